@@ -1,0 +1,179 @@
+"""Softmax attention with rotary positions over grouped heads: what the blocks `sa` and `swa` share.
+
+B batch, T tokens of this call, n cached tokens, S = n + T keys, D width, H heads, K key-value heads, E width of a head.
+
+    y_t = out sum_s p_ts v_s,   p_ts = softmax over s in (t - window, t] of q_t . k_s / sqrt(E)
+
+(arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) The layer keeps projecting, attending and projecting
+back apart: what lies between works head by head.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Count, Dims, Layer, State, small_init_, wang_init_, window_of
+from hybridkit_blocks import _cache, _core
+from hybridkit_blocks._banded import bands
+from hybridkit_blocks._rope import rotate, turns
+
+
+class Heads(NamedTuple):
+    """How the width is cut: query heads, key-value heads, width of a head."""
+
+    q: int
+    kv: int
+    size: int
+
+
+class AttentionBlock(Block):
+    """What `sa` and `swa` share: their arguments, costs and state."""
+
+    heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(None, ge=1)
+    head: int | None = Field(None, ge=1)
+    theta: float | None = Field(10000.0, gt=0)
+    qk_norm: bool = False
+
+    def shape(self, dims: Dims) -> Heads:
+        """The heads at these dims. Raises ValueError where they do not fit together."""
+        heads = self.heads or dims.heads
+        kv_heads = self.kv_heads or heads
+        if self.head is None and dims.width % heads:
+            raise ValueError(f"{heads} heads do not divide the width {dims.width}: choose a divisor, or give head=")
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads={kv_heads} does not divide {heads} heads: choose a divisor")
+        size = self.head or dims.width // heads
+        if self.theta is not None and size % 2:
+            raise ValueError(f"rotary positions need an even head, not {size}: choose head={size + 1}, or theta=null")
+        return Heads(heads, kv_heads, size)
+
+    def _largest(self, window: int | None = None) -> int | None:
+        """The window in force: None for a block that sees all."""
+        policy = window_of(self)
+        return None if policy is None else window or policy.largest
+
+    def build(self, dims: Dims) -> Attention:
+        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, self._largest())
+
+    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+        heads, window = self.shape(dims), self._largest(window)
+        linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
+        return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(window or tokens, tokens))
+
+    def init_state(
+        self,
+        dims: Dims,
+        batch: int,
+        tokens: int,
+        window: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> _cache.KV:
+        heads = self.shape(dims)
+        return _cache.empty(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
+
+    @classmethod
+    def kernel(cls, device: str) -> tuple[str, str]:
+        return _core.kernel(device)
+
+
+def _exact_pairs(tokens: int, window: int) -> int:
+    return window * (window + 1) // 2 + (tokens - window) * window
+
+
+def _executed_pairs(tokens: int, window: int) -> int:
+    return sum((band.end - band.begin) * (band.high - band.low) for band in bands(tokens, tokens, window))
+
+
+PAIRS = {"exact": _exact_pairs, "paper": lambda tokens, window: tokens * window, "hardware": _executed_pairs}
+
+
+class Attention(Layer):
+    """Attention over all positions (`largest` None) or the last `window` of them."""
+
+    spreads = True
+
+    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: int | None) -> None:
+        super().__init__()
+        self.theta, self.largest = theta, largest
+        self.q = nn.Linear(dims.width, heads.q * heads.size, bias=False)
+        self.k = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
+        self.v = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
+        self.out = nn.Linear(heads.q * heads.size, dims.width, bias=False)
+        self.q_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.head = heads.size
+        for projection in (self.q, self.k, self.v):
+            small_init_(projection.weight)
+        wang_init_(self.out.weight, dims)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: int | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, _cache.KV]:
+        assert state is None or isinstance(state, _cache.KV)
+        tokens = x.shape[1]
+        window = self._window(window, state)
+        past = _cache.read(state, window)
+        begin = past.position if past else self.spread.begin(tokens)
+        projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
+        q, k, v = map(self.spread.gather, projected)
+        if past:
+            k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
+        documents = _documents(past, starts, x)
+        y = self.spread.scatter(_core.attend(q, k, v, window, documents))
+        return self.out(y.flatten(2)), _cache.write(past, k, v, q.shape[1], window, self.largest, starts)
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
+        q, k, v = (linear(x).unflatten(2, (-1, self.head)) for linear in (self.q, self.k, self.v))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.theta is not None:
+            turn = turns(positions, self.head, self.theta, x.dtype)
+            q, k = rotate(q, turn), rotate(k, turn)
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def _window(self, window: int | Tensor | None, state: State | None) -> int | Tensor | None:
+        """The window in force; one that shapes a carried state is an integer."""
+        if window is None:
+            return self.largest
+        if self.largest is None:
+            raise ValueError(f"sa sees all positions and takes no window (got {window}): use swa")
+        if isinstance(window, Tensor):
+            return window if state is None else int(window)
+        if window < 1:
+            raise ValueError(f"a window is at least 1, not {window}")
+        return window
+
+    def reserve(self, state: State, tokens: int) -> _cache.KV:
+        assert isinstance(state, _cache.KV)
+        return _cache.enlarge(state, tokens, int(state.window.max()) or None)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, _cache.KV]:
+        assert isinstance(state, _cache.KV)
+        q, k, v = self.project(x, state.position[:, None])
+        y = _core.decode(q, k, v, state)
+        return self.out(y.flatten(2)), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+
+
+def _documents(past: _cache.Past | None, starts: Tensor | None, x: Tensor) -> Tensor | None:
+    """The number of its document for every key (B, n + T); None where all keys belong to one."""
+    cached = past.documents if past else None
+    if starts is None and cached is None:
+        return None
+    own = x.new_zeros(x.shape[:2], dtype=torch.int64) if starts is None else starts.cumsum(1)
+    if past is None:
+        return own
+    if cached is None:
+        cached = own.new_zeros(len(own), sum(piece.shape[1] for piece in past.k))
+    return torch.cat([cached, own], 1)

@@ -1,0 +1,77 @@
+"""Attention on CUDA: FlexAttention, whose mask reads window and documents from tensors, so that neither recompiles it.
+
+B batch, T queries, S = past + T keys, H heads, K key-value heads, E width of a head, M, N blocks of queries and keys.
+
+Documents never fall along a sequence, so which blocks hold a visible pair, and which hold nothing else, follows from
+the first and last position of each block: no T x S mask is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 128
+
+
+@torch.compiler.disable(recursive=False)  # compiled here, once for all: a model's graph would compile it per window
+def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents: Tensor | None) -> Tensor:
+    """`attend` of _core.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+    tokens, keys = q.shape[1], k.shape[1]
+    if documents is None and not isinstance(window, Tensor):
+        mask = _cached_mask(tokens, keys, window, q.device)
+    else:
+        mask = block_mask(tokens, keys, window, documents, q.device)
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return _compiled()(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention)
+
+
+@lru_cache(maxsize=32)
+def _cached_mask(tokens: int, keys: int, window: int | None, device: torch.device) -> BlockMask:
+    with torch.inference_mode(False):  # a mask first made while generating must also serve training
+        return block_mask(tokens, keys, window, None, device)
+
+
+def block_mask(
+    tokens: int, keys: int, window: int | Tensor | None, documents: Tensor | None, device: torch.device
+) -> BlockMask:
+    """Query t sits at key t + S - T, and sees keys of its document (B, S) less than `window` back."""
+    past = keys - tokens
+    limit = torch.as_tensor(keys if window is None else window, device=device)
+    ids = torch.zeros(1, keys, dtype=torch.int64, device=device) if documents is None else documents
+
+    def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        row = b if documents is not None else torch.zeros_like(b)
+        age = t + past - s
+        return (age >= 0) & (age < limit) & (ids[row, t + past] == ids[row, s])
+
+    first_t, last_t = _edges(tokens, past, device)  # (M,)
+    first_s, last_s = _edges(keys, 0, device)  # (N,)
+    newest, oldest = last_t[:, None] - first_s, first_t[:, None] - last_s  # (M, N) ages
+    begin, end = ids[:, first_t, None], ids[:, last_t, None]  # (B, M, 1)
+    some = (newest >= 0) & (oldest < limit) & (ids[:, None, last_s] >= begin)  # (B, M, N)
+    every = (oldest >= 0) & (newest < limit) & (ids[:, None, first_s] == end)
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~every), *_listed(every), BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(tokens, keys)
+    )
+
+
+def _edges(length: int, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """First and last position of every block."""
+    first = torch.arange(0, length, BLOCK, device=device)
+    return first + offset, (first + BLOCK - 1).clamp(max=length - 1) + offset
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M, N) bool as FlexAttention lists it: how many blocks of keys, and which, those first: (B, 1, M[, N])."""
+    order = blocks.byte().argsort(stable=True, dim=-1, descending=True)
+    return blocks.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

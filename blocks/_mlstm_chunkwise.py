@@ -1,0 +1,201 @@
+"""The mLSTM cell in chunkwise form, for any length, carried states and packed documents, with its own gradient.
+
+The cell (xLSTM, arXiv 2405.04517, equations 19 to 27), for one head, with f~ = logsigmoid(f):
+
+    m_t = max(f~_t + m_{t-1}, i_t)
+    C_t = exp(f~_t + m_{t-1} - m_t) C_{t-1} + exp(i_t - m_t) k_t v_t^T          n_t likewise, with 1 for v_t
+    h_t = C_t^T q_t / (max(|n_t . q_t|, exp(-m_t)) + eps)                       q scaled by K^-1/2
+
+Cut into chunks of L tokens (the form of arXiv 2503.14376): the states at chunk borders come from one short scan, all
+else is matrix products over many chunks at once. A document starts from C = n = m = 0; inside a chunk it is kept apart
+by masking the pairs of tokens, so that nothing of an earlier document is even scaled down: it is absent.
+
+The gradient needs no sums over pairs for the gates. With W_ts the weight of token s in h_t, the sum over s of
+dL/dlog W_ts is dh_t . h_t, less what the normalizer Z_t takes back, and the sum over t is k_s . dk_s. As h depends on
+m only through eps, dL/dm_t = -(dh_t . h_t) eps / (Z_t + eps), which flows to the gate that won the maximum.
+
+Letters: B batch, H heads, T tokens, K and V width of a key and of a value; further ones in _mlstm_span.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _mlstm_span as span
+from ._mlstm_gates import Gates
+
+CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
+SPAN = 2**19  # elements of a work tensor at most: larger ones cost more in fresh memory pages than in arithmetic
+
+
+class Memory(NamedTuple):
+    """What an mLSTM carries: the matrix C (B, H, K, V), the normalizer n (B, H, K) and the log scale m (B, H, 1).
+
+    At least fp32. The memory proper is exp(m) C; zeros hold nothing.
+    """
+
+    C: Tensor
+    n: Tensor
+    m: Tensor
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that gates, sums and states have: fp32, or float64 under float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def no_autocast(t: Tensor) -> AbstractContextManager[object]:
+    """Autocast off for t's device, where it is on (the meta device has none)."""
+    device = t.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def tiles(tokens: int) -> tuple[int, int]:
+    """How many chunks cover `tokens`, and how many tokens each holds: as even as they can be, to pad the least."""
+    chunks = -(-tokens // CHUNK)
+    return chunks, -(-tokens // chunks)
+
+
+def empty(k: Tensor, v: Tensor) -> Memory:
+    """The memory that has seen nothing, for keys (B, H, T, K) and values (B, H, T, V)."""
+    batch, heads, _, width = k.shape
+    shapes = (batch, heads, width, v.shape[-1]), (batch, heads, width), (batch, heads, 1)
+    return Memory(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
+
+
+def chunkwise(
+    q: Tensor,  # (B, H, T, K)
+    k: Tensor,  # (B, H, T, K)
+    v: Tensor,  # (B, H, T, V)
+    i: Tensor,  # (B, H, T), before the exponential
+    f: Tensor,  # (B, H, T), before the sigmoid
+    state: Memory | None = None,
+    starts: Tensor | None = None,  # (B, T) bool
+) -> tuple[Tensor, Memory]:
+    """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
+    with no_autocast(q):
+        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty(k, v)), starts)
+    return h, Memory(*after)
+
+
+def recurrent_(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory) -> Tensor:
+    """One token, q and k (B, H, K), v (B, H, V), i and f (B, H, 1): h (B, H, V), with `state` updated in place."""
+    C, n, m = state
+    i, carried = i.to(C.dtype), F.logsigmoid(f.to(C.dtype)) + m
+    torch.maximum(carried, i, out=m)
+    keep, write, floor = (torch.stack([carried, i, torch.zeros_like(m)]) - m).exp_().unbind()  # each (B, H, 1)
+    write = write * k.to(C.dtype)  # (B, H, K)
+    C.mul_(keep[..., None]).addcmul_(write[..., None], v.to(C.dtype)[..., None, :])
+    torch.addcmul(write, n, keep, out=n)
+    q = q.to(C.dtype) * q.shape[-1] ** -0.5
+    norm = torch.maximum(torch.linalg.vecdot(q, n).abs_()[..., None], floor) + span.EPS
+    return ((q[..., None, :] @ C).squeeze(-2) / norm).to(v.dtype)
+
+
+class _Chunkwise(torch.autograd.Function):
+    """h and the memory after it, span by span, so that work tensors stay small however long the sequence is."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, starts: Any
+    ) -> Any:
+        length, width = tiles(v.shape[2])[1], v.shape[-1]
+        h = _by_token(v, width)
+        memory, last, kept = _with_n(C, n), m.flatten(), []
+        for part in _spans(q, v):
+            at = slice(None), slice(None), part
+            x = _inputs(q[at], k[at], v[at], i[at], f[at], length)
+            begun = None if starts is None else _cut(starts[:, None].expand(i.shape)[at], length, torch.bool)
+            saved, g = span.forward(x, begun, memory, last, width)
+            _put(h[:, :, part], saved.h)
+            memory, last = saved.states[-1], g.m[-1, :, -1]
+            kept += [*x, *saved, *g]
+        ctx.save_for_backward(*kept)
+        ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
+        return h, *_without_n(memory, C), last.reshape(m.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        with no_autocast(outputs[0]):
+            return _Chunkwise.gradient(ctx, *outputs)
+
+    @staticmethod
+    def gradient(ctx: Any, dh: Tensor, dC: Tensor, dn: Tensor, dm: Tensor) -> Any:
+        """Gradients of all inputs of `forward`, from those of all outputs."""
+        kept = ctx.saved_tensors  # once: under checkpointing each look recomputes them
+        size = len(kept) // len(ctx.parts)
+        dq, dk, dv = (_by_token(dh, width) for width in (ctx.key, ctx.key, dh.shape[-1]))
+        di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
+        dmemory, last = _with_n(dC, dn), dm.flatten()
+        for place, part in reversed(list(enumerate(ctx.parts))):
+            x, saved, g = _restored(kept[place * size : (place + 1) * size])
+            grown = _cut(dh[:, :, part], saved.h.shape[2], saved.h.dtype)
+            dx, dmemory, last = span.backward(x, saved, g, grown, dmemory, last)
+            dx.q.mul_(ctx.key**-0.5)
+            for whole, chunks in zip((dq, dk, dv, di, df), dx, strict=True):
+                _put(whole[:, :, part], chunks)
+        return dq, dk, dv, di, df, *_without_n(dmemory, dC), last.reshape(dm.shape), None
+
+
+def _spans(q: Tensor, v: Tensor) -> list[slice]:
+    """Cuts of T, each of as many whole chunks as SPAN allows."""
+    batch, heads, tokens, key = q.shape
+    length = tiles(tokens)[1]
+    step = length * max(1, SPAN // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
+    return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
+
+
+def _inputs(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, length: int) -> span.Inputs:
+    """A span, cut into chunks of `length`, the last filled up with tokens that change nothing."""
+    kind = wide(q.dtype)
+    extra = F.pad(v.new_ones(1), (0, span.columns(v.shape[-1]) - v.shape[-1] - 1)).expand(*v.shape[:3], -1)
+    return span.Inputs(
+        _cut(q, length, kind) * q.shape[-1] ** -0.5,
+        _cut(k, length, kind),
+        _cut(torch.cat([v, extra], -1), length, kind),
+        _cut(i, length, kind, -torch.inf),
+        _cut(f, length, kind, torch.inf),
+    )
+
+
+def _restored(kept: tuple[Tensor, ...]) -> tuple[span.Inputs, span.Saved, Gates]:
+    """What `forward` kept of one span."""
+    first, second = len(span.Inputs._fields), len(span.Inputs._fields) + len(span.Saved._fields)
+    return span.Inputs(*kept[:first]), span.Saved(*kept[first:second]), Gates(*kept[second:])
+
+
+def _cut(t: Tensor, length: int, dtype: torch.dtype, fill: float = 0) -> Tensor:
+    """(B, H, T) or (B, H, T, X) to chunks (N, R, L) or (N, R, L, X), filled up at the end."""
+    if spare := -t.shape[2] % length:
+        t = F.pad(t, (0, 0) * (t.dim() - 3) + (0, spare), value=fill)
+    return t.unflatten(2, (-1, length)).movedim(2, 0).to(dtype).flatten(1, 2).contiguous()
+
+
+def _put(whole: Tensor, chunks: Tensor) -> None:
+    """Chunks (N, R, L, .) into their place (B, H, T, .), less what they were filled up with."""
+    whole.copy_(chunks.unflatten(1, whole.shape[:2]).movedim(0, 2).flatten(2, 3)[:, :, : whole.shape[2]])
+
+
+def _by_token(like: Tensor, width: int) -> Tensor:
+    """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width): what projections give and take."""
+    batch, heads, tokens, _ = like.shape
+    return like.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _with_n(C: Tensor, n: Tensor) -> Tensor:
+    """C (B, H, K, V) with n (B, H, K) as a further column, then zeros: rows (R, K, E)."""
+    return F.pad(torch.cat([C, n[..., None]], -1), (0, span.columns(C.shape[-1]) - C.shape[-1] - 1)).flatten(0, 1)
+
+
+def _without_n(memory: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (R, K, E) back to C (B, H, K, V), shaped as `like`, and n (B, H, K)."""
+    memory, width = memory.unflatten(0, like.shape[:2]), like.shape[-1]
+    return memory[..., :width].contiguous(), memory[..., width].contiguous()

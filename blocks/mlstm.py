@@ -1,0 +1,193 @@
+"""mLSTM, a recurrent mixer with a matrix memory: the block of xLSTM-7B (arXiv 2503.13427), carried in (C, n, m).
+
+    y = out(sigmoid(ogate(x)) * norm(cell(q, k, v, i, f)))
+
+q and k project to half the width, v to all of it; the gates i and f, one number a head, are capped softly at 15; the
+norm centres and scales each head. The pre-norm and the residual are the stack's. The cell's equations are in
+_mlstm_chunkwise.py; _kernels.py says which implementation of it runs where. Projections, cell and output are separate
+steps over (B, H, T, .), so that sequence parallelism over heads can wrap the cell.
+
+Letters: B batch, T tokens, D width, H heads, K = D / 2H and V = D / H width of a head's key and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
+
+from . import _kernels
+from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
+from ._packed import side_by_side, unit
+
+GATE_CAP = 15.0
+
+
+class Mlstm(Block):
+    """mLSTM (xLSTM-7B): a recurrent matrix memory of constant size; `heads` defaults to the model's."""
+
+    heads: int | None = Field(None, ge=1)
+
+    def build(self, dims: Dims) -> MlstmLayer:
+        self._head(dims)
+        return MlstmLayer(dims, self.heads or dims.heads)
+
+    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+        """Linear layers and the cell: 4 K V a token and head in the recurrent form, the least that any form needs.
+
+        `paper` leaves the gate projections out. `hardware` is the chunkwise form: with chunks of L tokens, 2 L (K + V)
+        a token and head more, for whole L x L tiles, the last chunk's fill counted.
+        """
+        heads, key, value = self._head(dims)
+        gates = 0 if count == "paper" else 2 * heads * dims.width
+        linear = 2 * tokens * (4 * dims.width**2 + gates)
+        cell = 4 * heads * key * value
+        if count != "hardware":
+            return linear + tokens * cell
+        chunks, length = tiles(tokens)
+        return linear + chunks * length * (cell + 2 * length * heads * (key + value))
+
+    def init_state(
+        self,
+        dims: Dims,
+        batch: int,
+        tokens: int,
+        window: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Memory:
+        """An empty memory, at least fp32: H (K V + K + 1) numbers a sequence, however many tokens."""
+        heads, key, value = self._head(dims)
+        kind = wide(dtype or torch.get_default_dtype())
+        shapes = (batch, heads, key, value), (batch, heads, key), (batch, heads, 1)
+        return Memory(*(torch.zeros(shape, device=device, dtype=kind) for shape in shapes))
+
+    @classmethod
+    def kernel(cls, device: str) -> tuple[str, str]:
+        """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
+        return _kernels.choice(device)
+
+    def _head(self, dims: Dims) -> tuple[int, int, int]:
+        """Heads, K and V. Raises ValueError unless the heads divide half the width."""
+        heads = self.heads or dims.heads
+        half, odd = divmod(dims.width, 2)
+        if odd or half % heads:
+            fitting = [n for n in range(1, min(half, 64) + 1) if half % n == 0 and not odd]
+            right = f"heads may be {', '.join(map(str, fitting))}" if fitting else "the width must be even"
+            raise ValueError(f"mlstm: {heads} heads do not divide half the width ({dims.width} / 2); {right}")
+        return heads, half // heads, dims.width // heads
+
+
+class Gate(nn.Linear):
+    """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, H)."""
+        kind = wide(x.dtype)
+        with no_autocast(x):
+            gate = F.linear(x.to(kind), self.weight.to(kind), self.bias.to(kind))
+            return GATE_CAP * torch.tanh(gate / GATE_CAP)
+
+
+class HeadNorm(nn.Module):
+    """LayerNorm of each head apart, with one weight a channel and no bias; in fp32 or float64."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.shape = heads, width // heads
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, T, H, V) to (B, T, D), in the input's type."""
+        normed = F.layer_norm(h.to(wide(h.dtype)), self.shape[1:], eps=1e-6) * self.weight.view(self.shape)
+        return normed.to(h.dtype).flatten(-2)
+
+
+class MlstmLayer(Layer):
+    """The built mLSTM: `forward` for any stretch of tokens, `step` for one, in place."""
+
+    spreads = True
+
+    def __init__(self, dims: Dims, heads: int) -> None:
+        super().__init__()
+        width = dims.width
+        self.heads = heads
+        self.q = nn.Linear(width, width // 2, bias=False)
+        self.k = nn.Linear(width, width // 2, bias=False)
+        self.v = nn.Linear(width, width, bias=False)
+        self.igate = Gate(width, heads)
+        self.fgate = Gate(width, heads)
+        self.ogate = nn.Linear(width, width, bias=False)
+        self.norm = HeadNorm(heads, width)
+        self.out = nn.Linear(width, width, bias=False)
+        for into in (self.q, self.k, self.v, self.ogate):
+            small_init_(into.weight)
+        wang_init_(self.out.weight, dims)
+        nn.init.zeros_(self.igate.weight)
+        nn.init.zeros_(self.fgate.weight)
+        nn.init.constant_(self.igate.bias, -10)
+        with torch.no_grad():
+            self.fgate.bias.copy_(torch.linspace(3, 6, heads, device="cpu"))  # on meta it would import a compiler
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: int | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, Memory]:
+        """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: an mLSTM has none."""
+        if window is not None:
+            raise ValueError("mlstm has no window; leave it out")
+        memory = Memory(*state) if state else None
+        gather = self.spread.gather
+        q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in self._project(x))
+        h, after = _kernels.cell(q, k, v, i, f, memory, starts)
+        return self._emit(x, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)), after
+
+    def undecayed(self) -> Sequence[nn.Module]:
+        return self.igate, self.fgate
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, Memory]:
+        """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
+        memory = Memory(*state)
+        q, k, v, i, f = self._project(x)
+        h = recurrent_(q.squeeze(2), k.squeeze(2), v.squeeze(2), i, f, memory)
+        return self._emit(x, h.unsqueeze(2)), memory
+
+    def decoder(self, norm: nn.RMSNorm) -> Step:
+        width, kind = self.q.in_features, wide(self.igate.weight.dtype)
+        into = side_by_side(norm, self.q.weight, self.k.weight, self.v.weight, self.ogate.weight)
+        gates = [one.to(kind) / GATE_CAP for one in (self.igate.weight, self.fgate.weight)]
+        gate, bias = side_by_side(norm, *gates), torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP
+        out = (self.out.weight * self.norm.weight).t().contiguous()
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, Memory]:
+            memory, x = Memory(*state), x[:, 0]
+            normed, heads = unit(x, norm), (len(x), self.heads, -1)
+            q, k, v, o = (normed @ into).split((width // 2, width // 2, width, width), -1)
+            caps = GATE_CAP * torch.addmm(bias, normed.to(kind), gate).tanh_()
+            i, f = caps.view(len(x), 2, self.heads, 1).unbind(1)
+            h = recurrent_(q.view(heads), k.view(heads), v.view(heads), i, f, memory)
+            h = F.layer_norm(h.to(wide(h.dtype)), h.shape[-1:], eps=1e-6).to(h.dtype)
+            return torch.addmm(x, torch.sigmoid(o) * h.flatten(1), out)[:, None], memory
+
+        return run
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k (B, H, T, K), v (B, H, T, V) and the gates i, f (B, H, T)."""
+        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        return q, k, v, self.igate(x).transpose(1, 2), self.fgate(x).transpose(1, 2)
+
+    def _emit(self, x: Tensor, h: Tensor) -> Tensor:
+        """The output (B, T, D) from the cell's h (B, H, T, V)."""
+        y: Tensor = self.out(torch.sigmoid(self.ogate(x)) * self.norm(h.transpose(1, 2)))
+        return y

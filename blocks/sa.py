@@ -1,0 +1,10 @@
+"""Self-attention over all earlier positions: `sa`, `sa(kv_heads=4)`, `sa(theta=null)` without positions.
+
+Its state grows with every token.
+"""
+
+from hybridkit_blocks._attention import AttentionBlock
+
+
+class SelfAttention(AttentionBlock):
+    """Causal softmax attention over everything so far."""

@@ -1,0 +1,23 @@
+"""One window for the whole run: `fixed(128)`, or `128` for short."""
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from hybridkit.block import Tick, Window
+
+
+class Fixed(Window):
+    """The same window at every step."""
+
+    window: int = Field(ge=1)
+
+    def __call__(self, tick: Tick, index: int) -> int:
+        return self.window
+
+    @property
+    def largest(self) -> int:
+        return self.window
+
+    def shares(self) -> Mapping[int, float]:
+        return {self.window: 1.0}

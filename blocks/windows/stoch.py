@@ -1,0 +1,40 @@
+"""Stochastic windows (arXiv 2509.24552, section on stochastic window sizes): short with probability p, else long.
+
+`until=.9` anneals: from step .9 * total_steps on, only the long window.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from hybridkit.block import Tick, Window
+
+
+class Stoch(Window):
+    """A coin thrown anew for every batch: `short` with probability `p`, else `long`; only `long` after `until`."""
+
+    short: int = Field(ge=1)
+    long: int = Field(ge=1)
+    p: float = Field(0.5, ge=0, le=1)
+    until: float = Field(1.0, ge=0, le=1)
+    scope: Literal["batch", "layer"] = "batch"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.short > self.long:
+            raise ValueError(f"the short window comes first: stoch({self.long},{self.short})")
+        return self
+
+    def __call__(self, tick: Tick, index: int) -> int:
+        if not tick.training or tick.step >= self.until * tick.total_steps:
+            return self.long
+        return self.short if tick.uniform(index if self.scope == "layer" else None) < self.p else self.long
+
+    @property
+    def largest(self) -> int:
+        return self.long
+
+    def shares(self) -> Mapping[int, float]:
+        short = self.p * self.until
+        return {self.long: 1.0} if self.short == self.long else {self.short: short, self.long: 1 - short}

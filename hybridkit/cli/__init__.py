@@ -1,0 +1,37 @@
+"""The verbs, one module each. Only typer is imported here: a verb imports what it needs when it runs."""
+
+import sys
+
+import typer
+
+from hybridkit.cli import blocks, doctor, eval, export, flops, generate, search, show, train
+from hybridkit.errors import Failure, Interrupted, UserError
+
+app = typer.Typer(
+    help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (show, flops, train, eval, generate, search, export, blocks, doctor):
+    app.command()(getattr(verb, verb.__name__.rpartition(".")[2]))
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0, 1 failed, 2 bad input, 130 and 143 interrupted and resumable."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_complain(error, 2))
+    except Failure as error:
+        sys.exit(_complain(error, 1))
+    except Interrupted as error:
+        sys.exit(_complain(error, error.code))
+    except OSError as error:  # a disk that is full or gone, a folder that may not be written
+        sys.exit(_complain(error, 1))
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"hybridkit: {' '.join([str(error), *getattr(error, '__notes__', [])])}", file=sys.stderr)
+    return code

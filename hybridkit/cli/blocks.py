@@ -1,0 +1,18 @@
+"""`hybridkit blocks`: what patterns may name."""
+
+import json
+
+from hybridkit.cli.options import Json, Plugins
+
+
+def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
+    """List the blocks and window policies that patterns may name, with their arguments."""
+    from hybridkit.registry import REGISTRY
+
+    rows = REGISTRY.listing()
+    if as_json:
+        print(json.dumps({"blocks": [row._asdict() for row in rows]}))
+        return
+    from hybridkit.report.show import print_blocks
+
+    print_blocks(rows)

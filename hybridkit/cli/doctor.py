@@ -1,0 +1,18 @@
+"""`hybridkit doctor`: what works here."""
+
+import json
+
+from hybridkit.cli.options import Json, Plugins
+
+
+def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
+    """Say what is installed, which kernel each block will use on this machine, and why."""
+    from hybridkit.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found))
+        return
+    from hybridkit.report.show import print_doctor
+
+    print_doctor(found)

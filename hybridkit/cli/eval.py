@@ -1,0 +1,189 @@
+"""`hybridkit eval`: what runs remember."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from hybridkit.cli.options import Json, Plugins
+from hybridkit.errors import Interrupted, UserError, nearest
+
+if TYPE_CHECKING:  # imported when the verb runs
+    from hybridkit.evaluate.grid import Findings, Questions
+
+RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
+MAX_SIZE = 1 << 30  # tokens
+
+ScoreName = Literal["ruler", "forced"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
+Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
+Context = Annotated[
+    str, typer.Option(metavar="N", help="Tokens of a row for the loss by position; default: 16 training sequences.")
+]
+Needles = Annotated[
+    str, typer.Option(metavar="TASK[,TASK...]", help="RULER's needle tasks, groups of them (niah_single), or all.")
+]
+Lengths = Annotated[
+    str, typer.Option(metavar="N[,N...]", help=f"Of the needle tasks' prompts; default: {RULER_LENGTHS}.")
+]
+Windows = Annotated[str, typer.Option(metavar="W[,W...]", help="Windows at test time; default: each block's largest.")]
+Samples = Annotated[int, typer.Option(min=1, help="Of each needle or recall cell.")]
+Seed = Annotated[int, typer.Option(help="Of the samples.")]
+Score = Annotated[
+    ScoreName, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
+]
+Haystack = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="A text file or folder for the essays; default: Python's reference.")
+]
+Recall = Annotated[
+    str, typer.Option(metavar="N[,N...]", help="Recall over gaps of N tokens, of runs on `source: recall(...)`.")
+]
+Ablate = Annotated[
+    list[str], typer.Option(metavar="BLOCK", help="Ask again with the output of these blocks zeroed; repeatable.")
+]
+Tasks = Annotated[str, typer.Option(metavar="TASK[,TASK...]", help="Tasks of lm-evaluation-harness.")]
+Include = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Task files for --tasks, in place of the harness's own.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harness task.")]
+Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
+Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
+Device = Annotated[DeviceName, typer.Option(help="Where the model runs.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; default: the first run's eval/.")]
+
+
+def eval(
+    runs: Runs,
+    perplexity: Text = True,
+    context: Context = "",
+    needles: Needles = "",
+    lengths: Lengths = "",
+    windows: Windows = "",
+    samples: Samples = 500,
+    seed: Seed = 42,
+    score: Score = "ruler",
+    haystack: Haystack = None,
+    recall: Recall = "",
+    ablate: Ablate = [],
+    tasks: Tasks = "",
+    include: Include = None,
+    limit: Limit = None,
+    batch: Batch = 8,
+    chunk: Chunk = 2048,
+    device: Device = "auto",
+    out: Out = None,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Measure what runs remember: perplexity, loss by position, needles over lengths and windows, recall, the harness.
+
+    A report, its pictures and every sample are written; needles that were answered before are not asked again.
+    """
+    from hybridkit.evaluate.questions import Questions
+
+    questions = Questions(
+        perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
+        tasks=_tasks(needles), lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
+        windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
+        samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
+        harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
+    )  # fmt: skip
+    _check(questions, lengths)
+    with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        findings = _ask(runs, ablate, questions)
+    _report(findings, out or runs[0] / "eval", as_json)
+
+
+def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """Sizes such as `128,16k,1M`, each once. Raises UserError."""
+    from hybridkit.schema import read_size
+
+    sizes = []
+    for part in text.split(",") if text else ():
+        try:
+            sizes.append(read_size(part.strip()))
+        except ValueError as error:
+            raise UserError(f"{option} {text}: {part.strip() or 'an empty item'} {error}") from None
+        if not least <= sizes[-1] <= MAX_SIZE:
+            raise UserError(f"{option} {text}: {sizes[-1]} should be at least {least} and at most {MAX_SIZE}")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    """The needle tasks that names, groups and `all` stand for, each once. Raises UserError."""
+    from hybridkit.evaluate.ruler import TASKS
+
+    groups = {"all": "niah", "niah_single": "niah_single_", "niah_multikey": "niah_multikey_"}
+    found: list[str] = []
+    for name in text.split(",") if text else ():
+        begin = groups.get(name.strip())
+        chosen = [task for task in TASKS if task.startswith(begin)] if begin else [name.strip()]
+        if chosen[0] not in TASKS:
+            hint = f"; did you mean `{close}`?" if (close := nearest(chosen[0], [*TASKS, *groups])) else ""
+            raise UserError(f"--needles {name}: no such task{hint} Known: all, {', '.join(TASKS)}")
+        found += chosen
+    return tuple(dict.fromkeys(found))
+
+
+def _check(questions: Questions, lengths: str) -> None:
+    """Options that say something only beside others."""
+    if lengths and not questions.tasks:
+        raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
+    if (questions.include or questions.limit) and not questions.harness:
+        raise UserError("--include and --limit are for harness tasks: name them with --tasks")
+    if not (questions.perplexity or questions.tasks or questions.gaps or questions.harness):
+        raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
+    if questions.include and not questions.include.is_dir():
+        raise UserError(f"--include {questions.include}: no such folder")
+
+
+def _ask(runs: list[Path], ablate: list[str], questions: Questions) -> Findings:
+    if questions.harness:
+        import hybridkit.evaluate.harness  # noqa: F401  # a missing extra answers before anything is computed
+    from hybridkit.evaluate.grid import Grid
+    from hybridkit.evaluate.subject import open_subject
+    from hybridkit.report.eval import watching
+
+    paths = dict.fromkeys(runs)
+    subjects = [
+        open_subject(path, questions.windows, kind) for path in paths for kind in (None, *dict.fromkeys(ablate))
+    ]
+    with watching() as watch:
+        return Grid(subjects, questions, watch).answers()
+
+
+def _report(findings: Findings, folder: Path, as_json: bool) -> None:
+    from hybridkit.report.eval import print_findings
+    from hybridkit.report.html import write
+
+    written = write(findings, folder)
+    if as_json:
+        print(json.dumps(findings.to_json()))
+        return
+    print_findings(findings)
+    print(f"report: {written}")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM end the verb with their own exit codes; what was answered until then is kept."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise Interrupted("evaluation stopped; the same command goes on with the needles that are left", number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

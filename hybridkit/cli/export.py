@@ -1,0 +1,22 @@
+"""`hybridkit export`: a run's weights and sizes for other programs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridkit.cli.options import Json, Plugins, RunFolder
+
+
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Write a run's newest weights as safetensors, with its configuration and tokenizer as JSON."""
+    from hybridkit.export import export as write
+
+    files = [str(path) for path in write(run, folder)]
+    print(json.dumps({"files": files}) if as_json else "\n".join(files))

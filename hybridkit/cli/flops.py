@@ -1,0 +1,143 @@
+"""`hybridkit flops`: what recipes cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hybridkit.cli.options import Json, Plugins
+from hybridkit.errors import UserError
+
+if TYPE_CHECKING:  # imported when the verb runs
+    from hybridkit.analysis import Question
+    from hybridkit.recipe import Loaded
+
+MAX_SIZE = 1 << 40  # tokens of a context or window
+
+CountName = Literal["exact", "paper", "hardware"]
+MeasureName = Literal["flops", "params", "state"]
+DtypeName = Literal["fp32", "bf16", "fp64"]
+
+
+def flops(
+    what: Annotated[list[str], typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and changes to all.")],
+    context: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Tokens of a sequence, k and M allowed; default: data.sequence.")
+    ] = "",
+    count: Annotated[
+        CountName, typer.Option(help="Causal pairs; the convention of arXiv 2509.24552; what kernels execute.")
+    ] = "exact",
+    window: Annotated[str, typer.Option(metavar="W", help="One window in place of every policy's own.")] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
+    dtype: Annotated[DtypeName | None, typer.Option(help="Of weights and states; default: the recipe's.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares training memory among.")] = 1,
+    memory: Annotated[bool, typer.Option("--memory", help="Estimate the activations of training, too.")] = False,
+    match: Annotated[
+        MeasureName | None, typer.Option(help="Resize the second recipe to cost what the first does, and print it.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hold a small instance against fvcore and torch.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw costs over context: .png or .svg.")] = None,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Count FLOPs, parameters, state and memory of recipes, layer by layer, side by side. Nothing is allocated."""
+    contexts = list(dict.fromkeys(_size("--context", text) for text in context.split(","))) if context else []
+    settings = {"count": count, "batch": batch, "window": _size("--window", window) if window else None}
+    loaded = _load(what)
+    if plot:
+        from hybridkit.report.figure import check
+
+        check(plot)
+    from hybridkit.analysis import questions
+
+    asked = [
+        question
+        for name, recipe in loaded.items()
+        for question in questions(name, recipe, contexts, precision=dtype, ranks=ranks, **settings)
+    ]
+    if match:
+        _match(asked, match, as_json)
+    elif verify:
+        _verify(asked, as_json)
+    else:
+        _report(asked, memory, as_json)
+    if plot:
+        from hybridkit.report.flops_plot import draw
+
+        draw(asked[:: max(len(contexts), 1)], plot)
+
+
+def _size(option: str, text: str) -> int:
+    """A positive size such as 128, 16k or 1M. Raises UserError."""
+    from hybridkit.schema import read_size
+
+    try:
+        size = read_size(text.strip())
+    except ValueError as error:
+        raise UserError(f"{option} {text}: {error}") from None
+    if not 1 <= size <= MAX_SIZE:
+        raise UserError(f"{option} {text}: should be at least 1 and at most {MAX_SIZE}")
+    return size
+
+
+def _load(what: Sequence[str]) -> dict[str, Loaded]:
+    """The recipes by name, with the changes among the words made to each; before torch is imported."""
+    from hybridkit.recipe import load
+
+    overrides = [word for word in what if "=" in word]
+    names = [word for word in what if "=" not in word]
+    if not names:
+        raise UserError("name a recipe: hybridkit flops quickstart")
+    return {name: load(name, overrides) for name in names}
+
+
+def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
+    from hybridkit.analysis import SCHEMA, describe, with_activations
+
+    entries = [describe(question) for question in asked]
+    if memory:
+        entries = [with_activations(entry, question) for entry, question in zip(entries, asked, strict=True)]
+    if as_json:
+        print(json.dumps({"schema": SCHEMA, "recipes": entries}))
+        return
+    from hybridkit.report.flops import print_costs
+
+    print_costs(entries)
+
+
+def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> None:
+    if len(asked) != 2:
+        raise UserError(f"--match takes two recipes and at most one context, not {len(asked)} of them")
+    from hybridkit.analysis import SCHEMA
+    from hybridkit.match import match
+    from hybridkit.recipe import dump
+
+    target, other = asked
+    found = match(target.plan, other.loaded, measure, target.case)
+    if as_json:
+        print(
+            json.dumps({"schema": SCHEMA, "measure": measure, "matches": [candidate.summary() for candidate in found]})
+        )
+        return
+    print(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
+    for candidate in found:
+        print(f"#   {candidate}")
+    print(dump(found[0].loaded.recipe), end="")
+
+
+def _verify(asked: Sequence[Question], as_json: bool) -> None:
+    from hybridkit.analysis import SCHEMA
+    from hybridkit.verify import BLIND_SPOTS, verify
+
+    rows = {question.name: verify(question.plan) for question in asked}
+    if as_json:
+        recipes = [{"recipe": name, "layers": [row._asdict() for row in found]} for name, found in rows.items()]
+        print(json.dumps({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
+        return
+    from hybridkit.report.flops import print_check
+
+    print_check(rows, BLIND_SPOTS)

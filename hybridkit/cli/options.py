@@ -1,0 +1,34 @@
+"""Options and arguments that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _add_plugins(files: list[Path]) -> list[Path]:
+    if files:
+        from hybridkit.registry import REGISTRY
+
+        for file in files:
+            REGISTRY.add(file)
+    return files
+
+
+Plugins = Annotated[
+    list[Path],
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        callback=_add_plugins,
+        is_eager=True,
+        help="A Python file with one block or window policy, named as patterns will name it; repeatable.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str],
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.lr=1e-3 'pattern=[sa]*4'."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `hybridkit train` writes it.")]

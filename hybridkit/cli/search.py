@@ -1,0 +1,128 @@
+"""`hybridkit search`: find patterns under a budget, and what was found."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridkit.cli.options import Json, Plugins
+from hybridkit.errors import UserError, nearest
+
+WORDS = ("report", "best")
+
+
+def search(
+    what: Annotated[
+        list[str], typer.Argument(metavar="SPACE | report STUDY | best STUDY", help="A space file, or a study folder.")
+    ],
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Trials that run at the same time.")] = 1,
+    study: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/<space's stem>.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="An optuna storage, for many machines; default: a file.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in the folder.")] = False,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Search a space of patterns under a budget, each trial an ordinary run; then report on it, or print its best."""
+    if len(what) == 1 and what[0] not in WORDS:
+        _search(_find(what[0]), study, storage, resume, workers, as_json, plugin)
+    elif len(what) == 2 and what[0] == "report":
+        _report(Path(what[1]), as_json)
+    elif len(what) == 2 and what[0] == "best":
+        _best(Path(what[1]), as_json)
+    else:
+        close = nearest(what[0], WORDS) if len(what) == 2 else None
+        hint = f"did you mean `search {close} {what[1]}`?" if close else "search report STUDY, or search best STUDY"
+        raise UserError(f"search {' '.join(what)}: search takes a space file, or a word and a study: {hint}")
+
+
+def _find(said: str) -> Path:
+    from hybridkit.recipe import find
+
+    return find(said)
+
+
+def _search(
+    space: Path, folder: Path | None, storage: str | None, resume: bool, workers: int, as_json: bool, plugin: list[Path]
+) -> None:
+    from hybridkit.search.definition import read_definition
+
+    definition = read_definition(space)  # before torch is imported: mistakes in a space answer at once
+    if definition.file.trial.evaluate is not None:
+        _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
+    folder = folder or Path("studies") / space.stem
+    from hybridkit.search import study as studies
+
+    begun = studies.holds_study(folder)
+    if begun and not resume:
+        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+    if begun and storage:
+        raise UserError(f"--storage: {folder} has its storage already; leave it out")
+    opened = studies.resume(definition, folder) if begun else studies.create(definition, folder, storage)
+    from hybridkit.report.search import LiveTable
+    from hybridkit.search.lead import search as lead
+
+    with LiveTable(workers) as table:
+        if resume and not begun:
+            table.message(f"{folder} holds no study yet; beginning one")
+        lead(opened, workers, table, plugin)
+    _print(folder, as_json)
+
+
+def _check_arguments(place: str, said: str) -> None:
+    """Raise UserError for what `hybridkit eval` would not take, before anything is trained."""
+    from hybridkit.cli import app
+
+    command = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]  # a group has them
+    try:
+        command.make_context("eval", ["RUN", *shlex.split(said)])
+    except Exception as error:  # click's, which some versions of typer import and others carry along
+        raise UserError(f"{place}: trial.evaluate: {error}") from None
+
+
+def _print(folder: Path, as_json: bool) -> None:
+    from hybridkit.report.search import print_results
+    from hybridkit.search.results import results, to_json
+    from hybridkit.search.study import open_study
+
+    found = results(open_study(folder))
+    print(json.dumps(to_json(found))) if as_json else print_results(found)
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from hybridkit.report.search_pages import write_pages
+    from hybridkit.search.results import results, to_json
+    from hybridkit.search.study import open_study
+
+    opened = open_study(folder)
+    pages = write_pages(opened)
+    if as_json:
+        print(json.dumps({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
+        return
+    for page in pages:
+        print(page)
+
+
+def _best(folder: Path, as_json: bool) -> None:
+    from hybridkit.errors import Failure
+    from hybridkit.recipe import dump
+    from hybridkit.search.results import results
+    from hybridkit.search.study import open_study
+
+    opened = open_study(folder)
+    found = results(opened)
+    if found.best is None:
+        raise Failure(f"{folder}: no trial has come to its end yet")
+    row, recipe = found.best, opened.candidate(found.best.record).loaded.recipe
+    figures = dict(zip(found.objectives, row.means, strict=True))
+    if as_json:
+        said = recipe.model_dump(mode="json", by_alias=True)
+        print(json.dumps({"trial": row.record.number, "objectives": figures, "recipe": said}))
+        return
+    print(f"# trial {row.record.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
+    print(dump(recipe), end="")

@@ -1,0 +1,41 @@
+"""`hybridkit show`: a recipe's stack, or the curves of runs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridkit.cli.options import Json, Plugins
+from hybridkit.errors import UserError
+from hybridkit.run import Run
+
+
+def show(
+    what: Annotated[
+        list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]... | RUN...", help="One recipe, or run folders.")
+    ],
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the runs' curves: .png or .svg.")] = None,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Draw a recipe's stack with its parameters and canonical pattern, or compare the training curves of runs."""
+    if Run(what[0]).begun or plot:
+        from hybridkit.report.curves import curves_of, draw, print_curves
+
+        curves = curves_of([Path(run) for run in what])
+        if plot:
+            draw(curves, plot)
+        print(json.dumps({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
+        return
+    recipe, *overrides = what
+    if stray := [word for word in overrides if "=" not in word]:
+        raise UserError(f"show takes one recipe with KEY=VALUE changes, or several run folders; {stray[0]} is neither")
+    from hybridkit.recipe import load
+
+    loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    from hybridkit.api import plan
+    from hybridkit.report.show import outline, print_outline
+
+    drawn = outline(loaded.path, plan(loaded))
+    print(json.dumps(drawn)) if as_json else print_outline(drawn)

@@ -1,0 +1,63 @@
+"""`hybridkit train`: a recipe becomes a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
+from hybridkit.errors import UserError
+
+if TYPE_CHECKING:
+    from hybridkit.recipe import Loaded
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = [],
+    run: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<recipe's stem>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, max=1 << 20, help="Processes to start on this machine (train.engine=deepspeed)."),
+    ] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hosts to start ranks on, through DeepSpeed's launcher.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Train a recipe; write weights, metrics and checkpoints to a run folder."""
+    from hybridkit.recipe import load
+    from hybridkit.train import launch
+
+    loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
+    if dry_run:
+        launch.check(loaded.recipe, ranks or 1)
+        return _estimate(loaded, ranks or 1, as_json)
+    launch.begin(loaded.recipe, ranks, hostfile)
+    with launch.as_rank() as rank:
+        from hybridkit.report.progress import reporter
+        from hybridkit.train.reporter import Silent
+        from hybridkit.train.trainer import train as start
+
+        told = reporter() if rank == 0 else Silent()
+        start(loaded, run or Path("runs") / Path(recipe).stem, resume=resume, reporter=told)
+
+
+def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
+    from hybridkit.train.dryrun import estimate
+
+    found = estimate(loaded, ranks)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from hybridkit.report.dry_run import print_estimate
+
+    print_estimate(found)

@@ -1,0 +1,124 @@
+"""Folders that are built once: whole or absent, whatever is killed meanwhile, and however many processes want them.
+
+A folder is named by what it holds. It is built beside, fsynced, and renamed, its manifest saying how long each file
+is. `STAMP.seen` remembers which folder a source had the last time it looked as it does now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hybridkit.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit."""
+    if cache is None and (named := os.environ.get("HYBRIDKIT_CACHE")):
+        cache = Path(named).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (cache or Path(home, "hybridkit")) / "corpora"
+
+
+def digest_of(value: object) -> str:
+    """A name of 32 hexadecimal digits for what JSON can hold."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that is whole: every file there, as long as it was written; else None."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+        whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if whole else None
+
+
+def find(root: Path, stamp: str) -> Path | None:
+    """The whole folder that `stamp` was last seen to have, if any. Writes nothing."""
+    try:
+        folder = root / (root / f"{stamp}.seen").read_text()
+    except OSError:
+        return None
+    return folder if manifest(folder) else None
+
+
+@contextmanager
+def building(root: Path, stamp: str) -> Iterator[Path]:
+    """An empty folder to build in, while no other process builds for `stamp`; gone afterwards unless published.
+
+    Waits for a process that builds already. Raises UserError where `root` cannot be written to.
+    """
+    part = root / f"{stamp}.part"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root / f"{stamp}.lock", fcntl.LOCK_EX):
+            _sweep(root, part)
+            part.mkdir()
+            try:
+                yield part
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cache {root}: {error.strerror or error}; HYBRIDKIT_CACHE can name another folder") from error
+
+
+def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
+    """Make `part` the folder, its files and their manifest (`about` and the files' sizes) on disk before its name."""
+    files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+    (part / MANIFEST).write_text(json.dumps({**about, "files": files}))
+    for path in part.iterdir():
+        _fsync(path)
+    _fsync(part)
+    if folder.exists() and not manifest(folder):  # somebody damaged it
+        shutil.rmtree(folder)
+    try:
+        part.rename(folder)
+    except OSError:
+        if not manifest(folder):  # else the same text was built from another source at the same time
+            raise
+    _fsync(folder.parent)
+
+
+def remember(root: Path, stamp: str, folder: Path) -> None:
+    """From now on `find(root, stamp)` is `folder`. Call it while `building` for `stamp`."""
+    new = root / f"{stamp}.new"
+    new.write_text(folder.name)
+    new.replace(root / f"{stamp}.seen")
+
+
+@contextmanager
+def _lock(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock that dies with this process. The file stays: removing it would let two processes lock two files."""
+    with path.open("a") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+def _sweep(root: Path, mine: Path) -> None:
+    """Remove what killed processes left: `mine`, and every other part that nobody holds the lock of."""
+    shutil.rmtree(mine, ignore_errors=True)
+    for part in root.glob("*.part"):
+        try:
+            with _lock(part.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(part, ignore_errors=True)
+        except BlockingIOError:
+            continue
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,115 @@
+"""A corpus as a model sees it: token ids of the training and of the held-out documents, mapped from the cache.
+
+Letters: N tokens of a side, D its documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hybridkit.data import cache as store
+from hybridkit.data.build import Progress, Wanted, build
+from hybridkit.data.sources import open_source
+from hybridkit.data.tokenizers import Tokenizer, choose_tokenizer, load_tokenizer
+from hybridkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The documents of one side one after the other, `end` after each."""
+
+    ids: np.ndarray  # (N,) uint16 or uint32
+    documents: np.ndarray  # (D + 1,) int64: where each document begins; N last
+    raw: int  # bytes of text
+    tokenizer: Tokenizer
+    lengths: np.ndarray | None = None  # (N,) raw bytes of each token, where the tokenizer has no table of them
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def document(self, index: int) -> np.ndarray:
+        """The ids of one document, its `end` included."""
+        return self.ids[self.documents[index] : self.documents[index + 1]]
+
+    def bytes_at(self, places: np.ndarray) -> np.ndarray:
+        """The raw bytes of the tokens at `places`, of any shape, counted round the end; 0 for `end`."""
+        if self.tokenizer.lengths is not None:
+            return self.tokenizer.lengths[self.ids.take(places, mode="wrap")]
+        assert self.lengths is not None
+        return self.lengths.take(places, mode="wrap")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text that is ready to train on. Two corpora with the same `digest` have the same tokens and tokenizer."""
+
+    tokenizer: Tokenizer
+    train: Tokens
+    validation: Tokens
+    digest: str
+    one: bool  # there is a single document, cut in two
+
+    def __str__(self) -> str:
+        train, held = self.train, self.validation
+        documents, end = ("one document", "its end") if self.one else (_count(train), _count(held))
+        return (
+            f"{documents}, {train.raw:,} bytes, {len(train):,} tokens;"
+            f" held out {end}, {held.raw:,} bytes, {len(held):,} tokens"
+        )
+
+
+def _count(tokens: Tokens) -> str:
+    number = len(tokens.documents) - 1
+    return f"{number:,} document" + "s" * (number != 1)
+
+
+def prepare(
+    source: str,
+    tokenizer: str = "bytes",
+    *,
+    field: str = "text",
+    validation: float = 0.02,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The tokens of `data.source`, from the cache or built now; safe to call in several processes at once.
+
+    `validation` is the fraction of documents held out. Raises UserError for anything wrong with the source, the
+    tokenizer or the cache's folder.
+    """
+    if not 0 < validation < 1:
+        raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
+    text, root = open_source(source, field), store.cache_root(cache)
+    wanted = Wanted(text, choose_tokenizer(tokenizer), validation, text.fingerprint())
+    folder = store.find(root, wanted.stamp)
+    if folder is None:
+        with store.building(root, wanted.stamp) as part:
+            folder = store.find(root, wanted.stamp)  # another process may have built it while this one waited
+            if folder is None:
+                folder = build(wanted, part, progress or _silent)
+                store.remember(root, wanted.stamp, folder)
+    return _load(folder)
+
+
+def _load(folder: Path) -> Corpus:
+    about = store.manifest(folder)
+    assert about is not None
+    tokenizer = load_tokenizer(folder)
+
+    def side(name: str) -> Tokens:
+        lengths = None if tokenizer.lengths is not None else _mapped(folder / f"{name}.lengths", np.uint32)
+        ids = _mapped(folder / f"{name}.ids", tokenizer.dtype)
+        return Tokens(ids, _mapped(folder / f"{name}.documents", np.int64), about["raw"][name], tokenizer, lengths)
+
+    return Corpus(tokenizer, side("train"), side("validation"), about["digest"], about["one"])
+
+
+def _mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    """For callers who show no progress."""

@@ -1,0 +1,51 @@
+"""What a recipe's `data` names: as the feed that a trainer reads, and held-out text in rows of any length."""
+
+from collections.abc import Iterator
+
+from hybridkit.data.batches import Batch, Batches, Feed, cover
+from hybridkit.data.build import Progress
+from hybridkit.data.corpus import Corpus, prepare
+from hybridkit.data.recall import Recall, RecallFeed, read_recall
+from hybridkit.errors import UserError
+from hybridkit.schema import Data, Train
+
+LONG = 16  # times the training length that held-out rows have unless told otherwise, where the text suffices
+
+
+def open_feed(data: Data, train: Train, progress: Progress | None = None) -> Feed:
+    """Text from the cache, or a task made up on the spot. Raises UserError for what cannot be read or made."""
+    batch = train.batch_tokens // data.sequence
+    if task := open_recall(data):
+        return RecallFeed(task, data.sequence, batch, train.seed)
+    return Batches(_corpus(data, progress), data.sequence, batch, train.seed, data.documents)
+
+
+def open_recall(data: Data) -> Recall | None:
+    """The task of `source: recall(...)`; None where the source is text. Raises UserError for another tokenizer."""
+    task = read_recall(data.source)
+    if task and data.tokenizer != "bytes":
+        raise UserError(f"data.tokenizer: {data.source} makes bytes of its own; leave the tokenizer at `bytes`")
+    return task
+
+
+def context_length(data: Data, wanted: int | None) -> int:
+    """Tokens of a row of `held_out`: as wanted, or `LONG` training sequences if there is as much text.
+
+    Raises UserError where there is less held-out text than wanted.
+    """
+    have = None if open_recall(data) else len(_corpus(data).validation) - 1
+    if wanted and have is not None and wanted > have:
+        raise UserError(f"--context {wanted:,}: the held-out text has only {have:,} tokens to predict")
+    long = LONG * data.sequence
+    return wanted or (long if have is None else min(long, have))
+
+
+def held_out(data: Data, context: int, rows: int) -> Iterator[Batch]:
+    """The held-out text in rows of `context` tokens, `rows` at a time; documents flow into each other."""
+    if task := open_recall(data):
+        return RecallFeed(task, context, rows).validation()
+    return cover(_corpus(data).validation, context, rows, "flow")
+
+
+def _corpus(data: Data, progress: Progress | None = None) -> Corpus:
+    return prepare(data.source, data.tokenizer, field=data.field, validation=data.validation, progress=progress)

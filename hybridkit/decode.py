@@ -1,0 +1,141 @@
+"""Reading tokens into a context of constant size, and decoding from it.
+
+B rows, T tokens, V vocabulary. `prefill` reads in chunks, so that nothing but the states grows with the text;
+`generate` decodes from a copy of the states, which it updates in place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybridkit.block import State
+from hybridkit.errors import UserError
+from hybridkit.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    from hybridkit.model import Model
+
+CHUNK = 2048  # tokens read at once
+_LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
+_LEAST_ROOM = 64  # tokens that a growing state has room for at first
+
+Row = str | Sequence[int] | np.ndarray | Tensor
+Rows = Row | Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a model holds of the tokens it has read. Nothing that is done with it changes it."""
+
+    states: list[State]  # one an entry
+    logits: Tensor  # (B, V) of the token that comes next
+    tokens: int  # positions read, pads included
+    window: int | None = None  # of every windowed block; None: each block's own
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the states of all rows."""
+        return sum(tensor.numel() * tensor.element_size() for state in self.states for tensor in state)
+
+
+@torch.no_grad()
+def prefill(
+    model: Model, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+) -> Context:
+    """Read tokens, `chunk` at a time, after those of `context`.
+
+    `tokens` is text, for a model with a tokenizer, or ids, of one row or of several; shorter rows are padded in
+    front, and `starts` keeps the pads out of sight. `window`, by default the context's, is that of every windowed
+    block. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
+    ValueError for a window below 1 or larger than the context's.
+    """
+    ids, starts = _align([_ids(model, row) for row in _split(tokens)])
+    if context and (starts is not None or len(ids) != len(context.logits)):
+        raise UserError(f"a context of {len(context.logits)} rows is followed by as many rows of one length")
+    states, read = (context.states, context.tokens) if context else (None, 0)
+    if window is None and context:
+        window = context.window
+    windows = None if window is None else model.fixed_windows(window)
+    device = model.head.weight.device
+    for begin in range(0, ids.shape[1], chunk):
+        span = slice(begin, begin + chunk)
+        piece = torch.from_numpy(ids[:, span].astype(np.int64)).to(device)
+        marks = None if starts is None else torch.from_numpy(starts[:, span]).to(device)
+        x, states = model.hidden(piece, states, windows=windows, starts=marks)
+    assert states is not None
+    return Context(states, model.head(x[:, -1:])[:, 0], read + ids.shape[1], window)
+
+
+def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int | None = None) -> Iterator[Tensor]:
+    """Tokens (B,) one after another, without end unless `max_tokens` is given; the context stays as it is.
+
+    Raises UserError for a negative `max_tokens`.
+    """
+    if max_tokens is not None and max_tokens < 0:
+        raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
+    return itertools.islice(_decode(model, context, Sampler(sampling, len(context.logits)), max_tokens), max_tokens)
+
+
+@torch.inference_mode()
+def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | None) -> Iterator[Tensor]:
+    states, logits, room = [clone(state) for state in context.states], context.logits, context.tokens
+    most = math.inf if max_tokens is None else context.tokens + max_tokens
+    lasting = most - context.tokens >= _LASTING and model.head.weight.device.type == "cpu"
+    step = model.decoder() if lasting else model.step  # on a GPU memory is short, and launches take the time
+    for read in itertools.count(context.tokens + 1):
+        token = sampler(logits)
+        yield token
+        if read > room:  # doubling copies a growing state a constant number of times a token, whatever the length
+            room = int(min(max(2 * read, _LEAST_ROOM), most))
+            states = model.reserve(states, room)
+        logits, states = step(token, states)
+
+
+def clone(state: State) -> State:
+    """A copy that shares no memory with the state."""
+    return type(state)(*(tensor.clone() for tensor in state)) if state else state
+
+
+def _split(tokens: Rows) -> list[Row]:
+    if isinstance(tokens, Tensor):
+        tokens = tokens.cpu().numpy()
+    if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
+        return [tokens]  # type: ignore[list-item]
+    return list(tokens)
+
+
+def _ids(model: Model, row: Row) -> np.ndarray:
+    """The ids (T,) of a row, in the type they came in: a long text is held once, and small."""
+    if isinstance(row, str):
+        if model.tokenizer is None:
+            raise UserError("this model has no tokenizer: give it ids, or load it from a run")
+        try:
+            row = model.tokenizer.encode(row.encode())
+        except UnicodeEncodeError as error:
+            raise UserError(f"the prompt is not UTF-8 text (character {error.start})") from error
+    ids, vocab = np.asarray(row), model.plan.dims.vocab
+    if not ids.size:
+        raise UserError("the prompt is empty; it needs at least one token")
+    if ids.min() < 0 or ids.max() >= vocab:
+        raise UserError(f"token {ids.max() if ids.min() >= 0 else ids.min()} is not among the model's 0 to {vocab - 1}")
+    return ids
+
+
+def _align(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of ids padded in front to (B, T), and where each starts (B, T): None if none is padded."""
+    if not rows:
+        raise UserError("there is no prompt")
+    longest = max(map(len, rows))
+    ids, starts = np.zeros((len(rows), longest), rows[0].dtype), np.zeros((len(rows), longest), bool)
+    for place, row in enumerate(rows):
+        ids[place, longest - len(row) :] = row
+        starts[place, longest - len(row)] = True
+    return ids, None if starts[:, 0].all() else starts

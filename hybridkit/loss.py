@@ -1,0 +1,71 @@
+"""Cross-entropy of a linear head, a slice of tokens at a time: all logits of a long sequence never exist at once.
+
+N tokens, D width, V vocabulary. With z = x W^T, softly capped as c tanh(z / c) where a cap c is given,
+loss = sum over counted tokens of logsumexp(z) - z[target].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+UNCOUNTED = -100  # the target of a token that is not predicted
+_SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+    """The summed loss in nats, a scalar in at least fp32.
+
+    x (N, D), weight (V, D), targets (N,) of which `UNCOUNTED` ones add nothing.
+    """
+    return _LinearCrossEntropy.apply(x, weight, targets, cap)
+
+
+def cap_logits(logits: Tensor, cap: float | None) -> Tensor:
+    """c tanh(z / c): a soft bound on logits (arXiv 2408.00118, section 2)."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are formed along with the loss, while a slice's logits are at hand, and only scaled in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = x.new_zeros((), dtype=wide)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        narrow = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        rows = max(1, _SLICE[x.device.type] // len(weight))
+        for begin in range(0, len(x), rows):
+            span = slice(begin, begin + rows)
+            logits = cap_logits(F.linear(x[span], weight).to(wide), cap)
+            loss, grad = _softmax_loss(logits, targets[span], cap)
+            total += loss
+            grad = grad.to(narrow)
+            if grad_x is not None:
+                grad_x[span] = grad @ weight.to(narrow)
+            if grad_weight is not None:
+                grad_weight += grad.T @ x[span].to(narrow)
+        ctx.save_for_backward(grad_x, grad_weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_x, grad_weight = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
+        return grad_x, grad_weight, None, None
+
+
+def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+    """The summed loss of (n, V) capped logits, and its gradient by the uncapped ones, written over them."""
+    counted = targets != UNCOUNTED
+    picked = torch.where(counted, targets, 0)[:, None]
+    norm = torch.logsumexp(logits, dim=1, keepdim=True)
+    loss = (norm - logits.gather(1, picked))[counted].sum()
+    slope = None if cap is None else 1 - (logits / cap) ** 2
+    grad = logits.sub_(norm).exp_()
+    grad.scatter_add_(1, picked, torch.full_like(norm, -1)).mul_(counted[:, None])
+    return loss, grad if slope is None else grad.mul_(slope)

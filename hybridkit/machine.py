@@ -1,0 +1,60 @@
+"""What this machine is: its device, the precision it computes in, its memory, and its measured peak."""
+
+import functools
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hybridkit.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp64"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them; the last is Arm's
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `train.device`: auto takes cuda where there is one. Raises UserError where it is missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device: cuda is asked for, and torch sees none here; use auto or cpu")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def choose_precision(name: str, device: str) -> Precision:
+    """The precision of `train.precision`: auto takes bf16 where the device computes in it, else fp32."""
+    if name != "auto":
+        return name  # type: ignore[return-value]
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else _cpu_has_bf16()
+    return "bf16" if native else "fp32"
+
+
+@functools.cache
+def peak_flops(device: torch.device, precision: Precision) -> float:
+    """FLOP/s of a large square matrix product, the best of several: the ceiling that MFU is a share of."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device, dtype=DTYPES[precision])
+    return 2 * size**3 / min(_seconds(a) for _ in range(5))
+
+
+def spare_memory() -> int:
+    """Bytes of main memory that a process can still take."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        found = dict(line.split(":") for line in info.read_text().splitlines())
+        return int(found["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _cpu_has_bf16() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text().split())
+
+
+def _seconds(a: torch.Tensor) -> float:
+    begin = time.perf_counter()
+    a @ a
+    if a.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

@@ -1,0 +1,278 @@
+"""Recipes as files: finding and reading them, `extends`, overrides, writing them out, comparing them.
+
+A mapping of an extending file, or of an override, is merged into that of the file it extends; anything else replaces.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import attrgetter, getitem
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hybridkit.errors import UserError, nearest
+from hybridkit.pattern import parse
+from hybridkit.registry import REGISTRY
+from hybridkit.schema import Data, Misfit, Model, Recipe, Train, leaves
+from hybridkit.source import Source
+from hybridkit.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
+
+__all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
+__all__ += ["find", "load", "shipped"]
+
+MAX_EXTENDS = 16
+MAX_KEYS = 16  # of a dotted override
+_WORDS = {  # what pydantic's words leave to be wished for
+    "model_type": "should be a mapping of keys to values",
+    "dict_type": "should be a mapping of keys to values",
+    "tuple_type": "should be a list of two numbers",
+    "missing": "has too few values",
+    "too_long": "has too many values",
+    "string_too_short": "should not be empty",
+    "string_type": "should be text",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+}
+
+
+class RecipeError(UserError):
+    """A recipe that says something wrong: where, what, and what would be right."""
+
+
+class Loaded(NamedTuple):
+    """A recipe, where its pattern stands (for errors that only a block can see), and the file it was read from."""
+
+    recipe: Recipe
+    source: Source | None
+    path: Path
+
+
+class Change(NamedTuple):
+    """A field that two recipes say differently; `allowed`: whether a run may be resumed with the new value."""
+
+    key: str
+    old: Any
+    new: Any
+    allowed: bool
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a recipe: a file's path or the name of a shipped one (`quickstart`, `paper/swax-512-7b`, `swax-512-7b`).
+
+    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. Raises UserError for files, YAML, keys and
+    values that are wrong and for patterns that are none; what only a block or window class can see is for compiling.
+    """
+    path = find(name)
+    document = reduce(_merged, map(_override, overrides), _extended(path, ()))
+    recipe = _checked(document, path)
+    source = document.sources.get(("pattern",))
+    REGISTRY.check(parse(recipe.pattern, source), recipe.pattern, source)
+    return Loaded(recipe, source, path)
+
+
+def find(name: str | Path) -> Path:
+    """The file that `name` says: the one of that path, or else the shipped recipe of that name. Raises UserError."""
+    path, known = Path(name), shipped()
+    if os.path.isfile(path) or (os.path.exists(path) and str(name) not in known):
+        return path
+    if str(name) not in known:
+        raise missing(path, known)
+    return known[str(name)]
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with hybridkit, by path (`paper/swax-512-7b`) and by name alone (`swax-512-7b`)."""
+    spec = importlib.util.find_spec("hybridkit_recipes")
+    roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    files = [(root, path) for root in roots for path in sorted(root.rglob("*.yaml"))]
+    return {name: path for root, path in files for name in (path.stem, str(path.relative_to(root).with_suffix("")))}
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `load` reads back equal: every field written, nothing extended."""
+    return yaml.dump(
+        recipe.model_dump(mode="json", by_alias=True),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=1 << 20,
+    )
+
+
+def difference(old: Recipe, new: Recipe) -> list[Change]:
+    """What `new` says differently, in the order of the schema."""
+    pairs = [(leaf, attrgetter(leaf.attribute)(old), attrgetter(leaf.attribute)(new)) for leaf in leaves()]
+    return [Change(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text in quotes where this package's reader, or YAML 1.1's, would take it for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    plain = scalar(text) == text and text.isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def _is_pattern(keys: tuple[str, ...]) -> bool:
+    return keys == ("pattern",)
+
+
+def _extended(path: Path, extending: tuple[str, ...]) -> Document:
+    """A file's document, merged into the one that it extends. `extending`: the files that lead to it."""
+    document = read_file(path, _is_pattern)
+    if "extends" not in document.data:
+        return document
+    place, said = document.where(("extends",)), document.data.pop("extends")
+    if not isinstance(said, str) or not said:
+        raise RecipeError(f"{place}: extends should be the path of another recipe, seen from this one")
+    chain = (*extending, os.path.realpath(path))
+    base = path.parent / said
+    if os.path.realpath(base) in chain or len(chain) > MAX_EXTENDS:
+        raise RecipeError(f"{place}: extends goes round in a circle, or deeper than {MAX_EXTENDS} files")
+    try:
+        return _merged(_extended(base, chain), document)
+    except ReadError as error:
+        raise error if error.place.line else RecipeError(f"{place}: extends {error}") from None
+
+
+def _override(text: str) -> Document:
+    """The document that an override `key.key=value` stands for."""
+    origin = f"override `{text if len(text) <= 60 else text[:57] + '...'}`"
+    dotted, sign, said = text.partition("=")
+    keys = tuple(dotted.split("."))
+    if not sign or not all(keys) or len(keys) > MAX_KEYS:
+        raise RecipeError(f"{origin}: an override is written key=value, as in train.lr=1e-3")
+    if keys == ("extends",):
+        raise RecipeError(f"{origin}: only a file extends another")
+    data = said if _is_pattern(keys) else _value(said, origin)
+    for key in reversed(keys):
+        data = {key: data}
+    places: dict[KeyPath, Place] = {keys[:n]: Place(origin) for n in range(len(keys) + 1)}
+    source = Source(origin, Source.inline(said).lines)
+    return Document(data, places, places, {keys: source} if _is_pattern(keys) else {})
+
+
+def _value(text: str, origin: str) -> Any:
+    try:
+        return read_text(text, origin).data
+    except ReadError as error:
+        raise RecipeError(str(error).replace(str(error.place), origin, 1)) from None
+
+
+def _merged(base: Document, over: Document) -> Document:
+    """What both say, `over` having the last word."""
+    gone = set(_replaced(base.data, over.data, ()))
+
+    def kept(path: KeyPath) -> bool:
+        return not any(path[:n] in gone for n in range(len(path) + 1))
+
+    return Document(
+        _deep(base.data, over.data),
+        {path: place for path, place in base.keys.items() if kept(path)} | dict(over.keys),
+        {path: place for path, place in base.values.items() if kept(path)} | dict(over.values),
+        {path: source for path, source in base.sources.items() if kept(path)} | dict(over.sources),
+    )
+
+
+def _deep(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {**base, **{key: _deep(base.get(key), value) for key, value in over.items()}}
+
+
+def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths at which `over` replaces what `base` says."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        yield path
+        return
+    for key in base.keys() & over.keys():
+        yield from _replaced(base[key], over[key], (*path, key))
+
+
+def _checked(document: Document, path: Path) -> Recipe:
+    if "pattern" not in document.data:
+        raise RecipeError(f"{path}: no pattern; the one line that a recipe needs is like pattern: [swa:128, mlstm]*4")
+    try:
+        return Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise _complaint(document, error.errors()) from None
+
+
+def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeError:
+    """The first of pydantic's errors in the user's words; all of the alternatives where a field has several types."""
+    first = errors[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Misfit):
+        written = [path for path in cause.paths if path in document.values]
+        return RecipeError(f"{document.where(written[0] if written else ())}: {cause}")
+    if first["type"] == "extra_forbidden":
+        return _unknown(document, first["loc"])
+    path = _path(document, first)
+    said = list(dict.fromkeys(_message(error) for error in errors if _path(document, error) == path))
+    alternatives = " or ".join([said[0], *(message.removeprefix("should be ") for message in said[1:])])
+    value = reduce(getitem, path, document.data)
+    shown = "" if isinstance(value, dict | list) else f", not {_shown(value)}"
+    return RecipeError(f"{document.where(path)}: {'.'.join(map(str, path))} {alternatives}{shown}")
+
+
+def _path(document: Document, error: ErrorDetails) -> KeyPath:
+    """The path of the value that an error is about: pydantic's, less the names it gives to alternatives."""
+    path = error["loc"]
+    while not _says(document.data, path):
+        path = path[:-1]
+    return path
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, in one line of bounded length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _says(data: Any, path: KeyPath) -> bool:
+    try:
+        reduce(getitem, path, data)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _message(error: ErrorDetails) -> str:
+    cause = error.get("ctx", {}).get("error")
+    return str(cause or _WORDS.get(error["type"]) or error["msg"].replace("Input should", "should"))
+
+
+def _unknown(document: Document, path: KeyPath) -> RecipeError:
+    """A key that no recipe has, with the nearest one that it has there, or all of them."""
+    *around, name = path
+    section: Any = Recipe
+    for key in around:
+        section = section.model_fields[key].annotation
+    known = _names(section)
+    close = nearest(str(name), known)
+    hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
+    owner = ".".join(map(str, around)) or "a recipe"
+    return RecipeError(f"{document.keys.get(path) or document.where(path)}: {owner} has no {_shown(name)}; {hint}")
+
+
+def _names(section: type[BaseModel]) -> list[str]:
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    return [*names, "extends"] if section is Recipe else names

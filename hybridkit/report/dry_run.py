@@ -1,0 +1,25 @@
+"""What a run would take, in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+GIB = 2**30
+
+
+def print_estimate(estimate: Mapping[str, Any]) -> None:
+    """A line for each thing that `hybridkit.train.dryrun.estimate` found."""
+    e, memory = estimate, estimate["memory"]
+    zero = f", ZeRO {e['zero']}" if e["engine"] == "deepspeed" else ""
+    rows = {
+        "pattern": e["pattern"],
+        "parameters": f"{e['parameters']:,}",
+        "engine": f"{e['engine']}{zero}, {e['ranks']} {'rank' if e['ranks'] == 1 else 'ranks'}, {e['precision']}",
+        "steps": f"{e['steps']:,}",
+        "tokens": f"{e['tokens']:,}",
+        "cost": f"{e['flops']:.3e} FLOPs, {e['flops_per_token']:.3e} a token (forward and backward, exact)",
+        "memory a rank": f"{memory['total'] / GIB:,.2f} GiB: {memory['held'] / GIB:,.2f} of weights, gradients and"
+        f" optimizer, {memory['activations'] / GIB:,.2f} of activations (micro-batches of {e['micro_batch']})",
+    }
+    for name, said in rows.items():
+        print(f"{name:<14} {said}")
+    print("dry run: nothing was allocated, read or written")

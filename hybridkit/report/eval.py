@@ -1,0 +1,219 @@
+"""Evaluation for people: progress with an ETA, tables in the terminal, the same tables as Markdown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from hybridkit.evaluate.questions import Cell, Findings
+
+GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
+SECONDS = 10.0  # between plain lines
+WIDTH = 200  # of tables in files and pipes
+
+Watch = Callable[[str, int, int], None]
+
+
+class Table(NamedTuple):
+    """A table of text: its title, its columns, its rows."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Something that shows what is done on standard error: a bar in a terminal, a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        place = progress.add_task("", total=None)
+        shown = ""
+
+        def watch(what: str, done: int, total: int) -> None:
+            nonlocal shown
+            if what != shown:
+                progress.reset(place, description=what)
+                shown = what
+            progress.update(place, completed=done, total=total)
+
+        yield watch
+
+
+class _Lines:
+    """What begins and what ends, and in between a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._what, self._begin, self._said, self._first = "", 0.0, 0.0, 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._begin, self._said, self._first = what, now, 0.0, done
+        if done == total or now - self._said >= SECONDS:
+            self._said = now
+            fresh = done - self._first
+            left = f", ETA {timedelta(seconds=round((now - self._begin) / fresh * (total - done)))}" if fresh else ""
+            print(f"{what}: {done}/{total}{left}", file=sys.stderr, flush=True)
+
+
+def tables(findings: Findings) -> list[Table]:
+    """Everything that was found, in tables; none for what was not asked."""
+    made = [
+        _perplexity(findings),
+        *_positions(findings),
+        *_scores(findings.cells),
+        _matrix(findings),
+        *_harness(findings),
+    ]
+    return [table for table in made if table.rows]
+
+
+def print_findings(findings: Findings) -> None:
+    """Print the tables, and which haystack was used."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    for table in tables(findings):
+        drawn = RichTable(*table.columns, title=table.title, title_justify="left", box=None)
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+        console.print()
+    if note := haystack_note(findings):
+        console.print(note)
+
+
+def markdown(findings: Findings) -> str:
+    """The tables as a Markdown document."""
+    parts = ["# Evaluation"]
+    for table in tables(findings):
+        rule = ["---"] * len(table.columns)
+        rows = [" | ".join(cells) for cells in (table.columns, rule, *table.rows)]
+        parts.append(f"## {table.title}\n\n" + "\n".join(f"| {row} |" for row in rows))
+    return "\n\n".join([*parts, *filter(None, [haystack_note(findings)])]) + "\n"
+
+
+def haystack_note(findings: Findings) -> str:
+    """Which text the essays are, for scores on different ones do not compare; empty where none was needed."""
+    used = findings.settings["haystack"]
+    return (
+        f"Haystack of essays: {used['name']}, digest {used['digest']}. Scores on others do not compare." if used else ""
+    )
+
+
+def window_name(window: int | None) -> str:
+    """A test-time window in words."""
+    return "own" if window is None else f"{window:,}"
+
+
+def pivot(cells: Sequence[Cell]) -> tuple[list[int], dict[tuple[str, str, int | None], dict[int, Cell]]]:
+    """All lengths in order, and for each (task, run, window) the cells by length."""
+    rows: dict[tuple[str, str, int | None], dict[int, Cell]] = {}
+    for cell in cells:
+        rows.setdefault((cell.task, cell.run, cell.window), {})[cell.length] = cell
+    return sorted({cell.length for cell in cells}), rows
+
+
+def grouped(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
+    found: list[Cell] = list(cells)
+    for group, members in GROUPS.items():
+        places = dict.fromkeys((cell.run, cell.length, cell.window) for cell in cells)
+        for run, length, window in places:
+            parts = [c for c in cells if c.task in members and (c.run, c.length, c.window) == (run, length, window)]
+            if len(parts) == len(members):
+                mean = sum(c.score for c in parts) / len(parts)
+                count = sum(c.samples for c in parts)
+                found.append(Cell(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
+    return found
+
+
+def _perplexity(findings: Findings) -> Table:
+    columns = ["run", "trained with", "window", "perplexity", "nats a token", "bits a byte", "tokens", "tokens/s"]
+    rows = []
+    for run, losses in findings.perplexity.items():
+        for loss in losses:
+            shown = [_number(loss[name], 4) for name in ("perplexity", "loss", "bits_per_byte")]
+            counts = [f"{loss['tokens']:,}", f"{loss['tokens_per_second']:,.0f}"]
+            rows.append([run, findings.trained[run] or "-", window_name(loss["window"]), *shown, *counts])
+    return Table("Held-out text", columns, rows)
+
+
+def _positions(findings: Findings) -> Iterator[Table]:
+    """Loss by the number of tokens read before, and what the context before the training length saves."""
+    bins: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for found in findings.by_position:
+        bins.setdefault((found["run"], found["window"]), []).append(found)
+    for (run, window), rows in bins.items():
+        shown = [
+            [
+                _span(row),
+                f"{row['tokens']:,}",
+                _number(row["loss"], 4),
+                _number(row["gain"], 4),
+            ]
+            for row in rows
+        ]
+        columns = ["tokens before", "targets", "nats a token", "gain of carried context"]
+        yield Table(f"Loss by position: {run}, window {window_name(window)}", columns, shown)
+
+
+def _scores(cells: Sequence[Cell]) -> Iterator[Table]:
+    """Needles over lengths, recall over distances: scores in percent with their intervals."""
+    kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
+    for title, wanted in kinds.items():
+        chosen = [cell for cell in cells if cell.task.startswith("recall_") == wanted]
+        lengths, rows = pivot(grouped(chosen))
+        shown = [
+            [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
+            for (task, run, window), found in rows.items()
+        ]
+        yield Table(title, ["task", "run", "window", *(f"{length:,}" for length in lengths)], shown)
+
+
+def train_test(findings: Findings) -> tuple[list[str], list[int | None], dict[tuple[str, int | None], float]]:
+    """Runs, test windows, and the mean needle score of each pair over tasks and lengths."""
+    needles = [cell for cell in findings.cells if not cell.task.startswith("recall_")]
+    scores: dict[tuple[str, int | None], list[float]] = {}
+    for cell in needles:
+        scores.setdefault((cell.run, cell.window), []).append(cell.score)
+    runs, windows = list(dict.fromkeys(c.run for c in needles)), list(dict.fromkeys(c.window for c in needles))
+    return runs, windows, {place: sum(found) / len(found) for place, found in scores.items()}
+
+
+def _matrix(findings: Findings) -> Table:
+    runs, windows, means = train_test(findings)
+    rows = [[run, findings.trained[run] or "-", *(f"{means[run, w]:.1f}" for w in windows)] for run in runs]
+    title = "Train window by test window: mean needle score in %"
+    columns = ["run", "trained with", *(f"test {window_name(w)}" for w in windows)]
+    return Table(title, columns, rows if len(runs) * len(windows) > 1 else [])
+
+
+def _harness(findings: Findings) -> Iterator[Table]:
+    for run, tasks in findings.tasks.items():
+        rows = [[task, name, _number(value, 4)] for task, found in tasks.items() for name, value in found.items()]
+        yield Table(f"Harness: {run}", ["task", "metric", "value"], rows)
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    return f"{row['first']:,}" if row["first"] == row["last"] else f"{row['first']:,} to {row['last']:,}"
+
+
+def _interval(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,125 @@
+"""A search as people watch it and read it: a live table, lines for log files, the ranked table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hybridkit.search.lead import Progress
+from hybridkit.search.records import Record
+from hybridkit.search.results import Results, Row, results
+
+SHOWN = 5  # trials of the front that the live table shows
+EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class LiveTable:
+    """Draws progress in place on a terminal, and as a line now and then elsewhere; within `with`."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers, self._console, self._last = workers, Console(stderr=True), ("", float("-inf"))
+        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Draw where the search stands."""
+        found = results(progress.study)
+        summary = summarize(found, eta(progress, self._workers))
+        if self._live:
+            self._live.update(Group(Text(summary), _running(progress), ranked(found, found.rows[:SHOWN])))
+            return
+        said, when = self._last
+        counts = summary.partition("; about")[0]
+        if counts != said and (time.monotonic() - when > EVERY or not progress.running):
+            self._console.print(summary, highlight=False, markup=False, soft_wrap=True)
+            self._last = (counts, time.monotonic())
+
+    def message(self, text: str) -> None:
+        """Say something in a line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def summarize(found: Results, left: float | None = None) -> str:
+    """One line: trials, best, front, what was passed over, and the seconds that are left where they are known."""
+    ended = sum(found.count(state) for state in ("done", "pruned", "failed"))
+    parts = [f"{ended} of {found.wanted} trials"]
+    parts += [f"{found.count(state)} {state}" for state in ("running", "pruned", "failed") if found.count(state)]
+    if found.best:
+        name = next(iter(found.objectives))
+        parts.append(f"best {name} {found.best.means[0]:.4g} (trial {found.best.record.number})")
+    if len(found.objectives) > 1:
+        parts.append(f"{sum(row.best for row in found.rows)} on the front")
+    parts += [f"{found.counts.rejected:,} out of budget", f"{found.counts.duplicates:,} known"]
+    return ", ".join(parts) + (f"; about {timedelta(seconds=round(left))} left" if left is not None else "")
+
+
+def eta(progress: Progress, workers: int) -> float | None:
+    """Seconds until the study has all its trials, if they go on taking what they took so far; None at first."""
+    took = [record.seconds for record in progress.records if record.state in ("done", "pruned")]
+    if not took:
+        return None
+    left = progress.study.wanted - sum(record.state != "running" for record in progress.records)
+    return max(0, left) * sum(took) / len(took) / workers
+
+
+def ranked(found: Results, rows: Sequence[Row]) -> Table:
+    """Trials, the best first; a star marks the front."""
+    table = Table("", "trial", box=None, pad_edge=False)
+    for name in (*found.objectives, "choice", "pattern"):
+        table.add_column(name, overflow="fold")
+    for column in table.columns[1 : 2 + len(found.objectives)]:
+        column.justify = "right"
+    for row in rows:
+        figures = map(figure, row.means, row.spreads)
+        mark = "*" if row.best and len(found.objectives) > 1 else ""
+        table.add_row(mark, str(row.record.number), *figures, Text(choice(row.record)), Text(row.record.pattern))
+    return table
+
+
+def print_results(found: Results) -> None:
+    """The whole ranked table, and the trials that failed, with the reason."""
+    console = Console()
+    console.print(summarize(found), highlight=False, markup=False, soft_wrap=True)
+    console.print(ranked(found, found.rows))
+    for record in (record for record in found.records if record.state == "failed"):
+        console.print(f"trial {record.number} failed: {record.reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def figure(mean: float, spread: float | None) -> str:
+    """A mean with half its 95 % interval."""
+    return f"{mean:.5g}" if spread is None else f"{mean:.5g} ± {spread:.2g}"
+
+
+def choice(record: Record) -> str:
+    """What a trial chose, a sequence's places left out: the pattern shows them."""
+    shown = {name: value for name, value in record.params.items() if not name.rpartition(".")[2].isdecimal()}
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
+    )
+
+
+def _running(progress: Progress) -> Table:
+    table = Table("running", "seed", "step", "loss", "choice", box=None, pad_edge=False)
+    for running in progress.running:
+        loss = "" if running.loss is None else f"{running.loss:.4f}"
+        step = f"{running.step:,} / {running.steps:,}"
+        table.add_row(f"trial {running.record.number}", str(running.seed), step, loss, Text(choice(running.record)))
+    return table

@@ -1,0 +1,129 @@
+"""A study's report: one HTML page that needs no other file, a Markdown page, and the pictures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+from hybridkit.errors import Failure
+from hybridkit.report.search import choice, figure, summarize
+from hybridkit.report.search_plots import pictures
+from hybridkit.search.records import half_interval
+from hybridkit.search.results import Results, curves, evaluations, results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hybridkit.search.study import Study
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;"
+    "border-bottom:1px solid #ddd}tr.front{background:#fdf3e7}svg{max-width:100%;height:auto}.wide{overflow-x:auto}"
+)
+
+
+class Sheet(NamedTuple):
+    """A table of text; `front` are the rows that stand out."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    front: Sequence[int] = ()
+
+
+def write_pages(study: Study) -> list[Path]:
+    """Write STUDY/report/report.html and report.md with the pictures; their paths. Raises Failure."""
+    found = results(study)
+    drawn = [(name, title, _svg(figure)) for name, title, figure in pictures(found, curves(study))]
+    sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
+    sheets = [sheet for sheet in sheets if sheet.rows]
+    files = {f"{name}.svg": svg for name, _, svg in drawn}
+    files["report.html"] = _html(found, sheets, drawn)
+    files["report.md"] = _markdown(found, sheets, drawn)
+    folder = study.folder / "report"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    except OSError as error:
+        raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
+    return [folder / "report.html", folder / "report.md"]
+
+
+def ranking(found: Results) -> Sheet:
+    """Every finished trial, the best first."""
+    columns = ("place", "trial", *found.objectives, "choice", "pattern")
+    rows = [
+        (
+            str(row.place),
+            str(row.record.number),
+            *map(figure, row.means, row.spreads),
+            choice(row.record),
+            row.record.pattern,
+        )
+        for row in found.rows
+    ]
+    seeds = f"mean ± half the 95 % interval over {found.seeds} seeds" if found.seeds > 1 else "one seed"
+    return Sheet(
+        f"Ranking ({seeds}; the front stands out)", columns, rows, [i for i, row in enumerate(found.rows) if row.best]
+    )
+
+
+def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[Sheet]:
+    """Scores by length or distance, a sheet for each task and test window, trials in the order of the ranking."""
+    order = [row.record for row in found.rows]
+    sheets = []
+    for title, trials in sorted(tables.items()):
+        lengths = sorted({length for scores in trials.values() for length in scores}, key=int)
+        rows = [
+            (choice(record) or str(record.number), *(_cell(trials[record.number].get(length)) for length in lengths))
+            for record in order
+            if record.number in trials
+        ]
+        sheets.append(Sheet(title, ("choice", *lengths), rows))
+    return sheets
+
+
+def _cell(scores: Sequence[float] | None) -> str:
+    return figure(fmean(scores), half_interval(scores)) if scores else ""
+
+
+def _failures(found: Results) -> Sheet:
+    ended = [record for record in found.records if record.state in ("failed", "pruned")]
+    rows = [(str(record.number), record.state, record.reason, choice(record), record.pattern) for record in ended]
+    return Sheet("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
+
+
+def _svg(drawing: Figure) -> str:
+    out = StringIO()
+    drawing.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _html(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
+    body = [f"<h1>{escape(found.name)}</h1>", f"<p>{escape(summarize(found))}</p>", *map(_table, sheets)]
+    body += [f'<h2>{escape(title)}</h2><div class="wide">{svg[svg.index("<svg") :]}</div>' for _, title, svg in drawn]
+    head = f'<meta charset="utf-8"><title>{escape(found.name)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _table(sheet: Sheet) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in sheet.columns)
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in sheet.rows]
+    rows = [f"<tr{' class=front' if n in sheet.front else ''}>{row}</tr>" for n, row in enumerate(cells)]
+    return f'<h2>{escape(sheet.title)}</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _markdown(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
+    parts = [f"# {found.name}", summarize(found)]
+    for sheet in sheets:
+        rows = [sheet.columns, ["---"] * len(sheet.columns), *sheet.rows]
+        lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+        parts.append(f"## {sheet.title}\n\n" + "\n".join(f"| {line} |" for line in lines))
+    parts += [f"## {title}\n\n![{title}]({name}.svg)" for name, title, _ in drawn]
+    return "\n\n".join(parts) + "\n"

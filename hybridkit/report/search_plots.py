@@ -1,0 +1,130 @@
+"""Pictures of a study: the front, parallel coordinates, the variables' importance, learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybridkit.search.results import Curve, Results
+
+if TYPE_CHECKING:  # half a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 12  # trials whose curves are labelled, and variables whose importance is drawn
+KEEP = 0.95  # of the exponential average that smooths a curve
+
+
+def pictures(found: Results, curves: Sequence[Curve]) -> Iterator[tuple[str, str, Figure]]:
+    """(name, title, figure) of each picture that there is something to draw in."""
+    if found.rows:
+        yield "front", "Trials by objective; the front is joined", _front(found)
+        yield "parallel", "What each trial chose; better in the first objective is darker", _parallel(found)
+        yield "importance", "Share of the variance that each variable explains by itself", _importance(found)
+    if curves:
+        yield "curves", "Training loss, smoothed; the mean over seeds", _curves(curves, found)
+
+
+def _new(width: float = 8, height: float = 4.5) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _front(found: Results) -> Figure:
+    """The first two objectives against each other; a single one against the trial's number."""
+    figure, axes = _new()
+    names = list(found.objectives)
+    alone = len(names) == 1
+    x, y = ([row.record.number if alone else row.means[1] for row in found.rows], [row.means[0] for row in found.rows])
+    bars = [row.spreads[0] or 0.0 for row in found.rows]
+    axes.errorbar(x, y, bars, fmt="o", color="tab:gray", alpha=0.6, capsize=2)
+    best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.best)
+    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="front" if not alone else "best")
+    for row, a, b in zip(found.rows, x, y, strict=True):
+        axes.annotate(str(row.record.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
+    if not alone and min(x) > 0 and max(x) > 10 * min(x):
+        axes.set_xscale("log")
+    axes.set(xlabel="trial" if alone else f"{names[1]} ({found.objectives[names[1]]})")
+    axes.set(ylabel=f"{names[0]} ({found.objectives[names[0]]})")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _parallel(found: Results) -> Figure:
+    """An axis for each variable and objective, a line for each trial."""
+    columns = [[row.record.params[name] for row in found.rows] for name in found.rows[0].record.params]
+    columns += [[row.means[place] for row in found.rows] for place in range(len(found.objectives))]
+    names = [*found.rows[0].record.params, *found.objectives]
+    figure, axes = _new(max(8, 1.1 * len(names)))
+    heights = np.array([_heights(column) for column in columns])  # (axes, trials)
+    shades = np.linspace(0.95, 0.15, len(found.rows))
+    from matplotlib import colormaps
+
+    for trial in reversed(range(len(found.rows))):
+        axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
+    for place, column in enumerate(columns):
+        for label, height in {_tick(value): h for value, h in zip(column, heights[place], strict=True)}.items():
+            if not isinstance(column[0], float) or height in (0, 1):
+                axes.annotate(label, (place, height), (3, 0), textcoords="offset points", fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks([])
+    axes.grid(axis="x", alpha=0.5)
+    return figure
+
+
+def _heights(column: Sequence[Any]) -> list[float]:
+    """Where values stand on an axis from 0 to 1: numbers by size, others in the order of their names."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
+        low, high = min(column), max(column)
+        return [(value - low) / (high - low) if high > low else 0.5 for value in column]
+    order = sorted({str(value) for value in column})
+    return [order.index(str(value)) / max(1, len(order) - 1) for value in column]
+
+
+def _tick(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _importance(found: Results) -> Figure:
+    names = sorted(found.importance[0], key=lambda name: -max(shares[name] for shares in found.importance))[:MOST]
+    figure, axes = _new(height=1 + 0.35 * len(names))
+    thick = 0.8 / len(found.objectives)
+    for place, (objective, shares) in enumerate(zip(found.objectives, found.importance, strict=True)):
+        axes.barh(np.arange(len(names)) + place * thick, [shares[name] for name in names], thick, label=objective)
+    axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share of the variance (eta squared)")
+    axes.legend()
+    return figure
+
+
+def _curves(curves: Sequence[Curve], found: Results) -> Figure:
+    """One line a trial, the best in colour; seeds are averaged as far as all have come."""
+    figure, axes = _new()
+    order = {row.record.number: row.place for row in found.rows}
+    for number in sorted({curve.trial for curve in curves}, key=lambda trial: -order.get(trial, len(curves) + 1)):
+        mine = [curve for curve in curves if curve.trial == number]
+        length = min(len(curve.losses) for curve in mine)
+        loss = np.mean([curve.losses[:length] for curve in mine], axis=0)
+        top = order.get(number, MOST + 1) <= MOST
+        style = {"label": f"trial {number}"} if top else {"color": "lightgray", "linewidth": 0.8}
+        axes.plot(mine[0].steps[:length], _smooth(loss), **style)
+    axes.set(xlabel="step", ylabel="loss (nats a target)")
+    axes.grid(alpha=0.3)
+    if order:
+        axes.legend(fontsize=7, ncols=2)
+    return figure
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """An exponential average that starts unbiased."""
+    smoothed, total, weight = [], 0.0, 0.0
+    for loss in losses:
+        total, weight = KEEP * total + (1 - KEEP) * loss, KEEP * weight + (1 - KEEP)
+        smoothed.append(total / weight)
+    return smoothed

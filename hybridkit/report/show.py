@@ -1,0 +1,112 @@
+"""A recipe's stack as a tree, and the lists of `hybridkit blocks` and `hybridkit doctor`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from hybridkit.canonical import canonical
+from hybridkit.compile import Plan
+from hybridkit.cost import layer_parameters, parameters
+from hybridkit.pattern import Call, Group, tree
+from hybridkit.registry import Row
+
+
+def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
+    """What `show --json` prints: sizes, canonical pattern, parameters, and the entries in the graph's order."""
+    count = parameters(plan)
+    nodes = [plan.graph.nodes[index]["entry"] for index in range(len(plan.entries))]
+    return {
+        "recipe": str(recipe),
+        "pattern": plan.pattern,
+        "stack": canonical([str(entry.block) for entry in nodes]),
+        "width": plan.dims.width,
+        "heads": plan.dims.heads,
+        "vocab": plan.dims.vocab,
+        "tied": plan.tie,
+        "mixers": sum(entry.block.mixes for entry in nodes),
+        "params": {**count._asdict(), "total": count.total},
+        "entries": [
+            {
+                "index": index,
+                "block": str(entry.block),
+                "mixes": entry.block.mixes,
+                "params": layer_parameters(entry.block, plan.dims) + plan.dims.width,  # its pre-norm included
+            }
+            for index, entry in enumerate(nodes)
+        ],
+    }
+
+
+def print_outline(drawn: dict[str, Any]) -> None:
+    """The stack as a tree: a branch a repeated group, parameters of one entry beside it."""
+    console = Console(highlight=False)
+    params, sizes = drawn["params"], {entry["block"]: entry["params"] for entry in drawn["entries"]}
+    console.print(f"[bold]{escape(drawn['recipe'])}[/]\npattern: {escape(drawn['pattern'])}", soft_wrap=True)
+    root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
+    root.add(f"embedding [dim]{_count(params['embedding'])}[/]")
+    _grow(root, tree(drawn["stack"]), sizes)
+    root.add("norm")
+    root.add("head [dim]the embedding's weight[/]" if drawn["tied"] else f"head [dim]{_count(params['head'])}[/]")
+    console.print(root)
+    others = len(drawn["entries"]) - drawn["mixers"]
+    console.print(
+        f"{drawn['mixers']} mixers and {others} FFNs, {_count(params['total'])} parameters"
+        f" ({params['total']:,}; {params['body']:,} without embedding and head)",
+        soft_wrap=True,
+    )
+
+
+def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
+    times = f" x {part.times}" if isinstance(part, Group) and part.times > 1 else ""
+    while isinstance(part, Group) and len(part.parts) == 1 and not (times and isinstance(part.parts[0], Group)):
+        part = part.parts[0]
+    if isinstance(part, Call):
+        text = next(text for text in sizes if tree(text) == part)
+        branch.add(f"{escape(text)}{times} [dim]{_count(sizes[text])}[/]")
+        return
+    inner = branch.add(f"repeated{times}") if times else branch
+    for child in part.parts:
+        _grow(inner, child, sizes)
+
+
+def _count(number: int) -> str:
+    """1,490,000,000 as 1.49 B."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def print_blocks(rows: Sequence[Row]) -> None:
+    """What patterns may name: how it is written with its defaults, what it is, and whose it is."""
+    console = Console(highlight=False)
+    for kind, title in (("block", "Blocks"), ("window", "Window policies")):
+        console.print(f"[bold]{title}[/]")
+        for row in (row for row in rows if row.kind == kind):
+            given = f"({', '.join(row.arguments)})" if row.arguments else ""
+            console.print(f"  [bold]{row.name}[/]{escape(given)}", soft_wrap=True)
+            console.print(f"      {escape(row.doc)} [dim]{escape(row.owner)}[/]", soft_wrap=True)
+
+
+def print_doctor(found: dict[str, Any]) -> None:
+    """What is installed, and which kernel each block uses here."""
+    console = Console(highlight=False)
+    console.print(f"Python {found['python']} on {found['device']}, {found['threads']} threads, {found['precision']}")
+    console.print(
+        "installed: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in found["packages"].items()), soft_wrap=True
+    )
+    extras = Table("extra", "packages", "", box=None, pad_edge=False)
+    for extra, versions in found["extras"].items():
+        missing = not all(versions.values())
+        said = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
+        extras.add_row(extra, said, f"pip install 'hybridkit\\[{extra}]'" if missing else "")
+    console.print(extras, soft_wrap=True)
+    kernels = Table("block", "kernel here", "why", box=None, pad_edge=False)
+    for name, kernel in found["kernels"].items():
+        kernels.add_row(name, kernel["kernel"], kernel["reason"])
+    console.print(kernels)

@@ -1,0 +1,110 @@
+"""A run folder as `train` writes it, read without trusting it: YAML, JSON and safetensors, nothing executable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hybridkit.errors import UserError
+from hybridkit.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
+from hybridkit.metrics import Metrics, read_metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hybridkit.recipe import Loaded
+
+_STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})", re.ASCII)
+
+
+class Checkpoint(NamedTuple):
+    """A folder `checkpoints/step-N`, valid or not."""
+
+    folder: Path
+    step: int
+
+    def check(self, *names: str) -> Manifest:
+        """The manifest, after each of `names`, or every file where none is given, was found to agree with it.
+
+        Raises Invalid.
+        """
+        manifest = read_manifest(self.folder)
+        check_files(self.folder, manifest, names or {WEIGHTS, STATE, *manifest.files})
+        return manifest
+
+
+class Found(NamedTuple):
+    """The newest valid checkpoint, and why newer ones are not."""
+
+    checkpoint: Checkpoint | None
+    manifest: Manifest | None
+    skipped: dict[str, str]  # name of the folder -> reason
+
+
+class Run:
+    """The layout of a run folder, and what can be read from it; the folder need not exist yet."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoint_folder = self.path / "checkpoints"
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run."""
+        return any(p.exists() for p in (self.recipe_file, self.metrics_file, self.checkpoint_folder))
+
+    @property
+    def recipe(self) -> Loaded:
+        """The resolved recipe that was trained. Raises UserError where there is none, or it cannot be read."""
+        from hybridkit.recipe import load
+
+        self._exists()
+        if not self.recipe_file.is_file():
+            raise UserError(f"{self.path} is no run folder: it holds no {self.recipe_file.name}")
+        return load(str(self.recipe_file), [])
+
+    def metrics(self) -> Metrics:
+        """The lines of metrics.jsonl, and how many could not be read."""
+        return read_metrics(self.metrics_file)
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """All of them, newest first, not checked yet."""
+        names = [path.name for path in self.checkpoint_folder.iterdir()] if self.checkpoint_folder.is_dir() else []
+        steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
+        yield from (Checkpoint(self.checkpoint_folder / f"step-{step}", step) for step in sorted(steps, reverse=True))
+
+    def newest(self, *names: str) -> Found:
+        """The newest checkpoint of which `names`, or all files where none is given, agree with the manifest."""
+        skipped: dict[str, str] = {}
+        for checkpoint in self.checkpoints():
+            try:
+                return Found(checkpoint, checkpoint.check(*names), skipped)
+            except Invalid as error:
+                skipped[checkpoint.folder.name] = str(error)
+        return Found(None, None, skipped)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The newest valid checkpoint's weights, on the CPU. Raises UserError, with reasons, where there is none."""
+        from hybridkit.weights import read_tensors
+
+        self._exists()
+        found = self.newest(WEIGHTS)
+        if found.checkpoint is None:
+            raise UserError(f"{self.path} holds no valid checkpoint{_because(found.skipped)}")
+        try:
+            return read_tensors(found.checkpoint.folder / WEIGHTS)
+        except Invalid as error:
+            raise UserError(f"{found.checkpoint.folder}: {error}") from error
+
+    def _exists(self) -> None:
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such run folder; `hybridkit train` makes one")
+
+
+def _because(skipped: dict[str, str]) -> str:
+    return "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())

@@ -1,0 +1,81 @@
+"""What candidates may cost: `flops_per_token <= 3.1e9`, `state_bytes@131072 <= 64MiB`, `params: 1.4e9 +- 2%`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridkit.errors import UserError
+from hybridkit.yaml_reader import Document, KeyPath
+
+_UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([kM]|[KMGT]iB)?"
+_NAME = r"([A-Za-z_][\w.]*(?:@\w+)?)"
+_LIMIT = re.compile(rf"{_NAME}\s*:?\s*(<=|>=)\s*{_NUMBER}", re.ASCII)
+_BAND = re.compile(rf"{_NAME}\s*:?\s*{_NUMBER}\s*(?:\+-|±)\s*([0-9]*\.?[0-9]+)\s*%", re.ASCII)
+_EXAMPLES = "`flops_per_token <= 3.1e9`, `state_bytes@131072 <= 64MiB` or `params: 1.4e9 +- 2%`"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A figure's name and the range it must lie in, both ends included; either may be infinite."""
+
+    name: str
+    low: float
+    high: float
+    text: str
+
+    def excess(self, value: float) -> float:
+        """How far outside the range a value lies, as a share of the end it passes; 0 within."""
+        if value > self.high:
+            return value / self.high - 1 if self.high else float("inf")
+        return max(0.0, 1 - value / self.low) if self.low > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a candidate's figures are against a budget."""
+
+    values: dict[str, float]  # by constraint
+    excess: float  # summed over constraints; 0: within the budget
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} = {value:.6g}" for name, value in self.values.items())
+
+
+def judge(budget: Sequence[Constraint], figure: Callable[[str], float]) -> Verdict:
+    """Hold figures against every constraint of a budget."""
+    values = {constraint.name: figure(constraint.name) for constraint in budget}
+    return Verdict(values, sum(constraint.excess(values[constraint.name]) for constraint in budget))
+
+
+def read_budget(document: Document) -> tuple[Constraint, ...]:
+    """The constraints of `budget:`, a list of expressions or a mapping of names to limits. Raises UserError."""
+    said = document.data.get("budget") or []
+    return tuple(_constraint(document, path, text) for path, text in _expressions(said, document))
+
+
+def _expressions(said: Any, document: Document) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(said, dict):
+        yield from ((("budget", name), f"{name}: {limit}") for name, limit in said.items())
+        return
+    for place, item in enumerate(said if isinstance(said, list) else [said]):
+        if isinstance(item, dict):
+            yield from ((("budget", place), f"{name}: {limit}") for name, limit in item.items())
+        else:
+            yield ("budget", place), str(item)
+
+
+def _constraint(document: Document, path: KeyPath, text: str) -> Constraint:
+    if found := _LIMIT.fullmatch(text.strip()):
+        name, sign, number, unit = found.groups()
+        limit = float(number) * _UNITS[unit or ""]
+        low, high = (-float("inf"), limit) if sign[0] == "<" else (limit, float("inf"))
+        return Constraint(name, low, high, text)
+    if found := _BAND.fullmatch(text.strip()):
+        name, number, unit, percent = found.groups()
+        middle, share = float(number) * _UNITS[unit or ""], float(percent) / 100
+        return Constraint(name, middle * (1 - share), middle * (1 + share), text)
+    raise UserError(f"{document.where(path)}: budget: `{text}` is no constraint; write {_EXAMPLES}")

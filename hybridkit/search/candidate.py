@@ -1,0 +1,144 @@
+"""From a choice of variables to a recipe with its costs; no weight exists yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from hybridkit.api import plan
+from hybridkit.cost import Case
+from hybridkit.errors import UserError, nearest
+from hybridkit.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
+from hybridkit.recipe import Loaded
+from hybridkit.search.budget import Verdict, judge
+from hybridkit.search.definition import Definition, recipe_with
+from hybridkit.search.figures import EVAL, METRICS, Costs, Unknown
+from hybridkit.search.space import PATTERN, Params
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice of all variables, the recipe it stands for, and what that costs."""
+
+    params: Params
+    loaded: Loaded
+    costs: Costs
+
+    @property
+    def pattern(self) -> str:
+        """Its canonical pattern."""
+        return self.costs.plan.pattern
+
+    @cached_property
+    def key(self) -> str:
+        """The same for candidates that would train alike: canonical pattern and all other fields of the recipe."""
+        said = self.loaded.recipe.model_dump(mode="json", by_alias=True) | {"pattern": self.pattern}
+        return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+    def run(self, seed: int) -> Loaded:
+        """The recipe of its run number `seed`, from 0: `train.seed` counts on from the recipe's."""
+        recipe = self.loaded.recipe
+        train = recipe.train.model_copy(update={"seed": recipe.train.seed + seed})
+        return self.loaded._replace(recipe=recipe.model_copy(update={"train": train}))
+
+
+class Workshop:
+    """Makes the candidates of a definition."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+
+    def make(self, params: Mapping[str, object]) -> Candidate:
+        """The candidate of a choice, `match` applied.
+
+        Raises UserError, saying which values, where the recipe or its pattern cannot be built with them.
+        """
+        chosen: Params = {name: params[name] for name in self.definition.space.variables}  # type: ignore[misc]
+        try:
+            loaded = self._matched(self._loaded(chosen))
+            return Candidate(chosen, loaded, Costs(loaded))
+        except ValueError as error:  # UserErrors of patterns and sizes included
+            raise UserError(f"{self._place()}: with {said(chosen)}: {error}") from None
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """The candidate's costs against the budget."""
+        return judge(self.definition.budget, candidate.costs)
+
+    def check(self) -> None:
+        """Try every value once, and every name of budget and objectives. Raises UserError for what is wrong."""
+        costs, *_ = [self.make(params).costs for params in self.definition.space.probes()]
+        for constraint in self.definition.budget:
+            self._check_name(constraint.name, costs, "budget")
+        for name in self.definition.file.objectives:
+            self._check_objective(name, costs)
+
+    def _check_objective(self, name: str, costs: Costs) -> None:
+        if name in METRICS:
+            return
+        if not name.startswith(EVAL):
+            return self._check_name(name, costs, "objectives", METRICS)
+        place, arguments = self.definition.where("objectives", name), self.definition.file.trial.evaluate
+        if arguments is None:
+            raise UserError(f"{place}: {name} needs an evaluation: give the arguments of `eval` as trial.evaluate")
+        task, known = name.split(".")[1], ["perplexity", *asked_for(arguments)]
+        if "--tasks" not in arguments and task not in known:
+            raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(known)}, and no {task}")
+
+    def _check_name(self, name: str, costs: Costs, section: str, others: Sequence[str] = ()) -> None:
+        try:
+            costs(name)
+        except Unknown as error:
+            known = [*(error.known or costs.names), *others]
+            close = nearest(name, [*costs.names, *others])
+            hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"
+            raise UserError(f"{self.definition.where(section)}: {section} has no figure {name}; {hint}") from None
+
+    def _loaded(self, params: Params) -> Loaded:
+        fields = dict(self.definition.space.fill(params))
+        base, tokens = self.definition.base, self.definition.file.trial.tokens
+        recipe = recipe_with(base.recipe, fields)
+        if tokens:
+            recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
+        return Loaded(recipe, None if PATTERN in fields else base.source, self.definition.path)
+
+    def _matched(self, loaded: Loaded) -> Loaded:
+        measure = self.definition.measure
+        if measure is None:
+            return loaded
+        case, step = Case(loaded.recipe.data.sequence), width_step(loaded)
+        size = nearest_size(
+            lambda n: MEASURES[measure](plan(with_width(loaded, n * step)), case), self._wanted, MAX_WIDTH // step
+        )
+        return with_width(loaded, size * step)
+
+    @cached_property
+    def _wanted(self) -> Fraction:
+        """The cost that `match` brings every candidate to."""
+        target, measure = self.definition.target, self.definition.measure
+        assert target is not None and measure is not None
+        return MEASURES[measure](plan(target), Case(target.recipe.data.sequence))
+
+    def _place(self) -> str:
+        return self.definition.where("patterns" if self.definition.file.patterns else "space")
+
+
+def asked_for(arguments: str) -> list[str]:
+    """The probes that the arguments of `eval` ask for, beside perplexity and the harness's tasks."""
+    words, tasks = shlex.split(arguments), list[str]()
+    if "--recall" in words:
+        tasks += ["recall_near", "recall_far"]
+    if "--needles" in words:
+        from hybridkit.evaluate.ruler import TASKS
+
+        tasks += [task if "forced" not in words else f"{task} (forced)" for task in TASKS]
+    return tasks
+
+
+def said(params: Params) -> str:
+    """A choice of variables as a message shows it."""
+    return ", ".join(f"{name} = {value}" for name, value in params.items())

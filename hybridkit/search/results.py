@@ -1,0 +1,180 @@
+"""What a study has found, as plain data for tables, pages and JSON."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from hybridkit.run import Run
+from hybridkit.schema import Scalar
+from hybridkit.search.records import Counts, Record, front, rank
+from hybridkit.search.study import Study
+from hybridkit.search.variables import Number
+from hybridkit.search.worker import read_outcome
+
+BINS = 4  # of equal counts, into which numbers are put where their importance is asked for
+
+
+class Row(NamedTuple):
+    """A trial in the ranked table: for each objective its mean over seeds, half the 95 % interval, and the values."""
+
+    place: int  # from 1
+    record: Record
+    means: list[float]
+    spreads: list[float | None]
+    best: bool  # on the Pareto front
+
+
+class Curve(NamedTuple):
+    """The training loss of one run."""
+
+    trial: int
+    seed: int
+    steps: list[int]
+    losses: list[float]
+
+
+class Results(NamedTuple):
+    """A study's findings."""
+
+    name: str
+    objectives: dict[str, str]
+    rows: list[Row]
+    importance: list[dict[str, float]]  # for each objective, by variable
+    records: list[Record]
+    counts: Counts
+    wanted: int
+    seeds: int
+
+    @property
+    def best(self) -> Row | None:
+        """The trial on the front that is best in the first objective."""
+        return self.rows[0] if self.rows else None
+
+    def count(self, state: str) -> int:
+        """Trials in a state."""
+        return sum(record.state == state for record in self.records)
+
+
+def results(study: Study) -> Results:
+    """The findings so far."""
+    file, maximized, records = study.definition.file, study.definition.maximized, study.records()
+    done = [record for record in records if record.state == "done"]
+    values = [record.means for record in done]
+    leading = set(front(values, maximized))
+    rows = [
+        Row(place, done[index], done[index].means, done[index].spreads, index in leading)
+        for place, index in enumerate(rank(values, maximized), start=1)
+    ]
+    numbers = {name for name, variable in study.definition.space.variables.items() if isinstance(variable, Number)}
+    choices = [(params, record.means) for record in done for params in _choices(record)]
+    importance = [
+        importances([params for params, _ in choices], [means[place] for _, means in choices], numbers)
+        for place in range(len(maximized))
+    ]
+    name = study.folder.resolve().name
+    return Results(
+        name, dict(file.objectives), rows, importance, records, study.ledger.counts(), study.wanted, file.trial.seeds
+    )
+
+
+def importances(
+    choices: Sequence[Mapping[str, Scalar]], values: Sequence[float], numbers: set[str]
+) -> dict[str, float]:
+    """The share of the values' variance that each variable explains by itself, between 0 and 1 (eta squared).
+
+    That is the variance of the means of the choices that agree in it; `numbers` are put into bins first. Variables
+    that were not tried in several values, and all where the values do not differ, have 0. With few trials, or
+    choices that a sampler made depend on each other, it is a hint and no measurement.
+    """
+    total = _variance(values)
+    names = choices[0].keys() if choices else ()
+    shares = {}
+    for name in names:
+        column = [choice[name] for choice in choices]
+        groups: dict[Scalar, list[float]] = defaultdict(list)
+        for label, value in zip(_binned(column) if name in numbers else column, values, strict=True):
+            groups[label].append(value)
+        means = [fmean(group) for group in groups.values() for _ in group]
+        shares[name] = _variance(means) / total if total else 0.0
+    return shares
+
+
+def curves(study: Study) -> list[Curve]:
+    """The training curves of all runs that this folder holds."""
+    found = []
+    for record in study.records():
+        for seed in range(study.definition.file.trial.seeds):
+            run = Run(study.trial_folder(record.number) / f"seed-{seed}")
+            lines = [line for line in run.metrics().lines if "loss" in line]
+            if lines:
+                steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+                found.append(Curve(record.number, seed, steps, losses))
+    return found
+
+
+def evaluations(study: Study) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """What `eval` found: by task and window, by trial, by length or distance, the scores of the seeds."""
+    tables: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for record in study.records():
+        outcome = read_outcome(study.trial_folder(record.number))
+        for figures in outcome.seeds if outcome else ():
+            for title, length, score in _scores(figures.get("eval", {})):
+                tables.setdefault(title, {}).setdefault(record.number, {}).setdefault(length, []).append(score)
+    return tables
+
+
+def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """The leaves TASK.LENGTH.WINDOW of an evaluation; perplexity and the harness's tasks have no lengths."""
+    for task, table in tree.items():
+        for length, windows in table.items():
+            if length.isdecimal() and task != "perplexity":
+                yield from ((f"{task}, test window {window}", length, score) for window, score in windows.items())
+
+
+def to_json(found: Results) -> dict[str, Any]:
+    """The findings as JSON has them."""
+    return {
+        "study": found.name,
+        "objectives": found.objectives,
+        "trials": {state: found.count(state) for state in ("done", "pruned", "failed", "running")},
+        "rejected": found.counts.rejected,
+        "duplicates": found.counts.duplicates,
+        "importance": dict(zip(found.objectives, found.importance, strict=True)),
+        "ranked": [
+            {
+                "trial": row.record.number,
+                "front": row.best,
+                "pattern": row.record.pattern,
+                "params": row.record.params,
+                "objectives": {
+                    name: {
+                        "mean": mean,
+                        "half_interval": spread,
+                        "seeds": [values[place] for values in row.record.values],
+                    }
+                    for place, (name, mean, spread) in enumerate(
+                        zip(found.objectives, row.means, row.spreads, strict=True)
+                    )
+                },
+            }
+            for row in found.rows
+        ],
+    }
+
+
+def _choices(record: Record) -> list[dict[str, Scalar]]:
+    return [record.params, *(alias.params for alias in record.aliases)]
+
+
+def _binned(column: Sequence[Any]) -> list[Scalar]:
+    """Numbers as the bin that they fall in."""
+    order = sorted(column)
+    return [order.index(number) * BINS // len(order) for number in column]
+
+
+def _variance(values: Sequence[float]) -> float:
+    middle = fmean(values) if values else 0.0
+    return sum((value - middle) ** 2 for value in values)

@@ -1,0 +1,149 @@
+"""The space of candidates: variables, templates that name them, and the recipe fields they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from hybridkit.errors import UserError, nearest
+from hybridkit.schema import Scalar
+from hybridkit.search.template import fill, holes
+from hybridkit.search.variables import Choice, FreeSequence, Number, Variable, read_choices, read_item
+from hybridkit.yaml_reader import Document, KeyPath
+
+Params = dict[str, Scalar]  # the value of every variable: what a candidate is
+Item = Variable | FreeSequence | Scalar
+
+PATTERN = "pattern"
+FREE = "layers"  # a variable of this name is the pattern where the space has no other
+_TRIED = 128  # combinations of values up to which all are tried before anything runs
+
+
+class SpaceError(UserError):
+    """A space that says something wrong: where, what, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """`items` by name; `pattern` and dotted names are fields of the recipe, all others variables of templates."""
+
+    items: Mapping[str, Item]
+
+    @property
+    def variables(self) -> dict[str, Variable]:
+        """Everything that is chosen, by name, in the order of the file; a sequence has a variable for each place."""
+        found: dict[str, Variable] = {}
+        for name, item in self.items.items():
+            if isinstance(item, FreeSequence):
+                found |= dict.fromkeys(item.names(name), item.of)
+            elif isinstance(item, Choice | Number):
+                found[name] = item
+        return found
+
+    @property
+    def fields(self) -> list[str]:
+        """The recipe fields that the space fills, dotted."""
+        return [name for name in self.items if name == PATTERN or "." in name]
+
+    def fill(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The value of every field for a choice of all variables."""
+        return {name: self._value(name, params) for name in self.fields}
+
+    def size(self) -> int | None:
+        """How many choices there are; None where there is no end of them."""
+        grids = [variable.grid() for variable in self.variables.values()]
+        return None if any(grid is None for grid in grids) else prod(len(grid) for grid in grids if grid)
+
+    def grid(self) -> Iterator[Params]:
+        """All choices, the first variable changing slowest. Raises SpaceError where there is no end of them."""
+        endless = [name for name, variable in self.variables.items() if variable.grid() is None]
+        if endless:
+            raise SpaceError(f"sampler: grid needs a list of values, but space.{endless[0]} is a range; give it a step")
+        grids = {name: variable.grid() or [] for name, variable in self.variables.items()}
+        yield from (dict(zip(grids, values, strict=True)) for values in product(*grids.values()))
+
+    def probes(self) -> Iterator[Params]:
+        """Choices that try every value: all of them where they are few, else one variable at a time."""
+        probes = {name: variable.probes() for name, variable in self.variables.items()}
+        if prod(map(len, probes.values())) <= _TRIED:
+            yield from (dict(zip(probes, values, strict=True)) for values in product(*probes.values()))
+            return
+        first = {name: values[0] for name, values in probes.items()}
+        yield first
+        yield from (first | {name: value} for name, values in probes.items() for value in values[1:])
+
+    def _value(self, name: str, params: Mapping[str, Scalar]) -> Scalar:
+        item = self.items[name]
+        if isinstance(item, FreeSequence):
+            value: Scalar = item.template([params[place] for place in item.names(name)])
+        else:
+            value = item.value(params[name]) if isinstance(item, Choice | Number) else item
+        if not isinstance(value, str):
+            return value
+        return fill(value, {hole: self._value(hole, params) for hole in holes(value)})
+
+
+def read_space(document: Document) -> Space:
+    """The `space:` and `patterns:` of a file. Raises SpaceError, pointing, for whatever they say wrong."""
+    items: dict[str, Item] = {}
+    for name, said in (document.data.get("space") or {}).items():
+        items[name] = _read(document, ("space", name), said, read_item)
+    if "patterns" in document.data:
+        if PATTERN in items:
+            raise _error(document, ("patterns",), "the space has a pattern already; leave one of the two out")
+        items[PATTERN] = _read(document, ("patterns",), document.data["patterns"], read_choices)
+    if PATTERN not in items and FREE in items:
+        items[PATTERN] = f"{{{FREE}}}"
+    if not items:
+        raise SpaceError(f"{document.where(())}: nothing varies: a study needs `space:` or `patterns:`")
+    _check_names(document, items)
+    space = Space(items)
+    if not space.variables:
+        raise _error(document, ("space",), "nothing varies: no variable is a list or a range")
+    return space
+
+
+def _read(document: Document, path: KeyPath, said: Any, read: Any) -> Any:
+    try:
+        item = read(said)
+        for text in _texts(item):
+            holes(text)
+    except ValueError as error:
+        raise _error(document, path, str(error)) from None
+    return item
+
+
+def _check_names(document: Document, items: Mapping[str, Item]) -> None:
+    """Every hole has a variable, no variable goes round in a circle, and every variable is of use."""
+    used: set[str] = set()
+
+    def visit(name: str, around: tuple[str, ...]) -> None:
+        if name in around:
+            raise _error(document, ("space", around[0]), f"{{{name}}} goes round in a circle")
+        used.add(name)
+        for hole in (hole for text in _texts(items[name]) for hole in holes(text)):
+            if hole not in items:
+                close = nearest(hole, items)
+                hint = f"; did you mean {{{close}}}?" if close else f"; known here: {', '.join(items)}"
+                raise _error(document, ("space", name), f"the variable {{{hole}}} is not defined{hint}")
+            visit(hole, (*around, name))
+
+    for name in items:
+        if name == PATTERN or "." in name:
+            visit(name, ())
+    for name in items.keys() - used:
+        raise _error(document, ("space", name), f"{name} is used by no template; fields of the recipe have a dot")
+
+
+def _texts(item: Item) -> list[str]:
+    """The templates that an item may come to."""
+    choice = item.of if isinstance(item, FreeSequence) else item
+    values = choice.options.values() if isinstance(choice, Choice) else [choice]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _error(document: Document, path: KeyPath, message: str) -> SpaceError:
+    return SpaceError(f"{document.where(path)}: {'.'.join(map(str, path))}: {message}")

@@ -1,0 +1,142 @@
+"""What may vary: a choice, a whole number, a real number, or a free sequence of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridkit.schema import Scalar
+from hybridkit.search.template import elements
+
+_FEW = 16  # whole numbers that are all tried where a space is checked
+KINDS = ("choice", "int", "float", "log")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, each under a label; a list labels its values by themselves."""
+
+    options: Mapping[Scalar, Scalar]
+
+    def probes(self) -> list[Scalar]:
+        """Values with which a template is tried before anything runs."""
+        return list(self.options)
+
+    def grid(self) -> list[Scalar] | None:
+        """All values, or None where there is no end of them."""
+        return list(self.options)
+
+    def value(self, label: Scalar) -> Scalar:
+        """What a label stands for."""
+        return self.options[label]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number between `low` and `high`, both included: whole, or real, then perhaps uniform in its logarithm."""
+
+    low: int | float
+    high: int | float
+    step: int | float | None
+    log: bool
+
+    def probes(self) -> list[Scalar]:
+        """Values with which a template is tried before anything runs."""
+        every = self.grid()
+        return every if every and len(every) <= _FEW else [self.low, self.high]
+
+    def grid(self) -> list[Scalar] | None:
+        """All values, or None where there is no end of them."""
+        if self.step is None:
+            return None
+        return [self.low + n * self.step for n in range(1 + int((self.high - self.low) / self.step + 1e-9))]
+
+    def value(self, label: Scalar) -> Scalar:
+        """The number itself."""
+        return label
+
+
+Variable = Choice | Number
+
+
+@dataclass(frozen=True)
+class FreeSequence:
+    """`length` layers, each one `of` some; a symmetric one reads the same backwards."""
+
+    length: int
+    of: Choice
+    symmetric: bool
+
+    def names(self, name: str) -> list[str]:
+        """The names of its variables, one a free place."""
+        free = (self.length + 1) // 2 if self.symmetric else self.length
+        return [f"{name}.{place}" for place in range(1, free + 1)]
+
+    def template(self, chosen: Sequence[Scalar]) -> str:
+        """The pattern of a choice for every free place."""
+        said = [str(self.of.value(label)) for label in chosen]
+        mirrored = said[: self.length - len(said)][::-1] if self.symmetric else []
+        return f"[{', '.join([*said, *mirrored])}]"
+
+
+def read_item(said: Any) -> Variable | FreeSequence | Scalar:
+    """What a value of `space:` says; text and single values are templates. Raises ValueError."""
+    if isinstance(said, list):
+        return _choice(said)
+    if not isinstance(said, dict):
+        return said
+    if "length" in said:
+        return _sequence(said)
+    kind = next((kind for kind in KINDS if kind in said), None)
+    if kind is None or set(said) - {kind, "step"} or (kind in ("choice", "log") and "step" in said):
+        raise ValueError(
+            "should be a list of choices, {int: [1, 4]}, {float: [0, 1]} (both with a step, if wanted), "
+            "{log: [1e-4, 1e-2]} or {length: 8, of: [...], symmetric: no}"
+        )
+    return _choice(said[kind]) if kind == "choice" else _number(kind, said[kind], said.get("step"))
+
+
+def read_choices(said: Any) -> Choice:
+    """Named values, as in `patterns:`. Raises ValueError."""
+    if not isinstance(said, dict) or not said or not all(isinstance(value, str) for value in said.values()):
+        raise ValueError("should give every pattern a name, as in short: [swa:8, mlstm]*2")
+    return Choice(dict(said))
+
+
+def _choice(values: Any) -> Choice:
+    if isinstance(values, dict):
+        return read_choices(values)
+    if not isinstance(values, list) or not values or any(isinstance(value, list | dict) for value in values):
+        raise ValueError("should be a list of at least one number or text")
+    options = dict(zip(values, values, strict=True))
+    if len(options) < len(values):  # 1, 1.0 and true count as one, here as in the storage
+        raise ValueError("names a choice twice")
+    return Choice(options)
+
+
+def _number(kind: str, ends: Any, step: Any) -> Number:
+    types = int if kind == "int" else int | float
+    numbers = [*ends, *([] if step is None else [step])] if isinstance(ends, list) and len(ends) == 2 else []
+    if not numbers or not all(isinstance(number, types) and not isinstance(number, bool) for number in numbers):
+        raise ValueError(f"{kind}: should be the {'whole ' if kind == 'int' else ''}numbers [lowest, highest]")
+    low, high = ends if kind == "int" else map(float, ends)
+    if low >= high or (kind == "log" and low <= 0) or (step is not None and step <= 0):
+        raise ValueError(f"{kind}: the lowest number comes first, a step and the ends of a log range are above 0")
+    return Number(low, high, step or (1 if kind == "int" else None), kind == "log")
+
+
+def _sequence(said: dict[str, Any]) -> FreeSequence:
+    if unknown := set(said) - {"length", "of", "symmetric"}:
+        raise ValueError(f"a sequence has length, of and symmetric, not {', '.join(sorted(unknown))}")
+    length, symmetric = said["length"], said.get("symmetric", False)
+    symmetric = {"no": False, "yes": True}.get(symmetric, symmetric)  # YAML 1.2 reads them as text
+    if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= 4096:
+        raise ValueError("length: should be a whole number from 1 to 4096")
+    if not isinstance(symmetric, bool):
+        raise ValueError("symmetric: should be yes or no")
+    of = said.get("of")
+    layers = list(elements(of)) if isinstance(of, str) else of
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise ValueError("of: should be a list of layers, as in [swa:16, swa:64, mlstm]")
+    return FreeSequence(length, _choice(layers), symmetric)

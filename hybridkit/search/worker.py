@@ -1,0 +1,112 @@
+"""What a worker process does: one trial, as ordinary run folders that can be resumed, evaluated and generated from.
+
+A worker writes into its trial's folder alone, its outcome last and in one act: it can be killed at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridkit.errors import Failure, Interrupted, UserError
+from hybridkit.recipe import Loaded
+from hybridkit.registry import REGISTRY
+from hybridkit.run import Run
+from hybridkit.search.figures import evaluation_tree, measure
+from hybridkit.train.files import write_whole
+from hybridkit.train.reporter import Silent
+from hybridkit.train.trainer import train
+
+OUTCOME, LOG = "outcome.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial to run: a recipe for each seed."""
+
+    folder: Path
+    recipes: tuple[Loaded, ...]
+    evaluate: tuple[str, ...] | None  # arguments of `hybridkit eval`
+    windows: tuple[int, ...]  # at test time
+    windowed: bool  # whether the model has any
+    threads: int
+    plugins: tuple[Path, ...]
+
+    def run(self, seed: int) -> Run:
+        """The run folder of a seed, counted from 0."""
+        return Run(self.folder / f"seed-{seed}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to: for each seed its figures (METRICS, and `eval` where there was one), or why it failed."""
+
+    seeds: list[dict[str, Any]]
+    error: str | None = None
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome of the trial in a folder, if it has come to its end."""
+    file = folder / OUTCOME
+    return Outcome(**json.loads(file.read_text())) if file.exists() else None
+
+
+def work(job: Job) -> None:
+    """Run a job in this process, which ends with the process that started it."""
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1)
+    torch.set_num_threads(job.threads)
+    for plugin in job.plugins:
+        REGISTRY.add(plugin)
+    try:
+        outcome = Outcome([_run(job, seed) for seed in range(len(job.recipes))])
+    except Interrupted as error:  # by a signal: to be gone on with
+        sys.exit(error.code)
+    except (UserError, Failure) as error:
+        outcome = Outcome([], str(error))
+    except Exception as error:  # a plug-in's block may raise anything; the study goes on
+        traceback.print_exc()
+        outcome = Outcome([], f"{type(error).__name__}: {error} (see {job.folder / LOG})")
+    write_whole(job.folder / OUTCOME, json.dumps(outcome.__dict__).encode())
+
+
+def _run(job: Job, seed: int) -> dict[str, Any]:
+    run = job.run(seed)
+    train(job.recipes[seed], run.path, resume=True, reporter=Silent())
+    found: dict[str, Any] = dict(measure(run))
+    if job.evaluate is not None:
+        found["eval"] = evaluation_tree(_evaluate(run, job), job.windows)
+    return found
+
+
+def _evaluate(run: Run, job: Job) -> Any:
+    """What `hybridkit eval RUN --json` prints. Raises Failure."""
+    words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
+    if job.windows and job.windowed:
+        words += ["--windows", ",".join(map(str, job.windows))]
+    command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    )
+    if done.returncode:
+        raise Failure(f"eval {run.path}: {done.stderr.strip().removeprefix('hybridkit: ')}")
+    return json.loads(done.stdout)
+
+
+def _watch_parent() -> None:
+    """End with the leading process: a resumed search starts this trial again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,38 @@
+"""One piece of work at a time in a thread, whose errors surface in the caller's."""
+
+import threading
+from collections.abc import Callable
+
+
+class Background:
+    """Runs what it is given; the process does not end before that is done."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin; nothing else may be under way."""
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the work is done. Raises what it raised, once."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raises, once, what work that is done raised; does not wait."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error

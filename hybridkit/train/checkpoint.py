@@ -1,0 +1,126 @@
+"""Writing checkpoints: beside, hashed into a manifest, fsynced, then renamed; what is not complete does not exist.
+
+Within `checkpoints/`, `step-N` is a checkpoint, `.step-N.*` a leftover of a killed write, and `damaged-step-N` one that
+a resumed run passed over.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hybridkit.manifest import NAME, STATE, Manifest, sealed, stamp
+from hybridkit.run import Checkpoint, Run
+from hybridkit.train.background import Background
+from hybridkit.train.engine import Save
+from hybridkit.train.files import FILES
+
+
+class Store:
+    """The checkpoints of one run, for the process that writes them and for those that write their share.
+
+    `lead`: this is rank 0. `barrier` waits for all ranks.
+    """
+
+    def __init__(self, run: Run, keep: int, keep_steps: int, *, lead: bool, barrier: Callable[[], object]) -> None:
+        self._folder, self._run = run.checkpoint_folder, run
+        self._keep, self._keep_steps = keep, keep_steps
+        self._lead, self._barrier = lead, barrier
+        self._background = Background()
+        self.last: Checkpoint | None = None  # the newest one known to be valid
+
+    def open(self, last: Checkpoint | None, skipped: dict[str, str]) -> None:
+        """Begin after `last`: leftovers go away, and what was passed over makes room under another name."""
+        self.last = last
+        self._barrier()  # nobody is still looking for the newest
+        if not self._lead:
+            return
+        self._folder.mkdir(exist_ok=True)
+        for path in self._folder.glob(".step-*"):
+            FILES.remove(path)
+        for name in skipped:
+            FILES.rename(self._folder / name, _free(self._folder / f"damaged-{name}"))
+        self._prune()  # a disk may be full because this never came to its turn
+
+    def save(self, save: Save, state: dict[str, Any], about: dict[str, Any]) -> None:
+        """Write a checkpoint: in the background where the save is detached; at most one is on its way.
+
+        Raises OSError for this one or the one before.
+        """
+        self.wait()
+        write = lambda: self._write(save.write, state, about)  # noqa: E731
+        if save.detached:
+            self._background.start(write)
+        else:
+            write()
+
+    def wait(self) -> None:
+        """Until nothing is on its way. Raises OSError where that could not be written."""
+        self._background.wait()
+
+    def check(self) -> None:
+        """Raises OSError where what was on its way could not be written; does not wait."""
+        self._background.check()
+
+    def close(self) -> None:
+        """Wait at the end of a run, which has said already what went wrong, if anything did."""
+        with suppress(OSError):
+            self.wait()
+
+    def _write(self, write: Callable[[Path], None], state: dict[str, Any], about: dict[str, Any]) -> None:
+        step = about["step"]
+        part = self._folder / f".step-{step}.part"
+        try:
+            if self._lead:
+                part.mkdir()
+            self._barrier()
+            write(part)
+            self._barrier()
+            if self._lead:
+                self._commit(part, state, about)
+        except OSError:
+            if self._lead and part.exists():
+                FILES.remove(part)
+            raise
+        self.last = Checkpoint(self._folder / f"step-{step}", step)
+        self._barrier()
+        if self._lead:
+            self._prune()
+
+    def _commit(self, part: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
+        """Seal a complete folder and give it its name."""
+        _write(part / STATE, json.dumps(state).encode())
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        manifest = Manifest(files={str(path.relative_to(part)): stamp(path) for path in files}, **about)
+        _write(part / NAME, sealed(manifest))
+        for path in sorted(part.rglob("*")):
+            FILES.fsync(path)
+        FILES.fsync(part)
+        FILES.rename(part, self._folder / f"step-{manifest.step}")
+        FILES.fsync(self._folder)
+
+    def _prune(self) -> None:
+        """Remove all but the newest `keep` and every `keep_steps`-th step; a folder first loses its name."""
+        for old in list(self._run.checkpoints())[self._keep :]:
+            if self._keep_steps and old.step % self._keep_steps == 0:
+                continue
+            away = old.folder.with_name(f".{old.folder.name}.old")
+            FILES.rename(old.folder, away)
+            FILES.remove(away)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        FILES.write(file, content)
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number behind it where it is taken."""
+    number = 1
+    free = path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

@@ -1,0 +1,189 @@
+"""The training loop: one for all engines.
+
+A step reads a batch, asks the engine for its gradient, judges it, and only then updates. Where a run stands is its
+`State` and the engine's; batches and windows are functions of it, so that a resumed run repeats an uninterrupted one.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridkit.block import Tick
+from hybridkit.compile import Plan
+from hybridkit.data.batches import Batch, Feed
+from hybridkit.errors import Failure, Interrupted
+from hybridkit.schema import Recipe
+from hybridkit.train.checkpoint import Store
+from hybridkit.train.engine import Engine, Gradient
+from hybridkit.train.logs import Logs
+from hybridkit.train.reporter import Reporter
+from hybridkit.train.schedule import learning_rate
+from hybridkit.train.share import automatic_rows, counted, micro_batches
+from hybridkit.train.signals import Signals
+from hybridkit.train.speed import Speed
+from hybridkit.train.state import State, load_state
+from hybridkit.train.validation import bits_per_byte, validate
+
+SPIKES = 5  # that may be passed over between two checkpoints; one more stops the run
+
+
+@dataclass
+class Parts:
+    """What a loop works with."""
+
+    recipe: Recipe
+    plan: Plan
+    feed: Feed
+    engine: Engine
+    store: Store
+    logs: Logs | None  # rank 0's
+    reporter: Reporter
+    about: dict[str, Any]  # of every manifest, but its step and files
+
+
+class Loop:
+    """Steps from `state` to the recipe's last."""
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self._parts, self._state = parts, state
+        self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
+        sequence = parts.recipe.data.sequence
+        self._rows = (
+            automatic_rows(parts.plan, self._train, sequence, parts.engine.device, parts.engine.precision)
+            if self._train.micro_batch == "auto"
+            else self._train.micro_batch
+        )
+        self._speed = Speed(parts.plan, parts.engine, sequence)
+        self._spikes = 0  # since the last checkpoint
+        self._saved = self._store.last.step if self._store.last else None  # the step last saved, or about to be
+
+    def run(self) -> None:
+        """Train until the last step, its checkpoint included.
+
+        Raises Interrupted for a signal, after a checkpoint; Failure for a loss that is not finite or spikes; OSError.
+        """
+        with Signals() as signals:
+            if self._train.on_spike == "rollback" and self._saved is None:
+                self._save()
+            while self._state.step < self._train.steps:
+                self._store.check()
+                if self._step():
+                    self._after_update(signals)
+                self._obey(signals)
+            self._store.wait()
+
+    def _step(self) -> bool:
+        """One batch; whether it led to an update."""
+        began = time.perf_counter()
+        state, train = self._state, self._train
+        batch = self._parts.feed.at(state.position)
+        windows = self._parts.plan.windows(Tick(train.seed, state.step, train.steps))
+        targets = counted(batch)
+        shares = micro_batches(batch, self._rows, self._engine.replica, self._engine.replicas)
+        gradient = self._engine.gradients(shares, windows, targets)
+        loss = gradient.nats / targets
+        self._refuse_non_finite(loss, gradient)
+        if state.spikes(loss, train.spike):
+            self._engine.discard()
+            self._pass_over(loss)
+            return False
+        lr = learning_rate(state.step, train)
+        self._engine.update(lr)
+        state.advance(loss)
+        self._log(batch, windows, gradient, {"loss": loss, "lr": lr}, time.perf_counter() - began)
+        return True
+
+    def _log(
+        self,
+        batch: Batch,
+        windows: Sequence[int | None],
+        gradient: Gradient,
+        figures: dict[str, float],
+        seconds: float,
+    ) -> None:
+        step = self._state.step
+        line = {"step": step, **figures, "grad_norm": gradient.norm, "window": _said(windows)}
+        line["tokens"] = step * self._train.batch_tokens
+        line |= self._speed.figures(len(batch.tokens), windows, seconds) | self._engine.figures()
+        self._write(line)
+        self._parts.reporter.step(line, bits_per_byte(gradient.nats, batch.bytes))
+
+    def _after_update(self, signals: Signals) -> None:
+        """Validation, then a checkpoint, each where it is due."""
+        step, last = self._state.step, self._state.step == self._train.steps
+        if last or step % self._train.validate_every == 0:
+            line = {"step": step, **validate(self._engine, self._parts.plan, self._parts.feed, self._rows)}
+            self._write(line)
+            self._parts.reporter.validation(line)
+        asked, signals.save = signals.save, 0
+        wanted = self._engine.agree(asked)
+        if last or wanted or step % self._train.checkpoint_every == 0:
+            self._save()
+
+    def _obey(self, signals: Signals) -> None:
+        """Stop for a signal that any rank got."""
+        number = self._engine.agree(signals.stop)
+        step = self._state.step
+        if not number or step == self._train.steps:
+            return
+        if self._saved != step:
+            self._save()
+        self._store.wait()
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name}: stopped after step {step}, with a checkpoint; --resume goes on", number)
+
+    def _save(self) -> None:
+        if self._parts.logs:
+            self._parts.logs.sync()  # the lines up to a checkpoint are never younger than it
+        about = {**self._parts.about, "step": self._state.step}
+        self._store.save(self._engine.save(), self._state.model_dump(), about)
+        self._spikes, self._saved = 0, self._state.step
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._parts.logs:
+            self._parts.logs.add(line)
+
+    def _refuse_non_finite(self, loss: float, gradient: Gradient) -> None:
+        if math.isfinite(loss) and math.isfinite(gradient.norm):
+            return
+        what = f"the gradient's norm is {gradient.norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        raise self._failed(f"{what}; the update was not made")
+
+    def _pass_over(self, loss: float) -> None:
+        """A spike: skip its batch, from here or from the last checkpoint, unless there were too many."""
+        state, way = self._state, self._train.on_spike
+        said = f"a loss of {loss:.4f} is more than {self._train.spike:g} above the recent median"
+        self._spikes += 1
+        if way == "stop" or self._spikes > SPIKES:
+            raise self._failed(f"{said}; train.on_spike is {way}, and {self._spikes} since the last checkpoint")
+        skipped = state.position + 1
+        self._parts.reporter.message(f"step {state.step + 1}: {said}; {way}")
+        if way == "rollback":
+            self._roll_back()
+        self._state.position = skipped
+
+    def _roll_back(self) -> None:
+        """To the last checkpoint. The batches since then, the spike's included, will not be read again."""
+        self._store.wait()
+        checkpoint = self._store.last
+        assert checkpoint is not None
+        checkpoint.check()
+        self._engine.load(checkpoint.folder)
+        self._state = load_state(checkpoint)
+        if self._parts.logs:
+            self._parts.logs.cut(checkpoint.step)
+
+    def _failed(self, why: str) -> Failure:
+        self._store.wait()
+        last = self._store.last
+        good = f"the last good checkpoint is {last.folder}" if last else "there is no checkpoint yet"
+        return Failure(f"step {self._state.step + 1}: {why}; {good}")
+
+
+def _said(windows: Sequence[int | None]) -> int | dict[str, int] | None:
+    """The windows as a metrics line has them: one number where all are equal."""
+    drawn = {str(index): window for index, window in enumerate(windows) if window is not None}
+    return next(iter(drawn.values())) if len(set(drawn.values())) == 1 else drawn or None

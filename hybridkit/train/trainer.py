@@ -1,0 +1,174 @@
+"""From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
+
+import importlib.metadata
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridkit.api import plan as compile_recipe
+from hybridkit.compile import Plan
+from hybridkit.data.batches import Feed
+from hybridkit.data.feed import open_feed
+from hybridkit.errors import Failure, UserError
+from hybridkit.manifest import Invalid, Manifest
+from hybridkit.recipe import Loaded, difference, dump
+from hybridkit.run import Found, Run
+from hybridkit.schema import Recipe
+from hybridkit.train.checkpoint import Store
+from hybridkit.train.engine import Engine, open_engine
+from hybridkit.train.files import write_whole
+from hybridkit.train.lock import Lock
+from hybridkit.train.logs import Logs
+from hybridkit.train.loop import Loop, Parts
+from hybridkit.train.reporter import Reporter, Silent
+from hybridkit.train.state import State, load_state
+
+
+def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> None:
+    """Train a recipe into a run folder.
+
+    Raises UserError for a folder that holds a run (without `resume`), is in use, or was trained with a recipe that
+    differs in what must not change; Failure where training cannot go on; Interrupted for a signal.
+    """
+    run = Run(folder)
+    _refuse_begun(run, resume)
+    plan = compile_recipe(loaded)
+    recipe = loaded.recipe.model_copy(
+        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab})}
+    )
+    changes = _changes(run, recipe) if run.begun else []
+    engine = open_engine(plan, recipe.train)
+    try:
+        with ExitStack() as stack:
+            if engine.rank == 0:
+                _make(folder)
+                stack.enter_context(Lock(folder))
+                _refuse_begun(run, resume)
+            engine.agree(0)
+            heard = reporter if engine.rank == 0 else Silent()
+            for change in changes:
+                heard.message(f"changed: {change}")
+            _train(recipe, plan, run, engine, heard, resume)
+    except OSError as error:
+        last = next((c.folder.name for c in run.checkpoints()), "none")
+        raise Failure(f"{folder}: {error}; newest checkpoint: {last}") from error
+    except Invalid as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Reporter, resume: bool) -> None:
+    found = run.newest()
+    _tell(found, run, reporter, resume)
+    if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
+        reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
+        return
+    feed = open_feed(recipe.data, recipe.train, reporter.preparing)
+    about = _about(engine, recipe, plan, feed)
+    state = _restored(found, about, engine, recipe, reporter)
+    about["threads"] = torch.get_num_threads()
+    keep_steps = recipe.train.keep_every * recipe.train.checkpoint_every
+    lead = engine.rank == 0
+    store = Store(run, recipe.train.keep, keep_steps, lead=lead, barrier=lambda: engine.agree(0))
+    if lead:
+        write_whole(run.recipe_file, dump(recipe).encode())
+        if found.checkpoint is None:
+            feed.tokenizer.save(run.path)
+    store.open(found.checkpoint, found.skipped)
+    with Logs(run, state.step) if lead else nullcontext() as logs:
+        if logs and logs.damaged:
+            reporter.message(f"{run.metrics_file.name}: dropped {logs.damaged} lines that could not be read")
+        reporter.start(run.path, state.step, recipe.train.steps)
+        try:
+            Loop(Parts(recipe, plan, feed, engine, store, logs, reporter, about), state).run()
+        finally:
+            store.close()
+            reporter.end()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--run {folder}: a file is in the way; name a folder") from error
+
+
+def _refuse_begun(run: Run, resume: bool) -> None:
+    if run.begun and not resume:
+        raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
+
+
+def _changes(run: Run, recipe: Recipe) -> list[str]:
+    """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
+    if not run.recipe_file.exists():
+        raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
+    changes = difference(run.recipe.recipe, recipe)
+    said = {change.key: f"{change.key}: {change.old} in the run, {change.new} now" for change in changes}
+    if refused := [said[change.key] for change in changes if not change.allowed]:
+        raise UserError(
+            f"{run.path} was begun with another recipe, and these must not change on --resume:\n  "
+            + "\n  ".join(refused)
+            + "\nuse the run's own recipe, or name another folder with --run"
+        )
+    return list(said.values())
+
+
+def _tell(found: Found, run: Run, reporter: Reporter, resume: bool) -> None:
+    """Say what is gone on with. Raises UserError where there are checkpoints, and none is valid."""
+    reasons = [f"skipped {name}: {reason}" for name, reason in found.skipped.items()]
+    if found.checkpoint is None and reasons:
+        raise UserError(
+            f"{run.path} holds no valid checkpoint; name another folder with --run\n  " + "\n  ".join(reasons)
+        )
+    for reason in reasons:
+        reporter.message(reason)
+    if found.checkpoint:
+        reporter.message(f"resuming from {found.checkpoint.folder}")
+    elif resume:
+        reporter.message(f"{run.path} holds no checkpoint yet: starting at step 1")
+
+
+def _about(engine: Engine, recipe: Recipe, plan: Plan, feed: Feed) -> dict[str, Any]:
+    """What a manifest says of a run, but for step and files."""
+    dims = plan.dims
+    sizes = f"width={dims.width} heads={dims.heads} vocab={dims.vocab} tie={plan.tie} logit_cap={plan.logit_cap}"
+    ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
+    return {
+        "engine": engine.name,
+        "zero": engine.zero,
+        "ranks": engine.ranks,
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
+        "data": feed.digest,
+        "model": f"{plan.pattern} {sizes} ffn({ffn})",
+    }
+
+
+def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recipe, reporter: Reporter) -> State:
+    """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
+    if found.checkpoint and found.manifest:
+        _refuse_other(found.manifest, about)
+        _same_threads(found.manifest.threads, reporter)
+        engine.load(found.checkpoint.folder)
+        return load_state(found.checkpoint)
+    if recipe.train.from_ is not None:
+        engine.adopt(Run(recipe.train.from_).weights(), f"train.from: {recipe.train.from_}")
+    return State()
+
+
+def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
+    if manifest.data != about["data"]:
+        raise UserError(
+            "the text of data.source is not what this run was trained on, so that its order of data cannot be kept:"
+            " put the text back, or start another run with train.from"
+        )
+    if manifest.model != about["model"]:
+        raise UserError(f"the checkpoint is of another model: {manifest.model}; the recipe's is {about['model']}")
+
+
+def _same_threads(threads: int, reporter: Reporter) -> None:
+    """Sums depend on how many threads share them: go on with as many as the run began with."""
+    if threads != torch.get_num_threads():
+        reporter.message(f"using {threads} threads, as this run did so far, instead of {torch.get_num_threads()}")
+        torch.set_num_threads(threads)

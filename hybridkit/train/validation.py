@@ -1,0 +1,37 @@
+"""Loss on held-out text: its first tokens, always the same ones, at the windows of a model in use."""
+
+import math
+from collections.abc import Iterator
+
+from hybridkit.block import Tick
+from hybridkit.compile import Plan
+from hybridkit.data.batches import Batch, Feed
+from hybridkit.train.engine import Engine
+from hybridkit.train.share import counted, micro_batches
+
+TOKENS = 2**17  # at most, rounded up to a batch; at the default sizes it costs what five training steps do
+
+
+def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, float | None]:
+    """`val_loss`, nats a counted token, and `val_bits_per_byte`; `rows` of a micro-batch."""
+    windows = plan.windows(Tick(seed=0, step=0, total_steps=1, training=False))
+    nats, targets, raw = 0.0, 0, 0
+    for batch in _first(feed.validation()):
+        nats += engine.evaluate(micro_batches(batch, rows, engine.replica, engine.replicas), windows)
+        targets += counted(batch)
+        raw += batch.bytes
+    return {"val_loss": nats / max(1, targets), "val_bits_per_byte": bits_per_byte(nats, raw)}
+
+
+def bits_per_byte(nats: float, raw: int) -> float | None:
+    """Bits that the model needs for a byte of text, given its loss over `raw` bytes; None where there is no text."""
+    return nats / math.log(2) / raw if raw else None
+
+
+def _first(batches: Iterator[Batch]) -> Iterator[Batch]:
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.tokens.numel()
+        if seen >= TOKENS:
+            return

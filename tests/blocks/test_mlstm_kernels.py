@@ -1,0 +1,147 @@
+"""The table of mLSTM kernels: the library's forms agree with the own one, and the gate refuses those that do not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridkit.block import Dims
+from hybridkit_blocks import _kernels
+from hybridkit_blocks._mlstm_chunkwise import Memory, chunkwise
+from hybridkit_blocks.mlstm import Mlstm
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
+    _kernels.trusted.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("HYBRIDKIT_MLSTM", raising=False)
+    monkeypatch.setattr(_kernels.metadata, "version", lambda package: "1.0")
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert (actual - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 200])
+def test_the_librarys_native_form_agrees_with_the_own_one(tokens: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, width, requires_grad=True) for width in (8, 8, 16))
+    i, f = (torch.randn(2, 3, tokens, requires_grad=True) for _ in range(2))
+    starts = torch.rand(2, tokens) < 0.05
+    state = chunkwise(q, k, v, i, f)[1]
+    outputs = []
+    for name in ("own", "native"):
+        h, after = _kernels.CELLS[name](q, k, v, i, f, state, starts)
+        outputs.append((h, *after, *torch.autograd.grad(h.square().mean(), (q, k, v, i, f), retain_graph=True)))
+    for a, b in zip(*outputs, strict=True):
+        close(b, a, 1e-3)  # fp32, and n . q near zero, which magnifies rounding where it divides
+
+
+def test_the_library_is_what_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 70, 32)
+    own, ran = layer(x)[0], []
+    monkeypatch.setitem(_kernels.CELLS, "native", lambda *a: ran.append(a) or native(*a))
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "native")
+    close(layer(x)[0], own, 1e-5)
+    assert ran and Mlstm().kernel("cpu") == ("native", "HYBRIDKIT_MLSTM=native asks for it")
+
+
+native = _kernels.CELLS["native"]
+
+
+def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "fast")
+    with pytest.raises(ValueError, match="HYBRIDKIT_MLSTM=fast: it may be own, native, triton"):
+        Mlstm().kernel("cpu")
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
+    monkeypatch.setattr(_kernels, "_has_triton", lambda: False)
+    with pytest.raises(ValueError, match=r"pip install 'hybridkit\[triton\]'"):
+        Mlstm().kernel("cpu")
+
+
+def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Mlstm().kernel("cpu")[0] == "own"
+    for has, name in ((False, "own"), (True, "triton")):
+        monkeypatch.setattr(_kernels, "_has_triton", lambda has=has: has)
+        assert Mlstm().kernel("cuda")[0] == name
+
+
+class Scaled(torch.autograd.Function):
+    """The identity, whose gradient is off by a tenth: finite, plausible, and wrong."""
+
+    @staticmethod
+    def forward(ctx: object, t: Tensor) -> Tensor:
+        return t.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return 1.1 * grad
+
+
+def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, Memory]:
+    q, k, v, i, f, *rest = inputs
+    return chunkwise(Scaled.apply(q), k, v, i, f, *rest)
+
+
+def wrong_output(*inputs: Tensor) -> tuple[Tensor, Memory]:
+    h, after = chunkwise(*inputs)
+    return h.roll(1, 2), after
+
+
+def leaky(*inputs: Tensor) -> tuple[Tensor, Memory]:
+    return chunkwise(*inputs[:6], None)
+
+
+def broken(*inputs: Tensor) -> tuple[Tensor, Memory]:
+    raise RuntimeError("no such instruction")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [
+        (wrong_gradient, "dq is off by 0.1"),
+        (wrong_output, "h is off by"),
+        (leaky, "h is off by"),
+        (broken, "no such instruction"),
+    ],
+)
+def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
+    kernel: _kernels.Cell, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_kernels.CELLS, "triton", kernel)
+    monkeypatch.setattr(_kernels, "_has_triton", lambda: True)
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
+    layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 70, 32)
+    with pytest.warns(RuntimeWarning, match=fault):
+        y = layer(x)[0]
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "own")
+    assert torch.equal(y, layer(x)[0])
+
+
+def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_kernels.CELLS, "triton", chunkwise)
+    assert _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
+    monkeypatch.setitem(_kernels.CELLS, "triton", broken)
+    _kernels.trusted.cache_clear()
+    assert _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
+    monkeypatch.setattr(_kernels.metadata, "version", lambda package: "2.0")
+    _kernels.trusted.cache_clear()
+    with pytest.warns(RuntimeWarning, match="no such instruction"):
+        assert not _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
+
+
+def test_training_over_a_carried_memory_and_float64_keep_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_kernels.CELLS, "triton", broken)
+    monkeypatch.setattr(_kernels, "_has_triton", lambda: True)
+    monkeypatch.setattr(_kernels, "trusted", lambda *case: True)
+    monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
+    layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 7, 32)
+    layer(x, Mlstm().init_state(Dims(32, 4, 257), 2, 7))
+    layer.double()(x.double())
+    with torch.no_grad(), pytest.raises(RuntimeError, match="no such instruction"):
+        layer.float()(x, Mlstm().init_state(Dims(32, 4, 257), 2, 7))

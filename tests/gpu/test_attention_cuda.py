@@ -1,0 +1,74 @@
+"""Attention on CUDA against blocks of queries in fp32, with gradients; windows that change without recompiling."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridkit.block import Dims
+from hybridkit_blocks import _flex
+from hybridkit_blocks._banded import banded
+from hybridkit_blocks._core import attend
+from hybridkit_blocks.swa import SlidingWindowAttention
+from hybridkit_blocks.windows.fixed import Fixed
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+# Largest error relative to the largest value: TF32 is off in fp32, bf16 keeps 8 bits.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def inputs(tokens: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(tokens)
+    shapes = ((2, tokens, 8, 64), (2, keys, 2, 64), (2, keys, 2, 64))
+    return [torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("tokens", "keys"), [(1024, 1024), (300, 300), (200, 777)])
+def test_outputs_and_gradients(tokens: int, keys: int, dtype: torch.dtype) -> None:
+    leaves = inputs(tokens, keys, dtype)
+    packed = (torch.rand(2, keys, device="cuda") < 0.01).cumsum(1)
+    for window, documents in itertools.product((1, 128, 500, torch.tensor(100, device="cuda"), None), (None, packed)):
+        ours = attend(*leaves, window, documents)
+        wide = [x.detach().float().requires_grad_() for x in leaves]
+        right = banded(*wide, None if window is None else int(window), documents)
+        direction = torch.randn_like(ours)
+        pairs = zip(
+            (ours, *torch.autograd.grad(ours, leaves, direction)),
+            (right, *torch.autograd.grad(right, wide, direction.float())),
+            strict=True,
+        )
+        for mine, reference in pairs:
+            assert (mine.float() - reference).abs().max() <= TOLERANCE[dtype] * reference.abs().max()
+
+
+def test_a_switch_of_window_compiles_nothing() -> None:
+    q, k, v = inputs(512, 512, torch.bfloat16)
+    _flex.flex(q, k, v, 128, None)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for window in (1, 200, 512):
+            _flex.flex(q, k, v, window, None)
+
+
+@torch.no_grad()
+def test_steps_in_a_graph_equal_forward() -> None:
+    dims = Dims(width=256, heads=4, vocab=257)
+    with torch.device("cuda"):
+        layer = SlidingWindowAttention(kv_heads=2, window=Fixed(window=40)).build(dims)
+    x = torch.randn(2, 120, 256, device="cuda")
+    whole, _ = layer(x)
+    _, state = layer(x[:, :60])
+    state, token = layer.reserve(state, 120), x[:, 60:61].clone()
+    kept = [tensor.clone() for tensor in state]
+    layer.step(token, state)  # allocates what the recording may not
+    for tensor, old in zip(state, kept, strict=True):
+        tensor.copy_(old)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, _ = layer.step(token, state)
+    for t in range(60, 120):
+        token.copy_(x[:, t : t + 1])
+        graph.replay()
+        torch.testing.assert_close(y[:, 0], whole[:, t], rtol=1e-4, atol=1e-4)

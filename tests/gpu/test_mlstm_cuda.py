@@ -1,0 +1,73 @@
+"""The mLSTM on CUDA: whichever kernel is chosen, and the step under a CUDA graph."""
+
+import pytest
+import torch
+
+from hybridkit.block import Dims
+from hybridkit_blocks import _kernels
+from hybridkit_blocks._mlstm_chunkwise import chunkwise
+from hybridkit_blocks.mlstm import Mlstm
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+CUDA = torch.device("cuda")
+DIMS = Dims(width=512, heads=4, vocab=257)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_kernel_passes_its_gate(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    assert not _kernels._fault("triton", CUDA, dtype, 64, 128)
+
+
+def test_the_own_form_is_the_same_on_both_devices() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 200, width, dtype=torch.float64) for width in (16, 16, 32))
+    i, f = torch.randn(2, 2, 2, 200, dtype=torch.float64)
+    starts = torch.rand(2, 200) < 0.05
+    here, there = (
+        chunkwise(q, k, v, i, f, None, starts),
+        chunkwise(*(t.to(CUDA) for t in (q, k, v, i, f)), None, starts.to(CUDA)),
+    )
+    torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [7, 1000])
+def test_training_in_bf16_agrees_with_fp32_on_the_cpu(tokens: int) -> None:
+    torch.manual_seed(0)
+    layer, x = Mlstm().build(DIMS), torch.randn(2, tokens, 512)
+    torch.nn.init.constant_(layer.igate.bias, 0)  # -10 leaves h to eps
+    starts = torch.rand(2, tokens) < 0.01
+    right = layer(x, starts=starts)[0]
+    grads = torch.autograd.grad(right.square().sum(), list(layer.parameters()))
+    layer = layer.to(CUDA)
+    with torch.autocast("cuda", torch.bfloat16):
+        y = layer(x.to(CUDA), starts=starts.to(CUDA))[0]
+    here = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
+    for ours, exact in zip((y, *here), (right, *grads), strict=True):
+        assert (ours.float().cpu() - exact).norm() < 0.1 * exact.norm()  # a dozen roundings of 2^-8
+
+
+def test_the_step_runs_under_a_cuda_graph() -> None:
+    torch.manual_seed(0)
+    layer, xs = Mlstm().build(DIMS).to(CUDA), torch.randn(9, 2, 1, 512, device=CUDA)
+    state, token = Mlstm().init_state(DIMS, 2, 9, device=CUDA), xs[0].clone()
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            layer.step(token, state)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y, _ = layer.step(token, state)
+        for t in state:
+            t.zero_()
+        outputs = []
+        for x in xs:
+            token.copy_(x)
+            graph.replay()
+            outputs.append(y.clone())
+        whole = layer(xs.squeeze(2).transpose(0, 1))[0]
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=1e-2, atol=1e-3)  # TF32 in the compiled kernel

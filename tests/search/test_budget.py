@@ -1,0 +1,83 @@
+"""Budgets: what an expression means, and that it holds `flops --json` to it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from spaces import SEQUENCES, write_space
+from typer.testing import CliRunner
+
+from hybridkit.cli import app
+from hybridkit.recipe import load
+from hybridkit.search.budget import Constraint, judge, read_budget
+from hybridkit.search.definition import read_definition
+from hybridkit.search.figures import Costs, Unknown, evaluation_tree, look_up
+from hybridkit.yaml_reader import read_text
+
+
+def read(text: str) -> Constraint:
+    (constraint,) = read_budget(read_text(f"budget: {text}", "f.yaml"))
+    return constraint
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "low", "high"),
+    [
+        ("[flops_per_token <= 3.1e9]", "flops_per_token", float("-inf"), 3.1e9),
+        ("flops_per_token <= 3.1e9", "flops_per_token", float("-inf"), 3.1e9),
+        ("{state_bytes@131072: <= 64MiB}", "state_bytes@131072", float("-inf"), 64 * 2**20),
+        ("[{state_bytes@128k: <= 1 GiB}]", "state_bytes@128k", float("-inf"), 2**30),
+        ("[memory.weights >= 2k]", "memory.weights", 2048, float("inf")),
+        ("{params: 1.4e9 +- 2%}", "params", 1.4e9 * 0.98, 1.4e9 * 1.02),
+    ],
+)
+def test_expressions(text: str, name: str, low: float, high: float) -> None:
+    constraint = read(text)
+    assert (constraint.name, constraint.high) == (name, pytest.approx(high)) and constraint.low == pytest.approx(low)
+    inside = min(high, 1e15) if low == float("-inf") else low
+    assert constraint.excess(inside) == 0 and max(constraint.excess(inside * 1.5), constraint.excess(inside / 2)) == 0.5
+
+
+def test_the_excess_adds_up_and_grows_with_the_distance() -> None:
+    budget = (read("[a <= 100]"), read("{b: 10 +- 10%}"))
+    figures = {"a": 150.0, "b": 4.5}
+    verdict = judge(budget, figures.__getitem__)
+    assert verdict.excess == pytest.approx(0.5 + 0.5) and str(verdict) == "a = 150, b = 4.5"
+
+
+@pytest.mark.parametrize(
+    "name", ["params", "flops_per_token", "flops_per_token.decode", "prefill_flops", "params.body"]
+)
+def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
+    write_space(tmp_path, SEQUENCES)
+    base = tmp_path / "base.yaml"
+    for context in (16, 2048):
+        said = CliRunner().invoke(app, ["flops", str(base), "--context", str(context), "--json"]).stdout
+        (entry,) = json.loads(said)["recipes"]
+        costs = Costs(load(base))
+        path = {"params": "params.total", "flops_per_token": "flops_per_token.forward"}.get(name, name)
+        table, _, key = path.partition(".")
+        assert costs(f"{name}@{context}") == (entry[table][key] if key else entry[table])
+        assert costs(f"state_bytes@{context}") == entry["state_bytes"][str(context)]
+    assert costs("params@16") == costs("params")
+
+
+def test_an_unknown_figure_names_its_neighbours(tmp_path: Path) -> None:
+    write_space(tmp_path, SEQUENCES)
+    with pytest.raises(Unknown) as caught:
+        Costs(load(tmp_path / "base.yaml"))("flops_per_token.forwards")
+    assert "flops_per_token.forward" in caught.value.known
+
+
+def test_a_name_that_stops_at_a_table_means_its_mean() -> None:
+    cells = [{"task": "far", "length": n, "window": w, "score": n * w} for n in (1, 2) for w in (10, 20)]
+    plain = {"cells": cells, "perplexity": {"run": [{"window": None, "perplexity": 7.0}]}, "tasks": {}}
+    tree = {"eval": evaluation_tree(plain, [10, 20])}
+    assert look_up(tree, "eval.far.2.10") == 20
+    assert look_up(tree, "eval.far.2") == 30 and look_up(tree, "eval.far") == 22.5
+    assert look_up(tree, "eval.perplexity.10.perplexity") == 7.0, "without a window, at all of them"
+
+
+def test_a_definition_has_its_constraints(tmp_path: Path) -> None:
+    definition = read_definition(write_space(tmp_path, SEQUENCES + "budget:\n  - params <= 2e4\n  - state_bytes <= 1k"))
+    assert [constraint.name for constraint in definition.budget] == ["params", "state_bytes"]

@@ -1,0 +1,158 @@
+"""Space files: what they mean, and what is said of those that are wrong."""
+
+from pathlib import Path
+
+import pytest
+from spaces import SEQUENCES, write_space
+
+from hybridkit.errors import UserError
+from hybridkit.search.candidate import Workshop
+from hybridkit.search.definition import read_definition, write_definition
+from hybridkit.search.template import elements, fill, holes
+
+SPACE = """
+extends: base.yaml
+space:
+  w: [4, 8]
+  n: {int: [1, 2]}
+  p: {float: [.25, .75], step: .25}
+  pattern: [swa:stoch({w},16,p={p}), mlstm]*{n}  # a comment
+  train.lr: {log: [1e-3, 1e-2]}
+  model.width: [16, 32]
+"""
+
+
+def patterns(text: str, folder: Path) -> list[str]:
+    """Every pattern of a grid, canonical."""
+    workshop = Workshop(read_definition(write_space(folder, text)))
+    return [workshop.make(params).pattern for params in workshop.definition.space.grid()]
+
+
+def test_a_template_stands_for_the_patterns_that_it_becomes(tmp_path: Path) -> None:
+    grid = SPACE.replace("{log: [1e-3, 1e-2]}", "[1e-3]")
+    expected = {
+        f"[swa:stoch({w},16{'' if p == '.5' else f',p={p}'}), mlstm]{n}"
+        for w in (4, 8) for p in (".25", ".5", ".75") for n in ("", "*2")
+    }  # fmt: skip
+    found = patterns(grid, tmp_path)
+    assert set(found) == expected and len(found) == 2 * len(expected), "twice, since the width is another variable"
+
+
+def test_fields_of_the_recipe_are_set_and_all_others_are_the_bases(tmp_path: Path) -> None:
+    definition = read_definition(write_space(tmp_path, SPACE + "trial: {steps: 9, data: {sequence: 32}}"))
+    choice = {"w": 4, "n": 1, "p": 0.5, "train.lr": 5e-3, "model.width": 32}
+    recipe = Workshop(definition).make(choice).loaded.recipe
+    assert (recipe.train.lr, recipe.model.width, recipe.train.steps, recipe.data.sequence) == (5e-3, 32, 9, 32)
+    assert recipe.data.source == "recall(pairs=2, keys=4, values=4)" and recipe.train.min_lr == 1e-4
+
+
+def test_tokens_are_whole_batches(tmp_path: Path) -> None:
+    definition = read_definition(write_space(tmp_path, SEQUENCES + "trial: {tokens: 5k}"))
+    choice = dict.fromkeys(definition.space.variables, "sa")
+    assert Workshop(definition).make(choice).loaded.recipe.train.steps == 3, "2.5 batches of 2k"
+
+
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_a_symmetric_sequence_reads_the_same_backwards(length: int, tmp_path: Path) -> None:
+    text = SEQUENCES.replace("length: 4", f"length: {length}").replace("symmetric: no", "symmetric: yes")
+    space = read_definition(write_space(tmp_path, text)).space
+    made = {space.fill(params)["pattern"] for params in space.grid()}
+    layers = [list(elements(str(pattern))) for pattern in made]
+    assert all(row == row[::-1] and len(row) == length for row in layers)
+    assert len(made) == 4 ** ((length + 1) // 2)
+
+
+def test_templates_nest_and_a_choice_may_be_one(tmp_path: Path) -> None:
+    text = 'extends: base.yaml\nspace:\n  w: [4, 8]\n  unit: ["swa:{w}", mlstm]\n  pattern: [{unit}, sa]*2'
+    assert patterns(text, tmp_path) == ["[swa:4, sa]*2", "[mlstm, sa]*2", "[swa:8, sa]*2", "[mlstm, sa]*2"]
+
+
+def test_named_patterns_are_a_choice_by_name(tmp_path: Path) -> None:
+    text = "extends: base.yaml\npatterns:\n  short: [swa:4, mlstm]*2\n  none: mlstm*{n}\nspace:\n  n: [1, 2]"
+    definition = read_definition(write_space(tmp_path, text))
+    assert definition.space.variables["pattern"].grid() == ["short", "none"]
+    assert Workshop(definition).make({"n": 2, "pattern": "none"}).pattern == "mlstm*2"
+
+
+def test_match_brings_every_candidate_to_the_same_cost(tmp_path: Path) -> None:
+    text = SEQUENCES + "match: params\n"
+    workshop = Workshop(read_definition(write_space(tmp_path, text)))
+    wanted = workshop.make(dict.fromkeys(workshop.definition.space.variables, "sa"))
+    base = Workshop(read_definition(write_space(tmp_path, SEQUENCES)))
+    before = base.make(dict.fromkeys(base.definition.space.variables, "sa")).costs("params")
+    after = {layer: workshop.make(dict.fromkeys(workshop.definition.space.variables, layer)).costs("params")
+             for layer in ("swa:4", "mlstm")}  # fmt: skip
+    target = 14_000  # what the base has, roughly: half the layers of a candidate
+    assert wanted.costs("params") < before, "four layers have to be narrower than the base's two"
+    assert all(abs(value - wanted.costs("params")) < 0.4 * target for value in after.values())
+
+
+def test_a_definition_written_to_a_folder_is_the_same_study(tmp_path: Path) -> None:
+    text = SPACE + "budget: [params <= 1e9, state_bytes@4k <= 64MiB]\ntrial: {steps: 3, train: {lr: 2e-3}}"
+    definition = read_definition(write_space(tmp_path, text))
+    (tmp_path / "elsewhere").mkdir()
+    write_definition(definition, tmp_path / "elsewhere")
+    again = read_definition(tmp_path / "elsewhere" / "space.yaml")
+    assert again.fixed() == definition.fixed() and again.budget == definition.budget
+    assert again.space == definition.space
+
+
+WRONG = {  # what is appended or replaced: what the message names
+    ("{w},16", "{v},16"): ["space.yaml:7", "{v}", "not defined", "did you mean {p}"][:3],
+    ("{int: [1, 2]}", "{int: [0, 2]}"): ["n = 0", "repeat count"],
+    ("{int: [1, 2]}", "{int: [2, 1]}"): ["space.n", "lowest"],
+    ("{int: [1, 2]}", "{whole: [1, 2]}"): ["space.n", "list of choices"],
+    ("w: [4, 8]", "w: [4, 32]"): ["w = 32", "short"],
+    ("w: [4, 8]", "w: [4, 4]"): ["space.w", "twice"],
+    ("w: [4, 8]", "w: [4, 8]\n  unused: [1, 2]"): ["space.yaml:5", "unused", "no template"],
+    ("w: [4, 8]", 'w: "{n}"\n  v: [1]'): ["v is used by no template"],
+    ("train.lr:", "train.rate:"): ["train.rate = 0.001", "rate"],
+    ("train.lr:", "training.lr:"): ["training.lr"],
+    ("mlstm]*", "mlstn]*"): ["mlstn", "did you mean `mlstm`"],
+    ("extends: base.yaml", "extends: bass.yaml"): ["space.yaml:2", "bass.yaml"],
+    ("extends: base.yaml", "sampler: grid"): ["extends"],
+    ("# a comment", "\nbudget: [params < 3]"): ["budget", "params < 3"],
+    ("# a comment", "\nbudget: [parms <= 3]"): ["budget", "parms", "params"],
+    ("# a comment", "\nobjectives: {vall_loss: min}"): ["vall_loss", "did you mean val_loss"],
+    ("# a comment", "\nobjectives: {eval.recall_far: max}"): ["eval.recall_far", "trial.evaluate"],
+    ("# a comment", "\ntrial: {evaluate: --recall 8}\nobjectives: {eval.recal_far: max}"): [
+        "eval.recal_far",
+        "recall_far",
+    ],
+    ("# a comment", "\nobjectives: {val_loss: least}"): ["objectives.val_loss", "'min' or 'max'"],
+    ("# a comment", "\nsampler: greed"): ["sampler", "'grid'"],
+    ("# a comment", "\ntrial: {stops: 3}"): ["trial has no stops", "steps"],
+    ("# a comment", "\ntrial: {steps: 3, tokens: 5}"): ["steps or tokens"],
+    ("# a comment", "\ntrial: {train: {stops: 3}}"): ["stops", "steps"],
+    ("# a comment", "\nbudjet: 3"): ["budjet", "budget"],
+}
+
+
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change[1].strip())
+def test_a_wrong_space_is_refused_with_what_is_wrong(change: tuple[str, str], tmp_path: Path) -> None:
+    lines = SPACE.replace(*change) if "\n" not in change[1] or "w:" in change[0] else SPACE + change[1].strip()
+    with pytest.raises(UserError) as caught:
+        Workshop(read_definition(write_space(tmp_path, lines))).check()
+    assert "space.yaml" in str(caught.value)
+    for part in WRONG[change]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "extends: base.yaml", "extends: base.yaml\nspace: {w: 3, pattern: '[swa:{w}]'}"])
+def test_a_space_in_which_nothing_varies_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing varies|extends"):
+        read_definition(write_space(tmp_path, text))
+
+
+def test_variables_that_go_round_in_a_circle_are_refused(tmp_path: Path) -> None:
+    text = 'extends: base.yaml\nspace:\n  a: ["{b}", sa]\n  b: ["{a}"]\n  pattern: [{a}]'
+    with pytest.raises(UserError, match="circle"):
+        read_definition(write_space(tmp_path, text))
+
+
+def test_holes() -> None:
+    assert holes("[swa:{w}, {unit}]*{w}") == ["w", "unit"]
+    assert fill("{a}/{b}/{c}", {"a": None, "b": True, "c": 0.5}) == "null/true/0.5"
+    for text in ("{w", "w}", "{}", "{1}", "{a b}", "{{w}}"):
+        with pytest.raises(ValueError, match="braces"):
+            holes(text)

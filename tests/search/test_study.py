@@ -1,0 +1,150 @@
+"""What a study proposes, refuses and knows; nothing is trained here."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
+
+from hybridkit.errors import UserError
+from hybridkit.search.candidate import Workshop
+from hybridkit.search.definition import read_definition
+from hybridkit.search.records import Record
+from hybridkit.search.results import results, to_json
+from hybridkit.search.space import Params
+from hybridkit.search.study import Study, create, open_study, resume
+from hybridkit.search.worker import Outcome
+
+SAMPLERS = ["random", "tpe", "nsga2", "evolution"]
+BUDGET = "budget: [state_bytes@1k <= 20000]\n"
+
+
+def choices(records: list[Record]) -> list[Params]:
+    return [record.params for record in records]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_seed_gives_the_same_study_even_when_it_is_interrupted(sampler: str, tmp_path: Path) -> None:
+    text = f"{SEQUENCES}{BUDGET}sampler: {sampler}\ntrials: 14\n"
+    whole = try_all(new_study(tmp_path, text, "whole"), full_attention)
+    parts = new_study(tmp_path, text, "parts")
+    for most in (3, 6, 20):
+        records = try_all(parts, full_attention, most)
+        parts = open_study(tmp_path / "parts")
+    assert choices(records) == choices(whole) and len(whole) == 14
+    assert [record.proposals for record in records] == [record.proposals for record in whole]
+    other = try_all(new_study(tmp_path, f"{text}seed: 1\n", "other"), full_attention)
+    assert choices(other) != choices(whole)
+
+
+def test_a_random_study_is_the_same_whatever_the_order_in_which_trials_end(tmp_path: Path) -> None:
+    text = f"{SEQUENCES}sampler: random\ntrials: 6\n"
+    one = choices(try_all(new_study(tmp_path, text, "one"), full_attention))
+    several = new_study(tmp_path, text, "several")
+    begun = [several.begin() for _ in range(6)]
+    assert choices([record for record in begun if record]) == one
+
+
+def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + BUDGET + "sampler: grid\n")
+    records = try_all(study, full_attention)
+    points = [study.workshop.make(params) for params in study.definition.space.grid()]
+    within = {point.key for point in points if study.workshop.judge(point).excess == 0}
+    assert {record.key for record in records} == within and len(records) == len(within)
+    assert study.ledger.counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
+
+
+def test_what_comes_to_the_same_recipe_is_tried_once_and_its_value_stands_for_both(tmp_path: Path) -> None:
+    text = "extends: base.yaml\nspace:\n  n: [1, 2]\n  pattern: [{unit}]*{n}\n  unit: [sa, 'sa, sa', mlstm]\n"
+    study = new_study(tmp_path, text + "sampler: grid\n")
+    records = try_all(study, lambda record: float(len(record.pattern)))
+    assert Counter(record.pattern for record in records) == Counter(["sa", "sa*2", "mlstm", "sa*4", "mlstm*2"])
+    (twin,) = (record for record in records if record.pattern == "sa*2")
+    assert (twin.params, [alias.params for alias in twin.aliases]) == (
+        {"n": 1, "unit": "sa, sa"},
+        [{"n": 2, "unit": "sa"}],
+    )
+    assert to_json(results(study))["duplicates"] == 1
+
+
+def test_a_budget_that_nothing_satisfies_is_said_with_the_nearest_candidate(tmp_path: Path) -> None:
+    text = SEQUENCES + "budget: [params <= 100]\nsampler: random\n"
+    workshop = Workshop(definition := read_definition(write_space(tmp_path, text)))
+    fewest = min(workshop.make(params).costs("params") for params in definition.space.grid())
+    with pytest.raises(UserError, match=rf"space\.yaml.*none of 1,000 .*nearest: layers.*params = {fewest:g}"):
+        create(definition, tmp_path / "study", None)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_path: Path) -> None:
+    text = SEQUENCES + f"budget: [state_bytes@1k <= 300000]\nsampler: {sampler}\ntrials: 24\n"
+    found = results(study := new_study(tmp_path, text))
+    assert found.best is None
+    try_all(study, full_attention)
+    found = results(study)
+    assert found.best and found.best.means == [2.0], "two layers of full attention fit, and no three do"
+    assert all(record.costs["state_bytes@1k"] <= 300000 for record in found.records)
+
+
+def test_a_study_ends_where_nothing_new_is_left(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES.replace("length: 4", "length: 1") + "sampler: random\ntrials: 9\n")
+    assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.ended
+
+
+def test_seeds_are_means_with_intervals(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + "trial: {seeds: 3}\ntrials: 2\n")
+    (first, _) = try_all(study, full_attention)
+    assert first.values == [[first.values[0][0] + seed] for seed in range(3)]
+    assert first.means == [first.values[1][0]] and first.spreads[0] == pytest.approx(4.303 / 3**0.5)
+    seeds = [study.candidate(first).run(seed).recipe.train.seed for seed in range(3)]
+    assert seeds == [0, 1, 2]
+
+
+def test_costs_are_objectives_and_a_missing_figure_fails_its_trial_alone(tmp_path: Path) -> None:
+    aims = "objectives: {val_loss: min, state_bytes@1k: min, eval.recall_far.8: max}\n"
+    text = SEQUENCES + aims + "trial: {evaluate: --recall 8}\n"
+    study = new_study(tmp_path, text)
+    first, second = study.begin(), study.begin()
+    assert first and second
+    study.end(first, Outcome([{"val_loss": 1.0, "eval": {"recall_far": {"8": {"own": 50.0}}}}]))
+    study.end(second, Outcome([{"val_loss": 1.0, "eval": {"recall_near": {"8": {"own": 50.0}}}}]))
+    done, failed = study.records()
+    assert done.means == [1.0, study.candidate(done).costs("state_bytes@1k"), 50.0]
+    assert failed.state == "failed" and "eval.recall_far.8" in failed.reason
+
+
+def test_only_the_number_of_trials_may_change_on_resume(tmp_path: Path) -> None:
+    text = SEQUENCES + "sampler: random\ntrials: 2\n"
+    try_all(new_study(tmp_path, text), full_attention)
+    more = resume(read_definition(write_space(tmp_path, text.replace("trials: 2", "trials: 5"))), tmp_path / "study")
+    assert len(try_all(more, full_attention)) == 5
+    for changed in (text.replace("swa:4", "swa:5"), text + "trial: {seeds: 2}\n", text + "budget: [params <= 1e9]\n"):
+        with pytest.raises(UserError, match="begun with another"):
+            resume(read_definition(write_space(tmp_path, changed)), tmp_path / "study")
+
+
+def test_two_folders_share_a_storage(tmp_path: Path) -> None:
+    definition = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\ntrials: 6\n"))
+    url = f"sqlite:///{tmp_path}/shared.db"
+    here, there = (create(definition, tmp_path / name, url) for name in ("here", "there"))
+    begun: list[tuple[Study, Record]] = []
+    for study in (here, there, there, here, here, there, here):
+        if record := study.begin():
+            begun.append((study, record))
+    for study, record in begun:
+        study.end(record, Outcome([{"val_loss": 1.0}]))
+    assert [record.number for record in here.records()] == list(range(6))
+    assert len({record.key for record in there.records()}) == 6
+    other = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\nseed: 9\n"))
+    with pytest.raises(UserError, match="another definition"):
+        create(other, tmp_path / "third", url)
+
+
+def test_findings_are_json(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + "objectives: {val_loss: min, params: min}\ntrials: 5\n")
+    try_all(study, full_attention)
+    said = json.loads(json.dumps(to_json(results(study))))
+    assert [row["front"] for row in said["ranked"]] == sorted((row["front"] for row in said["ranked"]), reverse=True)
+    assert said["trials"] == {"done": 5, "pruned": 0, "failed": 0, "running": 0}

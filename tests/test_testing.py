@@ -1,0 +1,147 @@
+"""The shipped laws catch what they are for: one broken block for each law."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybridkit import testing
+from hybridkit.block import Block, Count, Dims, Layer, State, Tick, Window
+
+DIMS = Dims(width=8, heads=2, vocab=257)
+
+
+class Sum(NamedTuple):
+    total: Tensor  # (B, D)
+
+
+class Running(Block):
+    """A running sum over time after a projection: simple, and right."""
+
+    def build(self, dims: Dims) -> Layer:
+        return RunningLayer(dims.width)
+
+    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+        return 2 * dims.width * dims.width * tokens + 2 * dims.width * tokens
+
+    def init_state(self, dims, batch, tokens, window=None, *, device=None, dtype=None) -> State:  # type: ignore[no-untyped-def]
+        return Sum(torch.zeros(batch, dims.width, device=device, dtype=dtype))
+
+
+class RunningLayer(Layer):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        total = torch.zeros_like(x[:, 0]) if state is None else state.total
+        outputs = []
+        for t, value in enumerate(self.proj(x).unbind(1)):
+            if starts is not None:
+                total = total.masked_fill(starts[:, t, None], 0)
+            total = total + value
+            outputs.append(total)
+        return torch.stack(outputs, dim=1), Sum(total)
+
+
+def broken(layer: type[Layer] = RunningLayer, **methods: Callable[..., object]) -> Block:
+    """A `Running` block with another layer or other methods."""
+
+    class Broken(Running):
+        def build(self, dims: Dims) -> Layer:
+            return layer(dims.width)  # type: ignore[call-arg]
+
+    for name, method in methods.items():
+        setattr(Broken, name, method)
+    return Broken()
+
+
+class Forgetful(RunningLayer):
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        return super().forward(x, None, starts=starts)
+
+
+class Peeking(RunningLayer):
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        y, state = super().forward(x, state, starts=starts)
+        return y + x.mean(dim=1, keepdim=True), state
+
+
+class Leaky(RunningLayer):
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        return super().forward(x, state)
+
+
+class Scribbling(RunningLayer):
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        y, after = super().forward(x, state, starts=starts)
+        if state is not None:
+            state.total.copy_(after.total)
+        return y, after
+
+
+class Wasting(RunningLayer):
+    def step(self, x, state):  # type: ignore[no-untyped-def]
+        return super().step(2 * x, state)
+
+
+class Stiff(RunningLayer):
+    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        if x.shape[1] % 4:
+            raise RuntimeError("length must be a multiple of 4")
+        return super().forward(x, state, starts=starts)
+
+
+def free(self: Block, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+    return 0
+
+
+def larger(self, dims, batch, tokens, window=None, *, device=None, dtype=None):  # type: ignore[no-untyped-def]
+    return Sum(torch.zeros(batch, 2 * dims.width, device=device, dtype=dtype))
+
+
+def test_a_right_block_passes() -> None:
+    testing.check_block(Running(), DIMS)
+
+
+@pytest.mark.parametrize(
+    ("law", "block"),
+    [
+        (testing.check_split, broken(Forgetful)),
+        (testing.check_causality, broken(Peeking)),
+        (testing.check_documents, broken(Leaky)),
+        (testing.check_state, broken(Scribbling)),
+        (testing.check_state, broken(init_state=larger)),
+        (testing.check_step, broken(Wasting)),
+        (testing.check_cost, broken(flops=free)),
+    ],
+)
+def test_a_broken_block_is_caught(law: Callable[[Block, Dims], None], block: Block) -> None:
+    with pytest.raises(AssertionError):
+        law(block, DIMS)
+
+
+def test_a_length_that_does_not_work_is_caught() -> None:
+    with pytest.raises(RuntimeError, match="multiple of 4"):
+        testing.check_lengths(broken(Stiff), DIMS)
+
+
+class Dice(Window):
+    """A policy that draws where it should hash."""
+
+    def __call__(self, tick: Tick, index: int) -> int:
+        return int(torch.randint(1, 3, ()))
+
+    @property
+    def largest(self) -> int:
+        return 2
+
+    def shares(self) -> dict[int, float]:
+        return {1: 0.5, 2: 0.5}
+
+
+def test_a_policy_that_draws_is_caught() -> None:
+    with pytest.raises(AssertionError, match="differently"):
+        testing.check_window(Dice())

@@ -1,0 +1,79 @@
+"""A run's bits per byte beside those of simple compressors on the same held-out text.
+
+    python tools/baselines.py runs/quickstart
+
+The bigram model counts byte pairs of the training text; xz compresses the held-out text alone, and again with the last
+of the training text as a head start (what it adds for the held-out part).
+"""
+
+import argparse
+import lzma
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import hybridkit
+from hybridkit.data import Corpus, Tokens, prepare
+from hybridkit.data.batches import cover
+from hybridkit.model import Model
+
+SMOOTHING = 0.1  # added to every pair's count
+HEAD_START = 8 << 20  # bytes; the window of xz's default preset
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    model = hybridkit.load(parser.parse_args().run)
+    assert model.recipe is not None
+    data = model.recipe.data
+    corpus = prepare(data.source, data.tokenizer, field=data.field, validation=data.validation)
+    train, held_out = (side.tokenizer.decode(side.ids) for side in (corpus.train, corpus.validation))
+    rows = {
+        "this model": model_bits(model, corpus, data.sequence),
+        "bigram of bytes": bigram_bits(documents(corpus.train), documents(corpus.validation)),
+        "xz -9e": 8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
+        "xz, after training text": primed_bits(train[-HEAD_START:], held_out),
+    }
+    print(f"bits per byte of {len(held_out):,} held-out bytes ({data.source})")
+    for name, bits in rows.items():
+        print(f"  {name:<24} {bits:.3f}")
+
+
+@torch.inference_mode()
+def model_bits(model: Model, corpus: Corpus, sequence: int) -> float:
+    """Total nats over the counted targets / ln 2 / their raw bytes."""
+    nats, size = 0.0, 0
+    for batch in cover(corpus.validation, sequence, batch=8):
+        nats += model(batch.tokens, starts=batch.starts, targets=batch.targets)[0].item()
+        size += batch.bytes
+    return nats / math.log(2) / size
+
+
+def documents(side: Tokens) -> list[np.ndarray]:
+    """Each document's bytes, and 256 for its end: what the model predicts, too."""
+    texts = (side.tokenizer.decode(side.document(index)) for index in range(len(side.documents) - 1))
+    return [np.append(np.frombuffer(text, np.uint8).astype(np.int64), 256) for text in texts]
+
+
+def bigram_bits(train: list[np.ndarray], held_out: list[np.ndarray]) -> float:
+    """Bits per byte of P(byte | byte before it); as for the model, the first byte of a document is not counted."""
+    counts = np.full((256, 257), SMOOTHING)
+    for text in train:
+        np.add.at(counts, (text[:-1], text[1:]), 1)
+    bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+    total = sum(bits[text[:-1], text[1:]].sum() for text in held_out)
+    return float(total) / sum(len(text) - 2 for text in held_out)
+
+
+def primed_bits(before: bytes, text: bytes) -> float:
+    """What xz adds for `text` when it has seen `before`."""
+    alone, both = (len(lzma.compress(part, preset=9)) for part in (before, before + text))
+    return 8 * (both - alone) / len(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Attention alone on a CPU: ours against SDPA with the window as a mask, and against full causal SDPA.
+
+    .venv/bin/python tools/bench_attention.py --tokens 8192 --repeat 5
+    .venv/bin/python tools/bench_attention.py --memory 8192 32768 131072
+
+Batch 1, 8 heads of 64, fp32, forward and backward. The contestants take turns, and medians are compared, so that a
+machine that is busy or warms up treats them alike. Memory is the peak of a fresh process above what it held before.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hybridkit_blocks._core import attend
+
+HEADS, HEAD = 8, 64
+
+
+def main() -> None:
+    """Print milliseconds and ratios for every window, or peak memory for every length."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--windows", type=int, nargs="+", default=[128, 1024])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="TOKENS", help="measure peak memory instead")
+    options = parser.parse_args()
+    if options.memory:
+        memory(options.memory, options.windows)
+    else:
+        speed(options.tokens, options.windows, options.repeat)
+
+
+def inputs(tokens: int) -> list[Tensor]:
+    """q, k, v and the gradient of the output, (1, T, H, E), head by head in memory: best for every contestant."""
+    return [torch.randn(1, HEADS, tokens, HEAD).transpose(1, 2).requires_grad_(index < 3) for index in range(4)]
+
+
+def speed(tokens: int, windows: list[int], repeat: int) -> None:
+    """Medians of interleaved repetitions of forward and backward."""
+    leaves = inputs(tokens)
+    age = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    runs: dict[str, Callable[..., Tensor]] = {"causal SDPA": lambda *x: sdpa(*x, is_causal=True)}
+    for window in windows:
+        seen = (age >= 0) & (age < window)
+        runs[f"masked SDPA {window}"] = lambda *x, seen=seen: sdpa(*x, attn_mask=seen)
+        runs[f"ours {window}"] = lambda *x, window=window: attend(*x, window, None)
+    times = interleaved(runs, leaves, repeat)
+    print(f"{tokens} tokens, {HEADS} heads of {HEAD}, {torch.get_num_threads()} threads, ms forward+backward")
+    for name, milliseconds in times.items():
+        print(f"{name:18s} {milliseconds:9.1f}")
+    for window in windows:
+        ours = times[f"ours {window}"]
+        masked, causal = times[f"masked SDPA {window}"] / ours, times["causal SDPA"] / ours
+        print(f"window {window}: {masked:.1f} x masked SDPA, {causal:.1f} x causal SDPA")
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, **mask: object) -> Tensor:
+    """torch's own attention on (B, T, H, E)."""
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first, **mask).transpose(1, 2)  # type: ignore[arg-type]
+
+
+def interleaved(runs: dict[str, Callable[..., Tensor]], leaves: list[Tensor], repeat: int) -> dict[str, float]:
+    """Median milliseconds of each, one after the other, `repeat` times after a first round that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeat + 1):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            torch.autograd.grad(run(*leaves[:3]), leaves[:3], leaves[3])
+            taken[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+
+
+def memory(lengths: list[int], windows: list[int]) -> None:
+    """Peak memory of forward and backward, a fresh process each."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for window in windows:
+            for tokens in lengths:
+                held, peak = pool.apply(peak_bytes, (tokens, window))
+                megabytes = f"inputs {held / 2**20:.1f} M, peak {peak / 2**20:.1f} M above them"
+                print(f"window {window}, {tokens} tokens: {megabytes}, {peak / tokens:.0f} bytes a token")
+
+
+def peak_bytes(tokens: int, window: int) -> tuple[int, int]:
+    """Bytes of the inputs, and the peak above them of one forward and backward."""
+    warm, leaves = inputs(64), inputs(tokens)
+    torch.autograd.grad(attend(*warm[:3], 16, None), warm[:3], warm[3])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    torch.autograd.grad(attend(*leaves[:3], window, None), leaves[:3], leaves[3])
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return sum(x.nbytes for x in leaves), after - before
+
+
+if __name__ == "__main__":
+    main()

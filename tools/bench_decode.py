@@ -1,0 +1,102 @@
+"""Decoding beside transformers' xLSTM: same shape, same batch, one process, turn by turn.
+
+    OMP_NUM_THREADS=1 python tools/bench_decode.py
+
+Each round generates the same number of greedy tokens with both, prompt included; the table has medians of the rounds.
+Then, for a bounded stack: milliseconds a token after more and more tokens.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import islice, pairwise
+from statistics import median
+
+import torch
+import transformers
+from torch import Tensor
+
+import hybridkit
+from hybridkit.model import Model
+
+PROMPT = 16
+SHAPES = ((128, 4, 1), (128, 4, 8), (256, 6, 1), (256, 6, 8), (512, 6, 1), (512, 6, 8))  # width, blocks, batch
+POSITIONS = (2**10, 2**14, 2**17)
+BOUNDED = "[swa:128, mlstm]*2"
+
+
+def pair(width: int, blocks: int, vocab: int) -> tuple[Model, transformers.PreTrainedModel]:
+    """Ours and theirs: xLSTM of one shape, in fp32."""
+    config = transformers.xLSTMConfig(
+        vocab_size=vocab, hidden_size=width, num_hidden_layers=blocks, num_heads=4, autocast_kernel_dtype="float32"
+    )
+    theirs = transformers.xLSTMForCausalLM(config).eval()
+    inner = theirs.backbone.blocks[0].ffn.proj_up.out_features
+    ours = hybridkit.build(f"[mlstm, ffn(width={inner})]*{blocks}", width=width, heads=4, vocab=vocab, logit_cap=30.0)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    return ours, theirs
+
+
+def generate_ours(model: Model, ids: Tensor, tokens: int) -> None:
+    """Greedy tokens, by hybridkit."""
+    for _ in model.generate(model.prefill(ids), max_tokens=tokens, temperature=0):
+        pass
+
+
+@torch.inference_mode()
+def generate_theirs(model: transformers.PreTrainedModel, ids: Tensor, tokens: int) -> None:
+    """Greedy tokens, by transformers."""
+    ends = {"eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(ids)
+    model.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, **ends)  # type: ignore[operator]
+
+
+def seconds(run: Callable[[], None]) -> tuple[float, float]:
+    """Wall-clock and processor time of a call; they part where others use the machine."""
+    start = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def compare(width: int, blocks: int, batch: int, tokens: int, rounds: int) -> None:
+    """One row of the table: medians over the rounds, after one that warms up."""
+    ours, theirs = pair(width, blocks, vocab=257)
+    ids = torch.randint(256, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
+    taken = []
+    for _ in range(rounds + 1):
+        mine = seconds(lambda: generate_ours(ours, ids, tokens))
+        taken.append((mine, seconds(lambda: generate_theirs(theirs, ids, tokens))))
+    rates = [batch * tokens / median(wall for wall, _ in column) for column in zip(*taken[1:], strict=True)]
+    wall, processor = (median(theirs[i] / mine[i] for mine, theirs in taken[1:]) for i in range(2))
+    print(f"{width:6} {blocks:7} {batch:6} {rates[0]:9,.0f} {rates[1]:9,.0f} {wall:7.2f} {processor:10.2f}", flush=True)
+
+
+def by_position(width: int) -> None:
+    """Milliseconds a token of a bounded stack after 1k to 131k tokens."""
+    model = hybridkit.build(BOUNDED, width=width)
+    print(f"\n{BOUNDED}, width {width}\n  tokens read  ms/token")
+    ids = torch.randint(256, (1, POSITIONS[-1]), generator=torch.Generator().manual_seed(0))
+    context = None
+    for begin, end in zip((0, *POSITIONS), POSITIONS, strict=False):
+        context = model.prefill(ids[:, begin:end], context)
+        marks = [time.perf_counter() for _ in islice(model.generate(context, temperature=0), 300)]
+        print(f"{end:13,} {median(b - a for a, b in pairwise(marks)) * 1e3:9.3f}", flush=True)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    print(f"xLSTM, fp32, {torch.get_num_threads()} threads, prompt {PROMPT}, {arguments.tokens} greedy tokens a row")
+    print("                        tokens a second    ours over theirs")
+    print(" width  blocks  batch      ours    theirs    wall  processor")
+    for shape in SHAPES:
+        compare(*shape, arguments.tokens, arguments.rounds)
+    by_position(width=128)
+
+
+if __name__ == "__main__":
+    main()

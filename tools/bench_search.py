@@ -1,0 +1,76 @@
+"""Time what a search costs beside training: `python tools/bench_search.py [--sampler random] [--json]`.
+
+Rejections: 1,000 candidates of a base recipe that all miss the budget, from the sampler's proposal to the verdict.
+Trials: what writing a trial to the journal and reading all of them takes, at 40 trials.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from hybridkit.search.candidate import Workshop
+from hybridkit.search.definition import Definition, read_definition
+from hybridkit.search.hunt import Hunt
+from hybridkit.search.study import PATIENCE, Study, create, proposals
+from hybridkit.search.worker import Outcome
+
+SPACE = """
+extends: {base}
+space:
+  w: [16, 32, 64, 128]
+  layers: {{length: 8, of: [swa:{{w}}, swa:64, mlstm, sa], symmetric: no}}
+  train.lr: {{log: [5e-4, 5e-3]}}
+budget: [{budget}]
+sampler: {sampler}
+trials: 40
+"""
+
+
+def define(folder: Path, **settings: str) -> Definition:
+    """Eight free layers."""
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE.format(**settings))
+    return read_definition(folder / "space.yaml")
+
+
+def rejections(definition: Definition) -> float:
+    """Seconds for `PATIENCE` candidates that are out of budget."""
+    begin = time.perf_counter()
+    found = Hunt(Workshop(definition), []).find(proposals(definition, [], 0))
+    assert found is None, "a candidate was within the budget"
+    return time.perf_counter() - begin
+
+
+def trials(opened: Study) -> float:
+    """Seconds a trial, begun and ended without training."""
+    begin = time.perf_counter()
+    while record := opened.begin():
+        opened.end(record, Outcome([{"val_loss": float(record.number % 7)}]))
+    return (time.perf_counter() - begin) / opened.wanted
+
+
+def main() -> None:
+    """Print the time of rejections and of trials."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="quickstart")
+    parser.add_argument("--sampler", default="random", choices=["random", "tpe", "nsga2", "evolution"])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    settings = {"base": given.base, "sampler": given.sampler}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        refused = rejections(define(root / "refused", budget="params <= 1", **settings))
+        defined = define(root / "tried", budget="params <= 1e15", **settings)
+        tried = trials(create(defined, root / "tried" / "study", None))
+    found = {**settings, "rejected": PATIENCE, "seconds": round(refused, 2), "seconds_a_trial": round(tried, 3)}
+    if given.json:
+        print(json.dumps(found))
+    else:
+        print(f"{PATIENCE:,} candidates out of budget rejected in {refused:.2f} s")
+        print(f"{tried * 1e3:.0f} ms beside training for each of 40 trials")
+
+
+if __name__ == "__main__":
+    main()

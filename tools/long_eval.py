@@ -1,0 +1,58 @@
+"""What loss by position costs over long rows: 8k to 128k tokens, streamed, each length in a process of its own.
+
+    python tools/long_eval.py
+
+Prints tokens a second and the peak memory of the process as the kernel counts it. Weights and text are random: cost
+does not depend on them.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+LENGTHS = (2**13, 2**15, 2**17)
+
+
+def measure(pattern: str, width: int, tokens: int) -> dict[str, Any]:
+    """Predict one row of `tokens` random ids in this process."""
+    import torch
+
+    import hybridkit
+    from hybridkit.data.batches import Batch
+    from hybridkit.evaluate.perplexity import by_position
+    from hybridkit.evaluate.stream import Reading
+
+    torch.manual_seed(0)
+    model = hybridkit.build(pattern, width=width)
+    ids = torch.randint(257, (1, tokens + 1))
+    begin = time.perf_counter()
+    bins = by_position(model, [Batch(ids[:, :-1], ids[:, 1:], None, tokens)], Reading())
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"tokens": tokens, "bins": len(bins), "tokens_per_second": tokens / seconds, "peak_mib": peak}
+
+
+def main() -> None:
+    """Measure every length, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pattern", default="[swa:128, mlstm]*2")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--tokens", type=int, help="measure this length alone, in this process, as JSON")
+    said = parser.parse_args()
+    if said.tokens:
+        print(json.dumps(measure(said.pattern, said.width, said.tokens)))
+        return
+    print(f"{'tokens':>8} {'tokens/s':>9} {'peak MiB':>9}")
+    for tokens in LENGTHS:
+        words = ["--pattern", said.pattern, "--width", str(said.width), "--tokens", str(tokens)]
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        print(f"{found['tokens']:>8,} {found['tokens_per_second']:>9,.0f} {found['peak_mib']:>9,.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Memory that each rank really holds for weights, gradients and optimizer, beside what `flops --ranks 2` estimates.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python tools/zero_memory.py [RANKS]
+
+Counted are the storages of all tensors that are alive between a backward pass and the step, and after the step, by
+Python's garbage collector; the batch and the activations are gone by then. Rank 0 prints.
+"""
+
+import gc
+import os
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import torch
+
+from hybridkit.compile import Plan, compile_pattern
+from hybridkit.data.batches import Batch
+from hybridkit.memory import Training, held
+from hybridkit.schema import Train
+from hybridkit.train.engine import open_engine
+from hybridkit.train.launch import free_port
+
+PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", width=256, heads=4, vocab=4096)
+MIB = 2**20
+TENSORS = (torch.Tensor, torch.nn.Parameter)
+
+
+def alive() -> int:
+    """Bytes of the storages of all tensors."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the collector also knows deprecated objects, which complain when looked at
+        tensors = [found for found in gc.get_objects() if type(found) in TENSORS and found.device.type == "cpu"]
+        tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def measure(stage: int) -> tuple[int, int]:
+    """Bytes on this rank: before the step, with gradients, and after it."""
+    zero: dict[str, Any] = {"stage3_param_persistence_threshold": 0, "reduce_bucket_size": 1 << 18}
+    engine = open_engine(
+        PLAN, Train(engine="deepspeed", zero=stage, deepspeed={"zero_optimization": zero}, device="cpu")
+    )
+    tokens = torch.zeros(1, 64, dtype=torch.int64)
+    windows = [entry.window.largest if entry.window else None for entry in PLAN.entries]
+    for _ in range(2):
+        engine.gradients([Batch(tokens, tokens, None, 0)], windows, 64 * engine.ranks)
+        before = alive()
+        engine.update(1e-3)
+    return before, alive()
+
+
+def main() -> None:
+    """One stage in fresh processes, as a rank; all stages, as the parent."""
+    if "RANK" not in os.environ:
+        ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+        print(f"{'stage':<7}{'estimate':>10}{'with gradients':>16}{'after the step':>16}   MiB a rank, {ranks} ranks")
+        for stage in range(4):
+            shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            envs = [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+            processes = [subprocess.Popen([sys.executable, __file__, str(stage)], env=env) for env in envs]
+            if any([process.wait() for process in processes]):
+                sys.exit(1)
+        return
+    stage, ranks = int(sys.argv[1]), int(os.environ["WORLD_SIZE"])
+    before, after = measure(stage)
+    if os.environ["RANK"] == "0":
+        estimate = held(PLAN, Training(ranks=ranks)).on_rank(stage, ranks)
+        print(f"{stage:<7}{estimate / MIB:>10.1f}{before / MIB:>16.1f}{after / MIB:>16.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
