@@ -87,10 +87,19 @@ def test_parquet_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("a.bin", b"ELF\0\1\2", r"a\.bin: binary data \(byte 3 is NUL\)"),
     ],
     # names of their own: bytes in a test's name differ between the processes of one run if they hold a time
-    ids=(
-        "broken-line field-missing row-is-a-list field-is-null line-not-utf-8 nested-too-deep "
-        "not-gzip gzip-cut gzip-damaged not-utf-8 binary"
-    ).split(),
+    ids=[
+        "broken-line",
+        "field-missing",
+        "row-is-a-list",
+        "field-is-null",
+        "line-not-utf-8",
+        "nested-too-deep",
+        "not-gzip",
+        "gzip-cut",
+        "gzip-damaged",
+        "not-utf-8",
+        "binary",
+    ],
 )
 def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
