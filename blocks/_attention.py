@@ -88,7 +88,7 @@ def _exact_pairs(tokens: int, window: int) -> int:
 
 
 def _executed_pairs(tokens: int, window: int) -> int:
-    return sum((band.end - band.begin) * (band.high - band.low) for band in bands(tokens, tokens, window))
+    return sum(tile.blocks * tile.block * tile.reach for tile in bands(tokens, tokens, window))
 
 
 PAIRS = {"exact": _exact_pairs, "paper": lambda tokens, window: tokens * window, "hardware": _executed_pairs}

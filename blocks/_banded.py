@@ -1,11 +1,12 @@
 """Attention in blocks of queries against their band of keys: time and memory grow with T, not with T^2.
 
 N batch times key-value heads, G queries of a group that share a key, T queries, S = past + T keys, E width of a head,
-b queries of a block, L keys of its band.
+n blocks of b queries each, L keys of a block's band.
 
-A block of queries begin <= t < end sees no key outside of (begin - window, end): each block is one matrix product with
-that slice, and only the slice's two corners need the mask. The backward pass computes the probabilities anew, which
-costs one product of seven and saves a tensor of all bands. Everything inside is at least fp32.
+A block of queries begin <= t < end sees no key outside of (begin - window, end). Bands of equal length are a strided
+view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
+copied. Only the gradients of the overlapping bands need adding up, which is why its forward and backward kernels are
+called by name, some blocks at a time, and autograd never sees the bands. Everything inside is at least fp32.
 """
 
 from __future__ import annotations
@@ -17,34 +18,45 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SCORES = 1 << 18  # scores of a tile: they stay in a core's cache
+GRADIENTS = 1 << 20  # numbers in the gradient of a call's bands: a few MiB, near the caches' size
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-class Band(NamedTuple):
-    """A block of queries and the keys that they may see."""
+class Bands(NamedTuple):
+    """Blocks of `block` queries each from `begin` on, and the `reach` keys from `low` on that the first may see.
+
+    The band of each further block begins `block` keys further on.
+    """
 
     begin: int
-    end: int
+    blocks: int
+    block: int
     low: int
-    high: int
+    reach: int
 
 
-def bands(tokens: int, keys: int, window: int | None) -> list[Band]:
-    """The bands of all blocks of queries; the last query sits at the last key."""
-    past, block = keys - tokens, block_size(min(window or keys, keys))
-    return [
-        Band(begin, end := min(begin + block, tokens), max(0, past + begin + 1 - (window or keys)), past + end)
-        for begin in range(0, tokens, block)
-    ]
+def bands(tokens: int, keys: int, window: int | None) -> Iterator[Bands]:
+    """All blocks of queries, those with bands of equal length together; the last query sits at the last key."""
+    past, begin = keys - tokens, 0
+    window = min(window or keys, keys)
+    block = min(block_size(window), tokens)
+    back = min(-(-(window - 1) // 8) * 8, keys)  # keys before a block's first, to a multiple that products like
+    while begin < tokens:
+        size = min(block, tokens - begin)
+        low = max(0, past + begin - back)
+        blocks = max(1, (tokens - begin) // block) if past + begin >= back else 1
+        yield Bands(begin, blocks, size, low, past + begin + size - low)
+        begin += blocks * size
 
 
 def block_size(window: int) -> int:
     """Queries of a block: fewer multiply fewer keys only to hide them, more make thicker products (measured)."""
-    return 32 if window <= 64 else 64 if window <= 512 else 128
+    return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
 def banded(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
-    """`attend` of _core.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+    """`attend` of _core.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     out = _Banded.apply(
@@ -61,87 +73,98 @@ class _Banded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
-        q = q * q.shape[-1] ** -0.5
-        out = torch.empty_like(q)
+        out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
         with torch.autocast(q.device.type, enabled=False):
-            for tile in _tiles(q, k, window, documents):
-                block = out[tile.rows, tile.queries]
-                block.copy_(torch.bmm(_probabilities(q, k, tile), v[tile.rows, tile.keys]).view_as(block))
-        ctx.save_for_backward(q, k, v, documents)
+            for tile, mask in _tiles(q, k, window, documents):
+                made, norm = _FORWARD(_rows(q, tile), _band(k, tile), _band(v, tile), attn_mask=mask)
+                _rows(out, tile).copy_(made)
+                _rows(norms[..., None], tile)[..., 0].copy_(norm)
+        ctx.save_for_backward(q, k, v, out, norms, documents)
         ctx.window = window
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, documents = ctx.saved_tensors
+        q, k, v, out, norms, documents = ctx.saved_tensors
         dout = grads[0].contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         with torch.autocast(q.device.type, enabled=False):
-            for tile in _tiles(q, k, ctx.window, documents):
-                rows, queries, keys = tile[:3]
-                p = _probabilities(q, k, tile)  # (N', bG, L)
-                do = dout[rows, queries].flatten(1, 2)  # (N', bG, E)
-                dv[rows, keys] += torch.bmm(p.mT, do)
-                ds = torch._softmax_backward_data(torch.bmm(do, v[rows, keys].mT), p, -1, p.dtype)
-                dq[rows, queries] = torch.bmm(ds, k[rows, keys]).view_as(q[rows, queries])
-                dk[rows, keys] += torch.bmm(ds.mT, q[rows, queries].flatten(1, 2))
-        return dq.mul_(q.shape[-1] ** -0.5), dk, dv, None, None
+            for tile, mask in _tiles(q, k, ctx.window, documents):
+                norm = _rows(norms[..., None], tile)[..., 0]
+                given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
+                of_q, of_k, of_v = _BACKWARD(*given, 0.0, False, attn_mask=mask)
+                _rows(dq, tile).copy_(of_q)
+                _add_bands_(dk, of_k, tile)
+                _add_bands_(dv, of_v, tile)
+        return dq, dk, dv, None, None
 
 
-class _Tile(NamedTuple):
-    """One matrix product's worth of work: rows of the batch, a block of queries, its band of keys."""
-
-    rows: slice
-    queries: slice
-    keys: slice
-    newest: Tensor  # (b, 1, b): what to add to the band's last columns, 0 or -inf
-    oldest: Tensor  # (b, 1, 0 to b): and to its first
-    hidden: Tensor | None  # (N', b, 1, L) bool: other documents' keys
+def _rows(x: Tensor, tile: Bands) -> Tensor:
+    """The queries (N, n, bG, E) of a tile, a view of x (N, T, G, E)."""
+    return (
+        x[:, tile.begin : tile.begin + tile.blocks * tile.block].unflatten(1, (tile.blocks, tile.block)).flatten(2, 3)
+    )
 
 
-def _probabilities(q: Tensor, k: Tensor, tile: _Tile) -> Tensor:
-    """softmax(q k^T) of a tile: (N', bG, L)."""
-    block = q[tile.rows, tile.queries]  # (N', b, G, E)
-    flat = torch.bmm(block.flatten(1, 2), k[tile.rows, tile.keys].mT)
-    scores = flat.view(*block.shape[:3], -1)  # (N', b, G, L)
-    scores[..., scores.shape[-1] - tile.newest.shape[-1] :] += tile.newest
-    scores[..., : tile.oldest.shape[-1]] += tile.oldest
-    if tile.hidden is not None:
-        scores.masked_fill_(tile.hidden, -torch.inf)
-    return flat.softmax(-1)
+def _band(x: Tensor, tile: Bands) -> Tensor:
+    """The bands (N, n, L, E) of a tile, an overlapping view of x (N, S, E)."""
+    shape = len(x), tile.blocks, tile.reach, x.shape[2]
+    return x[:, tile.low :].as_strided(shape, (x.stride(0), tile.block * x.stride(1), x.stride(1), 1))
 
 
-def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -> Iterator[_Tile]:
-    """All tiles: blocks of queries, in groups of rows whose scores fit in cache."""
-    (n, tokens, groups, _), keys = q.shape, k.shape[1]
-    blocks = bands(tokens, keys, window)
-    corner = q.new_full((blocks[0].end, blocks[0].end), -torch.inf)  # [query, key]
-    future, gone = corner.triu(1)[:, None], corner.tril(-1)[:, None]
-    for (begin, end, low, high), mixed in _within_documents(blocks, documents):
-        b, reach = end - begin, high - low
-        unreached = b + window - 1 - reach if window else b
-        newest, oldest = future[:b, :, :b], gone[:b, :, unreached:b]
-        rows = max(1, SCORES // (b * groups * reach))
-        for row in range(0, n, rows):
-            part = slice(row, row + rows)
-            hidden = _hidden(documents[part, low:high], b) if mixed and documents is not None else None
-            yield _Tile(part, slice(begin, end), slice(low, high), newest, oldest, hidden)
+def _add_bands_(x: Tensor, bands: Tensor, tile: Bands) -> None:
+    """Add bands (N, n, L, E) to where they come from in x (N, S, E): slices as long as a block do not overlap."""
+    for begin in range(0, tile.reach, tile.block):
+        part = bands[:, :, begin : begin + tile.block]
+        at = tile._replace(low=tile.low + begin, reach=part.shape[2])
+        _band(x, at).add_(part)
 
 
-def _within_documents(blocks: list[Band], documents: Tensor | None) -> Iterator[tuple[Band, bool]]:
-    """The bands, cut where the document of their first query begins; True where more than one document is left."""
+def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -> Iterator[tuple[Bands, Tensor]]:
+    """What one call takes, and what it adds to the scores: 0 or -inf, (bG, L) or (N, 1, bG, L)."""
+    (n, tokens, groups, width), keys = q.shape, k.shape[1]
+    found = list(bands(tokens, keys, window))
+    mask = _mask(q, max(tile.block for tile in found), max(tile.reach for tile in found), window)
+    mask = mask.repeat_interleave(groups, 0)
     if documents is None:
-        return zip(blocks, [False] * len(blocks), strict=True)
-    begin, end, low, high = torch.tensor(blocks, device=documents.device).unbind(1)
-    own = documents[:, high - (end - begin)].contiguous()
+        for alike in found:
+            for tile in _split(alike, max(1, GRADIENTS // (n * alike.reach * width))):
+                yield tile, mask[-tile.block * groups :, -tile.reach :]
+        return
+    single = [tile for alike in found for tile in _split(alike, 1)]
+    for tile, mixed in _within_documents(single, documents):
+        corner = mask[-tile.block * groups :, -tile.reach :]
+        if mixed:
+            own = documents[:, tile.low : tile.low + tile.reach]
+            hidden = own[:, -tile.block :, None] != own[:, None]
+            corner = corner.masked_fill(hidden.repeat_interleave(groups, 1), -torch.inf)[:, None]
+        yield tile, corner
+
+
+def _mask(like: Tensor, block: int, reach: int, window: int | None) -> Tensor:
+    """What a block's queries add to the scores of its band (b, L); a smaller block or band takes the last corner."""
+    age = torch.arange(block, device=like.device)[:, None] + reach - block - torch.arange(reach, device=like.device)
+    hidden = age < 0 if window is None else (age < 0) | (age >= window)
+    return like.new_zeros(block, reach).masked_fill_(hidden, -torch.inf)
+
+
+def _split(alike: Bands, most: int) -> Iterator[Bands]:
+    """The same blocks, at most so many together."""
+    begin, blocks, block, low, reach = alike
+    for first in range(0, blocks, most):
+        yield Bands(begin + first * block, min(most, blocks - first), block, low + first * block, reach)
+
+
+def _within_documents(single: list[Bands], documents: Tensor) -> Iterator[tuple[Bands, bool]]:
+    """Single blocks, their bands cut where the document of the first query begins; True where others are left."""
+    _, _, block, low, reach = torch.tensor(single, device=documents.device).unbind(1)
+    high = low + reach
+    own = documents[:, high - block].contiguous()
     low = torch.maximum(low, torch.searchsorted(documents, own).amin(0))
     mixed = (documents[:, low] != documents[:, high - 1]).any(0)
-    cut = [block._replace(low=first) for block, first in zip(blocks, low.tolist(), strict=True)]
+    cut = [
+        one._replace(low=at, reach=left)
+        for one, at, left in zip(single, low.tolist(), (high - low).tolist(), strict=True)
+    ]
     return zip(cut, mixed.tolist(), strict=True)
-
-
-def _hidden(documents: Tensor, queries: int) -> Tensor:
-    """Which of a band's keys (N', L) belong to another document than its last `queries` do: (N', b, 1, L)."""
-    own = documents[:, documents.shape[1] - queries :]
-    return (own[:, :, None] != documents[:, None])[:, :, None]

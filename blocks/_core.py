@@ -37,7 +37,7 @@ def attend(
     documents: Tensor | None,  # (B, S) int64, never falling
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E)."""
-    if q.device.type != "cuda" or q.dtype == torch.float64:  # FlexAttention knows no float64
+    if q.device.type != "cuda":
         return _attend_in_blocks(q, k, v, None if window is None else int(window), documents)
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
     if fits_flash and ON_CUDA == "flash-attn":

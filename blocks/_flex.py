@@ -27,7 +27,9 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents
     else:
         mask = block_mask(tokens, keys, window, documents, q.device)
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return _compiled()(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
+    eager: Callable[..., Tensor] = flex_attention  # the compiled kernel knows no float64
+    run = eager if q.dtype == torch.float64 else _compiled()
+    return run(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
 
 
 @cache
