@@ -2,16 +2,18 @@
 
 import functools
 import os
-import time
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from hybridkit.errors import UserError
+from hybridkit.stopwatch import seconds
 
 Precision = Literal["fp32", "bf16", "fp64"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+_TRIALS = 5
+_COPIED = 2**28  # bytes: more than any cache holds
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them; the last is Arm's
 
 
@@ -35,7 +37,15 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     """FLOP/s of a large square matrix product, the best of several: the ceiling that MFU is a share of."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.ones(size, size, device=device, dtype=DTYPES[precision])
-    return 2 * size**3 / min(_seconds(a) for _ in range(5))
+    return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(_TRIALS))
+
+
+@functools.cache
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that a large copy reads and writes, the best of several: the ceiling of what moves memory."""
+    source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * _COPIED / min(seconds(lambda: target.copy_(source), device) for _ in range(_TRIALS))
 
 
 def spare_memory() -> int:
@@ -50,11 +60,3 @@ def spare_memory() -> int:
 def _cpu_has_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text().split())
-
-
-def _seconds(a: torch.Tensor) -> float:
-    begin = time.perf_counter()
-    a @ a
-    if a.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin

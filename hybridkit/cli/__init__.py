@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from hybridkit.cli import blocks, doctor, eval, export, flops, generate, search, show, train
+from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
 from hybridkit.errors import Failure, Interrupted, UserError
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (show, flops, train, eval, generate, search, export, blocks, doctor):
+for verb in (show, flops, train, eval, generate, search, bench, export, blocks, doctor):
     app.command()(getattr(verb, verb.__name__.rpartition(".")[2]))
 
 

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hybridkit.cli.options import Json, Plugins
+from hybridkit.cli.options import Json, Plugins, read_size
 from hybridkit.errors import UserError
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.analysis import Question
     from hybridkit.recipe import Loaded
-
-MAX_SIZE = 1 << 40  # tokens of a context or window
 
 CountName = Literal["exact", "paper", "hardware"]
 MeasureName = Literal["flops", "params", "state"]
@@ -45,8 +43,8 @@ def flops(
     plugin: Plugins = [],
 ) -> None:
     """Count FLOPs, parameters, state and memory of recipes, layer by layer, side by side. Nothing is allocated."""
-    contexts = list(dict.fromkeys(_size("--context", text) for text in context.split(","))) if context else []
-    settings = {"count": count, "batch": batch, "window": _size("--window", window) if window else None}
+    contexts = list(dict.fromkeys(read_size("--context", text) for text in context.split(","))) if context else []
+    settings = {"count": count, "batch": batch, "window": read_size("--window", window) if window else None}
     loaded = _load(what)
     if plot:
         from hybridkit.report.figure import check
@@ -69,19 +67,6 @@ def flops(
         from hybridkit.report.flops_plot import draw
 
         draw(asked[:: max(len(contexts), 1)], plot)
-
-
-def _size(option: str, text: str) -> int:
-    """A positive size such as 128, 16k or 1M. Raises UserError."""
-    from hybridkit.schema import read_size
-
-    try:
-        size = read_size(text.strip())
-    except ValueError as error:
-        raise UserError(f"{option} {text}: {error}") from None
-    if not 1 <= size <= MAX_SIZE:
-        raise UserError(f"{option} {text}: should be at least 1 and at most {MAX_SIZE}")
-    return size
 
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:

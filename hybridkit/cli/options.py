@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+from hybridkit.errors import UserError
+
+MAX_SIZE = 1 << 40  # tokens of a context or window
+
 
 def _add_plugins(files: list[Path]) -> list[Path]:
     if files:
@@ -32,3 +36,16 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.lr=1e-3 'pattern=[sa]*4'."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `hybridkit train` writes it.")]
+
+
+def read_size(option: str, text: str) -> int:
+    """A positive size such as 128, 16k or 1M. Raises UserError."""
+    from hybridkit.schema import read_size
+
+    try:
+        size = read_size(text.strip())
+    except ValueError as error:
+        raise UserError(f"{option} {text}: {error}") from None
+    if not 1 <= size <= MAX_SIZE:
+        raise UserError(f"{option} {text}: should be at least 1 and at most {MAX_SIZE}")
+    return size

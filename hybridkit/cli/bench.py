@@ -1,0 +1,46 @@
+"""`hybridkit bench`: how fast a recipe runs here, beside the machine's ceilings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hybridkit.cli.options import Json, Overrides, Plugins, read_size
+
+PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
+
+
+def bench(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped one's name, or a run folder.")],
+    overrides: Overrides = [],
+    sequence: Annotated[
+        str, typer.Option(metavar="N", help="Tokens of a row, k allowed; default: data.sequence.")
+    ] = "",
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=1 << 20, help="Rows; default: those of a micro-batch in training.")
+    ] = None,
+    window: Annotated[str, typer.Option(metavar="W", help="Of every windowed block; default: its largest.")] = "",
+    precision: Annotated[PrecisionName | None, typer.Option(help="Default: the recipe's train.precision.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions that each median is of.")] = 5,
+    as_json: Json = False,
+    plugin: Plugins = [],
+) -> None:
+    """Measure this machine's ceilings, then forward, training step, prefill and decode, and each layer alone."""
+    sizes = {name: read_size(f"--{name}", said) for name, said in (("sequence", sequence), ("window", window)) if said}
+    from hybridkit.recipe import load
+    from hybridkit.run import Run
+
+    run = Path(what)  # mistakes in a recipe answer before torch is imported
+    loaded = load(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
+    from hybridkit.bench import job, measure
+
+    found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from hybridkit.report.bench import print_bench
+
+    print_bench(found)

@@ -1,0 +1,75 @@
+"""Tables of `hybridkit bench`: the passes beside the machine's ceilings, and the parts of the training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hybridkit.report.flops import amount, quantity, tokens
+
+Figures = Mapping[str, Any]  # what `hybridkit.bench.measure` gives
+
+
+def print_bench(found: Figures) -> None:
+    """What was measured, how fast each pass was, and where the training step spends its time."""
+    console = Console()
+    for line in _heading(found):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print("", _passes(found), "", _parts(found))
+    console.print(f"\nslowest: {found['slowest']}", markup=False, highlight=False)
+    console.print(f"memory: {found['peak_bytes_are']}", markup=False, highlight=False)
+
+
+def _heading(found: Figures) -> Iterator[str]:
+    window = f"window {found['window']}" if found["window"] else "each policy's largest window"
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    ceilings = found["ceilings"]
+    yield f"{found['recipe']}: {found['pattern']}, {quantity(found['parameters'])} parameters"
+    yield (
+        f"{found['batch']} x {tokens(found['sequence'])} tokens, {window}, {found['precision']} on {found['device']},"
+        f" {threads}, medians of {found['repeat']}"
+    )
+    yield (
+        f"ceilings: {quantity(ceilings['matrix_flops_per_second'])}FLOP/s of matrix products,"
+        f" {quantity(ceilings['copy_bytes_per_second'])}B/s of copies"
+    )
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=None, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _passes(found: Figures) -> Table:
+    table = _table("pass", "ms", "tokens/s", "TFLOP/s", "of ceiling", "peak memory")
+    for name, figures in found["passes"].items():
+        table.add_row(
+            name,
+            f"{1e3 * figures['seconds']:,.1f}",
+            f"{figures['tokens_per_second']:,.0f}",
+            f"{figures['flops_per_second'] / 1e12:.3g}",
+            f"{figures['mfu']:.1%}",
+            amount(figures["peak_bytes"]),
+        )
+    share = found["passes"]["decode"]["copy_share"]
+    table.caption = f"decode reads weights and states at {share:.1%} of the copy rate"
+    table.caption_justify = "left"
+    return table
+
+
+def _parts(found: Figures) -> Table:
+    table = _table("part of the training step, alone", "", "ms", "of the step", "of ceiling")
+    for part in sorted(found["parts"], key=lambda part: -part["seconds"]):
+        table.add_row(
+            part["part"],
+            f"{part['count']} x",
+            f"{1e3 * part['seconds']:,.1f}",
+            f"{part['share']:.1%}",
+            "" if part["mfu"] is None else f"{part['mfu']:.1%}",
+        )
+    return table
