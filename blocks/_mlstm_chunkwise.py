@@ -85,18 +85,24 @@ def chunkwise(
     return h, Memory(*after)
 
 
-def recurrent_(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory) -> Tensor:
-    """One token, q and k (B, H, K), v (B, H, V), i and f (B, H, 1): h (B, H, V), with `state` updated in place."""
+def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: Memory) -> Tensor:
+    """One token: scaled q (B, H, 1, K), k (B, H, K, 1), v (B, H, 1, V) to h (B, H, 1, V), `state` changed in place.
+
+    `gates` (B, 3, H, 1, 1) holds i, f and zeros, and is used up. All are of the memory's type.
+    """
     C, n, m = state
-    i, carried = i.to(C.dtype), F.logsigmoid(f.to(C.dtype)) + m
-    torch.maximum(carried, i, out=m)
-    keep, write, floor = (torch.stack([carried, i, torch.zeros_like(m)]) - m).exp_().unbind()  # each (B, H, 1)
-    write = write * k.to(C.dtype)  # (B, H, K)
-    C.mul_(keep[..., None]).addcmul_(write[..., None], v.to(C.dtype)[..., None, :])
-    torch.addcmul(write, n, keep, out=n)
-    q = q.to(C.dtype) * q.shape[-1] ** -0.5
-    norm = torch.maximum(torch.linalg.vecdot(q, n).abs_()[..., None], floor) + span.EPS
-    return ((q[..., None, :] @ C).squeeze(-2) / norm).to(v.dtype)
+    level, column = m.unsqueeze(-1), n.unsqueeze(-1)
+    write, keep, floor = gates.unbind(1)  # what they will be; first i, f and 0
+    torch.add(F.logsigmoid(keep), level, out=keep)
+    torch.maximum(keep, write, out=level)
+    gates.sub_(level.unsqueeze(1)).exp_()
+    written = write * k
+    C.mul_(keep).addcmul_(written, v)
+    torch.addcmul(written, column, keep, out=column)
+    row = q.flatten(0, 1)  # a head a matrix: bmm alone, without matmul's views around it
+    norm = torch.bmm(row, column.flatten(0, 1)).abs_()
+    norm = torch.maximum(norm, floor.reshape(norm.shape), out=norm).add_(span.EPS)
+    return torch.bmm(row, C.flatten(0, 1)).div_(norm).view(v.shape)
 
 
 class _Chunkwise(torch.autograd.Function):

@@ -6,13 +6,12 @@ B batch, T tokens, D width, F width between.
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-from hybridkit_blocks._packed import side_by_side, unit
+from hybridkit_blocks._packed import Unit, product, residual, side_by_side
 
 
 class FeedForward(Block):
@@ -54,12 +53,13 @@ class SwiGLU(Layer):
     ) -> tuple[Tensor, State]:
         return self.down(F.silu(self.gate(x)) * self.up(x)), ()
 
-    def decoder(self, norm: nn.RMSNorm) -> Step:
-        up, down = side_by_side(norm, self.gate.weight, self.up.weight), self.down.weight.t().contiguous()
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+        up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)
+        down = residual(self.down.weight, rows)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]
-            gate, value = (unit(x, norm) @ up).chunk(2, -1)
-            return torch.addmm(x, F.silu(gate) * value, down)[:, None], state
+            gate, value = up(unit(x)).chunk(2, -1)
+            return down(x, F.silu(gate).mul_(value))[:, None], state
 
         return run

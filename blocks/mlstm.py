@@ -23,7 +23,7 @@ from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_,
 
 from . import _kernels
 from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
-from ._packed import side_by_side, unit
+from ._packed import Unit, product, residual, side_by_side
 
 GATE_CAP = 15.0
 
@@ -117,7 +117,7 @@ class MlstmLayer(Layer):
     def __init__(self, dims: Dims, heads: int) -> None:
         super().__init__()
         width = dims.width
-        self.heads = heads
+        self.heads, self.key = heads, width // 2 // heads
         self.q = nn.Linear(width, width // 2, bias=False)
         self.k = nn.Linear(width, width // 2, bias=False)
         self.v = nn.Linear(width, width, bias=False)
@@ -158,27 +158,30 @@ class MlstmLayer(Layer):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Memory]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory = Memory(*state)
-        q, k, v, i, f = self._project(x)
-        h = recurrent_(q.squeeze(2), k.squeeze(2), v.squeeze(2), i, f, memory)
-        return self._emit(x, h.unsqueeze(2)), memory
+        memory, (q, k, v, i, f) = Memory(*state), self._project(x)
+        gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
+        q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
+        return self._emit(x, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)), memory
 
-    def decoder(self, norm: nn.RMSNorm) -> Step:
-        width, kind = self.q.in_features, wide(self.igate.weight.dtype)
-        into = side_by_side(norm, self.q.weight, self.k.weight, self.v.weight, self.ogate.weight)
-        gates = [one.to(kind) / GATE_CAP for one in (self.igate.weight, self.fgate.weight)]
-        gate, bias = side_by_side(norm, *gates), torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP
-        out = (self.out.weight * self.norm.weight).t().contiguous()
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+        width, kind, unit = self.q.in_features, wide(self.igate.weight.dtype), Unit(norm)
+        scaled = self.q.weight * self.key**-0.5
+        into = product(side_by_side(norm, [scaled, self.k.weight, self.v.weight, self.ogate.weight]), rows)
+        weights, biases = zip(*((gate.weight, gate.bias) for gate in (self.igate, self.fgate)), strict=True)
+        gate = F.pad(side_by_side(norm, weights, kind) / GATE_CAP, (0, 0, 0, self.heads)).t().contiguous()
+        bias = F.pad(torch.cat(biases).to(kind) / GATE_CAP, (0, self.heads))
+        out, cap = residual(self.out.weight * self.norm.weight, rows), torch.full_like(bias[0], GATE_CAP)
+        cuts = width // 2, width // 2, width, width
 
         def run(x: Tensor, state: State) -> tuple[Tensor, Memory]:
             memory, x = Memory(*state), x[:, 0]
-            normed, heads = unit(x, norm), (len(x), self.heads, -1)
-            q, k, v, o = (normed @ into).split((width // 2, width // 2, width, width), -1)
-            caps = GATE_CAP * torch.addmm(bias, normed.to(kind), gate).tanh_()
-            i, f = caps.view(len(x), 2, self.heads, 1).unbind(1)
-            h = recurrent_(q.view(heads), k.view(heads), v.view(heads), i, f, memory)
-            h = F.layer_norm(h.to(wide(h.dtype)), h.shape[-1:], eps=1e-6).to(h.dtype)
-            return torch.addmm(x, torch.sigmoid(o) * h.flatten(1), out)[:, None], memory
+            normed, batch, heads = unit(x), len(x), self.heads
+            q, k, v, o = into(normed).to(kind).split(cuts, -1)
+            gates = torch.addmm(bias, normed.to(kind), gate).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
+            q, k, v = q.view(batch, heads, 1, -1), k.view(batch, heads, -1, 1), v.view(batch, heads, 1, -1)
+            h = recurrent_(q, k, v, gates, memory)
+            h = F.layer_norm(h, h.shape[-1:], eps=1e-6).view(batch, width).mul_(o.sigmoid_())
+            return out(x, h.to(x.dtype))[:, None], memory
 
         return run
 

@@ -257,10 +257,10 @@ class Layer(nn.Module, ABC):
         """
         return self(x, state)
 
-    def decoder(self, norm: nn.RMSNorm) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         """`x + step(norm(x))` for many tokens on a CPU: it may hold the weights, as they are now, in another layout.
 
-        Gradients are off wherever it runs.
+        The layout may be the best for so many `rows`; others must be right too. Gradients are off wherever it runs.
         """
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import State
+from hybridkit.block import State, Step
 from hybridkit.errors import UserError
 from hybridkit.sampling import Sampler, Sampling
 
@@ -84,19 +85,39 @@ def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int
     return itertools.islice(_decode(model, context, Sampler(sampling, len(context.logits)), max_tokens), max_tokens)
 
 
-@torch.inference_mode()
 def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | None) -> Iterator[Tensor]:
-    states, logits, room = [clone(state) for state in context.states], context.logits, context.tokens
+    logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
     lasting = most - context.tokens >= _LASTING and model.head.weight.device.type == "cpu"
-    step = model.decoder() if lasting else model.step  # on a GPU memory is short, and launches take the time
-    for read in itertools.count(context.tokens + 1):
-        token = sampler(logits)
+    states: Sequence[State] = [clone(state) for state in context.states]
+    while True:
+        with torch.inference_mode():  # not around the loop: it would hold while the caller works
+            token = sampler(logits)
         yield token
-        if read > room:  # doubling copies a growing state a constant number of times a token, whatever the length
-            room = int(min(max(2 * read, _LEAST_ROOM), most))
-            states = model.reserve(states, room)
-        logits, states = step(token, states)
+        read += 1
+        with torch.inference_mode():
+            if step is None:  # on a GPU memory is short, and launches take the time
+                step = model.decoder(len(logits)) if lasting else model.step
+            if read > room:  # doubling copies a growing state a constant number of times, whatever the length
+                room = int(min(max(2 * read, _LEAST_ROOM), most))
+                states = model.reserve(states, room)
+            logits, states = step(token, states)
+
+
+_kept: WeakKeyDictionary[Model, tuple[object, list[Step]]] = WeakKeyDictionary()
+
+
+def decoders(model: Model, rows: int) -> list[Step]:
+    """The decoder of every layer of a model, made anew only where its weights or the layout have changed."""
+    weights = list(model.parameters())
+    versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
+    # Sums besides, for changes through `.data` have no version. They take a fraction of the time of a token.
+    given = rows == 1, versions, torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
+    kept = _kept.get(model)
+    if kept is None or kept[0] != given:
+        _kept.pop(model, None)  # first: two copies would not fit where one does
+        kept = _kept[model] = given, [layer.decoder(rows) for layer in model.layers]
+    return kept[1]
 
 
 def clone(state: State) -> State:

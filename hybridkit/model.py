@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hybridkit.block import Layer, State, Step, Tick, small_init_
 from hybridkit.compile import Plan
-from hybridkit.decode import CHUNK, Context, Rows, generate, prefill
+from hybridkit.decode import CHUNK, Context, Rows, decoders, generate, prefill
 from hybridkit.loss import cap_logits, linear_cross_entropy
 from hybridkit.sampling import Sampling
 
@@ -55,9 +55,9 @@ class Residual(nn.Module):
         y, state = self.layer.step(self.norm(x), state)
         return x + y, state
 
-    def decoder(self) -> Step:
+    def decoder(self, rows: int) -> Step:
         """`step` with the weights, as they are now, in the layout that suits it."""
-        return self.layer.decoder(self.norm)
+        return self.layer.decoder(self.norm, rows)
 
 
 class Head(nn.Module):
@@ -133,9 +133,12 @@ class Model(nn.Module):
         """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
         return self._step([layer.step for layer in self.layers], tokens, states)
 
-    def decoder(self) -> Callable[[Tensor, Sequence[State]], tuple[Tensor, list[State]]]:
-        """`step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients."""
-        return partial(self._step, [layer.decoder() for layer in self.layers])
+    def decoder(self, rows: int) -> Callable[[Tensor, Sequence[State]], tuple[Tensor, list[State]]]:
+        """`step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients.
+
+        The copy is kept for the next one, for as long as the weights are the same and so is what `rows` ask of it.
+        """
+        return partial(self._step, decoders(self, rows))
 
     def _step(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
         x = self.embedding(tokens[:, None])

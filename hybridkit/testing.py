@@ -56,7 +56,7 @@ def check_decoder(block: Block, dims: Dims, tokens: int = 40) -> None:
     layer, x = _built(block, dims), _input(dims, 3, tokens)
     norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=torch.float64)
     norm.weight.uniform_(0.5, 2, generator=torch.Generator().manual_seed(3))
-    decode = layer.decoder(norm)
+    decode = layer.decoder(norm, rows=3)
     for window in _windows(block):
         whole = x + layer(norm(x), window=window)[0]
         state = layer.reserve(_clone(layer(norm(x[:, :1]), window=window)[1]), tokens)

@@ -114,7 +114,9 @@ def test_the_step_in_place_is_the_recurrence() -> None:
         steps = []
         for t in range(9):
             q, k, v, i, f = (leaf[:, :, t] for leaf in leaves)
-            steps.append(recurrent_(q, k, v, i[..., None], f[..., None], own))
+            gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None, None]
+            h_t = recurrent_(q[..., None, :] * q.shape[-1] ** -0.5, k[..., None], v[..., None, :], gates, own)
+            steps.append(h_t.squeeze(2))
     assert_close((torch.stack(steps, 2), *own), (h, *after))
     assert [t.data_ptr() for t in own] == addresses, "a captured step needs its memory to stay where it is"
 

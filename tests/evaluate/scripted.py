@@ -45,7 +45,7 @@ class Scripted:
         seen = torch.cat([states[0].tokens, tokens[:, None]], dim=1)
         return self._next(seen), [Seen(seen)]
 
-    def decoder(self) -> Self:
+    def decoder(self, rows: int) -> Self:
         return self
 
     __call__ = step
