@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, small_init_, wang_init_, window_of
-from hybridkit_blocks import _cache, _core
+from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_, window_of
+from hybridkit_blocks import _cache, _core, _step
 from hybridkit_blocks._banded import bands
 from hybridkit_blocks._rope import rotate, turns
 
@@ -164,6 +164,10 @@ class Attention(Layer):
         q, k, v = self.project(x, state.position[:, None])
         y = _core.decode(q, k, v, state)
         return self.out(y.flatten(2)), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+        parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out
+        return _step.decoder(norm, rows, *parts, self.head, self.theta)
 
 
 def _documents(past: _cache.Past | None, starts: Tensor | None, x: Tensor) -> Tensor | None:

@@ -1,5 +1,7 @@
 """Whole = chunked = step by step; a batch of rows = each row alone. In float64, where a difference is a mistake."""
 
+import gc
+import weakref
 from itertools import islice, pairwise
 
 import pytest
@@ -8,7 +10,7 @@ from tiny import some_ids, tiny
 from torch import Tensor
 
 from hybridkit.data.tokenizers import Bytes
-from hybridkit.decode import clone
+from hybridkit.decode import clone, decoders
 from hybridkit.errors import UserError
 from hybridkit.model import Model
 
@@ -63,8 +65,8 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(pattern: str, prompt: 
 def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: torch.dtype) -> None:
     model = tiny(pattern, dtype)
     prompts = [some_ids(length, seed=length)[0] for length in (1, 2, 5, 9, 17, 33, 64, 70)]
-    for temperature, chunk in ((0.0, 16), (1.0, 1000)):
-        options = {"max_tokens": 12, "temperature": temperature, "top_p": 0.9}
+    for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' decoders, and without
+        options = {"max_tokens": most, "temperature": temperature, "top_p": 0.9}
         together = torch.stack(list(model.generate(model.prefill(prompts, chunk=chunk), **options)))
         for row, prompt in enumerate(prompts):
             alone = model.generate(model.prefill(prompt), seed=row, **options)
@@ -81,6 +83,25 @@ def test_a_context_can_be_used_again(pattern: str) -> None:
     assert first == list(model.generate(context, max_tokens=20, seed=3))
     for state, before in zip(context.states, kept, strict=True):
         assert all(map(torch.equal, state, before))
+
+
+@torch.no_grad()
+def test_the_copy_of_the_weights_is_kept_until_they_change() -> None:
+    model = tiny("[swa:8, mlstm, ffn]", torch.float32)
+    first = decoders(model, 1)
+    assert decoders(model, 1) is first
+    assert decoders(model, 8) is not first  # another layout
+    for change in (lambda w: w.mul_(2), lambda w: w.data.mul_(2), lambda w: setattr(w, "data", w.data.clone())):
+        before = decoders(model, 1)
+        change(model.layers[2].layer.get_submodule("up").weight)
+        after = decoders(model, 1)
+        assert after is not before
+    x = torch.randn(1, 1, 32)
+    torch.testing.assert_close(after[2](x, ())[0], model.layers[2].step(x, ())[0])
+    gone = weakref.ref(model)
+    del model, first, before, after
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("pattern", BOUNDED)
