@@ -65,11 +65,10 @@ class Unit:
     def __init__(self, norm: nn.RMSNorm) -> None:
         assert norm.eps is not None
         self._kind = torch.promote_types(norm.weight.dtype, torch.float32)
-        self._floor = torch.full((), norm.weight.numel() * norm.eps, dtype=self._kind)  # numbers are slower to add
+        self._least = torch.full((), (norm.weight.numel() * norm.eps) ** 0.5, dtype=self._kind)
 
     def __call__(self, x: Tensor) -> Tensor:
         """In x's type, the norm's promoted to fp32 at least."""
         wide = x if x.dtype == self._kind else x.to(self._kind)
-        scale = torch.linalg.vecdot(wide, wide).add_(self._floor).rsqrt_()
-        wide = wide * scale[:, None]
+        wide = wide / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).hypot_(self._least)
         return wide if wide.dtype == x.dtype else wide.to(x.dtype)

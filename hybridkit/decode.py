@@ -58,21 +58,23 @@ def prefill(
     block. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
     ValueError for a window below 1 or larger than the context's.
     """
-    ids, starts = _align([_ids(model, row) for row in _split(tokens)])
-    if context and (starts is not None or len(ids) != len(context.logits)):
+    rows = [_ids(model, row) for row in _split(tokens)]
+    if not rows:
+        raise UserError("there is no prompt")
+    longest = max(map(len, rows))
+    if context and (min(map(len, rows)) < longest or len(rows) != len(context.logits)):
         raise UserError(f"a context of {len(context.logits)} rows is followed by as many rows of one length")
     states, read = (context.states, context.tokens) if context else (None, 0)
     if window is None and context:
         window = context.window
     windows = None if window is None else model.fixed_windows(window)
     device = model.head.weight.device
-    for begin in range(0, ids.shape[1], chunk):
-        span = slice(begin, begin + chunk)
-        piece = torch.from_numpy(ids[:, span].astype(np.int64)).to(device)
-        marks = None if starts is None else torch.from_numpy(starts[:, span]).to(device)
-        x, states = model.hidden(piece, states, windows=windows, starts=marks)
+    for begin in range(0, longest, chunk):
+        ids, starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
+        marks = None if starts is None else starts.to(device)
+        x, states = model.hidden(ids.to(device), states, windows=windows, starts=marks)
     assert states is not None
-    return Context(states, model.head(x[:, -1:])[:, 0], read + ids.shape[1], window)
+    return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window)
 
 
 def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int | None = None) -> Iterator[Tensor]:
@@ -150,13 +152,14 @@ def _ids(model: Model, row: Row) -> np.ndarray:
     return ids
 
 
-def _align(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows of ids padded in front to (B, T), and where each starts (B, T): None if none is padded."""
-    if not rows:
-        raise UserError("there is no prompt")
-    longest = max(map(len, rows))
-    ids, starts = np.zeros((len(rows), longest), rows[0].dtype), np.zeros((len(rows), longest), bool)
+def _aligned(rows: list[np.ndarray], longest: int, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+    """Columns begin to end of the rows, padded in front: ids (B, T), and which of them start one: None if none does."""
+    ids, starts = np.zeros((len(rows), end - begin), np.int64), np.zeros((len(rows), end - begin), bool)
     for place, row in enumerate(rows):
-        ids[place, longest - len(row) :] = row
-        starts[place, longest - len(row)] = True
-    return ids, None if starts[:, 0].all() else starts
+        pads = longest - len(row)
+        part = row[max(0, begin - pads) : max(0, end - pads)]
+        ids[place, end - begin - len(part) :] = part
+        if begin <= pads < end:
+            starts[place, pads - begin] = True
+    padded = any(len(row) < longest for row in rows)
+    return torch.from_numpy(ids), torch.from_numpy(starts) if padded and starts.any() else None
