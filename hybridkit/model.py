@@ -86,12 +86,12 @@ class Model(nn.Module):
         self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
         width, vocab = plan.dims.width, plan.dims.vocab
+        # Its initial weights are of unit size: a token's own vector outlasts what the first mixers add to the stream.
         self.embedding = nn.Embedding(vocab, width)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.head = Head(width, vocab, plan.logit_cap)
-        small_init_(self.embedding.weight)
         self.share_weights()
 
     def share_weights(self) -> None:
