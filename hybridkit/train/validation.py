@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from hybridkit.block import Tick
 from hybridkit.compile import Plan
@@ -9,7 +10,7 @@ from hybridkit.data.batches import Batch, Feed
 from hybridkit.train.engine import Engine
 from hybridkit.train.share import counted, micro_batches
 
-TOKENS = 2**17  # at most, rounded up to a batch; at the default sizes it costs what five training steps do
+TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a few training steps cost
 
 
 def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, float | None]:
@@ -30,7 +31,7 @@ def bits_per_byte(nats: float, raw: int) -> float | None:
 
 def _first(batches: Iterator[Batch]) -> Iterator[Batch]:
     seen = 0
-    for batch in batches:
+    for batch in islice(batches, BATCHES):
         yield batch
         seen += batch.tokens.numel()
         if seen >= TOKENS:
