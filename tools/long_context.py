@@ -2,8 +2,10 @@
 
     python tools/long_context.py --plot long_context.png
 
-Prints time a token, peak memory of the process and bytes of the states. Weights are random: cost does not depend on
-them. Peak memory is the kernel's count of the process (ru_maxrss), so that nothing allocated anywhere is missed.
+Prints time a token, peak memory of the process and bytes of the states. Weights and tokens are random: cost does not
+depend on them. Tokens are drawn as they are read, so that no text is held. Times are medians over chunks, after one
+that warms up; a short length is read again until 64 chunks were timed. Processor time is what counts on a busy machine. Peak
+memory is the kernel's count of the process (ru_maxrss): nothing allocated anywhere is missed.
 """
 
 import argparse
@@ -20,10 +22,12 @@ from typing import Any
 
 import numpy as np
 
+CHUNKS = 64  # timed at least
 LENGTHS = (2**10, 2**14, 2**17, 2**20)
 COLUMNS = {
     "tokens": "tokens",
     "prefill_us": "prefill us/token",
+    "processor_us": "processor us/token",
     "decode_ms": "decode ms/token",
     "peak_bytes": "peak MiB",
     "state_bytes": "state KiB",
@@ -32,22 +36,30 @@ UNITS = {"peak_bytes": 2**20, "state_bytes": 2**10}
 
 
 def measure(pattern: str, width: int, tokens: int, chunk: int) -> dict[str, Any]:
-    """Read `tokens` random ids, then decode 100, in this process."""
+    """Read `tokens` random ids, a chunk at a time, then decode 100, in this process."""
     import torch
 
     import hybridkit
 
     torch.manual_seed(0)
-    model = hybridkit.build(pattern, width=width)
-    ids = np.random.default_rng(0).integers(0, 256, tokens, np.uint8)
-    model.prefill(ids[:chunk], chunk=chunk)  # whatever happens once
-    start = time.perf_counter()
-    context = model.prefill(ids, chunk=chunk)
-    prefill = (time.perf_counter() - start) / tokens
+    model, draw = hybridkit.build(pattern, width=width), np.random.default_rng(0)
+    chunk = min(chunk, tokens)
+    model.prefill(draw.integers(0, 256, chunk, np.uint8), chunk=chunk)  # whatever happens once
+    taken: list[tuple[float, float]] = []
+    while len(taken) < CHUNKS:
+        context = None
+        for begin in range(0, tokens, chunk):
+            ids = draw.integers(0, 256, min(chunk, tokens - begin), np.uint8)
+            start = time.perf_counter(), time.process_time()
+            context = model.prefill(ids, context, chunk=chunk)
+            taken.append(((time.perf_counter() - start[0]) / len(ids), (time.process_time() - start[1]) / len(ids)))
+    assert context is not None
+    prefill, processor = (median(column) for column in zip(*taken, strict=True))
     marks = [time.perf_counter() for _ in islice(model.generate(context), 101)]
     return {
         "tokens": tokens,
         "prefill_us": prefill * 1e6,
+        "processor_us": processor * 1e6,
         "decode_ms": median(np.diff(marks)) * 1e3,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "state_bytes": context.bytes,
@@ -68,10 +80,11 @@ def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
     """A panel a figure over the length, each from zero."""
     from matplotlib.figure import Figure
 
+    names = [name for name in COLUMNS if name not in ("tokens", "processor_us")]
     figure = Figure(figsize=(10, 6), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(2, 2, sharex=True).flatten()
-    for axes, name in zip(panels, list(COLUMNS)[1:], strict=True):
+    for axes, name in zip(panels, names, strict=True):
         figures = [row[name] / UNITS.get(name, 1) for row in rows]
         axes.plot([row["tokens"] for row in rows], figures, "o-")
         axes.set(xscale="log", ylim=(0, 1.2 * max(figures)), title=COLUMNS[name])
@@ -98,12 +111,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     print(f"{arguments.pattern}, width {arguments.width}, chunks of {arguments.chunk}, {arguments.threads} threads")
-    print("".join(f"{title:>18}" for title in COLUMNS.values()))
+    print("".join(f"{title:>20}" for title in COLUMNS.values()))
     rows = []
     for tokens in arguments.lengths:
         rows.append(measure_apart(arguments, tokens))
         figures = {name: rows[-1][name] / UNITS.get(name, 1) for name in COLUMNS}
-        print("".join(f"{figure:18,.{0 if name == 'tokens' else 2}f}" for name, figure in figures.items()), flush=True)
+        print("".join(f"{figure:20,.{0 if name == 'tokens' else 2}f}" for name, figure in figures.items()), flush=True)
     if arguments.plot:
         draw(rows, f"{arguments.pattern}, width {arguments.width}", arguments.plot)
 
