@@ -4,8 +4,8 @@
 
 Prints time a token, peak memory of the process and bytes of the states. Weights and tokens are random: cost does not
 depend on them. Tokens are drawn as they are read, so that no text is held. Times are medians over chunks, after one
-that warms up; a short length is read again until 64 chunks were timed. Processor time is what counts on a busy machine. Peak
-memory is the kernel's count of the process (ru_maxrss): nothing allocated anywhere is missed.
+that warms up; a short length is read again until 64 chunks were timed. Processor time is what counts on a busy
+machine. Peak memory is the kernel's count of the process (ru_maxrss): nothing allocated anywhere is missed.
 """
 
 import argparse
