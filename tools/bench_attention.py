@@ -42,16 +42,20 @@ def inputs(tokens: int) -> list[Tensor]:
     return [torch.randn(1, HEADS, tokens, HEAD).transpose(1, 2).requires_grad_(index < 3) for index in range(4)]
 
 
-def speed(tokens: int, windows: list[int], repeat: int) -> None:
-    """Medians of interleaved repetitions of forward and backward."""
-    leaves = inputs(tokens)
+def contestants(tokens: int, windows: list[int]) -> dict[str, Callable[..., Tensor]]:
+    """Attention of q, k, v (1, T, H, E) by name: torch's with and without the windows as masks, and ours."""
     age = torch.arange(tokens)[:, None] - torch.arange(tokens)
     runs: dict[str, Callable[..., Tensor]] = {"causal SDPA": lambda *x: sdpa(*x, is_causal=True)}
     for window in windows:
         seen = (age >= 0) & (age < window)
         runs[f"masked SDPA {window}"] = lambda *x, seen=seen: sdpa(*x, attn_mask=seen)
         runs[f"ours {window}"] = lambda *x, window=window: attend(*x, window, None)
-    times = interleaved(runs, leaves, repeat)
+    return runs
+
+
+def speed(tokens: int, windows: list[int], repeat: int) -> None:
+    """Medians of interleaved repetitions of forward and backward."""
+    times = interleaved(contestants(tokens, windows), inputs(tokens), repeat)
     print(f"{tokens} tokens, {HEADS} heads of {HEAD}, {torch.get_num_threads()} threads, ms forward+backward")
     for name, milliseconds in times.items():
         print(f"{name:18s} {milliseconds:9.1f}")

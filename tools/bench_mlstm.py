@@ -73,7 +73,7 @@ def main() -> None:
     leaves = inputs(given.batch, given.heads, given.tokens, given.key, given.value, given.device)
     slope = torch.randn_like(leaves[2])
     forms = contestants(given.device)
-    calls = {name: partial(_train, run, leaves, slope) for name, run in forms.items()}
+    calls = {name: partial(train, run, leaves, slope) for name, run in forms.items()}
     times: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(given.repeats + 1):
         for name, call in calls.items():
@@ -89,7 +89,8 @@ def main() -> None:
         print(f"{name:<28} {middle * 1e3:8.1f} ms  {middle / ours:5.2f} x ours  {share:6.1%} of the ceiling")
 
 
-def _train(run: Run, leaves: list[Tensor], slope: Tensor) -> None:
+def train(run: Run, leaves: list[Tensor], slope: Tensor) -> None:
+    """Forward and backward, from a gradient of the output."""
     torch.autograd.grad(run(*leaves), leaves, slope)
 
 

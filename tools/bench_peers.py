@@ -1,0 +1,194 @@
+"""Ours beside what else is there: the same shapes, on the same machine, in one process, turn by turn.
+
+    python tools/bench_peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu] [--json]
+
+Medians over the rounds after one that warms up; the ratio is theirs over ours, the median of the rounds' own ratios.
+Processor time parts from wall-clock time where others use the machine, and is then the fairer of the two.
+
+xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/peers.py). decode-1, decode-8: 64
+greedy tokens a row. attention-128, -1024: attention alone, 8,192 tokens, forward and backward. cell: the mLSTM cell
+alone, 4,096 tokens, beside mlstm_kernels called bare. flash, fla: on a GPU, where they are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import bench_attention
+import bench_decode
+import bench_mlstm
+import torch
+import transformers
+from peers import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
+from torch.nn import functional as F
+
+from hybridkit.machine import peak_flops
+from hybridkit.stopwatch import synchronize
+from hybridkit_blocks._core import attend
+
+WIDTH, LAYERS, WINDOW = 256, 8, 128
+OURS = "ours"
+Runs = Mapping[str, Callable[[], object]]  # by name, ours among them
+
+
+def xlstm(device: str) -> Runs:
+    """A training step of xLSTM."""
+    ids = some_tokens(1, 2048, device)
+    ours, theirs = xlstm_pair(WIDTH, LAYERS, device)
+    return {OURS: our_step(ours, [ids]), "transformers' xLSTM": their_step(theirs, ids)}
+
+
+def mistral(tokens: int, device: str) -> Runs:
+    """A training step with sliding windows."""
+    ids = some_tokens(1, tokens, device)
+    ours, theirs = mistral_pair(WIDTH, LAYERS, WINDOW, tokens, device)
+    name = f"transformers' Mistral ({theirs.config._attn_implementation})"  # type: ignore[union-attr]
+    return {OURS: our_step(ours, [ids]), name: their_step(theirs, ids)}
+
+
+def decode(batch: int, device: str) -> Runs:
+    """Greedy tokens of xLSTM, a prompt of 16 included."""
+    ours, theirs = (model.to(device) for model in bench_decode.pair(WIDTH, LAYERS, VOCAB))
+    ids = some_tokens(batch, bench_decode.PROMPT, device)
+    return {
+        OURS: partial(bench_decode.generate_ours, ours, ids, 64),
+        "transformers' xLSTM": partial(bench_decode.generate_theirs, theirs, ids, 64),
+    }
+
+
+def attention(window: int, device: str) -> Runs:
+    """Attention alone, forward and backward."""
+    with torch.device(device):
+        leaves, runs = bench_attention.inputs(8192), bench_attention.contestants(8192, [window])
+    return {
+        name.replace(f"ours {window}", OURS): partial(bench_mlstm.train, run, leaves[:3], leaves[3])
+        for name, run in runs.items()
+    }
+
+
+def cell(device: str) -> Runs:
+    """The mLSTM cell alone, forward and backward."""
+    leaves = bench_mlstm.inputs(1, 4, 4096, 64, 128, device)
+    slope = torch.randn_like(leaves[2])
+    return {
+        name: partial(bench_mlstm.train, run, leaves, slope) for name, run in bench_mlstm.contestants(device).items()
+    }
+
+
+def flash(device: str) -> Runs:
+    """Attention alone in bf16, beside flash-attn with the same window."""
+    from flash_attn import flash_attn_func
+
+    leaves = [torch.randn(1, 8192, 8, 64, device=device, dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
+    runs = {
+        OURS: lambda q, k, v: attend(q, k, v, WINDOW, None),
+        "flash-attn": lambda q, k, v: flash_attn_func(q, k, v, causal=True, window_size=(WINDOW - 1, 0)),
+    }
+    slope = torch.randn_like(leaves[0])
+    return {name: partial(bench_mlstm.train, run, leaves, slope) for name, run in runs.items()}
+
+
+def fla(device: str) -> Runs:
+    """The mLSTM cell beside FLA's simple gated linear attention, which has neither input gate nor normalizer."""
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    leaves = bench_mlstm.inputs(1, 4, 4096, 64, 128, device)
+    slope = torch.randn_like(leaves[2])
+
+    def theirs(*x: torch.Tensor) -> torch.Tensor:
+        q, k, v, f = (t.transpose(1, 2) for t in (*x[:3], x[4]))  # (B, T, H, .)
+        return chunk_simple_gla(q, k, v, g=F.logsigmoid(f))[0].transpose(1, 2)
+
+    runs = {OURS: bench_mlstm.contestants(device)[OURS], "FLA simple_gla": theirs}
+    return {name: partial(bench_mlstm.train, run, leaves, slope) for name, run in runs.items()}
+
+
+CONTESTS: dict[str, Callable[[str], Runs]] = {
+    "xlstm": xlstm,
+    "mistral-2k": partial(mistral, 2048),
+    "mistral-8k": partial(mistral, 8192),
+    "mistral-16k": partial(mistral, 16384),
+    "decode-1": partial(decode, 1),
+    "decode-8": partial(decode, 8),
+    "attention-128": partial(attention, 128),
+    "attention-1024": partial(attention, 1024),
+    "cell": cell,
+    "flash": flash,
+    "fla": fla,
+}
+NEEDS = {"flash": "flash_attn", "fla": "fla"}
+
+
+def missing(name: str, device: str) -> str | None:
+    """Why a contest cannot be held here; None where it can."""
+    package = NEEDS.get(name)
+    if package is None or (device == "cuda" and find_spec(package)):
+        return None
+    return f"{package} is not installed" if device == "cuda" else "needs a GPU"
+
+
+def hold(runs: Runs, device: str, repeat: int) -> dict[str, dict[str, float]]:
+    """Seconds of each, wall-clock and processor's, and theirs over ours."""
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(repeat + 1):
+        for name, run in runs.items():
+            begin = time.perf_counter(), time.process_time()
+            run()
+            synchronize(torch.device(device))
+            rounds[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    found = {}
+    for name, taken in rounds.items():
+        wall, processor = (median(both[i] for both in taken[1:]) for i in range(2))
+        pairs = list(zip(taken[1:], rounds[OURS][1:], strict=True))
+        ratio, processor_ratio = (median(theirs[i] / ours[i] for theirs, ours in pairs) for i in range(2))
+        found[name] = {"seconds": wall, "processor_seconds": processor}
+        found[name] |= {"ratio": ratio, "processor_ratio": processor_ratio}
+    return found
+
+
+def show(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
+    """The rows of a contest."""
+    for who, figures in found.items():
+        seconds, processor = figures["seconds"], figures["processor_seconds"]
+        ratios = f"{figures['ratio']:9.2f} {figures['processor_ratio']:10.2f}"
+        print(f"{name:15} {who:32} {1e3 * seconds:11.1f} {1e3 * processor:13.1f} {ratios}", flush=True)
+
+
+def main() -> None:
+    """Hold the contests asked for, and print a table or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="NAME")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    device, threads = torch.device(given.device), torch.get_num_threads()
+    ceiling = peak_flops(device, "bf16" if given.device == "cuda" else "fp32")
+    report: dict[str, Any] = {"device": given.device, "threads": threads, "ceiling": ceiling, "contests": {}}
+    if not given.json:
+        print(f"{given.device}, {threads} threads, ceiling {ceiling / 1e9:.0f} GFLOP/s, medians of {given.repeat}\n")
+        print(f"{'':48} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")
+    for name in given.only:
+        if reason := missing(name, given.device):
+            report["contests"][name] = {"skipped": reason}
+            if not given.json:
+                print(f"{name:15} skipped: {reason}")
+            continue
+        torch.manual_seed(0)
+        report["contests"][name] = hold(CONTESTS[name](given.device), given.device, given.repeat)
+        if not given.json:
+            show(name, report["contests"][name])
+    if given.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Models of other libraries beside ours of the same shape, and the training step that all of them take.
+
+What `bench_peers.py` and `bench_training.py` measure; nothing is measured here. Every step is forward, backward,
+clipping to norm 1 and torch's fused AdamW, on the same tokens; ours is the local engine, as `hybridkit train` runs it.
+Arithmetic is fp32 on a CPU, and bf16 under autocast on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from hybridkit.compile import Plan, compile_pattern
+from hybridkit.data.batches import Batch
+from hybridkit.schema import Train
+from hybridkit.train.local import LocalEngine
+from hybridkit.train.optimizer import adamw
+
+VOCAB, HEADS, LEARNING_RATE = 257, 4, 1e-3
+Step = Callable[[], object]
+
+
+def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
+    """Random ids (B, T), the same every time."""
+    return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def our_engine(pattern: str, width: int, device: str, cap: float | None = None) -> LocalEngine:
+    """The local engine with fresh weights."""
+    plan = compile_pattern(pattern, width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap)
+    given: dict[str, Any] = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
+    return LocalEngine(plan, Train(**given))
+
+
+def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | None = None) -> Step:
+    """One training step over micro-batches of ids (B, T): every token predicts the next."""
+    batches = [Batch(ids, ids.roll(-1, 1), None, 0) for ids in micro_batches]
+    windows, counted = windows_of(engine.model.plan, window), sum(ids.numel() for ids in micro_batches)
+
+    def step() -> None:
+        engine.gradients(batches, windows, counted)
+        engine.update(LEARNING_RATE)
+
+    return step
+
+
+def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
+    """`window`, or each policy's largest, for every entry that has one."""
+    return [(window or entry.window.largest) if entry.window else None for entry in plan.entries]
+
+
+def their_step(model: nn.Module, ids: Tensor) -> Step:
+    """The same step of a transformers model; it shifts the targets itself."""
+    model.train()
+    optimizer = adamw(model, Train(lr=LEARNING_RATE))
+
+    def step() -> None:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def xlstm_pair(width: int, layers: int, device: str) -> tuple[LocalEngine, nn.Module]:
+    """Ours, and transformers' xLSTM in its training mode: all chunks of 64 in parallel, by its native kernel."""
+    kernel = "bfloat16" if device == "cuda" else "float32"
+    config = transformers.xLSTMConfig(
+        vocab_size=VOCAB, hidden_size=width, num_hidden_layers=layers, num_heads=HEADS, use_cache=False, mode="train",
+        autocast_kernel_dtype=kernel,
+    )  # fmt: skip
+    theirs = transformers.xLSTMForCausalLM(config).to(device)
+    inner = theirs.backbone.blocks[0].ffn.proj_up.out_features
+    ours = our_engine(f"[mlstm, ffn(width={inner})]*{layers}", width, device, cap=config.output_logit_soft_cap)
+    return _alike(ours, theirs)
+
+
+def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str) -> tuple[LocalEngine, nn.Module]:
+    """Ours, and transformers' Mistral.
+
+    On a CPU it has SDPA, which takes the window as a mask (T, T) and computes every pair behind it: the faster of the
+    two that it has there. On a GPU it has flash-attn where that is installed, which skips what the window hides.
+    """
+    flash = device == "cuda" and find_spec("flash_attn") is not None
+    ours = our_engine(f"[swa:{window}, ffn]*{layers}", width, device)
+    inner = ours.model.get_submodule("layers.1.ffn.up").weight.shape[0]
+    config = transformers.MistralConfig(
+        vocab_size=VOCAB, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=HEADS, num_key_value_heads=HEADS, sliding_window=window, max_position_embeddings=tokens,
+        attn_implementation="flash_attention_2" if flash else "sdpa", use_cache=False,
+    )  # fmt: skip
+    return _alike(ours, transformers.MistralForCausalLM(config).to(device))
+
+
+def _alike(ours: LocalEngine, theirs: nn.Module) -> tuple[LocalEngine, nn.Module]:
+    """Both, after they were found to have as many parameters."""
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours.model, theirs)]
+    assert sizes[0] == sizes[1], f"ours has {sizes[0]:,} parameters, theirs {sizes[1]:,}"
+    return ours, theirs
