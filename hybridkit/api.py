@@ -9,7 +9,7 @@ from hybridkit.data import load_tokenizer, tokenizer_vocab
 from hybridkit.model import Model
 from hybridkit.recipe import Loaded
 from hybridkit.run import Run
-from hybridkit.weights import load_weights
+from hybridkit.weights import check_weights, load_weights
 
 
 def build(
@@ -55,8 +55,10 @@ def load(run: Path | str) -> Model:
     """
     folder = Run(run)
     loaded, weights = folder.recipe, folder.weights()
+    embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
-        model = Model(plan(loaded, vocab=len(weights["embedding.weight"])))
+        model = Model(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
+    check_weights(model, weights, str(run))  # before anything of a size that only the recipe says is allocated
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # moving from the meta device has parted them
     load_weights(model, weights, str(run))

@@ -78,12 +78,22 @@ def compile_pattern(
     spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
     for block in {entry.block: None for entry in entries}:
         try:
-            layer_parameters(block, replace(dims, depth=1))
+            _check(block, replace(dims, depth=1))
         except ValueError as error:
             if block not in spans:
                 raise UserError(f"model.ffn: {error}") from error
             raise error_at(source, text, spans[block].name, str(error)) from error
     return Plan(written, entries, dims, tie, logit_cap)
+
+
+def _check(block: Block, dims: Dims) -> None:
+    """Raises ValueError where `dims` do not fit."""
+    try:
+        layer_parameters(block, dims)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        raise ValueError(f"{block}: no machine holds sizes like these") from error
 
 
 def _ffn(arguments: Mapping[str, Any], registry: Registry) -> Entry:

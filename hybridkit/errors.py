@@ -27,6 +27,14 @@ class Interrupted(Exception):
         self.code = 128 + signal
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a machine is too small for what was asked: torch says so of a CPU and of sizes by words alone."""
+    said = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` most likely meant, if any comes near; case does not matter."""
     folded = {other.casefold(): other for other in sorted(known)}

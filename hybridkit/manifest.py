@@ -18,7 +18,8 @@ NAME = "manifest.json"
 SEAL = "sha256"  # the manifest's own hash, among its keys
 WEIGHTS = "model.safetensors"
 STATE = "state.json"
-MAX_JSON = 16 * 2**20  # bytes of a manifest or of any other JSON file of a checkpoint
+MAX_JSON = 2**20  # bytes of a manifest or of any other JSON file of a checkpoint
+MAX_FILES = 4096
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
 
 
@@ -59,7 +60,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     data: str  # digest of what was trained on
     model: str  # its pattern and sizes
-    files: dict[Annotated[str, AfterValidator(_inside)], Stamp] = Field(max_length=100_000)
+    files: dict[Annotated[str, AfterValidator(_inside)], Stamp] = Field(max_length=MAX_FILES)
 
 
 def sealed(manifest: Manifest) -> bytes:
@@ -75,12 +76,23 @@ def stamp(path: Path) -> Stamp:
         return Stamp(bytes=file.tell(), sha256=digest)
 
 
+def parse_json(raw: bytes) -> Any:
+    """What JSON in UTF-8 says. Raises ValueError, also for what is nested too deep and for halves of characters."""
+    try:
+        value = json.loads(raw.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if b"\\u" in raw:  # an escape can spell what no file and no terminal can hold
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_json(path: Path) -> Any:
     """The content of a small JSON file. Raises Invalid for one that is missing, a link, too large or no JSON."""
     _plain(path, at_most=MAX_JSON)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
         raise Invalid(f"{path.name} is not JSON: {str(error)[:200]}") from error
 
 

@@ -1,12 +1,14 @@
 """Reading metrics.jsonl: one JSON object a line, each with its `step`; `loss` and others of a step, or `val_loss`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hybridkit.manifest import parse_json
+
 MAX_LINE = 2**20  # bytes
-MAX_STEP = 2**53
+MAX_NUMBER = 2**63  # of whole numbers, steps included
+FIGURES = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu", "val_loss")
 
 
 class Metrics(NamedTuple):
@@ -17,12 +19,19 @@ class Metrics(NamedTuple):
 
 
 def read_metrics(path: Path) -> Metrics:
-    """All lines of a metrics file that hold a step, in order; an absent file has none."""
-    if not path.exists():
+    """All lines of a metrics file that hold a step, in order; what is no regular file has none.
+
+    `FIGURES` are numbers wherever a line holds them.
+    """
+    if not path.is_file():
         return Metrics([], 0)
-    lines = list(_lines(path))
-    good = [line for line in lines if line is not None]
-    return Metrics(good, len(lines) - len(good))
+    good, damaged = list[dict[str, Any]](), 0
+    for line in _lines(path):
+        if line is None:
+            damaged += 1
+        else:
+            good.append(line)
+    return Metrics(good, damaged)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -36,8 +45,21 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     if not text.endswith(b"\n"):
         return None
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
+        line = parse_json(text)
+    except ValueError:
         return None
-    step = line.get("step") if isinstance(line, dict) else None
-    return line if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < MAX_STEP else None
+    if not isinstance(line, dict) or not all(_number(line[key]) for key in FIGURES if key in line):
+        return None
+    return line if _step(line.get("step")) and all(map(_small, line.values())) else None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _small(value: Any) -> bool:
+    return not isinstance(value, int) or abs(value) < MAX_NUMBER

@@ -145,6 +145,8 @@ def _extended(path: Path, extending: tuple[str, ...]) -> Document:
         raise RecipeError(f"{place}: extends should be the path of another recipe, seen from this one")
     chain = (*extending, os.path.realpath(path))
     base = path.parent / said
+    if os.path.exists(base) and not os.path.isfile(base) and not os.path.isdir(base):  # a pipe might never end
+        raise RecipeError(f"{place}: extends {base}: not a regular file")
     if os.path.realpath(base) in chain or len(chain) > MAX_EXTENDS:
         raise RecipeError(f"{place}: extends goes round in a circle, or deeper than {MAX_EXTENDS} files")
     try:

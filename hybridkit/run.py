@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,6 +104,16 @@ class Run:
     def _exists(self) -> None:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such run folder; `hybridkit train` makes one")
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raises UserError where one of `paths`, which are about to be written, is a symbolic link.
+
+    Whoever made a folder could otherwise choose which of its reader's files is overwritten.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path} is a symbolic link, through which nothing is written; remove it")
 
 
 def _because(skipped: dict[str, str]) -> str:

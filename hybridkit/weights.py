@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hybridkit.errors import UserError
 from hybridkit.manifest import Invalid
 
-MAX_HEADER = 64 * 2**20  # bytes; some 500,000 tensors
+MAX_HEADER = 16 * 2**20  # bytes; some 100,000 tensors
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -22,15 +23,25 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
 
 
-@torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Copy `weights` into the model. Raises UserError, naming `origin` and the first tensor that differs."""
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Raises UserError, naming `origin` and the first tensor that differs, unless `weights` are such a model's.
+
+    The model may be on the meta device.
+    """
     own = weights_of(model)
     for name in dict.fromkeys([*own, *weights]):
         has, wants = (f"{list(t.shape)}" if t is not None else "none" for t in (weights.get(name), own.get(name)))
         if has != wants:
             raise UserError(f"{origin} holds another model: {name} is {has} there, and {wants} in this recipe")
-    for name, tensor in own.items():
+        if weights[name].dtype not in FLOATS:
+            raise UserError(f"{origin} holds another model: {name} is of {weights[name].dtype}, not a float type")
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `weights` into the model. Raises UserError, naming `origin` and the first tensor that differs."""
+    check_weights(model, weights, origin)
+    for name, tensor in weights_of(model).items():
         tensor.copy_(weights[name])
 
 

@@ -1,11 +1,16 @@
 """Kills, fills disks and damages checkpoints, and checks that training goes on as if nothing had happened.
 
-Run: OMP_NUM_THREADS=1 python tools/torture.py --kills 200 --damages 500 --folder /tmp/torture
+Run: python tools/torture.py --kills 200 --damages 500 --disks 50 --folder /tmp/torture
 
-Kinds: SIGKILL of a real process at random moments; the process ending itself with SIGKILL at every single write, fsync,
-rename and removal; ENOSPC at each of them; bytes flipped and files cut at random places of the newest checkpoint.
-After each the run is resumed, and its weights and metrics (but for figures of time) are held against an uninterrupted
-run's. Exit code 1 if anything differs.
+Each row of the table it prints is a way to spoil a run; after each the run is resumed, and must end with the files of
+an uninterrupted run (weights, optimizer and state by their SHA-256) and its metrics (but for figures of time):
+
+- SIGKILL at random moments of the whole run, in fresh processes first and then in forks (tools/forks.py);
+- the process ending itself with SIGKILL, or ENOSPC raised, at every single write, fsync, rename and removal in turn;
+- a real file system that is too small, of many sizes, and is then made larger;
+- bytes of the newest checkpoint changed and its files cut, all found, a sample also resumed; then every byte in turn.
+
+One core. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -15,13 +20,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from damage import DAMAGES, each_byte, newest_before
+from forks import Command, Mounts, Process
 
 RECIPE = """\
 pattern: [swa:stoch(4,16,p=.5), mlstm]*1
@@ -33,6 +40,10 @@ train: {{steps: 40, batch_tokens: 128, lr: 1e-2, min_lr: 1e-3, validate_every: 2
 SHORT = ("train.steps=6",)  # for faults at every operation
 TIMED = ("seconds", "tokens_per_second", "mfu")
 OPERATIONS = ("write", "tensors", "fsync", "rename", "remove")
+FRESH = 20  # kills of processes that are no forks
+RESUMED = 10  # of so many damages one is also resumed
+DISK = 4096  # bytes: a small disk's sizes are multiples
+SAME = "resumed bit for bit"
 
 
 def main() -> int:
@@ -40,137 +51,174 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--damages", type=int, default=50)
+    parser.add_argument("--disks", type=int, default=5)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder; removed at the end if all went well")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
-    os.environ["HYBRIDKIT_CACHE"] = str(options.folder / "cache")
-    draw, bench = random.Random(options.seed), Bench(options.folder)
-    rows = {
-        "SIGKILL at a random moment": bench.kills(options.kills, draw),
-        "SIGKILL at each file operation": bench.faults(_die),
-        "ENOSPC at each file operation": bench.faults(_full),
-        "a flipped bit or a cut in the newest checkpoint": bench.damages(options.damages, draw),
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    draw, bench = random.Random(options.seed), Bench(options.folder.resolve())
+    few = min(FRESH, options.kills)
+    rows: dict[str, Callable[[], Iterator[str]]] = {
+        "SIGKILL of a fresh process at a random moment": lambda: bench.kills(few, draw, forked=False),
+        "SIGKILL of a forked process at a random moment": lambda: bench.kills(options.kills - few, draw, forked=True),
+        "SIGKILL at each file operation": lambda: bench.faults(_die, -signal.SIGKILL),
+        "ENOSPC at each file operation": lambda: bench.faults(_full, 1),
+        "a disk that is too small, then larger": lambda: bench.disks(options.disks),
+        "a random change of the newest checkpoint": lambda: bench.damages(options.damages, draw),
+        "each byte of the newest checkpoint changed in turn": lambda: each_byte(bench.short, draw),
     }
-    print("\n| what | times | outcomes |\n|---|---|---|")
-    for name, outcomes in rows.items():
+    wrong = 0
+    print("| what | times | seconds | outcomes |\n|---|---|---|---|", flush=True)
+    for name, row in rows.items():
+        began, outcomes = time.monotonic(), Counter(row())
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-        print(f"| {name} | {outcomes.total()} | {said} |")
-    wrong = sum(count for outcomes in rows.values() for outcome, count in outcomes.items() if "WRONG" in outcome)
+        print(f"| {name} | {outcomes.total()} | {time.monotonic() - began:.0f} | {said} |", flush=True)
+        wrong += sum(count for outcome, count in outcomes.items() if "WRONG" in outcome)
     if not wrong:
         shutil.rmtree(options.folder)
     return 1 if wrong else 0
 
 
 class Bench:
-    """A recipe, its uninterrupted runs, and ways to spoil others."""
+    """A recipe, its uninterrupted runs, and ways to spoil others. Each way yields the outcome of each time."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._recipe = folder, folder / "tiny.yaml"
+        self._folder = folder
         (folder / "text").mkdir()
         words = random.Random(0)
         for number in range(6):
             said = (words.choice(["window", "state", "short", "long"]) for _ in range(60))
             (folder / "text" / f"{number}.txt").write_text(" ".join(said))
-        self._recipe.write_text(RECIPE.format(text=folder / "text"))
-        self.train(folder / "whole")
-        self.train(folder / "short", *SHORT)
+        recipe = folder / "tiny.yaml"
+        recipe.write_text(RECIPE.format(text=folder / "text"))
+        self._command = Command(recipe)
+        self.whole, self.short = folder / "whole", folder / "short"
+        assert self._command.fresh(self.whole).wait() == 0
+        assert self._command.fork(self.short, *SHORT).wait() == 0
 
-    def train(self, run: Path, *overrides: str) -> None:
-        """Train or resume in this process."""
-        from hybridkit.recipe import load
-        from hybridkit.train.reporter import Silent
-        from hybridkit.train.trainer import train
+    def kills(self, times: int, draw: random.Random, *, forked: bool) -> Iterator[str]:
+        """Kill a run at a random moment, go on, kill again, ... until it is done; and so on with another run."""
+        start = self._command.fork if forked else self._command.fresh
+        begins, lasts = self._timed(start)
+        done, round_ = 0, 0
+        while done < times:
+            run, round_ = self._folder / f"kill-{forked}-{round_}", round_ + 1
+            moments = []
+            while done + len(moments) < times and start(run).kill_after(draw.uniform(begins, lasts)):
+                moments.append(_moment(run))
+            verdict = self._finish(run, self.whole)
+            done += len(moments)
+            yield from (f"{moment}, {verdict}" for moment in moments)
+            if not moments and verdict != SAME:
+                yield verdict
 
-        train(load(self._recipe, overrides), run, resume=True, reporter=Silent())
+    def _timed(self, start: Callable[[Path], Process]) -> tuple[float, float]:
+        """When a run begins to touch its folder, and when it ends, in seconds from its start."""
+        run, began = self._folder / "timed", time.time()
+        assert start(run).wait() == 0
+        lasts = time.time() - began
+        begins = (run / ".lock").stat().st_mtime - began
+        assert self._judge(run, self.whole) == SAME
+        return max(0.0, begins - 0.1), lasts
 
-    def kills(self, times: int, draw: random.Random) -> Counter[str]:
-        """Start a process, kill it some time after it began to train, again and again until the run is done."""
-        outcomes: Counter[str] = Counter()
-        round_ = 0
-        while outcomes.total() < times:
-            run, round_ = self._folder / f"kill-{round_}", round_ + 1
-            killed = 0
-            while self._killed_once(run, draw) and killed + outcomes.total() < times:
-                killed += 1
-            self.train(run)
-            outcomes[self._judge(run, self._folder / "whole")] += max(1, killed)
-            print(f"{outcomes.total()} kills", flush=True)
-        return outcomes
-
-    def _killed_once(self, run: Path, draw: random.Random) -> bool:
-        """Whether the process was killed before it was done."""
-        command = [sys.executable, "-m", "hybridkit.cli", "train", str(self._recipe), "--run", str(run), "--resume"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            before = _size(run / "metrics.jsonl")
-            while process.poll() is None and _size(run / "metrics.jsonl") <= before:
-                before = min(before, _size(run / "metrics.jsonl"))
-                time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.4))
-            process.kill()
-        assert process.returncode in (0, -signal.SIGKILL), "the run failed by itself"
-        return process.returncode != 0
-
-    def faults(self, fault: Callable[[], None]) -> Counter[str]:
+    def faults(self, fault: Callable[[], None], code: int) -> Iterator[str]:
         """Let `fault` happen at the first operation, at the second, ... until a run makes no more."""
-        outcomes: Counter[str] = Counter()
         for at in range(1, 10**6):
-            run = self._folder / f"fault-{fault.__name__}-{at}"
-            if not self._faulty(run, at, fault):
+            run = self._folder / f"fault-{code}-{at}"
+            note = run.with_suffix(".note")
+            process = self._command.fork(run, *SHORT, first=lambda r=run, n=note, a=at: _intrude(r, n, a, fault))
+            ended = process.wait()
+            if not note.exists():
+                assert ended == 0
                 shutil.rmtree(run)
-                return outcomes
-            self.train(run, *SHORT)
-            outcomes[self._judge(run, self._folder / "short")] += 1
-        raise AssertionError("a run of endless operations")
+                return
+            if ended != code or (code > 0 and not _plain(process.said)):
+                yield f"WRONG: exit code {ended} after {note.read_text()}: {process.said}"
+            elif _newest(run) < json.loads(note.read_text()):
+                yield "WRONG: a valid checkpoint was lost"
+            else:
+                yield self._finish(run, self.short, *SHORT)
 
-    def _faulty(self, run: Path, at: int, fault: Callable[[], None]) -> bool:
-        """Whether the run, in a process of its own, got as far as operation number `at`."""
-        child = os.fork()
-        if child == 0:
-            try:
-                _intrude(at, fault)
-                self.train(run, *SHORT)
-                os._exit(0)
-            except BaseException:
-                os._exit(1)
-        return os.waitpid(child, 0)[1] != 0
+    def disks(self, times: int) -> Iterator[str]:
+        """Train on disks from far too small to almost large enough, and go on after they grew."""
+        size = sum(path.stat().st_blocks * 512 for path in self.short.rglob("*")) * 3 // 2  # a third is being written
+        for turn in range(times):
+            run = self._folder / f"disk-{turn}"
+            run.mkdir()
+            pages = 1 + turn * (size // DISK) // times
+            pid = os.fork()
+            if pid == 0:
+                self._on_small_disk(run, pages * DISK)
+            os.waitpid(pid, 0)
+            verdict = run.with_suffix(".verdict")
+            yield verdict.read_text() if verdict.exists() else "WRONG: no verdict"
 
-    def damages(self, times: int, draw: random.Random) -> Counter[str]:
-        """Spoil one file of the newest checkpoint, and resume."""
-        outcomes: Counter[str] = Counter()
+    def _on_small_disk(self, run: Path, size: int) -> None:
+        """In a process of its own, which keeps the disk to itself."""
+        verdict = "WRONG: it went wrong"
+        try:
+            mounts = Mounts()
+            mounts.small(run, size)
+            process = self._command.fork(run, *SHORT)
+            code = process.wait()
+            mounts.grow(run, 1 << 30)
+            if code == 0:
+                verdict = f"large enough, {self._finish(run, self.short, *SHORT)}"
+            elif code != 1 or not _plain(process.said):
+                verdict = f"WRONG: exit code {code}: {process.said}"
+            else:
+                verdict = f"full, {self._finish(run, self.short, *SHORT)}"
+        except OSError as error:
+            verdict = f"not possible here ({error})"
+        finally:
+            run.with_suffix(".verdict").write_text(verdict)
+            os._exit(0)
+
+    def damages(self, times: int, draw: random.Random) -> Iterator[str]:
+        """Spoil one file of the newest checkpoint, look whether that is found, and now and then resume."""
         for turn in range(times):
             run = self._folder / f"damage-{turn}"
-            shutil.copytree(self._folder / "short", run)
+            shutil.copytree(self.short, run)
             newest = run / "checkpoints" / "step-6"
-            path = draw.choice(sorted(newest.iterdir()))
-            content = bytearray(path.read_bytes())
-            place = draw.randrange(len(content))
-            if draw.random() < 0.5:
-                content[place] ^= 1 << draw.randrange(8)
+            kind = list(DAMAGES)[turn % len(DAMAGES)]
+            path = sorted(newest.iterdir())[turn // len(DAMAGES) % 4]
+            path.write_bytes(DAMAGES[kind](path, draw))
+            found = newest_before(run, 6)
+            if found is not None:
+                yield f"WRONG: {kind} of {path.name}: {found}"
+            elif turn // len(DAMAGES) % RESUMED == turn % RESUMED:
+                verdict = self._finish(run, self.short, *SHORT)
+                aside = (newest.parent / "damaged-step-6").exists() or verdict != SAME or not run.exists()
+                yield f"found and {verdict}" if aside else "WRONG: not put aside"
             else:
-                del content[place:]
-            unchanged = path.name == "manifest.json" and _same_json(bytes(content), path.read_bytes())
-            path.write_bytes(content)
-            self.train(run, *SHORT)
-            passed_over = (newest.parent / "damaged-step-6").exists()
-            found = "in white space, harmless" if unchanged else "found" if passed_over else "WRONG: taken"
-            outcomes[f"{found}, {self._judge(run, self._folder / 'short')}"] += 1
-        return outcomes
+                yield "found"
+            shutil.rmtree(run, ignore_errors=True)
+
+    def _finish(self, run: Path, whole: Path, *overrides: str) -> str:
+        """Resume to the end and compare; a run that is as it should be is removed."""
+        process = self._command.fork(run, *overrides)
+        if (code := process.wait()) != 0:
+            return f"WRONG: not resumed, exit code {code}: {process.said}"
+        return self._judge(run, whole)
 
     def _judge(self, run: Path, whole: Path) -> str:
-        """Compare, and remove the run where it is as it should be."""
-        import torch
-
         from hybridkit.run import Run
 
         ours, theirs = Run(run), Run(whole)
-        weights, expected = ours.weights(), theirs.weights()
-        if weights.keys() != expected.keys() or any(not torch.equal(weights[n], expected[n]) for n in expected):
-            return "WRONG: other weights"
-        if _untimed(ours.metrics().lines) != _untimed(theirs.metrics().lines):
+        found, expected = ours.newest(), theirs.newest()
+        assert expected.manifest and not expected.skipped
+        if found.manifest is None or found.skipped or found.manifest.step != expected.manifest.step:
+            return "WRONG: no valid checkpoint at the end"
+        if found.manifest.files != expected.manifest.files:
+            return "WRONG: other weights, optimizer or state"
+        if _untimed(ours) != _untimed(theirs):
             return "WRONG: other metrics"
-        shutil.rmtree(run)
-        return "resumed bit for bit"
+        if list(ours.checkpoint_folder.glob(".*")):
+            return "WRONG: leftovers"
+        for path in (run, run.with_name(f"{run.name}.cache")):
+            shutil.rmtree(path, ignore_errors=True)
+        return SAME
 
 
 def _die() -> None:
@@ -181,8 +229,33 @@ def _full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _intrude(at: int, fault: Callable[[], None]) -> None:
-    """Make operation number `at` of this process end in `fault`, half done where it can be."""
+def _plain(said: str) -> bool:
+    """Whether a full disk was reported in words."""
+    return os.strerror(errno.ENOSPC) in said and "Traceback" not in said
+
+
+def _moment(run: Path) -> str:
+    """What a killed run was about."""
+    checkpoints = run / "checkpoints"
+    if not (run / "recipe.yaml").exists():
+        return "before the run began"
+    if list(checkpoints.glob(".*.part")):
+        return "in a save"
+    if list(checkpoints.glob(".*.old")):
+        return "in a removal"
+    return "between saves" if list(checkpoints.glob("step-*")) else "before the first save"
+
+
+def _newest(run: Path) -> int:
+    """The step of the newest valid checkpoint, 0 without one."""
+    from hybridkit.run import Run
+
+    found = Run(run).newest()
+    return found.checkpoint.step if found.checkpoint else 0
+
+
+def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
+    """Make operation number `at` of this process end in `fault`, half done where it can be, noting what is valid."""
     from hybridkit.train.files import Files
 
     count = 0
@@ -192,6 +265,7 @@ def _intrude(at: int, fault: Callable[[], None]) -> None:
             nonlocal count
             count += 1
             if count == at:
+                note.write_text(json.dumps(_newest(run)))
                 if name == "write":
                     whole(self, args[0], args[1][: len(args[1]) // 2])
                 fault()
@@ -203,19 +277,8 @@ def _intrude(at: int, fault: Callable[[], None]) -> None:
         setattr(Files, name, wrapped(getattr(Files, name), name))
 
 
-def _untimed(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
-
-
-def _same_json(one: bytes, other: bytes) -> bool:
-    try:
-        return bool(json.loads(one) == json.loads(other))
-    except ValueError:
-        return False
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _untimed(run: Any) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in run.metrics().lines]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from hybridkit.block import Tick, Window
 
+MAX_WINDOWS = 1 << 12  # each has a share, a cost and a number of its own
+
 
 class Uniform(Window):
     """Every window of `range(low, high + 1, step)` with the same probability; only the largest after `until`."""
@@ -24,6 +26,8 @@ class Uniform(Window):
     def _ordered(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"the smaller window comes first: uniform({self.high},{self.low})")
+        if len(self._windows) > MAX_WINDOWS:
+            raise ValueError(f"{len(self._windows)} windows are more than {MAX_WINDOWS}: choose a larger step")
         return self
 
     @property

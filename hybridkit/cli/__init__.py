@@ -5,7 +5,7 @@ import sys
 import typer
 
 from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
-from hybridkit.errors import Failure, Interrupted, UserError
+from hybridkit.errors import Failure, Interrupted, UserError, out_of_memory
 
 app = typer.Typer(
     help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
@@ -28,6 +28,11 @@ def main() -> None:
         sys.exit(_complain(error, 1))
     except Interrupted as error:
         sys.exit(_complain(error, error.code))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        line = str(error).partition("\n")[0][:200]
+        sys.exit(_complain(Failure(f"not enough memory for sizes like these: {line or type(error).__name__}"), 1))
     except OSError as error:  # a disk that is full or gone, a folder that may not be written
         sys.exit(_complain(error, 1))
 

@@ -90,6 +90,7 @@ def eval(
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
     from hybridkit.evaluate.questions import Questions
+    from hybridkit.run import refuse_links
 
     questions = Questions(
         perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
@@ -99,6 +100,8 @@ def eval(
         harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
     _check(questions, lengths)
+    for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
+        refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         findings = _ask(runs, ablate, questions)
     _report(findings, out or runs[0] / "eval", as_json)

@@ -11,6 +11,9 @@ from typing import Any
 
 from hybridkit.errors import MissingExtra, UserError, nearest
 
+MAX_ROW = 1 << 28  # bytes of a line of JSONL
+MAX_RATIO = 200  # of what a file unpacks to and its own size; text comes to some 10, and a bomb to 1,000
+
 
 def read(path: Path, field: str) -> Iterator[bytes]:
     """The documents of a file, in order, empty ones left out; `field` names the text in a row.
@@ -44,8 +47,15 @@ def field_of(row: Any, field: str, where: str) -> bytes:
 
 
 def _jsonl(path: Path, field: str) -> Iterator[bytes]:
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        most, read = max(MAX_ROW, MAX_RATIO * path.stat().st_size), 0
+        for number, line in enumerate(iter(lambda: file.readline(MAX_ROW), b""), start=1):
+            read += len(line)
+            if len(line) == MAX_ROW or read > most:
+                raise UserError(
+                    f"{path}:{number}: a row of more than {MAX_ROW >> 20} MiB, or a file that unpacks to more than"
+                    f" {MAX_RATIO} times its size, is no text"
+                )
             if line.isspace():
                 continue
             try:

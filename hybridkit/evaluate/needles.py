@@ -22,8 +22,11 @@ from hybridkit.evaluate.questions import Scoring
 from hybridkit.evaluate.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluate.samples import Sample, Samples
 from hybridkit.evaluate.stream import Reading, continuation, judge
+from hybridkit.manifest import parse_json
 from hybridkit.model import Model
 from hybridkit.sampling import Sampling
+
+FIELDS = {"index", "depths", "score", "found"}  # of a line, that are read again
 
 
 class Answer(NamedTuple):
@@ -111,10 +114,12 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         return lines
     for raw in file.read_bytes().splitlines(keepends=True):
         try:
-            line = json.loads(raw)
+            line = parse_json(raw)
         except ValueError:
             break
-        if not raw.endswith(b"\n") or line["index"] != len(lines):
+        if not raw.endswith(b"\n") or not isinstance(line, dict) or not line.keys() >= FIELDS:
+            break
+        if line["index"] != len(lines) or not isinstance(line["score"], int | float):
             break
         lines.append(line)
         whole += len(raw)

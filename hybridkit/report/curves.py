@@ -45,7 +45,7 @@ def curves_of(runs: Iterable[Path]) -> list[Curve]:
         if not run.begun:
             raise UserError(f"{path} is no run folder; curves are those of folders that `hybridkit train` wrote")
         lines = run.metrics().lines
-        steps = [line for line in lines if "loss" in line]
+        steps = [line for line in lines if line.keys() >= {"loss", "tokens", "tokens_per_second"}]
         curves.append(Curve(str(path), steps, [line for line in lines if "val_loss" in line]))
     return curves
 

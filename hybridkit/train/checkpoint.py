@@ -38,8 +38,7 @@ class Store:
         if not self._lead:
             return
         self._folder.mkdir(exist_ok=True)
-        for path in self._folder.glob(".step-*"):
-            FILES.remove(path)
+        sweep(self._run)
         for name in skipped:
             FILES.rename(self._folder / name, _free(self._folder / f"damaged-{name}"))
         self._prune()  # a disk may be full because this never came to its turn
@@ -109,6 +108,12 @@ class Store:
             away = old.folder.with_name(f".{old.folder.name}.old")
             FILES.rename(old.folder, away)
             FILES.remove(away)
+
+
+def sweep(run: Run) -> None:
+    """Remove what killed writes and removals left. Raises OSError."""
+    for path in run.checkpoint_folder.glob(".step-*"):
+        FILES.remove(path)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ are translated. Nothing here imports torch, so that what cannot run is refused b
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -18,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridkit.errors import Interrupted, MissingExtra, UserError
+from hybridkit.errors import Failure, Interrupted, MissingExtra, UserError
 from hybridkit.schema import Recipe
 from hybridkit.train.deepspeed_config import check as check_deepspeed
 
 PARENT = "HYBRIDKIT_PARENT"  # in the environment of ranks that this program started: its process number
+REPORT = "HYBRIDKIT_REPORT"  # and an open file, to which they say what ended them: the parent prints it once
 _FIRST_PORT, _PORTS = 20000, 20000  # of SLURM jobs: every node must choose the same without asking
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _HOST = re.compile(r"(\S+)\s+slots=([1-9][0-9]*)")
@@ -82,6 +84,9 @@ def as_rank() -> Iterator[int]:
             sys.exit(stopped.code)
         raise
     except Exception as error:
+        if REPORT in os.environ and isinstance(error, UserError | Failure):
+            os.write(int(os.environ[REPORT]), json.dumps(str(error)).encode() + b"\n")
+            sys.exit(2 if isinstance(error, UserError) else 1)
         if ranks > 1:
             error.add_note(f"(rank {rank} of {ranks})")
         raise

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from hybridkit.errors import UserError
 
@@ -13,19 +13,10 @@ class Lock:
     """Holds `folder`/.lock within `with`. Raises UserError, naming the holder, where another process has it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._path = folder, folder / ".lock"
 
     def __enter__(self) -> Self:
-        self._file = (self._folder / ".lock").open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read(32).strip() or "unknown"
-            self._file.close()
-            raise UserError(
-                f"{self._folder} is in use by process {holder}; wait for it, or name another folder with --run"
-            ) from error
+        self._file = self._held()
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")
         self._file.flush()
@@ -35,3 +26,24 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def remove(self) -> None:
+        """Leave no file behind. Only while it is held."""
+        self._path.unlink(missing_ok=True)
+
+    def _held(self) -> TextIO:
+        """The open file, locked, under its name: one that its last holder removed would keep nobody out."""
+        while True:
+            # Never through a link, which could make any file one to write a process number into.
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.lstat()):
+                    return file
+            except BlockingIOError as error:
+                holder = file.read(32).strip() or "unknown"
+                file.close()
+                raise UserError(
+                    f"{self._folder} is in use by process {holder}; wait for it, or name another folder with --run"
+                ) from error
+            file.close()

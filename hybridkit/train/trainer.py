@@ -1,7 +1,8 @@
 """From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
 
 import importlib.metadata
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from hybridkit.data.feed import open_feed
 from hybridkit.errors import Failure, UserError
 from hybridkit.manifest import Invalid, Manifest
 from hybridkit.recipe import Loaded, difference, dump
-from hybridkit.run import Found, Run
+from hybridkit.run import Found, Run, refuse_links
 from hybridkit.schema import Recipe
-from hybridkit.train.checkpoint import Store
+from hybridkit.train.checkpoint import Store, sweep
 from hybridkit.train.engine import Engine, open_engine
 from hybridkit.train.files import write_whole
 from hybridkit.train.lock import Lock
@@ -42,11 +43,7 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
     engine = open_engine(plan, recipe.train)
     try:
         with ExitStack() as stack:
-            if engine.rank == 0:
-                _make(folder)
-                stack.enter_context(Lock(folder))
-                _refuse_begun(run, resume)
-            engine.agree(0)
+            _begin(run, engine, stack, resume)
             heard = reporter if engine.rank == 0 else Silent()
             for change in changes:
                 heard.message(f"changed: {change}")
@@ -62,6 +59,8 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
     found = run.newest()
     _tell(found, run, reporter, resume)
     if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
+        if engine.rank == 0:
+            sweep(run)
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
     feed = open_feed(recipe.data, recipe.train, reporter.preparing)
@@ -85,6 +84,39 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
         finally:
             store.close()
             reporter.end()
+
+
+def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
+    """Lock the folder within `stack`, on rank 0, which alone says why where that fails; the others end with it."""
+    refusal = None
+    if engine.rank == 0:
+        try:
+            stack.enter_context(_held(run))
+            _refuse_begun(run, resume)
+        except (UserError, OSError) as error:
+            refusal = error
+    if engine.agree(int(refusal is not None)):
+        raise refusal or SystemExit(2)
+
+
+@contextmanager
+def _held(run: Run) -> Iterator[None]:
+    """The folder of a run, made where need be, and locked; a run that did not begin leaves nothing behind."""
+    new = not run.path.exists()
+    if run.path.is_dir():
+        refuse_links(path for path in run.path.iterdir() if path != run.checkpoint_folder)  # it may be on another disk
+    _make(run.path)
+    try:
+        with Lock(run.path) as lock:
+            try:
+                yield
+            finally:
+                if not run.begun:
+                    lock.remove()
+    finally:
+        if new and not run.begun:
+            with suppress(OSError):  # somebody else put something there
+                run.path.rmdir()
 
 
 def _make(folder: Path) -> None:

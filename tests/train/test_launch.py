@@ -15,6 +15,7 @@ from hybridkit.recipe import load
 from hybridkit.run import Run
 from hybridkit.train import launch
 from hybridkit.train.launch import Place
+from hybridkit.train.lock import Lock
 
 DEEPSPEED = "train.engine=deepspeed"
 HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli", "train"]
@@ -163,3 +164,25 @@ def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
     ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "out of luck" in ended.stderr and "(rank 1 of 2)" in ended.stderr
+
+
+def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(tmp_path / "run")]
+    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
+
+
+def test_what_rank_0_refuses_ends_the_others_without_a_word(recipe: Path, tmp_path: Path) -> None:
+    """A folder in use is rank 0's to see; the other one waits for it."""
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    run = tmp_path / "run"
+    run.mkdir()
+    with Lock(run):
+        command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(run)]
+        ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count(f"is in use by process {os.getpid()}") == 1 and "Traceback" not in ended.stderr
