@@ -18,6 +18,7 @@ from hybridkit.block import Layer, State, Step, Tick, small_init_
 from hybridkit.compile import Plan
 from hybridkit.decode import CHUNK, Context, Rows, decoders, generate, prefill
 from hybridkit.loss import cap_logits, linear_cross_entropy
+from hybridkit.norm import RMSNorm
 from hybridkit.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Residual(nn.Module):
 
     def __init__(self, name: str, layer: Layer, width: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(width, eps=NORM_EPS)
         self.add_module(name, layer)
         self._name = name
 
@@ -90,7 +91,7 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(vocab, width)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(width, eps=NORM_EPS)
         self.head = Head(width, vocab, plan.logit_cap)
         self.share_weights()
 
