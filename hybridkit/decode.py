@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ CHUNK = 2048  # tokens read at once
 _LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
+Decoder = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
 Row = str | Sequence[int] | np.ndarray | Tensor
 Rows = Row | Sequence[Row]
 
@@ -90,7 +92,8 @@ def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int
 def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | None) -> Iterator[Tensor]:
     logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
-    lasting = most - context.tokens >= _LASTING and model.head.weight.device.type == "cpu"
+    lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
+    graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
     states: Sequence[State] = [clone(state) for state in context.states]
     while True:
         with torch.inference_mode():  # not around the loop: it would hold while the caller works
@@ -98,12 +101,40 @@ def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | 
         yield token
         read += 1
         with torch.inference_mode():
-            if step is None:  # on a GPU memory is short, and launches take the time
-                step = model.decoder(len(logits)) if lasting else model.step
             if read > room:  # doubling copies a growing state a constant number of times, whatever the length
                 room = int(min(max(2 * read, _LEAST_ROOM), most))
-                states = model.reserve(states, room)
+                states, step = model.reserve(states, room), None if graph else step
+            if step is None and graph:
+                step = _captured(model, token, states)
+            elif step is None:  # on a GPU memory is short, and launches take the time
+                step = model.decoder(len(logits)) if lasting and device == "cpu" else model.step
             logits, states = step(token, states)
+
+
+def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
+    """`model.step` on these states as one CUDA graph; as it is where a block does not update its state in place."""
+    own, kept = token.clone(), [clone(state) for state in states]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what happens once is not to be captured
+        _, after = model.step(own, states)
+    torch.cuda.current_stream().wait_stream(side)
+    places = [[tensor.data_ptr() for state in some for tensor in state] for some in (states, after)]
+    for state, before in zip(states, kept, strict=True):
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+    if places[0] != places[1]:
+        return model.step
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits, _ = model.step(own, states)
+
+    def run(token: Tensor, states: Sequence[State]) -> tuple[Tensor, Sequence[State]]:
+        own.copy_(token)
+        graph.replay()
+        return logits, states
+
+    return run
 
 
 _kept: WeakKeyDictionary[Model, tuple[object, list[Step]]] = WeakKeyDictionary()
