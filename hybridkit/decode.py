@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ def prefill(
     states, read = (context.states, context.tokens) if context else (None, 0)
     if window is None and context:
         window = context.window
+    if window is not None and window >= 2**63:
+        raise UserError(f"the window is {window}; it is at most 2**63 - 1")
     windows = None if window is None else model.fixed_windows(window)
     device = model.head.weight.device
     for begin in range(0, longest, chunk):
@@ -86,7 +89,8 @@ def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int
     """
     if max_tokens is not None and max_tokens < 0:
         raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
-    return itertools.islice(_decode(model, context, Sampler(sampling, len(context.logits)), max_tokens), max_tokens)
+    most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
+    return itertools.islice(_decode(model, context, Sampler(sampling, len(context.logits)), max_tokens), most)
 
 
 def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | None) -> Iterator[Tensor]:

@@ -69,7 +69,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{path} is not a file; --save-state writes one")
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[_KEY])
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            if not isinstance(about, dict):
+                raise UserError(f"{path} is no saved state; --save-state writes one")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no saved state, or a damaged one: {error}") from error

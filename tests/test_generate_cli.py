@@ -91,6 +91,7 @@ def test_json_says_how_much_and_how_fast() -> None:
         (["x", "--min-p", "0"], "min-p"),
         (["x", "--top-k", "0"], "top-k"),
         (["x", "--seed", "-1"], "seed"),
+        (["x", "--window", str(10**20)], "window"),
         (["x", "--stop", ""], "stop string"),
         (["--file", "/nowhere/at/all"], "cannot read"),
         (["--file", "/"], "cannot read"),
@@ -109,6 +110,12 @@ def test_bad_input_is_refused(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize("option", [["--tokens", "-1"], ["--window", "0"], ["--chunk", "0"], ["--top-k", "x"]])
 def test_options_out_of_range_exit_with_2(option: list[str]) -> None:
     assert call("x", *option).exit_code == 2
+
+
+def test_any_number_of_tokens_can_be_asked_for(model: Model) -> None:
+    first = next(iter(model.generate(model.prefill(PROMPT), max_tokens=10**20, temperature=0)))
+    text = model.tokenizer.decode(first).decode(errors="replace")
+    assert replies(PROMPT, "--tokens", str(10**20), "--temperature", "0", "--stop", text) == [""]
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
