@@ -4,7 +4,8 @@ y = r x w with r = (mean(x^2) + eps)^(-1/2), channel by channel. With g = dL/dy:
 
     dL/dx = r g w - x r^3 / D sum(g w x)        dL/dw = sum over tokens of r g x
 
-N tokens, D width. Torch forms both from single operations on whole tensors: four times the time of what is done here.
+N tokens, D width. Torch forms both from some fifteen operations on whole tensors: alone that takes
+up to four times as long, and in a training step some hundredths of it more.
 """
 
 from typing import Any
