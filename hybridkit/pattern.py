@@ -53,7 +53,8 @@ def parse(text: str, source: Source | None = None) -> tuple[Call, ...]:
 def tree(text: str, source: Source | None = None) -> Group | Call:
     """A pattern as written, its groups and repeats kept. Raises what `parse` raises."""
     if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise error_at(source, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
+        first = Source.inline(text[:MAX_BYTES].partition("\n")[0])  # not a million lines, to point at one
+        raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
     _check_levels(text, source)
     try:
         return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns

@@ -47,9 +47,13 @@ class Case(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Cases of one kind: `cases(one)` hands each to `one`; `bounded` in time and memory."""
+    """Cases of one kind: `cases(one)` hands each to `one`; `bounded` in time and memory.
+
+    `warm` imports and draws what all of them share, whatever comes of it.
+    """
 
     name: str
+    warm: Sequence[Case]
     cases: Callable[[Callable[[Case], None]], None]
     bounded: bool
 
@@ -71,7 +75,8 @@ def kinds(count: int, number: int) -> Iterator[Kind]:
         ("tensors", [_tensors()], _headers(), _read_tensors, few, True),
         ("verbs", recipes, _recipes(), _read_verbs, few, False),
     ):
-        yield Kind(name, _both(seeds, strategy, read, cases, number), bounded)
+        warm = [Case(content, read) for content in (seeds[0], b"")]
+        yield Kind(name, warm, _both(seeds, strategy, read, cases, number), bounded)
 
 
 def _both(
