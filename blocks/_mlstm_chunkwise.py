@@ -100,9 +100,9 @@ def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: Memory) ->
     C.mul_(keep).addcmul_(written, v)
     torch.addcmul(written, column, keep, out=column)
     row = q.flatten(0, 1)  # a head a matrix: bmm alone, without matmul's views around it
-    norm = torch.bmm(row, column.flatten(0, 1)).abs_()
-    norm = torch.maximum(norm, floor.reshape(norm.shape), out=norm).add_(span.EPS)
-    return torch.bmm(row, C.flatten(0, 1)).div_(norm).view(v.shape)
+    norm = torch.bmm(row, column.flatten(0, 1)).view(floor.shape).abs_()
+    torch.maximum(norm, floor, out=norm).add_(span.EPS)
+    return torch.bmm(row, C.flatten(0, 1)).view(v.shape).div_(norm)
 
 
 class _Chunkwise(torch.autograd.Function):

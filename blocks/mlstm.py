@@ -23,7 +23,7 @@ from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_,
 
 from . import _kernels
 from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
-from ._packed import Unit, product, residual, side_by_side
+from ._packed import Product, Unit, product, residual, side_by_side
 
 GATE_CAP = 15.0
 
@@ -169,26 +169,33 @@ class MlstmLayer(Layer):
         return self._emit(x, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
-        width, kind, unit = self.q.in_features, wide(self.igate.weight.dtype), Unit(norm)
-        scaled = self.q.weight * self.key**-0.5
-        into = product(side_by_side(norm, [scaled, self.k.weight, self.v.weight, self.ogate.weight]), rows)
-        weights, biases = zip(*((gate.weight, gate.bias) for gate in (self.igate, self.fgate)), strict=True)
-        gate = F.pad(side_by_side(norm, weights, kind) / GATE_CAP, (0, 0, 0, self.heads)).t().contiguous()
-        bias = F.pad(torch.cat(biases).to(kind) / GATE_CAP, (0, self.heads))
-        out, cap = residual(self.out.weight * self.norm.weight, rows), torch.full_like(bias[0], GATE_CAP)
-        cuts = width // 2, width // 2, width, width
+        width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
+        out = residual(self.out.weight * self.norm.weight, rows)
+        bias = F.pad(torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP, (0, self.heads))
+        cap = torch.full_like(bias[0], GATE_CAP)
+        cuts = width // 2, width // 2, width, width, len(bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, Memory]:
             memory, x = Memory(*state), x[:, 0]
-            normed, batch, heads = unit(x), len(x), self.heads
-            q, k, v, o = into(normed).to(kind).split(cuts, -1)
-            gates = torch.addmm(bias, normed.to(kind), gate).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
+            batch, heads = len(x), self.heads
+            q, k, v, o, gates = project(unit(x)).split_with_sizes(cuts, -1)
+            gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
             q, k, v = q.view(batch, heads, 1, -1), k.view(batch, heads, -1, 1), v.view(batch, heads, 1, -1)
             h = recurrent_(q, k, v, gates, memory)
-            h = F.layer_norm(h, h.shape[-1:], eps=1e-6).view(batch, width).mul_(o.sigmoid_())
+            h = torch.layer_norm(h, h.shape[-1:], eps=1e-6).view(batch, width).mul_(o.sigmoid_())
             return out(x, h.to(x.dtype))[:, None], memory
 
         return run
+
+    def _packed(self, norm: nn.RMSNorm, rows: int) -> Product:
+        """All projections of `decoder` at once: q (scaled), k, v, ogate, i and f over their cap, and H zeros."""
+        mixed = [self.q.weight * self.key**-0.5, self.k.weight, self.v.weight, self.ogate.weight]
+        gates = [self.igate.weight / GATE_CAP, self.fgate.weight / GATE_CAP, torch.zeros_like(self.igate.weight)]
+        kind = wide(self.q.weight.dtype)
+        if kind == self.q.weight.dtype:
+            return product(side_by_side(norm, mixed + gates), rows)
+        half, whole = product(side_by_side(norm, mixed), rows), product(side_by_side(norm, gates, kind), rows)
+        return lambda x: torch.cat([half(x).to(kind), whole(x.to(kind))], -1)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k (B, H, T, K), v (B, H, T, V) and the gates i, f (B, H, T)."""
