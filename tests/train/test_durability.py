@@ -90,7 +90,7 @@ def test_any_operation_may_fail_or_be_the_last(
             assert not list(run.checkpoint_folder.glob(".step-*.part"))
         go(run.path, *SHORT, resume=True)
         assert_same(run, whole)
-        assert at == operations or not list(run.checkpoint_folder.glob(".*"))  # the last one leaves a finished run
+        assert not list(run.checkpoint_folder.glob(".*"))
         shutil.rmtree(run.path)
 
 

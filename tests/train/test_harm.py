@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Go
 
+from hybridkit.cli import main
 from hybridkit.errors import UserError
 from hybridkit.recipe import load
 
@@ -59,3 +60,14 @@ def test_recipes_that_mean_harm_are_refused(name: str, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=said):
         plan(load("r.yaml"))
     assert not mark.exists()
+
+
+def test_sizes_beyond_the_machine_are_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = "pattern=sa(heads=1048576,head=1048576)"
+    monkeypatch.setattr("sys.argv", ["hybridkit", "flops", "quickstart", pattern, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "not enough memory for sizes like these" in capsys.readouterr().err
