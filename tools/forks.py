@@ -32,9 +32,11 @@ class Process:
         """Its exit code; minus the signal's number where one ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
-    def kill_after(self, seconds: float) -> bool:
-        """Send SIGKILL after a while; whether it was still running. It must not have failed by itself."""
+    def kill_after(self, begun: Callable[[], bool], seconds: float) -> bool:
+        """Send SIGKILL a while after it has begun; whether it was still running. It must not have failed by itself."""
         watched = os.pidfd_open(self._pid)
+        while not begun() and not select.select([watched], [], [], 0.002)[0]:
+            pass
         select.select([watched], [], [], seconds)  # less where it ends before
         os.close(watched)
         os.kill(self._pid, signal.SIGKILL)

@@ -100,27 +100,32 @@ class Bench:
     def kills(self, times: int, draw: random.Random, *, forked: bool) -> Iterator[str]:
         """Kill a run at a random moment, go on, kill again, ... until it is done; and so on with another run."""
         start = self._command.fork if forked else self._command.fresh
-        begins, lasts = self._timed(start)
+        lasts = self._timed(start)
         done, round_ = 0, 0
         while done < times:
             run, round_ = self._folder / f"kill-{forked}-{round_}", round_ + 1
             moments = []
-            while done + len(moments) < times and start(run).kill_after(draw.uniform(begins, lasts)):
+            while done + len(moments) < times:
+                before = _stamp(run)
+                process = start(run)
+                if not process.kill_after(lambda r=run, b=before: _stamp(r) != b, draw.uniform(0, lasts)):
+                    break
                 moments.append(_moment(run))
             verdict = self._finish(run, self.whole)
             done += len(moments)
             yield from (f"{moment}, {verdict}" for moment in moments)
-            if not moments and verdict != SAME:
-                yield verdict
+            if not moments:  # the machine is faster than it was
+                lasts = self._timed(start)
+                if verdict != SAME:
+                    yield verdict
 
-    def _timed(self, start: Callable[[Path], Process]) -> tuple[float, float]:
-        """When a run begins to touch its folder, and when it ends, in seconds from its start."""
-        run, began = self._folder / "timed", time.time()
+    def _timed(self, start: Callable[[Path], Process]) -> float:
+        """How long a run lasts from when it has locked its folder, in seconds."""
+        run = self._folder / "timed"
         assert start(run).wait() == 0
-        lasts = time.time() - began
-        begins = (run / ".lock").stat().st_mtime - began
+        lasts = time.time() - _stamp(run) / 1e9
         assert self._judge(run, self.whole) == SAME
-        return max(0.0, begins - 0.1), lasts
+        return lasts
 
     def faults(self, fault: Callable[[], None], code: int) -> Iterator[str]:
         """Let `fault` happen at the first operation, at the second, ... until a run makes no more."""
@@ -244,6 +249,12 @@ def _moment(run: Path) -> str:
     if list(checkpoints.glob(".*.old")):
         return "in a removal"
     return "between saves" if list(checkpoints.glob("step-*")) else "before the first save"
+
+
+def _stamp(run: Path) -> int:
+    """When a process last locked the run, in nanoseconds; 0: never."""
+    lock = run / ".lock"
+    return lock.stat().st_mtime_ns if lock.exists() else 0
 
 
 def _newest(run: Path) -> int:
