@@ -60,7 +60,11 @@ class Proposer:
         self._population = max(POPULATION[0], min(POPULATION[1], trials // 4))
 
     def stream(self, seed: int, first: int, records: Sequence[Record]) -> Iterator[Proposal]:
-        """Proposals number `first` on, without end; none knows of the others."""
+        """Proposals number `first` on, without end: who asks for another has passed over those before.
+
+        A sampler hears of those as of trials that break a constraint. Otherwise a model of good trials would come to
+        favour what no trial within the budget has ever had.
+        """
         study = optuna.create_study(directions=["maximize" if aim else "minimize" for aim in self._aims])
         study.add_trials([frozen for record in records for frozen in self._known(record, first)])
         for number in count(first):
@@ -68,7 +72,8 @@ class Proposer:
             trial = study.ask(self._space)
             found = study.get_trials(deepcopy=False)[-1]
             yield Proposal(number, dict(trial.params), dict(found.system_attrs))
-            study.tell(trial, state=TrialState.FAIL)
+            trial.set_constraint("worth training", 1)  # above zero: broken
+            study.tell(trial, state=TrialState.PRUNED)
 
     def _known(self, record: Record, first: int) -> Iterator[FrozenTrial]:
         """A trial as samplers see it, once a choice that comes to the same recipe; failed ones are no evidence."""
