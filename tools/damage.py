@@ -21,7 +21,8 @@ def _cut(path: Path, draw: random.Random) -> bytes:
 def _zeroed(path: Path, draw: random.Random) -> bytes:
     """A block that was never written, as after a loss of power."""
     content = path.read_bytes()
-    begin = draw.randrange(0, len(content), 512)
+    written = [begin for begin in range(0, len(content), 512) if any(content[begin : begin + 512])]  # zeros stay zeros
+    begin = draw.choice(written)
     zeros = bytes(len(content[begin : begin + 512]))
     return content[:begin] + zeros + content[begin + 512 :]
 
