@@ -54,6 +54,14 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
+def spoil(path: Path, kind: str, draw: random.Random) -> None:
+    """Put something else in the file's place: zeros over zeros, as optimizers hold them, are drawn again."""
+    good = path.read_bytes()
+    while (bad := DAMAGES[kind](path, draw)) == good:
+        pass
+    path.write_bytes(bad)
+
+
 def newest_before(run: Path, damaged: int) -> str | None:
     """What is wrong: None where step `damaged` is passed over with a reason and an older checkpoint taken."""
     from hybridkit.run import Run

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from damage import DAMAGES, each_byte, newest_before
+from damage import DAMAGES, each_byte, newest_before, spoil
 from forks import Command, Mounts, Process
 
 RECIPE = """\
@@ -188,7 +188,7 @@ class Bench:
             newest = run / "checkpoints" / "step-6"
             kind = list(DAMAGES)[turn % len(DAMAGES)]
             path = sorted(newest.iterdir())[turn // len(DAMAGES) % 4]
-            path.write_bytes(DAMAGES[kind](path, draw))
+            spoil(path, kind, draw)
             found = newest_before(run, 6)
             if found is not None:
                 yield f"WRONG: {kind} of {path.name}: {found}"
