@@ -31,7 +31,7 @@ from . import _mlstm_span as span
 from ._mlstm_gates import Gates
 
 CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
-SPAN = 2**19  # elements of a work tensor at most: larger ones cost more in fresh memory pages than in arithmetic
+SPAN = 2**20  # elements of a work tensor at most: larger ones cost more in fresh memory pages than in arithmetic
 
 
 class Memory(NamedTuple):
@@ -119,11 +119,11 @@ class _Chunkwise(torch.autograd.Function):
             at = slice(None), slice(None), part
             x = _inputs(q[at], k[at], v[at], i[at], f[at], length)
             begun = None if starts is None else _cut(starts[:, None].expand(i.shape)[at], length, torch.bool)
-            saved, g = span.forward(x, begun, memory, last, width)
-            _put(h[:, :, part], saved.h)
+            made, saved, g = span.forward(x, begun, memory, last, width)
+            _put(h[at], made, length)
             memory, last = saved.states[-1], g.m[-1, :, -1]
             kept += [*x, *saved, *g]
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(h, *kept)
         ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
         return h, *_without_n(memory, C), last.reshape(m.shape)
 
@@ -136,18 +136,18 @@ class _Chunkwise(torch.autograd.Function):
     @staticmethod
     def gradient(ctx: Any, dh: Tensor, dC: Tensor, dn: Tensor, dm: Tensor) -> Any:
         """Gradients of all inputs of `forward`, from those of all outputs."""
-        kept = ctx.saved_tensors  # once: under checkpointing each look recomputes them
+        h, *kept = ctx.saved_tensors  # once: under checkpointing each look recomputes them
         size = len(kept) // len(ctx.parts)
         dq, dk, dv = (_by_token(dh, width) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
         dmemory, last = _with_n(dC, dn), dm.flatten()
         for place, part in reversed(list(enumerate(ctx.parts))):
             x, saved, g = _restored(kept[place * size : (place + 1) * size])
-            grown = _cut(dh[:, :, part], saved.h.shape[2], saved.h.dtype)
-            dx, dmemory, last = span.backward(x, saved, g, grown, dmemory, last)
-            dx.q.mul_(ctx.key**-0.5)
+            length, grown = g.m.shape[-1], dh[:, :, part]
+            drawn = _cut((grown * h[:, :, part]).sum(-1, dtype=dC.dtype), length, dC.dtype)
+            dx, dmemory, last = span.backward(x, saved, g, _chunks(grown, length), drawn, dmemory, last)
             for whole, chunks in zip((dq, dk, dv, di, df), dx, strict=True):
-                _put(whole[:, :, part], chunks)
+                _put(whole[:, :, part], chunks, length)
         return dq, dk, dv, di, df, *_without_n(dmemory, dC), last.reshape(dm.shape), None
 
 
@@ -161,12 +161,16 @@ def _spans(q: Tensor, v: Tensor) -> list[slice]:
 
 def _inputs(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, length: int) -> span.Inputs:
     """A span, cut into chunks of `length`, the last filled up with tokens that change nothing."""
-    kind = wide(q.dtype)
-    extra = F.pad(v.new_ones(1), (0, span.columns(v.shape[-1]) - v.shape[-1] - 1)).expand(*v.shape[:3], -1)
+    kind, width = wide(q.dtype), v.shape[-1]
+    values = _chunks(v, length)
+    extended = values.new_empty(*values.shape[:-1], span.columns(width), dtype=kind)
+    extended[..., :width] = values
+    extended[..., width] = 1
+    extended[..., width + 1 :] = 0
     return span.Inputs(
-        _cut(q, length, kind) * q.shape[-1] ** -0.5,
-        _cut(k, length, kind),
-        _cut(torch.cat([v, extra], -1), length, kind),
+        _cut(q, length, kind).flatten(0, 1),
+        _cut(k, length, kind).flatten(0, 1),
+        extended.flatten(0, 2),
         _cut(i, length, kind, -torch.inf),
         _cut(f, length, kind, torch.inf),
     )
@@ -178,16 +182,25 @@ def _restored(kept: tuple[Tensor, ...]) -> tuple[span.Inputs, span.Saved, Gates]
     return span.Inputs(*kept[:first]), span.Saved(*kept[first:second]), Gates(*kept[second:])
 
 
-def _cut(t: Tensor, length: int, dtype: torch.dtype, fill: float = 0) -> Tensor:
-    """(B, H, T) or (B, H, T, X) to chunks (N, R, L) or (N, R, L, X), filled up at the end."""
+def _chunks(t: Tensor, length: int, fill: float = 0) -> Tensor:
+    """(B, H, T) or (B, H, T, X) as chunks (N, B, H, L) or (N, B, H, L, X): a view, but where the end is filled up."""
     if spare := -t.shape[2] % length:
         t = F.pad(t, (0, 0) * (t.dim() - 3) + (0, spare), value=fill)
-    return t.unflatten(2, (-1, length)).movedim(2, 0).to(dtype).flatten(1, 2).contiguous()
+    return t.unflatten(2, (-1, length)).movedim(2, 0)
 
 
-def _put(whole: Tensor, chunks: Tensor) -> None:
-    """Chunks (N, R, L, .) into their place (B, H, T, .), less what they were filled up with."""
-    whole.copy_(chunks.unflatten(1, whole.shape[:2]).movedim(0, 2).flatten(2, 3)[:, :, : whole.shape[2]])
+def _cut(t: Tensor, length: int, dtype: torch.dtype, fill: float = 0) -> Tensor:
+    """(B, H, T) or (B, H, T, X) to chunks (N, R, L) or (N, R, L, X), filled up at the end."""
+    return _chunks(t, length, fill).to(dtype, memory_format=torch.contiguous_format).contiguous().flatten(1, 2)
+
+
+def _put(whole: Tensor, made: Tensor, length: int) -> None:
+    """Chunks (N, R, L) or (M, L, X) into their place (B, H, T) or (B, H, T, X), less what they were filled up with."""
+    chunks, tokens = made.view(-1, *whole.shape[:2], length, *whole.shape[3:]), whole.shape[2]
+    full, rest = divmod(tokens, length)
+    _chunks(whole[:, :, : tokens - rest], length).copy_(chunks[:full])
+    if rest:
+        whole[:, :, -rest:] = chunks[-1, :, :, :rest]
 
 
 def _by_token(like: Tensor, width: int) -> Tensor:

@@ -6,11 +6,12 @@ so m_t = max(b_t + m before the chunk, max over s <= t in the chunk of b_t - b_s
 pairs of tokens that lie in two documents are masked, and after a document's start the memory before it counts as
 empty, with m = 0.
 
-Letters: N chunks, L tokens a chunk, R rows (batch times heads).
+Letters: N chunks, L tokens a chunk, R rows (batch times heads), M = N R.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -41,11 +42,12 @@ class Gates(NamedTuple):
         document = self.starts.cumsum(-1)
         return weight * (document == document[..., -1:])
 
-    def pairs(self) -> Tensor:
-        """D (N, R, L, L): weight of token s (last) in the output of token t, zero where t does not see s."""
-        logs = (self.decay - self.m)[..., None] + self.reach[..., None, :]
-        weights = logs.clamp_(max=0).exp_().tril_()  # above the diagonal logs may be large
-        return weights if self.starts is None else weights.mul_(_same(self.starts))
+    def pairs(self, scale: float) -> Tensor:
+        """D (M, L, L): `scale` times the weight of token s (last) in token t's output, 0 where t does not see s."""
+        most = math.log(scale)
+        logs = (self.decay - self.m + most)[..., None] + self.reach[..., None, :]
+        weights = logs.clamp_(max=most).exp_().tril_()  # above the diagonal logs may be large
+        return (weights if self.starts is None else weights.mul_(_same(self.starts))).flatten(0, 1)
 
 
 def _same(starts: Tensor) -> Tensor:
@@ -75,8 +77,8 @@ def gates(i: Tensor, f: Tensor, before: Tensor, starts: Tensor | None) -> Gates:
 def _scan(fall: Tensor, old: Tensor, most: Tensor, before: Tensor) -> Tensor:
     """m at every chunk's start (N, R), from the chunks' last tokens (N, R) and m before the first (R,)."""
     ms = [before]
-    for chunk in range(len(fall) - 1):
-        ms.append(torch.maximum(torch.addcmul(fall[chunk], old[chunk], ms[-1]), most[chunk]))
+    for falls, olds, mosts in zip(fall[:-1].unbind(), old[:-1].unbind(), most[:-1].unbind(), strict=True):
+        ms.append(torch.maximum(torch.addcmul(falls, olds, ms[-1]), mosts))
     return torch.stack(ms)
 
 

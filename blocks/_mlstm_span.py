@@ -2,8 +2,9 @@
 
 n is C's last column: v gets a column of ones (and zeros up to a multiple of 16, which matrix products run faster on).
 
-Letters: N chunks, R rows (batch times heads), L tokens a chunk, K and V width of a key and a value, E = V and the extra
-columns. Chunked tensors are (N, R, L, .), so that the scan over chunks takes contiguous slices.
+Letters: N chunks, R rows (batch times heads), M = N R chunks of all rows, L tokens a chunk, K and V width of a key and
+a value, E = V and the extra columns. A chunk's rows lie together, so that the scan over chunks takes contiguous slices.
+q is scaled by K^-1/2 through the weights that it meets: they are smaller than q, or made anyway.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ EPS = 1e-6  # as in mlstm_kernels and transformers
 
 
 class Inputs(NamedTuple):
-    """What a span takes: q already scaled, v with its extra columns. Its gradient has v's own columns alone."""
+    """What a span takes: v with its extra columns. Its gradient has v's own columns alone."""
 
-    q: Tensor  # (N, R, L, K)
-    k: Tensor  # (N, R, L, K)
-    v: Tensor  # (N, R, L, E)
+    q: Tensor  # (M, L, K)
+    k: Tensor  # (M, L, K)
+    v: Tensor  # (M, L, E)
     i: Tensor  # (N, R, L)
     f: Tensor  # (N, R, L)
 
 
 class Saved(NamedTuple):
-    """What the gradient needs besides the inputs and the gates. The pairs' weights are made anew: they hold T L."""
+    """What the gradient needs besides the inputs, h and the gates."""
 
     states: Tensor  # (N + 1, R, K, E): the memory before every chunk and after the last
     before: Tensor  # (R,): m before the span
-    h: Tensor  # (N, R, L, V)
+    pairs: Tensor  # (M, L, L): D
+    weights: Tensor  # (M, L, L): D and q . k
     norm: Tensor  # (N, R, L): what h was divided by
     side: Tensor  # (N, R, L): sign of n . q where it is the normalizer, else 0
 
@@ -43,53 +45,58 @@ def columns(width: int) -> int:
     return width + 1 + -(width + 1) % 16
 
 
-def forward(x: Inputs, starts: Tensor | None, memory: Tensor, m: Tensor, width: int) -> tuple[Saved, Gates]:
-    """From starts (N, R, L), memory (R, K, E) and m (R,) before the span.
+def forward(x: Inputs, starts: Tensor | None, memory: Tensor, m: Tensor, width: int) -> tuple[Tensor, Saved, Gates]:
+    """h (M, L, V), from starts (N, R, L), memory (R, K, E) and m (R,) before the span.
 
     The memory after it is the last of the states, with the last m.
     """
-    g = gates(x.i, x.f, m, starts)
-    states = _scan((x.k * g.write()[..., None]).mT @ x.v, g.keep, memory)
-    sums = (x.q * g.intake[..., None]) @ states[:-1]
-    sums += (x.q @ x.k.mT).mul_(g.pairs()) @ x.v  # (N, R, L, E)
-    dot, floor = sums[..., width], torch.exp(-g.m)
+    g, scale = gates(x.i, x.f, m, starts), x.q.shape[-1] ** -0.5
+    written = torch.bmm((x.k * _column(g.write())).mT, x.v)
+    states = _scan(written.view(-1, *memory.shape), g.keep, memory)
+    sums = torch.bmm(x.q * _column(g.intake * scale), states[:-1].flatten(0, 1))
+    pairs = g.pairs(scale)
+    weights = torch.bmm(x.q, x.k.mT).mul_(pairs)
+    torch.baddbmm(sums, weights, x.v, out=sums)  # (M, L, E)
+    dot, floor = sums[..., width].view_as(g.m), torch.exp(-g.m)
     norm = torch.maximum(dot.abs(), floor) + EPS
     side = dot.sign() * (dot.abs() > floor)
-    return Saved(states, m, sums[..., :width] / norm[..., None], norm, side), g
+    return sums[..., :width].div_(_column(norm)), Saved(states, m, pairs, weights, norm, side), g
 
 
 def backward(
-    x: Inputs, saved: Saved, g: Gates, dh: Tensor, dmemory: Tensor, dm: Tensor
+    x: Inputs, saved: Saved, g: Gates, dh: Tensor, drawn: Tensor, dmemory: Tensor, dm: Tensor
 ) -> tuple[Inputs, Tensor, Tensor]:
     """Gradients of the inputs, of the memory (R, K, E) and of m (R,) before the span.
 
-    From those of h (N, R, L, V) and of the memory and m after the span.
+    From dh, that of h, of any shape that (M, L, V) flattens; dh . h (N, R, L); and those of the memory and m after the
+    span.
     """
-    q, k, v, states, width = x.q, x.k, x.v, saved.states, dh.shape[-1]
-    drawn = (dh * saved.h).sum(-1)  # (N, R, L)
-    dsums = torch.zeros_like(v)
-    torch.div(dh, saved.norm[..., None], out=dsums[..., :width])
-    dsums[..., width] = -drawn * saved.side / saved.norm
-    intake, write, pairs = g.intake[..., None], g.write()[..., None], g.pairs()
+    q, k, v, states, width, scale = x.q, x.k, x.v, saved.states, dh.shape[-1], x.q.shape[-1] ** -0.5
+    dsums = torch.empty_like(v)
+    torch.div(dh, saved.norm.view(*dh.shape[:-1], 1), out=dsums.view(*dh.shape[:-1], -1)[..., :width])
+    dsums[..., width] = (drawn * saved.side / saved.norm).neg_().flatten(0, 1)
+    dsums[..., width + 1 :] = 0
+    intake, write = _column(g.intake * scale), _column(g.write())
 
-    dstates = _scan_back((q * intake).mT @ dsums, g.keep, dmemory)
-    after = dstates[1:]
-    dpairs = (dsums @ v.mT).mul_(pairs)
-    dq = (dsums @ states[:-1].mT).mul_(intake)
-    dq += dpairs @ k
-    dwritten = (v @ after.mT).mul_(write)
-    dk = dpairs.mT @ q
-    dk += dwritten
-    dv = (k * write) @ after[..., :width]
-    dv += (q @ k.mT).mul_(pairs).mT @ dsums[..., :width]
+    dstates = _scan_back(torch.bmm((q * intake).mT, dsums).view(-1, *dmemory.shape), g.keep, dmemory)
+    before, after = states[:-1].flatten(0, 1), dstates[1:].flatten(0, 1)
+    dpairs = torch.bmm(dsums, v.mT).mul_(saved.pairs)
+    dq = torch.bmm(dsums, before.mT).mul_(intake).baddbmm_(dpairs, k)
+    dk = torch.bmm(v, after.mT).mul_(write).baddbmm_(dpairs.mT, q)
+    dv = torch.bmm(k * write, after[..., :width]).baddbmm_(saved.weights.mT, dsums[..., :width])
 
-    passed = (k * dwritten).sum((-1, -2)) + g.keep * (after * states[:-1]).sum((-1, -2))
+    passed = (dstates * states).sum((-1, -2))  # (N + 1, R)
     dms = -drawn * EPS / saved.norm
-    dms[-1, :, -1] += dm - (dstates[-1] * states[-1]).sum((-1, -2))
+    dms[-1, :, -1] += dm - passed[-1]
     won, lost, first = m_gradient(dms, g, x.i, saved.before)
-    di = (k * dk).sum(-1)
-    df = (_decay_gradient(drawn, di, passed, saved) + lost) * -torch.expm1(g.log_f)  # the latter: sigmoid of -f
-    return Inputs(dq, dk, dv, di + won, df), dstates[0], first + (dstates[0] * states[0]).sum((-1, -2))
+    di = (k * dk).sum(-1).view_as(drawn)
+    df = (_decay_gradient(drawn, di, passed[1:], saved) + lost) * -torch.expm1(g.log_f)  # the latter: sigmoid of -f
+    return Inputs(dq, dk, dv, di + won, df), dstates[0], first + passed[0]
+
+
+def _column(weights: Tensor) -> Tensor:
+    """Weights (N, R, L) of the rows of (M, L, .)."""
+    return weights.view(-1, weights.shape[-1], 1)
 
 
 def _decay_gradient(drawn: Tensor, given: Tensor, passed: Tensor, saved: Saved) -> Tensor:
@@ -107,8 +114,9 @@ def _scan(added: Tensor, keep: Tensor, first: Tensor) -> Tensor:
     """states[0] = first, states[n + 1] = keep[n] states[n] + added[n]: (N + 1, R, K, E), for keep (N, R)."""
     states = added.new_empty(len(added) + 1, *first.shape)
     states[0] = first
-    for chunk, factor in enumerate(keep[..., None, None]):
-        torch.addcmul(added[chunk], states[chunk], factor, out=states[chunk + 1])
+    before, *after = states.unbind()
+    for more, factor, state in zip(added.unbind(), keep[..., None, None].unbind(), after, strict=True):
+        before = torch.addcmul(more, before, factor, out=state)
     return states
 
 
@@ -116,6 +124,8 @@ def _scan_back(added: Tensor, keep: Tensor, last: Tensor) -> Tensor:
     """states[N] = last, states[n] = keep[n] states[n + 1] + added[n]: (N + 1, R, K, E), for keep (N, R)."""
     states = added.new_empty(len(added) + 1, *last.shape)
     states[-1] = last
-    for chunk in reversed(range(len(added))):
-        torch.addcmul(added[chunk], states[chunk + 1], keep[chunk, :, None, None], out=states[chunk])
+    after, *before = states.unbind()[::-1]
+    steps = zip(added.unbind()[::-1], keep[..., None, None].unbind()[::-1], before, strict=True)
+    for more, factor, state in steps:
+        after = torch.addcmul(more, after, factor, out=state)
     return states

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
 
 from . import _kernels
+from ._by_hand import by_hand
 from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
 from ._packed import Product, Unit, product, residual, side_by_side
 
@@ -89,6 +90,11 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
+def capped(gate: Tensor, bias: Tensor) -> Tensor:
+    """Pre-activations between -15 and 15."""
+    return GATE_CAP * torch.tanh((gate + bias) / GATE_CAP)
+
+
 class Gate(nn.Linear):
     """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
 
@@ -96,8 +102,7 @@ class Gate(nn.Linear):
         """(B, T, D) to (B, T, H)."""
         kind = wide(x.dtype)
         with no_autocast(x):
-            gate = F.linear(x.to(kind), self.weight.to(kind), self.bias.to(kind))
-            return GATE_CAP * torch.tanh(gate / GATE_CAP)
+            return capped(F.linear(x.to(kind), self.weight.to(kind)), self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -153,9 +158,10 @@ class MlstmLayer(Layer):
             raise ValueError("mlstm has no window; leave it out")
         memory = Memory(*state) if state else None
         gather = self.spread.gather
-        q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in self._project(x))
+        *mixed, o = self._project(x)
+        q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
         h, after = _kernels.cell(q, k, v, i, f, memory, starts)
-        return self._emit(x, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)), after
+        return self._emit(o, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)), after
 
     def undecayed(self) -> Sequence[nn.Module]:
         return self.igate, self.fgate
@@ -163,10 +169,10 @@ class MlstmLayer(Layer):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Memory]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory, (q, k, v, i, f) = Memory(*state), self._project(x)
+        memory, (q, k, v, i, f, o) = Memory(*state), self._project(x)
         gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
         q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
-        return self._emit(x, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)), memory
+        return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
@@ -197,12 +203,19 @@ class MlstmLayer(Layer):
         half, whole = product(side_by_side(norm, mixed), rows), product(side_by_side(norm, gates, kind), rows)
         return lambda x: torch.cat([half(x).to(kind), whole(x.to(kind))], -1)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k (B, H, T, K), v (B, H, T, V) and the gates i, f (B, H, T)."""
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
-        return q, k, v, self.igate(x).transpose(1, 2), self.fgate(x).transpose(1, 2)
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
+        if by_hand(x, self.q.weight):  # one product does it, and one each its gradients
+            weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
+            sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
+            q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)
+            i, f = capped(gates, torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, -1)
+        else:
+            q, k, v, i, f, o = (p(x) for p in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate))
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return q, k, v, i.transpose(1, 2), f.transpose(1, 2), o
 
-    def _emit(self, x: Tensor, h: Tensor) -> Tensor:
-        """The output (B, T, D) from the cell's h (B, H, T, V)."""
-        y: Tensor = self.out(torch.sigmoid(self.ogate(x)) * self.norm(h.transpose(1, 2)))
+    def _emit(self, o: Tensor, h: Tensor) -> Tensor:
+        """The output (B, T, D) from o (B, T, D) and the cell's h (B, H, T, V)."""
+        y: Tensor = self.out(torch.sigmoid(o) * self.norm(h.transpose(1, 2)))
         return y

@@ -21,7 +21,7 @@ from torch import Tensor
 from hybridkit.compile import Plan
 from hybridkit.cost import parameters
 from hybridkit.data.batches import Batch
-from hybridkit.machine import choose_precision
+from hybridkit.machine import choose_precision, keep_freed_memory
 from hybridkit.schema import Train
 from hybridkit.train import deepspeed_checkpoint as files
 from hybridkit.train.deepspeed_config import settings
@@ -45,6 +45,8 @@ class DeepSpeedEngine:
         self.zero = train.zero
         _quiet()
         (self.rank, self.ranks), self.device = join(train)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         __compatible_ops__[SHARED_MEMORY] = False
         self.replica, self.replicas = self.rank // train.sequence_parallel, self.ranks // train.sequence_parallel
         self.precision = choose_precision(train.precision, self.device.type)

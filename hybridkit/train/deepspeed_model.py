@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from deepspeed.runtime.zero import Init
+from deepspeed.utils import set_z3_leaf_module
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -61,6 +62,8 @@ def sharded_model(plan: Plan, seed: int, settings: dict[str, Any]) -> Model:
     with _each_layer(lambda layer: Init(module=layer, config_dict_or_path=settings, dtype=torch.float32)):
         model = initial_model(plan, seed)
     Init(module=model, config_dict_or_path=settings, dtype=torch.float32)  # embedding, last norm and head
+    for layer in model.layers:
+        set_z3_leaf_module(layer, True)  # gathered whole: what a layer does with its parts' weights is its own affair
     return model
 
 

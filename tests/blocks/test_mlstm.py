@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hybridkit_blocks._mlstm_chunkwise as chunkwise_module
 from hybridkit.block import Dims
+from hybridkit_blocks import mlstm
 from hybridkit_blocks._mlstm_chunkwise import Memory, chunkwise, recurrent_, tiles
 from hybridkit_blocks.mlstm import Mlstm
 
@@ -103,6 +104,21 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, pac
         return h, *after
 
     assert torch.autograd.gradcheck(flat, (*leaves, *state))
+
+
+def test_one_product_of_all_projections_gives_what_each_alone_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output and all gradients, in float64, so that only the order of sums differs."""
+    layer, x = Mlstm().build(DIMS).double(), torch.randn(2, 70, 32, dtype=torch.float64, requires_grad=True)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    found = []
+    for joined in (True, False):
+        monkeypatch.setattr(mlstm, "by_hand", lambda x, weight, joined=joined: joined)
+        y = layer(x)[0]
+        slope = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
+        found.append([y, *torch.autograd.grad(y, [x, *layer.parameters()], slope)])
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
 
 
 def test_the_step_in_place_is_the_recurrence() -> None:
