@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-GRADIENTS = 1 << 20  # numbers in the gradient of a call's bands: a few MiB, near the caches' size
+GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
