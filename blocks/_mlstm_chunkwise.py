@@ -197,10 +197,11 @@ def _cut(t: Tensor, length: int, dtype: torch.dtype, fill: float = 0) -> Tensor:
 def _put(whole: Tensor, made: Tensor, length: int) -> None:
     """Chunks (N, R, L) or (M, L, X) into their place (B, H, T) or (B, H, T, X), less what they were filled up with."""
     chunks, tokens = made.view(-1, *whole.shape[:2], length, *whole.shape[3:]), whole.shape[2]
-    full, rest = divmod(tokens, length)
-    _chunks(whole[:, :, : tokens - rest], length).copy_(chunks[:full])
+    rest = tokens % length
+    full = tokens - rest
+    _chunks(whole[:, :, :full], length).copy_(chunks[: full // length])
     if rest:
-        whole[:, :, -rest:] = chunks[-1, :, :, :rest]
+        whole[:, :, full:] = chunks[-1, :, :, :rest]
 
 
 def _by_token(like: Tensor, width: int) -> Tensor:

@@ -56,7 +56,7 @@ def forward(x: Inputs, starts: Tensor | None, memory: Tensor, m: Tensor, width: 
     sums = torch.bmm(x.q * _column(g.intake * scale), states[:-1].flatten(0, 1))
     pairs = g.pairs(scale)
     weights = torch.bmm(x.q, x.k.mT).mul_(pairs)
-    torch.baddbmm(sums, weights, x.v, out=sums)  # (M, L, E)
+    _plus(sums, weights, x.v)  # (M, L, E)
     dot, floor = sums[..., width].view_as(g.m), torch.exp(-g.m)
     norm = torch.maximum(dot.abs(), floor) + EPS
     side = dot.sign() * (dot.abs() > floor)
@@ -81,9 +81,9 @@ def backward(
     dstates = _scan_back(torch.bmm((q * intake).mT, dsums).view(-1, *dmemory.shape), g.keep, dmemory)
     before, after = states[:-1].flatten(0, 1), dstates[1:].flatten(0, 1)
     dpairs = torch.bmm(dsums, v.mT).mul_(saved.pairs)
-    dq = torch.bmm(dsums, before.mT).mul_(intake).baddbmm_(dpairs, k)
-    dk = torch.bmm(v, after.mT).mul_(write).baddbmm_(dpairs.mT, q)
-    dv = torch.bmm(k * write, after[..., :width]).baddbmm_(saved.weights.mT, dsums[..., :width])
+    dq = _plus(torch.bmm(dsums, before.mT).mul_(intake), dpairs, k)
+    dk = _plus(torch.bmm(v, after.mT).mul_(write), dpairs.mT, q)
+    dv = _plus(torch.bmm(k * write, after[..., :width]), saved.weights.mT, dsums[..., :width])
 
     passed = (dstates * states).sum((-1, -2))  # (N + 1, R)
     dms = -drawn * EPS / saved.norm
@@ -92,6 +92,11 @@ def backward(
     di = (k * dk).sum(-1).view_as(drawn)
     df = (_decay_gradient(drawn, di, passed[1:], saved) + lost) * -torch.expm1(g.log_f)  # the latter: sigmoid of -f
     return Inputs(dq, dk, dv, di + won, df), dstates[0], first + passed[0]
+
+
+def _plus(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """x += a @ b, in the form that FLOP counters know."""
+    return torch.baddbmm(x, a, b, out=x)
 
 
 def _column(weights: Tensor) -> Tensor:

@@ -100,19 +100,24 @@ class _InSlices(torch.autograd.Function):
         for x_, g, u, dx_, dy in _cuts(rows, gates, ups, dx, grads[0].reshape(rows.shape)):
             silu, first, second = rooms[:, : len(g)]
             _silu(g, silu)
-            ddown.addmm_(dy.t(), torch.mul(silu, u, out=first))
+            _plus(ddown, dy.t(), torch.mul(silu, u, out=first))
             dhidden = torch.mm(dy, down, out=first)
             du = silu.mul_(dhidden)
             dg = torch.ops.aten.silu_backward.grad_input(dhidden.mul_(u), g, grad_input=second)
-            torch.mm(dg, gate, out=dx_).addmm_(du, up)
-            dgate.addmm_(dg.t(), x_)
-            dup.addmm_(du.t(), x_)
+            _plus(torch.mm(dg, gate, out=dx_), du, up)
+            _plus(dgate, dg.t(), x_)
+            _plus(dup, du.t(), x_)
         return dx.view_as(grads[0]), dgate, dup, ddown
 
 
 def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Slices of (N, .)."""
     return zip(*(tensor.split(SLICE) for tensor in tensors), strict=True)
+
+
+def _plus(x: Tensor, a: Tensor, b: Tensor) -> None:
+    """x += a @ b, in the form that FLOP counters know."""
+    torch.addmm(x, a, b, out=x)
 
 
 def _silu(x: Tensor, out: Tensor) -> Tensor:

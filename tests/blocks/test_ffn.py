@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from hybridkit.block import Dims
 from hybridkit.testing import check_block
@@ -56,3 +57,10 @@ def test_training_keeps_the_input_and_twice_the_width_between() -> None:
         layer(x)
     weights = {p.data_ptr() for p in layer.parameters()}
     assert sum(t.numel() for t in kept if t.data_ptr() not in weights) == 2 * 5 * (DIMS.width + 2 * 40)
+
+
+def test_counters_see_the_products_of_training() -> None:
+    layer, x = FeedForward(width=40).build(DIMS), torch.randn(2, 5, DIMS.width, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        layer(x)[0].sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * FeedForward(width=40).flops(DIMS, 5)
