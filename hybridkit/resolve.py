@@ -58,7 +58,7 @@ def _check_name(call: Call, kind: Kind, registry: Registry, at: _At) -> None:
         raise at(call.span.name, f"`{call.name}` is a block, not a window policy; policies are {', '.join(known)}")
     near = nearest(call.name, known)
     what = "block" if kind == "block" else "window policy"
-    others = "" if near else f"; known: {', '.join(known)}"
+    others = "" if near else f"; known: {', '.join(known)}, and what --plugin FILE.py names"
     raise at(call.span.name, f"unknown {what} {shown(call.name)}{others}", near)
 
 

@@ -155,7 +155,7 @@ class Train(Section):
 class Recipe(Section):
     """A model, its data and its training. `vocab: null` is for the data to fill in."""
 
-    pattern: str = Field(json_schema_extra=FIXED, description="The stack of layers (docs/pattern.md); must be given.")
+    pattern: str = Field(json_schema_extra=FIXED, description="The stack of layers (docs/pattern.md).")
     model: Model = Field(default=Model(), json_schema_extra=FIXED, description="Sizes.")
     data: Data = Field(default=Data(), json_schema_extra=FIXED, description="Text.")
     train: Train = Field(default=Train(), description="Optimization.")
