@@ -113,7 +113,7 @@ class _Chunkwise(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, starts: Any
     ) -> Any:
         length, width = tiles(v.shape[2])[1], v.shape[-1]
-        h = _by_token(v, width)
+        h = _by_token(v, width, C.dtype)
         memory, last, kept = _with_n(C, n), m.flatten(), []
         for part in _spans(q, v):
             at = slice(None), slice(None), part
@@ -122,10 +122,10 @@ class _Chunkwise(torch.autograd.Function):
             made, saved, g = span.forward(x, begun, memory, last, width)
             _put(h[at], made, length)
             memory, last = saved.states[-1], g.m[-1, :, -1]
-            kept += [*x, *saved, *g]
-        ctx.save_for_backward(h, *kept)
+            kept += [*x, *saved, *g] if any(ctx.needs_input_grad) else []
+        ctx.save_for_backward(h, *kept)  # in C's type: what is summed up of it nearly cancels
         ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
-        return h, *_without_n(memory, C), last.reshape(m.shape)
+        return h.to(v.dtype), *_without_n(memory, C), last.reshape(m.shape)
 
     @staticmethod
     @once_differentiable
@@ -138,13 +138,13 @@ class _Chunkwise(torch.autograd.Function):
         """Gradients of all inputs of `forward`, from those of all outputs."""
         h, *kept = ctx.saved_tensors  # once: under checkpointing each look recomputes them
         size = len(kept) // len(ctx.parts)
-        dq, dk, dv = (_by_token(dh, width) for width in (ctx.key, ctx.key, dh.shape[-1]))
+        dq, dk, dv = (_by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
         dmemory, last = _with_n(dC, dn), dm.flatten()
         for place, part in reversed(list(enumerate(ctx.parts))):
             x, saved, g = _restored(kept[place * size : (place + 1) * size])
             length, grown = g.m.shape[-1], dh[:, :, part]
-            drawn = _cut((grown * h[:, :, part]).sum(-1, dtype=dC.dtype), length, dC.dtype)
+            drawn = _cut((grown * h[:, :, part]).sum(-1), length, dC.dtype)
             dx, dmemory, last = span.backward(x, saved, g, _chunks(grown, length), drawn, dmemory, last)
             for whole, chunks in zip((dq, dk, dv, di, df), dx, strict=True):
                 _put(whole[:, :, part], chunks, length)
@@ -204,10 +204,10 @@ def _put(whole: Tensor, made: Tensor, length: int) -> None:
         whole[:, :, full:] = chunks[-1, :, :, :rest]
 
 
-def _by_token(like: Tensor, width: int) -> Tensor:
+def _by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width): what projections give and take."""
     batch, heads, tokens, _ = like.shape
-    return like.new_empty(batch, tokens, heads, width).transpose(1, 2)
+    return like.new_empty(batch, tokens, heads, width, dtype=dtype).transpose(1, 2)
 
 
 def _with_n(C: Tensor, n: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Saved(NamedTuple):
     states: Tensor  # (N + 1, R, K, E): the memory before every chunk and after the last
     before: Tensor  # (R,): m before the span
     pairs: Tensor  # (M, L, L): D
-    weights: Tensor  # (M, L, L): D and q . k
+    weights: Tensor  # (M, L, L): D times q . k
     norm: Tensor  # (N, R, L): what h was divided by
     side: Tensor  # (N, R, L): sign of n . q where it is the normalizer, else 0
 
