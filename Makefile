@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process a core, so one thread each; a caller's own OMP_NUM_THREADS stands.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help install develop demo test check format clean
+.PHONY: help install develop demo test test-fast check format clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.ready ## make .venv and install hybridkit with its tested dependencies
 
@@ -26,8 +28,11 @@ demo: install ## train the quickstart recipe on real text, then let the model wr
 	$(BIN)/hybridkit train quickstart --run runs/quickstart --resume
 	$(BIN)/hybridkit generate runs/quickstart "def " --tokens 200 --temperature 0.7 --seed 1
 
-test: develop ## run the test suite, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: develop ## run the whole test suite, a process a core
+	$(PYTEST)
+
+test-fast: develop ## the part of it for every save: what is not marked slow
+	$(PYTEST) -m "not slow"
 
 check: develop ## lint, formatting and types
 	$(BIN)/ruff check .
