@@ -208,13 +208,14 @@ def products(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.parametrize("value", [8, 16, 30, 64])
 @pytest.mark.parametrize("tokens", [1, 64, 70, 200])
-def test_hardware_flops_are_the_products_that_run(tokens: int) -> None:
-    """Counted on the code itself, which carries n as a last column of C: values of 15 run what 16 are counted as."""
-    dims = Dims(width=64, heads=4, vocab=1)
-    q, k, v = (torch.randn(1, 4, tokens, width) for width in (8, 8, 15))
-    i, f = torch.randn(2, 1, 4, tokens)
-    linear = Mlstm().flops(dims, tokens) - tokens * 4 * 4 * 8 * 16
+def test_hardware_flops_are_the_products_that_run(tokens: int, value: int) -> None:
+    """Counted on the code itself, for values just below, at and above a multiple of 16, and heads that differ."""
+    heads, dims = 2, Dims(width=2 * value, heads=2, vocab=1)
+    q, k, v = (torch.randn(1, heads, tokens, width) for width in (value // 2, value // 2, value))
+    i, f = torch.randn(2, 1, heads, tokens)
+    linear = Mlstm().flops(dims, tokens) - tokens * 4 * heads * value * value // 2
     assert products(lambda: chunkwise(q, k, v, i, f)) == Mlstm().flops(dims, tokens, count="hardware") - linear
 
 
@@ -225,7 +226,9 @@ def test_flops_of_the_three_counts() -> None:
     gates = 2 * 2 * 64 * 4 * tokens
     assert block.flops(dims, tokens) == linear + cell
     assert block.flops(dims, tokens, count="paper") == linear + cell - gates
-    assert block.flops(dims, tokens, count="hardware") == linear + cell + tokens * 2 * 64 * 4 * (8 + 16)
+    extended = 32  # a value's 16 columns, n's, and the fill
+    tiles = tokens * 4 * (4 * 8 * extended + 2 * 64 * (8 + extended))
+    assert block.flops(dims, tokens, count="hardware") == linear + tiles
 
 
 def linears(layer: torch.nn.Module) -> list[torch.nn.Linear]:
