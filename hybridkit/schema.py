@@ -63,7 +63,10 @@ class Model(Section):
         le=1 << 24,
         description="Rows of the embedding; null: the tokenizer's tokens. More of them pad.",
     )
-    tie: Switch = Field(default=False, description="Whether embedding and output head share their weights.")
+    tie: Switch = Field(
+        default=False,
+        description="Whether embedding and head share their weights, which are multiplied by sqrt(width) as input.",
+    )
     logit_cap: float | None = Field(
         default=None, gt=0, description="Soft cap c of the logits: c tanh(x / c); null: none."
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hybridkit.api import plan as compile_recipe
-from hybridkit.compile import Plan
+from hybridkit.compile import Plan, embedding_scale
 from hybridkit.data.batches import Feed
 from hybridkit.data.feed import open_feed
 from hybridkit.errors import Failure, UserError
@@ -199,8 +199,20 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
         engine.load(found.checkpoint.folder)
         return load_state(found.checkpoint)
     if recipe.train.from_ is not None:
+        _refuse_other_function(Run(recipe.train.from_).recipe.recipe, recipe)
         engine.adopt(Run(recipe.train.from_).weights(), f"train.from: {recipe.train.from_}")
     return State()
+
+
+def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
+    """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
+    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
+        raise UserError(
+            f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"
+            f" as it is; rules {recipe.rules} scale it by sqrt(width), so that its weights would mean another function:"
+            " start from an untied run, or from one made by the current rules"
+        )
 
 
 def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
