@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention as flex_attention_module
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128
@@ -29,7 +31,20 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
     eager: Callable[..., Tensor] = flex_attention  # the compiled kernel knows no float64
     run = eager if q.dtype == torch.float64 else _compiled()
-    return run(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
+    return run(*heads_first, block_mask=mask, enable_gqa=True, kernel_options=_options(q.dtype)).transpose(1, 2)
+
+
+@cache
+def _options(dtype: torch.dtype) -> dict[str, Any] | None:
+    """The ordinary kernel in fp32: the one for less than 128 queries, flex-decoding, does not compile there.
+
+    Of the two ways to ask for it, the one that the installed torch knows; None where it knows neither.
+    """
+    known = getattr(flex_attention_module, "FlexKernelOptions", None)
+    names: Any = getattr(known, "__annotations__", {})
+    ordinary = {"FORCE_USE_FLEX_ATTENTION": True, "BACKEND": "TRITON"}
+    said = next(({name: value} for name, value in ordinary.items() if name in names), None)
+    return said if dtype == torch.float32 else None
 
 
 @cache

@@ -24,6 +24,7 @@ from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_,
 from . import _kernels
 from ._by_hand import by_hand
 from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
+from ._mlstm_span import columns
 from ._packed import Product, Unit, product, residual, side_by_side
 
 GATE_CAP = 15.0
@@ -46,17 +47,17 @@ class Mlstm(Block):
     def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
         """Linear layers and the cell: 4 K V a token and head in the recurrent form, the least that any form needs.
 
-        `paper` leaves the gate projections out. `hardware` is the chunkwise form: with chunks of L tokens, 2 L (K + V)
-        a token and head more, for whole L x L tiles, the last chunk's fill counted.
+        `paper` leaves the gate projections out. `hardware` is the own chunkwise form: with chunks of L tokens and E
+        columns of a value (n's and the fill to a multiple of 16 among them), 4 K E + 2 L (K + E) a token and head, for
+        whole L x L tiles, the last chunk's fill counted.
         """
         heads, key, value = self._head(dims)
         gates = 0 if count == "paper" else 2 * heads * dims.width
         linear = 2 * tokens * (4 * dims.width**2 + gates)
-        cell = 4 * heads * key * value
         if count != "hardware":
-            return linear + tokens * cell
-        chunks, length = tiles(tokens)
-        return linear + chunks * length * (cell + 2 * length * heads * (key + value))
+            return linear + tokens * 4 * heads * key * value
+        (chunks, length), extended = tiles(tokens), columns(value)
+        return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def init_state(
         self,

@@ -9,7 +9,7 @@ from hybridkit.api import plan
 from hybridkit.compile import Plan
 from hybridkit.cost import Case, Cost, LayerCost, cost, state_bytes
 from hybridkit.errors import UserError
-from hybridkit.machine import DTYPES, Precision, choose_device, choose_precision
+from hybridkit.machine import DTYPES, Precision, choose_device, choose_precision, weight_type
 from hybridkit.memory import STAGES, Training, activations, held
 from hybridkit.recipe import Loaded
 
@@ -38,17 +38,18 @@ def questions(
 ) -> list[Question]:
     """One question for each context, data.sequence by default; `settings` are further fields of `Case`.
 
-    `precision` is that of weights and states, the recipe's by default; `auto` is what this machine makes of it.
+    `precision` is that of weights and states, by default the type that a run of the recipe decodes in.
     Raises UserError for a pattern that does not fit its sizes, and for a window where the recipe has none.
     """
     described, train = plan(loaded), loaded.recipe.train
     if settings.get("window") and not any(entry.window for entry in described.entries):
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     own = choose_precision(train.precision, choose_device("auto").type)
+    kind = DTYPES[precision] if precision else weight_type(own)
     micro_batch = 1 if train.micro_batch == "auto" else train.micro_batch
     training = Training(own, micro_batch, ranks, loaded.recipe.data.documents == "reset")
     return [
-        Question(name, loaded, described, training, Case(context, dtype=DTYPES[precision or own], **settings))
+        Question(name, loaded, described, training, Case(context, dtype=kind, **settings))
         for context in contexts or (loaded.recipe.data.sequence,)
     ]
 

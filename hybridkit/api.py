@@ -8,6 +8,7 @@ from hybridkit.compile import Plan, compile_pattern
 from hybridkit.data import load_tokenizer, tokenizer_vocab
 from hybridkit.model import Model
 from hybridkit.recipe import Loaded
+from hybridkit.rules import CURRENT
 from hybridkit.run import Run
 from hybridkit.weights import check_weights, load_weights
 
@@ -43,6 +44,7 @@ def plan(loaded: Loaded, vocab: int | None = None) -> Plan:
         ffn=model.ffn,
         tie=model.tie,
         logit_cap=model.logit_cap,
+        rules=recipe.rules or CURRENT,
         source=loaded.source,
     )
 

@@ -19,6 +19,7 @@ from hybridkit.canonical import canonical
 from hybridkit.errors import UserError
 from hybridkit.pattern import Source, error_at, parse
 from hybridkit.registry import REGISTRY, Registry
+from hybridkit.rules import CURRENT, SCALED
 
 DEFAULT_FFN: Mapping[str, Any] = {"block": "ffn"}
 
@@ -32,6 +33,7 @@ class Plan:
     dims: Dims
     tie: bool = False
     logit_cap: float | None = None
+    embedding_scale: float = 1.0  # what a row of the embedding is multiplied with when it is read as input
 
     @property
     def pattern(self) -> str:
@@ -62,6 +64,7 @@ def compile_pattern(
     ffn: Mapping[str, Any] | None = DEFAULT_FFN,
     tie: bool = False,
     logit_cap: float | None = None,
+    rules: int = CURRENT,
     source: Source | None = None,
     registry: Registry = REGISTRY,
 ) -> Plan:
@@ -83,7 +86,12 @@ def compile_pattern(
             if block not in spans:
                 raise UserError(f"model.ffn: {error}") from error
             raise error_at(source, text, spans[block].name, str(error)) from error
-    return Plan(written, entries, dims, tie, logit_cap)
+    return Plan(written, entries, dims, tie, logit_cap, embedding_scale(width, tie, rules))
+
+
+def embedding_scale(width: int, tie: bool, rules: int) -> float:
+    """What a row is multiplied with as input: sqrt(width) where it serves the head as well, which wants it small."""
+    return width**0.5 if tie and rules >= SCALED else 1.0
 
 
 def _check(block: Block, dims: Dims) -> None:

@@ -47,7 +47,12 @@ class Context:
     @property
     def bytes(self) -> int:
         """Bytes of the states of all rows."""
-        return sum(tensor.numel() * tensor.element_size() for state in self.states for tensor in state)
+        return size_of(self.states)
+
+
+def size_of(states: Sequence[State]) -> int:
+    """Bytes of the states of all rows."""
+    return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state)
 
 
 @torch.no_grad()
@@ -82,18 +87,33 @@ def prefill(
     return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window)
 
 
-def generate(model: Model, context: Context, sampling: Sampling, max_tokens: int | None = None) -> Iterator[Tensor]:
+def generate(
+    model: Model,
+    context: Context,
+    sampling: Sampling,
+    max_tokens: int | None = None,
+    held: Callable[[Sequence[State]], object] | None = None,
+) -> Iterator[Tensor]:
     """Tokens (B,) one after another, without end unless `max_tokens` is given; the context stays as it is.
+
+    `held` is given the states whenever they grow: they have room for more tokens than were read.
 
     Raises UserError for a negative `max_tokens`.
     """
     if max_tokens is not None and max_tokens < 0:
         raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
     most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
-    return itertools.islice(_decode(model, context, Sampler(sampling, len(context.logits)), max_tokens), most)
+    sampler = Sampler(sampling, len(context.logits))
+    return itertools.islice(_decode(model, context, sampler, max_tokens, held or size_of), most)
 
 
-def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | None) -> Iterator[Tensor]:
+def _decode(
+    model: Model,
+    context: Context,
+    sampler: Sampler,
+    max_tokens: int | None,
+    held: Callable[[Sequence[State]], object],
+) -> Iterator[Tensor]:
     logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
     lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
@@ -108,6 +128,7 @@ def _decode(model: Model, context: Context, sampler: Sampler, max_tokens: int | 
             if read > room:  # doubling copies a growing state a constant number of times, whatever the length
                 room = int(min(max(2 * read, _LEAST_ROOM), most))
                 states, step = model.reserve(states, room), None if graph else step
+                held(states)
             if step is None and graph:
                 step = _captured(model, token, states)
             elif step is None:  # on a GPU memory is short, and launches take the time

@@ -35,12 +35,13 @@ def describe(model: Model) -> dict[str, Any]:
     plan = model.plan
     return {
         "format": "hybridkit",
-        "version": 1,
+        "version": 2,  # 1: without embedding_scale
         "pattern": plan.pattern,
         "width": plan.dims.width,
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.tie,
+        "embedding_scale": plan.embedding_scale,
         "logit_cap": plan.logit_cap,
         "norm_eps": NORM_EPS,
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,

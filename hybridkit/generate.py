@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hybridkit.block import State
 from hybridkit.data.tokenizers import Tokenizer
-from hybridkit.decode import CHUNK, Context, generate, prefill
+from hybridkit.decode import CHUNK, Context, generate, prefill, size_of
 from hybridkit.errors import UserError
 from hybridkit.model import Model
 from hybridkit.sampling import Sampling
@@ -85,7 +86,7 @@ class Stats:
     prompt_seconds: float = 0.0
     tokens: int = 0  # of all rows, those after a row's end left out
     seconds: float = 0.0
-    state_bytes: int = 0  # of all rows, once the prompt is read
+    state_bytes: int = 0  # of all rows, the most that decoding holds
 
     def to_json(self) -> dict[str, int | float | None]:
         """Counts, bytes, and tokens per second: null where nothing was read or written."""
@@ -137,9 +138,13 @@ class Writer:
         sampling = replace(self.sampling, seed=self.sampling.seed + len(replies))
         rows = [Reply(self.model.tokenizer, self.stops) for _ in context.logits]
         replies += rows
-        self.stats.state_bytes = max(self.stats.state_bytes, context.bytes)
+
+        def held(states: Sequence[State]) -> None:
+            self.stats.state_bytes = max(self.stats.state_bytes, size_of(states))
+
+        held(context.states)
         start = time.perf_counter()
-        for tokens in generate(self.model, context, sampling, self.max_tokens):
+        for tokens in generate(self.model, context, sampling, self.max_tokens, held):
             yield [row.feed(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
             if all(row.ending for row in rows):
                 break

@@ -35,6 +35,11 @@ def choose_precision(name: str, device: str) -> Precision:
     return "bf16" if native else "fp32"
 
 
+def weight_type(precision: str) -> torch.dtype:
+    """The type that weights are kept in, and that a run decodes in: bf16 is only for the arithmetic of training."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 @functools.cache
 def peak_flops(device: torch.device, precision: Precision) -> float:
     """FLOP/s of a large square matrix product, the best of several: the ceiling that MFU is a share of."""

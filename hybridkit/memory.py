@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hybridkit.compile import Plan, Uninitialized
 from hybridkit.cost import Case, largest_window, parameters
-from hybridkit.machine import Precision
+from hybridkit.machine import Precision, weight_type
 from hybridkit.model import Model
 
 STAGES = (0, 1, 2, 3)  # of ZeRO
@@ -59,7 +59,7 @@ class Activations:
 
 def held(plan: Plan, training: Training) -> Held:
     """What a plan holds in training, on one rank without ZeRO."""
-    weights = parameters(plan).total * _master(training).itemsize
+    weights = parameters(plan).total * weight_type(training.precision).itemsize
     return Held(weights, weights, 2 * weights)
 
 
@@ -72,14 +72,9 @@ def activations(plan: Plan, training: Training, case: Case) -> Activations:
         for entry in plan.entries
     ]
     # The loss forms the gradients of what it reads and of the head's weight while the logits are at hand.
-    loss = stream + plan.dims.width * plan.dims.vocab * _master(training).itemsize
+    loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
     recomputed = stream * len(layers) + max(layers, default=0)
     return Activations(around + loss + sum(layers), around + loss + recomputed)
-
-
-def _master(training: Training) -> torch.dtype:
-    """The type of weights and optimizer: bf16 is that of the arithmetic alone."""
-    return torch.float64 if training.precision == "fp64" else torch.float32
 
 
 @lru_cache(1 << 12)
@@ -88,7 +83,7 @@ def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tu
     (first, output), (second, longer) = (_fake_run(plan, window, training, length) for length in _LENGTHS)
     along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
     # Under fp64 everything has twice the width that it has under fp32.
-    width = _master(training).itemsize // 4
+    width = weight_type(training.precision).itemsize // 4
     return width * int(first + along * (second - first)), width * int(output + along * (longer - output))
 
 

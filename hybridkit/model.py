@@ -61,6 +61,26 @@ class Residual(nn.Module):
         return self.layer.decoder(self.norm, rows)
 
 
+class Embedding(nn.Embedding):
+    """A row of the table for every token, times `scale`; it starts with rows of size 1 / scale, so that reads are of 1.
+
+    A token's own vector then outlasts what the first mixers add to the stream.
+    """
+
+    def __init__(self, vocab: int, width: int, scale: float) -> None:
+        self.scale = scale
+        super().__init__(vocab, width)
+
+    def reset_parameters(self) -> None:
+        """Fill with N(0, 1 / scale^2)."""
+        nn.init.normal_(self.weight, std=1 / self.scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
+        x = super().forward(tokens)
+        return x if self.scale == 1 else x * self.scale
+
+
 class Head(nn.Module):
     """Logits, softly capped where `cap` is given, or the loss without holding them all."""
 
@@ -87,11 +107,12 @@ class Model(nn.Module):
         self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
         width, vocab = plan.dims.width, plan.dims.vocab
-        # Its initial weights are of unit size: a token's own vector outlasts what the first mixers add to the stream.
-        self.embedding = nn.Embedding(vocab, width)
+        self.embedding = Embedding(vocab, width, plan.embedding_scale)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = RMSNorm(width, eps=NORM_EPS)
+        if plan.tie:  # the last norm makes logits of the head's usual size or less, and a token's own at most 1
+            nn.init.constant_(self.norm.weight, plan.embedding_scale / width)
         self.head = Head(width, vocab, plan.logit_cap)
         self.share_weights()
 

@@ -1,12 +1,14 @@
 """References for law 5, written as matrix products so that an independent counter sees all that a cell must do.
 
-H heads, T tokens, L tokens of a chunk, K and V width of a key and of a value. Both forms compute the mLSTM without its
-stabilizer (arXiv 2405.04517, equations 19 to 27, with m = 0, in float64, for gates that are small):
+H heads, T tokens, L tokens of a chunk, K and V width of a key and of a value, E that of an extended value. Both forms
+compute the mLSTM without its stabilizer (arXiv 2405.04517, equations 19 to 27, with m = 0, in float64, for gates that
+are small):
 
     C_t = s_t C_{t-1} + e_t k_t v_t^T,   n_t = s_t n_{t-1} + e_t k_t,   h_t = C_t^T q_t / max(|n_t . q_t|, 1)
 
-with s_t = sigmoid(f_t), e_t = exp(i_t) and q scaled by K^-1/2. Products with a vector n are elementwise, as no count
-has them: it stands to C as one column to V.
+with s_t = sigmoid(f_t), e_t = exp(i_t) and q scaled by K^-1/2. In the recurrent form products with the vector n are
+elementwise, as `exact` does not count them. In the chunkwise form n is a column of C, which is what runs: v gets a
+column of ones, and zeros up to a multiple of 16, the width of the tiles that matrix units multiply.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+TILE = 16  # columns that a matrix unit multiplies at a time
 
 
 def mlstm_recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
@@ -32,19 +36,16 @@ def mlstm_recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Te
 
 def mlstm_chunkwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, length: int) -> Tensor:
     """The same over chunks of `length` tokens, which divides T: whole L x L tiles, and the state once a chunk."""
-    C, n = torch.zeros_like(k[:, 0, :, None] * v[:, 0, None]), torch.zeros_like(k[:, 0])
-    outputs = []
+    width = v.shape[-1]
+    v = F.pad(F.pad(v, (0, 1), value=1), (0, -(width + 1) % TILE))  # (H, T, E)
+    C, outputs = torch.zeros_like(k[:, 0, :, None] * v[:, 0, None]), []  # (H, K, E)
     for q_, k_, v_, i_, f_ in zip(*(x.split(length, 1) for x in (q, k, v, i, f)), strict=True):
         decay = F.logsigmoid(f_).cumsum(1)  # (H, L)
         pairs = (decay[:, :, None] - decay[:, None] + i_[:, None]).exp().tril()  # (H, L, L)
-        scores = _scaled(q_) @ k_.mT * pairs
-        intake = decay.exp()[..., None]
-        numerator = scores @ v_ + _scaled(q_) @ C * intake
-        norm = scores.sum(-1, keepdim=True) + (_scaled(q_) * n[:, None]).sum(-1, keepdim=True) * intake
-        outputs.append(numerator / norm.abs().clamp(min=1))
+        sums = (_scaled(q_) @ k_.mT * pairs) @ v_ + _scaled(q_) @ C * decay.exp()[..., None]
+        outputs.append(sums[..., :width] / sums[..., width, None].abs().clamp(min=1))
         keep, write = decay[:, -1, None], (decay[:, -1:] - decay + i_).exp()[..., None] * k_
         C = keep.exp()[..., None] * C + write.mT @ v_
-        n = keep.exp() * n + write.sum(1)
     return torch.cat(outputs, 1)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from hybridkit.block import Tick, Window
+from hybridkit.compile import compile_pattern
 from hybridkit.pattern import parse
 from hybridkit.registry import REGISTRY
 from hybridkit.testing import check_window
@@ -50,6 +51,18 @@ def test_one_number_decides_for_policies_of_any_size() -> None:
     small, large = Stoch(short=8, long=64), Stoch(short=128, long=2048)
     ticks = [Tick(0, step, 300) for step in range(300)]
     assert [small(tick, 0) == 8 for tick in ticks] == [large(tick, 4) == 128 for tick in ticks]
+
+
+def test_all_policies_of_a_stack_read_one_number_a_batch() -> None:
+    """At batch scope; a layer that draws for itself agrees with the others about as often as chance has it."""
+    pattern = "[swa:stoch(8,64,p=.25), swa:stoch(128,2048,p=.75), swa:uniform(1,4), swa:stoch(3,5,p=.25,scope=layer)]"
+    plan = compile_pattern(pattern, width=32, heads=2, vocab=8, ffn=None)
+    steps = [plan.windows(Tick(7, step, 400)) for step in range(400)]
+    for first, second, quarter, _ in steps:
+        assert (first == 8) == (quarter == 1)  # u < 1/4
+        assert (second == 128) == (quarter != 4)  # u < 3/4
+    both = sum((first == 8) == (own == 3) for first, _, _, own in steps)
+    assert abs(both - 400 * 5 / 8) < 6 * (400 * 15 / 64) ** 0.5, "six standard deviations from what chance gives"
 
 
 def test_seeds_and_steps_draw_apart() -> None:

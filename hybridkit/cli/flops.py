@@ -31,7 +31,7 @@ def flops(
     ] = "exact",
     window: Annotated[str, typer.Option(metavar="W", help="One window in place of every policy's own.")] = "",
     batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
-    dtype: Annotated[DtypeName | None, typer.Option(help="Of weights and states; default: the recipe's.")] = None,
+    dtype: Annotated[DtypeName | None, typer.Option(help="Of weights and states; default: a run's.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares training memory among.")] = 1,
     memory: Annotated[bool, typer.Option("--memory", help="Estimate the activations of training, too.")] = False,
     match: Annotated[

@@ -28,6 +28,7 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.tie,
+        "embedding_scale": plan.embedding_scale,
         "mixers": sum(entry.block.mixes for entry in nodes),
         "params": {**count._asdict(), "total": count.total},
         "entries": [
@@ -48,7 +49,8 @@ def print_outline(drawn: dict[str, Any]) -> None:
     params, sizes = drawn["params"], {entry["block"]: entry["params"] for entry in drawn["entries"]}
     console.print(f"[bold]{escape(drawn['recipe'])}[/]\npattern: {escape(drawn['pattern'])}", soft_wrap=True)
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
-    root.add(f"embedding [dim]{_count(params['embedding'])}[/]")
+    scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
+    root.add(f"embedding [dim]{_count(params['embedding'])}{scaled}[/]")
     _grow(root, tree(drawn["stack"]), sizes)
     root.add("norm")
     root.add("head [dim]the embedding's weight[/]" if drawn["tied"] else f"head [dim]{_count(params['head'])}[/]")

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hybridkit.compile import Plan
 from hybridkit.data.batches import Batch
-from hybridkit.machine import DTYPES, choose_device, choose_precision, keep_freed_memory, spare_memory
+from hybridkit.machine import DTYPES, choose_device, choose_precision, keep_freed_memory, spare_memory, weight_type
 from hybridkit.manifest import WEIGHTS
 from hybridkit.model import Model
 from hybridkit.schema import Train
@@ -40,8 +40,7 @@ class LocalEngine:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.precision = choose_precision(train.precision, self.device.type)
-        self._master = torch.float64 if self.precision == "fp64" else torch.float32
-        self.model = initial_model(plan, train.seed).to(self.device, self._master)
+        self.model = initial_model(plan, train.seed).to(self.device, weight_type(self.precision))
         self.model.recompute = train.recompute
         self._compiled = train.compile
         if self._compiled:

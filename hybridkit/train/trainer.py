@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from hybridkit.api import plan as compile_recipe
-from hybridkit.compile import Plan
+from hybridkit.compile import Plan, embedding_scale
 from hybridkit.data.batches import Feed
 from hybridkit.data.feed import open_feed
 from hybridkit.errors import Failure, UserError
 from hybridkit.manifest import Invalid, Manifest
 from hybridkit.recipe import Loaded, difference, dump
+from hybridkit.rules import CURRENT
 from hybridkit.run import Found, Run, refuse_links
 from hybridkit.schema import Recipe
 from hybridkit.train.checkpoint import Store, sweep
@@ -35,9 +36,10 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
     """
     run = Run(folder)
     _refuse_begun(run, resume)
+    _refuse_old_rules(loaded.recipe, run)
     plan = compile_recipe(loaded)
     recipe = loaded.recipe.model_copy(
-        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab})}
+        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT}
     )
     changes = _changes(run, recipe) if run.begun else []
     engine = open_engine(plan, recipe.train)
@@ -131,6 +133,18 @@ def _refuse_begun(run: Run, resume: bool) -> None:
         raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
 
 
+def _refuse_old_rules(recipe: Recipe, run: Run) -> None:
+    """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
+    if recipe.rules not in (None, CURRENT):
+        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT}; take `rules` out of the recipe")
+    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT:
+        raise UserError(
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT}, so that it cannot"
+            " be resumed: go on with the hybridkit that began it, or begin another run with --run"
+            " (show, eval, generate and export read it as it is)"
+        )
+
+
 def _changes(run: Run, recipe: Recipe) -> list[str]:
     """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
     if not run.recipe_file.exists():
@@ -185,8 +199,20 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
         engine.load(found.checkpoint.folder)
         return load_state(found.checkpoint)
     if recipe.train.from_ is not None:
+        _refuse_other_function(Run(recipe.train.from_).recipe.recipe, recipe)
         engine.adopt(Run(recipe.train.from_).weights(), f"train.from: {recipe.train.from_}")
     return State()
+
+
+def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
+    """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
+    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
+        raise UserError(
+            f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"
+            f" as it is; rules {recipe.rules} scale it by sqrt(width), so that its weights would mean another function:"
+            " start from an untied run, or from one made by the current rules"
+        )
 
 
 def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:

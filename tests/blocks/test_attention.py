@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from sums import of_attention
 from torch import Tensor
 
 from hybridkit.block import Block, Dims
@@ -179,3 +180,21 @@ def test_builds_without_memory() -> None:
 def test_kernels_have_reasons() -> None:
     assert kernel("cpu")[0] == "banded" and kernel("cuda")[0] in ("flex", "flash-attn")
     assert SelfAttention().kernel("cpu") == kernel("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [1, 2, 30, None])
+def test_lower_precisions_are_right_to_what_was_summed(window: int | None, dtype: torch.dtype) -> None:
+    """The bound of tests/gpu, which a gradient of 0 keeps too: with a window of 1 those of q and k are."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs(2, 90, 7, 4, 2)]
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    documents = packed(2, 97)
+    ours, right = attend(*leaves, window, documents), dense(*wide, window, documents)
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    sums = of_attention(*wide, window, documents, direction)
+    mine = (ours, *torch.autograd.grad(ours, leaves, direction))
+    exact = (right, *torch.autograd.grad(right, wide, direction.double()))
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for number, reference, summed in zip(mine, exact, sums, strict=True):
+        assert ((number - reference).abs() <= tolerance * summed).all()
+        assert (reference.abs() <= summed * (1 + 1e-12)).all(), "a sum is at most that of its absolute terms"

@@ -1,6 +1,7 @@
 """The block mask by which CUDA attention skips, against the mask written out: no pair lost, no hole in a full block."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
+from hybridkit_blocks import _flex
 from hybridkit_blocks._banded import banded
 from hybridkit_blocks._flex import BLOCK, block_mask
 
@@ -61,3 +63,25 @@ def test_flex_attention_agrees_with_blocks_of_queries() -> None:
         heads_first = (x.transpose(1, 2) for x in (q, k, v))
         y = flex_attention(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
         torch.testing.assert_close(y, banded(q, k, v, window, ids), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(1, 1), (60, 60), (127, 300), (128, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_fp32_asks_for_the_ordinary_kernel(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, keys: int, dtype: torch.dtype
+) -> None:
+    """On CUDA the kernel that torch prefers below 128 queries does not compile in fp32; other types keep it."""
+    given: list[dict[str, bool] | None] = []
+
+    def run(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+        given.append(options.pop("kernel_options"))  # type: ignore[arg-type]
+        return flex_attention(q, k, v, **options)  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(_flex, "_compiled", lambda: run)
+    monkeypatch.setattr(_flex, "flex_attention", run)
+    q, k, v = (torch.randn(1, n, 2, 16, dtype=dtype) for n in (tokens, keys, keys))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises to compile it
+        _flex.flex(q, k, v, 40, None)
+    ordinary = {"FORCE_USE_FLEX_ATTENTION": True} if dtype == torch.float32 else None
+    assert given == [ordinary]

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from sums import of_attention
 from torch import Tensor
 
 from hybridkit.block import Dims
@@ -15,7 +16,7 @@ from hybridkit_blocks.windows.fixed import Fixed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
-# Largest error relative to the largest value: TF32 is off in fp32, bf16 keeps 8 bits.
+# Error of a number relative to the absolute terms it is a sum of (sums.py): TF32 is off in fp32, bf16 keeps 8 bits.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -32,16 +33,31 @@ def test_outputs_and_gradients(tokens: int, keys: int, dtype: torch.dtype) -> No
     packed = (torch.rand(2, keys, device="cuda") < 0.01).cumsum(1)
     for window, documents in itertools.product((1, 128, 500, torch.tensor(100, device="cuda"), None), (None, packed)):
         ours = attend(*leaves, window, documents)
-        wide = [x.detach().float().cpu().requires_grad_() for x in leaves]
-        right = banded(*wide, None if window is None else int(window), None if documents is None else documents.cpu())
+        wide = [x.detach().double().cpu().requires_grad_() for x in leaves]
+        limit, ids = None if window is None else int(window), None if documents is None else documents.cpu()
+        right = banded(*wide, limit, ids)
         direction = torch.randn_like(ours)
+        sums = of_attention(*wide, limit, ids, direction.cpu())
         pairs = zip(
             (ours, *torch.autograd.grad(ours, leaves, direction)),
-            (right, *torch.autograd.grad(right, wide, direction.float().cpu())),
+            (right, *torch.autograd.grad(right, wide, direction.double().cpu())),
+            sums,
             strict=True,
         )
-        for mine, reference in pairs:
-            assert (mine.float().cpu() - reference).abs().max() <= TOLERANCE[dtype] * reference.abs().max()
+        for mine, reference, summed in pairs:
+            assert ((mine.double().cpu() - reference).abs() <= TOLERANCE[dtype] * summed).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("tokens", [1, 7, 60, 127])
+def test_short_prompts_are_read(tokens: int, dtype: torch.dtype) -> None:
+    """FlexAttention's own choice of kernel below 128 queries does not compile in fp32."""
+    q, k, v = (x.detach() for x in inputs(tokens, 200, dtype))
+    for window in (None, 50):
+        right = banded(*(x.double().cpu() for x in (q, k, v)), window, None)
+        summed = of_attention(q.cpu(), k.cpu(), v.cpu(), window, None, torch.zeros_like(q).cpu())[0]
+        ours = _flex.flex(q, k, v, window, None).double().cpu()
+        assert ((ours - right).abs() <= TOLERANCE[dtype] * summed).all()
 
 
 def test_a_switch_of_window_compiles_nothing() -> None:
