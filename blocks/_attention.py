@@ -152,7 +152,9 @@ class Attention(Layer):
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
         q, k, v = (linear(x).unflatten(2, (-1, self.head)) for linear in (self.q, self.k, self.v))
-        q, k = self.q_norm(q), self.k_norm(k)
+        if isinstance(self.q_norm, nn.RMSNorm):  # in its weight's type: autocast leaves that fp32, and makes q bf16
+            kind = self.q_norm.weight.dtype
+            q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
         if self.theta is not None:
             turn = turns(positions, self.head, self.theta, x.dtype)
             q, k = rotate(q, turn), rotate(k, turn)

@@ -20,24 +20,24 @@ from hybridkit.testing.rows import check_rows
 from hybridkit.testing.sequence import check_decoder, check_split, check_step, check_windows
 from hybridkit.testing.state import check_state
 from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Precision, state_bytes
-from hybridkit.testing.types import check_types
+from hybridkit.testing.types import check_rounding, check_types
 from hybridkit.testing.work import counted
 
 Law = Callable[[Block, Dims], None]
 
 ROUNDED_LAWS = (
-    check_split,
-    check_step,
-    check_decoder,
-    check_windows,
-    check_causality,
-    check_documents,
     check_state,
     check_lengths,
+    check_causality,
+    check_documents,
     check_rows,
     check_purity,
+    check_windows,
+    check_decoder,
+    check_step,
+    check_split,
 )
-LAWS: tuple[Law, ...] = (*ROUNDED_LAWS, check_types, check_gradients, check_cost)
+LAWS: tuple[Law, ...] = (check_cost, check_types, *ROUNDED_LAWS[:6], check_gradients, *ROUNDED_LAWS[6:])  # quick first
 
 
 def check_block(block: Block, dims: Dims) -> None:
@@ -78,6 +78,7 @@ __all__ = [
     "check_gradients",
     "check_lengths",
     "check_purity",
+    "check_rounding",
     "check_rows",
     "check_split",
     "check_state",

@@ -46,7 +46,7 @@ def check_gradients(block: Block, dims: Dims) -> None:
     the block says `differentiable_state`.
     """
     trial = Trial(block, dims)
-    for window in trial.some_windows:
+    for window in {trial.some_windows[0], trial.some_windows[-1]}:
         leaves = _leaves(trial, 2, 70)
         for name in leaves:
             _equal_differences(trial, leaves, [name], window)

@@ -13,7 +13,7 @@ SPAN = 512  # tokens between two sizes of a state that are compared
 
 
 def check_state(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """Bytes held are those of `init_state`, and stop growing; a state passed in is not modified; an empty one is none."""
+    """Bytes held are those of `init_state`, and stop growing; a state given is not modified; an empty one is none."""
     trial = Trial(block, dims, precision)
     for window in trial.windows:
         for batch in BATCHES:

@@ -95,6 +95,8 @@ class Trial:
         if a.numel() == 0:
             return
         if self.precision.dtype == torch.float64:
+            if a.dtype == b.dtype and torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE):
+                return  # many times faster than what says where they differ
             torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE, msg=self._saying(what))
             return
         error, size = (a.double() - b.double()).abs().max().item(), b.double().abs().max().item()

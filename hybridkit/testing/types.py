@@ -6,17 +6,47 @@ from torch import Tensor, nn
 from hybridkit.block import Block, Dims, State
 from hybridkit.testing.trial import AUTOCAST, Precision, Trial, clone, random_starts
 
-TYPES = (torch.float32, torch.bfloat16, torch.float64)
+# The type, and how far from float64 a layer may be: some may be ill-conditioned, or choose another expert.
+TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
 
 
 def check_types(block: Block, dims: Dims) -> None:
     """In fp32, bf16 and float64, and under autocast: calls, calls from a state, steps and the decoder; finite too."""
-    for dtype in TYPES:
+    exact = Trial(block, dims)
+    for dtype, loose in TYPES.items():
         trial = Trial(block, dims, Precision(str(dtype).removeprefix("torch."), dtype, 0))
         for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
+        y, right = trial.run(trial.input(2, 7))[0].double(), exact.run(exact.input(2, 7))[0]
+        trial.check(bool((y - right).norm() <= loose * right.norm()), "another result than in float64")
     for tokens in (1, 70):
         _types(Trial(block, dims, AUTOCAST), tokens)
+
+
+def check_rounding(block: Block, dims: Dims, precision: Precision, tokens: int = 70) -> None:
+    """Outputs and gradients are, to rounding, those that float64 has for the same rounded weights and input.
+
+    Relative to the length of what is compared; a gradient, which passes the layer twice, may round twice as much.
+    """
+    trial, exact = Trial(block, dims, precision), Trial(block, dims)
+    exact.layer.load_state_dict(trial.layer.state_dict())
+    found = [_gradients(each, trial.input(2, tokens)) for each in (trial, exact)]
+    for name in found[0]:
+        error, size = (found[0][name].double() - found[1][name]).norm(), found[1][name].norm()
+        bound = precision.bound * (1 if name == "output" else 2)
+        said = f"{name} of {tokens} tokens is off by {error / size:.3g} of its length, more than {bound:.3g}"
+        trial.check(bool(error <= bound * size), said)
+
+
+def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradients of input and weights."""
+    names, weights = zip(*trial.layer.named_parameters(), strict=True)
+    x = x.to(trial.precision.dtype).requires_grad_()
+    y, _ = trial.run(x, starts=random_starts(*x.shape[:2], 0.03))
+    slope = trial.input(*x.shape[:2], seed=3).to(y.dtype)
+    grads = torch.autograd.grad(y, [x, *weights], slope, allow_unused=True)
+    named = zip(("x", *names), grads, strict=True)
+    return {"output": y.detach(), **{f"gradient of {name}": grad for name, grad in named if grad is not None}}
 
 
 def _types(trial: Trial, tokens: int) -> None:

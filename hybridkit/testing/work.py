@@ -52,7 +52,7 @@ def _is_view(func: Any) -> bool:
     return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: object, out_val: object = None, **kwargs: object) -> int:
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: object, **kwargs: object) -> int:
     """The CPU's own kernel, which torch's counter does not know; every query with every key."""
     (batch, heads, queries, width), keys = query.shape, key.shape[2]
     return 2 * batch * heads * queries * keys * (width + value.shape[-1])
