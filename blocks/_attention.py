@@ -10,7 +10,9 @@ back apart: what lies between works head by head.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -33,6 +35,7 @@ class Heads(NamedTuple):
 class AttentionBlock(Block):
     """What `sa` and `swa` share: their arguments, costs and state."""
 
+    differentiable_state: ClassVar[bool] = True
     heads: int | None = Field(None, ge=1)
     kv_heads: int | None = Field(None, ge=1)
     head: int | None = Field(None, ge=1)
@@ -64,6 +67,18 @@ class AttentionBlock(Block):
         heads, window = self.shape(dims), self._largest(window)
         linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(window or tokens, tokens))
+
+    def cost_reference(
+        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+    ) -> Callable[[], object] | None:
+        """Each query times the keys that it sees; those that see equally many together. Tiles are the kernels' own."""
+        if count == "hardware":
+            return None
+        heads, window = self.shape(dims), self._largest(window) or tokens
+        ages = range(tokens) if count == "exact" else [tokens] * tokens  # a query sees no more keys than there are
+        seen = Counter(min(window, age + (count == "exact")) for age in ages)
+        q, keys = torch.zeros(heads.q, tokens, heads.size), torch.zeros(heads.q, heads.size, tokens)
+        return lambda: [(q[:, :times] @ keys[..., :n]) @ keys[..., :n].mT for n, times in seen.items()]
 
     def init_state(
         self,
@@ -132,12 +147,14 @@ class Attention(Layer):
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, starts, x)
         y = self.spread.scatter(_core.attend(q, k, v, window, documents))
-        return self.out(y.flatten(2)), _cache.write(past, k, v, q.shape[1], window, self.largest, starts)
+        return self.out(y.flatten(2)).to(x.dtype), _cache.write(past, k, v, q.shape[1], window, self.largest, starts)
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
         q, k, v = (linear(x).unflatten(2, (-1, self.head)) for linear in (self.q, self.k, self.v))
-        q, k = self.q_norm(q), self.k_norm(k)
+        if isinstance(self.q_norm, nn.RMSNorm):  # in its weight's type: autocast leaves that fp32, and makes q bf16
+            kind = self.q_norm.weight.dtype
+            q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
         if self.theta is not None:
             turn = turns(positions, self.head, self.theta, x.dtype)
             q, k = rotate(q, turn), rotate(k, turn)
@@ -163,7 +180,7 @@ class Attention(Layer):
         assert isinstance(state, _cache.KV)
         q, k, v = self.project(x, state.position[:, None])
         y = _core.decode(q, k, v, state)
-        return self.out(y.flatten(2)), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+        return self.out(y.flatten(2)).to(x.dtype), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out

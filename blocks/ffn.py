@@ -59,7 +59,7 @@ class SwiGLU(Layer):
     ) -> tuple[Tensor, State]:
         if by_hand(x, self.down.weight):
             return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
-        return self.down(F.silu(self.gate(x)) * self.up(x)), ()
+        return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)

@@ -12,7 +12,8 @@ Letters: B batch, T tokens, D width, H heads, K = D / 2H and V = D / H width of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class Mlstm(Block):
     training wants; small models that train for minutes learn sooner from a wider gate.
     """
 
+    differentiable_state: ClassVar[bool] = True
     heads: int | None = Field(None, ge=1)
     igate_bias: float = Field(-10.0, ge=-15, le=15)
 
@@ -58,6 +60,16 @@ class Mlstm(Block):
             return linear + tokens * 4 * heads * key * value
         (chunks, length), extended = tiles(tokens), columns(value)
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
+
+    def cost_reference(
+        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+    ) -> Callable[[], object] | None:
+        """The recurrent form: k v^T written into C and q read from it, token by token. Tiles are the kernels' own."""
+        if count != "exact":
+            return None
+        heads, key, value = self._head(dims)
+        q, v, C = (torch.zeros(heads, *shape) for shape in ((1, key), (1, value), (key, value)))
+        return lambda: [(q.mT @ v, q @ C) for _ in range(tokens)]
 
     def init_state(
         self,
@@ -162,7 +174,7 @@ class MlstmLayer(Layer):
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
         h, after = _kernels.cell(q, k, v, i, f, memory, starts)
-        return self._emit(o, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)), after
+        return self._emit(o, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
 
     def undecayed(self) -> Sequence[nn.Module]:
         return self.igate, self.fgate
@@ -173,7 +185,7 @@ class MlstmLayer(Layer):
         memory, (q, k, v, i, f, o) = Memory(*state), self._project(x)
         gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
         q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
-        return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)), memory
+        return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)

@@ -153,6 +153,7 @@ class Block(Spec, ABC):
 
     windowed: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     mixes: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
+    differentiable_state: ClassVar[bool] = False  # True: gradients pass through a carried state, to all that made it
 
     @abstractmethod
     def build(self, dims: Dims) -> Layer:
@@ -165,6 +166,16 @@ class Block(Spec, ABC):
         `exact` counts causal pairs in the window, `paper` the conventions of arXiv 2509.24552 Table 1, `hardware`
         what the kernels execute.
         """
+
+    def cost_reference(
+        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+    ) -> Callable[[], object] | None:
+        """What `flops` counts beside the nn.Linear modules, as a function that multiplies matrices of that many.
+
+        The laws run it under torch's counter, and hold `flops` to the sum. None: there is no reference for this count;
+        without one for `exact`, a mixer's FLOPs are only held between bounds.
+        """
+        return None
 
     def init_state(
         self,

@@ -1,4 +1,4 @@
-"""Every shipped block keeps every law, in float64."""
+"""Every shipped block keeps every law in float64, and those that rounding allows in bf16 and under autocast."""
 
 from collections.abc import Callable
 
@@ -11,19 +11,37 @@ from hybridkit.compile import compile_pattern
 DIMS = Dims(width=32, heads=4, vocab=257)
 BLOCKS = [
     "sa",
-    "sa(kv_heads=2,qk_norm=true)",
-    "sa(theta=null,head=6)",
+    "sa(heads=2,kv_heads=1,head=6,qk_norm=true)",
+    "sa(theta=null)",
+    "swa:1",
     "swa:16",
-    "swa(heads=2,kv_heads=1):stoch(4,24)",
+    "swa(kv_heads=2,theta=null):stoch(4,40)",
     "mlstm",
     "mlstm(heads=2)",
     "ffn",
-    "ffn(width=40)",
+    "ffn(width=7)",
 ]
+ROUNDED = ["sa(heads=2,kv_heads=1,head=6,qk_norm=true)", "swa:16", "mlstm", "ffn"]
+PRECISIONS = [testing.BF16, testing.AUTOCAST]
+
+
+def block(text: str) -> Block:
+    return compile_pattern(text, width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None).entries[0].block
 
 
 @pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("text", BLOCKS)
 def test_law(text: str, law: Callable[[Block, Dims], None]) -> None:
-    plan = compile_pattern(text, width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None)
-    law(plan.entries[0].block, DIMS)
+    law(block(text), DIMS)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+@pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
+@pytest.mark.parametrize("text", ROUNDED)
+def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Precision) -> None:
+    law(block(text), DIMS, precision)
+
+
+@pytest.mark.parametrize("text", ["sa", "swa:16", "mlstm"])
+def test_a_mixer_names_what_its_cost_is_held_to_and_lets_gradients_through_its_state(text: str) -> None:
+    assert block(text).cost_reference(DIMS, 5) is not None and block(text).differentiable_state

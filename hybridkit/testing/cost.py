@@ -1,0 +1,182 @@
+"""Law 5: what a block says that it costs, held to what independent counters see.
+
+T tokens, D width. `exact` is the least that any form of the layer computes, so that
+
+- a block that does not mix costs its products, or the elements of the weights that its output depends on, twice: of a
+  mixture of experts the active ones alone;
+- a mixer costs its linear layers on every token, and beside them what the reference that it names multiplies
+  (`Block.cost_reference`), to the operation;
+- a mixer without a reference lies between bounds: a token adds its linear layers at least, and at most what the layer
+  executes for that one token from its state; `UnverifiedCost` says so.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Count, Dims, Layer
+from hybridkit.testing.trial import Trial, clone
+from hybridkit.testing.work import Work, counted
+
+COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
+LENGTHS = (1, 48, 130)
+PLACES = (0, 40, 300, 999)  # tokens before the one that is looked at
+
+
+class UnverifiedCost(UserWarning):
+    """A mixer's FLOPs lie between bounds, and nothing says that they are right: it names no reference."""
+
+
+def check_cost(block: Block, dims: Dims) -> None:
+    """FLOPs are those that independent counters see. Warns of UnverifiedCost where only bounds can be held."""
+    _check_cost(block, dims)
+    warn_unverified(block, dims)
+
+
+def warn_unverified(block: Block, dims: Dims) -> None:
+    """Say it loudly where a mixer names no reference for its exact count."""
+    if block.mixes and block.cost_reference(dims, LENGTHS[0]) is None:
+        said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only held between bounds"
+        warnings.warn(said, UnverifiedCost, stacklevel=3)
+
+
+def _check_cost(block: Block, dims: Dims) -> None:
+    trial = Trial(block, dims)
+    for window in trial.windows:
+        for tokens in LENGTHS:
+            _sane(trial, tokens, window)
+        if not block.mixes:
+            _tokenwise(trial)
+        elif not _equals_reference(trial, window):
+            _between_bounds(trial, window)
+        _executed(trial, window)
+
+
+def _sane(trial: Trial, tokens: int, window: int | None) -> None:
+    found = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
+    where = f"of {tokens} tokens, window {window}"
+    trial.check(all(type(flops) is int for flops in found.values()), f"FLOPs {where} are whole numbers, not {found}")
+    exact, paper, hardware = (found[count] for count in COUNTS)
+    said = f"exact FLOPs {where} are {exact}"
+    trial.check(hardware >= exact, f"{said}, and hardware {hardware}: no kernel executes less")
+    trial.check(exact / 2 < paper <= 2 * exact or exact == 0, f"{said}, and paper {paper}: another layer's")
+
+
+def _tokenwise(trial: Trial) -> None:
+    block, dims, tokens = trial.block, trial.dims, LENGTHS[-1]
+    one = block.flops(dims, 1)
+    for n in LENGTHS:
+        trial.check(block.flops(dims, n) == n * one, f"{n} tokens cost other than {n} times one, and it does not mix")
+    products = work(trial, trial.input(1, tokens)).products
+    x = trial.input(1, 3)
+    reached = sum(2 * _reached(trial, x[:, t : t + 1]) for t in range(3)) / 3
+    reference = block.cost_reference(dims, 1)
+    if reference is not None:
+        reached += counted(reference)
+    right = one in (reached, products / tokens) and one <= reached
+    said = f"{one} FLOPs a token; {products / tokens:g} of products run, {reached:g} are of weights that it depends on"
+    trial.check(right, said)
+
+
+def _reached(trial: Trial, x: Tensor) -> int:
+    """Elements of the matrices that the output of one token (1, 1, D) depends on, slice by slice of the first axis."""
+    matrices = [weight for weight in trial.layer.parameters() if weight.dim() > 1]
+    y = trial.run(x)[0]
+    grads = torch.autograd.grad(y, matrices, torch.ones_like(y), allow_unused=True) if matrices else ()
+    total = 0
+    for weight, grad in zip(matrices, grads, strict=True):
+        idle = torch.ones(len(weight), dtype=torch.bool) if grad is None else ~grad.flatten(1).any(1)
+        slices = len(weight) if idle.any() and _depends(trial, x, y, weight, idle) else int((~idle).sum())
+        total += slices * weight[0].numel()
+    return total
+
+
+@torch.no_grad()
+def _depends(trial: Trial, x: Tensor, y: Tensor, weight: Tensor, idle: Tensor) -> bool:
+    """Whether large values in the slices without a gradient change the output, as those of a router do."""
+    kept, draw = weight.detach().clone(), torch.Generator().manual_seed(0)
+    large = 30 * torch.randn(weight.shape, dtype=weight.dtype, generator=draw)
+    try:
+        for other in (large, -large):
+            weight[idle] = other[idle]
+            if not torch.equal(trial.run(x)[0], y):
+                return True
+        return False
+    finally:
+        weight.copy_(kept)
+
+
+def _equals_reference(trial: Trial, window: int | None) -> bool:
+    """Whether there is a reference; raises AssertionError where a count differs from it."""
+    block, dims, known = trial.block, trial.dims, False
+    for count in COUNTS:
+        for tokens in LENGTHS:
+            reference = block.cost_reference(dims, tokens, window, count)
+            if reference is None:
+                continue
+            known = known or count == "exact"
+            said, right = block.flops(dims, tokens, window, count), counted(reference)
+            linear = linear_flops(trial.layer, dims, tokens)
+            parts = f"{linear} of linear layers and {right} of its reference"
+            trial.check(
+                said == linear + right, f"{count} FLOPs {said}, not {parts}; {tokens} tokens, window {window}"
+            )
+    return known
+
+
+@torch.no_grad()
+def _between_bounds(trial: Trial, window: int | None) -> None:
+    block, dims = trial.block, trial.dims
+    x, spent = trial.input(1, PLACES[-1] + 1), []
+    for place in PLACES:
+        state = trial.run(x[:, :place], window=window)[1] if place else None
+        spent.append(work(trial, x[:, place : place + 1], state, window))
+    linear = max(linear_flops(trial.layer, dims, 1), spent[0].linear)
+    added = [block.flops(dims, n + 1, window) - (block.flops(dims, n, window) if n else 0) for n in PLACES]
+    for place, flops, executed in zip(PLACES, added, spent, strict=True):
+        where = f"token {place} adds {flops} FLOPs, window {window}"
+        trial.check(flops > linear, f"{where}; its linear layers alone have {linear}")
+        trial.check(flops <= executed.total, f"{where}, and the layer executes only {executed.total} for it")
+        grown, right = flops - added[0], executed.products - spent[0].products
+        trial.check(grown >= 0.75 * right, f"{where}, {grown} more than the first, where products grow by {right}")
+    most = max(executed.total for executed in spent)
+    for n in (48, 333, PLACES[-1] + 1):
+        flops, where = block.flops(dims, n, window), f"{n} tokens, window {window}"
+        trial.check(linear * n < flops <= most * n, f"{flops} FLOPs for {where}; a token has {linear} to {most}")
+
+
+@torch.no_grad()
+def _executed(trial: Trial, window: int | None) -> None:
+    """`hardware` is what kernels execute: no more than twice what this machine's form does, padding included."""
+    tokens = PLACES[-1] + 1
+    hardware = trial.block.flops(trial.dims, tokens, window, "hardware")
+    most = 2 * work(trial, trial.input(1, tokens), None, window).total
+    trial.check(hardware <= most, f"hardware FLOPs {hardware} of {tokens} tokens, window {window}; {most // 2} run")
+
+
+@torch.no_grad()
+def work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> Work:
+    """What one call executes."""
+    held = None if state is None else clone(state)  # type: ignore[arg-type]
+    with Work(trial.layer) as found:
+        trial.run(x, held, window=window)
+    return found
+
+
+def linear_flops(layer: Layer, dims: Dims, tokens: int) -> int:
+    """FLOPs of the layer's nn.Linear modules over one sequence, as torch's counter sees them on the meta device."""
+
+    def run() -> None:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                like = {"device": "meta", "dtype": module.weight.dtype}
+                nn.functional.linear(torch.empty(tokens, module.in_features, **like), module.weight.to("meta"))
+
+    with torch.no_grad():
+        return counted(run)
+
+
+def mask_pairs(tokens: int, window: int | None) -> int:
+    """Query-key pairs of a causal window, counted one by one."""
+    return sum(0 <= q - k < (window or tokens) for q in range(tokens) for k in range(tokens))

@@ -1,0 +1,122 @@
+"""Laws 6 and 8: gradients exist for every length, and are those of finite differences."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hybridkit.block import Block, Dims, State
+from hybridkit.testing.trial import FLOAT64, Precision, Trial, of_state, random_starts
+
+LENGTHS = (1, 7, 63, 65, 1000)
+STEP = 1e-5  # of a central difference, whose error is the step's square, or the rounding of a sum over the step
+CLOSE = 1e-5  # relative to the gradient: a hundred times either of these errors
+TRIES = 3  # a step may cross a corner (a maximum, a choice of experts), where there is no gradient
+
+Tensors = Mapping[str, Tensor]
+
+
+def check_lengths(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Law 6: any length and batch; gradients are finite, and reach every input and parameter."""
+    trial, reached = Trial(block, dims, precision), set[str]()
+    names, parameters = zip(*trial.layer.named_parameters(), strict=True) if _has_parameters(trial) else ((), ())
+    for tokens, batch in itertools.product(LENGTHS, (1, 3)):
+        x, where = trial.input(batch, tokens).requires_grad_(), f"{batch} rows of {tokens} tokens"
+        y, _ = trial.run(x, starts=random_starts(batch, tokens))
+        trial.check(y.shape == x.shape, f"output {tuple(y.shape)} for {tuple(x.shape)}")
+        trial.check(bool(torch.isfinite(y).all()), f"output not finite, {where}")
+        slope = trial.input(batch, tokens, seed=3)
+        grads = torch.autograd.grad((y * slope).sum(), [x, *parameters], allow_unused=True)
+        trial.check(grads[0] is not None and bool((grads[0] != 0).any(2).all()), f"no gradient of some input, {where}")
+        finite = all(torch.isfinite(grad).all() for grad in grads if grad is not None)
+        trial.check(finite, f"gradient not finite, {where}")
+        reached |= {name for name, grad in zip(names, grads[1:], strict=True) if grad is not None and grad.any()}
+    trial.check(reached == set(names), f"no gradient ever reaches {', '.join(sorted(set(names) - reached))}")
+
+
+def _has_parameters(trial: Trial) -> bool:
+    return any(True for _ in trial.layer.parameters())
+
+
+def check_gradients(block: Block, dims: Dims) -> None:
+    """Law 8: gradients equal finite differences along random directions, in float64.
+
+    Of the input and of each parameter alone; for several lengths of all together, and through a carried state where
+    the block says `differentiable_state`.
+    """
+    trial = Trial(block, dims)
+    for window in {trial.some_windows[0], trial.some_windows[-1]}:
+        leaves = _leaves(trial, 2, 70)
+        for name in leaves:
+            _equal_differences(trial, leaves, [name], window)
+        for tokens in (1, 65, 130, 300):
+            leaves = _leaves(trial, 2, tokens)
+            _equal_differences(trial, leaves, ["x"], window)
+            _equal_differences(trial, leaves, list(leaves), window)
+        if block.differentiable_state:
+            _through_states(trial, window)
+
+
+def _leaves(trial: Trial, batch: int, tokens: int) -> dict[str, Tensor]:
+    x = trial.input(batch, tokens)
+    return {"x": x, **{name: weight.detach() for name, weight in trial.layer.named_parameters()}}
+
+
+def _through_states(trial: Trial, window: int | None) -> None:
+    """The loss of a second call, and of the state after it, as a function of the first call's input and weights."""
+    for tokens in (9, 70, 150):
+        first = {**_leaves(trial, 2, 90), "first": trial.input(2, tokens, seed=12)}
+        for name in ("first", "x"):
+            _equal_differences(trial, first, [name], window)
+        _equal_differences(trial, first, list(first), window)
+
+
+def _equal_differences(trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None) -> None:
+    """One direction in which only `names` change; another one where a corner lies in the way."""
+    found = []
+    for seed in range(TRIES):
+        slope, right, size = _both(trial, leaves, names, window, seed)
+        if abs(slope - right) <= CLOSE * size:
+            return
+        found.append(f"{slope:.8g} not {right:.8g}")
+    through = " through a carried state" if "first" in leaves else ""
+    said = f"the gradient of {', '.join(names)}{through} differs from finite differences: {'; '.join(found)}"
+    raise AssertionError(trial.say(f"{said}; {leaves['x'].shape[1]} tokens, window {window}"))
+
+
+def _both(
+    trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None, seed: int
+) -> tuple[float, float, float]:
+    """The slope by autograd, by a central difference, and the size of what is compared."""
+    draw = torch.Generator().manual_seed(100 + seed)
+    direction = {n: torch.randn(leaves[n].shape, dtype=torch.float64, generator=draw) for n in names}
+    at = {name: leaf.clone().requires_grad_(name in names) for name, leaf in leaves.items()}
+    loss, most = _loss(trial, at, window)
+    grads = torch.autograd.grad(loss, [at[name] for name in names], allow_unused=True)
+    pairs = [(grad, direction[name]) for grad, name in zip(grads, names, strict=True) if grad is not None]
+    slope = sum(float((grad * along).sum()) for grad, along in pairs)
+    size = sum(float(grad.norm()) for grad, _ in pairs)
+    ends = [
+        float(_loss(trial, {n: x + s * STEP * direction[n] if n in names else x for n, x in leaves.items()}, window)[0])
+        for s in (1, -1)
+    ]
+    right = (ends[0] - ends[1]) / (2 * STEP)
+    return slope, right, max(size, abs(right)) + 2.0**-52 * most / STEP / CLOSE
+
+
+def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:
+    """Outputs, and with them states, weighed at random and summed; and the sum of their sizes."""
+    x = leaves["x"]
+    weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
+
+    def call(x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        given = {"window": window, "starts": random_starts(*x.shape[:2], 0.03)}
+        made: tuple[Tensor, State] = torch.func.functional_call(trial.layer, weights, (x, state), given)
+        return made
+
+    carried = "first" in leaves
+    y, state = call(x, call(leaves["first"], None)[1] if carried else None)
+    held = [t for t in state if t.is_floating_point()] if carried and trial.block.differentiable_state else []
+    terms = [t * torch.randn(t.shape, dtype=t.dtype, generator=torch.Generator().manual_seed(5)) for t in (y, *held)]
+    return sum((term.sum() for term in terms), torch.zeros(())), sum(float(term.detach().abs().sum()) for term in terms)

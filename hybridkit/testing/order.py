@@ -1,0 +1,108 @@
+"""Laws 2 and 3: what an output may depend on. No later token, no other document."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hybridkit.block import Block, Dims, State
+from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, rows_of
+
+LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
+    ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
+    ((500, 7, 593), (129, 971)),
+)
+
+
+def check_causality(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Law 2: changing the tokens from t on changes no output before t."""
+    trial = Trial(block, dims, precision)
+    for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG, (3, 500, 1029))):
+        for window in trial.windows if tokens < 100 else trial.some_windows:
+            _no_later(trial, tokens, places, window)
+    if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG)) > sum(t.numel() for t in trial.empty(1, LONG)):
+        _far(trial)
+
+
+def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | None) -> None:
+    x, fresh = trial.input(1, tokens), trial.input(1, tokens, seed=7)
+    before = trial.run(x, window=window)[0]
+    for t in places:
+        after = trial.run(torch.cat([x[:, :t], fresh[:, t:]], 1), window=window)[0]
+        where = f"of {tokens}, window {window}"
+        trial.same(after[:, :t], before[:, :t], f"a token from {t} on {where}, changes an earlier output")
+        trial.check(not torch.equal(after[:, t], before[:, t]), f"token {t} {where}, does not reach its own output")
+        if not trial.block.mixes:
+            other = torch.cat([fresh[:, :t], x[:, t:]], 1)
+            said = f"an earlier token changes output {t} {where}, of a block that does not mix"
+            trial.same(trial.run(other, window=window)[0][:, t:], before[:, t:], said)
+
+
+def _far(trial: Trial) -> None:
+    """A state that grows with every token keeps every token: the first one reaches the last output."""
+    x = trial.input(1, LONG)
+    other = x.clone()
+    other[:, 0] = 4 * trial.input(1, 1, seed=7)[:, 0]
+    y, changed = trial.run(x)[0][:, -1], trial.run(other)[0][:, -1]
+    if trial.precision.dtype == torch.float64:  # a thousandth of a sum is below the rounding of bf16
+        trial.check(not torch.equal(y, changed), f"token 0 does not reach output {LONG - 1}, though the state grows")
+
+
+def check_documents(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Law 3: packed documents, other ones in every row, give what each gives alone; so does what comes after them."""
+    trial = Trial(block, dims, precision)
+    for layout in LAYOUTS:
+        for window in trial.windows if layout is LAYOUTS[0] else trial.some_windows:
+            _same_documents(trial, layout, window)
+
+
+def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int | None) -> None:
+    batch, tokens = len(layout), sum(layout[0])
+    x, more, earlier = (trial.input(batch, n, seed) for n, seed in ((tokens, 1), (6, 2), (20, 3)))
+    starts = torch.zeros(batch, tokens, dtype=torch.bool)
+    for row, lengths in enumerate(layout):
+        starts[row, [0, *itertools.accumulate(lengths[:-1])]] = True
+    alone = torch.cat([_each(trial, torch.cat([x, more], 1), layout, row, window) for row in range(batch)])
+    where = f"{tokens} tokens, window {window}"
+
+    packed, state = trial.run(x, window=window, starts=starts)
+    trial.same(packed, alone[:, :tokens], f"packed documents differ from each alone, {where}")
+    after, _ = trial.run(more, state, window=window)
+    trial.same(after, alone[:, tokens:], f"the last document goes on otherwise from a state, {where}")
+    fresh = starts.clone()
+    fresh[:, 0] = False
+    trial.same(trial.run(x, window=window, starts=fresh)[0], packed, f"a first token needs a mark, {where}")
+
+    _, state = trial.run(earlier, window=window)
+    packed, _ = trial.run(x, state, window=window, starts=starts)
+    trial.same(packed, alone[:, :tokens], f"an earlier document is seen through the state, {where}")
+    _goes_on(trial, x, earlier, state, (starts, fresh), layout, window)
+
+
+def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
+    """Every document of a row in a call of its own (1, T, D); the last is as long as x allows."""
+    begins = [0, *itertools.accumulate(layout[row][:-1])]
+    cuts = itertools.pairwise([*begins, x.shape[1]])
+    return torch.cat([trial.run(x[row : row + 1, a:b], window=window)[0] for a, b in cuts], 1)
+
+
+def _goes_on(
+    trial: Trial,
+    x: Tensor,
+    earlier: Tensor,
+    state: State,
+    marks: tuple[Tensor, Tensor],  # with and without one at the first token
+    layout: Sequence[Sequence[int]],
+    window: int | None,
+) -> None:
+    """Row 0 goes on with the document that its state holds; the last row begins a new one."""
+    starts = marks[0].clone()
+    starts[0] = marks[1][0]
+    packed, _ = trial.run(x, state, window=window, starts=starts)
+    first = layout[0][0]
+    joined = trial.run(torch.cat([earlier, x], 1)[:1, : earlier.shape[1] + first], window=window)[0]
+    trial.same(packed[:1, :first], joined[:, earlier.shape[1] :], f"a document does not go on from a state, {window=}")
+    last = len(x) - 1
+    own, _ = trial.run(x[last:], rows_of(state, last, last + 1), window=window, starts=starts[last:])
+    trial.same(packed[last:], own, f"a row's documents are another row's, window {window}")

@@ -1,0 +1,106 @@
+"""A layer is a function of its input, its state and its weights, and of nothing else."""
+
+import random
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hybridkit.block import Block, Dims, State
+from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts
+
+
+def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Not of earlier calls, random generators, training or evaluation, gradients kept or not, or the memory's layout.
+
+    It modifies no input, weight or buffer, draws nothing, and holds in its `state_dict` all that decides its output.
+    """
+    trial = Trial(block, dims, precision)
+    for tokens in (1, 40, 200):
+        x, starts = trial.input(2, tokens), random_starts(2, tokens, 0.05)
+        _, state = trial.run(trial.input(2, 12, seed=3))
+        state = of_state(state, [tensor.detach() for tensor in state])
+        _leaves_alone(trial, x, state, starts)
+        _same_again(trial, x, state, starts)
+    _same_weights(trial)
+    _on_meta(trial)
+
+
+def _leaves_alone(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
+    held = {name: tensor.clone() for name, tensor in trial.layer.state_dict().items()}
+    buffers = {name: tensor.clone() for name, tensor in trial.layer.named_buffers()}
+    given, marks, generator, numbers = x.clone(), starts.clone(), torch.get_rng_state(), random.getstate()
+    for training in (True, False):
+        trial.layer.train(training)
+        trial.run(x, clone(state), starts=starts)
+        said = f"a call of {x.shape[1]} tokens modifies"
+        trial.check(torch.equal(x, given), f"{said} its input")
+        trial.check(torch.equal(starts, marks), f"{said} the marks of documents")
+        for name, tensor in (*trial.layer.state_dict().items(), *trial.layer.named_buffers()):
+            trial.check(torch.equal(tensor, held.get(name, buffers.get(name))), f"{said} its own {name}")
+    trial.layer.train()
+    drawn = not torch.equal(torch.get_rng_state(), generator) or random.getstate() != numbers
+    trial.check(not drawn, "a call draws from a global random generator")
+
+
+def _same_again(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
+    """The same call in other circumstances."""
+    right, left = trial.run(x, state, starts=starts)
+
+    def same(what: str, call: Callable[[], tuple[Tensor, State]]) -> None:
+        y, after = call()
+        trial.same(y, right, f"{what} gives another output, {x.shape[1]} tokens")
+        trial.same_state(after, left, f"{what} gives another state, {x.shape[1]} tokens")
+
+    def again() -> tuple[Tensor, State]:
+        return trial.run(x, state, starts=starts)
+
+    def seeded() -> tuple[Tensor, State]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(12345)
+            return again()
+
+    def evaluated() -> tuple[Tensor, State]:
+        trial.layer.eval()
+        try:
+            return again()
+        finally:
+            trial.layer.train()
+
+    trial.run(trial.input(3, 17, seed=8))
+    same("a call after others", again)
+    same("another random seed", seeded)
+    same("eval()", evaluated)
+    same("torch.no_grad", torch.no_grad()(again))
+    same("an input that wants a gradient", lambda: trial.run(x.clone().requires_grad_(), state, starts=starts))
+    loose, marks = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in (x, starts))
+    held = of_state(state, [_strided(tensor) for tensor in state])
+    same("memory that is not contiguous", lambda: trial.run(loose, held, starts=marks))
+    same("a slice of a wider tensor", lambda: trial.run(_strided(x), state, starts=_strided(starts)))
+
+
+def _strided(x: Tensor) -> Tensor:
+    """The same values, every other one of a larger tensor's last dimension."""
+    return torch.stack([x, x], -1)[..., 0]
+
+
+def _same_weights(trial: Trial) -> None:
+    """A second layer that is given the first one's `state_dict` is the same function."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(77)
+        other = Trial(trial.block, trial.dims, trial.precision)
+        other.layer = trial.block.build(trial.dims).to(trial.precision.dtype)
+    other.layer.load_state_dict(trial.layer.state_dict())
+    x = trial.input(2, 30)
+    said = "a layer with the same state_dict gives another output: something that decides it is not in there"
+    trial.same(other.run(x)[0], trial.run(x)[0], said)
+
+
+def _on_meta(trial: Trial) -> None:
+    """It builds without memory: parameters are counted so."""
+    with torch.device("meta"):
+        layer = trial.block.build(trial.dims)
+    tensors = dict(layer.named_parameters())
+    trial.check(all(tensor.is_meta for tensor in tensors.values()), "it builds weights off the default device")
+    shapes = {name: tensor.shape for name, tensor in trial.layer.named_parameters()}
+    trial.check({n: t.shape for n, t in tensors.items()} == shapes, "it builds other weights on the meta device")

@@ -1,0 +1,68 @@
+"""Law 7: the rows of a batch know nothing of each other."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from hybridkit.block import Block, Dims, State
+from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts, rows_of
+
+ROWS = 3
+
+
+def check_rows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Outputs, states and gradients of a row are what it has alone, each with its own documents."""
+    trial = Trial(block, dims, precision)
+    for tokens, window in itertools.product((1, 70, 300), {*trial.some_windows[:1], *trial.some_windows[-1:]}):
+        _as_alone(trial, tokens, window)
+
+
+def _as_alone(trial: Trial, tokens: int, window: int | None) -> None:
+    x, earlier = trial.input(ROWS, tokens), trial.input(ROWS, 25, seed=4)
+    starts, slope = random_starts(ROWS, tokens, 0.04), trial.input(ROWS, tokens, seed=6)
+    starts[1] = False  # one row is one document
+    _, state = trial.run(earlier, window=window, starts=random_starts(ROWS, 25))
+    state = of_state(state, [tensor.detach() for tensor in state])
+    for before in (None, state):
+        y, after, grad = _call(trial, x, before, window, starts, slope)
+        for row in range(ROWS):
+            own = slice(row, row + 1)
+            held = None if before is None else rows_of(before, row, row + 1)
+            alone, left, own_grad = _call(trial, x[own], held, window, starts[own], slope[own])
+            where = f"row {row} of {ROWS}, {tokens} tokens, window {window}"
+            trial.same(y[own], alone, f"outputs depend on other rows: {where}")
+            trial.same_state(rows_of(after, row, row + 1), left, f"the state depends on other rows: {where}")
+            trial.same(grad[own], own_grad, f"gradients depend on other rows: {where}")
+    _other_order(trial, x, state, window, starts)
+    _steps(trial, x, state)
+
+
+def _call(
+    trial: Trial, x: Tensor, state: State | None, window: int | None, starts: Tensor, slope: Tensor
+) -> tuple[Tensor, State, Tensor]:
+    """Output, state after it, and the gradient of the input."""
+    x = x.clone().requires_grad_()
+    y, after = trial.run(x, state, window=window, starts=starts)
+    return y.detach(), of_state(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
+
+
+def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, starts: Tensor) -> None:
+    order = torch.arange(ROWS).roll(1)
+    turned = of_state(state, [tensor[order] for tensor in state])
+    y, after = trial.run(x[order], turned, window=window, starts=starts[order])
+    right, left = trial.run(x, state, window=window, starts=starts)
+    said = f"rows in another order give other results, {x.shape[1]} tokens, window {window}"
+    trial.same(y, right[order], said)
+    trial.same_state(after, of_state(left, [tensor[order] for tensor in left]), said)
+
+
+@torch.no_grad()
+def _steps(trial: Trial, x: Tensor, state: State) -> None:
+    """One step of all rows is a step of each."""
+    together = trial.layer.reserve(clone(state), 200)
+    alone = [trial.layer.reserve(rows_of(state, row, row + 1), 200) for row in range(ROWS)]
+    with trial.precision.on():
+        y, _ = trial.layer.step(x[:, :1], together)
+        each = torch.cat([trial.layer.step(x[row : row + 1, :1], held)[0] for row, held in enumerate(alone)])
+    trial.same(y, each, "a step of one row depends on the others")

@@ -1,0 +1,132 @@
+"""Law 1: cutting a sequence changes nothing. A call at once, in parts, token by token, by `step` and by the decoder."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Dims, State, Step, window_of
+from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, clone, random_starts
+
+CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
+LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
+
+
+@torch.no_grad()
+def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
+    trial, tokens = Trial(block, dims, precision), 67
+    x, starts = trial.input(2, tokens), random_starts(2, tokens)
+    for window, marks in itertools.product(trial.windows, (None, starts)):
+        whole = trial.run(x, window=window, starts=marks)
+        one_by_one = marks is not None and window not in (None, 200)
+        for cuts in (*CUTS, list(range(1, tokens))) if one_by_one else CUTS:
+            _same_parts(trial, whole, x, cuts, window, marks)
+    _long_splits(trial)
+
+
+def _long_splits(trial: Trial) -> None:
+    """A leak or a loss may begin only in long calls: 300 tokens one by one, and `LONG` in some parts."""
+    for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
+        x, starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
+        for window in {trial.some_windows[place] for place in windows}:
+            _same_parts(trial, trial.run(x, window=window, starts=starts), x, cuts, window, starts)
+
+
+def _same_parts(
+    trial: Trial, whole: tuple[Tensor, State], x: Tensor, cuts: list[int], window: int | None, starts: Tensor | None
+) -> None:
+    parts, state = trial.chunked(x, cuts, window, starts)
+    where = f"for {x.shape[1]} tokens cut at {str(cuts[:4])[1:-1]}{'...' if len(cuts) > 4 else ''}, window {window}"
+    trial.same(parts, whole[0], f"outputs differ {where}")
+    trial.same_state(state, whole[1], f"the state differs {where}")
+
+
+def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """The same for the owner of a state: `reserve` then `step`, token by token, equals one forward."""
+    trial = Trial(block, dims, precision)
+    for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
+        _same_steps(trial, trial.input(2, 40), prompt, window)
+    _same_steps(trial, trial.input(3, 290), 250, trial.some_windows[-1])
+
+
+@torch.no_grad()
+def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> None:
+    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    starts[:, prompt:] = False  # a step begins no document
+    more = trial.input(batch, 5, seed=5)
+    whole, _ = trial.run(torch.cat([x, more], 1), window=window, starts=torch.cat([starts, starts[:, :5] & False], 1))
+    if prompt:
+        state = trial.run(x[:, :prompt], window=window, starts=starts[:, :prompt])[1]
+    else:
+        state = trial.empty(batch, 0, window)
+    state = trial.layer.reserve(clone(state), tokens)
+    for t in range(prompt, tokens):
+        with trial.precision.on():
+            y, state = trial.layer.step(x[:, t : t + 1], state)
+        trial.same(y[:, 0], whole[:, t], f"step {t} after a prompt of {prompt} differs from forward, window {window}")
+    y, _ = trial.run(more, state, window=window)
+    trial.same(y, whole[:, tokens:], f"forward after the steps differs, prompt of {prompt}, window {window}")
+
+
+@torch.no_grad()
+def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
+    trial = Trial(block, dims, precision)
+    norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=precision.dtype)
+    norm.weight.copy_(torch.linspace(0.5, 2, dims.width))
+    for rows, told in ((1, 1), (3, 3), (2, 3)):
+        decode = trial.layer.decoder(norm, rows=told)
+        for window in trial.windows:
+            _same_decoded(trial, norm, decode, trial.input(rows, 40), 1, window)
+    _same_decoded(trial, norm, trial.layer.decoder(norm, rows=2), trial.input(2, 290), 250, trial.some_windows[-1])
+
+
+def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
+    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    starts[:, prompt:] = False
+    whole = x + trial.run(norm(x), window=window, starts=starts)[0]
+    state = trial.run(norm(x[:, :prompt]), window=window, starts=starts[:, :prompt])[1]
+    state = trial.layer.reserve(clone(state), tokens)
+    for t in range(prompt, tokens):
+        with trial.precision.on():
+            y, state = decode(x[:, t : t + 1], state)
+        where = f"step {t} of the decoder for {batch} rows differs from forward, window {window}"
+        trial.same(y[:, 0], whole[:, t], where)
+
+
+def check_windows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """A window of w sees w positions, its own included; a carried state takes a smaller one, and no larger one."""
+    trial, policy = Trial(block, dims, precision), window_of(block)
+    if policy is None:
+        return
+    x = trial.input(2, 60)
+    trial.same(trial.run(x, window=60)[0], trial.run(x, window=600)[0], "a window of T is not full attention")
+    largest = trial.run(x, window=policy.largest)[0]
+    trial.same(trial.run(x)[0], largest, f"without a window it is not the policy's largest, {policy.largest}")
+    for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG, 16), (LONG, 500)):
+        _reach(trial, tokens, window)
+    for before in (4, 37):
+        _, state = trial.run(x[:, :before], window=16)
+        y, _ = trial.run(x[:, before:], clone(state), window=9)
+        trial.same(y, trial.run(x, window=9)[0][:, before:], "a smaller window on a carried state")
+        try:
+            trial.run(x[:, before:], state, window=17)
+        except ValueError:
+            continue
+        raise AssertionError(trial.say("it accepts a larger window than its state was built with"))
+
+
+def _reach(trial: Trial, tokens: int, window: int) -> None:
+    """Token t reaches the outputs t to t + window - 1, and none later."""
+    x, t = trial.input(1, tokens), tokens - window - 7
+    y = trial.run(x, window=window)[0]
+    other = x.clone()
+    other[:, : t + 1] = trial.input(1, t + 1, seed=9)
+    end = t + window
+    later = trial.run(other, window=window)[0][:, end:]
+    trial.same(later, y[:, end:], f"a window of {window} sees more positions, {tokens} tokens")
+    other = x.clone()
+    other[:, t] = 4 * trial.input(1, 1, seed=8)[:, 0]
+    seen = trial.run(other, window=window)[0][:, end - 1]
+    trial.check(not torch.equal(seen, y[:, end - 1]), f"a window of {window} sees fewer positions, {tokens} tokens")

@@ -1,0 +1,86 @@
+"""Law 4: a state is as large as it says, is not modified by who reads it, and shares nothing with what is."""
+
+from collections.abc import Sequence
+
+import torch
+
+from hybridkit.block import Block, Dims, State, window_of
+from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, state_bytes
+
+TOKENS = (1, 8, 33, 90, 257, 600)
+BATCHES = (1, 2, 5)
+SPAN = 512  # tokens between two sizes of a state that are compared
+
+
+def check_state(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    """Bytes held are those of `init_state`, and stop growing; a state given is not modified; an empty one is none."""
+    trial = Trial(block, dims, precision)
+    for window in trial.windows:
+        for batch in BATCHES:
+            _same_sizes(trial, batch, TOKENS if batch == 2 else (1, 33), window)
+        _bounded(trial, window)
+        _not_modified(trial, window)
+
+
+def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | None) -> None:
+    x, empty = trial.input(batch, max(lengths)), trial.empty(batch, 0, window)
+    for tokens in lengths:
+        y, state = trial.run(x[:, :tokens], window=window)
+        room, where = trial.empty(batch, tokens, window), f"{batch} rows, {tokens} tokens, window {window}"
+        shapes, right = ([tuple(t.shape) for t in held] for held in (state, room))
+        trial.check(shapes == right, f"state shapes {shapes} are not those of init_state, {right}; {where}")
+        trial.check(all(shape[0] == batch for shape in shapes), f"a state is batch first, not {shapes}; {where}")
+        kinds, right_kinds = ([t.dtype for t in held] for held in (state, room))
+        trial.check(
+            trial.precision.autocast or kinds == right_kinds, f"state types {kinds}, not {right_kinds}; {where}"
+        )
+        for fresh in (empty, room):
+            kept = clone(fresh)
+            trial.same(trial.run(x[:, :tokens], fresh, window=window)[0], y, f"an empty state changes outputs, {where}")
+            trial.check(_equal(fresh, kept), f"it modifies the empty state that it is given, {where}")
+    on_meta = trial.empty(batch, tokens, window, device="meta")
+    trial.check([tuple(t.shape) for t in on_meta] == right, f"another size on the meta device, {where}")
+    trial.check(all(t.is_meta for t in on_meta), "init_state forgets the device")
+
+
+def _bounded(trial: Trial, window: int | None) -> None:
+    """What has stopped growing does not grow again, and what grows does so evenly or ever less."""
+    bytes_at = [state_bytes(trial.empty(1, n * SPAN, window, device="meta")) for n in (0, 1, 2, 3, 20, 21)]
+    grown = [b - a for a, b in zip(bytes_at[1:], bytes_at[2:], strict=False)]
+    said = f"its state grows by {grown[0]}, {grown[1]} and later {grown[3]} bytes in {SPAN} tokens, window {window}"
+    trial.check(grown[0] >= grown[1] >= grown[3], said)
+    if window_of(trial.block):
+        limit = window or window_of(trial.block).largest  # type: ignore[union-attr]
+        at_window, later = (state_bytes(trial.empty(1, n, window, device="meta")) for n in (limit, 10 * limit))
+        trial.check(at_window == later, f"its state grows beyond the window {limit}")
+
+
+def _not_modified(trial: Trial, window: int | None) -> None:
+    """Neither by a call, nor by steps on what the call returns; and overwriting the input changes no state."""
+    x, more = trial.input(2, 40), trial.input(2, 30, seed=2)
+    y, state = trial.run(x, window=window)
+    outputs, kept = y.clone(), clone(state)
+    with torch.no_grad():
+        _, after = trial.run(more, state, window=window)
+        trial.check(_equal(state, kept), f"it modifies the state that it is given, window {window}")
+        later = clone(after)
+        _step(trial, after, more)
+        trial.check(_equal(state, kept), f"steps on its new state modify the old one, window {window}")
+        _, after = trial.run(more, state, window=window)
+        more.fill_(7)
+        trial.check(_equal(after, later), f"its state changes when its input is overwritten, window {window}")
+        _step(trial, state, x)
+        trial.check(_equal(after, later), f"steps on the old state modify the new one, window {window}")
+    trial.check(torch.equal(y, outputs), f"steps on its state modify earlier outputs, window {window}")
+
+
+def _step(trial: Trial, state: State, x: torch.Tensor) -> None:
+    """Some steps of an owner of `state` who gives it away."""
+    state = trial.layer.reserve(state, 200)
+    for t in range(5):
+        with trial.precision.on():
+            _, state = trial.layer.step(x[:, t : t + 1].clone(), state)
+
+
+def _equal(a: State, b: State) -> bool:
+    return all(map(torch.equal, a, of_state(a, list(b))))

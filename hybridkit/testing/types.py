@@ -1,0 +1,78 @@
+"""Law 9: an output has its input's type."""
+
+import torch
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Dims, State
+from hybridkit.testing.trial import AUTOCAST, Precision, Trial, clone, random_starts
+
+# The type, and how far from float64 a layer may be: some may be ill-conditioned, or choose another expert.
+TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
+
+
+def check_types(block: Block, dims: Dims) -> None:
+    """In fp32, bf16 and float64, and under autocast: calls, calls from a state, steps and the decoder; finite too."""
+    exact = Trial(block, dims)
+    for dtype, loose in TYPES.items():
+        trial = Trial(block, dims, Precision(str(dtype).removeprefix("torch."), dtype, 0))
+        for tokens in (1, 7, 70, 300):
+            _types(trial, tokens)
+        y, right = trial.run(trial.input(2, 7))[0].double(), exact.run(exact.input(2, 7))[0]
+        trial.check(bool((y - right).norm() <= loose * right.norm()), "another result than in float64")
+    for tokens in (1, 70):
+        _types(Trial(block, dims, AUTOCAST), tokens)
+
+
+def check_rounding(block: Block, dims: Dims, precision: Precision, tokens: int = 70) -> None:
+    """Outputs and gradients are, to rounding, those that float64 has for the same rounded weights and input.
+
+    Relative to the length of what is compared; a gradient, which passes the layer twice, may round twice as much.
+    """
+    trial, exact = Trial(block, dims, precision), Trial(block, dims)
+    exact.layer.load_state_dict(trial.layer.state_dict())
+    found = [_gradients(each, trial.input(2, tokens)) for each in (trial, exact)]
+    for name in found[0]:
+        error, size = (found[0][name].double() - found[1][name]).norm(), found[1][name].norm()
+        bound = precision.bound * (1 if name == "output" else 2)
+        said = f"{name} of {tokens} tokens is off by {error / size:.3g} of its length, more than {bound:.3g}"
+        trial.check(bool(error <= bound * size), said)
+
+
+def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradients of input and weights."""
+    names, weights = zip(*trial.layer.named_parameters(), strict=True)
+    x = x.to(trial.precision.dtype).requires_grad_()
+    y, _ = trial.run(x, starts=random_starts(*x.shape[:2], 0.03))
+    slope = trial.input(*x.shape[:2], seed=3).to(y.dtype)
+    grads = torch.autograd.grad(y, [x, *weights], slope, allow_unused=True)
+    named = zip(("x", *names), grads, strict=True)
+    return {"output": y.detach(), **{f"gradient of {name}": grad for name, grad in named if grad is not None}}
+
+
+def _types(trial: Trial, tokens: int) -> None:
+    x, kind = trial.input(2, tokens), trial.precision.dtype
+    states: list[State] = []
+
+    def right(y: Tensor, state: State, call: str) -> None:
+        said = f"{call} of {tokens} tokens gives {y.dtype} for {kind}"
+        trial.check(y.dtype == kind, f"{said}; end it with y.to(x.dtype)")
+        trial.check(bool(torch.isfinite(y).all()), f"{call} of {tokens} tokens is not finite")
+        states.append(state)
+
+    right(*trial.run(x, starts=random_starts(2, tokens)), "a call")
+    right(*trial.run(x, states[0]), "a call from a state")
+    learned = x.clone().requires_grad_()
+    y, _ = trial.run(learned)
+    trial.check(y.dtype == kind, f"a call that learns gives {y.dtype} for {kind}")
+    (grad,) = torch.autograd.grad(y.sum(), learned)
+    trial.check(bool(torch.isfinite(grad).all()), f"gradient of {tokens} tokens not finite")
+    if trial.precision.autocast:
+        return
+    with torch.no_grad():
+        held = trial.layer.reserve(clone(states[0]), tokens + 2)
+        right(*trial.layer.step(x[:, :1], held), "a step")
+        norm = nn.RMSNorm(x.shape[-1], eps=1e-6, dtype=kind)
+        held = trial.layer.reserve(clone(states[0]), tokens + 2)
+        right(*trial.layer.decoder(norm, rows=2)(x[:, :1], held), "the decoder")
+        kinds, first = [t.dtype for t in trial.empty(2, tokens)], [t.dtype for t in states[0]]
+        trial.check(kinds == first, f"state types {first}, where init_state says {kinds}")

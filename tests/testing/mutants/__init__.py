@@ -1,0 +1,7 @@
+"""Blocks and window policies that are broken on purpose, each by one fault, and the right ones that they come from."""
+
+from mutants import calls, costs, experts, policies, states
+from mutants.base import Mutant
+
+MUTANTS: list[Mutant] = [*calls.MUTANTS, *states.MUTANTS, *costs.MUTANTS, *experts.MUTANTS]
+POLICIES = policies.MUTANTS
