@@ -8,6 +8,7 @@ from hybridkit.compile import Plan, compile_pattern
 from hybridkit.data import load_tokenizer, tokenizer_vocab
 from hybridkit.model import Model
 from hybridkit.recipe import Loaded
+from hybridkit.rules import CURRENT
 from hybridkit.run import Run
 from hybridkit.weights import check_weights, load_weights
 
@@ -62,5 +63,5 @@ def load(run: Path | str) -> Model:
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # moving from the meta device has parted them
     load_weights(model, weights, str(run))
-    model.tokenizer, model.recipe = load_tokenizer(folder.path), loaded.recipe
+    model.tokenizer, model.recipe = load_tokenizer(folder.path, loaded.recipe.rules or CURRENT), loaded.recipe
     return model.requires_grad_(False).eval()
