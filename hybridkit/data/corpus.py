@@ -87,8 +87,8 @@ def prepare(
 ) -> Corpus:
     """The tokens of `data.source`, from the cache or built now; safe to call in several processes at once.
 
-    `validation` is the share of the text that is held out; `rules` those of a run, by default the current ones. Raises UserError for anything wrong with the source, the
-    tokenizer or the cache's folder.
+    `validation` is the share of the text that is held out; `rules` are those of a run, by default the current ones.
+    Raises UserError for anything wrong with the source, the tokenizer or the cache's folder.
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")

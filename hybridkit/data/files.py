@@ -14,8 +14,9 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from hybridkit.errors import MissingExtra, UserError, nearest
 
@@ -35,11 +36,7 @@ def read(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterato
     """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     try:
-        if suffix == ".parquet":
-            documents = _parquet(path, field)
-        else:
-            documents = _READERS.get(suffix, _text)(path, field)
-        for document in documents:
+        for document in _READERS.get(suffix, _text)(path, field):
             if document:
                 yield document
             elif skipped is not None:
@@ -65,13 +62,17 @@ def field_of(row: Any, field: str, where: str) -> bytes:
     return row[field].encode("utf-8", "replace")  # JSON can spell half a surrogate pair, which UTF-8 cannot
 
 
-def _opened(path: Path) -> BinaryIO:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, unpacked. Raises OSError for a pipe, socket or device instead of waiting for it."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("not a regular file")
-    return gzip.open(file) if path.suffix.lower() == ".gz" else file  # type: ignore[return-value]
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        if path.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.open(file) as unpacked:
+            yield cast("BinaryIO", unpacked)
 
 
 def _whole(path: Path, most: int | None = None) -> bytes:
@@ -175,6 +176,7 @@ _READERS = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
+    ".parquet": _parquet,
     ".csv": _table(","),
     ".tsv": _table("\t"),
 }

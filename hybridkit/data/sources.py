@@ -33,7 +33,9 @@ _NOT_STDLIB = frozenset({"test", "tests", "idle_test", "site-packages", "dist-pa
 class TextSource(Protocol):
     """Documents in an order that does not change while `fingerprint` stays the same."""
 
-    skipped: Counter[str]  # how many files or rows were left out, by the reason, once all documents are read
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many files or rows were left out, by the reason, once all documents are read."""
 
     def fingerprint(self) -> object:
         """What JSON can hold and what differs once the documents may differ. Quick: reads no document."""
@@ -71,14 +73,21 @@ class Files:
                 self.skipped[NOT_TEXT] += 1
 
 
-class Stdlib(Files):
+@dataclass(frozen=True)
+class Stdlib:
     """The running interpreter's own standard library: its Python files, sorted, without tests and other packages."""
 
-    def __init__(self) -> None:
-        super().__init__(_tree(Path(sysconfig.get_path("stdlib")), Counter(), ".py", _NOT_STDLIB), found=True)
+    skipped: Counter[str] = dataclass_field(default_factory=Counter, compare=False)
+
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in the order of their names."""
+        return _tree(Path(sysconfig.get_path("stdlib")), Counter(), ".py", _NOT_STDLIB)
 
     def fingerprint(self) -> object:
-        return [_stamp(path) for path in self.paths]
+        return [_stamp(path) for path in self.paths()]
+
+    def documents(self) -> Iterator[bytes]:
+        yield from Files(self.paths(), found=True, skipped=self.skipped).documents()  # some show other encodings
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,9 @@ class Hub:
         self.skipped.clear()
         try:
             datasets: Any = importlib.import_module("datasets")
+        except ImportError:
+            raise MissingExtra("datasets", "hf") from None
+        try:
             rows = datasets.load_dataset(name, config, split=split or "train", revision=revision, streaming=True)
             for number, row in enumerate(islice(rows, int(count) if count else None), start=1):
                 if document := field_of(row, self.field, f"{self.spec}, row {number}"):
@@ -112,8 +124,6 @@ class Hub:
                     self.skipped[EMPTY] += 1
         except UserError:
             raise
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or "datasets", "hf") from None
         except Exception as error:  # whatever the library, its readers and the network raise
             said = " ".join(str(error).split())[:_SAID] or type(error).__name__
             raise UserError(f"data.source: cannot read {self.spec}: {said}") from error
@@ -169,7 +179,7 @@ def _pattern(name: str) -> str:
         if part == "**":
             out += ".*" if last else "(?:.*/)?"
         else:
-            inside = fnmatch.translate(part).removeprefix("(?s:").removesuffix(")\\Z").replace(".*", "[^/]*")
+            inside = fnmatch.translate(part)[len("(?s:") : -len(")\\Z")].replace(".*", "[^/]*")
             out += "/" if part == "/" else inside + ("" if last else "/")
     return out
 

@@ -1,8 +1,9 @@
 """Which text is held out: a property of the text itself, whatever seed and settings a run has.
 
 A document is held out by a hash of its bytes, so that equal ones fall together and others do not matter. What would
-be too large to fall as a whole is cut into pieces, each hashed with its place in the document. Where the amounts then still miss
-`data.validation` by more than `TOLERANCE`, as they may with few documents, those nearest to the other side cross over.
+be too large to fall as a whole is cut into pieces, each hashed with its place in the document. Where the amounts then
+still miss `data.validation` by more than `TOLERANCE`, as they may with few documents, some cross over, in the order of
+their hashes.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def document_hash(raw: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"held out").digest(), "big")
 
 
-def held_out(hashes: np.ndarray, sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """Which pieces validate: (P,) bool of their hashes, uint64, and sizes; equal ones fall together.
+def held_out(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = None) -> np.ndarray:
+    """Which pieces validate: (P,) bool of their hashes, uint64, and sizes, by default equal; copies fall together.
 
     The sizes held out are `fraction` of all, within `TOLERANCE` of the smaller share, if equal pieces together have
     at most twice the tolerance. What has more goes to the larger side. Either side has a piece if two differ.
@@ -114,7 +115,7 @@ def _chosen(text: Text, spans: list[Span], hashes: np.ndarray, fraction: float) 
             for place in range(len(one))
         ]
         sizes = np.array([end - begin for one in pieces for begin, end in one])
-        held = held_out(np.array(numbers, np.uint64), sizes, fraction)
+        held = held_out(np.array(numbers, np.uint64), fraction, sizes)
         if held.any() and not held.all():
             return pieces, held
     return pieces, np.arange(len(held)) == 0  # a character again and again

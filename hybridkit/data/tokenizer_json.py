@@ -122,10 +122,11 @@ def _rename(made: dict[str, Any], new: dict[str, str]) -> None:
     if merges := model.get("merges"):
         prefix = model.get("continuing_subword_prefix") or ""
         pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
-        model["merges"] = [list(pair) for pair in pairs if not new.keys() & {*pair, _merged(*pair, prefix)}]
+        model["merges"] = [list(pair) for pair in pairs if not new.keys() & {*pair, _merged(pair, prefix)}]
     for token in made["added_tokens"]:
         token["content"] = new.get(token["content"], token["content"])
 
 
-def _merged(left: str, right: str, prefix: str) -> str:
+def _merged(pair: tuple[str, ...], prefix: str) -> str:
+    left, right = pair
     return left + right.removeprefix(prefix)
