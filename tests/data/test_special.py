@@ -16,7 +16,11 @@ from hybridkit.data.bpe import read
 from hybridkit.data.tokenizers import Bytes, Tokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<eos>", "[SEP]", "[MASK]", "<|endoftext|>", "<0x41>", "<0x0A>", "##s"]
-TEXT = ["the cat sat on the mat, the end. 世界 naïve\n", "return x ** 2  # grüße </s> <eos>\n", "[SEP] a b c < / > | \n"]
+TEXT = [
+    "the cat sat on the mat, the end. 世界 naïve\n",
+    "return x ** 2  # grüße </s> <eos>\n",
+    "[SEP] a b c < / > | \n",
+]
 SPACE = decoders.Sequence(
     [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
 )
@@ -140,11 +144,15 @@ def test_special_tokens_keep_their_ids(kind: tuple[Any, Tokenizer]) -> None:
     _, tokenizer = kind
     if isinstance(tokenizer, bpe.ByteLevel | bpe.Measured):
         for text in ("the cat sat", "x = 2", "世界 naïve the"):
-            assert tokenizer.encode(text.encode()).tolist() == tokenizer.library.encode(text, add_special_tokens=False).ids
+            assert (
+                tokenizer.encode(text.encode()).tolist() == tokenizer.library.encode(text, add_special_tokens=False).ids
+            )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from([*TEXT, "x", " " * 9, "\n\n", "12345", "e\u0301", "the", "\r\n"]), max_size=60), st.data())
+@given(
+    st.lists(st.sampled_from([*TEXT, "x", " " * 9, "\n\n", "12345", "e\u0301", "the", "\r\n"]), max_size=60), st.data()
+)
 def test_parts_have_the_tokens_of_the_whole(kind: tuple[Any, Tokenizer], some: list[str], data: st.DataObject) -> None:
     _, tokenizer = kind
     if isinstance(tokenizer, Bytes):
@@ -165,7 +173,10 @@ def test_a_long_document_has_no_space_where_it_was_cut(kind: tuple[Any, Tokenize
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from([*TEXT, " the", "日本語 🦊🏽", "\ufffd", "  "]), min_size=1, max_size=3).map("".join), st.data())
+@given(
+    st.lists(st.sampled_from([*TEXT, " the", "日本語 🦊🏽", "\ufffd", "  "]), min_size=1, max_size=3).map("".join),
+    st.data(),
+)
 def test_a_reply_goes_on_from_its_prompt(kind: tuple[Any, Tokenizer], text: str, data: st.DataObject) -> None:
     """The prompt's text, without a character that is not whole yet, and the reply are the text of all ids."""
     _, tokenizer = kind
