@@ -62,17 +62,14 @@ class Corpus:
 
     def __str__(self) -> str:
         train, held = self.train, self.validation
-        here, there = ("its beginning", "its end") if self.one else (_count(train), _count(held))
+        here, there = len(train.documents) - 1, len(held.documents) - 1
+        what = " documents" if here + there == self.documents else " parts of documents"
+        begin, end = ("its beginning", "its end") if self.one else (f"{here:,}{what}", f"{there:,}{what}")
         return (
             f"{self.documents:,} document{'s' * (not self.one)}:"
-            f" training on {here}, {train.raw:,} bytes, {len(train):,} tokens;"
-            f" held out {there}, {held.raw:,} bytes ({held.raw / (train.raw + held.raw):.2%}), {len(held):,} tokens"
+            f" training on {begin}, {train.raw:,} bytes, {len(train):,} tokens;"
+            f" held out {end}, {held.raw:,} bytes ({held.raw / (train.raw + held.raw):.2%}), {len(held):,} tokens"
         )
-
-
-def _count(tokens: Tokens) -> str:
-    number = len(tokens.documents) - 1
-    return f"{number:,} stretch" + "es" * (number != 1)
 
 
 def prepare(

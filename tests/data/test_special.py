@@ -1,4 +1,4 @@
-"""Text stays text for every kind of tokenizer, a long text has the tokens of the whole, a reply goes on from its prompt."""
+"""For every kind of tokenizer: text stays text, parts have the tokens of the whole, a reply goes on from its prompt."""
 
 import json
 from pathlib import Path
