@@ -64,5 +64,5 @@ def load(run: Path | str) -> Model:
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # moving from the meta device has parted them
     load_weights(model, weights, str(run))
-    model.tokenizer, model.recipe = load_tokenizer(folder.path), loaded.recipe
+    model.tokenizer, model.recipe = load_tokenizer(folder.path, loaded.recipe.rules or CURRENT), loaded.recipe
     return model.requires_grad_(False).eval()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hybridkit.model import Model
 
 CHUNK = 2048  # tokens read at once
+LAST = 16  # ids that a context remembers
 _LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
@@ -43,6 +44,7 @@ class Context:
     logits: Tensor  # (B, V) of the token that comes next
     tokens: int  # positions read, pads included
     window: int | None = None  # of every windowed block; None: each block's own
+    last: tuple[tuple[int, ...], ...] = ()  # the last ids of each row, which the text of a reply goes on from
 
     @property
     def bytes(self) -> int:
@@ -84,7 +86,13 @@ def prefill(
         marks = None if starts is None else starts.to(device)
         x, states = model.hidden(ids.to(device), states, windows=windows, starts=marks)
     assert states is not None
-    return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window)
+    return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window, _last(rows, context))
+
+
+def _last(rows: list[np.ndarray], context: Context | None) -> tuple[tuple[int, ...], ...]:
+    before = context.last if context and context.last else ((),) * len(rows)
+    ends = [row[-LAST:].tolist() for row in rows]
+    return tuple((*old, *new)[-LAST:] for old, new in zip(before, ends, strict=True))
 
 
 def generate(
@@ -98,6 +106,7 @@ def generate(
 
     `held` is given the states whenever they grow: they have room for more tokens than were read.
 
+    A model with a tokenizer gives no id that stands for nothing, as rows of a padded vocabulary do.
     Raises UserError for a negative `max_tokens`.
     """
     if max_tokens is not None and max_tokens < 0:
@@ -119,9 +128,10 @@ def _decode(
     lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
     graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
     states: Sequence[State] = [clone(state) for state in context.states]
+    empty = _without_token(model)
     while True:
         with torch.inference_mode():  # not around the loop: it would hold while the caller works
-            token = sampler(logits)
+            token = sampler(logits if empty is None else logits.masked_fill(empty, -torch.inf))
         yield token
         read += 1
         with torch.inference_mode():
@@ -134,6 +144,16 @@ def _decode(
             elif step is None:  # on a GPU memory is short, and launches take the time
                 step = model.decoder(len(logits)) if lasting and device == "cpu" else model.step
             logits, states = step(token, states)
+
+
+def _without_token(model: Model) -> Tensor | None:
+    """Which rows of the head (V,) are no token of the model's tokenizer; None where all are, or there is none."""
+    if model.tokenizer is None:
+        return None
+    empty = np.ones(model.plan.dims.vocab, bool)
+    known = model.tokenizer.rows[: len(empty)]
+    empty[: len(known)] = ~known
+    return torch.from_numpy(empty).to(model.head.weight.device) if empty.any() else None
 
 
 def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:

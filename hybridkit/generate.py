@@ -46,13 +46,13 @@ class Stops:
 
 
 class Reply:
-    """One row's text as its ids come."""
+    """One row's text as its ids come, `after` those of its prompt."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         self.text = ""  # all that was given out
         self.tokens = 0  # ids taken in
         self.ending: Ending | None = None  # None: it goes on
-        self._stream, self._end, self._stops = tokenizer.stream(), tokenizer.end, Stops(stops)
+        self._stream, self._end, self._stops = tokenizer.stream(after), tokenizer.end, Stops(stops)
 
     def feed(self, token: int) -> str:
         """The text that is certain once this id is known; none after the reply has ended."""
@@ -136,7 +136,8 @@ class Writer:
         """Append a reply a row and write them; the new text of every row after each token, until all have ended."""
         assert self.model.tokenizer is not None
         sampling = replace(self.sampling, seed=self.sampling.seed + len(replies))
-        rows = [Reply(self.model.tokenizer, self.stops) for _ in context.logits]
+        last = context.last or ((),) * len(context.logits)
+        rows = [Reply(self.model.tokenizer, self.stops, after) for after in last]
         replies += rows
 
         def held(states: Sequence[State]) -> None:

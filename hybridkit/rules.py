@@ -4,8 +4,10 @@ A recipe alone does not say how a model begins, which text is held out, or where
 always follows the current rules and writes their version to the run's recipe.yaml (`rules`). Whoever reads a run asks
 for that version, so that an older run keeps its function, its split and its tokens.
 
-1: the first round; its runs write no version. Tied rows begin at unit size and are read as they are.
-2: tied rows begin at 1 / sqrt(width), and are multiplied by sqrt(width) where they are read as input.
+1: the first round; its runs write no version. Tied rows are of unit size and read as they are. Held out is a share of
+   the documents, by number. Text may spell special tokens of a tokenizer's own vocabulary; long texts are cut first.
+2: tied rows begin at 1 / sqrt(width), and are multiplied by sqrt(width) where they are read as input. Held out is a share of the text
+   (hybridkit.data.split). No text spells a special token, and a long text has the tokens of the whole.
 """
 
 FIRST = 1  # of a run whose recipe says none

@@ -86,7 +86,7 @@ class Data(Section):
         description="`stdlib` (the interpreter's own library), a file, a folder or a glob.",
     )
     field: str = Field(
-        default="text", min_length=1, description="The field of JSONL and Parquet records that holds the text."
+        default="text", min_length=1, description="The field of rows (JSONL, JSON, CSV, Parquet) that holds the text."
     )
     tokenizer: str = Field(
         default="bytes", min_length=1, description="`bytes` (257 tokens), a tokenizer's JSON file, or `train(V)`: BPE."
@@ -97,7 +97,7 @@ class Data(Section):
     documents: Literal["reset", "flow"] = Field(
         default="reset", description="Whether states and attention stop at the end of a document, or flow on."
     )
-    validation: float = Field(default=0.02, gt=0, lt=1, description="Share of the documents that is held out.")
+    validation: float = Field(default=0.02, gt=0, lt=1, description="Share of the text that is held out.")
 
 
 class Train(Section):

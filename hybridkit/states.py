@@ -31,6 +31,7 @@ def save_context(context: Context, model: Model, path: Path) -> None:
         tensors |= {f"{entry}.{field}": tensor for field, tensor in zip(_fields(state), state, strict=True)}
     tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     about = {"version": _VERSION, "model": fingerprint(model), "tokens": context.tokens, "window": context.window}
+    about["last"] = context.last
     write_whole(path, save(tensors, {_KEY: json.dumps(about | {"hash": _hash(about, tensors)})}))
 
 
@@ -41,7 +42,12 @@ def load_context(path: Path, model: Model) -> Context:
         raise UserError(f"{path} is the state of another model: layers or weights differ from this one's")
     device = model.head.weight.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Context(_states(model, tensors), tensors["logits"], about["tokens"], about["window"])
+    return Context(_states(model, tensors), tensors["logits"], about["tokens"], about["window"], _last(about))
+
+
+def _last(about: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """The last ids of each row; files of the first version do not have them."""
+    return tuple(map(tuple, about.get("last", ())))
 
 
 def fingerprint(model: Model) -> str:

@@ -67,7 +67,7 @@ class Batches:
             )
         self.tokenizer, self.digest = corpus.tokenizer, corpus.digest
         self.chunks = have // sequence  # of an epoch
-        self._corpus, self._sequence, self._batch, self._seed = corpus, sequence, batch, seed
+        self.corpus, self._sequence, self._batch, self._seed = corpus, sequence, batch, seed
         self._documents = documents
 
     def at(self, step: int, rows: slice = slice(None)) -> Batch:
@@ -77,13 +77,13 @@ class Batches:
         begins = np.empty_like(places)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            offset = _hashed(self._seed, int(epoch), "offset") % len(self._corpus.train)
+            offset = _hashed(self._seed, int(epoch), "offset") % len(self.corpus.train)
             begins[here] = offset + self._sequence * _shuffled(places[here], self.chunks, self._seed, int(epoch))
-        return _packed(self._corpus.train, begins, self._sequence, self._documents)
+        return _packed(self.corpus.train, begins, self._sequence, self._documents)
 
     def validation(self) -> Iterator[Batch]:
         """`cover` of the held-out documents."""
-        return cover(self._corpus.validation, self._sequence, self._batch, self._documents)
+        return cover(self.corpus.validation, self._sequence, self._batch, self._documents)
 
 
 def cover(tokens: Tokens, sequence: int, batch: int, documents: Documents = "reset") -> Iterator[Batch]:

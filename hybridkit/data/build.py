@@ -14,14 +14,13 @@ import numpy as np
 
 from hybridkit.data import cache
 from hybridkit.data.sources import TextSource
-from hybridkit.data.split import cut, document_hash, held_out
+from hybridkit.data.split import Span, document_hash, split
 from hybridkit.data.tokenizers import SAVED, Choice, Tokenizer
 from hybridkit.errors import UserError
+from hybridkit.rules import CURRENT
 
 Progress = Callable[[str, int, int | None], object]  # what is done now, bytes done, bytes in all where that is known
-_FORMAT = 1  # of the files; another number makes other folders
-_SIDES = (("train", False), ("validation", True))  # and whether its documents are held out
-Span = tuple[int, int]  # where a document begins and ends in the copied text
+_FORMAT = 2  # of the files; another number makes other folders
 
 
 class Wanted(NamedTuple):
@@ -31,11 +30,12 @@ class Wanted(NamedTuple):
     tokenizer: Choice
     validation: float
     seen: object  # the source's fingerprint
+    rules: int = CURRENT  # of the split and the tokens
 
     @property
     def settings(self) -> list[object]:
         """All that the files depend on besides the text."""
-        return [_FORMAT, self.tokenizer.identity, self.validation]
+        return [_FORMAT, self.tokenizer.identity, self.validation, self.rules]
 
     @property
     def stamp(self) -> str:
@@ -69,13 +69,14 @@ def build(wanted: Wanted, part: Path, progress: Progress) -> Path:
     if cache.manifest(folder):  # the same text elsewhere, or files that were only touched
         return folder
     with copy.text() as text:
-        sides = _split(text, copy, wanted.validation)
+        train, held = split(text, copy.ends.tolist(), copy.hashes, wanted.validation, wanted.rules)
+        sides = {"train": train, "validation": held}
         progress("making the tokenizer", 0, None)
         tokenizer = wanted.tokenizer.make(text[begin:end] for begin, end in sides["train"])
         tokenizer.save(part)
         raw, digest = _tokenized(text, sides, tokenizer, part, progress)
     copy.path.unlink()
-    cache.publish(part, folder, {"digest": digest, "raw": raw, "one": len(copy.ends) == 1})
+    cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
     return folder
 
 
@@ -93,16 +94,6 @@ def _copied(source: TextSource, path: Path, progress: Progress) -> _Copy:
         raise UserError("data.source: the corpus is empty; it holds no text at all")
     digest.update(ends.tobytes())
     return _Copy(path, np.array(ends), np.array(hashes), digest.hexdigest())
-
-
-def _split(text: mmap.mmap, copy: _Copy, fraction: float) -> dict[str, list[Span]]:
-    """The documents of either side, in order."""
-    if len(copy.ends) == 1:
-        place = cut(text[:], fraction)
-        return {"train": [(0, place)], "validation": [(place, len(text))]}
-    spans = list(zip([0, *copy.ends.tolist()], copy.ends.tolist(), strict=False))
-    held = held_out(copy.hashes, fraction).tolist()
-    return {name: [span for span, out in zip(spans, held, strict=True) if out == side] for name, side in _SIDES}
 
 
 def _tokenized(

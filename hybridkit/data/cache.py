@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybridkit.errors import UserError
 
@@ -44,13 +44,21 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def find(root: Path, stamp: str) -> Path | None:
-    """The whole folder that `stamp` was last seen to have, if any. Writes nothing."""
+class Seen(NamedTuple):
+    """The folder of a source, and how many of what it left out there, by the reason."""
+
+    folder: Path
+    skipped: dict[str, int]
+
+
+def find(root: Path, stamp: str) -> Seen | None:
+    """What `stamp` was last seen to have, if the folder is whole. Writes nothing."""
     try:
-        folder = root / (root / f"{stamp}.seen").read_text()
-    except OSError:
+        found = json.loads((root / f"{stamp}.seen").read_text())
+        seen = Seen(root / found["folder"], found["skipped"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return folder if manifest(folder) else None
+    return seen if manifest(seen.folder) else None
 
 
 @contextmanager
@@ -90,10 +98,10 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
     _fsync(folder.parent)
 
 
-def remember(root: Path, stamp: str, folder: Path) -> None:
-    """From now on `find(root, stamp)` is `folder`. Call it while `building` for `stamp`."""
+def remember(root: Path, stamp: str, seen: Seen) -> None:
+    """From now on `find(root, stamp)` is `seen`. Call it while `building` for `stamp`."""
     new = root / f"{stamp}.new"
-    new.write_text(folder.name)
+    new.write_text(json.dumps({"folder": seen.folder.name, "skipped": seen.skipped}))
     new.replace(root / f"{stamp}.seen")
 
 

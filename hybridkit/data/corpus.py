@@ -5,6 +5,7 @@ Letters: N tokens of a side, D its documents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hybridkit.data.build import Progress, Wanted, build
 from hybridkit.data.sources import open_source
 from hybridkit.data.tokenizers import Tokenizer, choose_tokenizer, load_tokenizer
 from hybridkit.errors import UserError
+from hybridkit.rules import CURRENT
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,24 @@ class Corpus:
     train: Tokens
     validation: Tokens
     digest: str
-    one: bool  # there is a single document, cut in two
+    documents: int  # that the source has; each side has those that fall to it, and stretches of those that were cut
+    skipped: Mapping[str, int]  # how many files or rows the source left out, by the reason
+
+    @property
+    def one(self) -> bool:
+        """There is a single document, cut in two."""
+        return self.documents == 1
 
     def __str__(self) -> str:
         train, held = self.train, self.validation
-        documents, end = ("one document", "its end") if self.one else (_count(train), _count(held))
+        here, there = len(train.documents) - 1, len(held.documents) - 1
+        what = " documents" if here + there == self.documents else " parts of documents"
+        begin, end = ("its beginning", "its end") if self.one else (f"{here:,}{what}", f"{there:,}{what}")
         return (
-            f"{documents}, {train.raw:,} bytes, {len(train):,} tokens;"
-            f" held out {end}, {held.raw:,} bytes, {len(held):,} tokens"
+            f"{self.documents:,} document{'s' * (not self.one)}:"
+            f" training on {begin}, {train.raw:,} bytes, {len(train):,} tokens;"
+            f" held out {end}, {held.raw:,} bytes ({held.raw / (train.raw + held.raw):.2%}), {len(held):,} tokens"
         )
-
-
-def _count(tokens: Tokens) -> str:
-    number = len(tokens.documents) - 1
-    return f"{number:,} document" + "s" * (number != 1)
 
 
 def prepare(
@@ -74,37 +80,40 @@ def prepare(
     validation: float = 0.02,
     cache: Path | None = None,
     progress: Progress | None = None,
+    rules: int | None = None,
 ) -> Corpus:
     """The tokens of `data.source`, from the cache or built now; safe to call in several processes at once.
 
-    `validation` is the fraction of documents held out. Raises UserError for anything wrong with the source, the
-    tokenizer or the cache's folder.
+    `validation` is the share of the text that is held out; `rules` are those of a run, by default the current ones.
+    Raises UserError for anything wrong with the source, the tokenizer or the cache's folder.
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
+    rules = rules or CURRENT
     text, root = open_source(source, field), store.cache_root(cache)
-    wanted = Wanted(text, choose_tokenizer(tokenizer), validation, text.fingerprint())
-    folder = store.find(root, wanted.stamp)
-    if folder is None:
+    wanted = Wanted(text, choose_tokenizer(tokenizer, rules), validation, text.fingerprint(), rules)
+    seen = store.find(root, wanted.stamp)
+    if seen is None:
         with store.building(root, wanted.stamp) as part:
-            folder = store.find(root, wanted.stamp)  # another process may have built it while this one waited
-            if folder is None:
+            seen = store.find(root, wanted.stamp)  # another process may have built it while this one waited
+            if seen is None:
                 folder = build(wanted, part, progress or _silent)
-                store.remember(root, wanted.stamp, folder)
-    return _load(folder)
+                seen = store.Seen(folder, dict(text.skipped))
+                store.remember(root, wanted.stamp, seen)
+    return _load(seen, rules)
 
 
-def _load(folder: Path) -> Corpus:
-    about = store.manifest(folder)
+def _load(seen: store.Seen, rules: int) -> Corpus:
+    folder, about = seen.folder, store.manifest(seen.folder)
     assert about is not None
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, rules)
 
     def side(name: str) -> Tokens:
         lengths = None if tokenizer.lengths is not None else _mapped(folder / f"{name}.lengths", np.uint32)
         ids = _mapped(folder / f"{name}.ids", tokenizer.dtype)
         return Tokens(ids, _mapped(folder / f"{name}.documents", np.int64), about["raw"][name], tokenizer, lengths)
 
-    return Corpus(tokenizer, side("train"), side("validation"), about["digest"], about["one"])
+    return Corpus(tokenizer, side("train"), side("validation"), about["digest"], about["documents"], seen.skipped)
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:

@@ -12,12 +12,15 @@ from hybridkit.schema import Data, Train
 LONG = 16  # times the training length that held-out rows have unless told otherwise, where the text suffices
 
 
-def open_feed(data: Data, train: Train, progress: Progress | None = None) -> Feed:
-    """Text from the cache, or a task made up on the spot. Raises UserError for what cannot be read or made."""
+def open_feed(data: Data, train: Train, progress: Progress | None = None, rules: int | None = None) -> Feed:
+    """Text from the cache, or a task made up on the spot. `rules` are those of a run that was made by older ones.
+
+    Raises UserError for what cannot be read or made.
+    """
     batch = train.batch_tokens // data.sequence
     if task := open_recall(data):
         return RecallFeed(task, data.sequence, batch, train.seed)
-    return Batches(_corpus(data, progress), data.sequence, batch, train.seed, data.documents)
+    return Batches(_corpus(data, progress, rules), data.sequence, batch, train.seed, data.documents)
 
 
 def open_recall(data: Data) -> Recall | None:
@@ -28,24 +31,45 @@ def open_recall(data: Data) -> Recall | None:
     return task
 
 
-def context_length(data: Data, wanted: int | None) -> int:
+def describe(feed: Feed, train: Train, vocab: int) -> list[str]:
+    """What was read, in lines: amounts of text, epochs of the run, what was left out, what will be of no use."""
+    if not isinstance(feed, Batches):
+        return []
+    corpus, tokens = feed.corpus, feed.tokenizer.rows.sum()
+    lines = [
+        f"read {corpus}",
+        f"{train.steps * train.batch_tokens / len(corpus.train):,.2f} epochs of the training text",
+    ]
+    if corpus.skipped:
+        lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in corpus.skipped.items()))
+    if tokens < vocab:
+        lines.append(
+            f"warning: the tokenizer has {tokens:,} tokens, and the model {vocab:,} rows for them; the others are never"
+            " trained, and never generated (little text gives `train(V)` fewer than V tokens)"
+        )
+    return lines
+
+
+def context_length(data: Data, wanted: int | None, rules: int | None = None) -> int:
     """Tokens of a row of `held_out`: as wanted, or `LONG` training sequences if there is as much text.
 
     Raises UserError where there is less held-out text than wanted.
     """
-    have = None if open_recall(data) else len(_corpus(data).validation) - 1
+    have = None if open_recall(data) else len(_corpus(data, None, rules).validation) - 1
     if wanted and have is not None and wanted > have:
         raise UserError(f"--context {wanted:,}: the held-out text has only {have:,} tokens to predict")
     long = LONG * data.sequence
     return wanted or (long if have is None else min(long, have))
 
 
-def held_out(data: Data, context: int, rows: int) -> Iterator[Batch]:
+def held_out(data: Data, context: int, rows: int, rules: int | None = None) -> Iterator[Batch]:
     """The held-out text in rows of `context` tokens, `rows` at a time; documents flow into each other."""
     if task := open_recall(data):
         return RecallFeed(task, context, rows).validation()
-    return cover(_corpus(data).validation, context, rows, "flow")
+    return cover(_corpus(data, None, rules).validation, context, rows, "flow")
 
 
-def _corpus(data: Data, progress: Progress | None = None) -> Corpus:
-    return prepare(data.source, data.tokenizer, field=data.field, validation=data.validation, progress=progress)
+def _corpus(data: Data, progress: Progress | None, rules: int | None) -> Corpus:
+    return prepare(
+        data.source, data.tokenizer, field=data.field, validation=data.validation, progress=progress, rules=rules
+    )

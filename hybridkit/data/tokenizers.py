@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from hybridkit.errors import UserError, nearest
+from hybridkit.rules import CURRENT
 
 SAVED = "tokenizer.json"  # the file in a folder that holds a tokenizer other than `bytes`
 _LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document
@@ -37,6 +38,7 @@ class Tokenizer(ABC):
     vocab: int  # ids are 0 ... vocab - 1
     end: int
     lengths: np.ndarray | None  # (V,) int64: raw bytes that each token stands for; None where that varies with the text
+    rows: np.ndarray  # (V,) bool: the ids that are tokens; no text has the others
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
@@ -56,8 +58,8 @@ class Tokenizer(ABC):
         """The bytes of ids; none for `end`, nor for ids from `vocab` on, which a padded model knows."""
 
     @abstractmethod
-    def stream(self) -> Stream:
-        """A decoder for ids that come one at a time."""
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        """A decoder for ids that come one at a time, after others, whose text has been given already."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -69,6 +71,7 @@ class Pieces(Tokenizer):
 
     def __init__(self, pieces: Sequence[bytes], end: int) -> None:
         self.vocab, self.end = len(pieces), end
+        self.rows = getattr(self, "rows", np.ones(len(pieces), bool))
         self.pieces = [b"" if token == end else piece for token, piece in enumerate(pieces)]
         self.lengths: np.ndarray = np.array([len(piece) for piece in self.pieces])
 
@@ -83,8 +86,8 @@ class Pieces(Tokenizer):
         """The bytes of one token."""
         return self.pieces[token] if token < self.vocab else b""
 
-    def stream(self) -> Stream:
-        return _PieceStream(self)
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        return _PieceStream(self, after)
 
 
 class Bytes(Pieces):
@@ -101,9 +104,11 @@ class Bytes(Pieces):
 
 
 class _PieceStream:
-    def __init__(self, tokenizer: Pieces) -> None:
+    def __init__(self, tokenizer: Pieces, after: Sequence[int]) -> None:
         self._piece = tokenizer.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in after:
+            self.feed(token)
 
     def feed(self, token: int) -> str:
         return self._decoder.decode(self._piece(token))
@@ -120,7 +125,7 @@ class Choice(NamedTuple):
     make: Callable[[Iterable[bytes]], Tokenizer]  # from the training documents, which only `train(V)` reads
 
 
-def choose_tokenizer(text: str) -> Choice:
+def choose_tokenizer(text: str, rules: int = CURRENT) -> Choice:
     """The tokenizer that `bytes`, `train(V)` or the path of a tokenizer.json (or of a folder that holds one) names.
 
     Raises UserError where there is none such, or the file is not a tokenizer's.
@@ -133,13 +138,13 @@ def choose_tokenizer(text: str) -> Choice:
         vocab = int(found[1]) * (1024 if found[2] else 1)
         if not _LEAST <= vocab <= _MOST:
             raise UserError(f"data.tokenizer: {text} is out of range: V is {_LEAST} (bytes and end) to {_MOST}")
-        return Choice(f"train({vocab}) {bpe.VERSION}", vocab, lambda documents: bpe.train(documents, vocab))
+        return Choice(f"train({vocab}) {bpe.VERSION}", vocab, lambda documents: bpe.train(documents, vocab, rules))
     path = os.path.expanduser(text)
     path = os.path.join(path, SAVED) if os.path.isdir(path) else path
     if not os.path.isfile(path):
         hint = f"; did you mean `{name}`?" if (name := nearest(text, ["bytes", "train(4096)"])) else ""
         raise UserError(f"data.tokenizer: {text[:200]!r} is not bytes, train(V) or the path of a tokenizer.json{hint}")
-    tokenizer = bpe.read(Path(path))
+    tokenizer = bpe.read(Path(path), rules)
     return Choice(tokenizer.identity, tokenizer.vocab, lambda _: tokenizer)
 
 
@@ -154,10 +159,13 @@ def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
     return vocab or least
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that was saved in `folder`; `bytes` if none was. Raises UserError for a damaged file."""
+def load_tokenizer(folder: Path, rules: int = CURRENT) -> Tokenizer:
+    """The tokenizer that was saved in `folder`, as `rules` have it; `bytes` if none was.
+
+    Raises UserError for a damaged file.
+    """
     if not (folder / SAVED).exists():
         return Bytes()
     from hybridkit.data import bpe
 
-    return bpe.read(folder / SAVED)
+    return bpe.read(folder / SAVED, rules)

@@ -42,7 +42,9 @@ class Grid:
             if questions.gaps and not open_recall(subject.recipe.data):
                 raise UserError(f"--recall: {subject.run.path} was trained on text, not on `source: recall(...)`")
             if questions.perplexity:
-                self._contexts[subject.name] = context_length(subject.recipe.data, questions.context)
+                self._contexts[subject.name] = context_length(
+                    subject.recipe.data, questions.context, subject.recipe.rules
+                )
         for subject in subjects:
             self._prepare(subject)
 
@@ -119,9 +121,10 @@ class _Sitting:
         self.grid.watch(f"{self.subject.name}: {what}{at}", done, total)
 
     def _text(self) -> None:
-        data, train = self.subject.recipe.data, self.subject.recipe.train
+        recipe = self.subject.recipe
+        data, train = recipe.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
-        feed = open_feed(data, train.model_copy(update={"batch_tokens": rows * data.sequence}))
+        feed = open_feed(data, train.model_copy(update={"batch_tokens": rows * data.sequence}), rules=recipe.rules)
         self._watch("held-out text", 0, 1)
         loss = perplexity(self.model, feed.validation(), self.reading)
         found = {"window": self.window} | loss.to_json()
@@ -131,7 +134,7 @@ class _Sitting:
     def _positions(self) -> None:
         data, context = self.subject.recipe.data, self.grid.context(self.subject)
         self._watch(f"loss by position to {context:,}", 0, 1)
-        text = held_out(data, context, max(1, ROW_TOKENS // context))
+        text = held_out(data, context, max(1, ROW_TOKENS // context), self.subject.recipe.rules)
         bins = by_position(self.model, text, self.reading, data.sequence if context > data.sequence else None)
         place = {"run": self.subject.name, "window": self.window}
         self.findings.by_position += [place | found.to_json() for found in bins]

@@ -18,6 +18,7 @@ from hybridkit.machine import choose_device
 from hybridkit.manifest import WEIGHTS
 from hybridkit.model import Model
 from hybridkit.recipe import Recipe
+from hybridkit.rules import CURRENT
 from hybridkit.run import Run
 
 
@@ -68,7 +69,7 @@ def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced
     if found.manifest is None:
         run.weights()  # says why there is none
         raise UserError(f"{path} holds no valid checkpoint")
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, loaded.recipe.rules or CURRENT)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not any(entry.window for entry in compiled.entries):
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")

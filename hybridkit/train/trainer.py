@@ -11,7 +11,7 @@ import torch
 from hybridkit.api import plan as compile_recipe
 from hybridkit.compile import Plan, embedding_scale
 from hybridkit.data.batches import Feed
-from hybridkit.data.feed import open_feed
+from hybridkit.data.feed import describe, open_feed
 from hybridkit.errors import Failure, UserError
 from hybridkit.manifest import Invalid, Manifest
 from hybridkit.recipe import Loaded, difference, dump
@@ -66,6 +66,8 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
     feed = open_feed(recipe.data, recipe.train, reporter.preparing)
+    for line in describe(feed, recipe.train, plan.dims.vocab):
+        reporter.message(line)
     about = _about(engine, recipe, plan, feed)
     state = _restored(found, about, engine, recipe, reporter)
     about["threads"] = torch.get_num_threads()

@@ -68,7 +68,7 @@ def test_the_split_has_the_share_asked_for() -> None:
     for number in range(2, 30):
         for fraction in (1e-12, 1 - 1e-12):
             assert held_out(hashes[:number], fraction).any() and not held_out(hashes[:number], fraction).all()
-    assert held_out(hashes[[0, 0]], 0.5).tolist().count(True) == 1  # the same text twice
+    assert held_out(hashes[[0, 1, 0]], 0.5).tolist() in ([True, False, True], [False, True, False])  # copies together
 
 
 def test_one_document_is_cut_at_a_line_end(tmp_path: Path) -> None:

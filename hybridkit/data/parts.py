@@ -1,0 +1,66 @@
+"""A long text encoded in parts of bounded size, with the tokens that it has as a whole.
+
+The library's own record of a text takes 100 times as much memory as the text. So a long one is read through windows
+that overlap, and two windows are joined in the middle of `AGREED` tokens that are the same in both, at the same
+places: what one window cannot see (spaces put before a text, words cut in two) has an effect near its ends alone.
+Where two agree nowhere, all are made twice as wide, in the end as wide as the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WINDOW = 1 << 18  # characters
+OVERLAP = 16385  # characters; windows then begin at multiples of a prime, which no period of a text divides
+AGREED = 32  # tokens
+
+
+class Part(NamedTuple):
+    """Tokens in order, N of them, and the characters of the whole text that each covers."""
+
+    ids: np.ndarray  # (N,) int64
+    begins: np.ndarray  # (N,) int64
+    ends: np.ndarray  # (N,) int64
+
+    def cut(self, begin: int, end: int | None = None) -> Part:
+        """The tokens from `begin` up to `end`."""
+        return Part(*(field[begin:end] for field in self))
+
+
+def encode_parts(encode: Callable[[str], Any], text: str, window: int = WINDOW, overlap: int = OVERLAP) -> list[Part]:
+    """The tokens of `text`, in parts. `encode` gives the library's encoding of a text."""
+    parts, begin, skip = [], 0, 0
+    here = _window(encode, text, 0, window)
+    while (end := begin + window) < len(text):
+        begin = end - overlap
+        there = _window(encode, text, begin, begin + window)
+        joint = _joint(here, there, begin, end)
+        if joint is None:
+            return encode_parts(encode, text, 2 * window, 2 * overlap + 1)
+        parts.append(here.cut(skip, joint[0]))
+        here, skip = there, joint[1]
+    return [*parts, here.cut(skip)]
+
+
+def _window(encode: Callable[[str], Any], text: str, begin: int, end: int) -> Part:
+    made = encode(text[begin:end])
+    places = np.array(made.offsets, np.int64).reshape(-1, 2) + begin
+    return Part(np.array(made.ids, np.int64), places[:, 0], places[:, 1])
+
+
+def _joint(one: Part, two: Part, begin: int, end: int) -> tuple[int, int] | None:
+    """Where both, which overlap from character `begin` to `end`, go on alike: the places of that token in each."""
+    half, quarter = AGREED // 2, (end - begin) // 4
+    for middle in sorted(range(begin + quarter, end - quarter + 1, max(1, quarter // 8)), key=_from((begin + end) / 2)):
+        places = [int(np.searchsorted(np.maximum.accumulate(part.begins), middle)) for part in (one, two)]
+        runs = [part.cut(max(0, place - half), place + half) for part, place in zip((one, two), places, strict=True)]
+        if len(runs[0].ids) == AGREED and all(map(np.array_equal, *runs)):
+            return places[0], places[1]
+    return None
+
+
+def _from(middle: float) -> Callable[[int], float]:
+    return lambda place: abs(place - middle)

@@ -1,0 +1,208 @@
+"""What a data folder may hold beside text: nothing blocks, nothing structured is taken for text, all is said."""
+
+import gzip
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from hybridkit.data import files, prepare, tokenizer_json
+from hybridkit.data.bpe import read, train
+from hybridkit.data.sources import open_source
+from hybridkit.errors import UserError
+
+ROWS = [{"text": "eins"}, {"text": ""}, {"text": 'zwei,\n"drei"'}]
+FOUND = [b"eins", b'zwei,\n"drei"']
+
+
+def documents(source: object, field: str = "text") -> list[bytes]:
+    return list(open_source(str(source), field).documents())
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder of one text and of all that would block, loop or be no text."""
+    folder = tmp_path / "odd"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "a.txt").write_text("text")
+    os.mkfifo(folder / "pipe.txt")
+    os.mkfifo(folder / "below" / "pipe.jsonl")
+    (folder / "link.txt").symlink_to(folder / "pipe.txt")
+    (folder / "zero.txt").symlink_to("/dev/zero")
+    (folder / "round.txt").symlink_to(folder / "round.txt")
+    (folder / "gone.txt").symlink_to(folder / "nowhere")
+    (folder / "below" / "up").symlink_to(folder)
+    (folder / "below" / "top").symlink_to(folder)
+    (folder / "b.bin").write_bytes(b"\x7fELF\0")
+    (folder / "latin.txt").write_bytes("größe".encode("latin-1"))
+    (folder / "empty.txt").touch()
+    here = os.getcwd()
+    os.chdir(folder)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket.txt")
+    os.chdir(here)
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*", "**"])
+def test_what_is_no_file_is_left_out_and_counted(odd: Path, pattern: str) -> None:
+    source = open_source(str(odd / pattern))
+    assert list(source.documents()) == [b"text"] == list(source.documents())
+    assert source.skipped == {
+        "pipes, sockets or devices": 5, "links that lead nowhere": 2, "links to folders": 2, "not UTF-8 text": 2,
+        "empty": 1,
+    }  # fmt: skip
+
+
+def test_what_was_left_out_is_kept_with_the_corpus(odd: Path, tmp_path: Path) -> None:
+    corpora = [prepare(str(odd), validation=0.5, cache=tmp_path / "cache") for _ in range(2)]
+    assert corpora[0].skipped == corpora[1].skipped and corpora[0].skipped["pipes, sockets or devices"] == 5
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "link.txt", "zero.txt", "round.txt", "gone.txt", "socket.txt", "*.sock*"])
+def test_named_itself_it_is_refused(odd: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"neither a file nor a folder|no file, folder or glob"):
+        open_source(str(odd / name))
+    with pytest.raises(UserError, match="is not bytes, train"):
+        prepare("stdlib", str(odd / name))
+
+
+def test_a_file_that_became_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    for path in (tmp_path / "a.txt", Path("/dev/zero")):
+        with pytest.raises(UserError, match=r"cannot read .*: not a regular file"):
+            list(files.read(path, "text"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "a.json": json.dumps(ROWS),
+        "b.JSON": json.dumps(ROWS, indent=2),
+        "c.ndjson": "\n".join(map(json.dumps, ROWS)),
+        "d.json": "\n".join(map(json.dumps, ROWS)),  # lines, as many files of this name hold
+        "e.csv": 'id,text\n1,eins\n2,\n3,"zwei,\n""drei"""\n',
+        "f.tsv": 'id\ttext\n1\teins\n2\t\n3\t"zwei,\n""drei"""\n',
+    }.items(),
+)
+def test_structured_files_are_read_as_rows(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    assert documents(tmp_path / name) == documents(tmp_path / f"{name}.gz") == FOUND
+    with pytest.raises(UserError, match=rf"{name}.*no field 'body' \(data\.field\)"):
+        documents(tmp_path / name, "body")
+
+
+def test_one_object_is_one_row_and_packed_text_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"text": "eins"}')
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"zwei"))
+    assert documents(tmp_path / "a.json") == [b"eins"] and documents(tmp_path / "b.txt.gz") == [b"zwei"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{"name": "package", "version": 1}', r"a\.json: no field 'text' .* among name, version"),
+        ("a.json", b'["eins"]', r"a\.json, row 1: a row is an object"),
+        ("a.json", b"3", r"a\.json: a row is an object .* not int"),
+        ("a.json", b"[" * 100_000, r"a\.json: not JSON"),
+        ("a.json", b"", r"a\.json: not JSON"),
+        ("a.json", b"\xff\xfe", r"a\.json: not JSON"),
+        ("a.json", b"1" * 5000, r"a\.json: not JSON"),
+        ("a.csv", b"", r"^$"),
+        ("a.csv", b"text\n\xff\n", r"a\.csv: not UTF-8"),
+        ("a.csv", b'text\n"never closed\n', r"a\.csv: not a table"),
+        ("a.tsv", b"id\n1\n", r"a\.tsv, row 1: no field 'text'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "content",
+)
+def test_others_are_one_message(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    if message == "^$":
+        assert documents(tmp_path / name) == []
+        return
+    with pytest.raises(UserError, match=message):
+        documents(tmp_path / name)
+
+
+def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_ROW", 1000)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 2000}]))
+    with pytest.raises(UserError, match=r"a\.json: more than .* in one JSON value; write a row a line"):
+        documents(tmp_path / "a.json")
+    for name in ("a.txt.gz", "a.json.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(bytes(10**6)))
+        with pytest.raises(UserError, match="unpacks to more than"):
+            documents(tmp_path / name)
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(UserError, match=r"huge\.txt is too large to be held in memory"):
+        monkeypatch.setattr(files, "_whole", _no_memory)
+        documents(tmp_path / "huge.txt")
+
+
+def _no_memory(path: Path) -> bytes:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("when", ["import", "open", "read"])
+@pytest.mark.parametrize("error", [RuntimeError("scripts are\nnot supported"), KeyError("x"), OSError(), TypeError()])
+def test_whatever_datasets_raises_is_one_message(monkeypatch: pytest.MonkeyPatch, when: str, error: Exception) -> None:
+    class Library(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if when == "import":
+                raise error
+            return load_dataset
+
+    def load_dataset(*_: object, **__: object) -> Any:
+        if when == "open":
+            raise error
+        return rows()
+
+    def rows() -> Any:
+        yield {"text": "one"}
+        raise error
+
+    monkeypatch.setitem(sys.modules, "datasets", Library("datasets"))
+    with pytest.raises(UserError, match=r"^data\.source: cannot read hf:owner/name: \S.*$"):
+        documents("hf:owner/name")
+
+
+def test_a_tokenizer_file_is_checked_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = json.loads(train([b"some text"], 300).library.to_str())
+    path = tmp_path / "tokenizer.json"
+
+    def refused(message: str) -> None:
+        path.write_text(json.dumps(made))
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                "tokenizers.Tokenizer.from_str", lambda _: pytest.fail("the library was asked"), raising=False
+            )
+            with pytest.raises(UserError, match=message):
+                read(path)
+
+    vocab = made["model"]["vocab"]
+    last = max(vocab, key=vocab.get)
+    for huge in (2**32 - 1, 10**8, 10_000, 2**70, 1.5, "7", True, None):
+        made["model"]["vocab"] = vocab | {last: huge}
+        refused("the largest id is|not a whole number")
+    made["model"]["vocab"] = vocab
+    made["added_tokens"].append(dict(made["added_tokens"][0], id=10**9, content="<far>"))
+    refused("the largest id is 1000000000")
+    del made["added_tokens"][-1]
+    path.write_text(json.dumps(made))
+    read(path)
+    monkeypatch.setattr(tokenizer_json, "MAX_FILE", 1000)
+    refused("not a tokenizer.json: it has more than")
+
+
+def test_what_the_library_cannot_encode_is_one_message(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "vocab": {"the": 0}, "unk_token": "[UNK]"}  # which is not there
+    (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    with pytest.raises(UserError, match=r"data\.tokenizer: the tokenizer cannot encode the text: .*UNK"):
+        read(tmp_path / "t.json").encode(b"another")
