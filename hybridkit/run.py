@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ from hybridkit.metrics import Metrics, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hybridkit.data.tokenizers import Tokenizer
     from hybridkit.recipe import Loaded
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})", re.ASCII)
@@ -87,6 +89,28 @@ class Run:
             except Invalid as error:
                 skipped[checkpoint.folder.name] = str(error)
         return Found(None, None, skipped)
+
+    def record(self) -> Manifest | None:
+        """The newest manifest that can be read: what the run was trained with. Its files are not looked at."""
+        for checkpoint in self.checkpoints():
+            with suppress(Invalid):
+                return read_manifest(checkpoint.folder)
+        return None
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's own copy of its tokenizer. Raises UserError where it is damaged, or not the recorded one."""
+        from hybridkit.data.tokenizers import SAVED, load_tokenizer
+
+        self._exists()
+        found, manifest = load_tokenizer(self.path), self.record()
+        wanted = manifest.tokenizer if manifest else None
+        if wanted not in (None, found.digest):
+            now = f"has sha256 {found.digest}" if (self.path / SAVED).exists() else "is missing"
+            raise UserError(
+                f"{self.path / SAVED} is not the tokenizer that the run was trained with: it {now},"
+                f" and the run's record says {wanted}; put it back"
+            )
+        return found
 
     def weights(self) -> dict[str, Tensor]:
         """The newest valid checkpoint's weights, on the CPU. Raises UserError, with reasons, where there is none."""

@@ -58,7 +58,8 @@ class _Library:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.identity = f"{hashlib.sha256(text.encode()).hexdigest()} {VERSION}"
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.identity = f"{self.digest} {VERSION}"
         made = json.loads(text)
         made.update(truncation=None, padding=None, post_processor=None)
         made["model"] |= {"dropout": None} if "dropout" in made["model"] else {}
