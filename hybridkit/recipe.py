@@ -291,4 +291,5 @@ def _unknown(document: Document, path: KeyPath) -> RecipeError:
 
 def _names(section: type[BaseModel]) -> list[str]:
     names = [field.alias or name for name, field in section.model_fields.items()]
-    return [*names, "extends"] if section is Recipe else names
+    written = {"rules"}  # by `train`, not by people
+    return [name for name in names if name not in written] + ["extends"] if section is Recipe else names

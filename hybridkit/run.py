@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.errors import UserError
 from hybridkit.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.metrics import Metrics, read_metrics
+from hybridkit.rules import FIRST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,13 +63,18 @@ class Run:
 
     @property
     def recipe(self) -> Loaded:
-        """The resolved recipe that was trained. Raises UserError where there is none, or it cannot be read."""
+        """The resolved recipe that was trained, with the rules it was made by.
+
+        Raises UserError where there is none, or it cannot be read.
+        """
         from hybridkit.recipe import load
 
         self._exists()
         if not self.recipe_file.is_file():
             raise UserError(f"{self.path} is no run folder: it holds no {self.recipe_file.name}")
-        return load(str(self.recipe_file), [])
+        loaded = load(str(self.recipe_file), [])
+        rules = loaded.recipe.rules or FIRST
+        return loaded._replace(recipe=loaded.recipe.model_copy(update={"rules": rules}))
 
     def metrics(self) -> Metrics:
         """The lines of metrics.jsonl, and how many could not be read."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic.fields import FieldInfo
 
+from hybridkit.rules import CURRENT
+
 FIXED: dict[str, JsonValue] = {"fixed": True}  # marks fields (of sections: all of theirs) that --resume may not change
 
 
@@ -26,6 +28,12 @@ def read_size(text: str) -> int:
     if not found:
         raise ValueError("should be a whole number, which k (1024) or M (1024 * 1024) may follow")
     return int(found[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20}[found[2]]
+
+
+def _known_rules(version: int) -> int:
+    if not 1 <= version <= CURRENT:
+        raise ValueError(f"should be 1 to {CURRENT}; a newer hybridkit may know others")
+    return version
 
 
 def _with_block(ffn: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +167,10 @@ class Recipe(Section):
     model: Model = Field(default=Model(), json_schema_extra=FIXED, description="Sizes.")
     data: Data = Field(default=Data(), json_schema_extra=FIXED, description="Text.")
     train: Train = Field(default=Train(), description="Optimization.")
+    rules: Annotated[int, AfterValidator(_known_rules)] | None = Field(
+        default=None, json_schema_extra=FIXED,
+        description="Version of the rules that a run was made by, which `train` writes; null: the current ones.",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _whole_sequences(self) -> Self:

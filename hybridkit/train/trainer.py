@@ -17,6 +17,7 @@ from hybridkit.data.feed import open_feed
 from hybridkit.errors import Failure, UserError
 from hybridkit.manifest import Invalid, Manifest
 from hybridkit.recipe import Loaded, difference, dump
+from hybridkit.rules import CURRENT
 from hybridkit.run import Found, Run, refuse_links
 from hybridkit.schema import Recipe
 from hybridkit.train.checkpoint import Store, sweep
@@ -37,9 +38,10 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
     """
     run = Run(folder)
     _refuse_begun(run, resume)
+    _refuse_old_rules(loaded.recipe, run)
     plan = compile_recipe(loaded, of=run if run.begun else None)
     recipe = loaded.recipe.model_copy(
-        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab})}
+        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT}
     )
     changes = _changes(run, recipe) if run.begun else []
     engine = open_engine(plan, recipe.train)
@@ -134,6 +136,18 @@ def _make(folder: Path) -> None:
 def _refuse_begun(run: Run, resume: bool) -> None:
     if run.begun and not resume:
         raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
+
+
+def _refuse_old_rules(recipe: Recipe, run: Run) -> None:
+    """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
+    if recipe.rules not in (None, CURRENT):
+        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT}; take `rules` out of the recipe")
+    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT:
+        raise UserError(
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT}, so that it cannot"
+            " be resumed: go on with the hybridkit that began it, or begin another run with --run"
+            " (show, eval, generate and export read it as it is)"
+        )
 
 
 def _changes(run: Run, recipe: Recipe) -> list[str]:

@@ -1,0 +1,50 @@
+"""The rules that a run was made by: written by training, read by whoever opens the run, kept on resuming."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Go
+from typer.testing import CliRunner
+
+from hybridkit.cli import app
+from hybridkit.errors import UserError
+from hybridkit.recipe import load
+from hybridkit.rules import CURRENT, FIRST
+from hybridkit.run import Run
+
+
+def older(run: Run, folder: Path) -> Run:
+    """The run as one of the first round, which wrote no version."""
+    old = Run(shutil.copytree(run.path, folder))
+    lines = old.recipe_file.read_text().splitlines(keepends=True)
+    old.recipe_file.write_text("".join(line for line in lines if not line.startswith("rules:")))
+    return old
+
+
+def test_a_run_says_its_rules_and_an_older_one_has_the_first(whole: Run, tmp_path: Path) -> None:
+    assert f"\nrules: {CURRENT}\n" in whole.recipe_file.read_text()
+    assert whole.recipe.recipe.rules == CURRENT
+    assert older(whole, tmp_path / "old").recipe.recipe.rules == FIRST
+
+
+def test_an_older_run_is_not_resumed(whole: Run, go: Go, tmp_path: Path) -> None:
+    old = older(whole, tmp_path / "old")
+    before = {path: path.read_bytes() for path in sorted(old.path.rglob("*")) if path.is_file()}
+    for steps in ("train.steps=12", "train.steps=20"):  # finished or not
+        with pytest.raises(UserError, match=f"was made by rules {FIRST}"):
+            go(old.path, steps, resume=True)
+    assert {path: path.read_bytes() for path in sorted(old.path.rglob("*")) if path.is_file()} == before
+
+
+def test_training_follows_the_current_rules_alone(go: Go, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"rules: {FIRST}: training follows rules {CURRENT}"):
+        go(tmp_path / "run", f"rules={FIRST}")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=f"rules should be 1 to {CURRENT}; a newer hybridkit may know others"):
+        load("quickstart", [f"rules={CURRENT + 1}"])
+
+
+def test_a_runs_recipe_trains_again(go: Go, whole: Run, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["train", str(whole.recipe_file), "--run", str(tmp_path / "again")])
+    assert said.exit_code == 0 and Run(tmp_path / "again").recipe.recipe == whole.recipe.recipe
