@@ -64,14 +64,14 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
 
 
-def load(run: Path | str) -> Model:
-    """The newest valid weights of a run, on the CPU, with `.tokenizer` and `.recipe` set.
+def load(run: Path | str, step: int | None = None) -> Model:
+    """The newest valid weights of a run, or those of a step, on the CPU, with `.tokenizer` and `.recipe` set.
 
     Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
     or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
     """
     folder = Run(run)
-    loaded, tokenizer, weights = folder.recipe, folder.tokenizer(), folder.weights()
+    loaded, tokenizer, weights = folder.recipe, folder.tokenizer(), folder.weights(step)
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = Model(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))

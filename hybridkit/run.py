@@ -118,18 +118,29 @@ class Run:
             )
         return found
 
-    def weights(self) -> dict[str, Tensor]:
-        """The newest valid checkpoint's weights, on the CPU. Raises UserError, with reasons, where there is none."""
+    def weights(self, step: int | None = None) -> dict[str, Tensor]:
+        """The newest valid checkpoint's weights, or those of a step, on the CPU.
+
+        Raises UserError, with reasons, where there is none.
+        """
         from hybridkit.weights import read_tensors
 
         self._exists()
-        found = self.newest(WEIGHTS)
+        found = self.newest(WEIGHTS) if step is None else self._at(step)
         if found.checkpoint is None:
             raise UserError(f"{self.path} holds no valid checkpoint{_because(found.skipped)}")
         try:
             return read_tensors(found.checkpoint.folder / WEIGHTS)
         except Invalid as error:
             raise UserError(f"{found.checkpoint.folder}: {error}") from error
+
+    def _at(self, step: int) -> Found:
+        """The checkpoint of a step, if it is valid."""
+        checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+        try:
+            return Found(checkpoint, checkpoint.check(WEIGHTS), {})
+        except Invalid as error:
+            return Found(None, None, {checkpoint.folder.name: str(error)})
 
     def _exists(self) -> None:
         if not self.path.is_dir():

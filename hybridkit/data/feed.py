@@ -28,6 +28,11 @@ def open_recall(data: Data) -> Recall | None:
     return task
 
 
+def text_digest(data: Data) -> str:
+    """What differs once any token of the text differs, trained on or held out. Raises UserError where it is no text."""
+    return _corpus(data).digest
+
+
 def context_length(data: Data, wanted: int | None) -> int:
     """Tokens of a row of `held_out`: as wanted, or `LONG` training sequences if there is as much text.
 
