@@ -104,7 +104,7 @@ class Grid:
             "seed": q.seed,
             "scoring": q.scoring,
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
-            "harness": {"seed": q.seed, "limit": q.limit, "include": q.include and str(q.include)} if q.harness else None,
+            "harness": {"limit": q.limit, "include": q.include and str(q.include)} if q.harness else None,
             "interval": "95 %: Wilson's where every score is 0 or 1, else Student's t",
         }
 
