@@ -24,6 +24,8 @@ def config_folder() -> Path | None:
     named = os.environ.get("XDG_CONFIG_HOME", "")
     if os.path.isabs(named):  # a relative one is to be ignored, says the XDG specification
         return Path(named, "hybridkit")
+    if os.environ.get("HOME") == "":
+        return None
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and a user that the system does not know
