@@ -37,13 +37,16 @@ def _inside(name: str) -> str:
     return name
 
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256
+
+
 class Stamp(BaseModel):
     """The size and SHA-256 of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     bytes: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Digest
 
 
 class Manifest(BaseModel):
@@ -59,6 +62,9 @@ class Manifest(BaseModel):
     threads: int = Field(ge=1)
     versions: dict[str, str]
     data: str  # digest of what was trained on
+    tokenizer: str | None = Field(default=None, max_length=64)  # SHA-256 of its file, or `bytes`; None: not recorded
+    code: dict[Annotated[str, AfterValidator(_inside)], Digest] | None = Field(default=None, max_length=MAX_FILES)
+    # SHA-256 of the plug-ins' files as the run keeps them in plugins/; None: not recorded
     model: str  # its pattern and sizes
     files: dict[Annotated[str, AfterValidator(_inside)], Stamp] = Field(max_length=MAX_FILES)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
-import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from hybridkit.errors import UserError
+from hybridkit.plugin_package import open_package
 
 if TYPE_CHECKING:  # the vocabulary imports torch; naming a module needs none
     from hybridkit.block import Block, Window
@@ -29,18 +29,14 @@ def plugin_path(path: str | Path) -> Path:
     return path.resolve()
 
 
-def plugin_module(path: Path) -> str:
+def plugin_module(path: Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> str:
     """The name under which a plugin file can be imported, in this process: one package for every folder of plugins.
 
     An ordinary package rather than a file executed by hand: its classes pickle, it may import its neighbours
-    (`from ._helper import f`), and its last part is the file's stem, which names the block.
+    (`from ._helper import f`), and its last part is the file's stem, which names the block. `expected`: the SHA-256 of
+    all files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
     """
-    package = f"hybridkit_plugin_{hashlib.blake2b(str(path.parent).encode(), digest_size=8).hexdigest()}"
-    if package not in sys.modules:
-        sys.modules[package] = ModuleType(package)
-        sys.modules[package].__path__ = [str(path.parent)]
-    importlib.invalidate_caches()
-    return f"{package}.{path.stem}"
+    return f"{open_package(path.parent, expected, named=named).name}.{path.stem}"
 
 
 def public_class(module: str, owner: str) -> tuple[Kind, type[Block] | type[Window]]:
@@ -64,6 +60,8 @@ def public_class(module: str, owner: str) -> tuple[Kind, type[Block] | type[Wind
 def _imported(module: str, owner: str) -> ModuleType:
     try:
         return importlib.import_module(module)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever a stranger's file does on import, the message names it
         where = f", line {line}" if (line := _line(error, module)) else ""
         raise UserError(f"{owner}{where}: {type(error).__name__}: {error}") from error

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hybridkit.errors import UserError, nearest
-from hybridkit.pattern import parse
-from hybridkit.registry import REGISTRY
+from hybridkit.pattern import Call, parse
+from hybridkit.registry import REGISTRY, Registry
 from hybridkit.schema import Data, Misfit, Model, Recipe, Train, leaves
 from hybridkit.source import Source
 from hybridkit.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
@@ -28,6 +28,7 @@ from hybridkit.yaml_reader import Document, KeyPath, Place, ReadError, missing, 
 __all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
 __all__ += ["find", "load", "shipped"]
 
+RUN_RECIPE = "recipe.yaml"  # in a run folder
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
 _WORDS = {  # what pydantic's words leave to be wished for
@@ -55,6 +56,7 @@ class Loaded(NamedTuple):
     recipe: Recipe
     source: Source | None
     path: Path
+    registry: Registry = REGISTRY  # what its pattern may name; of a run's recipe, the run's own plug-ins, too
 
 
 class Change(NamedTuple):
@@ -66,18 +68,30 @@ class Change(NamedTuple):
     allowed: bool
 
 
-def load(name: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(name: str | Path, overrides: Sequence[str] = (), run: Path | None = None) -> Loaded:
     """Read a recipe: a file's path or the name of a shipped one (`quickstart`, `paper/swax-512-7b`, `swax-512-7b`).
 
-    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. Raises UserError for files, YAML, keys and
-    values that are wrong and for patterns that are none; what only a block or window class can see is for compiling.
+    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `run`: the folder of the run whose own
+    plug-ins it may name, by default the one that the file lies in. Raises UserError for files, YAML, keys and values
+    that are wrong and for patterns that are none; what only a block or window class can see is for compiling.
     """
     path = find(name)
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
     recipe = _checked(document, path)
     source = document.sources.get(("pattern",))
-    REGISTRY.check(parse(recipe.pattern, source), recipe.pattern, source)
-    return Loaded(recipe, source, path)
+    calls = parse(recipe.pattern, source)
+    registry = _registry(run or path.parent, calls, recipe) if run or path.name == RUN_RECIPE else REGISTRY
+    registry.check(calls, recipe.pattern, source)
+    return Loaded(recipe, source, path, registry)
+
+
+def _registry(folder: Path, calls: Sequence[Call], recipe: Recipe) -> Registry:
+    """What the recipe of a run may name."""
+    from hybridkit.copies import registry_of
+    from hybridkit.run import Run
+
+    said = [name for call in calls for name in (call.name, call.window and call.window.name) if name]
+    return registry_of(Run(folder), {*said, str((recipe.model.ffn or {}).get("block"))})
 
 
 def find(name: str | Path) -> Path:

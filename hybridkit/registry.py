@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -56,15 +56,35 @@ class Registry:
     """The names that patterns may use. A name that two owners claim is a UserError at the first look-up."""
 
     def __init__(self, plugins: tuple[str | Path, ...] = ()) -> None:
-        self._plugins: dict[Path, None] = {}
+        self._plugins: dict[Path, _Plugin] = {}
         self._entries: dict[str, Entry] = {}
         for path in plugins:
             self.add(path)
 
-    def add(self, path: str | Path) -> None:
-        """Take in a plugin file; adding it again changes nothing. Raises UserError unless it is an importable file."""
-        self._plugins[plugin_path(path)] = None
+    def add(self, path: str | Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> None:
+        """Take in a plugin file; adding it again changes nothing. Raises UserError unless it is an importable file.
+
+        `expected`: the SHA-256 of each file of its folder that may be executed; None: any. `named`: the user typed the
+        file's name, which is how its content becomes trusted.
+        """
+        path = plugin_path(path)
+        self._plugins[path] = _Plugin(path, expected, named or (path in self._plugins and self._plugins[path].named))
         self.__dict__.pop("_known", None)
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        """The plugin files that were added."""
+        return tuple(self._plugins)
+
+    def copy(self) -> Registry:
+        """Another registry with the same plugin files."""
+        made = Registry()
+        made._plugins = dict(self._plugins)
+        return made
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled as its plugin files, since classes of plug-ins can only be imported where those were added."""
+        return "REGISTRY" if self is REGISTRY else (_with_plugins, (tuple(self._plugins.values()),))
 
     def block(self, name: str) -> type[Block]:
         """The class of a block. Raises UserError for an unknown name, or where its module fails."""
@@ -107,7 +127,7 @@ class Registry:
     @cached_property
     def _known(self) -> dict[tuple[Kind, str], Known]:
         known: dict[tuple[Kind, str], Known] = {}
-        for found in (*_in_folder(), *_installed(), *map(_plugin, self._plugins)):
+        for found in (*_in_folder(), *_installed(), *map(_plugin, self._plugins.values())):
             other = known.setdefault((found.kind, found.name), found)
             if other is not found:
                 raise UserError(f"two {found.kind}s are named `{found.name}`: by {other.owner} and by {found.owner}")
@@ -134,8 +154,24 @@ def _installed() -> Iterator[Known]:
             yield Known(kind, point.name, point.module, owner)
 
 
-def _plugin(path: Path) -> Known:
-    module = plugin_module(path)
+class _Plugin(NamedTuple):
+    """A plugin file, and what is known of its content."""
+
+    path: Path
+    expected: Mapping[str, str] | None
+    named: bool
+
+
+def _with_plugins(plugins: Iterable[_Plugin]) -> Registry:
+    made = Registry()
+    for plugin in plugins:
+        made.add(*plugin[:2], named=plugin.named)
+    return made
+
+
+def _plugin(plugin: _Plugin) -> Known:
+    path, expected, named = plugin
+    module = plugin_module(path, expected, named=named)
     return Known(public_class(module, str(path))[0], path.stem, module, str(path))
 
 

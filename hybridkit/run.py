@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.errors import UserError
 from hybridkit.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.metrics import Metrics, read_metrics
-from hybridkit.rules import FIRST
+from hybridkit.rules import CURRENT, FIRST
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hybridkit.data.tokenizers import Tokenizer
     from hybridkit.recipe import Loaded
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})", re.ASCII)
@@ -94,18 +96,51 @@ class Run:
                 skipped[checkpoint.folder.name] = str(error)
         return Found(None, None, skipped)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The newest valid checkpoint's weights, on the CPU. Raises UserError, with reasons, where there is none."""
+    def record(self) -> Manifest | None:
+        """The newest manifest that can be read: what the run was trained with. Its files are not looked at."""
+        for checkpoint in self.checkpoints():
+            with suppress(Invalid):
+                return read_manifest(checkpoint.folder)
+        return None
+
+    def tokenizer(self, rules: int | None = None) -> Tokenizer:
+        """The run's own copy of its tokenizer, as `rules` have it (None: the current ones). Raises UserError where it is damaged, or not the recorded one."""
+        from hybridkit.data.tokenizers import SAVED, load_tokenizer
+
+        self._exists()
+        found, manifest = load_tokenizer(self.path, rules or CURRENT), self.record()
+        wanted = manifest.tokenizer if manifest else None
+        if wanted not in (None, found.digest):
+            now = f"has sha256 {found.digest}" if (self.path / SAVED).exists() else "is missing"
+            raise UserError(
+                f"{self.path / SAVED} is not the tokenizer that the run was trained with: it {now},"
+                f" and the run's record says {wanted}; put it back"
+            )
+        return found
+
+    def weights(self, step: int | None = None) -> dict[str, Tensor]:
+        """The newest valid checkpoint's weights, or those of a step, on the CPU.
+
+        Raises UserError, with reasons, where there is none.
+        """
         from hybridkit.weights import read_tensors
 
         self._exists()
-        found = self.newest(WEIGHTS)
+        found = self.newest(WEIGHTS) if step is None else self._at(step)
         if found.checkpoint is None:
             raise UserError(f"{self.path} holds no valid checkpoint{_because(found.skipped)}")
         try:
             return read_tensors(found.checkpoint.folder / WEIGHTS)
         except Invalid as error:
             raise UserError(f"{found.checkpoint.folder}: {error}") from error
+
+    def _at(self, step: int) -> Found:
+        """The checkpoint of a step, if it is valid."""
+        checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+        try:
+            return Found(checkpoint, checkpoint.check(WEIGHTS), {})
+        except Invalid as error:
+            return Found(None, None, {checkpoint.folder.name: str(error)})
 
     def _exists(self) -> None:
         if not self.path.is_dir():

@@ -171,6 +171,8 @@ def _report(findings: Findings, folder: Path, as_json: bool) -> None:
 
     written = write(findings, folder)
     if as_json:
+        for note in findings.notes:
+            print(f"hybridkit: {note}", file=sys.stderr)
         print(json.dumps(findings.to_json()))
         return
     print_findings(findings)

@@ -12,10 +12,14 @@ MAX_SIZE = 1 << 40  # tokens of a context or window
 
 def _add_plugins(files: list[Path]) -> list[Path]:
     if files:
+        from hybridkit.plugin import plugin_path
+        from hybridkit.plugin_package import sha256
         from hybridkit.registry import REGISTRY
+        from hybridkit.trust import trust
 
         for file in files:
-            REGISTRY.add(file)
+            trust(sha256(plugin_path(file).read_bytes()), file)  # whoever types a name means what stands there
+            REGISTRY.add(file, named=True)
     return files
 
 

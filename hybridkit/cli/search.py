@@ -70,6 +70,11 @@ def _search(
     with LiveTable(workers) as table:
         if resume and not begun:
             table.message(f"{folder} holds no study yet; beginning one")
+        if unverified := opened.unverified:
+            table.message(
+                f"trials {', '.join(map(str, unverified))} are of an older version, which did not record text and code:"
+                " whether they compare with new ones cannot be verified"
+            )
         lead(opened, workers, table, plugin)
     _print(folder, as_json)
 

@@ -35,7 +35,9 @@ def train(
     from hybridkit.recipe import load
     from hybridkit.train import launch
 
-    loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    folder = run or Path("runs") / Path(recipe).stem
+    # before torch is imported: mistakes in a recipe answer at once
+    loaded = load(recipe, overrides, folder if resume and folder.is_dir() else None)
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
     if dry_run:
@@ -48,7 +50,7 @@ def train(
         from hybridkit.train.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
-        start(loaded, run or Path("runs") / Path(recipe).stem, resume=resume, reporter=told)
+        start(loaded, folder, resume=resume, reporter=told)
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:

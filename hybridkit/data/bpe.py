@@ -61,7 +61,8 @@ class _Library:
 
     def __init__(self, text: str, rules: int = CURRENT) -> None:
         self._text, self._rules = text, rules
-        self.identity = f"{hashlib.sha256(text.encode()).hexdigest()} {VERSION}"
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.identity = f"{self.digest} {VERSION}"
         made = parse(text)
         self.library = _loaded(made)
         self.known = self.library.get_vocab()

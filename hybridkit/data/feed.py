@@ -51,6 +51,12 @@ def describe(feed: Feed, train: Train, vocab: int) -> list[str]:
 
 
 def context_length(data: Data, wanted: int | None, rules: int | None = None) -> int:
+def text_digest(data: Data, rules: int | None = None) -> str:
+    """What differs once any token of the text differs, trained on or held out. Raises UserError where it is no text."""
+    return _corpus(data, None, rules).digest
+
+
+def context_length(data: Data, wanted: int | None, rules: int | None = None) -> int:
     """Tokens of a row of `held_out`: as wanted, or `LONG` training sequences if there is as much text.
 
     Raises UserError where there is less held-out text than wanted.

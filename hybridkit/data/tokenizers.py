@@ -37,6 +37,7 @@ class Tokenizer(ABC):
 
     vocab: int  # ids are 0 ... vocab - 1
     end: int
+    digest: str  # `bytes`, or the SHA-256 of the tokenizer.json that `save` writes
     lengths: np.ndarray | None  # (V,) int64: raw bytes that each token stands for; None where that varies with the text
     rows: np.ndarray  # (V,) bool: the ids that are tokens; no text has the others
 
@@ -92,6 +93,8 @@ class Pieces(Tokenizer):
 
 class Bytes(Pieces):
     """A token a byte: ids are byte values, and 256 ends a document."""
+
+    digest = "bytes"
 
     def __init__(self) -> None:
         super().__init__([*(bytes([value]) for value in range(256)), b""], end=256)

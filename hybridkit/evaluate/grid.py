@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,8 @@ class Grid:
             if questions.gaps and not open_recall(subject.recipe.data):
                 raise UserError(f"--recall: {subject.run.path} was trained on text, not on `source: recall(...)`")
             if questions.perplexity:
-                self._contexts[subject.name] = context_length(
-                    subject.recipe.data, questions.context, subject.recipe.rules
-                )
+                data, rules = subject.text.data, subject.recipe.rules
+                self._contexts[subject.name] = context_length(data, questions.context, rules)
         for subject in subjects:
             self._prepare(subject)
 
@@ -53,26 +52,41 @@ class Grid:
         q = self.questions
         for task in q.tasks:
             for length in q.lengths:
-                key = subject.tokenizer_digest, task, length
+                key = subject.tokenizer.digest, task, length
                 if key in self._samples:
                     continue
-                made = Samples(task, length, q.seed, subject.tokenizer, subject.tokenizer_digest, self._essays)
+                made = Samples(task, length, q.seed, subject.tokenizer, subject.tokenizer.digest, self._essays)
                 self._samples[key] = made
                 for done in made.prepare(q.samples):
                     self._watch(f"sizing {task} at {length:,}", done, q.samples)
 
     def answers(self) -> Findings:
         """Ask every run everything."""
-        findings = Findings(self._settings(), {subject.name: subject.trained_windows for subject in self.subjects})
+        findings = Findings(
+            self._settings(),
+            {subject.name: subject.trained_windows for subject in self.subjects},
+            {subject.name: subject.origin.to_json() for subject in self.subjects},
+            notes=list(dict.fromkeys(note for subject in self.subjects for note in self._notes(subject))),
+        )
         for subject in self.subjects:
             with subject.model(self.questions.device) as model:
                 for window in self.questions.windows:
                     _Sitting(self, subject, model, window, findings).ask()
         return findings
 
+    def _notes(self, subject: Subject) -> Iterator[str]:
+        """What a reader must know of a run's figures."""
+        yield from subject.notes
+        if self.questions.perplexity and not subject.text.same:
+            yield (
+                f"{subject.run.path}: the text of data.source is not what this run was trained on (digest"
+                f" {subject.text.digest} now, {subject.origin.trained_text} in the run), so that these figures are of"
+                " other text, parts of which the run may have been trained on"
+            )
+
     def samples(self, subject: Subject, task: str, length: int) -> Samples:
         """The samples of a cell, prepared."""
-        return self._samples[subject.tokenizer_digest, task, length]
+        return self._samples[subject.tokenizer.digest, task, length]
 
     def context(self, subject: Subject) -> int:
         """Tokens of a row for the loss by position."""
@@ -91,6 +105,7 @@ class Grid:
             "seed": q.seed,
             "scoring": q.scoring,
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
+            "harness": {"limit": q.limit, "include": q.include and str(q.include)} if q.harness else None,
             "interval": "95 %: Wilson's where every score is 0 or 1, else Student's t",
         }
 
@@ -122,27 +137,27 @@ class _Sitting:
 
     def _text(self) -> None:
         recipe = self.subject.recipe
-        data, train = recipe.data, recipe.train
+        data, train = self.subject.text.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
         feed = open_feed(data, train.model_copy(update={"batch_tokens": rows * data.sequence}), rules=recipe.rules)
         self._watch("held-out text", 0, 1)
         loss = perplexity(self.model, feed.validation(), self.reading)
-        found = {"window": self.window} | loss.to_json()
+        found = {"window": self.window} | loss.to_json() | self.subject.text.to_json()
         self.findings.perplexity.setdefault(self.subject.name, []).append(found)
         self._watch("held-out text", 1, 1)
 
     def _positions(self) -> None:
-        data, context = self.subject.recipe.data, self.grid.context(self.subject)
+        data, context = self.subject.text.data, self.grid.context(self.subject)
         self._watch(f"loss by position to {context:,}", 0, 1)
         text = held_out(data, context, max(1, ROW_TOKENS // context), self.subject.recipe.rules)
         bins = by_position(self.model, text, self.reading, data.sequence if context > data.sequence else None)
-        place = {"run": self.subject.name, "window": self.window}
+        place = {"run": self.subject.name, "window": self.window, "context": context} | self.subject.text.to_json()
         self.findings.by_position += [place | found.to_json() for found in bins]
         self._watch(f"loss by position to {context:,}", 1, 1)
 
     def _needles(self, samples: Samples) -> None:
         lines: list[dict[str, Any]] = []
-        file = needle_file(self.subject, samples, self.q.scoring, self.window)
+        file = needle_file(self.subject, samples, self.q.scoring, self.window, self.model.head.weight.device.type)
         for line in run_cell(self.model, samples, self.q.samples, self.q.scoring, self.reading, file):
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
             self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.q.samples)
@@ -181,10 +196,10 @@ class _Sitting:
         self._watch(f"harness: {', '.join(q.harness)}", 1, 1)
 
 
-def needle_file(subject: Subject, samples: Samples, scoring: str, window: int | None) -> Path:
+def needle_file(subject: Subject, samples: Samples, scoring: str, window: int | None, device: str = "cpu") -> Path:
     """Where the samples of a cell lie: named by all that its answers depend on."""
-    digest = digest_of([samples.digest, subject.weights, subject.silenced, scoring, window])
-    return subject.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:12]}.jsonl"
+    digest = digest_of([samples.digest, subject.origin.fingerprint, scoring, window, device])
+    return subject.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 
 
 def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:

@@ -62,11 +62,13 @@ class Findings:
 
     settings: dict[str, Any]
     trained: dict[str, str]  # the windows that each run was trained with, as a pattern says them
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each run (hybridkit.evaluate.origin)
     cells: list[Cell] = field(default_factory=list)
     depths: list[Depth] = field(default_factory=list)
     perplexity: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     by_position: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # run -> harness task -> figures
+    notes: list[str] = field(default_factory=list)  # what a reader must know
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: what --json prints."""
@@ -77,4 +79,7 @@ class Findings:
             "depths": [depth._asdict() for depth in self.depths],
             "tasks": self.tasks,
             "settings": self.settings,
+            "trained": self.trained,
+            "origins": self.origins,
+            "notes": self.notes,
         }

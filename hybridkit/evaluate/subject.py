@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from pathlib import Path
 
 from hybridkit.api import load, plan
 from hybridkit.compile import Plan
-from hybridkit.data.tokenizers import SAVED, Tokenizer, load_tokenizer
+from hybridkit.copies import code_of, hashes
+from hybridkit.data.tokenizers import Tokenizer
 from hybridkit.errors import UserError
 from hybridkit.evaluate import ablate
+from hybridkit.evaluate.origin import Origin, Text, open_text, origin_of
 from hybridkit.machine import choose_device
-from hybridkit.manifest import WEIGHTS
+from hybridkit.manifest import WEIGHTS, Manifest
 from hybridkit.model import Model
 from hybridkit.recipe import Recipe
-from hybridkit.rules import CURRENT
 from hybridkit.run import Run
 
 
@@ -30,8 +30,13 @@ class Subject:
     recipe: Recipe
     plan: Plan
     tokenizer: Tokenizer
-    weights: str  # SHA-256 of the newest valid checkpoint's
-    silenced: str | None = None
+    origin: Origin
+    notes: tuple[str, ...] = ()  # what cannot be verified
+
+    @property
+    def silenced(self) -> str | None:
+        """Blocks whose output is zeroed."""
+        return self.origin.silenced
 
     @property
     def name(self) -> str:
@@ -49,15 +54,14 @@ class Subject:
         return ", ".join(dict.fromkeys(_said(entry.window) for entry in self.plan.entries if entry.window))
 
     @cached_property
-    def tokenizer_digest(self) -> str:
-        """Differs between any two tokenizers."""
-        file = self.run.path / SAVED
-        return hashlib.blake2b(file.read_bytes() if file.exists() else b"bytes", digest_size=8).hexdigest()
+    def text(self) -> Text:
+        """Its text. Raises UserError where that cannot be read."""
+        return open_text(self.run, self.recipe, self.origin.trained_text)
 
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:
-        """The model on a device, its layers silenced where they are to be."""
-        with ablate.ablated(load(self.run.path).to(choose_device(device)), self.silenced) as model:
+        """The model on a device, its layers silenced where they are to be; training may go on meanwhile."""
+        with ablate.ablated(load(self.run.path, self.origin.step).to(choose_device(device)), self.silenced) as model:
             yield model
 
 
@@ -69,13 +73,25 @@ def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced
     if found.manifest is None:
         run.weights()  # says why there is none
         raise UserError(f"{path} holds no valid checkpoint")
-    tokenizer = load_tokenizer(path, loaded.recipe.rules or CURRENT)
+    tokenizer = run.tokenizer(loaded.recipe.rules)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not any(entry.window for entry in compiled.entries):
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
     if silenced:
         ablate.check(compiled, silenced)
-    return Subject(run, loaded.recipe, compiled, tokenizer, found.manifest.files[WEIGHTS].sha256, silenced)
+    code = hashes(code_of(compiled))
+    origin = origin_of(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
+    return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_unverified(path, found.manifest, code)))
+
+
+def _unverified(path: Path, manifest: Manifest, code: dict[str, str]) -> Iterator[str]:
+    """What a run of an older version keeps no record of."""
+    parts = [("tokenizer", manifest.tokenizer is None), ("plug-ins", manifest.code is None and bool(code))]
+    if missing := [name for name, lacking in parts if lacking]:
+        yield (
+            f"{path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether they are those"
+            " of its training cannot be verified"
+        )
 
 
 def _said(window: object) -> str:

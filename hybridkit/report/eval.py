@@ -76,6 +76,7 @@ def tables(findings: Findings) -> list[Table]:
         *_scores(findings.cells),
         _matrix(findings),
         *_harness(findings),
+        _origins(findings),
     ]
     return [table for table in made if table.rows]
 
@@ -89,18 +90,27 @@ def print_findings(findings: Findings) -> None:
             drawn.add_row(*row)
         console.print(drawn)
         console.print()
-    if note := haystack_note(findings):
-        console.print(note)
+    for note in notes(findings):
+        console.print(note, markup=False)
 
 
-def markdown(findings: Findings) -> str:
-    """The tables as a Markdown document."""
-    parts = ["# Evaluation"]
+def markdown(history: Sequence[Findings]) -> str:
+    """The tables of all evaluations, newest first, as a Markdown document."""
+    return "\n\n".join(["# Evaluation", "\n\n# Earlier\n\n".join(map(_markdown, history))]) + "\n"
+
+
+def _markdown(findings: Findings) -> str:
+    parts = []
     for table in tables(findings):
         rule = ["---"] * len(table.columns)
         rows = [" | ".join(cells) for cells in (table.columns, rule, *table.rows)]
         parts.append(f"## {table.title}\n\n" + "\n".join(f"| {row} |" for row in rows))
-    return "\n\n".join([*parts, *filter(None, [haystack_note(findings)])]) + "\n"
+    return "\n\n".join([*parts, *notes(findings)])
+
+
+def notes(findings: Findings) -> list[str]:
+    """What a reader must know to compare figures."""
+    return [note for note in (*findings.notes, haystack_note(findings)) if note]
 
 
 def haystack_note(findings: Findings) -> str:
@@ -139,22 +149,21 @@ def grouped(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _perplexity(findings: Findings) -> Table:
-    columns = ["run", "trained with", "window", "perplexity", "nats a token", "bits a byte", "tokens", "tokens/s"]
+    columns = ["run", "trained with", "window", "text"]
+    columns += ["perplexity", "nats a token", "bits a byte", "tokens", "tokens/s"]
     rows = []
     for run, losses in findings.perplexity.items():
         for loss in losses:
             shown = [_number(loss[name], 4) for name in ("perplexity", "loss", "bits_per_byte")]
-            counts = [f"{loss['tokens']:,}", f"{loss['tokens_per_second']:,.0f}"]
-            rows.append([run, findings.trained[run] or "-", window_name(loss["window"]), *shown, *counts])
+            counts = [f"{loss['tokens']:,}", _number(loss["tokens_per_second"], 0)]
+            place = [run, findings.trained.get(run) or "-", window_name(loss["window"]), text_name(loss)]
+            rows.append([*place, *shown, *counts])
     return Table("Held-out text", columns, rows)
 
 
 def _positions(findings: Findings) -> Iterator[Table]:
     """Loss by the number of tokens read before, and what the context before the training length saves."""
-    bins: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
-    for found in findings.by_position:
-        bins.setdefault((found["run"], found["window"]), []).append(found)
-    for (run, window), rows in bins.items():
+    for (run, window, _, text), rows in position_bins(findings).items():
         shown = [
             [
                 _span(row),
@@ -165,7 +174,32 @@ def _positions(findings: Findings) -> Iterator[Table]:
             for row in rows
         ]
         columns = ["tokens before", "targets", "nats a token", "gain of carried context"]
-        yield Table(f"Loss by position: {run}, window {window_name(window)}", columns, shown)
+        yield Table(f"Loss by position: {run}, window {window_name(window)}, {text} text", columns, shown)
+
+
+def position_bins(findings: Findings) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
+    """The loss by position of each run, window, length of rows, and text."""
+    bins: dict[tuple[str, int | None, int, str], list[dict[str, Any]]] = {}
+    for found in findings.by_position:
+        key = (found["run"], found["window"], found.get("context", 0), text_name(found))
+        bins.setdefault(key, []).append(found)
+    return bins
+
+
+def text_name(row: Mapping[str, Any]) -> str:
+    """Whether a figure is of text that the run held out in training."""
+    same = row.get("same_text")
+    return "unknown" if same is None else "held-out" if same else "other"
+
+
+def _origins(findings: Findings) -> Table:
+    columns = ["run", "step", "weights", "tokenizer", "trained on", "model", "plug-ins", "fingerprint"]
+    rows = []
+    for run, origin in findings.origins.items():
+        code = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in (origin.get("code") or {}).items())
+        said = [str(origin.get(name, "-"))[:12] for name in ("weights", "tokenizer", "trained_text", "model")]
+        rows.append([run, str(origin.get("step", "-")), *said, code or "-", str(origin.get("fingerprint"))[:12]])
+    return Table("What the figures come from: first digits of hashes", columns, rows)
 
 
 def _scores(cells: Sequence[Cell]) -> Iterator[Table]:
@@ -193,7 +227,9 @@ def train_test(findings: Findings) -> tuple[list[str], list[int | None], dict[tu
 
 def _matrix(findings: Findings) -> Table:
     runs, windows, means = train_test(findings)
-    rows = [[run, findings.trained[run] or "-", *(f"{means[run, w]:.1f}" for w in windows)] for run in runs]
+    rows = [
+        [run, findings.trained.get(run) or "-", *(_number(means.get((run, w)), 1) for w in windows)] for run in runs
+    ]
     title = "Train window by test window: mean needle score in %"
     columns = ["run", "trained with", *(f"test {window_name(w)}" for w in windows)]
     return Table(title, columns, rows if len(runs) * len(windows) > 1 else [])
@@ -216,4 +252,4 @@ def _interval(cell: Cell | None) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:,.{digits}f}" if digits == 0 else f"{value:.{digits}f}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from hybridkit.evaluate.questions import Cell, Findings
-from hybridkit.report.eval import pivot, train_test, window_name
+from hybridkit.report.eval import pivot, position_bins, train_test, window_name
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def pictures(findings: Findings) -> Iterator[tuple[str, Figure]]:
         yield "length-window", _length_window(needles)
     runs, windows, means = train_test(findings)
     if len(runs) > 1:
-        rows = [f"{findings.trained[run] or '-'}\n{run}" for run in runs]
+        rows = [f"{findings.trained.get(run) or '-'}\n{run}" for run in runs]
         grid = [[means.get((run, window)) for window in windows] for run in runs]
         figure, (axes,) = _panels(1, "Mean needle score in % by train and test window")
         _heat(axes, grid, rows, [window_name(window) for window in windows], "", "test window", "trained with")
@@ -69,12 +69,9 @@ def _length_window(needles: Sequence[Cell]) -> Figure:
 
 
 def _positions(findings: Findings) -> Figure:
-    lines: dict[tuple[str, int | None], list[Mapping[str, Any]]] = {}
-    for row in findings.by_position:
-        lines.setdefault((row["run"], row["window"]), []).append(row)
     figure, (axes,) = _panels(1, "Loss by position")
-    for (run, window), rows in lines.items():
-        label = f"{run}, window {window_name(window)}"
+    for (run, window, _, text), rows in position_bins(findings).items():
+        label = f"{run}, window {window_name(window)}, {text} text"
         axes.plot([row["first"] for row in rows], [row["loss"] for row in rows], "o-", markersize=3, label=label)
     return _labelled(figure, axes, "tokens before", "nats a token")
 

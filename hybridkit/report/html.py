@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridkit.errors import Failure
+from hybridkit.evaluate.history import RESULTS, joined, keep_unreadable, read_history, to_json
 from hybridkit.evaluate.questions import Findings
-from hybridkit.report.eval import Table, haystack_note, markdown, tables
+from hybridkit.report.eval import Table, markdown, notes, tables
 from hybridkit.report.heatmap import pictures
 
 if TYPE_CHECKING:  # half a second
@@ -25,23 +31,56 @@ _STYLE = (
 
 
 def write(findings: Findings, folder: Path) -> Path:
-    """Write report.html, report.md, results.json and the pictures as PNG and SVG; returns the path of the first.
+    """Add findings to report.html, report.md, results.json and the pictures (PNG and SVG); the path of the first.
 
-    Raises Failure where the folder cannot be written.
+    What was found before stays, behind them. Raises Failure where the folder cannot be written.
     """
-    drawn = dict(pictures(findings))
-    files = {"results.json": json.dumps(findings.to_json(), indent=1) + "\n", "report.md": markdown(findings)}
-    files |= {f"{name}.svg": svg(figure) for name, figure in drawn.items()}
-    files["report.html"] = page(findings, [files[f"{name}.svg"] for name in drawn])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png", dpi=120)
-        for name, text in files.items():
-            (folder / name).write_text(text)
+        with _alone(folder):
+            _write(joined(findings, _before(folder)), folder)
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / "report.html"
+
+
+def _write(history: Sequence[Findings], folder: Path) -> None:
+    ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
+    drawn = [{f"{name}{end}": figure for name, figure in pictures(one)} for one, end in zip(history, ends, strict=True)]
+    files = {RESULTS: json.dumps(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
+    for name, figure in (pair for figures in drawn for pair in figures.items()):
+        files[f"{name}.svg"] = svg(figure)
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
+    for name, text in files.items():
+        _replace(folder / name, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8")
+    part.replace(path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time reads a folder's report and writes it anew."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _before(folder: Path) -> list[Findings]:
+    """The evaluations so far; a file that cannot be read is put aside, and said so."""
+    try:
+        return read_history(folder)
+    except (ValueError, RecursionError) as error:
+        aside = keep_unreadable(folder)
+        print(f"hybridkit: {folder / RESULTS} cannot be read ({error}); it is {aside} now", file=sys.stderr)
+        return []
 
 
 def svg(figure: Figure) -> str:
@@ -51,17 +90,21 @@ def svg(figure: Figure) -> str:
     return out.getvalue()
 
 
-def page(findings: Findings, drawn: list[str]) -> str:
-    """The HTML document: tables, then pictures inlined."""
-    notes = [note for note in (haystack_note(findings), f"Intervals: {findings.settings['interval']}.") if note]
-    figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in drawn]
-    body = [*map(_table, tables(findings)), *figures, *(f"<p>{escape(note)}</p>" for note in notes)]
+def page(history: Sequence[Findings], drawn: Sequence[Sequence[str]]) -> str:
+    """The HTML document: for each evaluation, newest first, its tables, then its pictures inlined."""
+    body = [_section(findings, images) for findings, images in zip(history, drawn, strict=True)]
     head = f'<meta charset="utf-8"><title>Evaluation</title><style>{_STYLE}</style>'
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>Evaluation</h1>\n'
-        + "\n".join(body)
+        + "\n<hr>\n<h1>Earlier</h1>\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _section(findings: Findings, images: Sequence[str]) -> str:
+    figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in images]
+    said = (f"<p>{escape(note)}</p>" for note in (*notes(findings), f"Intervals: {findings.settings['interval']}."))
+    return "\n".join([*map(_table, tables(findings)), *figures, *said])
 
 
 def _table(table: Table) -> str:

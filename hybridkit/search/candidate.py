@@ -104,7 +104,7 @@ class Workshop:
         recipe = recipe_with(base.recipe, fields)
         if tokens:
             recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
-        return Loaded(recipe, None if PATTERN in fields else base.source, self.definition.path)
+        return Loaded(recipe, None if PATTERN in fields else base.source, self.definition.path, base.registry)
 
     def _matched(self, loaded: Loaded) -> Loaded:
         measure = self.definition.measure

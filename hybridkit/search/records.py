@@ -49,6 +49,7 @@ class Record:
     owner: str = ""  # the folder, and its machine, whose search runs it
     rungs: dict[str, float] = field(default_factory=dict)  # the running loss at the pruner's steps
     reason: str = ""  # why it failed or was pruned
+    origin: dict[str, str] = field(default_factory=dict)  # hashes of its text and plug-ins (hybridkit.search.origin)
     seconds: float = 0.0
 
     @property

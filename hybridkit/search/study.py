@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.errors import UserError
+from hybridkit.run import Run
 from hybridkit.search.candidate import Candidate, Workshop
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
 from hybridkit.search.figures import EVAL, METRICS, Unknown, look_up
 from hybridkit.search.hunt import Counts, Found, Hunt
 from hybridkit.search.ledger import Ledger, open_ledger
+from hybridkit.search.origin import difference, origin_of, origin_of_run, refuse_other
 from hybridkit.search.records import Record
 from hybridkit.search.samplers import Proposal, Proposer, distribution
 from hybridkit.search.worker import Outcome
@@ -58,6 +60,18 @@ class Study:
         """The candidate that a trial tries."""
         return self.workshop.make(record.params)
 
+    @property
+    def unverified(self) -> list[int]:
+        """Trials of older versions, which recorded neither text nor code: whether they compare cannot be told."""
+        return [record.number for record in self.records() if record.state == "done" and not record.origin]
+
+    def refuse_other_origin(self) -> None:
+        """Raises UserError where text, tokenizer or plug-ins are not those of the trials so far."""
+        records = self.records()
+        for origin in {json.dumps(record.origin, sort_keys=True): record for record in records}.values():
+            if origin.origin and origin.state != "failed":
+                refuse_other(self.folder, records, origin_of(self.candidate(origin)))
+
     def begin(self) -> Record | None:
         """Begin the next trial; None where the study has all it shall have, or nothing new is proposed (`ended`)."""
         records = self.records()
@@ -76,8 +90,12 @@ class Study:
         """Close a trial with what its worker says."""
         if outcome.error is not None:
             return self.fail(record, outcome.error)
+        candidate = self.candidate(record)
+        for seed in range(len(outcome.seeds)):
+            run = Run(self.trial_folder(record.number) / f"seed-{seed}")
+            if what := difference(record.origin, origin_of_run(candidate, run)):
+                return self.fail(record, f"it was trained on something else than it began with: {what}")
         try:
-            candidate = self.candidate(record)
             values = [
                 [self._figure(candidate, seed, name) for name in self.definition.file.objectives]
                 for seed in outcome.seeds
@@ -102,7 +120,15 @@ class Study:
         candidate = found.candidate
         space = {name: distribution(variable) for name, variable in self._variables.items()}
         costs = self.workshop.judge(candidate).values
-        about = {"pattern": candidate.pattern, "key": candidate.key, "costs": costs, "memory": found.memory}
+        origin = origin_of(candidate)
+        refuse_other(self.folder, self.records(), origin)
+        about = {
+            "origin": origin,
+            "pattern": candidate.pattern,
+            "key": candidate.key,
+            "costs": costs,
+            "memory": found.memory,
+        }
         number = self.ledger.begin(candidate.params, space, owner=self._owner, **about, **counts._asdict())
         records = self.records()
         if any(other.key == candidate.key for other in records[:number]):  # another machine was quicker
@@ -152,7 +178,9 @@ def resume(definition: Definition, folder: Path) -> Study:
             "Use the same space file, or name another folder with --study"
         )
     write_definition(definition, folder)
-    return open_study(folder)
+    study = open_study(folder)
+    study.refuse_other_origin()
+    return study
 
 
 def open_study(folder: Path) -> Study:

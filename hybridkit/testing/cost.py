@@ -119,9 +119,7 @@ def _equals_reference(trial: Trial, window: int | None) -> bool:
             said, right = block.flops(dims, tokens, window, count), counted(reference)
             linear = linear_flops(trial.layer, dims, tokens)
             parts = f"{linear} of linear layers and {right} of its reference"
-            trial.check(
-                said == linear + right, f"{count} FLOPs {said}, not {parts}; {tokens} tokens, window {window}"
-            )
+            trial.check(said == linear + right, f"{count} FLOPs {said}, not {parts}; {tokens} tokens, window {window}")
     return known
 
 

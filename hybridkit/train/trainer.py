@@ -1,15 +1,18 @@
 """From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hybridkit.api import own_tokenizer
 from hybridkit.api import plan as compile_recipe
 from hybridkit.compile import Plan, embedding_scale
+from hybridkit.compile import Plan
+from hybridkit.copies import code_of, hashes, recorded, refuse_changed, write_copies
 from hybridkit.data.batches import Feed
 from hybridkit.data.feed import describe, open_feed
 from hybridkit.errors import Failure, UserError
@@ -37,7 +40,7 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
     run = Run(folder)
     _refuse_begun(run, resume)
     _refuse_old_rules(loaded.recipe, run)
-    plan = compile_recipe(loaded)
+    plan = compile_recipe(loaded, of=run if run.begun else None)
     recipe = loaded.recipe.model_copy(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT}
     )
@@ -60,15 +63,17 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
 def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Reporter, resume: bool) -> None:
     found = run.newest()
     _tell(found, run, reporter, resume)
+    code = code_of(plan)
+    _refuse_code(found, hashes(code), run)
     if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
         if engine.rank == 0:
             sweep(run)
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
-    feed = open_feed(recipe.data, recipe.train, reporter.preparing)
+    feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
     for line in describe(feed, recipe.train, plan.dims.vocab):
         reporter.message(line)
-    about = _about(engine, recipe, plan, feed)
+    about = _about(engine, recipe, plan, feed) | {"code": hashes(code)}
     state = _restored(found, about, engine, recipe, reporter)
     about["threads"] = torch.get_num_threads()
     keep_steps = recipe.train.keep_every * recipe.train.checkpoint_every
@@ -78,6 +83,7 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
         write_whole(run.recipe_file, dump(recipe).encode())
         if found.checkpoint is None:
             feed.tokenizer.save(run.path)
+            write_copies(run, code)
     store.open(found.checkpoint, found.skipped)
     with Logs(run, state.step) if lead else nullcontext() as logs:
         if logs and logs.damaged:
@@ -189,6 +195,7 @@ def _about(engine: Engine, recipe: Recipe, plan: Plan, feed: Feed) -> dict[str, 
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
         "data": feed.digest,
+        "tokenizer": feed.tokenizer.digest,
         "model": f"{plan.pattern} {sizes} ffn({ffn})",
     }
 
@@ -197,12 +204,18 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
     """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
     if found.checkpoint and found.manifest:
         _refuse_other(found.manifest, about)
+        if found.manifest.code is None and about["code"]:
+            reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
         return load_state(found.checkpoint)
     if recipe.train.from_ is not None:
-        _refuse_other_function(Run(recipe.train.from_).recipe.recipe, recipe)
-        engine.adopt(Run(recipe.train.from_).weights(), f"train.from: {recipe.train.from_}")
+        origin = Run(recipe.train.from_)
+        _refuse_other_function(origin.recipe.recipe, recipe)
+        _refuse_tokenizer(origin, about["tokenizer"])
+        if (code := recorded(origin)) and code != about["code"]:
+            reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
+        engine.adopt(origin.weights(), f"train.from: {origin.path}")
     return State()
 
 
@@ -217,10 +230,33 @@ def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
         )
 
 
+def _refuse_tokenizer(origin: Run, tokenizer: str) -> None:
+    """Raises UserError where the rows of an embedding to start from stand for other tokens."""
+    if (theirs := origin.tokenizer().digest) != tokenizer:
+        name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
+        raise UserError(
+            f"train.from: {origin.path} was trained with another tokenizer (sha256 {theirs}) than this run's"
+            f" (sha256 {tokenizer}), so that its embedding would stand for other tokens; set data.tokenizer={name}"
+        )
+
+
+def _refuse_code(found: Found, code: Mapping[str, str], run: Run) -> None:
+    """Raises UserError where plug-ins are not those that the checkpoint was trained with."""
+    if found.manifest and found.manifest.code is not None:
+        remedy = f"the run's own copies are in {run.path}/plugins; or name another folder with --run"
+        refuse_changed(str(run.path), found.manifest.code, code, remedy)
+
+
 def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
+    if manifest.tokenizer not in (None, about["tokenizer"]):
+        raise UserError(
+            f"data.tokenizer is not the tokenizer that this run was trained with: sha256 {manifest.tokenizer} in the"
+            f" run, {about['tokenizer']} now; the run folder has its own copy"
+        )
     if manifest.data != about["data"]:
         raise UserError(
-            "the text of data.source is not what this run was trained on, so that its order of data cannot be kept:"
+            f"the text of data.source is not what this run was trained on (digest {manifest.data} in the run,"
+            f" {about['data']} now), so that its order of data cannot be kept:"
             " put the text back, or start another run with train.from"
         )
     if manifest.model != about["model"]:

@@ -50,7 +50,9 @@ MUTANTS = [
     mutant(
         "FLOPs that ignore the window",
         ATTEND,
-        flops=lambda self, dims, tokens, window=None, count="exact": type(ATTEND).flops(self, dims, tokens, 10**6, count),
+        flops=lambda self, dims, tokens, window=None, count="exact": type(ATTEND).flops(
+            self, dims, tokens, 10**6, count
+        ),
     ),
     mutant(
         "FLOPs of the largest window for all",

@@ -99,8 +99,8 @@ RIGHT = [Mixture(), Dense(), Modules()]
 
 def counting(experts: int, router: int = EXPERTS):  # type: ignore[no-untyped-def]
     """FLOPs of so many experts."""
-    return lambda self, dims, tokens, window=None, count="exact": 2 * dims.width * tokens * (
-        router + 2 * experts * INNER
+    return lambda self, dims, tokens, window=None, count="exact": (
+        2 * dims.width * tokens * (router + 2 * experts * INNER)
     )
 
 
