@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from hybridkit.errors import Failure
 from hybridkit.evaluate.questions import Findings
 from hybridkit.report.eval import Table, haystack_note, markdown, tables
 from hybridkit.report.heatmap import pictures
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def write(findings: Findings, folder: Path) -> Path:
     Raises Failure where the folder cannot be written.
     """
     drawn = dict(pictures(findings))
-    files = {"results.json": json.dumps(findings.to_json(), indent=1) + "\n", "report.md": markdown(findings)}
+    files = {"results.json": format_json(findings.to_json(), indent=1) + "\n", "report.md": markdown(findings)}
     files |= {f"{name}.svg": svg(figure) for name, figure in drawn.items()}
     files["report.html"] = page(findings, [files[f"{name}.svg"] for name in drawn])
     try:
