@@ -67,14 +67,13 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
     about = _about(engine, recipe, plan, feed)
     state = _restored(found, about, engine, recipe, reporter)
     about["threads"] = torch.get_num_threads()
-    keep_steps = recipe.train.keep_every * recipe.train.checkpoint_every
     lead = engine.rank == 0
-    store = Store(run, recipe.train.keep, keep_steps, lead=lead, barrier=lambda: engine.agree(0))
+    store = Store(run, recipe.train, lead=lead, barrier=lambda: engine.agree(0))
     if lead:
         write_whole(run.recipe_file, dump(recipe).encode())
         if found.checkpoint is None:
             feed.tokenizer.save(run.path)
-    store.open(found.checkpoint, found.skipped)
+    store.open(found.checkpoint, found.skipped, state.scheduled)
     with Logs(run, state.step) if lead else nullcontext() as logs:
         if logs and logs.damaged:
             reporter.message(f"{run.metrics_file.name}: dropped {logs.damaged} lines that could not be read")
