@@ -32,11 +32,13 @@ class Store:
         self._lead, self._barrier = lead, barrier
         self._background = Background()
         self.last: Checkpoint | None = None  # the newest one known to be valid
-        self.needed: int | None = None  # the step of one that is never removed
 
     def open(self, last: Checkpoint | None, skipped: dict[str, str], needed: int | None) -> None:
-        """Begin after `last`: leftovers go away, and what was passed over makes room under another name."""
-        self.last, self.needed = last, needed
+        """Begin after `last`: leftovers go away, and what was passed over makes room under another name.
+
+        `needed`: the step of a checkpoint that stays, whatever else is removed.
+        """
+        self.last = last
         self._barrier()  # nobody is still looking for the newest
         if not self._lead:
             return
@@ -44,7 +46,7 @@ class Store:
         sweep(self._run)
         for name in skipped:
             FILES.rename(self._folder / name, _free(self._folder / f"damaged-{name}"))
-        self._prune()  # a disk may be full because this never came to its turn
+        self._prune(needed)  # a disk may be full because this never came to its turn
 
     def save(self, save: Save, state: dict[str, Any], about: dict[str, Any]) -> None:
         """Write a checkpoint: in the background where the save is detached; at most one is on its way.
@@ -89,7 +91,7 @@ class Store:
         self.last = Checkpoint(self._folder / f"step-{step}", step)
         self._barrier()
         if self._lead:
-            self._prune()
+            self._prune(state["scheduled"] if step < self._train.steps else None)
 
     def _commit(self, part: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
         """Seal a complete folder and give it its name."""
@@ -123,10 +125,10 @@ class Store:
         self.last = checkpoint
         return checkpoint
 
-    def _prune(self) -> None:
-        """Remove the checkpoints that `_spare` gives up."""
+    def _prune(self, needed: int | None) -> None:
+        """Remove the checkpoints that `_spare` gives up, but for that of step `needed`."""
         for old in _spare(list(self._run.checkpoints()), self._train):
-            if old.step != self.needed:
+            if old.step != needed:
                 _remove(old)
 
 

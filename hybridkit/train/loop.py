@@ -78,8 +78,9 @@ class Loop:
         """A rollback needs a checkpoint to return to; where there is none, it is to be this one."""
         if self._train.on_spike != "rollback" or self._store.has(self._state.scheduled):
             return
+        if self._state.scheduled is not None:
+            self._parts.reporter.message(f"step-{self._state.scheduled} is gone: rollbacks return to {self._saved}")
         self._state.schedule()
-        self._store.needed = self._state.scheduled
         if self._saved is None:
             self._save()
 
@@ -155,7 +156,6 @@ class Loop:
         if self._parts.logs:
             self._parts.logs.sync()  # the lines up to a checkpoint are never younger than it
         about = {**self._parts.about, "step": self._state.step}
-        self._store.needed = self._state.scheduled if self._state.step < self._train.steps else None
         self._store.save(self._engine.save(), self._state.model_dump(), about)
         self._saved = self._state.step
 

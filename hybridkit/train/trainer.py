@@ -1,6 +1,7 @@
 """From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
 
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from hybridkit.train.logs import Logs
 from hybridkit.train.loop import Loop, Parts
 from hybridkit.train.reporter import Reporter, Silent
 from hybridkit.train.state import State, load_state
+
+THREADS = 64  # that any machine can start, however few processors it has
 
 
 def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> None:
@@ -199,7 +202,10 @@ def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
 
 
 def _same_threads(threads: int, reporter: Reporter) -> None:
-    """Sums depend on how many threads share them: go on with as many as the run began with."""
-    if threads != torch.get_num_threads():
-        reporter.message(f"using {threads} threads, as this run did so far, instead of {torch.get_num_threads()}")
+    """Sums depend on how many threads share them: go on with as many as the run began with, if that can be had."""
+    own = torch.get_num_threads()
+    if threads > max(own, THREADS, os.cpu_count() or 1):
+        reporter.message(f"this run used {threads} threads, more than can be had here: {own}, and sums round otherwise")
+    elif threads != own:
+        reporter.message(f"using {threads} threads, as this run did so far, instead of {own}")
         torch.set_num_threads(threads)
