@@ -124,7 +124,9 @@ class Train(Section):
     deepspeed: dict[str, JsonValue] = Field(
         default={}, description="DeepSpeed: further settings, handed to it as they are."
     )
-    sequence_parallel: int = Field(default=1, ge=1, le=1 << 20, description="DeepSpeed: ranks that share each sequence.")
+    sequence_parallel: int = Field(
+        default=1, ge=1, le=1 << 20, description="DeepSpeed: ranks that share each sequence."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
         default="auto", description="Of the arithmetic; auto: bf16 where the machine computes in it, else fp32."
     )
