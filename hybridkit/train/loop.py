@@ -57,7 +57,7 @@ class Loop:
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )
-        self._speed = Speed(parts.plan, parts.engine, sequence)
+        self._speed = Speed(parts.plan, parts.engine, sequence, self._rows)
         self._saved = self._store.last.step if self._store.last else None  # the step last saved, or about to be
 
     def run(self) -> None:
@@ -73,6 +73,7 @@ class Loop:
                     self._after_update(signals)
                 self._obey(signals)
             self._store.wait()
+        self._parts.reporter.message(str(self._speed))
 
     def _begin(self) -> None:
         """A rollback needs a checkpoint to return to; where there is none, it is to be this one."""
