@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridkit.api import plan as compile_recipe
+from hybridkit.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.compile import Plan
 from hybridkit.cost import TRAINING, Case, cost, forward_flops, head_flops, largest_window
 from hybridkit.data.batches import IGNORED, Batch
@@ -29,8 +30,6 @@ from hybridkit.machine import (
     Precision,
     choose_device,
     choose_precision,
-    copy_rate,
-    peak_flops,
     spare_memory,
 )
 from hybridkit.memory import Training, activations, held
@@ -70,11 +69,6 @@ class Job:
     def case(self) -> Case:
         """The circumstances under which it is costed."""
         return Case(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
-
-    @property
-    def ceiling(self) -> float:
-        """FLOP/s of matrix products at the job's precision."""
-        return peak_flops(self.device, self.precision)
 
 
 class Part(NamedTuple):
@@ -118,13 +112,14 @@ def job(
 
 def measure(job: Job, repeat: int) -> dict[str, Any]:
     """All figures as plain data, medians of `repeat` (docs/bench.md says what each means)."""
-    peak = Peak(job.device)
-    ceilings = {"matrix_flops_per_second": job.ceiling, "copy_bytes_per_second": copy_rate(job.device)}
-    batch = _batch(job)
-    inference = _inference(job, batch.tokens, repeat, peak)  # first: training leaves more memory behind
+    peak, batch, ceilings = Peak(job.device), _batch(job), _ceilings(job)
+    inference = _inference(job, batch.tokens, repeat, peak, ceilings)  # first: training leaves more memory behind
     engine = LocalEngine(job.plan, job.train)
-    training, update = _training(job, engine, batch, repeat, peak)
-    parts = _measured(job, _parts(job, engine, batch), update, repeat, training["training"]["seconds"])
+    training, update = _training(job, engine, batch, repeat, peak, ceilings)
+    step = training["training"]["seconds"]
+    parts = _measured(job, _parts(job, engine, batch), update, repeat, step, ceilings)
+    passes = training | inference
+    ceilings.share(passes, parts)
     return {
         "schema": SCHEMA,
         "recipe": job.name,
@@ -138,11 +133,18 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
         "window": job.window,
         "repeat": repeat,
         "peak_bytes_are": peak.meaning,
-        "ceilings": ceilings,
-        "passes": training | inference,
+        "ceilings": ceilings.to_json(),
+        "passes": passes,
         "parts": parts,
         "slowest": max(parts, key=lambda part: part["seconds"])["part"],
     }
+
+
+def _ceilings(job: Job) -> Ceilings:
+    tokens = job.batch * job.sequence
+    read = int(cost(job.plan, job.case).decode_bytes)
+    matrix = matrix_ceiling(job.device, job.precision, largest_weights(job.plan), tokens)
+    return Ceilings(matrix, copy_ceiling(job.device, max(1, read)))
 
 
 def _refuse_too_large(job: Job) -> None:
@@ -175,53 +177,52 @@ def _batch(job: Job) -> Batch:
     return Batch(tokens, targets, starts, 0)
 
 
-def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak) -> dict[str, dict[str, Any]]:
+def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
     """Prefill of all rows, then decoding from there, by a model of the job's precision without gradients."""
     model = initial_model(job.plan, job.train.seed).to(job.device, DTYPES[job.precision]).requires_grad_(False).eval()
     read = partial(model.prefill, tokens, window=job.window)
     with peak:
-        seconds = medians({"prefill": read}, job.device, repeat)["prefill"]
+        seconds = medians({"prefill": read}, job.device, repeat, ceilings.measure)["prefill"]
     prompt = cost(job.plan, job.case)
-    prefill = _figures(job, seconds, tokens.numel(), job.batch * prompt.prefill, peak)
+    prefill = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
     decoded = 2 + _DECODED * (repeat + 1)
     stream = model.generate(read(), max_tokens=decoded, temperature=0)
     with peak:
         next(stream), next(stream)  # the first step brings the weights into the layout that suits steps
-        taken = medians({"decode": lambda: list(islice(stream, _DECODED))}, job.device, repeat)
+        some = {"decode": lambda: list(islice(stream, _DECODED))}
+        taken = medians(some, job.device, repeat, ceilings.measure)
     later = Case(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
     step = cost(job.plan, later)
-    decode = _figures(job, taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
+    decode = _figures(taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
     moved = float(step.decode_bytes) * decode["tokens_per_second"]
-    return {
-        "prefill": prefill,
-        "decode": decode | {"bytes_per_second": moved, "copy_share": moved / copy_rate(job.device)},
-    }
+    return {"prefill": prefill, "decode": decode | {"bytes_per_second": moved}}
 
 
 def _training(
-    job: Job, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak
+    job: Job, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak, ceilings: Ceilings
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """The figures of forward and of the training step, and the seconds that clipping and AdamW take of the latter."""
     flops, tokens = job.batch * forward_flops(job.plan, job.sequence, job.windows), batch.tokens.numel()
     with peak:
-        seconds = medians({"": lambda: engine.evaluate([batch], job.windows)}, job.device, repeat)[""]
-    forward = _figures(job, seconds, tokens, flops, peak)
+        seconds = medians(
+            {"": lambda: engine.evaluate([batch], job.windows)}, job.device, repeat, ceilings.matrix.measure
+        )[""]
+    forward = _figures(seconds, tokens, flops, peak)
     steps = {
         "gradients": lambda: engine.gradients([batch], job.windows, counted(batch)),
         "update": lambda: engine.update(job.train.lr),
     }
     with peak:
-        taken = medians(steps, job.device, repeat)
-    training = _figures(job, sum(taken.values()), tokens, TRAINING * flops, peak)
+        taken = medians(steps, job.device, repeat, ceilings.matrix.measure)
+    training = _figures(sum(taken.values()), tokens, TRAINING * flops, peak)
     return {"forward": forward, "training": training}, taken["update"]
 
 
-def _figures(job: Job, seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str, Any]:
+def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "flops_per_second": flops / seconds,
-        "mfu": flops / seconds / job.ceiling,
         "peak_bytes": peak.bytes,
     }
 
@@ -273,9 +274,11 @@ def _through(
     torch.autograd.grad(y, [x, *weights], slope, allow_unused=True)
 
 
-def _measured(job: Job, parts: Sequence[Part], update: float, repeat: int, step: float) -> list[dict[str, Any]]:
+def _measured(
+    job: Job, parts: Sequence[Part], update: float, repeat: int, step: float, ceilings: Ceilings
+) -> list[dict[str, Any]]:
     """The parts with their times and shares of the step; the optimizer's was measured along with the step."""
-    taken = medians({part.name: part.run for part in parts}, job.device, repeat)
+    taken = medians({part.name: part.run for part in parts}, job.device, repeat, ceilings.matrix.measure)
     whole = [
         {
             "part": part.name,
@@ -284,9 +287,9 @@ def _measured(job: Job, parts: Sequence[Part], update: float, repeat: int, step:
             "window": part.window,
             "seconds": part.times * taken[part.name],
             "share": part.times * taken[part.name] / step,
-            "mfu": part.flops / taken[part.name] / job.ceiling if part.flops else None,
+            "flops_per_second": part.flops / taken[part.name] if part.flops else None,
         }
         for part in parts
     ]
-    optimizer = {"part": "clipping, AdamW", "kind": "optimizer", "count": 1, "window": None, "mfu": None}
+    optimizer = {"part": "clipping, AdamW", "kind": "optimizer", "count": 1, "window": None, "flops_per_second": None}
     return [*whole, {**optimizer, "seconds": update, "share": update / step}]

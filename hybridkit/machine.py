@@ -1,7 +1,6 @@
-"""What this machine is: its device, the precision it computes in, its memory, and its measured peak."""
+"""What this machine is: its device, the precision it computes in, and its memory."""
 
 import ctypes
-import functools
 import os
 import platform
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Literal
 import torch
 
 from hybridkit.errors import UserError
-from hybridkit.stopwatch import seconds
 
 Precision = Literal["fp32", "bf16", "fp64"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-_TRIALS = 20  # the best counts: on a machine that others use too, few are undisturbed
 _KEEP = {-4: 0, -1: -1}  # mallopt(3): M_MMAP_MAX, no block of its own mapping; M_TRIM_THRESHOLD, never shrink the heap
-_COPIED = 2**28  # bytes: more than any cache holds
+CPUINFO = "HYBRIDKIT_CPUINFO"  # in the environment: a file that is read in place of /proc/cpuinfo
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them; the last is Arm's
 
 
@@ -38,22 +35,6 @@ def choose_precision(name: str, device: str) -> Precision:
 def weight_type(precision: str) -> torch.dtype:
     """The type that weights are kept in, and that a run decodes in: bf16 is only for the arithmetic of training."""
     return torch.float64 if precision == "fp64" else torch.float32
-
-
-@functools.cache
-def peak_flops(device: torch.device, precision: Precision) -> float:
-    """FLOP/s of a large square matrix product, the best of several: the ceiling that MFU is a share of."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(size, size, device=device, dtype=DTYPES[precision])
-    return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(_TRIALS))
-
-
-@functools.cache
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second that a large copy reads and writes, the best of several: the ceiling of what moves memory."""
-    source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * _COPIED / min(seconds(lambda: target.copy_(source), device) for _ in range(_TRIALS))
 
 
 def spare_memory() -> int:
@@ -79,5 +60,5 @@ def keep_freed_memory() -> None:
 
 
 def _cpu_has_bf16() -> bool:
-    info = Path("/proc/cpuinfo")
+    info = Path(os.environ.get(CPUINFO) or "/proc/cpuinfo")
     return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text().split())

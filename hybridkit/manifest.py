@@ -14,12 +14,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from hybridkit.strict_json import parse_json
+
 NAME = "manifest.json"
 SEAL = "sha256"  # the manifest's own hash, among its keys
 WEIGHTS = "model.safetensors"
 STATE = "state.json"
 MAX_JSON = 2**20  # bytes of a manifest or of any other JSON file of a checkpoint
 MAX_FILES = 4096
+MAX_RANKS, MAX_THREADS = 1 << 20, 1 << 16  # more than any machine has
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
 
 
@@ -55,11 +58,11 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal[1] = 1
-    step: int = Field(ge=0)  # updates done
+    step: int = Field(ge=0, lt=10**18)  # updates done
     engine: str
-    zero: int
-    ranks: int = Field(ge=1)
-    threads: int = Field(ge=1)
+    zero: int = Field(ge=0, le=3)
+    ranks: int = Field(ge=1, le=MAX_RANKS)
+    threads: int = Field(ge=1, le=MAX_THREADS)
     versions: dict[str, str]
     data: str  # digest of what was trained on
     tokenizer: str | None = Field(default=None, max_length=64)  # SHA-256 of its file, or `bytes`; None: not recorded
@@ -80,17 +83,6 @@ def stamp(path: Path) -> Stamp:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Stamp(bytes=file.tell(), sha256=digest)
-
-
-def parse_json(raw: bytes) -> Any:
-    """What JSON in UTF-8 says. Raises ValueError, also for what is nested too deep and for halves of characters."""
-    try:
-        value = json.loads(raw.decode())
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if b"\\u" in raw:  # an escape can spell what no file and no terminal can hold
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
 
 
 def read_json(path: Path) -> Any:

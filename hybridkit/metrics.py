@@ -1,14 +1,20 @@
-"""Reading metrics.jsonl: one JSON object a line, each with its `step`; `loss` and others of a step, or `val_loss`."""
+"""Reading metrics.jsonl: one JSON object a line, each with its `step`; `loss` and others of a step, or `val_loss`.
 
+A loss is null where no target was counted: there is nothing to compare.
+"""
+
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.manifest import parse_json
+from hybridkit.strict_json import parse_json
 
 MAX_LINE = 2**20  # bytes
 MAX_NUMBER = 2**63  # of whole numbers, steps included
-FIGURES = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu", "val_loss")
+FIGURES = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu", "peak_memory")
+MEASURED = ("val_", "probe.")  # how the names of figures of validations and probes begin
+NULL = ("loss", *MEASURED)  # how the names of figures begin that may be null
 
 
 class Metrics(NamedTuple):
@@ -21,7 +27,7 @@ class Metrics(NamedTuple):
 def read_metrics(path: Path) -> Metrics:
     """All lines of a metrics file that hold a step, in order; what is no regular file has none.
 
-    `FIGURES` are numbers wherever a line holds them.
+    `FIGURES` are finite numbers wherever a line holds them, or null where `NULL` says so.
     """
     if not path.is_file():
         return Metrics([], 0)
@@ -48,13 +54,22 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = parse_json(text)
     except ValueError:
         return None
-    if not isinstance(line, dict) or not all(_number(line[key]) for key in FIGURES if key in line):
+    if not isinstance(line, dict) or not all(_figure(key, value) for key, value in line.items()):
         return None
     return line if _step(line.get("step")) and all(map(_small, line.values())) else None
 
 
+def _figure(name: str, value: Any) -> bool:
+    """Whether a value is one that a figure of this name may have; what is no figure may be anything."""
+    if name not in FIGURES and not name.startswith(MEASURED):
+        return True
+    return name.startswith(NULL) if value is None else _number(value)
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _step(value: Any) -> bool:
@@ -62,4 +77,4 @@ def _step(value: Any) -> bool:
 
 
 def _small(value: Any) -> bool:
-    return not isinstance(value, int) or abs(value) < MAX_NUMBER
+    return not isinstance(value, int) or -MAX_NUMBER < value < MAX_NUMBER

@@ -104,7 +104,10 @@ class Run:
         return None
 
     def tokenizer(self, rules: int | None = None) -> Tokenizer:
-        """The run's own copy of its tokenizer, as `rules` have it (None: the current ones). Raises UserError where it is damaged, or not the recorded one."""
+        """The run's own copy of its tokenizer, as `rules` have it (None: the current ones).
+
+        Raises UserError where it is damaged, or not the recorded one.
+        """
         from hybridkit.data.tokenizers import SAVED, load_tokenizer
 
         self._exists()

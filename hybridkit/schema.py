@@ -13,6 +13,8 @@ from hybridkit.rules import CURRENT
 
 FIXED: dict[str, JsonValue] = {"fixed": True}  # marks fields (of sections: all of theirs) that --resume may not change
 
+MOST = 10**12  # of steps, and of whatever else is counted without a limit of its own
+
 
 class Misfit(ValueError):
     """Two fields that do not go together; `paths` lead to them."""
@@ -103,12 +105,12 @@ class Data(Section):
 class Train(Section):
     """How it is trained."""
 
-    steps: int = Field(default=1000, ge=1, le=10**12, description="Optimizer steps.")
+    steps: int = Field(default=1000, ge=1, le=MOST, description="Optimizer steps.")
     batch_tokens: Size = Field(
         default=8192, ge=1, le=1 << 40, json_schema_extra=FIXED,
         description="Tokens of an optimizer step over all ranks, a multiple of data.sequence; k and M allowed.",
     )  # fmt: skip
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST)] = Field(
         default="auto", description="Sequences of one forward pass on one rank."
     )
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
@@ -133,17 +135,19 @@ class Train(Section):
     deepspeed: dict[str, JsonValue] = Field(
         default={}, description="DeepSpeed: further settings, handed to it as they are."
     )
-    sequence_parallel: int = Field(default=1, ge=1, description="DeepSpeed: ranks that share each sequence.")
+    sequence_parallel: int = Field(
+        default=1, ge=1, le=1 << 20, description="DeepSpeed: ranks that share each sequence."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
         default="auto", description="Of the arithmetic; auto: bf16 where the machine computes in it, else fp32."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one.")
     compile: Switch = Field(default=False, description="Whether torch.compile is used.")
     recompute: Switch = Field(default=False, description="Whether activations are computed again rather than kept.")
-    validate_every: int = Field(default=250, ge=1, description="Steps between validations.")
-    checkpoint_every: int = Field(default=250, ge=1, description="Steps between checkpoints.")
-    keep: int = Field(default=3, ge=1, description="How many of the newest checkpoints are kept.")
-    keep_every: int = Field(default=0, ge=0, description="Every n-th checkpoint is kept for good; 0: none.")
+    validate_every: int = Field(default=250, ge=1, le=MOST, description="Steps between validations.")
+    checkpoint_every: int = Field(default=250, ge=1, le=MOST, description="Steps between checkpoints.")
+    keep: int = Field(default=3, ge=1, le=MOST, description="How many of the newest checkpoints are kept.")
+    keep_every: int = Field(default=0, ge=0, le=MOST, description="Every n-th checkpoint is kept for good; 0: none.")
     on_spike: Literal["stop", "skip", "rollback"] = Field(
         default="stop", description="What a spike of the loss leads to."
     )

@@ -30,13 +30,19 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def medians(calls: Mapping[str, Callable[[], object]], device: torch.device, repeat: int) -> dict[str, float]:
+def medians(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    repeat: int,
+    between: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """Median seconds of each call. They take turns, after a first round that does not count: a machine that is busy or
-    warms up treats them alike."""
+    warms up treats them alike. `between` is called after every round, and not timed."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeat + 1):
         for name, call in calls.items():
             taken[name].append(seconds(call, device))
+        between()
     return {name: median(times[1:]) for name, times in taken.items()}
 
 

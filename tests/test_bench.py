@@ -60,8 +60,8 @@ def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(run: Run, re
     found = reported(run, recipe, *SMALL)
     assert all(math.isfinite(figure) and figure > 0 for figure in numbers(found))
     assert found["passes"].keys() == {"forward", "training", "prefill", "decode"}
-    # The ceiling is a measurement as well: a busy machine may have cut it short.
-    assert all(0 < figures["mfu"] < 2 for figures in found["passes"].values())
+    assert all(0 < figures["mfu"] <= 1 for figures in found["passes"].values())
+    assert all(0 < part["mfu"] <= 1 for part in found["parts"] if part["mfu"] is not None)
     assert all(0 < part["share"] < 2 for part in found["parts"])
     assert (found["sequence"], found["batch"], found["window"]) == (64, 2, None)
 
@@ -78,7 +78,7 @@ def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(run: Run,
 
 def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
-    (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\n")
+    (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
     words = ("mine.yaml", *SMALL, "--plugin", "decay.py", "--json")
     ran = subprocess.run(
         [sys.executable, "-m", "hybridkit.cli", "bench", *words],
@@ -101,12 +101,8 @@ def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
         assert passes[name]["tokens_per_second"] * passes[name]["seconds"] == pytest.approx(128)
 
 
-# The ceiling is left out: where bf16 is emulated, a large product takes seconds.
 @pytest.mark.parametrize("changes", [["train.recompute=true"], ["train.precision=bf16"], ["data.documents=flow"]])
-def test_it_measures_what_training_does(
-    run: Run, recipe: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hybridkit.bench, "peak_flops", lambda *_: 1e11)
+def test_it_measures_what_training_does(run: Run, recipe: str, changes: list[str]) -> None:
     found = reported(run, recipe, *changes, *SMALL)
     assert found["precision"] == ("bf16" if "train.precision=bf16" in changes else "fp32")
 

@@ -1,6 +1,10 @@
 """A context comes back from its file as it was, and from no other file."""
 
+import contextlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import some_ids, tiny
 
+from hybridkit import states
 from hybridkit.decode import Context
 from hybridkit.errors import UserError
 from hybridkit.model import Model
@@ -94,3 +99,61 @@ def test_saving_again_replaces_the_file_and_leaves_nothing_beside(saved: Path, m
     save_context(context, model, saved)
     assert same(load_context(saved, model), context)
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> None:
+    """Change what a file says and holds, with a hash that agrees, as whoever wrote it can."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["hybridkit context"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    del about["hash"]
+    change(about, tensors)
+    said = json.dumps(about | {"hash": states._hash(about, tensors)})
+    save_file(tensors, path, metadata={"hybridkit context": said})
+
+
+CRAFTED: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] = {
+    "no model": lambda about, _: about.pop("model"),
+    "a model that is no text": lambda about, _: about.update(model=["x"]),
+    "tokens in words": lambda about, _: about.update(tokens="many"),
+    "no tokens": lambda about, _: about.update(tokens=0),
+    "more tokens": lambda about, _: about.update(tokens=21),
+    "tokens without end": lambda about, _: about.update(tokens=2**70),
+    "a negative window": lambda about, _: about.update(window=-1),
+    "a larger window": lambda about, _: about.update(window=7),
+    "a window in words": lambda about, _: about.update(window="all"),
+    "no logits": lambda _, tensors: tensors.pop("logits"),
+    "logits of another vocabulary": lambda _, tensors: tensors.update(logits=torch.zeros(1, 3).double()),
+    "logits of no row": lambda _, tensors: tensors.update(logits=torch.zeros(0, 257).double()),
+    "a number as logits": lambda _, tensors: tensors.update(logits=torch.tensor(1.0).double()),
+    "logits that are no numbers": lambda _, tensors: tensors["logits"].fill_(float("nan")),
+    "no keys": lambda _, tensors: tensors.pop("0.k"),
+    "keys of another shape": lambda _, tensors: tensors.update({"0.k": torch.zeros(1, 4, 2, 3).double()}),
+    "keys of another type": lambda _, tensors: tensors.update({"0.k": tensors["0.k"].float()}),
+    "keys that are integers": lambda _, tensors: tensors.update({"2.k": tensors["2.k"].long()}),
+    "a memory of two rows": lambda _, tensors: tensors.update({"4.n": tensors["4.n"].expand(2, -1, -1).clone()}),
+    "small floats": lambda _, tensors: tensors.update({"4.m": tensors["4.m"].to(torch.float8_e4m3fn)}),
+    "another version": lambda about, _: about.update(version=2),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_file_is_refused_in_words(saved: Path, model: Model, name: str) -> None:
+    rewrite(saved, CRAFTED[name])
+    with pytest.raises(UserError, match=str(saved)):
+        load_context(saved, model)
+
+
+def test_counts_without_sense_are_refused_or_read(saved: Path, model: Model) -> None:
+    """No law says what a block's own integers mean: they lead to a message, or to a state that can be gone on with."""
+    for field in ("position", "since", "window"):
+        for value in (-1, -(2**63), 2**62, 2**63 - 1):
+            rewrite(saved, lambda _, tensors, field=field, value=value: tensors[f"0.{field}"].fill_(value))
+            with contextlib.suppress(UserError):
+                assert len(list(model.generate(load_context(saved, model), max_tokens=3))) == 3
+
+
+def test_metadata_nested_without_end_are_refused(saved: Path, model: Model) -> None:
+    save_file({"logits": torch.zeros(1, 257)}, saved, metadata={"hybridkit context": "[" * 10**5})
+    with pytest.raises(UserError, match="nested too deep"):
+        load_context(saved, model)

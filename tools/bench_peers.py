@@ -29,7 +29,7 @@ import transformers
 from peers import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
 from torch.nn import functional as F
 
-from hybridkit.machine import peak_flops
+from hybridkit.ceiling import peak_flops
 from hybridkit.stopwatch import synchronize
 from hybridkit_blocks._core import attend
 

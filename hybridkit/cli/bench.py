@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, read_size
+from hybridkit.strict_json import format_json
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -39,7 +39,7 @@ def bench(
 
     found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
     if as_json:
-        print(json.dumps(found))
+        print(format_json(found))
         return
     from hybridkit.report.bench import print_bench
 

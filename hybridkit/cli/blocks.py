@@ -1,8 +1,7 @@
 """`hybridkit blocks`: what patterns may name."""
 
-import json
-
 from hybridkit.cli.options import Json, Plugins
+from hybridkit.strict_json import format_json
 
 
 def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -11,7 +10,7 @@ def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
 
     rows = REGISTRY.listing()
     if as_json:
-        print(json.dumps({"blocks": [row._asdict() for row in rows]}))
+        print(format_json({"blocks": [row._asdict() for row in rows]}))
         return
     from hybridkit.report.show import print_blocks
 

@@ -1,8 +1,7 @@
 """`hybridkit doctor`: what works here."""
 
-import json
-
 from hybridkit.cli.options import Json, Plugins
+from hybridkit.strict_json import format_json
 
 
 def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -11,7 +10,7 @@ def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
 
     found = examine()
     if as_json:
-        print(json.dumps(found))
+        print(format_json(found))
         return
     from hybridkit.report.show import print_doctor
 

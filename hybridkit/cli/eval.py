@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import Interrupted, UserError, nearest
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.evaluate.grid import Findings, Questions
@@ -173,7 +173,7 @@ def _report(findings: Findings, folder: Path, as_json: bool) -> None:
     if as_json:
         for note in findings.notes:
             print(f"hybridkit: {note}", file=sys.stderr)
-        print(json.dumps(findings.to_json()))
+        print(format_json(findings.to_json()))
         return
     print_findings(findings)
     print(f"report: {written}")

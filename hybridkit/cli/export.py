@@ -1,12 +1,12 @@
 """`hybridkit export`: a run's weights and sizes for other programs."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hybridkit.cli.options import Json, Plugins, RunFolder
+from hybridkit.strict_json import format_json
 
 
 def export(
@@ -19,4 +19,4 @@ def export(
     from hybridkit.export import export as write
 
     files = [str(path) for path in write(run, folder)]
-    print(json.dumps({"files": files}) if as_json else "\n".join(files))
+    print(format_json({"files": files}) if as_json else "\n".join(files))

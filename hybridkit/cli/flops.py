@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins, read_size
 from hybridkit.errors import UserError
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.analysis import Question
@@ -87,7 +87,7 @@ def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
     if memory:
         entries = [with_activations(entry, question) for entry, question in zip(entries, asked, strict=True)]
     if as_json:
-        print(json.dumps({"schema": SCHEMA, "recipes": entries}))
+        print(format_json({"schema": SCHEMA, "recipes": entries}))
         return
     from hybridkit.report.flops import print_costs
 
@@ -105,7 +105,7 @@ def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> No
     found = match(target.plan, other.loaded, measure, target.case)
     if as_json:
         print(
-            json.dumps({"schema": SCHEMA, "measure": measure, "matches": [candidate.summary() for candidate in found]})
+            format_json({"schema": SCHEMA, "measure": measure, "matches": [candidate.summary() for candidate in found]})
         )
         return
     print(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
@@ -121,7 +121,7 @@ def _verify(asked: Sequence[Question], as_json: bool) -> None:
     rows = {question.name: verify(question.plan) for question in asked}
     if as_json:
         recipes = [{"recipe": name, "layers": [row._asdict() for row in found]} for name, found in rows.items()]
-        print(json.dumps({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
+        print(format_json({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
         return
     from hybridkit.report.flops import print_check
 

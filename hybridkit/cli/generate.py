@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins, RunFolder
 from hybridkit.errors import UserError
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:
     from hybridkit.decode import Context
@@ -60,7 +60,7 @@ def generate(
             if streamed:
                 print(news[0], end="", flush=True)
     if as_json:
-        print(json.dumps({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
+        print(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
     else:
         print("" if streamed else "\n".join(f"--- {place}\n{reply.text}" for place, reply in enumerate(replies)))
     if stats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import UserError, nearest
+from hybridkit.strict_json import format_json
 
 WORDS = ("report", "best")
 
@@ -96,7 +96,7 @@ def _print(folder: Path, as_json: bool) -> None:
     from hybridkit.search.study import open_study
 
     found = results(open_study(folder))
-    print(json.dumps(to_json(found))) if as_json else print_results(found)
+    print(format_json(to_json(found))) if as_json else print_results(found)
 
 
 def _report(folder: Path, as_json: bool) -> None:
@@ -107,7 +107,7 @@ def _report(folder: Path, as_json: bool) -> None:
     opened = open_study(folder)
     pages = write_pages(opened)
     if as_json:
-        print(json.dumps({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
+        print(format_json({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
         return
     for page in pages:
         print(page)
@@ -127,7 +127,7 @@ def _best(folder: Path, as_json: bool) -> None:
     figures = dict(zip(found.objectives, row.means, strict=True))
     if as_json:
         said = recipe.model_dump(mode="json", by_alias=True)
-        print(json.dumps({"trial": row.record.number, "objectives": figures, "recipe": said}))
+        print(format_json({"trial": row.record.number, "objectives": figures, "recipe": said}))
         return
     print(f"# trial {row.record.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
     print(dump(recipe), end="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
 from hybridkit.errors import UserError
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:
     from hybridkit.recipe import Loaded
@@ -58,7 +58,7 @@ def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
 
     found = estimate(loaded, ranks)
     if as_json:
-        print(json.dumps(found))
+        print(format_json(found))
         return
     from hybridkit.report.dry_run import print_estimate
 

@@ -50,7 +50,6 @@ def describe(feed: Feed, train: Train, vocab: int) -> list[str]:
     return lines
 
 
-def context_length(data: Data, wanted: int | None, rules: int | None = None) -> int:
 def text_digest(data: Data, rules: int | None = None) -> str:
     """What differs once any token of the text differs, trained on or held out. Raises UserError where it is no text."""
     return _corpus(data, None, rules).digest

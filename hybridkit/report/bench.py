@@ -32,10 +32,16 @@ def _heading(found: Figures) -> Iterator[str]:
         f"{found['batch']} x {tokens(found['sequence'])} tokens, {window}, {found['precision']} on {found['device']},"
         f" {threads}, medians of {found['repeat']}"
     )
-    yield (
-        f"ceilings: {quantity(ceilings['matrix_flops_per_second'])}FLOP/s of matrix products,"
-        f" {quantity(ceilings['copy_bytes_per_second'])}B/s of copies"
-    )
+    matrix, copy = ceilings["matrix_flops_per_second"], ceilings["copy_bytes_per_second"]
+    yield f"ceilings: {quantity(matrix)}FLOP/s of matrix products{_how(ceilings, 'matrix')}"
+    yield f"  {quantity(copy)}B/s of copies{_how(ceilings, 'copy')}"
+
+
+def _how(ceilings: Figures, which: str) -> str:
+    """How far the measurements of a ceiling lie apart, and what was faster than all of them."""
+    reached = ceilings[f"{which}_reached_by"]
+    said = f" (the best is {ceilings[f'{which}_spread']:.2f} times the median"
+    return f"{said}; reached by {reached})" if reached else f"{said})"
 
 
 def _table(first: str, *others: str) -> Table:

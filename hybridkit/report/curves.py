@@ -24,7 +24,7 @@ class Curve:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the table, as plain data; null where the run has none yet."""
-        recent = [line["loss"] for line in self.steps[-50:]]
+        recent = [line["loss"] for line in self.steps if line["loss"] is not None][-50:]
         last = self.validations[-1] if self.validations else {}
         return {
             "run": self.name,
@@ -73,8 +73,11 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
     axes = drawing.add_subplot(xlabel="tokens", ylabel="loss (nats a token)")
     for curve in curves:
         tokens = {line["step"]: line["tokens"] for line in curve.steps}
-        (line,) = axes.plot(list(tokens.values()), _smooth([line["loss"] for line in curve.steps]), label=curve.name)
-        points = [(tokens[v["step"]], v["val_loss"]) for v in curve.validations if v["step"] in tokens]
+        counted = [line for line in curve.steps if line["loss"] is not None]
+        losses = _smooth([line["loss"] for line in counted])
+        (line,) = axes.plot([line["tokens"] for line in counted], losses, label=curve.name)
+        found = [v for v in curve.validations if v["step"] in tokens and v["val_loss"] is not None]
+        points = [(tokens[v["step"]], v["val_loss"]) for v in found]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), "o", color=line.get_color(), markersize=4)
     axes.plot([], [], "o", color="gray", markersize=4, label="validation")
     axes.grid(alpha=0.3)

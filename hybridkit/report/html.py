@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from hybridkit.evaluate.history import RESULTS, joined, keep_unreadable, read_hi
 from hybridkit.evaluate.questions import Findings
 from hybridkit.report.eval import Table, markdown, notes, tables
 from hybridkit.report.heatmap import pictures
+from hybridkit.strict_json import format_json
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def write(findings: Findings, folder: Path) -> Path:
 def _write(history: Sequence[Findings], folder: Path) -> None:
     ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
     drawn = [{f"{name}{end}": figure for name, figure in pictures(one)} for one, end in zip(history, ends, strict=True)]
-    files = {RESULTS: json.dumps(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
+    files = {RESULTS: format_json(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
     for name, figure in (pair for figures in drawn for pair in figures.items()):
         files[f"{name}.svg"] = svg(figure)
         figure.savefig(folder / f"{name}.png", dpi=120)

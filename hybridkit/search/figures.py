@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -87,15 +88,17 @@ def look_up(tree: Tree, name: str) -> float:
 
 
 def measure(run: Run) -> dict[str, float]:
-    """What the metrics of a run come to; validation figures are absent where it made none."""
+    """What the metrics of a run come to; a figure is absent where there is none, or no target was counted."""
     lines = run.metrics().lines
     steps = [line for line in lines if "loss" in line]
+    losses = [line["loss"] for line in steps if line["loss"] is not None]
     last: Tree = next((line for line in reversed(lines) if "val_loss" in line), {})
     found = {
-        "loss": mean(line["loss"] for line in steps[-RECENT:]),
         "tokens_per_second": median(line["tokens_per_second"] for line in steps),
         "seconds": sum(line["seconds"] for line in steps),
     }
+    if losses:
+        found["loss"] = mean(losses[-RECENT:])
     return found | {key: last[key] for key in ("val_loss", "val_bits_per_byte") if last.get(key) is not None}
 
 
@@ -126,7 +129,7 @@ def _numbers(value: Any) -> Iterable[float]:
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _numbers(inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         yield float(value)
 
 

@@ -29,12 +29,15 @@ def rungs(settings: PrunerSettings, number: int, steps: int) -> list[int]:
 
 def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> dict[str, float]:
     """The running loss at those of the steps that a run has reached, out of its metrics."""
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    return {
-        str(step): mean(losses[n] for n in range(max(1, step - RECENT + 1), step + 1) if n in losses)
+    lines = [line for line in lines if "loss" in line]
+    reached = {line["step"] for line in lines}
+    losses = {line["step"]: line["loss"] for line in lines if line["loss"] is not None}
+    recent = {
+        step: [losses[n] for n in range(max(1, step - RECENT + 1), step + 1) if n in losses]
         for step in steps
-        if step in losses
+        if step in reached
     }
+    return {str(step): mean(found) for step, found in recent.items() if found}
 
 
 def falls_behind(settings: PrunerSettings, mine: Mapping[str, float], others: Iterable[Record]) -> str | None:

@@ -108,7 +108,7 @@ def curves(study: Study) -> list[Curve]:
     for record in study.records():
         for seed in range(study.definition.file.trial.seeds):
             run = Run(study.trial_folder(record.number) / f"seed-{seed}")
-            lines = [line for line in run.metrics().lines if "loss" in line]
+            lines = [line for line in run.metrics().lines if line.get("loss") is not None]
             if lines:
                 steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
                 found.append(Curve(record.number, seed, steps, losses))

@@ -74,7 +74,7 @@ class DeepSpeedEngine:
         for batch in micro_batches:
             self._engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
             loss = self._engine(self._here(batch), windows)
-            self._engine.backward(loss * (self.ranks / counted))
+            self._engine.backward(loss * (self.ranks / max(1, counted)))
             nats += loss.detach()
         return Gradient(self._summed(nats), self._zero.norm())
 

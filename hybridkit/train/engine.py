@@ -51,7 +51,10 @@ class Engine(Protocol):
         """Start from these weights. Raises UserError, naming `origin`, where they are another model's."""
 
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
-        """Accumulate d(nats / counted) over this rank's micro-batches and all ranks; replaces any gradient held."""
+        """Accumulate d(nats / counted) over this rank's micro-batches and all ranks; replaces any gradient held.
+
+        `counted` 0: no target is counted, and the gradient is zero.
+        """
 
     def update(self, lr: float) -> None:
         """Clip the gradient held and take an optimizer step with it."""

@@ -59,7 +59,7 @@ class LocalEngine:
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in micro_batches:
             loss = self._loss(batch, windows)
-            (loss / counted).backward()
+            (loss / max(1, counted)).backward()
             nats += loss.detach()
         self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         return Gradient(nats.item(), self._norm.item())

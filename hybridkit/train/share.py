@@ -19,8 +19,8 @@ KEPT = 16  # values of its width that an entry keeps a token for backward: an FF
 
 
 def counted(batch: Batch) -> int:
-    """Targets that count, at least 1."""
-    return max(1, int((batch.targets != IGNORED).sum()))
+    """Targets that count; 0 where a batch has none."""
+    return int((batch.targets != IGNORED).sum())
 
 
 def micro_batches(batch: Batch, rows: int, replica: int = 0, replicas: int = 1) -> list[Batch]:

@@ -1,6 +1,7 @@
 """From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
 
 import importlib.metadata
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 from hybridkit.api import own_tokenizer
 from hybridkit.api import plan as compile_recipe
 from hybridkit.compile import Plan, embedding_scale
-from hybridkit.compile import Plan
 from hybridkit.copies import code_of, hashes, recorded, refuse_changed, write_copies
 from hybridkit.data.batches import Feed
 from hybridkit.data.feed import describe, open_feed
@@ -29,6 +29,8 @@ from hybridkit.train.logs import Logs
 from hybridkit.train.loop import Loop, Parts
 from hybridkit.train.reporter import Reporter, Silent
 from hybridkit.train.state import State, load_state
+
+THREADS = 64  # that any machine can start, however few processors it has
 
 
 def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> None:
@@ -76,15 +78,14 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
     about = _about(engine, recipe, plan, feed) | {"code": hashes(code)}
     state = _restored(found, about, engine, recipe, reporter)
     about["threads"] = torch.get_num_threads()
-    keep_steps = recipe.train.keep_every * recipe.train.checkpoint_every
     lead = engine.rank == 0
-    store = Store(run, recipe.train.keep, keep_steps, lead=lead, barrier=lambda: engine.agree(0))
+    store = Store(run, recipe.train, lead=lead, barrier=lambda: engine.agree(0))
     if lead:
         write_whole(run.recipe_file, dump(recipe).encode())
         if found.checkpoint is None:
             feed.tokenizer.save(run.path)
             write_copies(run, code)
-    store.open(found.checkpoint, found.skipped)
+    store.open(found.checkpoint, found.skipped, state.scheduled)
     with Logs(run, state.step) if lead else nullcontext() as logs:
         if logs and logs.damaged:
             reporter.message(f"{run.metrics_file.name}: dropped {logs.damaged} lines that could not be read")
@@ -264,7 +265,10 @@ def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
 
 
 def _same_threads(threads: int, reporter: Reporter) -> None:
-    """Sums depend on how many threads share them: go on with as many as the run began with."""
-    if threads != torch.get_num_threads():
-        reporter.message(f"using {threads} threads, as this run did so far, instead of {torch.get_num_threads()}")
+    """Sums depend on how many threads share them: go on with as many as the run began with, if that can be had."""
+    own = torch.get_num_threads()
+    if threads > max(own, THREADS, os.cpu_count() or 1):
+        reporter.message(f"this run used {threads} threads, more than can be had here: {own}, and sums round otherwise")
+    elif threads != own:
+        reporter.message(f"using {threads} threads, as this run did so far, instead of {own}")
         torch.set_num_threads(threads)

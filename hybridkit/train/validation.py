@@ -14,14 +14,17 @@ TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a
 
 
 def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, float | None]:
-    """`val_loss`, nats a counted token, and `val_bits_per_byte`; `rows` of a micro-batch."""
+    """`val_loss`, nats a counted token, and `val_bits_per_byte`, both None where no target is counted.
+
+    `rows` of a micro-batch.
+    """
     windows = plan.windows(Tick(seed=0, step=0, total_steps=1, training=False))
     nats, targets, raw = 0.0, 0, 0
     for batch in _first(feed.validation()):
         nats += engine.evaluate(micro_batches(batch, rows, engine.replica, engine.replicas), windows)
         targets += counted(batch)
         raw += batch.bytes
-    return {"val_loss": nats / max(1, targets), "val_bits_per_byte": bits_per_byte(nats, raw)}
+    return {"val_loss": nats / targets if targets else None, "val_bits_per_byte": bits_per_byte(nats, raw)}
 
 
 def bits_per_byte(nats: float, raw: int) -> float | None:

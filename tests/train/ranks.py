@@ -6,6 +6,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def losses(engine: Engine, plan: Plan, train: Train, steps: Sequence[int]) -> li
 def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
     """A gradient that is dropped again, and a loss without one: nothing of either may stay behind."""
     rows, windows = batch(999), plan.windows(Tick(0, 0, 1, training=False))
+    nothing = replace(rows, targets=torch.full_like(rows.targets, IGNORED))
+    empty = engine.gradients(micro_batches(nothing, 2, engine.replica, engine.replicas), windows, counted(nothing))
+    engine.discard()
     shares = micro_batches(rows, 2, engine.replica, engine.replicas)
     norm = engine.gradients(shares, windows, counted(rows)).norm
     engine.discard()
-    return [norm, engine.evaluate(shares, windows)]
+    return [norm, engine.evaluate(shares, windows), *empty]
 
 
 def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:

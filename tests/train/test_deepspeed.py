@@ -56,11 +56,15 @@ def test_stages_and_ranks_agree_with_the_local_engine(
 ) -> None:
     there = found(ranks)[stage]
     assert there["losses"] == pytest.approx(local["losses"], abs=CLOSE)
-    assert there["aside"] == pytest.approx(local["aside"], rel=1e-5), "norm before clipping, and validation"
+    assert there["aside"] == pytest.approx(local["aside"], rel=1e-5), "norm before clipping, validation, and nothing"
 
 
 def test_offloaded_and_recomputed_weights_change_nothing(found: Callable[[int], Found], local: Found) -> None:
     assert found(2)["offload"]["losses"] == pytest.approx(local["losses"][:FEW], abs=CLOSE)
+
+
+def test_what_counts_nothing_has_no_gradient(local: Found) -> None:
+    assert local["aside"][2:] == [0, 0]
 
 
 def test_training_moves(local: Found) -> None:

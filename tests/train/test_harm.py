@@ -44,6 +44,7 @@ RECIPES = {
     "an unknown engine": ("pattern: sa\ntrain: {engine: os.system}", "train.engine should be"),
     "windows without end": ("pattern: swa:uniform(1,1099511627776)", "choose a larger step"),
     "a width without end": ("pattern: ffn(width=9999999999999999999)", "should be at most"),
+    "rows without end": ("pattern: sa\ntrain: {micro_batch: " + "9" * 26 + "}", "train.micro_batch should be"),
     "weights without end": ("pattern: swa(heads=1048576,head=1099511627776):4", "no machine holds"),
 }
 
@@ -62,11 +63,14 @@ def test_recipes_that_mean_harm_are_refused(name: str, tmp_path: Path, monkeypat
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(("precision", "head"), [("fp32", 1 << 20), ("bf16", 1 << 21)])
 def test_sizes_beyond_the_machine_are_a_message(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str, head: int
 ) -> None:
-    pattern = "pattern=sa(heads=1048576,head=1048576)"
-    monkeypatch.setattr("sys.argv", ["hybridkit", "flops", "quickstart", pattern, "--json"])
+    """Of a state of more than 2**63 bytes, which takes twice the head in bf16."""
+    pattern = f"pattern=sa(heads=1048576,head={head})"
+    words = ["quickstart", pattern, f"train.precision={precision}", "--json"]
+    monkeypatch.setattr("sys.argv", ["hybridkit", "flops", *words])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1

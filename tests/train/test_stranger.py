@@ -1,5 +1,6 @@
 """A stranger's run folder: read or refused, nothing in it executed, nothing outside written."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,15 +176,54 @@ def test_a_recipe_of_huge_sizes_allocates_nothing(run: Run) -> None:
 def test_metrics_that_are_no_figures_are_dropped(run: Run, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run.metrics_file.read_bytes().splitlines(keepends=True)
     bad = [
-        b'{"step": 3, "loss": "much"}', b'{"step": 3, "val_loss": null}', b'{"step": 3, "\\ud800": 1}',
+        b'{"step": 3, "loss": "much"}', b'{"step": 3, "tokens": null}', b'{"step": 3, "\\ud800": 1}',
+        b'{"step": 3, "val_bits_per_byte": "few"}', b'{"step": 3, "probe.recall.64.8": []}', b'{"step": 3, "lr": true}',
+        b'{"step": 3, "loss": NaN}', b'{"step": 3, "x": -Infinity}', b'{"step": 3, "loss": 1e999}',
         b'{"step": 3, "x": 1' + b"0" * 400 + b"}", b'{"step": 3, "loss": [1]}', b"\xed\xa0\x80", b'{"step": 1e400}',
     ]  # fmt: skip
-    odd = [b'{"step": 3, "loss": 2.0}', b'{"step": 3, "note": "\\u00e9", "window": {"0": [[]]}}']
+    odd = [
+        b'{"step": 3, "loss": 2.0}',
+        b'{"step": 3, "val_loss": null}',
+        b'{"step": 3, "note": "\\u00e9", "window": {"0": [[]]}}',
+    ]
     run.metrics_file.write_bytes(b"".join([*lines[:4], *(line + b"\n" for line in (*bad, *odd)), *lines[4:]]))
     assert run.metrics().damaged == len(bad)
     app(["show", str(run.path), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["runs"][0]["step"] == 12
+    app(["show", str(run.path)], standalone_mode=False)
     assert f"dropped {len(bad)} lines" in go(run.path, "train.steps=13", resume=True)
+
+
+def change(folder: Path, file: str, **keys: Any) -> None:
+    """Change a JSON file of a checkpoint, and let the manifest vouch for it."""
+    content = json.loads((folder / file).read_text())
+    content.pop("sha256", None)
+    content |= keys
+    sealed_too = {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    (folder / file).write_text(json.dumps(content | sealed_too if file == "manifest.json" else content))
+    if file != "manifest.json":
+        reseal(folder)
+
+
+NUMBERS = [("manifest.json", "threads"), ("manifest.json", "ranks"), ("manifest.json", "zero"), ("state.json", "step")]
+NUMBERS += [("state.json", "position"), ("state.json", "scheduled"), ("state.json", "passed_over")]
+
+
+@pytest.mark.parametrize(("file", "key"), NUMBERS)
+@pytest.mark.parametrize("value", [2**70, -(2**70), 1e300, "1", [1]])
+def test_numbers_that_no_run_has_are_refused(run: Run, go: Go, file: str, key: str, value: Any) -> None:
+    for checkpoint in list(run.checkpoints()):
+        change(checkpoint.folder, file, **{key: value})
+    with pytest.raises(UserError, match=file.replace(".", r"\.")):
+        go(run.path, "train.steps=13", resume=True)
+
+
+def test_more_threads_than_a_machine_can_start_are_not_started(run: Run, go: Go) -> None:
+    newest, threads = run.newest().checkpoint, torch.get_num_threads()
+    assert newest
+    change(newest.folder, "manifest.json", threads=60_000)
+    assert "this run used 60000 threads" in go(run.path, "train.steps=13", resume=True)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "pipe"])

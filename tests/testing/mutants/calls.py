@@ -4,11 +4,11 @@ import random
 import time
 
 import torch
-from mutants.base import ATTEND, RUNNING, RunningLayer, Sum, mutant
 from torch import nn
 
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.sa import SelfAttention
+from mutants.base import ATTEND, RUNNING, RunningLayer, Sum, mutant
 
 MLSTM, SA = Mlstm(), SelfAttention()
 

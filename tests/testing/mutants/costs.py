@@ -1,13 +1,12 @@
 """Faults of FLOPs."""
 
-from mutants.base import ATTEND, RUNNING, mutant
-
 from hybridkit.block import Block
 from hybridkit_blocks.ffn import FeedForward
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
+from mutants.base import ATTEND, RUNNING, mutant
 
 MLSTM, SA, FFN, SWA = Mlstm(), SelfAttention(), FeedForward(), SlidingWindowAttention(window=Fixed(window=16))
 

@@ -1,10 +1,10 @@
 """Faults of what is carried: sizes, copies, steps and decoders."""
 
 import torch
-from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
 
 from hybridkit_blocks.mlstm import Memory, Mlstm
 from hybridkit_blocks.sa import SelfAttention
+from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
 
 MLSTM, SA = Mlstm(), SelfAttention()
 

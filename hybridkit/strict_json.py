@@ -1,0 +1,46 @@
+"""JSON as its standard has it (RFC 8259): no NaN or Infinity, neither read nor written."""
+
+import json
+import math
+from typing import Any
+
+
+def parse_json(raw: bytes) -> Any:
+    """What JSON in UTF-8 says.
+
+    Raises ValueError, also for what is nested too deep, for numbers beyond a float and for halves of characters.
+    """
+    try:
+        value = json.loads(raw.decode(), parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if b"\\u" in raw:  # an escape can spell what no file and no terminal can hold
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def format_json(value: Any, indent: int | None = None) -> str:
+    """JSON, in one line unless `indent` is given; a number that is not finite becomes null."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond what a float holds")
+    return number
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
