@@ -11,7 +11,7 @@ from hybridkit.data.feed import context_length, held_out, open_feed, open_recall
 from hybridkit.errors import UserError
 from hybridkit.evaluate import recall
 from hybridkit.evaluate.haystack import open_essays
-from hybridkit.evaluate.intervals import estimate
+from hybridkit.evaluate.intervals import clustered
 from hybridkit.evaluate.needles import run_cell
 from hybridkit.evaluate.perplexity import by_position, perplexity
 from hybridkit.evaluate.questions import Cell, Depth, Findings, Questions
@@ -89,7 +89,7 @@ class Grid:
             "seed": q.seed,
             "scoring": q.scoring,
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
-            "interval": "95 %: Wilson's where every score is 0 or 1, else Student's t",
+            "interval": "95 %: Clopper and Pearson's on the effective number of samples; a sequence is one sample",
         }
 
 
@@ -144,7 +144,7 @@ class _Sitting:
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
             self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.q.samples)
         name = samples.task if self.q.scoring == "ruler" else f"{samples.task} ({self.q.scoring})"
-        self._score(name, samples.length, [line["score"] for line in lines])
+        self._score(name, samples.length, [[line["score"]] for line in lines])
         depths = by_depth(lines)
         place = (self.subject.name, name, samples.length, self.window)
         self.findings.depths += [Depth(*place, depth, asked, found) for depth, asked, found in depths]
@@ -158,11 +158,13 @@ class _Sitting:
             self._score("recall_near", distance, hits)
         for done, gap in enumerate(self.q.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.q.samples, self.q.seed, self.reading)
-            self._score("recall_far", gap, hits)
+            self._score("recall_far", gap, [[hit] for hit in hits])
             self._watch(f"recall over {gap:,} tokens", done, len(self.q.gaps))
 
-    def _score(self, task: str, length: int, scores: Sequence[float]) -> None:
-        cell = Cell(self.subject.name, task, length, self.window, len(scores), *estimate(scores))
+    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
+        """Note the scores of a cell, in groups that are independent of each other."""
+        samples = sum(map(len, scores))
+        cell = Cell(self.subject.name, task, length, self.window, samples, *clustered(scores))
         self.findings.cells.append(cell)
 
     def _harness(self) -> None:

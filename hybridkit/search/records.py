@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
+from hybridkit.evaluate.intervals import student
 from hybridkit.schema import Scalar
 
 State = Literal["running", "done", "pruned", "failed"]
-
-# The 97.5 % points of Student's t at 1, 2, ... degrees of freedom; beyond the table, an approximation to 1 %.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Alias(NamedTuple):
@@ -63,12 +61,12 @@ class Record:
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the 95 % confidence interval of a mean; None for a single value."""
-    freedom = len(values) - 1
-    if not freedom:
-        return None
-    t = _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
-    return t * stdev(values) / len(values) ** 0.5
+    """Half the 95 % confidence interval of a mean, by Student's t.
+
+    None for a single value and for equal ones, which do not show how much others would differ.
+    """
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return student(len(values) - 1) * spread / len(values) ** 0.5 if spread else None
 
 
 def front(values: Sequence[Sequence[float]], maximized: Sequence[bool]) -> list[int]:
