@@ -12,6 +12,8 @@ from hybridkit.errors import Failure
 from hybridkit.evaluate.questions import Findings
 from hybridkit.report.eval import Table, haystack_note, markdown, tables
 from hybridkit.report.heatmap import pictures
+from hybridkit.run import refuse_links
+from hybridkit.train.files import write_whole
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
@@ -36,9 +38,10 @@ def write(findings: Findings, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
+            refuse_links([folder / f"{name}.png"])
             figure.savefig(folder / f"{name}.png", dpi=120)
         for name, text in files.items():
-            (folder / name).write_text(text)
+            write_whole(folder / name, text.encode())
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / "report.html"

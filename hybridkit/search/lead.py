@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hybridkit.errors import Interrupted
+from hybridkit.search.arguments import read_arguments
 from hybridkit.search.pruner import falls_behind, rungs, running_losses
 from hybridkit.search.records import Record
 from hybridkit.search.study import Study
@@ -144,7 +144,7 @@ class Team:
         folder.mkdir(parents=True, exist_ok=True)
         candidate = self._study.candidate(record)
         recipes = tuple(candidate.run(seed) for seed in range(trial.seeds))
-        arguments = None if trial.evaluate is None else tuple(shlex.split(trial.evaluate))
+        arguments = None if trial.evaluate is None else read_arguments(trial.evaluate)
         windowed = any(entry.window for entry in candidate.costs.plan.entries)
         return Job(folder, recipes, arguments, tuple(trial.windows), windowed, self._threads, self._plugins)
 

@@ -31,6 +31,10 @@ class Choice:
         """What a label stands for."""
         return self.options[label]
 
+    def holds(self, label: Scalar) -> bool:
+        """Whether this is one of the labels, and of its type: 1 and true are not the same."""
+        return any(type(label) is type(option) and label == option for option in self.options)
+
 
 @dataclass(frozen=True)
 class Number:
@@ -55,6 +59,14 @@ class Number:
     def value(self, label: Scalar) -> Scalar:
         """The number itself."""
         return label
+
+    def holds(self, label: Scalar) -> bool:
+        """Whether this is a number in the range, and a whole one where the ends are."""
+        types = int if isinstance(self.low, int) else int | float
+        if not isinstance(label, types) or isinstance(label, bool):
+            return False
+        rounding = 1e-9 * (self.high - self.low)
+        return self.low - rounding <= label <= self.high + rounding
 
 
 Variable = Choice | Number

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 
 from hybridkit.errors import Failure, Interrupted, UserError
+from hybridkit.manifest import parse_json
 from hybridkit.recipe import Loaded
 from hybridkit.registry import REGISTRY
-from hybridkit.run import Run
+from hybridkit.run import Run, refuse_links
 from hybridkit.search.figures import evaluation_tree, measure
 from hybridkit.train.files import write_whole
 from hybridkit.train.reporter import Silent
@@ -52,20 +54,32 @@ class Job:
 class Outcome:
     """What a trial came to: for each seed its figures (METRICS, and `eval` where there was one), or why it failed."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for one that is read
+
     seeds: list[dict[str, Any]]
     error: str | None = None
 
 
+_OUTCOME = TypeAdapter(Outcome)
+
+
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of the trial in a folder, if it has come to its end."""
+    """The outcome of the trial in a folder, if it has come to its end. Raises UserError for a damaged one."""
     file = folder / OUTCOME
-    return Outcome(**json.loads(file.read_text())) if file.exists() else None
+    if not file.is_file():
+        return None
+    try:
+        outcome: Outcome = _OUTCOME.validate_python(parse_json(file.read_bytes()))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged; remove it: {ascii(str(error)[:200])}") from error
+    return outcome
 
 
 def work(job: Job) -> None:
     """Run a job in this process, which ends with the process that started it."""
     threading.Thread(target=_watch_parent, daemon=True).start()
-    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1)
+    refuse_links([job.folder / LOG])
+    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8")
     torch.set_num_threads(job.threads)
     for plugin in job.plugins:
         REGISTRY.add(plugin)
