@@ -56,8 +56,8 @@ def _search(
 
     if holds_study(space):
         raise UserError(
-            f"{space} is a study's folder; `hybridkit search {space / SPACE} --study {space} --resume` goes on with it, "
-            f"`hybridkit search report {space}` shows what it found"
+            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` goes on with "
+            f"it, `hybridkit search report {space}` shows what it found"
         )
     definition = read_definition(space)  # before torch is imported: mistakes in a space answer at once
     if definition.file.trial.evaluate is not None:

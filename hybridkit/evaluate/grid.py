@@ -154,8 +154,8 @@ class _Sitting:
         task = open_recall(data)
         assert task
         batches = held_out(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
-        for distance, hits in recall.near(self.model, batches, self.reading).items():
-            self._score("recall_near", distance, hits)
+        for distance, rows in recall.near(self.model, batches, self.reading).items():
+            self._score("recall_near", distance, rows)
         for done, gap in enumerate(self.q.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.q.samples, self.q.seed, self.reading)
             self._score("recall_far", gap, [[hit] for hit in hits])

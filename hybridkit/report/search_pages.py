@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.errors import Failure
 from hybridkit.report.search import choice, figure, summarize
 from hybridkit.report.search_plots import pictures
-from hybridkit.search.records import half_interval
 from hybridkit.run import check_tree
+from hybridkit.search.records import half_interval
 from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.train.files import write_whole
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(  # whether an option has a value
-    ("context", "needles", "lengths", "windows", "samples", "seed", "score", "recall", "ablate", "tasks", "limit")
-    + ("batch", "chunk", "device"),
-    True,
-)
+_VALUED = "context needles lengths windows samples seed score recall ablate tasks limit batch chunk device"
+ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(_VALUED.split(), True)  # whether with a value
 
 
 def read_arguments(text: str) -> tuple[str, ...]:

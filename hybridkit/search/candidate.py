@@ -71,7 +71,13 @@ class Workshop:
 
     def check(self) -> None:
         """Try every value once, and every name of budget and objectives. Raises UserError for what is wrong."""
-        costs, *_ = [self.make(params).costs for params in self.definition.space.probes()]
+        for params in self.definition.space.probes():
+            self.make(params)
+        self.check_names()
+
+    def check_names(self) -> None:
+        """Look for every name of budget and objectives in a candidate. Raises UserError for one that there is not."""
+        costs = self.make(next(self.definition.space.probes())).costs
         for constraint in self.definition.budget:
             self._check_name(constraint.name, costs, "budget")
         for name in self.definition.file.objectives:

@@ -63,7 +63,9 @@ class Ledger:
             if params.keys() != self._variables.keys():
                 raise ValueError(f"trial {trial.number} does not choose the variables of the space")
             if wrong := [name for name, value in params.items() if not self._variables[name].holds(value)]:
-                raise ValueError(f"trial {trial.number} chooses {params[wrong[0]]!r}, which is no {wrong[0]} of the space")
+                raise ValueError(
+                    f"trial {trial.number}: {wrong[0]}: {params[wrong[0]]!r} is none of the space's values"
+                )
         if record.state == "done" and not record.has_values(self._objectives):
             return replace(record, state="failed", reason="an objective has no value: nothing was counted for it")
         return record
@@ -197,7 +199,7 @@ def _checked(trial: FrozenTrial, aliases: Sequence[Any]) -> Record:
     seconds = ((ended.timestamp() if ended else time.time()) - begun.timestamp()) if begun else 0.0
     about = trial.user_attrs.get(_ABOUT, {}) | later
     others = [Alias(*alias) for alias in aliases]
-    own = {"number": trial.number, "state": _STATES[trial.state], "params": dict(trial.params)}
+    own: dict[str, Any] = {"number": trial.number, "state": _STATES[trial.state], "params": dict(trial.params)}
     own |= {"aliases": others, "seconds": seconds}
     if both := own.keys() & about.keys():
         raise ValueError(f"trial {trial.number} says itself what its {min(both)} is")

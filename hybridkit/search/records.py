@@ -113,10 +113,11 @@ def rank(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) ->
 
 def _losses(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> dict[int, tuple[float, ...]]:
     """By place, what is to be made small; rows that lack a value are left out."""
+    whole = {place: [x for x in row if is_value(x)] for place, row in enumerate(values)}
     return {
-        place: tuple(-x if more else x for x, more in zip(row, maximized, strict=True))  # type: ignore[operator]
-        for place, row in enumerate(values)
-        if all(map(is_value, row))
+        place: tuple(-x if more else x for x, more in zip(row, maximized, strict=True))
+        for place, row in whole.items()
+        if len(row) == len(values[place])
     }
 
 

@@ -27,9 +27,10 @@ class TrialSettings(Section):
         default=None, description="Arguments of `hybridkit eval`, run on each trained model; null: no evaluation."
     )
     windows: list[Annotated[int, Field(ge=1, le=1 << 40)]] = Field(
-        default=[], max_length=64, description="Windows at test time; a model without any answers the same at all of them."
+        default=[],
+        max_length=64,
+        description="Windows at test time; a model without any answers the same at all of them.",
     )
-
 
     @field_validator("evaluate")
     @classmethod

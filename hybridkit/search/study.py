@@ -14,6 +14,7 @@ from hybridkit.errors import UserError
 from hybridkit.run import check_tree
 from hybridkit.search.candidate import Candidate, Workshop
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
+from hybridkit.search.feasible import require
 from hybridkit.search.figures import EVAL, METRICS, Unknown, look_up
 from hybridkit.search.folder import OUTSIDE, SETTINGS, Settings, holds_study, read_settings
 from hybridkit.search.hunt import Counts, Found, Hunt
@@ -68,11 +69,18 @@ class Study:
         if self.ended or len(records) >= self.wanted:
             return None
         hunt = Hunt(self.workshop, records)
-        found = hunt.find(proposals(self.definition, records, hunt.counts.proposals))
+        try:
+            found = hunt.find(proposals(self.definition, records, hunt.counts.proposals))
+        except UserError:
+            raise
+        except Exception as error:  # what a sampler makes of a record's `memory` that none has written
+            said = f"the sampler cannot go on from the trials so far: {type(error).__name__}"
+            raise UserError(f"{self.folder}: {said}: {str(error)[:200]!a}") from error
         self.ledger.add_aliases(hunt.aliases)
         self.ledger.count(hunt.counts)
         if found is None:
-            self.ended = f"nothing new within the budget in {hunt.counts.proposals:,} proposals"
+            none = f"nothing new within the budget in {hunt.counts.proposals:,} proposals"
+            self.ended = none if records else hunt.complaint()
             return None
         return self._write(found, hunt.counts)
 
@@ -82,7 +90,7 @@ class Study:
             return self.fail(record, outcome.error)
         try:
             candidate = self.candidate(record)
-            values = [
+            values: list[list[float | None]] = [
                 [self._figure(candidate, seed, name) for name in self.definition.file.objectives]
                 for seed in outcome.seeds
             ]
@@ -137,10 +145,10 @@ def create(definition: Definition, folder: Path, url: str | None) -> Study:
     Raises UserError, before anything is written, for what is wrong, a budget that nothing satisfies included.
     """
     workshop = Workshop(definition)
+    workshop.check_names()
+    next(proposals(definition, [], 0), None)  # a grid without end, or too large a one
+    require(workshop, lambda: proposals(definition, [], 0))
     workshop.check()
-    hunt = Hunt(workshop, [])
-    if hunt.find(proposals(definition, [], 0)) is None:
-        raise UserError(hunt.complaint())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -48,7 +48,6 @@ class Lock:
             except BlockingIOError as error:
                 holder = file.read(32).strip() or "unknown"
                 file.close()
-                raise UserError(
-                    f"{self._folder} is in use by process {holder}; wait for it, or name another folder with {self._option}"
-                ) from error
+                busy = f"{self._folder} is in use by process {holder}"
+                raise UserError(f"{busy}; wait for it, or name another folder with {self._option}") from error
             file.close()
