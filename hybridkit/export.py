@@ -1,6 +1,7 @@
 """A run for other programs: weights as safetensors, sizes and layers as JSON, and the tokenizer."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def export(run: Path, folder: Path) -> list[Path]:
 
     Raises UserError where the folder exists already or the run has no valid checkpoint.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UserError(f"{folder} exists; name a new folder")
     model = load(run)
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -158,6 +159,31 @@ def refuse_links(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.is_symlink():
             raise UserError(f"{path} is a symbolic link, through which nothing is written; remove it")
+
+
+def check_tree(folder: Path) -> None:
+    """Raises UserError where `folder` holds anything but files and folders, at any depth: a link, a pipe, a device.
+
+    For folders that are about to be written into, which somebody else may have made.
+    """
+    left = [folder]
+    while left:
+        for entry in _entries(left.pop()):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                refuse_links([path])
+            elif entry.is_dir(follow_symlinks=False):
+                left.append(path)
+            elif not entry.is_file(follow_symlinks=False):
+                raise UserError(f"{path} is neither a file nor a folder; remove it")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:  # another process has removed it since
+        return []
 
 
 def _because(skipped: dict[str, str]) -> str:

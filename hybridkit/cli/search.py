@@ -22,7 +22,8 @@ def search(
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Trials that run at the same time.")] = 1,
     study: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/<space's stem>.")] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="An optuna storage, for many machines; default: a file.")
+        str | None,
+        typer.Option(metavar="URL", help="An optuna storage, for many machines; default: a file. Give it every time."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in the folder.")] = False,
     as_json: Json = False,
@@ -32,9 +33,9 @@ def search(
     if len(what) == 1 and what[0] not in WORDS:
         _search(_find(what[0]), study, storage, resume, workers, as_json, plugin)
     elif len(what) == 2 and what[0] == "report":
-        _report(Path(what[1]), as_json)
+        _report(Path(what[1]), storage, as_json)
     elif len(what) == 2 and what[0] == "best":
-        _best(Path(what[1]), as_json)
+        _best(Path(what[1]), storage, as_json)
     else:
         close = nearest(what[0], WORDS) if len(what) == 2 else None
         hint = f"did you mean `search {close} {what[1]}`?" if close else "search report STUDY, or search best STUDY"
@@ -50,20 +51,24 @@ def _find(said: str) -> Path:
 def _search(
     space: Path, folder: Path | None, storage: str | None, resume: bool, workers: int, as_json: bool, plugin: list[Path]
 ) -> None:
-    from hybridkit.search.definition import read_definition
+    from hybridkit.search.definition import SPACE, read_definition
+    from hybridkit.search.folder import holds_study
 
+    if holds_study(space):
+        raise UserError(
+            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` goes on with "
+            f"it, `hybridkit search report {space}` shows what it found"
+        )
     definition = read_definition(space)  # before torch is imported: mistakes in a space answer at once
     if definition.file.trial.evaluate is not None:
         _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
     folder = folder or Path("studies") / space.stem
     from hybridkit.search import study as studies
 
-    begun = studies.holds_study(folder)
+    begun = holds_study(folder)
     if begun and not resume:
         raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
-    if begun and storage:
-        raise UserError(f"--storage: {folder} has its storage already; leave it out")
-    opened = studies.resume(definition, folder) if begun else studies.create(definition, folder, storage)
+    opened = (studies.resume if begun else studies.create)(definition, folder, storage)
     from hybridkit.report.search import LiveTable
     from hybridkit.search.lead import search as lead
 
@@ -76,7 +81,7 @@ def _search(
                 " whether they compare with new ones cannot be verified"
             )
         lead(opened, workers, table, plugin)
-    _print(folder, as_json)
+    _print(folder, storage, as_json)
 
 
 def _check_arguments(place: str, said: str) -> None:
@@ -90,21 +95,21 @@ def _check_arguments(place: str, said: str) -> None:
         raise UserError(f"{place}: trial.evaluate: {error}") from None
 
 
-def _print(folder: Path, as_json: bool) -> None:
+def _print(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search import print_results
     from hybridkit.search.results import results, to_json
     from hybridkit.search.study import open_study
 
-    found = results(open_study(folder))
+    found = results(open_study(folder, storage))
     print(format_json(to_json(found))) if as_json else print_results(found)
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search_pages import write_pages
     from hybridkit.search.results import results, to_json
     from hybridkit.search.study import open_study
 
-    opened = open_study(folder)
+    opened = open_study(folder, storage)
     pages = write_pages(opened)
     if as_json:
         print(format_json({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
@@ -113,13 +118,13 @@ def _report(folder: Path, as_json: bool) -> None:
         print(page)
 
 
-def _best(folder: Path, as_json: bool) -> None:
+def _best(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.errors import Failure
     from hybridkit.recipe import dump
     from hybridkit.search.results import results
     from hybridkit.search.study import open_study
 
-    opened = open_study(folder)
+    opened = open_study(folder, storage)
     found = results(opened)
     if found.best is None:
         raise Failure(f"{folder}: no trial has come to its end yet")

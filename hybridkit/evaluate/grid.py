@@ -11,7 +11,7 @@ from hybridkit.data.feed import context_length, held_out, open_feed, open_recall
 from hybridkit.errors import UserError
 from hybridkit.evaluate import recall
 from hybridkit.evaluate.haystack import open_essays
-from hybridkit.evaluate.intervals import estimate
+from hybridkit.evaluate.intervals import clustered
 from hybridkit.evaluate.needles import run_cell
 from hybridkit.evaluate.perplexity import by_position, perplexity
 from hybridkit.evaluate.questions import Cell, Depth, Findings, Questions
@@ -106,7 +106,7 @@ class Grid:
             "scoring": q.scoring,
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
             "harness": {"limit": q.limit, "include": q.include and str(q.include)} if q.harness else None,
-            "interval": "95 %: Wilson's where every score is 0 or 1, else Student's t",
+            "interval": "95 %: Clopper and Pearson's on the effective number of samples; a sequence is one sample",
         }
 
 
@@ -162,7 +162,7 @@ class _Sitting:
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
             self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.q.samples)
         name = samples.task if self.q.scoring == "ruler" else f"{samples.task} ({self.q.scoring})"
-        self._score(name, samples.length, [line["score"] for line in lines])
+        self._score(name, samples.length, [[line["score"]] for line in lines])
         depths = by_depth(lines)
         place = (self.subject.name, name, samples.length, self.window)
         self.findings.depths += [Depth(*place, depth, asked, found) for depth, asked, found in depths]
@@ -172,15 +172,17 @@ class _Sitting:
         task = open_recall(data)
         assert task
         batches = held_out(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
-        for distance, hits in recall.near(self.model, batches, self.reading).items():
-            self._score("recall_near", distance, hits)
+        for distance, rows in recall.near(self.model, batches, self.reading).items():
+            self._score("recall_near", distance, rows)
         for done, gap in enumerate(self.q.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.q.samples, self.q.seed, self.reading)
-            self._score("recall_far", gap, hits)
+            self._score("recall_far", gap, [[hit] for hit in hits])
             self._watch(f"recall over {gap:,} tokens", done, len(self.q.gaps))
 
-    def _score(self, task: str, length: int, scores: Sequence[float]) -> None:
-        cell = Cell(self.subject.name, task, length, self.window, len(scores), *estimate(scores))
+    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
+        """Note the scores of a cell, in groups that are independent of each other."""
+        samples = sum(map(len, scores))
+        cell = Cell(self.subject.name, task, length, self.window, samples, *clustered(scores))
         self.findings.cells.append(cell)
 
     def _harness(self) -> None:

@@ -1,16 +1,27 @@
-"""95 % confidence intervals of scores, in percent.
+"""95 % confidence intervals of scores in [0, 1], in percent: Clopper and Pearson's on the effective sample size.
 
-Scores that are 0 or 1 take Wilson's interval (JASA 22, 1927), which holds near 0 and 100 %; shares between them take
-Student's t on their mean, cut off at 0 and 100 %.
+The exact interval (Biometrika 26, 1934) of n p right answers out of n, where n is what independent 0/1 answers would
+have to number for the mean to vary as it does (Korn and Graubard, Survey Methodology 24, 1998). Sequences are the units
+that are drawn: answers of one sequence may agree with each other, and shares vary less than 0/1 answers do. With K the
+effective number of sequences and d the ratio of the mean's variance to p (1 - p) / K,
+
+    n = K max(1, (z / t)^2 / d)        t: Student's at K - 1 degrees of freedom
+
+so that a sequence counts as one answer at least. The estimate of d is that from K sequences and from one more of which
+half is right and half wrong, weighted as one: few sequences, or equal ones, do not show how much others would differ.
 """
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, mean, stdev
+from functools import cache
+from statistics import NormalDist
 from typing import NamedTuple
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_TAIL = (1 - LEVEL) / 2
+_TINY = 1e-300
+_CLOSE = 1e-9  # relative error
 
 
 class Estimate(NamedTuple):
@@ -22,33 +33,78 @@ class Estimate(NamedTuple):
 
 
 def estimate(scores: Sequence[float]) -> Estimate:
-    """The mean of one or more scores in [0, 1] with its interval, and in percent."""
-    if all(score in (0, 1) for score in scores):
-        return _percent(mean(scores), *wilson(sum(scores), len(scores)))
-    reach = student(len(scores) - 1) * stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 1.0
-    return _percent(mean(scores), mean(scores) - reach, mean(scores) + reach)
+    """The mean of one or more independent scores in [0, 1] with its interval, and in percent."""
+    return clustered([[score] for score in scores])
 
 
-def wilson(right: float, samples: int) -> tuple[float, float]:
-    """Wilson's interval of a share: `right` of `samples`."""
-    share, weight = right / samples, _Z**2 / samples
-    centre = (share + weight / 2) / (1 + weight)
-    reach = _Z / (1 + weight) * math.sqrt(share * (1 - share) / samples + weight / (4 * samples))
-    return centre - reach, centre + reach
+def clustered(groups: Sequence[Sequence[float]]) -> Estimate:
+    """As `estimate`, of scores in groups: those of one group may depend on each other, groups do not."""
+    groups = [group for group in groups if group]
+    total = sum(map(len, groups))
+    share = min(1.0, max(0.0, math.fsum(map(math.fsum, groups)) / total))
+    low, high = exact(share, _effective(groups, share, total))
+    return Estimate(100 * share, 100 * low, 100 * high)
 
 
-def student(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t: Hill's expansion (CACM 13, 1970), exact for 1 and 2 degrees."""
-    if freedom == 1:
-        return math.tan(math.pi * LEVEL / 2)
-    if freedom == 2:
-        return LEVEL * math.sqrt(2 / (1 - LEVEL**2))
-    g1 = (_Z**3 + _Z) / 4
-    g2 = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
-    g3 = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
-    g4 = (79 * _Z**9 + 776 * _Z**7 + 1482 * _Z**5 - 1920 * _Z**3 - 945 * _Z) / 92160
-    return _Z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3 + g4 / freedom**4
+def _effective(groups: Sequence[Sequence[float]], share: float, total: int) -> float:
+    """How many independent 0/1 answers tell as much about the mean as the scores do."""
+    units = total**2 / sum(len(group) ** 2 for group in groups)  # K: the number of groups where they are equally large
+    binary = share * (1 - share)
+    if binary < 1e-12:
+        return units
+    variance = math.fsum((math.fsum(group) - share * len(group)) ** 2 for group in groups) / total**2
+    ratio = min(1.0, variance * units / binary + 1 / (4 * binary * units))
+    return units * max(1.0, (_Z / student(max(1.0, units - 1))) ** 2 / ratio)
 
 
-def _percent(score: float, low: float, high: float) -> Estimate:
-    return Estimate(100 * score, 100 * max(0.0, low), 100 * min(1.0, high))
+def exact(share: float, samples: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share; the number of samples need not be whole."""
+    right = share * samples
+    low = 0.0 if share <= 0 else beta_quantile(_TAIL, right, samples - right + 1)
+    high = 1.0 if share >= 1 else beta_quantile(1 - _TAIL, right + 1, samples - right)
+    return min(low, share), max(high, share)
+
+
+@cache
+def student(freedom: float) -> float:
+    """The two-sided 95 % quantile of Student's t."""
+    x = beta_quantile(LEVEL, 0.5, freedom / 2)
+    return math.sqrt(freedom * x / (1 - x))
+
+
+def beta_quantile(level: float, a: float, b: float) -> float:
+    """Where the distribution function of Beta(a, b) is `level`, by halving."""
+    low, high = 0.0, 1.0
+    while high - low > _CLOSE * high and high > _TINY:
+        middle = (low + high) / 2
+        low, high = (middle, high) if beta_cdf(middle, a, b) < level else (low, middle)
+    return (low + high) / 2
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularized incomplete beta function, by its continued fraction (Abramowitz and Stegun, 26.5.8)."""
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - beta_cdf(1 - x, b, a)
+    if x <= 0:
+        return 0.0
+    log = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log) / a / _fraction(x, a, b)
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """1 + d1 / (1 + d2 / (1 + ...)), by Lentz's method."""
+    value = upper = 1.0
+    lower = 0.0
+    steps = 1000 + 10 * math.isqrt(int(a + b))
+    for n in range(1, steps):
+        m, odd = divmod(n, 2)
+        if odd:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        lower = 1 / ((1 + term * lower) or _TINY)
+        upper = (1 + term / upper) or _TINY
+        value *= lower * upper
+        if abs(lower * upper - 1) < _CLOSE / 1000:
+            break
+    return value

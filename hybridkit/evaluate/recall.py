@@ -17,18 +17,21 @@ from hybridkit.data.recall import Recall, Uniform
 from hybridkit.evaluate.stream import Reading, judge
 from hybridkit.model import Model
 
-Hits = dict[int, list[float]]  # 1 or 0 for every query, by distance
+Hits = dict[int, list[list[float]]]  # 1 or 0 for every query, by distance and sequence
 
 
 def near(model: Model, batches: Iterable[Batch], reading: Reading) -> Hits:
     """Queries of held-out sequences, by the largest power of two that their distance reaches."""
-    hits: Hits = {}
+    hits: dict[int, dict[int, list[float]]] = {}
+    first = 0
     for batch in batches:
         right, asked = judge(model, batch, reading).right.numpy(), (batch.targets != IGNORED).numpy()
         bins = 1 << np.log2(distances(batch.tokens.numpy())[asked]).astype(np.int64)
-        for place, hit in zip(bins.tolist(), right[asked].tolist(), strict=True):
-            hits.setdefault(place, []).append(float(hit))
-    return dict(sorted(hits.items()))
+        rows = first + np.nonzero(asked)[0]
+        for place, row, hit in zip(bins.tolist(), rows.tolist(), right[asked].tolist(), strict=True):
+            hits.setdefault(place, {}).setdefault(row, []).append(float(hit))
+        first += len(asked)
+    return {place: list(found.values()) for place, found in sorted(hits.items())}
 
 
 def far(model: Model, task: Recall, gap: int, samples: int, seed: int, reading: Reading) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridkit.errors import UserError
+from hybridkit.run import refuse_links
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ def check(file: Path) -> None:
     place = file if file.exists() else file.parent
     if file.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"--plot {file}: cannot be written; name a file in a folder that can be")
+    refuse_links([file])
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -50,16 +50,11 @@ def _write(history: Sequence[Findings], folder: Path) -> None:
     files = {RESULTS: format_json(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
     for name, figure in (pair for figures in drawn for pair in figures.items()):
         files[f"{name}.svg"] = svg(figure)
+        refuse_links([folder / f"{name}.png"])
         figure.savefig(folder / f"{name}.png", dpi=120)
     files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
     for name, text in files.items():
-        _replace(folder / name, text)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+        write_whole(folder / name, text.encode())
 
 
 @contextmanager

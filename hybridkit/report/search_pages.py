@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.errors import Failure
 from hybridkit.report.search import choice, figure, summarize
 from hybridkit.report.search_plots import pictures
+from hybridkit.run import check_tree
 from hybridkit.search.records import half_interval
 from hybridkit.search.results import Results, curves, evaluations, results
+from hybridkit.train.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,10 +48,11 @@ def write_pages(study: Study) -> list[Path]:
     files["report.html"] = _html(found, sheets, drawn)
     files["report.md"] = _markdown(found, sheets, drawn)
     folder = study.folder / "report"
+    check_tree(study.folder)
     try:
         folder.mkdir(exist_ok=True)
         for name, text in files.items():
-            (folder / name).write_text(text)
+            write_whole(folder / name, text.encode())
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return [folder / "report.html", folder / "report.md"]

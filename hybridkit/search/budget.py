@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from hybridkit.errors import UserError
@@ -25,7 +26,7 @@ class Constraint:
     name: str
     low: float
     high: float
-    text: str
+    text: str  # as the file says it
 
     def excess(self, value: float) -> float:
         """How far outside the range a value lies, as a share of the end it passes; 0 within."""
@@ -71,11 +72,18 @@ def _expressions(said: Any, document: Document) -> Iterator[tuple[KeyPath, str]]
 def _constraint(document: Document, path: KeyPath, text: str) -> Constraint:
     if found := _LIMIT.fullmatch(text.strip()):
         name, sign, number, unit = found.groups()
-        limit = float(number) * _UNITS[unit or ""]
+        limit = _finite(document, path, text, float(number) * _UNITS[unit or ""])
         low, high = (-float("inf"), limit) if sign[0] == "<" else (limit, float("inf"))
         return Constraint(name, low, high, text)
     if found := _BAND.fullmatch(text.strip()):
         name, number, unit, percent = found.groups()
-        middle, share = float(number) * _UNITS[unit or ""], float(percent) / 100
+        middle = _finite(document, path, text, float(number) * _UNITS[unit or ""])
+        share = _finite(document, path, text, float(percent) / 100)
         return Constraint(name, middle * (1 - share), middle * (1 + share), text)
-    raise UserError(f"{document.where(path)}: budget: `{text}` is no constraint; write {_EXAMPLES}")
+    raise UserError(f"{document.where(path)}: budget: `{text[:80]}` is no constraint; write {_EXAMPLES}")
+
+
+def _finite(document: Document, path: KeyPath, text: str, number: float) -> float:
+    if not isfinite(number):
+        raise UserError(f"{document.where(path)}: budget: `{text[:80]}`: the number is too large")
+    return number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +14,7 @@ from hybridkit.cost import Case
 from hybridkit.errors import UserError, nearest
 from hybridkit.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
 from hybridkit.recipe import Loaded
+from hybridkit.search.arguments import read_arguments
 from hybridkit.search.budget import Verdict, judge
 from hybridkit.search.definition import Definition, recipe_with
 from hybridkit.search.figures import EVAL, METRICS, Costs, Unknown
@@ -71,7 +71,13 @@ class Workshop:
 
     def check(self) -> None:
         """Try every value once, and every name of budget and objectives. Raises UserError for what is wrong."""
-        costs, *_ = [self.make(params).costs for params in self.definition.space.probes()]
+        for params in self.definition.space.probes():
+            self.make(params)
+        self.check_names()
+
+    def check_names(self) -> None:
+        """Look for every name of budget and objectives in a candidate. Raises UserError for one that there is not."""
+        costs = self.make(next(self.definition.space.probes())).costs
         for constraint in self.definition.budget:
             self._check_name(constraint.name, costs, "budget")
         for name in self.definition.file.objectives:
@@ -129,7 +135,8 @@ class Workshop:
 
 def asked_for(arguments: str) -> list[str]:
     """The probes that the arguments of `eval` ask for, beside perplexity and the harness's tasks."""
-    words, tasks = shlex.split(arguments), list[str]()
+    words = [part for word in read_arguments(arguments) for part in word.split("=", 1)]
+    tasks: list[str] = []
     if "--recall" in words:
         tasks += ["recall_near", "recall_far"]
     if "--needles" in words:

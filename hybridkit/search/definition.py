@@ -81,13 +81,16 @@ def is_pattern(keys: tuple[str, ...]) -> bool:
 
 def write_definition(definition: Definition, folder: Path) -> None:
     """Write the file and its base recipe to a study's folder, where `read_definition` reads them back."""
+    from hybridkit.train.files import write_whole  # it imports torch
+
     said = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
     said["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # the base has them
     if definition.target and definition.target is not definition.base:
-        (folder / "target.yaml").write_text(dump(definition.target.recipe))
+        write_whole(folder / "target.yaml", dump(definition.target.recipe).encode())
         said["match"] = {"measure": definition.measure, "recipe": "target.yaml"}
-    (folder / BASE).write_text(dump(definition.base.recipe))
-    (folder / SPACE).write_text(yaml.dump(said, Dumper=_Quoted, sort_keys=False, width=1 << 20))
+    write_whole(folder / BASE, dump(definition.base.recipe).encode())
+    written = yaml.dump(said, Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=1 << 20)
+    write_whole(folder / SPACE, written.encode())
 
 
 class _Quoted(yaml.SafeDumper):

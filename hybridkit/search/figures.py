@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from hybridkit.compile import Plan
 from hybridkit.recipe import Loaded
 from hybridkit.run import Run
 from hybridkit.schema import read_size
+from hybridkit.search.records import is_value
 
 Tree = Mapping[str, Any]
 
@@ -75,31 +75,33 @@ class Costs:
 
 
 def look_up(tree: Tree, name: str) -> float:
-    """The number under a dotted name; a name that stops at a table means the mean of its numbers. Raises Unknown."""
+    """The number under a dotted name; a name that stops at a table means the mean of its numbers.
+
+    Raises Unknown, also where one of them has no value: null or NaN.
+    """
     value: Any = tree
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
             raise Unknown(name, _names(value, name.rpartition(key)[0]) if isinstance(value, Mapping) else [])
         value = value[key]
-    numbers = list(_numbers(value))
-    if not numbers:
+    leaves = list(_leaves(value))
+    if not leaves or not all(map(is_value, leaves)):
         raise Unknown(name, [])
-    return mean(numbers)
+    return mean(float(leaf) for leaf in leaves if leaf is not None)
 
 
 def measure(run: Run) -> dict[str, float]:
-    """What the metrics of a run come to; a figure is absent where there is none, or no target was counted."""
+    """What the metrics of a run come to; a figure is absent where nothing was counted for it."""
     lines = run.metrics().lines
     steps = [line for line in lines if "loss" in line]
-    losses = [line["loss"] for line in steps if line["loss"] is not None]
     last: Tree = next((line for line in reversed(lines) if "val_loss" in line), {})
-    found = {
-        "tokens_per_second": median(line["tokens_per_second"] for line in steps),
-        "seconds": sum(line["seconds"] for line in steps),
-    }
-    if losses:
-        found["loss"] = mean(losses[-RECENT:])
-    return found | {key: last[key] for key in ("val_loss", "val_bits_per_byte") if last.get(key) is not None}
+    found = {key: last.get(key) for key in ("val_loss", "val_bits_per_byte")}
+    if losses := [line["loss"] for line in steps[-RECENT:] if is_value(line["loss"])]:
+        found["loss"] = mean(losses)
+    if steps:
+        found["tokens_per_second"] = median(line["tokens_per_second"] for line in steps)
+        found["seconds"] = sum(line["seconds"] for line in steps)
+    return {key: value for key, value in found.items() if is_value(value)}
 
 
 def evaluation_tree(evaluation: Tree, windows: Sequence[int]) -> dict[str, Any]:
@@ -112,7 +114,8 @@ def evaluation_tree(evaluation: Tree, windows: Sequence[int]) -> dict[str, Any]:
         table = tree.setdefault(cell["task"], {}).setdefault(str(cell["length"]), {})
         table |= dict.fromkeys(_windows(cell, windows), cell["score"])
     for found in (line for lines in evaluation["perplexity"].values() for line in lines):
-        tree.setdefault("perplexity", {}).update(dict.fromkeys(_windows(found, windows), found))
+        figures = {key: value for key, value in found.items() if key != "window"}
+        tree.setdefault("perplexity", {}).update(dict.fromkeys(_windows(found, windows), figures))
     for tasks in evaluation["tasks"].values():
         tree |= tasks
     return tree
@@ -125,12 +128,13 @@ def _windows(found: Tree, windows: Sequence[int]) -> list[str]:
     return [str(window) for window in windows] or ["own"]
 
 
-def _numbers(value: Any) -> Iterable[float]:
+def _leaves(value: Any) -> Iterable[float | None]:
+    """The numbers in a table, and None for those without a value."""
     if isinstance(value, Mapping):
         for inner in value.values():
-            yield from _numbers(inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        yield float(value)
+            yield from _leaves(inner)
+    elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        yield value
 
 
 def _names(value: Any, prefix: str) -> Iterable[str]:

@@ -1,28 +1,31 @@
 """Leading a search: one process that proposes, starts workers, watches them and writes down what they came to.
 
 A worker that dies is started again where its run stands; what the leading process leaves running when it dies is taken
-up by `--resume`. Workers fork from a server that has imported torch and done nothing else, so that one starts at once.
+up by `--resume`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hybridkit.errors import Interrupted
+from hybridkit.errors import Failure, Interrupted, UserError
+from hybridkit.run import check_tree
+from hybridkit.search.arguments import read_arguments
+from hybridkit.search.ledger import mend_journal
+from hybridkit.search.processes import Processes, stop
 from hybridkit.search.pruner import falls_behind, rungs, running_losses
 from hybridkit.search.records import Record
 from hybridkit.search.study import Study
-from hybridkit.search.worker import Job, read_outcome, work
+from hybridkit.search.worker import LOG, NO_ROOM, Job, Outcome, read_outcome, work
 from hybridkit.train.lock import Lock
 from hybridkit.train.signals import Signals
 
@@ -31,6 +34,7 @@ RETRIES = 5  # times that a trial whose worker died is started again without hav
 PRELOAD = ["hybridkit.search.worker", "hybridkit.train.local", "tensorboard.summary.writer.record_writer"]
 PRELOAD += ["torch._dynamo"]
 POLL = 1.0  # seconds between looks at running trials
+NO_WORDS = "the disk is full, or cannot be written"
 GRACE = 60.0  # seconds that a worker has to write its last checkpoint
 
 
@@ -76,9 +80,15 @@ class Watcher(Protocol):
 
 
 def search(study: Study, workers: int, watcher: Watcher, plugins: Sequence[Path] = ()) -> None:
-    """Run a study to its end. Raises UserError for a budget that nothing satisfies, Interrupted for a signal."""
+    """Run a study to its end.
+
+    Raises UserError for a folder that another search uses or that cannot be trusted, Interrupted for a signal, and
+    Failure where the machine fails; what is finished is kept then.
+    """
     begun = time.monotonic()
-    with Lock(study.folder), Signals() as signals:
+    with Lock(study.folder, "--study"), Signals() as signals, _kept(study.folder):
+        check_tree(study.folder)
+        mend_journal(study.folder)
         team = Team(study, workers, watcher, tuple(plugins))
         try:
             while team.fill():
@@ -94,13 +104,21 @@ def search(study: Study, workers: int, watcher: Watcher, plugins: Sequence[Path]
             watcher.message(f"the search ends: {study.ended}")
 
 
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Failures of the machine end a search with what happened, what is kept and how to go on."""
+    try:
+        yield
+    except (Failure, OSError) as error:
+        raise Failure(f"{folder}: {error}; finished trials are kept, and --resume goes on") from error
+
+
 class Team:
     """The workers of a search."""
 
     def __init__(self, study: Study, size: int, watcher: Watcher, plugins: tuple[Path, ...]) -> None:
         self._study, self._size, self._watcher, self._plugins = study, size, watcher, plugins
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        self._processes = Processes(PRELOAD)
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size))
         self._left = study.mine()  # begun by a search that was interrupted
         self._workers: list[Worker] = []
@@ -116,8 +134,9 @@ class Team:
         return bool(self._workers)
 
     def wait(self) -> None:
-        """Until a worker ends or it is time for a look."""
+        """Until a worker ends or it is time for a look. Raises Failure where nothing tells of their ends any more."""
         wait([worker.process.sentinel for worker in self._workers], POLL)
+        self._processes.check()
 
     def look(self) -> None:
         """Close the trials whose workers have ended, and stop those that fall behind."""
@@ -133,29 +152,29 @@ class Team:
 
     def dismiss(self) -> None:
         """Ask all workers to stop, and wait until they have."""
-        for worker in self._workers:
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(GRACE)
-            worker.process.kill()
+        stop([worker.process for worker in self._workers], GRACE)
 
     def _job(self, record: Record) -> Job:
         trial, folder = self._study.definition.file.trial, self._study.trial_folder(record.number)
         folder.mkdir(parents=True, exist_ok=True)
         candidate = self._study.candidate(record)
         recipes = tuple(candidate.run(seed) for seed in range(trial.seeds))
-        arguments = None if trial.evaluate is None else tuple(shlex.split(trial.evaluate))
+        arguments = None if trial.evaluate is None else read_arguments(trial.evaluate)
         windowed = any(entry.window for entry in candidate.costs.plan.entries)
         return Job(folder, recipes, arguments, tuple(trial.windows), windowed, self._threads, self._plugins)
 
     def _start(self, job: Job) -> ForkServerProcess:
-        process = self._context.Process(target=work, args=(job,))
-        process.start()
-        return process
+        return self._processes.start(work, job)
 
     def _close(self, worker: Worker) -> None:
         """Write down what a trial came to, or start it again where its worker died."""
-        record, outcome = worker.record, read_outcome(worker.job.folder)
+        record = worker.record
+        try:
+            outcome = read_outcome(worker.job.folder)
+        except UserError as error:
+            outcome = Outcome([], str(error))
+        if worker.process.exitcode == NO_ROOM:
+            raise Failure(f"trial {record.number}: {_last_line(worker.job.folder)}")
         if worker.behind:
             self._study.prune(record, f"fell behind at step {worker.behind}")
         elif outcome:
@@ -201,6 +220,14 @@ def _deaths(worker: Worker) -> int:
     worker.deaths = 1 if reached > worker.reached else worker.deaths + 1
     worker.reached = reached
     return worker.deaths
+
+
+def _last_line(folder: Path) -> str:
+    """What a worker said last."""
+    with suppress(OSError):
+        if lines := (folder / LOG).read_text("utf-8", errors="replace").split("\n"):
+            return next((line for line in reversed(lines) if line.strip()), NO_WORDS)[:500]
+    return NO_WORDS
 
 
 def _how(process: ForkServerProcess) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from hybridkit.search.records import Record
+from hybridkit.search.records import Record, is_value
 from hybridkit.search.schema import PrunerSettings
 
 RECENT = 20  # steps up to a rung whose mean loss is the running loss
@@ -28,23 +28,19 @@ def rungs(settings: PrunerSettings, number: int, steps: int) -> list[int]:
 
 
 def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> dict[str, float]:
-    """The running loss at those of the steps that a run has reached, out of its metrics."""
-    lines = [line for line in lines if "loss" in line]
-    reached = {line["step"] for line in lines}
-    losses = {line["step"]: line["loss"] for line in lines if line["loss"] is not None}
-    recent = {
-        step: [losses[n] for n in range(max(1, step - RECENT + 1), step + 1) if n in losses]
-        for step in steps
-        if step in reached
-    }
-    return {str(step): mean(found) for step, found in recent.items() if found}
+    """The running loss at those of the steps that a run has reached, out of its metrics; none where nothing counted."""
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    reached = [step for step in steps if step in losses]
+    recent = {step: [losses.get(n) for n in range(max(1, step - RECENT + 1), step + 1)] for step in reached}
+    counted = {step: [loss for loss in found if is_value(loss)] for step, found in recent.items()}
+    return {str(step): mean(found) for step, found in counted.items() if found}
 
 
 def falls_behind(settings: PrunerSettings, mine: Mapping[str, float], others: Iterable[Record]) -> str | None:
     """The first rung at which a trial is to be stopped, given the trials that were judged there before; else None."""
     others = list(others)
     for step, loss in mine.items():
-        losses = sorted([loss, *(other.rungs[step] for other in others if step in other.rungs)])
+        losses = sorted([loss, *(found for other in others if is_value(found := other.rungs.get(step)))])
         if len(losses) >= settings.factor and loss > losses[len(losses) // settings.factor - 1]:
             return step
     return None

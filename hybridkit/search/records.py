@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
+from pydantic import ConfigDict
+
+from hybridkit.evaluate.intervals import student
 from hybridkit.schema import Scalar
 
 State = Literal["running", "done", "pruned", "failed"]
-
-# The 97.5 % points of Student's t at 1, 2, ... degrees of freedom; beyond the table, an approximation to 1 %.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Alias(NamedTuple):
@@ -34,12 +35,14 @@ class Counts(NamedTuple):
 class Record:
     """A trial: the choice it tries and what it came to. `values` hold, for each seed, the figure of each objective."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for those that are read
+
     number: int
     state: State
     params: dict[str, Scalar]
     pattern: str = ""
     key: str = ""
-    values: list[list[float]] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)  # other choices that come to the same recipe
     memory: dict[str, Any] = field(default_factory=dict)  # the sampler's
     costs: dict[str, float] = field(default_factory=dict)  # figures that the budget names
@@ -47,50 +50,76 @@ class Record:
     rejected: int = 0  # of them, out of budget
     duplicates: int = 0  # of them, known already
     owner: str = ""  # the folder, and its machine, whose search runs it
-    rungs: dict[str, float] = field(default_factory=dict)  # the running loss at the pruner's steps
+    rungs: dict[str, float | None] = field(default_factory=dict)  # the running loss at the pruner's steps
     reason: str = ""  # why it failed or was pruned
     origin: dict[str, str] = field(default_factory=dict)  # hashes of its text and plug-ins (hybridkit.search.origin)
     seconds: float = 0.0
 
     @property
     def means(self) -> list[float]:
-        """Of each objective, over seeds."""
-        return [mean(column) for column in zip(*self.values, strict=True)]
+        """Of each objective, over seeds; NaN where a seed has no value."""
+        return [mean(column) for column in self._columns()]
 
     @property
     def spreads(self) -> list[float | None]:
-        """Half the 95 % confidence interval of each mean, by Student's t; None for a single seed."""
-        return [half_interval(column) for column in zip(*self.values, strict=True)]
+        """Half the 95 % confidence interval of each mean, by Student's t; None where seeds do not show it."""
+        return [half_interval(column) for column in self._columns()]
+
+    def has_values(self, objectives: int) -> bool:
+        """Whether every seed has a finite value of each objective: what has none is never compared."""
+        rows = [len(row) == objectives and all(is_value(value) for value in row) for row in self.values]
+        return bool(rows) and all(rows)
+
+    def _columns(self) -> list[list[float]]:
+        columns = zip(*self.values, strict=True)
+        return [[math.nan if value is None else value for value in column] for column in columns]
+
+
+def is_value(value: object) -> TypeGuard[float]:
+    """Whether a figure says something: a finite number. Null and NaN stand for nothing that could be counted."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the 95 % confidence interval of a mean; None for a single value."""
-    freedom = len(values) - 1
-    if not freedom:
-        return None
-    t = _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
-    return t * stdev(values) / len(values) ** 0.5
+    """Half the 95 % confidence interval of a mean, by Student's t.
+
+    None for a single value and for equal ones, which do not show how much others would differ.
+    """
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return student(len(values) - 1) * spread / len(values) ** 0.5 if spread else None
 
 
-def front(values: Sequence[Sequence[float]], maximized: Sequence[bool]) -> list[int]:
-    """The places of the values that no other dominates: none is as good in all objectives and better in one."""
+def front(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
+    """The places of the values that no other dominates: none is as good in all objectives and better in one.
+
+    A row that lacks a value (None, NaN or infinity) is not compared, and on no front.
+    """
     losses = _losses(values, maximized)
-    return [place for place, mine in enumerate(losses) if not any(_dominates(other, mine) for other in losses)]
+    return [place for place, mine in losses.items() if not any(_dominates(other, mine) for other in losses.values())]
 
 
-def rank(values: Sequence[Sequence[float]], maximized: Sequence[bool]) -> list[int]:
-    """All places in order: front by front, within one by the first objective, then by place."""
-    left, order = list(range(len(values))), list[int]()
+def rank(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
+    """All places in order: front by front, within one by the first objective, then by place; rows that lack a value
+    come last."""
+    order = list[int]()
     losses = _losses(values, maximized)
+    missing = [place for place in range(len(values)) if place not in losses]
+    left = list(losses)
     while left:
         best = [left[place] for place in front([values[place] for place in left], maximized)]
         order += sorted(best, key=lambda place: (losses[place], place))
         left = [place for place in left if place not in best]
-    return order
+    return order + missing
 
 
-def _losses(values: Sequence[Sequence[float]], maximized: Sequence[bool]) -> list[tuple[float, ...]]:
-    return [tuple(-x if more else x for x, more in zip(row, maximized, strict=True)) for row in values]
+def _losses(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> dict[int, tuple[float, ...]]:
+    """By place, what is to be made small; rows that lack a value are left out."""
+    whole = {place: [x for x in row if is_value(x)] for place, row in enumerate(values)}
+    return {
+        place: tuple(-x if more else x for x, more in zip(row, maximized, strict=True))
+        for place, row in whole.items()
+        if len(row) == len(values[place])
+    }
 
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 
 from hybridkit.run import Run
 from hybridkit.schema import Scalar
-from hybridkit.search.records import Counts, Record, front, rank
+from hybridkit.search.records import Counts, Record, front, is_value, rank
 from hybridkit.search.study import Study
 from hybridkit.search.variables import Number
 from hybridkit.search.worker import read_outcome
 
+_LENGTH = re.compile("[0-9]{1,18}")
 BINS = 4  # of equal counts, into which numbers are put where their importance is asked for
 
 
@@ -98,7 +100,8 @@ def importances(
         for label, value in zip(_binned(column) if name in numbers else column, values, strict=True):
             groups[label].append(value)
         means = [fmean(group) for group in groups.values() for _ in group]
-        shares[name] = _variance(means) / total if total else 0.0
+        share = _variance(means) / total if total else 0.0
+        shares[name] = share if is_value(share) else 0.0  # values so large that their squares are none
     return shares
 
 
@@ -108,7 +111,7 @@ def curves(study: Study) -> list[Curve]:
     for record in study.records():
         for seed in range(study.definition.file.trial.seeds):
             run = Run(study.trial_folder(record.number) / f"seed-{seed}")
-            lines = [line for line in run.metrics().lines if line.get("loss") is not None]
+            lines = [line for line in run.metrics().lines if is_value(line.get("loss"))]
             if lines:
                 steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
                 found.append(Curve(record.number, seed, steps, losses))
@@ -128,10 +131,14 @@ def evaluations(study: Study) -> dict[str, dict[int, dict[str, list[float]]]]:
 
 def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     """The leaves TASK.LENGTH.WINDOW of an evaluation; perplexity and the harness's tasks have no lengths."""
-    for task, table in tree.items():
-        for length, windows in table.items():
-            if length.isdecimal() and task != "perplexity":
-                yield from ((f"{task}, test window {window}", length, score) for window, score in windows.items())
+    for task, table in tree.items() if isinstance(tree, Mapping) else ():
+        for length, windows in table.items() if isinstance(table, Mapping) else ():
+            if _LENGTH.fullmatch(length) and task != "perplexity" and isinstance(windows, Mapping):
+                yield from (
+                    (f"{task}, test window {window}", length, score)
+                    for window, score in windows.items()
+                    if is_value(score)
+                )
 
 
 def to_json(found: Results) -> dict[str, Any]:

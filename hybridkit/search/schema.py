@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from hybridkit.schema import Section, Size
+from hybridkit.search.arguments import read_arguments
 
 SamplerName = Literal["grid", "random", "tpe", "nsga2", "evolution"]
 Aim = Literal["min", "max"]
@@ -25,9 +26,18 @@ class TrialSettings(Section):
     evaluate: str | None = Field(
         default=None, description="Arguments of `hybridkit eval`, run on each trained model; null: no evaluation."
     )
-    windows: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[], description="Windows at test time; a model without any answers the same at all of them."
+    windows: list[Annotated[int, Field(ge=1, le=1 << 40)]] = Field(
+        default=[],
+        max_length=64,
+        description="Windows at test time; a model without any answers the same at all of them.",
     )
+
+    @field_validator("evaluate")
+    @classmethod
+    def _questions_alone(cls, evaluate: str | None) -> str | None:
+        if evaluate is not None:
+            read_arguments(evaluate)
+        return evaluate
 
 
 class PrunerSettings(Section):

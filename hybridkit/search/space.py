@@ -19,6 +19,7 @@ Item = Variable | FreeSequence | Scalar
 
 PATTERN = "pattern"
 FREE = "layers"  # a variable of this name is the pattern where the space has no other
+GRID = 1_000_000  # choices of a grid at most
 _TRIED = 128  # combinations of values up to which all are tried before anything runs
 
 
@@ -54,14 +55,16 @@ class Space:
 
     def size(self) -> int | None:
         """How many choices there are; None where there is no end of them."""
-        grids = [variable.grid() for variable in self.variables.values()]
-        return None if any(grid is None for grid in grids) else prod(len(grid) for grid in grids if grid)
+        counts = [variable.count() for variable in self.variables.values()]
+        return None if any(count is None for count in counts) else prod(count for count in counts if count)
 
     def grid(self) -> Iterator[Params]:
-        """All choices, the first variable changing slowest. Raises SpaceError where there is no end of them."""
-        endless = [name for name, variable in self.variables.items() if variable.grid() is None]
+        """All choices, the first variable changing slowest. Raises SpaceError where they are too many, or endless."""
+        endless = [name for name, variable in self.variables.items() if variable.count() is None]
         if endless:
             raise SpaceError(f"sampler: grid needs a list of values, but space.{endless[0]} is a range; give it a step")
+        if (size := self.size() or 0) > GRID:
+            raise SpaceError(f"sampler: a grid of {size:.3g} choices, more than {GRID:,}; take fewer values or tpe")
         grids = {name: variable.grid() or [] for name, variable in self.variables.items()}
         yield from (dict(zip(grids, values, strict=True)) for values in product(*grids.values()))
 

@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.errors import UserError
-from hybridkit.run import Run
+from hybridkit.run import Run, check_tree
 from hybridkit.search.candidate import Candidate, Workshop
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
+from hybridkit.search.feasible import require
 from hybridkit.search.figures import EVAL, METRICS, Unknown, look_up
+from hybridkit.search.folder import OUTSIDE, SETTINGS, Settings, holds_study, read_settings
 from hybridkit.search.hunt import Counts, Found, Hunt
-from hybridkit.search.ledger import Ledger, open_ledger
+from hybridkit.search.ledger import Ledger, create_ledger, open_ledger
 from hybridkit.search.origin import difference, origin_of, origin_of_run, refuse_other
-from hybridkit.search.records import Record
+from hybridkit.search.records import Record, is_value
 from hybridkit.search.samplers import Proposal, Proposer, distribution
 from hybridkit.search.worker import Outcome
 from hybridkit.train.files import write_whole
+from hybridkit.train.lock import Lock
 
-SETTINGS = "study.json"
+__all__ = ["Study", "create", "holds_study", "open_study", "resume"]
+
 PATIENCE = 1000  # proposals in a row without a new candidate within the budget, after which a search gives up
 
 
@@ -78,11 +82,18 @@ class Study:
         if self.ended or len(records) >= self.wanted:
             return None
         hunt = Hunt(self.workshop, records)
-        found = hunt.find(proposals(self.definition, records, hunt.counts.proposals))
+        try:
+            found = hunt.find(proposals(self.definition, records, hunt.counts.proposals))
+        except UserError:
+            raise
+        except Exception as error:  # what a sampler makes of a record's `memory` that none has written
+            said = f"the sampler cannot go on from the trials so far: {type(error).__name__}"
+            raise UserError(f"{self.folder}: {said}: {str(error)[:200]!a}") from error
         self.ledger.add_aliases(hunt.aliases)
         self.ledger.count(hunt.counts)
         if found is None:
-            self.ended = f"nothing new within the budget in {hunt.counts.proposals:,} proposals"
+            none = f"nothing new within the budget in {hunt.counts.proposals:,} proposals"
+            self.ended = none if records else hunt.complaint()
             return None
         return self._write(found, hunt.counts)
 
@@ -96,7 +107,7 @@ class Study:
             if what := difference(record.origin, origin_of_run(candidate, run)):
                 return self.fail(record, f"it was trained on something else than it began with: {what}")
         try:
-            values = [
+            values: list[list[float | None]] = [
                 [self._figure(candidate, seed, name) for name in self.definition.file.objectives]
                 for seed in outcome.seeds
             ]
@@ -137,7 +148,11 @@ class Study:
         return records[number]
 
     def _figure(self, candidate: Candidate, found: Mapping[str, Any], name: str) -> float:
-        return look_up(found, name) if name in METRICS or name.startswith(EVAL) else candidate.costs(name)
+        """The figure of an objective. Raises Unknown where the run does not report it, or nothing was counted."""
+        value = look_up(found, name) if name in METRICS or name.startswith(EVAL) else candidate.costs(name)
+        if not is_value(value):
+            raise Unknown(name, [])
+        return value
 
 
 def proposals(definition: Definition, records: Sequence[Record], first: int) -> Iterator[Proposal]:
@@ -150,49 +165,64 @@ def proposals(definition: Definition, records: Sequence[Record], first: int) -> 
 
 
 def create(definition: Definition, folder: Path, url: str | None) -> Study:
-    """Begin a study in a folder that holds none.
+    """Begin a study in a folder that holds none, its trials in the storage `url` or, without one, in the folder.
 
     Raises UserError, before anything is written, for what is wrong, a budget that nothing satisfies included.
     """
     workshop = Workshop(definition)
+    workshop.check_names()
+    next(proposals(definition, [], 0), None)  # a grid without end, or too large a one
+    require(workshop, lambda: proposals(definition, [], 0))
     workshop.check()
-    hunt = Hunt(workshop, [])
-    if hunt.find(proposals(definition, [], 0)) is None:
-        raise UserError(hunt.complaint())
-    folder.mkdir(parents=True, exist_ok=True)
-    name = definition.path.stem
-    open_ledger(folder, url, name, definition.maximized).claim(json.dumps(definition.fixed(), sort_keys=True))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--study {folder}: a file is in the way; name a folder") from error
+    with Lock(folder, "--study"):
+        _write(definition, folder, url)
+    return open_study(folder, url)
+
+
+def _write(definition: Definition, folder: Path, url: str | None) -> None:
+    """Write a new study. Raises UserError where another search was quicker."""
+    check_tree(folder)
+    if holds_study(folder):
+        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+    name, variables = definition.path.stem[:255], definition.space.variables
+    ledger = create_ledger(folder, url, name, definition.maximized, variables)
+    ledger.claim(json.dumps(definition.fixed(), sort_keys=True))
     write_definition(definition, folder)
-    settings = {"storage": url, "name": name, "owner": uuid.uuid4().hex}
-    write_whole(folder / SETTINGS, json.dumps(settings).encode())
-    return open_study(folder)
+    # An address stays with its user: a folder may come from somebody else, and nothing is written where that says.
+    settings = Settings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex)
+    write_whole(folder / SETTINGS, settings.model_dump_json().encode())
 
 
-def resume(definition: Definition, folder: Path) -> Study:
+def resume(definition: Definition, folder: Path, url: str | None = None) -> Study:
     """Go on with a study; more trials may be asked for. Raises UserError where anything else has changed."""
-    begun = open_study(folder).definition
+    begun = open_study(folder, url).definition
     was, now = begun.fixed(), definition.fixed()
     if changed := [name for name in was if was[name] != now[name]]:
         raise UserError(
             f"{folder} was begun with another {', '.join(changed)}; only trials may change on --resume. "
             "Use the same space file, or name another folder with --study"
         )
-    write_definition(definition, folder)
-    study = open_study(folder)
+    with Lock(folder, "--study"):
+        write_definition(definition, folder)
+    study = open_study(folder, url)
     study.refuse_other_origin()
     return study
 
 
-def open_study(folder: Path) -> Study:
-    """The study in a folder. Raises UserError where there is none."""
-    if not holds_study(folder):
-        raise UserError(f"{folder} holds no study; `hybridkit search SPACE` makes one")
-    settings = json.loads((folder / SETTINGS).read_text())
+def open_study(folder: Path, url: str | None = None) -> Study:
+    """The study in a folder, its trials in the storage `url` where it was begun with one; nothing is written.
+
+    Raises UserError where there is none, or one that cannot be read.
+    """
+    settings = read_settings(folder)
+    if url and not settings.storage:
+        raise UserError(f"--storage: {folder} holds its trials itself; leave it out")
+    if settings.storage and not url:
+        raise UserError(f"{folder} keeps its trials in a storage outside; give its address with --storage")
     definition = read_definition(folder / SPACE)
-    ledger = open_ledger(folder, settings["storage"], settings["name"], definition.maximized)
-    return Study(definition, folder, ledger, settings["owner"])
-
-
-def holds_study(folder: Path) -> bool:
-    """Whether a folder holds a study: its settings are the last thing that is written."""
-    return (folder / SETTINGS).is_file()
+    ledger = open_ledger(folder, url, settings.name, definition.maximized, definition.space.variables)
+    return Study(definition, folder, ledger, settings.owner)

@@ -9,6 +9,7 @@ from typing import Any
 from hybridkit.schema import Scalar
 from hybridkit.search.template import elements
 
+MOST = 1 << 53  # of whole numbers that a float holds exactly
 _FEW = 16  # whole numbers that are all tried where a space is checked
 KINDS = ("choice", "int", "float", "log")
 
@@ -23,6 +24,10 @@ class Choice:
         """Values with which a template is tried before anything runs."""
         return list(self.options)
 
+    def count(self) -> int | None:
+        """How many values there are."""
+        return len(self.options)
+
     def grid(self) -> list[Scalar] | None:
         """All values, or None where there is no end of them."""
         return list(self.options)
@@ -30,6 +35,10 @@ class Choice:
     def value(self, label: Scalar) -> Scalar:
         """What a label stands for."""
         return self.options[label]
+
+    def holds(self, label: Scalar) -> bool:
+        """Whether this is one of the labels, and of its type: 1 and true are not the same."""
+        return any(type(label) is type(option) and label == option for option in self.options)
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,42 @@ class Number:
 
     def probes(self) -> list[Scalar]:
         """Values with which a template is tried before anything runs."""
-        every = self.grid()
-        return every if every and len(every) <= _FEW else [self.low, self.high]
+        every = self.grid() if (self.count() or MOST) <= _FEW else None
+        return every or [self.low, self.high]
+
+    def count(self) -> int | None:
+        """How many values there are, or None where there is no end of them."""
+        return None if self.step is None else 1 + int((self.high - self.low) / self.step + 1e-9)
 
     def grid(self) -> list[Scalar] | None:
         """All values, or None where there is no end of them."""
         if self.step is None:
             return None
-        return [self.low + n * self.step for n in range(1 + int((self.high - self.low) / self.step + 1e-9))]
+        return [self.low + n * self.step for n in range(self.count() or 0)]
+
+    def between(self, low: int | float, high: int | float) -> int | float:
+        """The value in the middle, in the logarithm where that is uniform."""
+        middle = (low * high) ** 0.5 if self.log else (low + high) / 2
+        return middle if self.step is None else self.beside(self.low, round((middle - self.low) / self.step))
+
+    def beside(self, value: int | float, steps: int) -> int | float:
+        """The value so many steps away, or the end of the range; the value itself where there are no steps."""
+        if self.step is None:
+            return value
+        last = self.low + ((self.count() or 1) - 1) * self.step
+        return max(self.low, min(last, value + steps * self.step))
 
     def value(self, label: Scalar) -> Scalar:
         """The number itself."""
         return label
+
+    def holds(self, label: Scalar) -> bool:
+        """Whether this is a number in the range, and a whole one where the ends are."""
+        types = int if isinstance(self.low, int) else int | float
+        if not isinstance(label, types) or isinstance(label, bool):
+            return False
+        rounding = 1e-9 * (self.high - self.low)
+        return self.low - rounding <= label <= self.high + rounding
 
 
 Variable = Choice | Number
@@ -120,6 +153,8 @@ def _number(kind: str, ends: Any, step: Any) -> Number:
     numbers = [*ends, *([] if step is None else [step])] if isinstance(ends, list) and len(ends) == 2 else []
     if not numbers or not all(isinstance(number, types) and not isinstance(number, bool) for number in numbers):
         raise ValueError(f"{kind}: should be the {'whole ' if kind == 'int' else ''}numbers [lowest, highest]")
+    if any(abs(number) > MOST for number in numbers):
+        raise ValueError(f"{kind}: numbers should be at most {MOST:,}")
     low, high = ends if kind == "int" else map(float, ends)
     if low >= high or (kind == "log" and low <= 0) or (step is not None and step <= 0):
         raise ValueError(f"{kind}: the lowest number comes first, a step and the ends of a log range are above 0")

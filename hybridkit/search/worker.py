@@ -5,6 +5,7 @@ A worker writes into its trial's folder alone, its outcome last and in one act: 
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -13,22 +14,27 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 
 from hybridkit.errors import Failure, Interrupted, UserError
+from hybridkit.manifest import parse_json
 from hybridkit.recipe import Loaded
 from hybridkit.registry import REGISTRY
-from hybridkit.run import Run
+from hybridkit.run import Run, refuse_links
 from hybridkit.search.figures import evaluation_tree, measure
 from hybridkit.train.files import write_whole
 from hybridkit.train.reporter import Silent
 from hybridkit.train.trainer import train
 
 OUTCOME, LOG = "outcome.json", "log.txt"
+NO_ROOM = 74  # the exit code of a worker that cannot write: EX_IOERR
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -52,33 +58,67 @@ class Job:
 class Outcome:
     """What a trial came to: for each seed its figures (METRICS, and `eval` where there was one), or why it failed."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for one that is read
+
     seeds: list[dict[str, Any]]
     error: str | None = None
 
 
+_OUTCOME = TypeAdapter(Outcome)
+
+
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of the trial in a folder, if it has come to its end."""
+    """The outcome of the trial in a folder, if it has come to its end. Raises UserError for a damaged one."""
     file = folder / OUTCOME
-    return Outcome(**json.loads(file.read_text())) if file.exists() else None
+    if not file.is_file():
+        return None
+    try:
+        outcome: Outcome = _OUTCOME.validate_python(parse_json(file.read_bytes()))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged; remove it: {str(error)[:200]!a}") from error
+    return outcome
 
 
 def work(job: Job) -> None:
     """Run a job in this process, which ends with the process that started it."""
     threading.Thread(target=_watch_parent, daemon=True).start()
-    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1)
+    refuse_links([job.folder / LOG])
+    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8")
     torch.set_num_threads(job.threads)
     for plugin in job.plugins:
         REGISTRY.add(plugin)
     try:
-        outcome = Outcome([_run(job, seed) for seed in range(len(job.recipes))])
+        write_whole(job.folder / OUTCOME, json.dumps(_outcome(job).__dict__).encode())
     except Interrupted as error:  # by a signal: to be gone on with
         sys.exit(error.code)
-    except (UserError, Failure) as error:
-        outcome = Outcome([], str(error))
+    except (Failure, OSError) as error:  # no fault of the trial
+        with suppress(OSError):
+            print(error)
+        sys.exit(NO_ROOM)
+
+
+def _outcome(job: Job) -> Outcome:
+    """What the trial comes to. Raises Interrupted, and Failure or OSError where the disk is full or gone."""
+    try:
+        return Outcome([_run(job, seed) for seed in range(len(job.recipes))])
+    except Interrupted:
+        raise
+    except (UserError, Failure, OSError) as error:
+        if _no_room(error):
+            raise
+        return Outcome([], str(error))
     except Exception as error:  # a plug-in's block may raise anything; the study goes on
         traceback.print_exc()
-        outcome = Outcome([], f"{type(error).__name__}: {error} (see {job.folder / LOG})")
-    write_whole(job.folder / OUTCOME, json.dumps(outcome.__dict__).encode())
+        return Outcome([], f"{type(error).__name__}: {error} (see {job.folder / LOG})")
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Whether a disk that is full or gone led to an error."""
+    while error is not None:
+        if getattr(error, "errno", None) in _DISK or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _run(job: Job, seed: int) -> dict[str, Any]:
@@ -105,8 +145,9 @@ def _evaluate(run: Run, job: Job) -> Any:
 
 
 def _watch_parent() -> None:
-    """End with the leading process: a resumed search starts this trial again."""
-    parent = multiprocessing.parent_process()
+    """End with the leading process or the server that forked this one: a resumed search starts this trial again."""
+    parent, server = multiprocessing.parent_process(), os.getppid()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
+    while not multiprocessing.connection.wait([parent.sentinel], 1.0) and os.getppid() == server:
+        pass
     os._exit(1)

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hybridkit.run import refuse_links
+
 
 class Files:
     """The file operations that change a run folder."""
@@ -46,8 +48,12 @@ FILES = Files()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file such that at any moment either the old or the new one stands there in full."""
+    """Write a file such that at any moment either the old or the new one stands there in full.
+
+    Raises UserError where it is a symbolic link, and OSError.
+    """
     part = path.with_name(f".{path.name}.part")
+    refuse_links([path, part])
     with part.open("wb") as file:
         FILES.write(file, data)
     FILES.fsync(part)

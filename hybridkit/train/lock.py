@@ -7,13 +7,17 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from hybridkit.errors import UserError
+from hybridkit.run import refuse_links
 
 
 class Lock:
-    """Holds `folder`/.lock within `with`. Raises UserError, naming the holder, where another process has it."""
+    """Holds `folder`/.lock within `with`. Raises UserError, naming the holder, where another process has it.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / ".lock"
+    `option`: the verb's own that names another folder.
+    """
+
+    def __init__(self, folder: Path, option: str = "--run") -> None:
+        self._folder, self._path, self._option = folder, folder / ".lock", option
 
     def __enter__(self) -> Self:
         self._file = self._held()
@@ -35,6 +39,7 @@ class Lock:
         """The open file, locked, under its name: one that its last holder removed would keep nobody out."""
         while True:
             # Never through a link, which could make any file one to write a process number into.
+            refuse_links([self._path])
             file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,7 +48,6 @@ class Lock:
             except BlockingIOError as error:
                 holder = file.read(32).strip() or "unknown"
                 file.close()
-                raise UserError(
-                    f"{self._folder} is in use by process {holder}; wait for it, or name another folder with --run"
-                ) from error
+                busy = f"{self._folder} is in use by process {holder}"
+                raise UserError(f"{busy}; wait for it, or name another folder with {self._option}") from error
             file.close()

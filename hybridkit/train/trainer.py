@@ -19,7 +19,7 @@ from hybridkit.errors import Failure, UserError
 from hybridkit.manifest import Invalid, Manifest
 from hybridkit.recipe import Loaded, difference, dump
 from hybridkit.rules import CURRENT
-from hybridkit.run import Found, Run, refuse_links
+from hybridkit.run import Found, Run, check_tree
 from hybridkit.schema import Recipe
 from hybridkit.train.checkpoint import Store, sweep
 from hybridkit.train.engine import Engine, open_engine
@@ -115,7 +115,7 @@ def _held(run: Run) -> Iterator[None]:
     """The folder of a run, made where need be, and locked; a run that did not begin leaves nothing behind."""
     new = not run.path.exists()
     if run.path.is_dir():
-        refuse_links(path for path in run.path.iterdir() if path != run.checkpoint_folder)  # it may be on another disk
+        check_tree(run.path)
     _make(run.path)
     try:
         with Lock(run.path) as lock:

@@ -1,5 +1,6 @@
 """The recall probes: what they ask, and that one who remembers everything is always right."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,9 +59,19 @@ def test_near_queries_are_binned_by_their_distance() -> None:
     batches = list(feed.validation())[:3]
     hits = near(Memory(7), batches, Reading(chunk=11))
     asked = sum(int((batch.targets >= 0).sum()) for batch in batches)
-    assert sum(map(len, hits.values())) == asked
-    assert all(all(found) == (low <= 4) and any(found) == (low <= 4) for low, found in hits.items())
+    flat = {low: [hit for row in rows for hit in row] for low, rows in hits.items()}
+    assert sum(map(len, flat.values())) == asked
+    assert all(all(found) == (low <= 4) and any(found) == (low <= 4) for low, found in flat.items())
     assert list(hits) == sorted(hits) and set(hits) <= {2, 4, 8, 16, 32}
+
+
+def test_near_queries_are_grouped_by_their_sequence() -> None:
+    batches = list(RecallFeed(TASK, 40, 8).validation())[:2]
+    hits = near(Memory(7), batches, Reading())
+    single = [replace(b, tokens=b.tokens[n : n + 1], targets=b.targets[n : n + 1]) for b in batches for n in range(8)]
+    alone = [near(Memory(7), [row], Reading()) for row in single]
+    for low, rows in hits.items():
+        assert sorted(rows) == sorted(row for one in alone for row in one.get(low, []))
 
 
 def test_distances_are_to_the_last_occurrence() -> None:

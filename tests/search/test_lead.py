@@ -1,18 +1,25 @@
 """Searches that really train, with workers in processes of their own, some of which are killed."""
 
+import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from spaces import SEQUENCES, new_study
 
-from hybridkit.errors import Interrupted
+from hybridkit.errors import Failure, Interrupted, UserError
 from hybridkit.run import Run
+from hybridkit.search import worker
 from hybridkit.search.lead import Progress, search
-from hybridkit.search.study import open_study
+from hybridkit.search.ledger import mend_journal
+from hybridkit.search.study import open_study, resume
+from hybridkit.train.lock import Lock
 
 TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"
 
@@ -139,3 +146,78 @@ def _alive(process: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+class ServerKiller(Assassin):
+    """Kills the process that workers are forked from, once one is under way."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGKILL, 1)
+        self.workers: list[int] = []
+
+    def update(self, progress: Progress) -> None:
+        if self.left and any(running.step for running in progress.running):
+            self.left = 0
+            self.workers = [process.pid for process in multiprocessing.active_children() if process.pid]
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+def test_a_search_whose_fork_server_is_killed_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 200"))
+    killer = ServerKiller()
+    with pytest.raises(Failure, match=r"workers start has died.*finished trials are kept, and --resume goes on"):
+        search(study, 1, killer)
+    assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
+    assert len(study.mine()) == 1
+
+
+def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
+    """In a process of its own: multiprocessing asks for its folder once."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    code = "from hybridkit.search.processes import Processes\n"
+    code += "process = Processes([]).start(print, 'begun')\nprocess.join()\nprint(process.exitcode)"
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["begun", "0"], done.stderr
+
+
+def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    monkeypatch.setattr("hybridkit.search.lead.work", _full_disk)
+    with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
+        search(study, 1, Assassin(0, 0))
+    assert [record.state for record in study.records()] == ["running"]
+
+
+def _full_disk(job: worker.Job) -> None:
+    def train(*_: object, **__: object) -> None:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise Failure(f"run: {error}") from error
+
+    worker.train = train  # type: ignore[assignment]
+    worker.work(job)
+
+
+def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
+        search(study, 1, Assassin(0, 0))
+    with Lock(study.folder), pytest.raises(UserError, match="in use"):
+        resume(study.definition, study.folder)
+
+
+def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
+    first = study.begin()
+    assert first
+    study.end(first, worker.Outcome([{"val_loss": 1.0}]))
+    journal = study.folder / "journal.log"
+    for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
+        journal.write_bytes(journal.read_bytes() + cut)
+        mend_journal(study.folder)
+        assert journal.read_bytes().endswith(b"}\n")
+    search(open_study(study.folder), 1, Assassin(0, 0))
+    assert [record.state for record in study.records()] == ["done", "done"]

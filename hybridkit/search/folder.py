@@ -1,0 +1,52 @@
+"""What a study's folder says of itself, read without trusting it; quick to import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hybridkit.errors import UserError
+from hybridkit.manifest import Invalid, read_json
+from hybridkit.run import check_tree
+
+SETTINGS = "study.json"
+OUTSIDE = "outside"  # the trials are in a storage whose address the folder does not say
+
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Settings(BaseModel):
+    """The study's name in its storage, and which of the searches that share it is this folder's."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    storage: Annotated[str, Field(max_length=4096)] | None  # None: the journal in the folder
+    name: Name
+    owner: Name
+
+
+def holds_study(folder: Path) -> bool:
+    """Whether a folder holds a study: its settings are the last thing that is written."""
+    return (folder / SETTINGS).is_file()
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a study's folder. Raises UserError where there are none, or they or the folder are damaged."""
+    if not holds_study(folder):
+        raise UserError(f"{folder} holds no study; `hybridkit search SPACE` makes one")
+    check_tree(folder)
+    try:
+        return Settings.model_validate(read_json(folder / SETTINGS))
+    except Invalid as error:
+        raise _damaged(folder, str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))[:80]
+        raise _damaged(folder, f"{place}: {first['msg'][:200]}" if place else first["msg"][:200]) from error
+
+
+def _damaged(folder: Path, why: str) -> UserError:
+    made = "put back the one that `hybridkit search` wrote, or begin another study with --study"
+    return UserError(f"{folder / SETTINGS}: {why.encode(errors='backslashreplace').decode()}; {made}")
