@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import attrgetter, getitem
 from pathlib import Path
@@ -26,7 +27,7 @@ from hybridkit.source import Source
 from hybridkit.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
 
 __all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
-__all__ += ["find", "load", "shipped"]
+__all__ += ["find", "load", "run_name", "shipped", "sort_words"]
 
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
@@ -88,6 +89,21 @@ def find(name: str | Path) -> Path:
     if str(name) not in known:
         raise missing(path, known)
     return known[str(name)]
+
+
+def run_name(recipe: str | Path) -> str:
+    """What a recipe or space file is called: its name without folder, `.yaml` and `.yml`; other dots stay."""
+    name = Path(recipe).name
+    return re.sub(r"\.ya?ml\Z", "", name) or name
+
+
+def sort_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Words of a command line as names and as `key=value` changes; a word that exists as a file or folder is a name."""
+    names: list[str] = []
+    changes: list[str] = []
+    for word in words:
+        (changes if "=" in word and not os.path.lexists(word) else names).append(word)
+    return names, changes
 
 
 def shipped() -> dict[str, Path]:

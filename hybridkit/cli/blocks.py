@@ -3,6 +3,7 @@
 import json
 
 from hybridkit.cli.options import Json, Plugins
+from hybridkit.terminal import say
 
 
 def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -11,7 +12,7 @@ def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
 
     rows = REGISTRY.listing()
     if as_json:
-        print(json.dumps({"blocks": [row._asdict() for row in rows]}))
+        say(json.dumps({"blocks": [row._asdict() for row in rows]}))
         return
     from hybridkit.report.show import print_blocks
 

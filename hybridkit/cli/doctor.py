@@ -3,6 +3,7 @@
 import json
 
 from hybridkit.cli.options import Json, Plugins
+from hybridkit.terminal import say
 
 
 def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -11,7 +12,7 @@ def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
 
     found = examine()
     if as_json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
     from hybridkit.report.show import print_doctor
 

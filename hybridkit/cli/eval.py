@@ -14,6 +14,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import Interrupted, UserError, nearest
+from hybridkit.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.evaluate.grid import Findings, Questions
@@ -171,10 +172,10 @@ def _report(findings: Findings, folder: Path, as_json: bool) -> None:
 
     written = write(findings, folder)
     if as_json:
-        print(json.dumps(findings.to_json()))
+        say(json.dumps(findings.to_json()))
         return
     print_findings(findings)
-    print(f"report: {written}")
+    say(f"report: {written}")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import typer
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import UserError
 from hybridkit.run import Run
+from hybridkit.terminal import say
 
 
 def show(
@@ -26,7 +27,7 @@ def show(
         curves = curves_of([Path(run) for run in what])
         if plot:
             draw(curves, plot)
-        print(json.dumps({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
+        say(json.dumps({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
     recipe, *overrides = what
     if stray := [word for word in overrides if "=" not in word]:
@@ -38,4 +39,4 @@ def show(
     from hybridkit.report.show import outline, print_outline
 
     drawn = outline(loaded.path, plan(loaded))
-    print(json.dumps(drawn)) if as_json else print_outline(drawn)
+    say(json.dumps(drawn)) if as_json else print_outline(drawn)

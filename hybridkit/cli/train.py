@@ -10,6 +10,7 @@ import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
 from hybridkit.errors import UserError
+from hybridkit.terminal import say
 
 if TYPE_CHECKING:
     from hybridkit.recipe import Loaded
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def train(
     recipe: RecipeName,
     overrides: Overrides = [],
-    run: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<recipe's stem>.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder; default: runs/ and the recipe's name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
     ranks: Annotated[
         int | None,
@@ -32,7 +33,7 @@ def train(
     plugin: Plugins = [],
 ) -> None:
     """Train a recipe; write weights, metrics and checkpoints to a run folder."""
-    from hybridkit.recipe import load
+    from hybridkit.recipe import load, run_name
     from hybridkit.train import launch
 
     loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
@@ -48,7 +49,7 @@ def train(
         from hybridkit.train.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
-        start(loaded, run or Path("runs") / Path(recipe).stem, resume=resume, reporter=told)
+        start(loaded, run or Path("runs") / run_name(recipe), resume=resume, reporter=told)
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
@@ -56,7 +57,7 @@ def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
 
     found = estimate(loaded, ranks)
     if as_json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
     from hybridkit.report.dry_run import print_estimate
 

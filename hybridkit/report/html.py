@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from html import escape
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hybridkit.errors import Failure
 from hybridkit.evaluate.questions import Findings
-from hybridkit.report.eval import Table, haystack_note, markdown, tables
+from hybridkit.report import figure
+from hybridkit.report.eval import haystack_note, markdown, tables
 from hybridkit.report.heatmap import pictures
-
-if TYPE_CHECKING:  # half a second
-    from matplotlib.figure import Figure
+from hybridkit.report.markup import html_table, in_html
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
@@ -31,40 +27,28 @@ def write(findings: Findings, folder: Path) -> Path:
     """
     drawn = dict(pictures(findings))
     files = {"results.json": json.dumps(findings.to_json(), indent=1) + "\n", "report.md": markdown(findings)}
-    files |= {f"{name}.svg": svg(figure) for name, figure in drawn.items()}
+    files |= {f"{name}.svg": figure.svg(picture) for name, picture in drawn.items()}
     files["report.html"] = page(findings, [files[f"{name}.svg"] for name in drawn])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png", dpi=120)
+        for name, picture in drawn.items():
+            figure.write(picture, folder / f"{name}.png", dpi=120)
         for name, text in files.items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / "report.html"
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG document."""
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
 
 
 def page(findings: Findings, drawn: list[str]) -> str:
     """The HTML document: tables, then pictures inlined."""
     notes = [note for note in (haystack_note(findings), f"Intervals: {findings.settings['interval']}.") if note]
     figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in drawn]
-    body = [*map(_table, tables(findings)), *figures, *(f"<p>{escape(note)}</p>" for note in notes)]
+    found = [f"<h2>{in_html(t.title)}</h2>\n{html_table(t.columns, t.rows)}" for t in tables(findings)]
+    body = [*found, *figures, *(f"<p>{in_html(note)}</p>" for note in notes)]
     head = f'<meta charset="utf-8"><title>Evaluation</title><style>{_STYLE}</style>'
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>Evaluation</h1>\n'
         + "\n".join(body)
         + "\n</body></html>\n"
     )
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows)
-    return f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'

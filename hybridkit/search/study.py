@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.errors import UserError
+from hybridkit.recipe import run_name
 from hybridkit.search.candidate import Candidate, Workshop
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
 from hybridkit.search.figures import EVAL, METRICS, Unknown, look_up
@@ -134,7 +135,7 @@ def create(definition: Definition, folder: Path, url: str | None) -> Study:
     if hunt.find(proposals(definition, [], 0)) is None:
         raise UserError(hunt.complaint())
     folder.mkdir(parents=True, exist_ok=True)
-    name = definition.path.stem
+    name = run_name(definition.path)
     open_ledger(folder, url, name, definition.maximized).claim(json.dumps(definition.fixed(), sort_keys=True))
     write_definition(definition, folder)
     settings = {"storage": url, "name": name, "owner": uuid.uuid4().hex}
