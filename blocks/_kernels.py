@@ -109,7 +109,7 @@ def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value
         return False
     with suppress(OSError):  # a home that cannot be written costs one more check
         cache.mkdir(parents=True, exist_ok=True)
-        passed.write_text(case)
+        passed.write_text(case, encoding="utf-8")
     return True
 
 

@@ -46,7 +46,7 @@ def train(documents: Iterable[bytes], vocab: int) -> ByteLevel:
 def read(path: Path) -> ByteLevel | Measured:
     """The tokenizer of a tokenizer.json. Raises UserError for a file that is none."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text(encoding="utf-8")
         made = json.loads(text)
         return ByteLevel(text) if _keeps_bytes(made) else Measured(text)
     except Exception as error:  # the library raises bare Exception for JSON that is not a tokenizer's
@@ -71,7 +71,7 @@ class _Library:
         self.vocab = max(new, self.end + 1)
 
     def save(self, folder: Path) -> None:
-        (folder / SAVED).write_text(self._text, "utf-8")
+        (folder / SAVED).write_text(self._text, encoding="utf-8")
 
 
 class ByteLevel(_Library, Pieces):

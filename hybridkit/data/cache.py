@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,23 @@ MANIFEST = "manifest.json"
 
 
 def cache_root(cache: Path | None = None) -> Path:
-    """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit."""
+    """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit.
+
+    Where there is no home, in the folder of temporary files.
+    """
     if cache is None and (named := os.environ.get("HYBRIDKIT_CACHE")):
-        cache = Path(named).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (cache or Path(home, "hybridkit")) / "corpora"
+        cache = Path(os.path.expanduser(named))  # which leaves ~ as it is where there is no home
+    return (cache or _own()) / "corpora"
+
+
+def _own() -> Path:
+    """The user's folder for what can be made again; one beside other temporary files for a user who has no home."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named, "hybridkit")
+    try:
+        return Path.home() / ".cache" / "hybridkit"
+    except RuntimeError:  # no HOME, and no such user
+        return Path(tempfile.gettempdir(), f"hybridkit-{os.getuid()}")
 
 
 def digest_of(value: object) -> str:
@@ -37,7 +50,7 @@ def digest_of(value: object) -> str:
 def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder that is whole: every file there, as long as it was written; else None."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
     except (OSError, ValueError, KeyError):
         return None
@@ -47,7 +60,7 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 def find(root: Path, stamp: str) -> Path | None:
     """The whole folder that `stamp` was last seen to have, if any. Writes nothing."""
     try:
-        folder = root / (root / f"{stamp}.seen").read_text()
+        folder = root / (root / f"{stamp}.seen").read_text(encoding="utf-8")
     except OSError:
         return None
     return folder if manifest(folder) else None
@@ -76,7 +89,7 @@ def building(root: Path, stamp: str) -> Iterator[Path]:
 def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
     """Make `part` the folder, its files and their manifest (`about` and the files' sizes) on disk before its name."""
     files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    (part / MANIFEST).write_text(json.dumps({**about, "files": files}))
+    (part / MANIFEST).write_text(json.dumps({**about, "files": files}), encoding="utf-8")
     for path in part.iterdir():
         _fsync(path)
     _fsync(part)
@@ -93,14 +106,14 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
 def remember(root: Path, stamp: str, folder: Path) -> None:
     """From now on `find(root, stamp)` is `folder`. Call it while `building` for `stamp`."""
     new = root / f"{stamp}.new"
-    new.write_text(folder.name)
+    new.write_text(folder.name, encoding="utf-8")
     new.replace(root / f"{stamp}.seen")
 
 
 @contextmanager
 def _lock(path: Path, how: int) -> Iterator[None]:
     """Hold a lock that dies with this process. The file stays: removing it would let two processes lock two files."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, how)
         yield
 

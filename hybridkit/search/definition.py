@@ -84,10 +84,10 @@ def write_definition(definition: Definition, folder: Path) -> None:
     said = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
     said["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # the base has them
     if definition.target and definition.target is not definition.base:
-        (folder / "target.yaml").write_text(dump(definition.target.recipe))
+        (folder / "target.yaml").write_text(dump(definition.target.recipe), encoding="utf-8")
         said["match"] = {"measure": definition.measure, "recipe": "target.yaml"}
-    (folder / BASE).write_text(dump(definition.base.recipe))
-    (folder / SPACE).write_text(yaml.dump(said, Dumper=_Quoted, sort_keys=False, width=1 << 20))
+    (folder / BASE).write_text(dump(definition.base.recipe), encoding="utf-8")
+    (folder / SPACE).write_text(yaml.dump(said, Dumper=_Quoted, sort_keys=False, width=1 << 20), encoding="utf-8")
 
 
 class _Quoted(yaml.SafeDumper):

@@ -160,7 +160,7 @@ def open_study(folder: Path) -> Study:
     """The study in a folder. Raises UserError where there is none."""
     if not holds_study(folder):
         raise UserError(f"{folder} holds no study; `hybridkit search SPACE` makes one")
-    settings = json.loads((folder / SETTINGS).read_text())
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     definition = read_definition(folder / SPACE)
     ledger = open_ledger(folder, settings["storage"], settings["name"], definition.maximized)
     return Study(definition, folder, ledger, settings["owner"])

@@ -59,13 +59,13 @@ class Outcome:
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the trial in a folder, if it has come to its end."""
     file = folder / OUTCOME
-    return Outcome(**json.loads(file.read_text())) if file.exists() else None
+    return Outcome(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def work(job: Job) -> None:
     """Run a job in this process, which ends with the process that started it."""
     threading.Thread(target=_watch_parent, daemon=True).start()
-    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1)
+    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
     torch.set_num_threads(job.threads)
     for plugin in job.plugins:
         REGISTRY.add(plugin)
@@ -96,9 +96,8 @@ def _evaluate(run: Run, job: Job) -> Any:
     if job.windows and job.windowed:
         words += ["--windows", ",".join(map(str, job.windows))]
     command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=env)
     if done.returncode:
         raise Failure(f"eval {run.path}: {done.stderr.strip().removeprefix('hybridkit: ')}")
     return json.loads(done.stdout)

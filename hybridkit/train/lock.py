@@ -35,7 +35,7 @@ class Lock:
         """The open file, locked, under its name: one that its last holder removed would keep nobody out."""
         while True:
             # Never through a link, which could make any file one to write a process number into.
-            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.lstat()):
