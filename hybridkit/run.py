@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.errors import UserError
+from hybridkit.errors import UserError, nearest
+from hybridkit.folders import explain, kind
 from hybridkit.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.metrics import Metrics, read_metrics
 
@@ -65,7 +66,9 @@ class Run:
 
         self._exists()
         if not self.recipe_file.is_file():
-            raise UserError(f"{self.path} is no run folder: it holds no {self.recipe_file.name}")
+            if self.begun:
+                raise UserError(f"{self.path}: a run folder without its {self.recipe_file.name}; put it back")
+            raise UserError(explain(self.path, "a run folder"))
         return load(str(self.recipe_file), [])
 
     def metrics(self) -> Metrics:
@@ -102,8 +105,17 @@ class Run:
             raise UserError(f"{found.checkpoint.folder}: {error}") from error
 
     def _exists(self) -> None:
-        if not self.path.is_dir():
-            raise UserError(f"{self.path}: no such run folder; `hybridkit train` makes one")
+        if not self.path.exists():
+            close = nearest(str(self.path), [str(path) for path in _beside(self.path) if Run(path).begun])
+            hint = f"did you mean {close}?" if close else "`hybridkit train` makes one"
+            raise UserError(f"{self.path}: no such run folder; {hint}")
+        if not self.path.is_dir() or kind(self.path) == "a study folder":
+            raise UserError(explain(self.path, "a run folder"))
+
+
+def _beside(path: Path) -> list[Path]:
+    """The folders that stand where `path` would."""
+    return [other for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "study"
         command = [sys.executable, "-m", "hybridkit.cli", "search", given.space, "--study", str(folder), "--json"]
-        search = subprocess.Popen([*command, "--workers", str(given.workers)], stdout=subprocess.PIPE, text=True)
+        search = subprocess.Popen([*command, "--workers", str(given.workers)], stdout=subprocess.PIPE, encoding="utf-8")
         while search.poll() is None:
             time.sleep(given.every)
             if victims := workers(folder):

@@ -29,10 +29,14 @@ def show(
             draw(curves, plot)
         say(json.dumps({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
-    recipe, *overrides = what
-    if stray := [word for word in overrides if "=" not in word]:
-        raise UserError(f"show takes one recipe with KEY=VALUE changes, or several run folders; {stray[0]} is neither")
-    from hybridkit.recipe import load
+    recipe, *others = what
+    from hybridkit.recipe import load, sort_words
+
+    names, overrides = sort_words(others)
+    if names:
+        raise UserError(
+            f"show takes one recipe with KEY=VALUE changes, or run folders: {recipe} is none, and {names[0]} no change"
+        )
 
     loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
     from hybridkit.api import plan

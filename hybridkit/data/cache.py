@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,21 +24,21 @@ MANIFEST = "manifest.json"
 def cache_root(cache: Path | None = None) -> Path:
     """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit.
 
-    Where there is no home, in the folder of temporary files.
+    Raises UserError where there is no home, and nothing is named.
     """
-    if cache is None and (named := os.environ.get("HYBRIDKIT_CACHE")):
-        cache = Path(os.path.expanduser(named))  # which leaves ~ as it is where there is no home
-    return (cache or _own()) / "corpora"
+    try:
+        return (cache or _own()) / "corpora"
+    except RuntimeError as error:  # no HOME, and no such user
+        raise UserError("there is no home folder to keep texts in: name a folder in HYBRIDKIT_CACHE") from error
 
 
 def _own() -> Path:
-    """The user's folder for what can be made again; one beside other temporary files for a user who has no home."""
+    """The user's folder for what can be made again. Raises RuntimeError for a user who has none."""
+    if named := os.environ.get("HYBRIDKIT_CACHE"):
+        return Path(named).expanduser()
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named, "hybridkit")
-    try:
-        return Path.home() / ".cache" / "hybridkit"
-    except RuntimeError:  # no HOME, and no such user
-        return Path(tempfile.gettempdir(), f"hybridkit-{os.getuid()}")
+    return Path.home() / ".cache" / "hybridkit"
 
 
 def digest_of(value: object) -> str:

@@ -8,6 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from hybridkit.errors import UserError
+from hybridkit.folders import advice, kind
 from hybridkit.report import figure
 from hybridkit.report.console import WIDE, Console, Table, apart
 from hybridkit.report.smooth import smooth
@@ -49,7 +50,7 @@ def curves_of(runs: Iterable[Path]) -> list[Curve]:
     for path in runs:
         run = Run(path)
         if not run.begun:
-            raise UserError(f"{path} is no run folder; curves are those of folders that `hybridkit train` wrote")
+            raise UserError(f"{path} is no run folder: {kind(path)}; {advice(path) or '`hybridkit train` makes one'}")
         lines = run.metrics().lines
         steps = [line for line in lines if line.keys() >= {"loss", "tokens", "tokens_per_second"}]
         curves.append(Curve(str(path), steps, [line for line in lines if "val_loss" in line]))

@@ -7,9 +7,11 @@ up by `--resume`. Workers fork from a server that has imported torch and done no
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hybridkit.errors import Interrupted
+from hybridkit.errors import Interrupted, UserError
 from hybridkit.search.pruner import falls_behind, rungs, running_losses
 from hybridkit.search.records import Record
 from hybridkit.search.study import Study
@@ -31,7 +33,25 @@ RETRIES = 5  # times that a trial whose worker died is started again without hav
 PRELOAD = ["hybridkit.search.worker", "hybridkit.train.local", "tensorboard.summary.writer.record_writer"]
 PRELOAD += ["torch._dynamo"]
 POLL = 1.0  # seconds between looks at running trials
+LONGEST = 60  # bytes of TMPDIR: a socket's path has 107, of which multiprocessing adds up to 40
 GRACE = 60.0  # seconds that a worker has to write its last checkpoint
+
+
+def short_temporary_folder() -> None:
+    """Have multiprocessing keep its sockets in /tmp where TMPDIR is too long for them, for this process.
+
+    Raises UserError where that cannot be.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST:
+        return
+    tempfile.tempdir = "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # which is made once, and kept
+    except OSError as error:
+        raise UserError(f"TMPDIR is longer than the {LONGEST} bytes that sockets allow: name another folder") from error
+    finally:
+        tempfile.tempdir = folder
 
 
 @dataclass
@@ -99,6 +119,7 @@ class Team:
 
     def __init__(self, study: Study, size: int, watcher: Watcher, plugins: tuple[Path, ...]) -> None:
         self._study, self._size, self._watcher, self._plugins = study, size, watcher, plugins
+        short_temporary_folder()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size))

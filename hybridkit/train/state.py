@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridkit.manifest import STATE, Invalid, read_json
 from hybridkit.run import Checkpoint
+from hybridkit.wrong import wrong
 
 RECENT = 100  # losses that a spike is held against
 FEWEST = 20  # none is called a spike before there are as many
@@ -37,4 +38,4 @@ def load_state(checkpoint: Checkpoint) -> State:
     try:
         return State.model_validate(read_json(checkpoint.folder / STATE))
     except ValidationError as error:
-        raise Invalid(f"{STATE}: {error.errors()[0]['msg']}") from error
+        raise Invalid(f"{STATE}: {'.'.join(map(str, error.errors()[0]['loc']))} {wrong(error.errors()[0])}") from error

@@ -58,6 +58,11 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
 def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Reporter, resume: bool) -> None:
     found = run.newest()
     _tell(found, run, reporter, resume)
+    if found.checkpoint and found.checkpoint.step > recipe.train.steps:
+        raise UserError(
+            f"train.steps: {recipe.train.steps} is fewer than the {found.checkpoint.step} that {run.path} has done;"
+            " ask for more, or for another run with --run"
+        )
     if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
         if engine.rank == 0:
             sweep(run)
