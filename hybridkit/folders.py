@@ -24,7 +24,7 @@ def kind(path: Path) -> str:
 def advice(path: Path) -> str:
     """What to do with a path of its kind, instead; empty where there is nothing to say."""
     said = {
-        "a run folder": f"its recipe is {path / _RUN[0]}",
+        "a run folder": f"did you mean {path / _RUN[0]}?",
         "a study folder": f"`hybridkit search report {path}` reports on it, and its runs are {path}/trials/*/seed-*",
         "a recipe or space file": f"`hybridkit train {path}` makes a run of a recipe",
     }
