@@ -67,7 +67,7 @@ class Run:
         self._exists()
         if not self.recipe_file.is_file():
             if self.begun:
-                raise UserError(f"{self.path}: a run folder without its {self.recipe_file.name}; put it back")
+                raise UserError(f"{self.path}: a run folder that holds no {self.recipe_file.name}; put it back")
             raise UserError(explain(self.path, "a run folder"))
         return load(str(self.recipe_file), [])
 

@@ -244,7 +244,7 @@ class _Builder:
             if not isinstance(event, e.ScalarEvent):
                 raise Refused(index, "a key is a word, not a list or mapping")
             name = _text(event, index)
-            if unseen := _UNSEEN.search(name):
+            if event.style is None and (unseen := _UNSEEN.search(name)):
                 raise Refused(index, f"this key holds {character(unseen[0])}, which looks like nothing or a space")
             if name in data:
                 raise Refused(index, f"`{name}` is given twice; first at {self.keys[(*path, name)]}")
