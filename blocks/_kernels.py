@@ -96,7 +96,7 @@ def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value
     versions = [f"{package} {metadata.version(package)}" for package in ("torch", "triton", "mlstm_kernels")]
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     case = f"{name} on {card}, {dtype}, heads of {key} x {value}, {', '.join(versions)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hybridkit" / "kernels"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hybridkit" / "kernels"
     passed = cache / hashlib.sha256(case.encode()).hexdigest()
     if passed.exists():
         return True
@@ -108,8 +108,10 @@ def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value
         warnings.warn(f"the mLSTM runs in plain torch, slower, since {case}: {fault}", RuntimeWarning, stacklevel=2)
         return False
     with suppress(OSError):  # a home that cannot be written costs one more check
+        if not cache.is_absolute():  # there is no home
+            return True
         cache.mkdir(parents=True, exist_ok=True)
-        passed.write_text(case)
+        passed.write_text(case, encoding="utf-8")
     return True
 
 

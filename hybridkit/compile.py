@@ -19,6 +19,7 @@ from hybridkit.canonical import canonical
 from hybridkit.errors import UserError
 from hybridkit.pattern import Source, error_at, parse
 from hybridkit.registry import REGISTRY, Registry
+from hybridkit.resolve import problem
 from hybridkit.rules import CURRENT, SCALED
 
 DEFAULT_FFN: Mapping[str, Any] = {"block": "ffn"}
@@ -75,7 +76,7 @@ def compile_pattern(
     """
     calls = parse(text, source)
     written = tuple(registry.entry(call, text, source) for call in calls)
-    added = _ffn(ffn, registry) if ffn and all(entry.block.mixes for entry in written) else None
+    added = _ffn(ffn, registry, source) if ffn and all(entry.block.mixes for entry in written) else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
     dims = Dims(width, heads, vocab, depth=sum(entry.block.mixes for entry in entries) or 1)
     spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
@@ -84,7 +85,7 @@ def compile_pattern(
             _check(block, replace(dims, depth=1))
         except ValueError as error:
             if block not in spans:
-                raise UserError(f"model.ffn: {error}") from error
+                raise UserError(f"{_where(source)}model.ffn: {error}") from error
             raise error_at(source, text, spans[block].name, str(error)) from error
     return Plan(written, entries, dims, tie, logit_cap, embedding_scale(width, tie, rules))
 
@@ -104,16 +105,25 @@ def _check(block: Block, dims: Dims) -> None:
         raise ValueError(f"{block}: no machine holds sizes like these") from error
 
 
-def _ffn(arguments: Mapping[str, Any], registry: Registry) -> Entry:
-    given = dict(arguments)
+def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None) -> Entry:
+    given, where = dict(arguments), _where(source)
     name = given.pop("block")
     try:
-        block = registry.block(name).read(list(given.items()))
+        cls = registry.block(name)
+    except UserError as error:
+        raise UserError(f"{where}model.ffn: {error}") from error
+    try:
+        block = cls.read(list(given.items()))
     except ValueError as error:
-        raise UserError(f"model.ffn: {error}") from error
+        _, message, near = problem(error, cls)
+        raise UserError(f"{where}model.ffn: {message}" + (f"; did you mean `{near}`?" if near else "")) from None
     if block.mixes:
-        raise UserError(f"model.ffn: {name} mixes over time; name a block that does not, such as ffn")
+        raise UserError(f"{where}model.ffn: {name} mixes over time; name a block that does not, such as ffn")
     return Entry(block, window_of(block))
+
+
+def _where(source: Source | None) -> str:
+    return f"{source.file}: " if source and source.file else ""
 
 
 @lru_cache(1 << 14)

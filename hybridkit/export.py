@@ -25,7 +25,7 @@ def export(run: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
     weights, config = folder / "model.safetensors", folder / "config.json"
     save_file(weights_of(model), weights, metadata={"format": "pt"})
-    config.write_text(json.dumps(describe(model), indent=2) + "\n")
+    config.write_text(json.dumps(describe(model), indent=2) + "\n", encoding="utf-8")
     assert model.tokenizer is not None
     model.tokenizer.save(folder)
     return sorted(folder.iterdir())

@@ -41,7 +41,7 @@ def spare_memory() -> int:
     """Bytes of main memory that a process can still take."""
     info = Path("/proc/meminfo")
     if info.exists():
-        found = dict(line.split(":") for line in info.read_text().splitlines())
+        found = dict(line.split(":") for line in info.read_text(encoding="utf-8").splitlines())
         return int(found["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
@@ -61,4 +61,4 @@ def keep_freed_memory() -> None:
 
 def _cpu_has_bf16() -> bool:
     info = Path(os.environ.get(CPUINFO) or "/proc/cpuinfo")
-    return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text().split())
+    return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text(encoding="utf-8").split())

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hybridkit.strict_json import parse_json
+from hybridkit.wrong import wrong
 
 NAME = "manifest.json"
 SEAL = "sha256"  # the manifest's own hash, among its keys
@@ -109,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise Invalid(f"{NAME}: {place[:80]}: {first['msg'][:200]}") from error
+        raise Invalid(f"{NAME}: {place[:80]} {wrong(first)[:200]}") from error
     if folder.name != f"step-{manifest.step}":
         raise Invalid(f"{NAME} is that of step {manifest.step}")
     return manifest

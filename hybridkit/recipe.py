@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import attrgetter, getitem
 from pathlib import Path
@@ -23,27 +24,15 @@ from hybridkit.pattern import Call, parse
 from hybridkit.registry import REGISTRY, Registry
 from hybridkit.schema import Data, Misfit, Model, Recipe, Train, leaves
 from hybridkit.source import Source
+from hybridkit.wrong import wrong
 from hybridkit.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
 
 __all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
-__all__ += ["find", "load", "shipped"]
+__all__ += ["find", "load", "run_name", "shipped", "sort_words"]
 
 RUN_RECIPE = "recipe.yaml"  # in a run folder
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
-_WORDS = {  # what pydantic's words leave to be wished for
-    "model_type": "should be a mapping of keys to values",
-    "dict_type": "should be a mapping of keys to values",
-    "tuple_type": "should be a list of two numbers",
-    "missing": "has too few values",
-    "too_long": "has too many values",
-    "string_too_short": "should not be empty",
-    "string_type": "should be text",
-    "int_type": "should be a whole number",
-    "float_type": "should be a number",
-    "bool_type": "should be true or false",
-    "bool_parsing": "should be true or false",
-}
 
 
 class RecipeError(UserError):
@@ -102,6 +91,21 @@ def find(name: str | Path) -> Path:
     if str(name) not in known:
         raise missing(path, known)
     return known[str(name)]
+
+
+def run_name(recipe: str | Path) -> str:
+    """What a recipe or space file is called: its name without folder, `.yaml` and `.yml`; other dots stay."""
+    name = Path(recipe).name
+    return re.sub(r"\.ya?ml\Z", "", name) or name
+
+
+def sort_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Words of a command line as names and as `key=value` changes; a word that exists as a file or folder is a name."""
+    names: list[str] = []
+    changes: list[str] = []
+    for word in words:
+        (changes if "=" in word and not os.path.lexists(word) else names).append(word)
+    return names, changes
 
 
 def shipped() -> dict[str, Path]:
@@ -175,7 +179,8 @@ def _override(text: str) -> Document:
     dotted, sign, said = text.partition("=")
     keys = tuple(dotted.split("."))
     if not sign or not all(keys) or len(keys) > MAX_KEYS:
-        raise RecipeError(f"{origin}: an override is written key=value, as in train.lr=1e-3")
+        hint = "; one recipe is read, and this is another file" if not sign and os.path.exists(text) else ""
+        raise RecipeError(f"{origin}: an override is written key=value, as in train.lr=1e-3{hint}")
     if keys == ("extends",):
         raise RecipeError(f"{origin}: only a file extends another")
     data = said if _is_pattern(keys) else _value(said, origin)
@@ -225,6 +230,8 @@ def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 def _checked(document: Document, path: Path) -> Recipe:
     if "pattern" not in document.data:
+        if slip := next((key for key in document.data if nearest(key, ["pattern"])), None):
+            raise _unknown(document, (slip,))
         raise RecipeError(f"{path}: no pattern; the one line that a recipe needs is like pattern: [swa:128, mlstm]*4")
     try:
         return Recipe.model_validate(document.data)
@@ -241,39 +248,19 @@ def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeErro
         return RecipeError(f"{document.where(written[0] if written else ())}: {cause}")
     if first["type"] == "extra_forbidden":
         return _unknown(document, first["loc"])
-    path = _path(document, first)
-    said = list(dict.fromkeys(_message(error) for error in errors if _path(document, error) == path))
+    path = document.known(first["loc"])
+    said = list(dict.fromkeys(wrong(error) for error in errors if document.known(error["loc"]) == path))
     alternatives = " or ".join([said[0], *(message.removeprefix("should be ") for message in said[1:])])
     value = reduce(getitem, path, document.data)
     shown = "" if isinstance(value, dict | list) else f", not {_shown(value)}"
     return RecipeError(f"{document.where(path)}: {'.'.join(map(str, path))} {alternatives}{shown}")
 
 
-def _path(document: Document, error: ErrorDetails) -> KeyPath:
-    """The path of the value that an error is about: pydantic's, less the names it gives to alternatives."""
-    path = error["loc"]
-    while not _says(document.data, path):
-        path = path[:-1]
-    return path
-
-
 def _shown(value: Any) -> str:
     """A value as a message shows it, in one line of bounded length."""
-    text = json.dumps(value, ensure_ascii=False)
+    said = json.dumps(value, ensure_ascii=False)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _says(data: Any, path: KeyPath) -> bool:
-    try:
-        reduce(getitem, path, data)
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
-
-
-def _message(error: ErrorDetails) -> str:
-    cause = error.get("ctx", {}).get("error")
-    return str(cause or _WORDS.get(error["type"]) or error["msg"].replace("Input should", "should"))
 
 
 def _unknown(document: Document, path: KeyPath) -> RecipeError:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hybridkit.errors import nearest
 from hybridkit.plugin import Kind
 from hybridkit.source import PatternError, Source, Span, error_at, shown
+from hybridkit.wrong import wrong
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not wait for
     from hybridkit.block import Block, Entry, Spec, Window
@@ -81,7 +82,7 @@ def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
     try:
         return cls.read(call.arguments, **given)
     except ValueError as error:
-        kind, message, near = _problem(error, cls)
+        kind, message, near = problem(error, cls)
     raise at(call.span.name if kind == "missing" else _culprit(call, cls, message, given), message, near)
 
 
@@ -91,12 +92,12 @@ def _culprit(call: Call, cls: type[Spec], message: str, given: dict[str, Any]) -
         try:
             cls.read(call.arguments[:count], **given)
         except ValueError as error:
-            if _problem(error, cls)[1] == message:
+            if problem(error, cls)[1] == message:
                 return span
     return call.span.name
 
 
-def _problem(error: ValueError, cls: type[Spec]) -> _Problem:
+def problem(error: ValueError, cls: type[Spec]) -> _Problem:
     """An error of `Spec.read` in the words of the pattern; of several, one that explains the others."""
     if not isinstance(error, ValidationError):
         return "", str(error), None
@@ -111,15 +112,11 @@ def _problem(error: ValueError, cls: type[Spec]) -> _Problem:
         return kind, f"{cls.name()} needs `{field}`", None
     if kind == "value_error":
         return kind, str(detail["ctx"]["error"]), None
-    return kind, f"{f'`{field}`' if field else 'this'} {_wrong(detail['msg'])}, not {_said(detail['input'])}", None
-
-
-def _wrong(message: str) -> str:
-    """Pydantic's "Input should be a valid integer, got ..." as "should be a whole number"."""
-    said = (
-        message.removeprefix("Input ").partition(",")[0].replace("valid integer", "whole number").replace("valid ", "")
+    return (
+        kind,
+        f"{f'`{field}`' if field else 'this'} {wrong(detail).partition(',')[0]}, not {_said(detail['input'])}",
+        None,
     )
-    return said if said.startswith("should") else f"is of no use here ({message})"
 
 
 def _arguments_of(cls: type[Spec]) -> list[str]:

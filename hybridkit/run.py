@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.errors import UserError
+from hybridkit.errors import UserError, nearest
+from hybridkit.folders import explain, kind
 from hybridkit.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.metrics import Metrics, read_metrics
 from hybridkit.rules import CURRENT, FIRST
@@ -72,7 +73,9 @@ class Run:
 
         self._exists()
         if not self.recipe_file.is_file():
-            raise UserError(f"{self.path} is no run folder: it holds no {self.recipe_file.name}")
+            if self.begun:
+                raise UserError(f"{self.path}: a run folder that holds no {self.recipe_file.name}; put it back")
+            raise UserError(explain(self.path, "a run folder"))
         loaded = load(str(self.recipe_file), [])
         rules = loaded.recipe.rules or FIRST
         return loaded._replace(recipe=loaded.recipe.model_copy(update={"rules": rules}))
@@ -147,8 +150,17 @@ class Run:
             return Found(None, None, {checkpoint.folder.name: str(error)})
 
     def _exists(self) -> None:
-        if not self.path.is_dir():
-            raise UserError(f"{self.path}: no such run folder; `hybridkit train` makes one")
+        if not self.path.exists():
+            close = nearest(str(self.path), [str(path) for path in _beside(self.path) if Run(path).begun])
+            hint = f"did you mean {close}?" if close else "`hybridkit train` makes one"
+            raise UserError(f"{self.path}: no such run folder; {hint}")
+        if not self.path.is_dir() or kind(self.path) == "a study folder":
+            raise UserError(explain(self.path, "a run folder"))
+
+
+def _beside(path: Path) -> list[Path]:
+    """The folders that stand where `path` would."""
+    return [other for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -39,6 +39,8 @@ def _known_rules(version: int) -> int:
 
 
 def _with_block(ffn: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(ffn.get("block", ""), str):
+        raise ValueError("should name its block, as in {block: ffn}")
     return {"block": "ffn", **ffn}
 
 

@@ -73,7 +73,7 @@ class Peak:
 def _forget_peak() -> bool:
     """Begin the kernel's count of this process's peak anew; False where it cannot."""
     try:
-        _RESET.write_text(_FORGET_PEAK)
+        _RESET.write_text(_FORGET_PEAK, encoding="utf-8")
     except OSError:
         return False
     return True
@@ -81,7 +81,7 @@ def _forget_peak() -> bool:
 
 def _resident_peak() -> int:
     try:
-        found = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+        found = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="utf-8").splitlines())
         return int(found["VmHWM"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from hybridkit.source import PatternError, Source, error_at, shown
+from hybridkit.terminal import character
 
 _MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "EQUAL": "`=`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`"}
 _CLOSES = {"]": "[", ")": "("}
@@ -31,7 +32,8 @@ def syntax_error(error: UnexpectedInput, text: str, source: Source | None) -> Pa
     """What to raise where the parser stopped in `text`: the place, what was expected there, advice on known slips."""
     stop = _stop(error, text)
     early = "the pattern ends too early" if text.strip() else "no pattern"
-    found = f"unexpected {shown(stop.text)}" if stop.text else early
+    unseen = len(stop.text) == 1 and not stop.text.isprintable()
+    found = f"unexpected {character(stop.text) if unseen else shown(stop.text)}" if stop.text else early
     message = "; ".join(filter(None, (f"{found}: expected {_wanted(stop.expected)}", _advice(stop, text, source))))
     return error_at(source, text, (stop.offset, stop.offset + len(stop.text)), message)
 

@@ -16,15 +16,20 @@ from yaml.reader import Reader
 from yaml.scanner import Scanner
 from yaml.tokens import ScalarToken, Token
 
+from hybridkit.errors import nearest
+
 Keys = tuple[str, ...]  # the names of the keys that lead to a value; places in lists leave no name
 Stretch = tuple[int, int]  # offsets in the text: the first character, and the one after the last
 
 MAX_DEPTH = 64
+TAB = "a tab, which is not read here: write spaces"
 
 _NOTHING = re.compile(r"(?: +|#[^\n\0]*|\n)*")
 _HEADER = re.compile(r"[|>][-+1-9]{0,2} *(?:#[^\n]*)?\n")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#")
 _FLOW_MARKS = re.compile(r"(?:^|(?<=\s))#[^\n]*|[()\[\]{},]")
+_FURTHER = re.compile(r"(?:[^\n]*\n)(?:[ ]*(?:#[^\n]*)?\n)* *(?=[^\s\0])")  # to the next line that says something
+_KEY = re.compile(r"[^\s\[\](){},*|&!%@`#][^\n]*:(?:[\s\0]|$)|-(?:[\s\0]|$)|\? |---|\.\.\.|[\]}]")
 _LEFT_TO_YAML = "\0\t{&*!,]}"  # a value that begins so is a mapping, a mistake that YAML names, or nothing
 
 
@@ -51,7 +56,7 @@ class Events(Reader, Scanner, Parser):
         Parser.__init__(self)
         self.stretches: dict[int, list[Stretch]] = {}
         self._is_pattern = is_pattern
-        self._open: list[tuple[int, int, str]] = []  # keys around this place: flow level, column, name
+        self._open: list[tuple[int, int, str, int]] = []  # keys around this place: flow level, column, name, offset
         self._pattern_is_next = False
 
     def forward(self, length: int = 1) -> None:
@@ -93,8 +98,18 @@ class Events(Reader, Scanner, Parser):
         place = (self.flow_level, 0 if self.flow_level else key.column)
         while self._open and self._open[-1][:2] >= place:
             self._open.pop()
-        self._open.append((*place, name.value))
-        self._pattern_is_next = self._is_pattern(tuple(name for _, _, name in self._open))
+        self._open.append((*place, name.value, key.index))
+        self._pattern_is_next = self._is_pattern(self._keys())
+
+    def misspelt(self) -> tuple[int, str] | None:
+        """The offset and name of the key around this place, if its value would be a pattern were it spelt `pattern`."""
+        keys = self._keys()
+        if not keys or self._is_pattern(keys) or not self._is_pattern((*keys[:-1], "pattern")):
+            return None
+        return (self._open[-1][3], keys[-1]) if nearest(keys[-1], ["pattern"]) else None
+
+    def _keys(self) -> Keys:
+        return tuple(name for _, _, name, _ in self._open)
 
     def fetch_more_tokens(self) -> None:
         if not self._pattern_is_next:
@@ -129,7 +144,10 @@ class Events(Reader, Scanner, Parser):
             return []
         header = _HEADER.match(self.buffer, self.index)
         begin = header.end() if header else self.index
-        return list(_deeper(self.buffer, begin, key_column))
+        stretches = list(_deeper(self.buffer, begin, key_column))
+        if stretches and not header:
+            _check_next(self.buffer, stretches[-1][1])
+        return stretches
 
     def _fetch_text(self, stretches: list[Stretch]) -> None:
         """Hand YAML the lines as one quoted scalar."""
@@ -168,7 +186,7 @@ def _lines(text: str, begin: int, end: int) -> Iterator[Stretch]:
         said = (line[: comment.start()] if comment else line).rstrip()
         first = begin + len(said) - len(said.lstrip(" "))
         if said and text[first] == "\t":
-            raise Refused(first, "a tab: YAML is indented with spaces")
+            raise Refused(first, TAB)
         if said:
             yield first, begin + len(said)
         begin = stop + 1
@@ -180,6 +198,15 @@ def _deeper(text: str, begin: int, column: int) -> Iterator[Stretch]:
         if first - (text.rfind("\n", 0, first) + 1) <= column:
             return
         yield first, last
+
+
+def _check_next(text: str, end: int) -> None:
+    """Raises Refused where what follows the last line of a pattern is neither deeper nor a key."""
+    further = _FURTHER.match(text, end)
+    if further and not _KEY.match(text, further.end()):
+        raise Refused(
+            further.end(), "this line is no `key: value`; indent it deeper if the pattern above goes on in it"
+        )
 
 
 def _flow_end(text: str, begin: int) -> int:

@@ -12,6 +12,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
 from hybridkit.errors import UserError, nearest
-from hybridkit.source import Line, Source
-from hybridkit.yaml_events import MAX_DEPTH, Events, Keys, Refused
+from hybridkit.folders import advice, kind
+from hybridkit.source import Line, Source, shown
+from hybridkit.terminal import character
+from hybridkit.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
 
 KeyPath = tuple[str | int, ...]  # the keys and list places that lead to a value
 
@@ -31,7 +35,17 @@ MAX_VALUES = 4096
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # of YAML 1.1; editors and YAML 1.2 count none of them
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2064\u2066-\u206f\u3000\ufeff]"
+)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'[^\']*\'|(?:^|(?<=\s))#.*')  # and comments
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_PLAINER = {  # PyYAML's words: ours
+    "mapping values are not allowed here": "no mapping may begin here: quote a value that holds `: `, or indent the"
+    " line like its neighbours",
+    "while parsing a block mapping": "expected a key, indented like those above it",
+    "while scanning a simple key": "this line is no `key: value`",
+}
 _WORDS = {word: value for value, words in {
     None: ("", "~", "null", "Null", "NULL"), True: ("true", "True", "TRUE"), False: ("false", "False", "FALSE"),
 }.items() for word in words}  # fmt: skip
@@ -65,9 +79,21 @@ class Document:
     values: Mapping[KeyPath, Place]
     sources: Mapping[KeyPath, Source]
 
+    def known(self, path: KeyPath) -> KeyPath:
+        """The longest beginning of `path` that the text has a value for: pydantic adds the names of its types."""
+        return next(path[:n] for n in range(len(path), -1, -1) if _holds(self.data, path[:n]))
+
     def where(self, path: KeyPath) -> Place:
         """The place of the value at `path`, or of the nearest one around it that was written."""
         return self.values[next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.values)]
+
+
+def _holds(data: Any, path: KeyPath) -> bool:
+    try:
+        reduce(getitem, path, data)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def read_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
@@ -76,6 +102,9 @@ def read_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
     if document.data is None:
         return Document({}, {}, document.values, {})
     if not isinstance(document.data, dict):
+        if isinstance(document.data, str) and (unseen := _UNSEEN.search(document.data)):
+            said = f"{character(unseen[0])} looks like nothing or a space: write a plain space after a key's colon"
+            raise ReadError(document.where(()), said)
         raise ReadError(document.where(()), "the top level holds lines of `key: value`")
     return document
 
@@ -89,20 +118,40 @@ def read_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = lambd
         line = bisect_right(starts, index)
         return Place(origin, line, index - starts[line - 1] + 1)
 
+    builder = None
     try:
         if unreadable := _LINE_ENDS.search(text):
-            raise Refused(unreadable.start(), f"the character U+{ord(unreadable.group()):04X} has no place in text")
-        return _Builder(text, is_pattern, place).document()
+            raise Refused(unreadable.start(), f"{character(unreadable.group())} has no place in text")
+        builder = _Builder(text, is_pattern, place)
+        return builder.document()
     except Refused as error:
-        raise ReadError(place(error.index), str(error)) from None
+        index, said = _slip(text, error.index, builder) or (error.index, str(error))
+        raise ReadError(place(index), said) from None
     except MarkedYAMLError as error:
         at_the_end = error.problem_mark is None or error.problem_mark.index >= len(text)
         mark = (at_the_end and error.context_mark) or error.problem_mark  # not where a bracket lacks but where it opens
-        raise ReadError(place(mark.index if mark else 0), _plainly(error)) from None
+        index, said = _slip(text, mark.index if mark else 0, builder) or (mark.index if mark else 0, _plainly(error))
+        raise ReadError(place(index), said) from None
     except (ValueError, OverflowError):  # PyYAML leaves chr()'s own errors to the caller
         raise ReadError(place(0), "a \\U escape beyond the last character there is") from None
     except ReaderError as error:
-        raise ReadError(place(error.position), f"the character U+{error.character:04X} has no place in text") from None
+        raise ReadError(place(error.position), f"{character(chr(error.character))} has no place in text") from None
+
+
+def _slip(text: str, index: int, builder: _Builder | None) -> tuple[int, str] | None:
+    """What more probably is wrong than what YAML says at `index`: where, and what; a slip that is hard to see."""
+    end = text.find("\n", index)
+    before = text.rfind("\n", 0, index)
+    begin = text.rfind("\n", 0, before) + 1 if before >= 0 else 0  # the line before, too
+    told = _QUOTED.sub(lambda found: "x" * len(found[0]), text[begin : end if end >= 0 else None])
+    if unseen := _UNSEEN.search(told):
+        return (
+            begin + unseen.start(),
+            f"{character(unseen[0])} looks like nothing or a space: write a plain space, or none",
+        )
+    if builder and (found := builder.events.misspelt()):
+        return found[0], f"unknown key {shown(found[1])}; did you mean `pattern`?"
+    return None
 
 
 def scalar(text: str) -> int | float | str | bool | None:
@@ -117,9 +166,10 @@ def scalar(text: str) -> int | float | str | bool | None:
 
 
 def missing(path: str | Path, known: Iterable[str] = ()) -> ReadError:
-    """The error for a path that does not exist, naming the nearest YAML file beside it or of the `known` names."""
+    """The error for a path that does not exist, naming the nearest file or run beside it, or known name."""
     path = Path(path)
-    beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+    found = [*path.parent.glob("*.y*ml"), *path.parent.glob("*/recipe.yaml")] if os.path.isdir(path.parent) else []
+    beside = [file.parent if file.name == "recipe.yaml" else file for file in found]
     close = nearest(str(path), [*map(str, beside), *known])
     return ReadError(Place(str(path)), "no such file" + (f"; did you mean {close}?" if close else ""))
 
@@ -132,9 +182,8 @@ def _text_of(path: Path) -> str:
     except FileNotFoundError:
         raise missing(path) from None
     except IsADirectoryError:
-        inner = path / "recipe.yaml"
-        hint = f"; did you mean {inner}?" if inner.is_file() else ""
-        raise ReadError(Place(str(path)), f"a directory, not a file{hint}") from None
+        said = advice(path) or "name a YAML file"
+        raise ReadError(Place(str(path)), f"a directory, not a file: {kind(path)}; {said}") from None
     except OSError as error:
         raise ReadError(Place(str(path)), f"cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
@@ -195,6 +244,8 @@ class _Builder:
             if not isinstance(event, e.ScalarEvent):
                 raise Refused(index, "a key is a word, not a list or mapping")
             name = _text(event, index)
+            if event.style is None and (unseen := _UNSEEN.search(name)):
+                raise Refused(index, f"this key holds {character(unseen[0])}, which looks like nothing or a space")
             if name in data:
                 raise Refused(index, f"`{name}` is given twice; first at {self.keys[(*path, name)]}")
             self.keys[(*path, name)] = self.place(index)
@@ -234,5 +285,8 @@ def _text(event: e.ScalarEvent, index: int) -> str:
 def _plainly(error: MarkedYAMLError) -> str:
     """PyYAML's complaint in one line."""
     if error.problem and "'\\t'" in error.problem:
-        return "a tab: YAML is indented with spaces"
+        return TAB
+    for said in filter(None, (error.problem, error.context)):
+        if said in _PLAINER:
+            return _PLAINER[said]
     return ", ".join(part for part in (error.context, error.problem) if part)

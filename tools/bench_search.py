@@ -31,7 +31,7 @@ trials: 40
 def define(folder: Path, **settings: str) -> Definition:
     """Eight free layers."""
     folder.mkdir()
-    (folder / "space.yaml").write_text(SPACE.format(**settings))
+    (folder / "space.yaml").write_text(SPACE.format(**settings), encoding="utf-8")
     return read_definition(folder / "space.yaml")
 
 

@@ -47,7 +47,7 @@ class Process:
     @property
     def said(self) -> str:
         """Its standard error."""
-        return self._errors.read_text()
+        return self._errors.read_text(encoding="utf-8")
 
 
 class Command:
@@ -68,7 +68,7 @@ class Command:
         """In a new process, started as a user would."""
         command = [sys.executable, "-m", "hybridkit.cli", *self._arguments(run, overrides)]
         environment = {**os.environ, "HYBRIDKIT_CACHE": str(_cache(run))}
-        with _errors(run).open("w") as errors:
+        with _errors(run).open("w", encoding="utf-8") as errors:
             started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
         started.returncode = 0  # it is waited for here
         return Process(started.pid, _errors(run))
@@ -103,10 +103,10 @@ class Command:
 
         def note() -> None:
             leave = os._exit
-            os._exit = lambda code: (names.write_text(json.dumps(list(sys.modules))), leave(code))  # type: ignore
+            os._exit = lambda code: (names.write_text(json.dumps(list(sys.modules)), encoding="utf-8"), leave(code))  # type: ignore
 
         assert self.fork(run, "train.steps=2", first=note).wait() == 0
-        for name in json.loads(names.read_text()):
+        for name in json.loads(names.read_text(encoding="utf-8")):
             importlib.import_module(name)
         assert len(os.listdir("/proc/self/task")) == 1, "what is forked must have one thread: set OMP_NUM_THREADS=1"
 

@@ -101,7 +101,7 @@ class Judge:
     def _put(self, name: str, number: int, case: Case, outcome: str) -> None:
         self._keep.mkdir(exist_ok=True)
         (self._keep / f"{name}-{number}").write_bytes(case.content)
-        (self._keep / f"{name}-{number}.txt").write_text(outcome, errors="backslashreplace")
+        (self._keep / f"{name}-{number}.txt").write_text(outcome, errors="backslashreplace", encoding="utf-8")
         print(f"{name} {number}: {outcome.strip().splitlines()[-1][:200]}", file=sys.stderr)
 
 
@@ -124,13 +124,15 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 
 def _reset_peak() -> float:
     """Let the peak of resident memory begin again at what is resident now: megabytes."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _memory("VmRSS")
 
 
 def _memory(name: str) -> float:
     """Megabytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(name)
+    )
     return int(line.split()[1]) / 1024
 
 

@@ -236,7 +236,7 @@ def _read_recipe(content: bytes) -> None:
     Path("r.yaml").write_bytes(content)
     loaded = load("r.yaml")
     plan(loaded)
-    Path("again.yaml").write_text(dump(loaded.recipe))
+    Path("again.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
     assert load("again.yaml").recipe == loaded.recipe
 
 

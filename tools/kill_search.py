@@ -20,14 +20,16 @@ from hybridkit.run import Run
 
 def workers(folder: Path) -> list[int]:
     """The processes that hold the lock of a trial's run, and are alive."""
-    found = [int(text) for lock in folder.glob("trials/*/seed-*/.lock") if (text := lock.read_text().strip())]
+    found = [
+        int(text) for lock in folder.glob("trials/*/seed-*/.lock") if (text := lock.read_text(encoding="utf-8").strip())
+    ]
     return [process for process in found if alive(process)]
 
 
 def alive(process: int) -> bool:
     """Whether a process exists and has not ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
@@ -57,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "study"
         command = [sys.executable, "-m", "hybridkit.cli", "search", given.space, "--study", str(folder), "--json"]
-        search = subprocess.Popen([*command, "--workers", str(given.workers)], stdout=subprocess.PIPE, text=True)
+        search = subprocess.Popen([*command, "--workers", str(given.workers)], stdout=subprocess.PIPE, encoding="utf-8")
         while search.poll() is None:
             time.sleep(given.every)
             if victims := workers(folder):

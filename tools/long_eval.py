@@ -49,7 +49,7 @@ def main() -> None:
     print(f"{'tokens':>8} {'tokens/s':>9} {'peak MiB':>9}")
     for tokens in LENGTHS:
         words = ["--pattern", said.pattern, "--width", str(said.width), "--tokens", str(tokens)]
-        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, encoding="utf-8", check=True)
         found = json.loads(done.stdout)
         print(f"{found['tokens']:>8,} {found['tokens_per_second']:>9,.0f} {found['peak_mib']:>9,.0f}")
 

@@ -48,7 +48,7 @@ def scores(trial: Path, window: int) -> list[Scores]:
     found = []
     for file in sorted(trial.glob("seed-*/eval/results.json")):
         seed: Scores = defaultdict(float)
-        for cell in json.loads(file.read_text())["cells"]:
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
             if cell["task"] == "recall_far" and cell["window"] in (window, None):
                 seed[cell["length"]] = cell["score"]
         found.append(seed)

@@ -89,9 +89,9 @@ class Bench:
         words = random.Random(0)
         for number in range(6):
             said = (words.choice(["window", "state", "short", "long"]) for _ in range(60))
-            (folder / "text" / f"{number}.txt").write_text(" ".join(said))
+            (folder / "text" / f"{number}.txt").write_text(" ".join(said), encoding="utf-8")
         recipe = folder / "tiny.yaml"
-        recipe.write_text(RECIPE.format(text=folder / "text"))
+        recipe.write_text(RECIPE.format(text=folder / "text"), encoding="utf-8")
         self._command = Command(recipe)
         self.whole, self.short = folder / "whole", folder / "short"
         assert self._command.fresh(self.whole).wait() == 0
@@ -139,8 +139,8 @@ class Bench:
                 shutil.rmtree(run)
                 return
             if ended != code or (code > 0 and not _plain(process.said)):
-                yield f"WRONG: exit code {ended} after {note.read_text()}: {process.said}"
-            elif _newest(run) < json.loads(note.read_text()):
+                yield f"WRONG: exit code {ended} after {note.read_text(encoding='utf-8')}: {process.said}"
+            elif _newest(run) < json.loads(note.read_text(encoding="utf-8")):
                 yield "WRONG: a valid checkpoint was lost"
             else:
                 yield self._finish(run, self.short, *SHORT)
@@ -157,7 +157,7 @@ class Bench:
                 self._on_small_disk(run, pages * DISK)
             os.waitpid(pid, 0)
             verdict = run.with_suffix(".verdict")
-            yield verdict.read_text() if verdict.exists() else "WRONG: no verdict"
+            yield verdict.read_text(encoding="utf-8") if verdict.exists() else "WRONG: no verdict"
 
     def _on_small_disk(self, run: Path, size: int) -> None:
         """In a process of its own, which keeps the disk to itself."""
@@ -177,7 +177,7 @@ class Bench:
         except OSError as error:
             verdict = f"not possible here ({error})"
         finally:
-            run.with_suffix(".verdict").write_text(verdict)
+            run.with_suffix(".verdict").write_text(verdict, encoding="utf-8")
             os._exit(0)
 
     def damages(self, times: int, draw: random.Random) -> Iterator[str]:
@@ -276,7 +276,7 @@ def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
             nonlocal count
             count += 1
             if count == at:
-                note.write_text(json.dumps(_newest(run)))
+                note.write_text(json.dumps(_newest(run)), encoding="utf-8")
                 if name == "write":
                     whole(self, args[0], args[1][: len(args[1]) // 2])
                 fault()

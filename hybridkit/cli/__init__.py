@@ -1,11 +1,14 @@
 """The verbs, one module each. Only typer is imported here: a verb imports what it needs when it runs."""
 
+import io
 import sys
+from typing import Any
 
 import typer
 
 from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
 from hybridkit.errors import Failure, Interrupted, UserError, out_of_memory
+from hybridkit.terminal import hanging, never_fail_to_encode, say
 
 app = typer.Typer(
     help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
@@ -20,8 +23,9 @@ for verb in (show, flops, train, eval, generate, search, bench, export, blocks, 
 
 def main() -> None:
     """Run the command line. Exit codes: 0, 1 failed, 2 bad input, 130 and 143 interrupted and resumable."""
+    never_fail_to_encode()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         sys.exit(_complain(error, 2))
     except Failure as error:
@@ -35,8 +39,22 @@ def main() -> None:
         sys.exit(_complain(Failure(f"not enough memory for sizes like these: {line or type(error).__name__}"), 1))
     except OSError as error:  # a disk that is full or gone, a folder that may not be written
         sys.exit(_complain(error, 1))
+    except typer.Abort:
+        sys.exit(_complain(Failure("aborted: the input ended"), 1))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, which some versions of typer import and others carry along
+            raise
+        sys.exit(_explain(error))
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"hybridkit: {' '.join([str(error), *getattr(error, '__notes__', [])])}", file=sys.stderr)
+    say(f"hybridkit: {hanging(' '.join([str(error), *getattr(error, '__notes__', [])]))}", file=sys.stderr)
     return code
+
+
+def _explain(error: Any) -> int:
+    """Print what is wrong with the options, and how they are used; the exit code."""
+    said = io.StringIO()
+    error.show(file=said)
+    say(said.getvalue(), file=sys.stderr, end="")
+    return int(error.exit_code)

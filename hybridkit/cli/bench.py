@@ -9,6 +9,7 @@ import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, read_size
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -39,7 +40,7 @@ def bench(
 
     found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
     if as_json:
-        print(format_json(found))
+        say(format_json(found))
         return
     from hybridkit.report.bench import print_bench
 

@@ -2,6 +2,7 @@
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 
 def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -10,7 +11,7 @@ def blocks(as_json: Json = False, plugin: Plugins = []) -> None:
 
     rows = REGISTRY.listing()
     if as_json:
-        print(format_json({"blocks": [row._asdict() for row in rows]}))
+        say(format_json({"blocks": [row._asdict() for row in rows]}))
         return
     from hybridkit.report.show import print_blocks
 

@@ -2,6 +2,7 @@
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 
 def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
@@ -10,7 +11,7 @@ def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
 
     found = examine()
     if as_json:
-        print(format_json(found))
+        say(format_json(found))
         return
     from hybridkit.report.show import print_doctor
 

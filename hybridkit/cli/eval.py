@@ -13,7 +13,9 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import Interrupted, UserError, nearest
+from hybridkit.folders import explain
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.evaluate.grid import Findings, Questions
@@ -99,7 +101,7 @@ def eval(
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
         harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
-    _check(questions, lengths)
+    _check(questions, lengths, out)
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
         refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -132,13 +134,14 @@ def _tasks(text: str) -> tuple[str, ...]:
         begin = groups.get(name.strip())
         chosen = [task for task in TASKS if task.startswith(begin)] if begin else [name.strip()]
         if chosen[0] not in TASKS:
-            hint = f"; did you mean `{close}`?" if (close := nearest(chosen[0], [*TASKS, *groups])) else ""
-            raise UserError(f"--needles {name}: no such task{hint} Known: all, {', '.join(TASKS)}")
+            close = nearest(chosen[0], [*TASKS, *groups])
+            hint = f"did you mean `{close}`? Known" if close else "known"
+            raise UserError(f"--needles {name}: no such task; {hint} are {', '.join([*groups, *TASKS])}")
         found += chosen
     return tuple(dict.fromkeys(found))
 
 
-def _check(questions: Questions, lengths: str) -> None:
+def _check(questions: Questions, lengths: str, out: Path | None) -> None:
     """Options that say something only beside others."""
     if lengths and not questions.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
@@ -146,6 +149,8 @@ def _check(questions: Questions, lengths: str) -> None:
         raise UserError("--include and --limit are for harness tasks: name them with --tasks")
     if not (questions.perplexity or questions.tasks or questions.gaps or questions.harness):
         raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
+    if out and out.exists() and not out.is_dir():
+        raise UserError(f"--out {explain(out, 'a folder')}")
     if questions.include and not questions.include.is_dir():
         raise UserError(f"--include {questions.include}: no such folder")
 
@@ -172,11 +177,11 @@ def _report(findings: Findings, folder: Path, as_json: bool) -> None:
     written = write(findings, folder)
     if as_json:
         for note in findings.notes:
-            print(f"hybridkit: {note}", file=sys.stderr)
-        print(format_json(findings.to_json()))
+            say(f"hybridkit: {note}", file=sys.stderr)
+        say(format_json(findings.to_json()))
         return
     print_findings(findings)
-    print(f"report: {written}")
+    say(f"report: {written}")
 
 
 @contextlib.contextmanager

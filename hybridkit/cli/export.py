@@ -7,6 +7,7 @@ import typer
 
 from hybridkit.cli.options import Json, Plugins, RunFolder
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 
 def export(
@@ -19,4 +20,4 @@ def export(
     from hybridkit.export import export as write
 
     files = [str(path) for path in write(run, folder)]
-    print(format_json({"files": files}) if as_json else "\n".join(files))
+    say(format_json({"files": files}) if as_json else "\n".join(files))

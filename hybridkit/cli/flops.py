@@ -11,6 +11,7 @@ import typer
 from hybridkit.cli.options import Json, Plugins, read_size
 from hybridkit.errors import UserError
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.analysis import Question
@@ -71,10 +72,9 @@ def flops(
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:
     """The recipes by name, with the changes among the words made to each; before torch is imported."""
-    from hybridkit.recipe import load
+    from hybridkit.recipe import load, sort_words
 
-    overrides = [word for word in what if "=" in word]
-    names = [word for word in what if "=" not in word]
+    names, overrides = sort_words(what)
     if not names:
         raise UserError("name a recipe: hybridkit flops quickstart")
     return {name: load(name, overrides) for name in names}
@@ -87,7 +87,7 @@ def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
     if memory:
         entries = [with_activations(entry, question) for entry, question in zip(entries, asked, strict=True)]
     if as_json:
-        print(format_json({"schema": SCHEMA, "recipes": entries}))
+        say(format_json({"schema": SCHEMA, "recipes": entries}))
         return
     from hybridkit.report.flops import print_costs
 
@@ -104,14 +104,14 @@ def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> No
     target, other = asked
     found = match(target.plan, other.loaded, measure, target.case)
     if as_json:
-        print(
+        say(
             format_json({"schema": SCHEMA, "measure": measure, "matches": [candidate.summary() for candidate in found]})
         )
         return
-    print(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
+    say(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
     for candidate in found:
-        print(f"#   {candidate}")
-    print(dump(found[0].loaded.recipe), end="")
+        say(f"#   {candidate}")
+    say(dump(found[0].loaded.recipe), end="")
 
 
 def _verify(asked: Sequence[Question], as_json: bool) -> None:
@@ -121,7 +121,7 @@ def _verify(asked: Sequence[Question], as_json: bool) -> None:
     rows = {question.name: verify(question.plan) for question in asked}
     if as_json:
         recipes = [{"recipe": name, "layers": [row._asdict() for row in found]} for name, found in rows.items()]
-        print(format_json({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
+        say(format_json({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
         return
     from hybridkit.report.flops import print_check
 

@@ -12,6 +12,7 @@ import typer
 from hybridkit.cli.options import Json, Plugins, RunFolder
 from hybridkit.errors import UserError
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say, stream
 
 if TYPE_CHECKING:
     from hybridkit.decode import Context
@@ -58,13 +59,13 @@ def generate(
             _save(writer, context, save_state)
         for news in writer.reply(context, replies):
             if streamed:
-                print(news[0], end="", flush=True)
+                stream(news[0])
     if as_json:
-        print(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
+        say(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
     else:
-        print("" if streamed else "\n".join(f"--- {place}\n{reply.text}" for place, reply in enumerate(replies)))
+        stream("\n" if streamed else "".join(f"--- {place}\n{reply.text}\n" for place, reply in enumerate(replies)))
     if stats:
-        print(writer.stats, file=sys.stderr)
+        say(writer.stats, file=sys.stderr)
 
 
 def _given(text: str) -> str:

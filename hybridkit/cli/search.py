@@ -11,6 +11,7 @@ import typer
 from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import UserError, nearest
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 WORDS = ("report", "best")
 
@@ -20,7 +21,9 @@ def search(
         list[str], typer.Argument(metavar="SPACE | report STUDY | best STUDY", help="A space file, or a study folder.")
     ],
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Trials that run at the same time.")] = 1,
-    study: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/<space's stem>.")] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="The study's folder; default: studies/ and the space's name.")
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(metavar="URL", help="An optuna storage, for many machines; default: a file. Give it every time."),
@@ -51,6 +54,7 @@ def _find(said: str) -> Path:
 def _search(
     space: Path, folder: Path | None, storage: str | None, resume: bool, workers: int, as_json: bool, plugin: list[Path]
 ) -> None:
+    from hybridkit.recipe import run_name
     from hybridkit.search.definition import SPACE, read_definition
     from hybridkit.search.folder import holds_study
 
@@ -62,7 +66,7 @@ def _search(
     definition = read_definition(space)  # before torch is imported: mistakes in a space answer at once
     if definition.file.trial.evaluate is not None:
         _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
-    folder = folder or Path("studies") / space.stem
+    folder = folder or Path("studies") / run_name(space)
     from hybridkit.search import study as studies
 
     begun = holds_study(folder)
@@ -101,7 +105,7 @@ def _print(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.search.study import open_study
 
     found = results(open_study(folder, storage))
-    print(format_json(to_json(found))) if as_json else print_results(found)
+    say(format_json(to_json(found))) if as_json else print_results(found)
 
 
 def _report(folder: Path, storage: str | None, as_json: bool) -> None:
@@ -112,10 +116,10 @@ def _report(folder: Path, storage: str | None, as_json: bool) -> None:
     opened = open_study(folder, storage)
     pages = write_pages(opened)
     if as_json:
-        print(format_json({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
+        say(format_json({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
         return
     for page in pages:
-        print(page)
+        say(page)
 
 
 def _best(folder: Path, storage: str | None, as_json: bool) -> None:
@@ -132,7 +136,7 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
     figures = dict(zip(found.objectives, row.means, strict=True))
     if as_json:
         said = recipe.model_dump(mode="json", by_alias=True)
-        print(format_json({"trial": row.record.number, "objectives": figures, "recipe": said}))
+        say(format_json({"trial": row.record.number, "objectives": figures, "recipe": said}))
         return
-    print(f"# trial {row.record.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
-    print(dump(recipe), end="")
+    say(f"# trial {row.record.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
+    say(dump(recipe), end="")

@@ -9,6 +9,7 @@ from hybridkit.cli.options import Json, Plugins
 from hybridkit.errors import UserError
 from hybridkit.run import Run
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 
 def show(
@@ -26,16 +27,20 @@ def show(
         curves = curves_of([Path(run) for run in what])
         if plot:
             draw(curves, plot)
-        print(format_json({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
+        say(format_json({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
-    recipe, *overrides = what
-    if stray := [word for word in overrides if "=" not in word]:
-        raise UserError(f"show takes one recipe with KEY=VALUE changes, or several run folders; {stray[0]} is neither")
-    from hybridkit.recipe import load
+    recipe, *others = what
+    from hybridkit.recipe import load, sort_words
+
+    names, overrides = sort_words(others)
+    if names:
+        raise UserError(
+            f"show takes one recipe with KEY=VALUE changes, or run folders: {recipe} is none, and {names[0]} no change"
+        )
 
     loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
     from hybridkit.api import plan
     from hybridkit.report.show import outline, print_outline
 
     drawn = outline(loaded.path, plan(loaded))
-    print(format_json(drawn)) if as_json else print_outline(drawn)
+    say(format_json(drawn)) if as_json else print_outline(drawn)

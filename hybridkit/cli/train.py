@@ -10,6 +10,7 @@ import typer
 from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
 from hybridkit.errors import UserError
 from hybridkit.strict_json import format_json
+from hybridkit.terminal import say
 
 if TYPE_CHECKING:
     from hybridkit.recipe import Loaded
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def train(
     recipe: RecipeName,
     overrides: Overrides = [],
-    run: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<recipe's stem>.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder; default: runs/ and the recipe's name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
     ranks: Annotated[
         int | None,
@@ -58,7 +59,7 @@ def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
 
     found = estimate(loaded, ranks)
     if as_json:
-        print(format_json(found))
+        say(format_json(found))
         return
     from hybridkit.report.dry_run import print_estimate
 

@@ -74,7 +74,7 @@ class _Library:
         self.rows = np.isin(np.arange(self.vocab), [*self.known.values(), self.end])  # (V,)
 
     def save(self, folder: Path) -> None:
-        (folder / SAVED).write_text(self._text, "utf-8")
+        (folder / SAVED).write_text(self._text, encoding="utf-8")
 
     def parts(self, text: str) -> list[Part]:
         """The tokens of a text, in order. Raises UserError for a text that the tokenizer cannot encode."""

@@ -22,11 +22,23 @@ MANIFEST = "manifest.json"
 
 
 def cache_root(cache: Path | None = None) -> Path:
-    """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit."""
-    if cache is None and (named := os.environ.get("HYBRIDKIT_CACHE")):
-        cache = Path(named).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (cache or Path(home, "hybridkit")) / "corpora"
+    """Where corpora are kept: in `cache`, $HYBRIDKIT_CACHE, $XDG_CACHE_HOME/hybridkit or ~/.cache/hybridkit.
+
+    Raises UserError where there is no home, and nothing is named.
+    """
+    try:
+        return (cache or _own()) / "corpora"
+    except RuntimeError as error:  # no HOME, and no such user
+        raise UserError("there is no home folder to keep texts in: name a folder in HYBRIDKIT_CACHE") from error
+
+
+def _own() -> Path:
+    """The user's folder for what can be made again. Raises RuntimeError for a user who has none."""
+    if named := os.environ.get("HYBRIDKIT_CACHE"):
+        return Path(named).expanduser()
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named, "hybridkit")
+    return Path.home() / ".cache" / "hybridkit"
 
 
 def digest_of(value: object) -> str:
@@ -37,7 +49,7 @@ def digest_of(value: object) -> str:
 def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder that is whole: every file there, as long as it was written; else None."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
     except (OSError, ValueError, KeyError):
         return None
@@ -54,7 +66,7 @@ class Seen(NamedTuple):
 def find(root: Path, stamp: str) -> Seen | None:
     """What `stamp` was last seen to have, if the folder is whole. Writes nothing."""
     try:
-        found = json.loads((root / f"{stamp}.seen").read_text())
+        found = json.loads((root / f"{stamp}.seen").read_text(encoding="utf-8"))
         seen = Seen(root / found["folder"], found["skipped"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -84,7 +96,7 @@ def building(root: Path, stamp: str) -> Iterator[Path]:
 def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
     """Make `part` the folder, its files and their manifest (`about` and the files' sizes) on disk before its name."""
     files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    (part / MANIFEST).write_text(json.dumps({**about, "files": files}))
+    (part / MANIFEST).write_text(json.dumps({**about, "files": files}), encoding="utf-8")
     for path in part.iterdir():
         _fsync(path)
     _fsync(part)
@@ -101,14 +113,14 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
 def remember(root: Path, stamp: str, seen: Seen) -> None:
     """From now on `find(root, stamp)` is `seen`. Call it while `building` for `stamp`."""
     new = root / f"{stamp}.new"
-    new.write_text(json.dumps({"folder": seen.folder.name, "skipped": seen.skipped}))
+    new.write_text(json.dumps({"folder": seen.folder.name, "skipped": seen.skipped}), encoding="utf-8")
     new.replace(root / f"{stamp}.seen")
 
 
 @contextmanager
 def _lock(path: Path, how: int) -> Iterator[None]:
     """Hold a lock that dies with this process. The file stays: removing it would let two processes lock two files."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, how)
         yield
 

@@ -180,7 +180,9 @@ def _tokenizer_folder(model: Model) -> Iterator[Path]:
         model.tokenizer.save(folder)
         if not (folder / SAVED).exists():
             _save_bytes(folder / SAVED)
-        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8"
+        )
         yield folder
 
 

@@ -101,7 +101,7 @@ def run_cell(
         chosen = [samples[index] for index in range(first, min(first + reading.batch, count))]
         answers = SCORINGS[scoring](model, [sample.prompt for sample in chosen], reading)
         fresh = [_line(samples, sample, said) for sample, said in zip(chosen, answers, strict=True)]
-        with file.open("a") as out:
+        with file.open("a", encoding="utf-8") as out:
             out.write("".join(json.dumps(line) + "\n" for line in fresh))
         yield from fresh
 

@@ -109,7 +109,7 @@ def _folder() -> Path:
 
 def _read(file: Path) -> list[int]:
     try:
-        return [int(size) for size in json.loads(file.read_text())]
+        return [int(size) for size in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return []
 
@@ -117,5 +117,5 @@ def _read(file: Path) -> list[int]:
 def _write(file: Path, sizes: list[int]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(sizes))
+    part.write_text(json.dumps(sizes), encoding="utf-8")
     part.replace(file)

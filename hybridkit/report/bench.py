@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from hybridkit.report.console import Console, Table
 from hybridkit.report.flops import amount, quantity, tokens
 
 Figures = Mapping[str, Any]  # what `hybridkit.bench.measure` gives
@@ -17,10 +15,9 @@ def print_bench(found: Figures) -> None:
     """What was measured, how fast each pass was, and where the training step spends its time."""
     console = Console()
     for line in _heading(found):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    console.print("", _passes(found), "", _parts(found))
-    console.print(f"\nslowest: {found['slowest']}", markup=False, highlight=False)
-    console.print(f"memory: {found['peak_bytes_are']}", markup=False, highlight=False)
+        console.print(line)
+    console.print("", _passes(found), _decode(found), "", _parts(found), sep="\n")
+    console.print(f"\nslowest: {found['slowest']}\nmemory: {found['peak_bytes_are']}")
 
 
 def _heading(found: Figures) -> Iterator[str]:
@@ -44,15 +41,8 @@ def _how(ceilings: Figures, which: str) -> str:
     return f"{said}; reached by {reached})" if reached else f"{said})"
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _passes(found: Figures) -> Table:
-    table = _table("pass", "ms", "tokens/s", "TFLOP/s", "of ceiling", "peak memory")
+    table = Table("pass", "ms", "tokens/s", "TFLOP/s", "of ceiling", "peak memory")
     for name, figures in found["passes"].items():
         table.add_row(
             name,
@@ -62,14 +52,15 @@ def _passes(found: Figures) -> Table:
             f"{figures['mfu']:.1%}",
             amount(figures["peak_bytes"]),
         )
-    share = found["passes"]["decode"]["copy_share"]
-    table.caption = f"decode reads weights and states at {share:.1%} of the copy rate"
-    table.caption_justify = "left"
     return table
 
 
+def _decode(found: Figures) -> str:
+    return f"decode reads weights and states at {found['passes']['decode']['copy_share']:.1%} of the copy rate"
+
+
 def _parts(found: Figures) -> Table:
-    table = _table("part of the training step, alone", "", "ms", "of the step", "of ceiling")
+    table = Table("part of the training step, alone", "", "ms", "of the step", "of ceiling")
     for part in sorted(found["parts"], key=lambda part: -part["seconds"]):
         table.add_row(
             part["part"],

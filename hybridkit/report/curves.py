@@ -1,16 +1,17 @@
 """Training curves of runs, side by side: `hybridkit show RUN RUN --plot curves.png`."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from hybridkit.errors import UserError
+from hybridkit.folders import advice, kind
 from hybridkit.report import figure
+from hybridkit.report.console import WIDE, Console, Table, apart
+from hybridkit.report.smooth import smooth
 from hybridkit.run import Run
 
 
@@ -24,7 +25,8 @@ class Curve:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the table, as plain data; null where the run has none yet."""
-        recent = [line["loss"] for line in self.steps if line["loss"] is not None][-50:]
+        recent = _known(line["loss"] for line in self.steps)[-50:]
+        speeds = _known(line["tokens_per_second"] for line in self.steps)
         last = self.validations[-1] if self.validations else {}
         return {
             "run": self.name,
@@ -33,8 +35,13 @@ class Curve:
             "loss": mean(recent) if recent else None,
             "val_loss": last.get("val_loss"),
             "val_bits_per_byte": last.get("val_bits_per_byte"),
-            "tokens_per_second": median(line["tokens_per_second"] for line in self.steps) if self.steps else None,
+            "tokens_per_second": median(speeds) if speeds else None,
         }
+
+
+def _known(figures: Iterable[float | None]) -> list[float]:
+    """The figures that there are: a step without targets has no loss."""
+    return [figure for figure in figures if figure is not None]
 
 
 def curves_of(runs: Iterable[Path]) -> list[Curve]:
@@ -43,7 +50,7 @@ def curves_of(runs: Iterable[Path]) -> list[Curve]:
     for path in runs:
         run = Run(path)
         if not run.begun:
-            raise UserError(f"{path} is no run folder; curves are those of folders that `hybridkit train` wrote")
+            raise UserError(f"{path} is no run folder: {kind(path)}; {advice(path) or '`hybridkit train` makes one'}")
         lines = run.metrics().lines
         steps = [line for line in lines if line.keys() >= {"loss", "tokens", "tokens_per_second"}]
         curves.append(Curve(str(path), steps, [line for line in lines if "val_loss" in line]))
@@ -51,44 +58,49 @@ def curves_of(runs: Iterable[Path]) -> list[Curve]:
 
 
 def print_curves(curves: Sequence[Curve]) -> None:
-    """One row a run; the loss is the mean of its last 50 steps."""
-    table = Table("run", "step", "tokens", "loss", "val loss", "val bits/byte", "tokens/s", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for curve in curves:
+    """One row a run; the loss is the mean of its last 50 steps.
+
+    Where a terminal is too narrow for the names, their common beginning stands above the table instead.
+    """
+    console = Console()
+    names = [curve.name for curve in curves]
+    drawn = _table(curves, names)
+    if console.measure(drawn, options=console.options.update(max_width=WIDE)).maximum > console.width:
+        common, names = apart(names)
+        if common:
+            console.print(f"{common}...")
+        drawn = _table(curves, names)
+    console.print(drawn)
+
+
+def _table(curves: Sequence[Curve], names: Sequence[str]) -> Table:
+    table = Table("run", "step", "tokens", "loss", "val loss", "val bits/byte", "tokens/s")
+    for curve, name in zip(curves, names, strict=True):
         row = curve.summary()
         figures = [row["loss"], row["val_loss"], row["val_bits_per_byte"]]
         speed = "-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}"
         shown = ["-" if figure is None else f"{figure:.4f}" for figure in figures]
-        table.add_row(row["run"], f"{row['step']:,}", f"{row['tokens']:,}", *shown, speed)
-    Console().print(table)
+        table.add_row(name, f"{row['step']:,}", f"{row['tokens']:,}", *shown, speed)
+    return table
 
 
 def draw(curves: Sequence[Curve], file: Path) -> None:
-    """Loss over tokens, smoothed, with validation as points. Raises UserError for a file it cannot write."""
+    """Loss over tokens: the batches' faintly, smoothed in front, validation as points. Raises UserError."""
     figure.check(file)
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 5), layout="constrained")
     axes = drawing.add_subplot(xlabel="tokens", ylabel="loss (nats a token)")
+    names = figure.labels(curve.name for curve in curves)
     for curve in curves:
         tokens = {line["step"]: line["tokens"] for line in curve.steps}
-        counted = [line for line in curve.steps if line["loss"] is not None]
-        losses = _smooth([line["loss"] for line in counted])
-        (line,) = axes.plot([line["tokens"] for line in counted], losses, label=curve.name)
-        found = [v for v in curve.validations if v["step"] in tokens and v["val_loss"] is not None]
-        points = [(tokens[v["step"]], v["val_loss"]) for v in found]
+        losses = {line["tokens"]: math.nan if line["loss"] is None else line["loss"] for line in curve.steps}
+        (line,) = axes.plot(list(losses), smooth(list(losses.values())), label=names[curve.name], zorder=3)
+        axes.plot(list(losses), list(losses.values()), color=line.get_color(), alpha=0.25, linewidth=0.6)
+        held_out = {v["step"]: v["val_loss"] for v in curve.validations if v["val_loss"] is not None}
+        points = [(tokens[step], loss) for step, loss in held_out.items() if step in tokens]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), "o", color=line.get_color(), markersize=4)
     axes.plot([], [], "o", color="gray", markersize=4, label="validation")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.save(drawing, file)
-
-
-def _smooth(losses: Sequence[float], keep: float = 0.95) -> list[float]:
-    """An exponential average that starts unbiased: the eye follows it where single batches scatter."""
-    smoothed, total, weight = [], 0.0, 0.0
-    for loss in losses:
-        total, weight = keep * total + (1 - keep) * loss, keep * weight + (1 - keep)
-        smoothed.append(total / weight)
-    return smoothed

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hybridkit.terminal import say
+
 GIB = 2**30
 
 
@@ -21,5 +23,5 @@ def print_estimate(estimate: Mapping[str, Any]) -> None:
         f" optimizer, {memory['activations'] / GIB:,.2f} of activations (micro-batches of {e['micro_batch']})",
     }
     for name, said in rows.items():
-        print(f"{name:<14} {said}")
-    print("dry run: nothing was allocated, read or written")
+        say(f"{name:<14} {said}")
+    say("dry run: nothing was allocated, read or written")

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table as RichTable
-
 from hybridkit.evaluate.questions import Cell, Findings
+from hybridkit.report.console import Console, Progress
+from hybridkit.report.console import Table as Drawn
+from hybridkit.report.markup import in_markdown, markdown_table
+from hybridkit.terminal import one_line, say
 
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
 SECONDS = 10.0  # between plain lines
-WIDTH = 200  # of tables in files and pipes
 
 Watch = Callable[[str, int, int], None]
 
@@ -36,9 +35,8 @@ def watching() -> Iterator[Watch]:
     if not sys.stderr.isatty():
         yield _Lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        place = progress.add_task("", total=None)
+    with Progress(stderr=True, transient=True) as progress:
+        place = progress.add_task("", total=None, figures="")
         shown = ""
 
         def watch(what: str, done: int, total: int) -> None:
@@ -65,7 +63,7 @@ class _Lines:
             self._said = now
             fresh = done - self._first
             left = f", ETA {timedelta(seconds=round((now - self._begin) / fresh * (total - done)))}" if fresh else ""
-            print(f"{what}: {done}/{total}{left}", file=sys.stderr, flush=True)
+            say(f"{what}: {done}/{total}{left}", file=sys.stderr)
 
 
 def tables(findings: Findings) -> list[Table]:
@@ -83,15 +81,14 @@ def tables(findings: Findings) -> list[Table]:
 
 def print_findings(findings: Findings) -> None:
     """Print the tables, and which haystack was used."""
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = Console()
     for table in tables(findings):
-        drawn = RichTable(*table.columns, title=table.title, title_justify="left", box=None)
+        drawn = Drawn(*table.columns, right=slice(0))
         for row in table.rows:
             drawn.add_row(*row)
-        console.print(drawn)
-        console.print()
+        console.print(one_line(table.title), drawn, "", sep="\n")
     for note in notes(findings):
-        console.print(note, markup=False)
+        console.print(note)
 
 
 def markdown(history: Sequence[Findings]) -> str:
@@ -102,10 +99,8 @@ def markdown(history: Sequence[Findings]) -> str:
 def _markdown(findings: Findings) -> str:
     parts = []
     for table in tables(findings):
-        rule = ["---"] * len(table.columns)
-        rows = [" | ".join(cells) for cells in (table.columns, rule, *table.rows)]
-        parts.append(f"## {table.title}\n\n" + "\n".join(f"| {row} |" for row in rows))
-    return "\n\n".join([*parts, *notes(findings)])
+        parts.append(f"## {in_markdown(table.title)}\n\n{markdown_table(table.columns, table.rows)}")
+    return "\n\n".join([*parts, *map(in_markdown, notes(findings))])
 
 
 def notes(findings: Findings) -> list[str]:

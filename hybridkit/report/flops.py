@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+from hybridkit.recipe import run_name
+from hybridkit.report.console import Console, Table
 
 if TYPE_CHECKING:  # it imports fvcore
     from hybridkit.verify import Check
@@ -33,12 +32,12 @@ def print_costs(entries: Sequence[Entry]) -> None:
     console = Console()
     for context in dict.fromkeys(entry["context"] for entry in entries):
         first, *others = (entry for entry in entries if entry["context"] == context)
-        console.print(_heading(first), highlight=False)
+        console.print(_heading(first))
         room = max(1, (console.width - _LABEL) // _COLUMN - 1)
         for begin in range(0, max(len(others), 1), room):
             console.print(_totals([first, *others[begin : begin + room]]), "")
         for entry in (first, *others):
-            console.print(f"{entry['recipe']}: {entry['pattern']}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"{entry['recipe']}: {entry['pattern']}")
             console.print(_layers(entry), "")
 
 
@@ -46,18 +45,20 @@ def print_check(checks: Mapping[str, Sequence[Check]], notes: Sequence[str]) -> 
     """What independent counters see of each recipe's distinct layers, and what they cannot see."""
     console = Console()
     for name, rows in checks.items():
-        table = _table("one sequence", "exact", "hardware", "fvcore x 2", "torch")
+        table = Table("one sequence", "exact", "hardware", "fvcore x 2", "torch")
         for row in rows:
             table.add_row(row.layer, *(quantity(n) for n in (row.exact, row.hardware, row.fvcore, row.torch)))
-        console.print(f"{name}, scaled down\n", highlight=False, markup=False)
+        console.print(f"{name}, scaled down\n")
         console.print(table, "")
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
 
 
-def short(recipe: str) -> str:
-    """A recipe's name without its folder and ending."""
-    return Path(recipe).name.removesuffix(".yaml")
+def short(recipes: Iterable[str]) -> list[str]:
+    """Recipes' names without folders and endings, where these differ."""
+    recipes = list(recipes)
+    names = list(map(run_name, recipes))
+    return names if len(set(names)) == len(set(recipes)) else recipes
 
 
 def tokens(number: int) -> str:
@@ -93,15 +94,8 @@ def _heading(entry: Entry) -> str:
     return f"{counted}; weights and states in {entry['dtype']}, batch {entry['batch']}\n"
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
 def _totals(entries: Sequence[Entry]) -> Table:
-    table = _table("", *(short(entry["recipe"]) for entry in entries))
+    table = Table("", *short(entry["recipe"] for entry in entries))
     for row in _rows(entries[0]):
         first, *others = (row.figure(entry) for entry in entries)
         compared = (f"{row.write(figure)} {_percent(figure, first)}" for figure in others)
@@ -154,7 +148,7 @@ def _layers(entry: Entry) -> Table:
     for layer in entry["layers"]:
         groups[layer["entry"]].append(layer)
     total, forward = entry["params"]["total"], entry["flops_per_token"]["forward"]
-    table = _table("layers", "", "parameters", "FLOPs/token", "", f"state at {tokens(entry['context'])}")
+    table = Table("layers", "", "parameters", "FLOPs/token", "", f"state at {tokens(entry['context'])}")
     table.columns[1].justify = "left"
     rest, spent = total, forward
     for said, layers in groups.items():

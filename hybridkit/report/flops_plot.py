@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.cost import cost, state_bytes
-from hybridkit.report.figure import save
+from hybridkit.report.figure import labels, save
 from hybridkit.report.flops import amount, quantity, short, tokens
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ def _panel(
     write: Callable[[float], str],
 ) -> None:
     curves = [[measure(question, context) for context in CONTEXTS] for question in asked]
-    for question, curve, style in zip(asked, curves, cycle(STYLES), strict=False):
-        axes.plot(CONTEXTS, curve, style, label=short(question.name), linewidth=2)
+    names = short(question.name for question in asked)
+    shown = labels(names)
+    for name, curve, style in zip(names, curves, cycle(STYLES), strict=False):
+        axes.plot(CONTEXTS, curve, style, label=shown[name], linewidth=2)
     axes.set(title=title, xlabel="context (tokens)", yscale="log" if any(map(any, curves)) else "linear")
     axes.set_xscale("log", base=2)
     axes.set_xticks(TICKS, [tokens(tick) for tick in TICKS])
@@ -98,6 +100,7 @@ def _mark(axes: Axes, met: Sequence[Crossing]) -> None:
         axes.plot(*crossing, "o", color="black", markersize=6, fillstyle="none")
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(crossing))
         if all(abs(x - other) > 0.09 or abs(y - height) > 0.05 for other, height in written):
-            label = f"{crossing.context:,.0f}"
-            axes.annotate(label, crossing, (0, 8), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(
+                f"{crossing.context:,.0f}", crossing, (0, 8), textcoords="offset points", ha="center", fontsize=8
+            )
             written.append((x, y))

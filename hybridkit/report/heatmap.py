@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hybridkit.evaluate.questions import Cell, Findings
 from hybridkit.report.eval import pivot, position_bins, train_test, window_name
+from hybridkit.report.figure import label, labels, logarithmic
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def pictures(findings: Findings) -> Iterator[tuple[str, Figure]]:
         yield "length-window", _length_window(needles)
     runs, windows, means = train_test(findings)
     if len(runs) > 1:
-        rows = [f"{findings.trained.get(run) or '-'}\n{run}" for run in runs]
+        rows = [f"{label(findings.trained.get(run) or '-')}\n{name}" for run, name in labels(runs).items()]
         grid = [[means.get((run, window)) for window in windows] for run in runs]
         figure, (axes,) = _panels(1, "Mean needle score in % by train and test window")
         _heat(axes, grid, rows, [window_name(window) for window in windows], "", "test window", "trained with")
@@ -46,10 +47,11 @@ def _depths(findings: Findings, task: str) -> Figure:
     places = list(dict.fromkeys((depth.run, depth.window) for depth in chosen))
     lengths, depths = sorted({d.length for d in chosen}), range(0, 100, 10)
     found = {(d.run, d.window, d.length, d.depth): 100 * d.found / d.asked for d in chosen}
-    figure, panels = _panels(len(places), f"{task}: right answers in %")
+    names = labels(run for run, _ in places)
+    figure, panels = _panels(len(places), f"{label(task)}: right answers in %")
     for axes, (run, window) in zip(panels, places, strict=True):
         grid = [[found.get((run, window, length, depth)) for length in lengths] for depth in depths]
-        title = f"{run}\nwindow {window_name(window)}"
+        title = f"{names[run]}\nwindow {window_name(window)}"
         _heat(axes, grid, [str(d) for d in depths], [f"{n:,}" for n in lengths], title, "length", "depth in %")
     return figure
 
@@ -59,20 +61,25 @@ def _length_window(needles: Sequence[Cell]) -> Figure:
     lengths, rows = pivot(needles)
     places = list(dict.fromkeys((task, run) for task, run, _ in rows))
     windows = list(dict.fromkeys(cell.window for cell in needles))
+    labelled = labels(run for _, run in places)
     figure, panels = _panels(len(places), "Score in % by length and test window")
     for axes, (task, run) in zip(panels, places, strict=True):
         by_window = [rows.get((task, run, window), {}) for window in windows]
         grid = [[row[n].score if n in row else None for n in lengths] for row in by_window]
         names = [window_name(window) for window in windows]
-        _heat(axes, grid, names, [f"{n:,}" for n in lengths], f"{run}\n{task}", "length", "test window")
+        _heat(
+            axes, grid, names, [f"{n:,}" for n in lengths], f"{labelled[run]}\n{label(task)}", "length", "test window"
+        )
     return figure
 
 
 def _positions(findings: Findings) -> Figure:
     figure, (axes,) = _panels(1, "Loss by position")
-    for (run, window, _, text), rows in position_bins(findings).items():
-        label = f"{run}, window {window_name(window)}, {text} text"
-        axes.plot([row["first"] for row in rows], [row["loss"] for row in rows], "o-", markersize=3, label=label)
+    bins = position_bins(findings)
+    names = labels(run for run, *_ in bins)
+    for (run, window, _, text), rows in bins.items():
+        name = f"{names[run]}, window {window_name(window)}, {text} text"
+        axes.plot([row["first"] for row in rows], [row["loss"] for row in rows], "o-", markersize=3, label=name)
     return _labelled(figure, axes, "tokens before", "nats a token")
 
 
@@ -80,18 +87,20 @@ def _curves(cells: Sequence[Cell]) -> Figure:
     """Accuracy with its interval by distance, a curve for each task, run and window."""
     _, rows = pivot(cells)
     figure, (axes,) = _panels(1, "Recall by distance")
+    names = labels(run for _, run, _ in rows)
     for (task, run, window), found in rows.items():
         chosen = [found[length] for length in sorted(found)]
-        label = f"{task.removeprefix('recall_')}: {run}, window {window_name(window)}"
+        name = f"{label(task.removeprefix('recall_'))}: {names[run]}, window {window_name(window)}"
         places = [max(cell.length, 0.5) for cell in chosen]  # a gap of 0 has no place on a logarithmic axis
-        axes.plot(places, [cell.score for cell in chosen], "o-", markersize=3, label=label)
+        axes.plot(places, [cell.score for cell in chosen], "o-", markersize=3, label=name)
         axes.fill_between(places, [c.low for c in chosen], [c.high for c in chosen], alpha=0.15)
     axes.set_ylim(0, 102)
     return _labelled(figure, axes, "distance in tokens", "accuracy in %")
 
 
 def _labelled(figure: Figure, axes: Axes, x: str, y: str) -> Figure:
-    axes.set(xscale="log", xlabel=x, ylabel=y)
+    axes.set(xlabel=x, ylabel=y)
+    logarithmic(axes, "x")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure

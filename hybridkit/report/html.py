@@ -7,20 +7,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hybridkit.errors import Failure
 from hybridkit.evaluate.history import RESULTS, joined, keep_unreadable, read_history, to_json
 from hybridkit.evaluate.questions import Findings
-from hybridkit.report.eval import Table, markdown, notes, tables
+from hybridkit.report import figure
+from hybridkit.report.eval import markdown, notes, tables
 from hybridkit.report.heatmap import pictures
+from hybridkit.report.markup import html_table, in_html
 from hybridkit.strict_json import format_json
-
-if TYPE_CHECKING:  # half a second
-    from matplotlib.figure import Figure
+from hybridkit.terminal import say
+from hybridkit.train.files import write_whole
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
@@ -46,12 +44,11 @@ def write(findings: Findings, folder: Path) -> Path:
 
 def _write(history: Sequence[Findings], folder: Path) -> None:
     ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
-    drawn = [{f"{name}{end}": figure for name, figure in pictures(one)} for one, end in zip(history, ends, strict=True)]
+    drawn = [{f"{name}{end}": made for name, made in pictures(one)} for one, end in zip(history, ends, strict=True)]
     files = {RESULTS: format_json(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
-    for name, figure in (pair for figures in drawn for pair in figures.items()):
-        files[f"{name}.svg"] = svg(figure)
-        refuse_links([folder / f"{name}.png"])
-        figure.savefig(folder / f"{name}.png", dpi=120)
+    for name, picture in (pair for figures in drawn for pair in figures.items()):
+        files[f"{name}.svg"] = figure.svg(picture)
+        figure.write(picture, folder / f"{name}.png", dpi=120)
     files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
     for name, text in files.items():
         write_whole(folder / name, text.encode())
@@ -74,15 +71,8 @@ def _before(folder: Path) -> list[Findings]:
         return read_history(folder)
     except (ValueError, RecursionError) as error:
         aside = keep_unreadable(folder)
-        print(f"hybridkit: {folder / RESULTS} cannot be read ({error}); it is {aside} now", file=sys.stderr)
+        say(f"hybridkit: {folder / RESULTS} cannot be read ({error}); it is {aside} now", file=sys.stderr)
         return []
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG document."""
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
 
 
 def page(history: Sequence[Findings], drawn: Sequence[Sequence[str]]) -> str:
@@ -98,11 +88,6 @@ def page(history: Sequence[Findings], drawn: Sequence[Sequence[str]]) -> str:
 
 def _section(findings: Findings, images: Sequence[str]) -> str:
     figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in images]
-    said = (f"<p>{escape(note)}</p>" for note in (*notes(findings), f"Intervals: {findings.settings['interval']}."))
-    return "\n".join([*map(_table, tables(findings)), *figures, *said])
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows)
-    return f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+    said = (f"<p>{in_html(note)}</p>" for note in (*notes(findings), f"Intervals: {findings.settings['interval']}."))
+    parts = (f"<h2>{in_html(t.title)}</h2>\n{html_table(t.columns, t.rows)}" for t in tables(findings))
+    return "\n".join([*parts, *figures, *said])

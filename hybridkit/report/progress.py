@@ -7,9 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from hybridkit.report.console import Progress
+from hybridkit.terminal import say
 from hybridkit.train.reporter import Reporter
 
 LINES = 100  # plain lines of a run
@@ -51,7 +50,7 @@ class Lines:
     def start(self, run: Path, step: int, steps: int) -> None:
         """Say where the run begins."""
         self._steps, self._first, self._begin = steps, step, time.monotonic()
-        print(f"training in {run}, from step {step} of {steps}", flush=True)
+        say(f"training in {run}, from step {step} of {steps}")
 
     def step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
         """A line for the first step, the last, and some in between."""
@@ -59,20 +58,20 @@ class Lines:
         if step == self._first + 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
             left = (time.monotonic() - self._begin) / (step - self._first) * (self._steps - step)
             eta = timedelta(seconds=round(left))
-            print(f"step {step}/{self._steps}  {figures(line, bits_per_byte)}  ETA {eta}", flush=True)
+            say(f"step {step}/{self._steps}  {figures(line, bits_per_byte)}  ETA {eta}")
 
     def validation(self, line: Mapping[str, Any]) -> None:
         """Always a line."""
-        print(f"step {line['step']}/{self._steps}  {figures(line, None)}", flush=True)
+        say(f"step {line['step']}/{self._steps}  {figures(line, None)}")
 
     def message(self, text: str) -> None:
         """As it is."""
-        print(text, flush=True)
+        say(text)
 
     def preparing(self, what: str, done: int, total: int | None) -> None:
         """Once for each thing that is done."""
         if total is not None and done >= total:
-            print(f"{what}: {total / 1e6:,.1f} MB", flush=True)
+            say(f"{what}: {total / 1e6:,.1f} MB")
 
     def end(self) -> None:
         """Nothing is left open."""
@@ -82,8 +81,7 @@ class Bar:
     """A live bar at the bottom of a terminal; validations and messages scroll above it."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(highlight=False))
+        self._bar = Progress()
         self._task = self._bar.add_task("data", total=None, figures="")
 
     def start(self, run: Path, step: int, steps: int) -> None:
@@ -101,7 +99,7 @@ class Bar:
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(text, markup=False, soft_wrap=True)
+        self._bar.console.print(text)
 
     def preparing(self, what: str, done: int, total: int | None) -> None:
         """The corpus is being read; bytes."""

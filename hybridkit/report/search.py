@@ -8,11 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from hybridkit.report.console import Console, Group, Live, Table
 from hybridkit.search.lead import Progress
 from hybridkit.search.records import Record
 from hybridkit.search.results import Results, Row, results
@@ -44,17 +40,17 @@ class LiveTable:
         found = results(progress.study)
         summary = summarize(found, eta(progress, self._workers))
         if self._live:
-            self._live.update(Group(Text(summary), _running(progress), ranked(found, found.rows[:SHOWN])))
+            self._live.update(Group(summary, _running(progress), ranked(found, found.rows[:SHOWN])))
             return
         said, when = self._last
         counts = summary.partition("; about")[0]
         if counts != said and (time.monotonic() - when > EVERY or not progress.running):
-            self._console.print(summary, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(summary)
             self._last = (counts, time.monotonic())
 
     def message(self, text: str) -> None:
         """Say something in a line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text)
 
 
 def summarize(found: Results, left: float | None = None) -> str:
@@ -82,25 +78,21 @@ def eta(progress: Progress, workers: int) -> float | None:
 
 def ranked(found: Results, rows: Sequence[Row]) -> Table:
     """Trials, the best first; a star marks the front."""
-    table = Table("", "trial", box=None, pad_edge=False)
-    for name in (*found.objectives, "choice", "pattern"):
-        table.add_column(name, overflow="fold")
-    for column in table.columns[1 : 2 + len(found.objectives)]:
-        column.justify = "right"
+    table = Table("", "trial", *found.objectives, "choice", "pattern", right=slice(1, 2 + len(found.objectives)))
     for row in rows:
         figures = map(figure, row.means, row.spreads)
         mark = "*" if row.best and len(found.objectives) > 1 else ""
-        table.add_row(mark, str(row.record.number), *figures, Text(choice(row.record)), Text(row.record.pattern))
+        table.add_row(mark, str(row.record.number), *figures, choice(row.record), row.record.pattern)
     return table
 
 
 def print_results(found: Results) -> None:
     """The whole ranked table, and the trials that failed, with the reason."""
     console = Console()
-    console.print(summarize(found), highlight=False, markup=False, soft_wrap=True)
+    console.print(summarize(found))
     console.print(ranked(found, found.rows))
     for record in (record for record in found.records if record.state == "failed"):
-        console.print(f"trial {record.number} failed: {record.reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"trial {record.number} failed: {record.reason}")
 
 
 def figure(mean: float, spread: float | None) -> str:
@@ -117,9 +109,9 @@ def choice(record: Record) -> str:
 
 
 def _running(progress: Progress) -> Table:
-    table = Table("running", "seed", "step", "loss", "choice", box=None, pad_edge=False)
+    table = Table("running", "seed", "step", "loss", "choice", right=slice(0))
     for running in progress.running:
         loss = "" if running.loss is None else f"{running.loss:.4f}"
         step = f"{running.step:,} / {running.steps:,}"
-        table.add_row(f"trial {running.record.number}", str(running.seed), step, loss, Text(choice(running.record)))
+        table.add_row(f"trial {running.record.number}", str(running.seed), step, loss, choice(running.record))
     return table

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.errors import Failure
+from hybridkit.report.figure import svg
+from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.report.search import choice, figure, summarize
 from hybridkit.report.search_plots import pictures
 from hybridkit.run import check_tree
@@ -18,8 +18,6 @@ from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.train.files import write_whole
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from hybridkit.search.study import Study
 
 _STYLE = (
@@ -41,7 +39,7 @@ class Sheet(NamedTuple):
 def write_pages(study: Study) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the pictures; their paths. Raises Failure."""
     found = results(study)
-    drawn = [(name, title, _svg(figure)) for name, title, figure in pictures(found, curves(study))]
+    drawn = [(name, title, svg(drawing)) for name, title, drawing in pictures(found, curves(study))]
     sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
     files = {f"{name}.svg": svg for name, _, svg in drawn}
@@ -102,31 +100,19 @@ def _failures(found: Results) -> Sheet:
     return Sheet("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
 
 
-def _svg(drawing: Figure) -> str:
-    out = StringIO()
-    drawing.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
-
-
 def _html(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
-    body = [f"<h1>{escape(found.name)}</h1>", f"<p>{escape(summarize(found))}</p>", *map(_table, sheets)]
-    body += [f'<h2>{escape(title)}</h2><div class="wide">{svg[svg.index("<svg") :]}</div>' for _, title, svg in drawn]
-    head = f'<meta charset="utf-8"><title>{escape(found.name)}</title><style>{_STYLE}</style>'
+    body = [f"<h1>{in_html(found.name)}</h1>", f"<p>{in_html(summarize(found))}</p>", *map(_table, sheets)]
+    body += [f'<h2>{in_html(title)}</h2><div class="wide">{svg[svg.index("<svg") :]}</div>' for _, title, svg in drawn]
+    head = f'<meta charset="utf-8"><title>{in_html(found.name)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
 def _table(sheet: Sheet) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in sheet.columns)
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in sheet.rows]
-    rows = [f"<tr{' class=front' if n in sheet.front else ''}>{row}</tr>" for n, row in enumerate(cells)]
-    return f'<h2>{escape(sheet.title)}</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f"<h2>{in_html(sheet.title)}</h2>{html_table(sheet.columns, sheet.rows, sheet.front)}"
 
 
 def _markdown(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
-    parts = [f"# {found.name}", summarize(found)]
-    for sheet in sheets:
-        rows = [sheet.columns, ["---"] * len(sheet.columns), *sheet.rows]
-        lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
-        parts.append(f"## {sheet.title}\n\n" + "\n".join(f"| {line} |" for line in lines))
+    parts = [f"# {in_markdown(found.name)}", in_markdown(summarize(found))]
+    parts += [f"## {in_markdown(sheet.title)}\n\n{markdown_table(sheet.columns, sheet.rows)}" for sheet in sheets]
     parts += [f"## {title}\n\n![{title}]({name}.svg)" for name, title, _ in drawn]
     return "\n\n".join(parts) + "\n"

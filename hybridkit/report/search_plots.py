@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybridkit.report.figure import label, logarithmic
+from hybridkit.report.smooth import smooth
 from hybridkit.search.results import Curve, Results
 
 if TYPE_CHECKING:  # half a second
@@ -14,7 +16,6 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
 
 MOST = 12  # trials whose curves are labelled, and variables whose importance is drawn
-KEEP = 0.95  # of the exponential average that smooths a curve
 
 
 def pictures(found: Results, curves: Sequence[Curve]) -> Iterator[tuple[str, str, Figure]]:
@@ -47,7 +48,7 @@ def _front(found: Results) -> Figure:
     for row, a, b in zip(found.rows, x, y, strict=True):
         axes.annotate(str(row.record.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
     if not alone and min(x) > 0 and max(x) > 10 * min(x):
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
     axes.set(xlabel="trial" if alone else f"{names[1]} ({found.objectives[names[1]]})")
     axes.set(ylabel=f"{names[0]} ({found.objectives[names[0]]})")
     axes.legend()
@@ -68,10 +69,10 @@ def _parallel(found: Results) -> Figure:
     for trial in reversed(range(len(found.rows))):
         axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
     for place, column in enumerate(columns):
-        for label, height in {_tick(value): h for value, h in zip(column, heights[place], strict=True)}.items():
+        for text, height in {_tick(value): h for value, h in zip(column, heights[place], strict=True)}.items():
             if not isinstance(column[0], float) or height in (0, 1):
-                axes.annotate(label, (place, height), (3, 0), textcoords="offset points", fontsize=7)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+                axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=7)
+    axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=30, ha="right")
     axes.set_yticks([])
     axes.grid(axis="x", alpha=0.5)
     return figure
@@ -87,7 +88,7 @@ def _heights(column: Sequence[Any]) -> list[float]:
 
 
 def _tick(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else label(str(value))
 
 
 def _importance(found: Results) -> Figure:
@@ -95,8 +96,10 @@ def _importance(found: Results) -> Figure:
     figure, axes = _new(height=1 + 0.35 * len(names))
     thick = 0.8 / len(found.objectives)
     for place, (objective, shares) in enumerate(zip(found.objectives, found.importance, strict=True)):
-        axes.barh(np.arange(len(names)) + place * thick, [shares[name] for name in names], thick, label=objective)
-    axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, names)
+        axes.barh(
+            np.arange(len(names)) + place * thick, [shares[name] for name in names], thick, label=label(objective)
+        )
+    axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the variance (eta squared)")
     axes.legend()
@@ -113,18 +116,9 @@ def _curves(curves: Sequence[Curve], found: Results) -> Figure:
         loss = np.mean([curve.losses[:length] for curve in mine], axis=0)
         top = order.get(number, MOST + 1) <= MOST
         style = {"label": f"trial {number}"} if top else {"color": "lightgray", "linewidth": 0.8}
-        axes.plot(mine[0].steps[:length], _smooth(loss), **style)
+        axes.plot(mine[0].steps[:length], smooth(loss), **style)
     axes.set(xlabel="step", ylabel="loss (nats a target)")
     axes.grid(alpha=0.3)
     if order:
         axes.legend(fontsize=7, ncols=2)
     return figure
-
-
-def _smooth(losses: Sequence[float]) -> list[float]:
-    """An exponential average that starts unbiased."""
-    smoothed, total, weight = [], 0.0, 0.0
-    for loss in losses:
-        total, weight = KEEP * total + (1 - KEEP) * loss, KEEP * weight + (1 - KEEP)
-        smoothed.append(total / weight)
-    return smoothed

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.tree import Tree
-
 from hybridkit.canonical import canonical
 from hybridkit.compile import Plan
 from hybridkit.cost import layer_parameters, parameters
 from hybridkit.pattern import Call, Group, tree
 from hybridkit.registry import Row
+from hybridkit.report.console import Console, Table, Text, Tree, styled
 
 
 def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
@@ -45,21 +41,22 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
 
 def print_outline(drawn: dict[str, Any]) -> None:
     """The stack as a tree: a branch a repeated group, parameters of one entry beside it."""
-    console = Console(highlight=False)
+    console = Console()
     params, sizes = drawn["params"], {entry["block"]: entry["params"] for entry in drawn["entries"]}
-    console.print(f"[bold]{escape(drawn['recipe'])}[/]\npattern: {escape(drawn['pattern'])}", soft_wrap=True)
+    console.print(styled((drawn["recipe"], "bold")))
+    console.print(f"pattern: {drawn['pattern']}")
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
     scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
-    root.add(f"embedding [dim]{_count(params['embedding'])}{scaled}[/]")
+    root.add(styled("embedding ", (_count(params["embedding"]) + scaled, "dim")))
     _grow(root, tree(drawn["stack"]), sizes)
     root.add("norm")
-    root.add("head [dim]the embedding's weight[/]" if drawn["tied"] else f"head [dim]{_count(params['head'])}[/]")
+    shared = styled("head ", ("the embedding's weight", "dim"))
+    root.add(shared if drawn["tied"] else _counted("head", params["head"]))
     console.print(root)
     others = len(drawn["entries"]) - drawn["mixers"]
     console.print(
         f"{drawn['mixers']} mixers and {others} FFNs, {_count(params['total'])} parameters"
-        f" ({params['total']:,}; {params['body']:,} without embedding and head)",
-        soft_wrap=True,
+        f" ({params['total']:,}; {params['body']:,} without embedding and head)"
     )
 
 
@@ -69,11 +66,15 @@ def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
         part = part.parts[0]
     if isinstance(part, Call):
         text = next(text for text in sizes if tree(text) == part)
-        branch.add(f"{escape(text)}{times} [dim]{_count(sizes[text])}[/]")
+        branch.add(_counted(f"{text}{times}", sizes[text]))
         return
     inner = branch.add(f"repeated{times}") if times else branch
     for child in part.parts:
         _grow(inner, child, sizes)
+
+
+def _counted(name: str, parameters: int) -> Text:
+    return styled(f"{name} ", (_count(parameters), "dim"))
 
 
 def _count(number: int) -> str:
@@ -86,29 +87,27 @@ def _count(number: int) -> str:
 
 def print_blocks(rows: Sequence[Row]) -> None:
     """What patterns may name: how it is written with its defaults, what it is, and whose it is."""
-    console = Console(highlight=False)
+    console = Console()
     for kind, title in (("block", "Blocks"), ("window", "Window policies")):
-        console.print(f"[bold]{title}[/]")
+        console.print(styled((title, "bold")))
         for row in (row for row in rows if row.kind == kind):
             given = f"({', '.join(row.arguments)})" if row.arguments else ""
-            console.print(f"  [bold]{row.name}[/]{escape(given)}", soft_wrap=True)
-            console.print(f"      {escape(row.doc)} [dim]{escape(row.owner)}[/]", soft_wrap=True)
+            console.print(styled("  ", (row.name, "bold"), given))
+            console.print(styled(f"      {row.doc} ", (row.owner, "dim")))
 
 
 def print_doctor(found: dict[str, Any]) -> None:
     """What is installed, and which kernel each block uses here."""
-    console = Console(highlight=False)
+    console = Console()
     console.print(f"Python {found['python']} on {found['device']}, {found['threads']} threads, {found['precision']}")
-    console.print(
-        "installed: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in found["packages"].items()), soft_wrap=True
-    )
-    extras = Table("extra", "packages", "", box=None, pad_edge=False)
+    console.print("installed: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in found["packages"].items()))
+    extras = Table("extra", "packages", "", right=slice(0))
     for extra, versions in found["extras"].items():
         missing = not all(versions.values())
         said = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
-        extras.add_row(extra, said, f"pip install 'hybridkit\\[{extra}]'" if missing else "")
-    console.print(extras, soft_wrap=True)
-    kernels = Table("block", "kernel here", "why", box=None, pad_edge=False)
+        extras.add_row(extra, said, f"pip install 'hybridkit[{extra}]'" if missing else "")
+    console.print(extras)
+    kernels = Table("block", "kernel here", "why", right=slice(0))
     for name, kernel in found["kernels"].items():
         kernels.add_row(name, kernel["kernel"], kernel["reason"])
     console.print(kernels)

@@ -17,6 +17,7 @@ from hybridkit.schema import Recipe
 from hybridkit.search.budget import Constraint, read_budget
 from hybridkit.search.schema import MatchSettings, Measure, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
+from hybridkit.wrong import wrong
 from hybridkit.yaml_reader import Document, KeyPath, read_file
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
@@ -73,7 +74,7 @@ def read_definition(path: Path) -> Definition:
 def is_pattern(keys: tuple[str, ...]) -> bool:
     """Which keys of a space file hold unquoted patterns."""
     return (
-        keys == ("space", PATTERN)
+        keys in (("space", PATTERN), ("pattern",))  # the latter is a recipe's
         or (keys[0] == "patterns" and len(keys) == 2)
         or (keys[0] == "space" and keys[-1] == "of")
     )
@@ -127,6 +128,9 @@ def _load(path: Path, said: str, overrides: list[str], place: str) -> Loaded:
 
 
 def _checked(document: Document) -> StudyFile:
+    if "pattern" in document.data:
+        place = document.keys[("pattern",)]
+        raise UserError(f"{place}: this is a recipe; a space file names it, as in extends: {place.origin}")
     if "extends" not in document.data:
         raise UserError(f"{document.where(())}: a space file needs a base recipe, as in extends: quickstart")
     try:
@@ -146,12 +150,8 @@ def _complaint(document: Document, error: ValidationError) -> UserError:
         close = nearest(str(path[-1]), known)
         hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
         return UserError(f"{document.keys[path]}: {_dotted(path[:-1]) or 'a space file'} has no {path[-1]}; {hint}")
-    return UserError(f"{document.where(path)}: {_dotted(path)}: {_plain(first['msg'])}")
-
-
-def _plain(message: str) -> str:
-    """Pydantic's words, less those that are about itself."""
-    return message.removeprefix("Value error, ").replace("Input should", "should")
+    path = document.known(path)
+    return UserError(f"{document.where(path)}: {_dotted(path)} {wrong(first)}")
 
 
 def _fields(path: KeyPath) -> list[str]:
@@ -183,4 +183,4 @@ def recipe_with(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{_dotted(first['loc'])}: {_plain(first['msg'])}") from None
+        raise ValueError(f"{_dotted(first['loc'])} {wrong(first)}") from None

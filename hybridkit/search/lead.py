@@ -6,8 +6,11 @@ up by `--resume`.
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.util
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,7 +38,25 @@ PRELOAD = ["hybridkit.search.worker", "hybridkit.train.local", "tensorboard.summ
 PRELOAD += ["torch._dynamo"]
 POLL = 1.0  # seconds between looks at running trials
 NO_WORDS = "the disk is full, or cannot be written"
+LONGEST = 60  # bytes of TMPDIR: a socket's path has 107, of which multiprocessing adds up to 40
 GRACE = 60.0  # seconds that a worker has to write its last checkpoint
+
+
+def short_temporary_folder() -> None:
+    """Have multiprocessing keep its sockets in /tmp where TMPDIR is too long for them, for this process.
+
+    Raises UserError where that cannot be.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST:
+        return
+    tempfile.tempdir = "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # which is made once, and kept
+    except OSError as error:
+        raise UserError(f"TMPDIR is longer than the {LONGEST} bytes that sockets allow: name another folder") from error
+    finally:
+        tempfile.tempdir = folder
 
 
 @dataclass
@@ -118,6 +139,7 @@ class Team:
 
     def __init__(self, study: Study, size: int, watcher: Watcher, plugins: tuple[Path, ...]) -> None:
         self._study, self._size, self._watcher, self._plugins = study, size, watcher, plugins
+        short_temporary_folder()
         self._processes = Processes(PRELOAD)
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size))
         self._left = study.mine()  # begun by a search that was interrupted

@@ -83,7 +83,7 @@ def work(job: Job) -> None:
     """Run a job in this process, which ends with the process that started it."""
     threading.Thread(target=_watch_parent, daemon=True).start()
     refuse_links([job.folder / LOG])
-    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8")
+    sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
     torch.set_num_threads(job.threads)
     for plugin in job.plugins:
         REGISTRY.add(plugin)
@@ -136,9 +136,8 @@ def _evaluate(run: Run, job: Job) -> Any:
     if job.windows and job.windowed:
         words += ["--windows", ",".join(map(str, job.windows))]
     command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=env)
     if done.returncode:
         raise Failure(f"eval {run.path}: {done.stderr.strip().removeprefix('hybridkit: ')}")
     return json.loads(done.stdout)

@@ -120,7 +120,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise UserError(f"--hostfile {path}: no such file; it holds lines such as: node-1 slots=8")
     hosts: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         text = line.split("#")[0].strip()
         found = _HOST.fullmatch(text)
         if text and (not found or found[1] in hosts):

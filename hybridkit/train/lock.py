@@ -40,7 +40,7 @@ class Lock:
         while True:
             # Never through a link, which could make any file one to write a process number into.
             refuse_links([self._path])
-            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.lstat()):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridkit.manifest import STATE, Invalid, read_json
 from hybridkit.run import Checkpoint
+from hybridkit.wrong import wrong
 
 RECENT = 100  # losses that a spike is held against
 MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
@@ -45,7 +46,7 @@ def load_state(checkpoint: Checkpoint) -> State:
     try:
         state = State.model_validate(read_json(checkpoint.folder / STATE))
     except ValidationError as error:
-        raise Invalid(f"{STATE}: {error.errors()[0]['msg']}") from error
+        raise Invalid(f"{STATE}: {'.'.join(map(str, error.errors()[0]['loc']))} {wrong(error.errors()[0])}") from error
     if state.step != checkpoint.step or (state.scheduled or 0) > state.step:
         raise Invalid(f"{STATE} is not that of step {checkpoint.step}")
     return state

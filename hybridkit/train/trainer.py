@@ -67,6 +67,11 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
     _tell(found, run, reporter, resume)
     code = code_of(plan)
     _refuse_code(found, hashes(code), run)
+    if found.checkpoint and found.checkpoint.step > recipe.train.steps:
+        raise UserError(
+            f"train.steps: {recipe.train.steps} is fewer than the {found.checkpoint.step} that {run.path} has done;"
+            " ask for more, or for another run with --run"
+        )
     if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
         if engine.rank == 0:
             sweep(run)

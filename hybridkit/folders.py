@@ -1,0 +1,54 @@
+"""What a path leads to, in the words of a message: so that an argument of the wrong kind is named by its right verb."""
+
+import os
+from pathlib import Path
+
+_RUN = ("recipe.yaml", "metrics.jsonl", "checkpoints")
+
+
+def kind(path: Path) -> str:
+    """`a run folder`, `a study folder`, `an exported model`, `an empty file`, `a recipe or space file`, ..."""
+    if path.is_dir():
+        return _folder(path)
+    if not os.path.lexists(path):
+        return "no such file or folder"
+    if not path.exists():
+        return "a link that leads nowhere"
+    if not path.is_file():
+        return "neither a file nor a folder"
+    if not path.stat().st_size:
+        return "an empty file"
+    return "a recipe or space file" if path.suffix in (".yaml", ".yml") else "a file"
+
+
+def advice(path: Path) -> str:
+    """What to do with a path of its kind, instead; empty where there is nothing to say."""
+    said = {
+        "a run folder": f"did you mean {path / _RUN[0]}?",
+        "a study folder": f"`hybridkit search report {path}` reports on it, and its runs are {path}/trials/*/seed-*",
+        "a recipe or space file": f"`hybridkit train {path}` makes a run of a recipe",
+    }
+    return said.get(kind(path), "")
+
+
+def explain(path: Path, wanted: str) -> str:
+    """`PATH: a study folder, not a run folder; ...`"""
+    found = kind(path)
+    hint = advice(path)
+    return (
+        f"{path}: {found}" + ("" if found.startswith("no such") else f", not {wanted}") + (f"; {hint}" if hint else "")
+    )
+
+
+def _folder(path: Path) -> str:
+    try:
+        names = set(os.listdir(path))
+    except OSError:
+        return "a folder that cannot be read"
+    if names & set(_RUN):
+        return "a run folder"
+    if "study.json" in names:
+        return "a study folder"
+    if "config.json" in names:
+        return "an exported model"
+    return "a folder" if names else "an empty folder"

@@ -1,0 +1,87 @@
+"""The console, table, tree and progress bar of all verbs: rich is imported here alone.
+
+What stands in them is plain text. By itself rich takes `[x]` in a name for markup, `:x:` for a picture, and cuts what a
+line of 80 characters does not hold when it writes to a pipe.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich import console as _console
+from rich import progress as _progress
+from rich import table as _table
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+from rich.tree import Tree
+
+from hybridkit.terminal import harmless, one_line
+
+__all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
+
+WIDE = 1 << 20  # columns of what is no terminal: its lines are as long as they are
+_ENDS = "/\\-_. =,"  # after which a common beginning of names may end
+
+
+class Console(_console.Console):
+    """Draws text as it is, on standard output or error."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        live = (sys.stderr if stderr else sys.stdout).isatty()
+        width = None if live else WIDE
+        super().__init__(
+            stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width, soft_wrap=True
+        )
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Every string that is drawn comes by here."""
+        return super().render_str(harmless(text), **settings)
+
+
+class Table(_table.Table):
+    """Columns without lines; `right`: those whose figures stand at the right. No cell is cut: it goes on below."""
+
+    def __init__(self, *columns: str, right: slice = slice(1, None)) -> None:
+        super().__init__(box=None, pad_edge=False)
+        for name in columns:
+            self.add_column(one_line(name), overflow="fold")
+        for column in self.columns[right]:
+            column.justify = "right"
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """A cell is one line of text, or a `styled` one."""
+        super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+
+class Progress(_progress.Progress):
+    """A live bar between two texts: the description, and the field `figures`."""
+
+    def __init__(self, *, stderr: bool = False, transient: bool = False) -> None:
+        columns = (_progress.BarColumn(), _progress.MofNCompleteColumn(), _progress.TimeRemainingColumn())
+        super().__init__(
+            _Words("{task.description}"), *columns, _Words("{task.fields[figures]}"),
+            console=Console(stderr=stderr), transient=transient,
+        )  # fmt: skip
+
+
+class _Words(_progress.TextColumn):
+    def render(self, task: _progress.Task) -> Text:
+        return Text(one_line(self.text_format.format(task=task)))
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """A text of parts, each alone or with its style: `styled(("name", "bold"), " and more")`."""
+    said = (part if isinstance(part, tuple) else (part, "") for part in parts)
+    return Text.assemble(*((one_line(text), style) for text, style in said))
+
+
+def apart(names: Iterable[str]) -> tuple[str, list[str]]:
+    """The beginning that all of several names have in common, whole words of it, and what is left of each."""
+    names = list(names)
+    first, last = min(names, default=""), max(names, default="")  # what these share, those between them do
+    alike = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    common = first[: max(first.rfind(end, 0, alike) for end in _ENDS) + 1] if first != last else ""
+    return common, [name[len(common) :] for name in names]

@@ -1,0 +1,40 @@
+"""Names in HTML and Markdown pages: text, and nothing but text, whatever characters it holds."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from hybridkit.terminal import one_line
+
+# Emphasis, code, tags, entities, formulas, links, addresses, emoji, struck out text.
+_MARKS = re.compile(r"[\\`*<|$]|&[#\w]|\]\s*[(\[:]|://|www\.|:[\w+-]+:|~~|(?<!\w)_|_(?!\w)|^\s*#")
+
+
+def in_html(text: str) -> str:
+    """The text for an element or a quoted attribute."""
+    return html.escape(one_line(text))
+
+
+def in_markdown(text: str) -> str:
+    """The text for a line or a heading: as code where Markdown would read more than text in it."""
+    text = one_line(text)
+    if not _MARKS.search(text):
+        return text
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if text[0] in "` " or text[-1] in "` " else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], front: Sequence[int] = ()) -> str:
+    """A table of text; the rows at the places `front` are of the class `front`."""
+    head = "".join(f"<th>{in_html(column)}</th>" for column in columns)
+    cells = ["".join(f"<td>{in_html(cell)}</td>" for cell in row) for row in rows]
+    lines = [f"<tr{' class=front' if n in front else ''}>{row}</tr>" for n, row in enumerate(cells)]
+    return f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(lines) + "</table></div>"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text; a bar in a cell is escaped, in code too, as tables want it."""
+    lines = [[in_markdown(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    lines.insert(1, ["---"] * len(columns))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,58 @@
+"""Text for people, whatever names stand in it: nothing in it controls a terminal, and nothing is lost in encoding.
+
+Names come from files, keys, folders and tokenizers of strangers. An escape sequence in one could clear the screen, a
+bidirectional mark could reorder a line. All that is printed goes through here; hybridkit.report.console draws with it.
+"""
+
+import re
+import sys
+import unicodedata
+from io import TextIOWrapper
+from typing import TextIO
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, marks of format, half surrogate pairs, line and paragraph ends
+_KEPT = "\n\t\u200c\u200d"  # the last two join letters of some scripts, and emoji
+_FURTHER = re.compile(r"\n(?=[^ \n])")
+
+
+def harmless(text: str) -> str:
+    r"""The text, its control and format characters, but line ends and tabs, as escapes such as `\x1b` and `\u202e`."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def one_line(text: str) -> str:
+    r"""A name as a table or picture shows it: harmless, line ends and tabs as `\n` and `\t`."""
+    return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def hanging(text: str) -> str:
+    """A message whose further lines are indented, so that no name in it can begin what looks like another message."""
+    return _FURTHER.sub("\n  ", harmless(text))
+
+
+def character(char: str) -> str:
+    """A character that cannot be seen, as a message names it: U+00A0 (no-break space)."""
+    name = unicodedata.name(char, "").lower()
+    return f"U+{ord(char):04X}" + (f" ({name})" if name else "")
+
+
+def say(text: object = "", *, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print, harmlessly, at once; on standard output unless `file` is given."""
+    print(harmless(str(text)), end=end, file=file or sys.stdout, flush=True)
+
+
+def stream(text: str) -> None:
+    """Print a part of a model's text: harmlessly on a terminal, unchanged into a pipe or file."""
+    print(harmless(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def never_fail_to_encode() -> None:
+    r"""Have standard output and error write `\u4e2d` for a character that their encoding lacks, rather than fail."""
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, TextIOWrapper):
+            file.reconfigure(errors="backslashreplace")
+
+
+def _visible(char: str) -> str:
+    hidden = unicodedata.category(char) in _HIDDEN and char not in _KEPT
+    return char.encode("unicode_escape").decode("ascii") if hidden else char
