@@ -19,6 +19,7 @@ import torch
 from mlstm_kernels.torch import get_mlstm_kernel
 from torch import Tensor
 
+from hybridkit.ceiling import matrix_ceiling
 from hybridkit_blocks._mlstm_chunkwise import chunkwise
 
 Run = Callable[..., Tensor]
@@ -55,12 +56,6 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
-def ceiling(device: str) -> float:
-    """FLOP/s of a large fp32 matrix product."""
-    a = torch.randn(2048, 2048, device=device)
-    return 2 * 2048**3 / min(seconds(lambda: a @ a, device) for _ in range(5))
-
-
 def main() -> None:
     """Measure and print a line a form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,13 +70,18 @@ def main() -> None:
     forms = contestants(given.device)
     calls = {name: partial(train, run, leaves, slope) for name, run in forms.items()}
     times: dict[str, list[float]] = {name: [] for name in forms}
+    ceiling = matrix_ceiling(torch.device(given.device), "fp32", (), 1)
     for repeat in range(given.repeats + 1):
+        ceiling.measure()
         for name, call in calls.items():
             spent = seconds(call, given.device)
             if repeat:  # the first warms up
                 times[name].append(spent)
-    peak, ours = ceiling(given.device), median(times["ours"])
+    ours = median(times["ours"])
     flops = 3 * 4 * given.batch * given.heads * given.tokens * given.key * given.value
+    for name, all_times in times.items():
+        ceiling.observe(flops / median(all_times), name)
+    peak = ceiling.best
     print(f"ceiling {peak / 1e9:.0f} GFLOP/s in fp32, {given.threads} threads, {given.device}")
     for name, all_times in times.items():
         middle = median(all_times)

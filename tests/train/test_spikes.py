@@ -62,6 +62,16 @@ def test_an_overflow_of_the_model_itself_is_caught(go: Go, tmp_path: Path, monke
         go(tmp_path / "run")
 
 
+def test_a_validation_that_is_not_finite_stops_before_the_checkpoint(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr(LocalEngine, "evaluate", lambda *_: math.inf)
+    with pytest.raises(Failure, match=r"step 8: the validation loss is inf; .*step-4"):
+        go(run.path, "train.validate_every=8")
+    assert run.newest().checkpoint.step == 4 and run.metrics().damaged == 0
+
+
 def test_stop(go: Go, tmp_path: Path, spoil: dict[int, Gradient]) -> None:
     spoil[25] = SPIKE
     with pytest.raises(Failure, match=r"step 26: .*more than 2 above .*step-22"):
