@@ -5,7 +5,7 @@ always follows the current rules and writes their version to the run's recipe.ya
 for that version, so that an older run keeps its function, its split and its tokens.
 
 1: the first round; its runs write no version. Tied rows begin at unit size and are read as they are.
-2: tied rows begin at 1 / sqrt(width), and are multiplied by sqrt(width) where they are read as input.
+2: tied rows begin small, the last norm too, and are multiplied by sqrt(width) where they are read as input.
 """
 
 FIRST = 1  # of a run whose recipe says none
