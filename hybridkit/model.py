@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from hybridkit.schema import Recipe
 
 NORM_EPS = 1e-6
+# How tied models begin. A row meets itself in the head: the more of it is left in the stream, the larger is a token's
+# own logit, which would grow with the width. So tied rows are smaller as input than the 1 of untied ones, and the last
+# norm begins low enough that this logit is at most `OWN_LOGIT`.
+TIED_SIZE = 0.25
+OWN_LOGIT = 2.0
 
 Windows = Sequence[int | Tensor | None]  # one an entry; None: the block's own default
 
@@ -62,18 +67,18 @@ class Residual(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """A row of the table for every token, times `scale`; it starts with rows of size 1 / scale, so that reads are of 1.
+    """A row of the table for every token, times `scale`. What is read begins with numbers of about `size`.
 
-    A token's own vector then outlasts what the first mixers add to the stream.
+    At size 1 a token's own vector outlasts what the first mixers add to the stream.
     """
 
-    def __init__(self, vocab: int, width: int, scale: float) -> None:
-        self.scale = scale
+    def __init__(self, vocab: int, width: int, scale: float, size: float) -> None:
+        self.scale, self.size = scale, size
         super().__init__(vocab, width)
 
     def reset_parameters(self) -> None:
-        """Fill with N(0, 1 / scale^2)."""
-        nn.init.normal_(self.weight, std=1 / self.scale)
+        """Fill with N(0, (size / scale)^2)."""
+        nn.init.normal_(self.weight, std=self.size / self.scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) to (B, T, D)."""
@@ -107,12 +112,12 @@ class Model(nn.Module):
         self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
         width, vocab = plan.dims.width, plan.dims.vocab
-        self.embedding = Embedding(vocab, width, plan.embedding_scale)
+        self.embedding = Embedding(vocab, width, plan.embedding_scale, TIED_SIZE if plan.tie else 1.0)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = RMSNorm(width, eps=NORM_EPS)
-        if plan.tie:  # the last norm makes logits of the head's usual size or less, and a token's own at most 1
-            nn.init.constant_(self.norm.weight, plan.embedding_scale / width)
+        if plan.tie:
+            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * plan.embedding_scale / (TIED_SIZE * width)))
         self.head = Head(width, vocab, plan.logit_cap)
         self.share_weights()
 

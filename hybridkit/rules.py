@@ -6,9 +6,9 @@ for that version, so that an older run keeps its function, its split and its tok
 
 1: the first round; its runs write no version. Tied rows are of unit size and read as they are. Held out is a share of
    the documents, by number. Text may spell special tokens of a tokenizer's own vocabulary; long texts are cut first.
-2: tied rows begin at 1 / sqrt(width), and are multiplied by sqrt(width) where they are read as input. Held out is a
-   share of the text (hybridkit.data.split). No text spells a special token, and a long text has
-   the tokens of the whole.
+2: tied rows begin small, the last norm too, and are multiplied by sqrt(width) where they are read as input. Held out
+   is a share of the text (hybridkit.data.split). No text spells a special token, and a long text has the tokens of the
+   whole.
 """
 
 FIRST = 1  # of a run whose recipe says none

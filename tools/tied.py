@@ -1,0 +1,52 @@
+"""Does a tied model learn as well as an untied one? Bits per byte of both on a recipe, seed by seed.
+
+    python tools/tied.py quickstart --seeds 0,1 --folder /tmp/tied
+    python tools/tied.py quickstart --seeds 0 --folder /tmp/small model.width=64 data.sequence=256
+
+Runs that a folder holds already are not trained again. Exit code 1 where the means differ by more than .02 bits a byte.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+from hybridkit.recipe import load
+from hybridkit.run import Run
+from hybridkit.train.reporter import Silent
+from hybridkit.train.trainer import train
+
+LIMIT = 0.02  # bits a byte
+
+
+def trained(recipe: str, folder: Path, tie: bool, seed: int, overrides: list[str]) -> list[dict[str, float]]:
+    """The metrics of a run, trained now or before."""
+    changes = [*overrides, f"model.tie={str(tie).lower()}", f"train.seed={seed}"]
+    run = Run(folder / f"{'tied' if tie else 'untied'}-{seed}")
+    train(load(recipe, changes), run.path, resume=True, reporter=Silent())
+    return run.metrics().lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*", help="key=value, for both")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args()
+    last: dict[bool, list[float]] = {False: [], True: []}
+    print("| seed | | first loss, nats | bits a byte |\n|---|---|---|---|")
+    for seed in map(int, given.seeds.split(",")):
+        for tie in (False, True):
+            lines = trained(given.recipe, given.folder, tie, seed, given.overrides)
+            last[tie].append(next(line["val_bits_per_byte"] for line in reversed(lines) if "val_loss" in line))
+            print(
+                f"| {seed} | {'tied' if tie else 'untied'} | {lines[0]['loss']:.3f} | {last[tie][-1]:.4f} |", flush=True
+            )
+    difference = statistics.mean(last[True]) - statistics.mean(last[False])
+    print(f"tied less untied: {difference:+.4f} bits a byte; at most {LIMIT} either way is wanted")
+    return int(abs(difference) > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
