@@ -42,12 +42,17 @@ def load_context(path: Path, model: Model) -> Context:
         raise UserError(f"{path} is the state of another model: layers or weights differ from this one's")
     device = model.head.weight.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Context(_states(model, tensors), tensors["logits"], about["tokens"], about["window"], _last(about))
+    return Context(_states(model, tensors), tensors["logits"], about["tokens"], about["window"], _last(about, path))
 
 
-def _last(about: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """The last ids of each row; files of the first version do not have them."""
-    return tuple(map(tuple, about.get("last", ())))
+def _last(about: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], ...]:
+    """The last ids of each row; older files do not have them. Raises UserError for what are no ids."""
+    rows = about.get("last", [])
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise UserError(f"{path} is no saved state: its last ids are not lists")
+    if not all(type(token) is int and 0 <= token < 2**32 for row in rows for token in row):
+        raise UserError(f"{path} is no saved state: its last ids are not whole numbers from 0 on")
+    return tuple(map(tuple, rows))
 
 
 def fingerprint(model: Model) -> str:
