@@ -11,7 +11,7 @@ SOURCES = sorted(path for folder in ("hybridkit", "blocks", "tools", "tests") fo
 
 # A module may import those of its own rank and below. Packages stand for everything in them.
 RANKS = [
-    {"errors", "source", "block", "loss", "norm", "stopwatch", "strict_json", "folders", "terminal", "wrong"},
+    {"errors", "source", "block", "loss", "norm", "rules", "stopwatch", "strict_json", "folders", "terminal", "wrong"},
     {"syntax", "plugin", "testing"},
     {"pattern", "canonical"},
     {"resolve", "registry"},

@@ -59,7 +59,7 @@ class Files:
     skipped: Counter[str] = dataclass_field(default_factory=Counter, compare=False)
 
     def fingerprint(self) -> object:
-        return [self.field, *map(_stamp, self.paths)]
+        return [self.field, dict(self.left_out), *map(_stamp, self.paths)]
 
     def documents(self) -> Iterator[bytes]:
         self.skipped.clear()

@@ -104,6 +104,8 @@ def sealed(made: dict[str, Any], end: int) -> dict[str, Any] | None:
     other = copy.deepcopy(made)
     _rename(other, {name: f"\ufdd0{secrets.token_hex(32)}" for name in hidden})
     if falls_back:
+        for token in other["added_tokens"]:
+            token["special"] = token.get("special") or bool(BYTE_NAME.fullmatch(token["content"]))
         first = other.get("pre_tokenizer")
         other["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*([first] if first else []), _SPELLED_BYTE]}
     return other

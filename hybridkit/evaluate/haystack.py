@@ -55,9 +55,11 @@ def open_essays(path: Path | None = None) -> Essays:
     reference. Raises UserError where there is none, or it is not UTF-8 text."""
     if path is None:
         return _default()
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):  # reading a pipe would wait for a writer
         raise UserError(f"--haystack {path}: no such file or folder; give a text file, or a folder of *.txt or *.md")
-    files = sorted(f for f in path.rglob("*") if f.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    files = (
+        sorted(f for f in path.rglob("*") if f.suffix in (".txt", ".md") and f.is_file()) if path.is_dir() else [path]
+    )
     words = tuple(word for file in files for word in _read(file).split())
     if not words:
         raise UserError(f"--haystack {path}: holds no text; give a text file, or a folder of *.txt or *.md")

@@ -192,6 +192,16 @@ def test_a_reply_goes_on_from_its_prompt(kind: tuple[Any, Tokenizer], text: str,
     assert told == tokenizer.decode(ids).decode("utf-8", "replace")
 
 
+def test_names_of_bytes_are_text_even_where_they_are_added_tokens(tmp_path: Path) -> None:
+    unigram(tmp_path)
+    made = json.loads((tmp_path / "tokenizer.json").read_text())
+    added = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+    made["added_tokens"].append({"id": 7 + 0x41, "content": "<0x41>", **added})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    tokenizer = read(tmp_path / "tokenizer.json")
+    assert tokenizer.decode(tokenizer.encode(b"a<0x41>A")) == b"a<0x41>A"
+
+
 def test_an_older_run_keeps_its_tokens(tmp_path: Path) -> None:
     unigram(tmp_path)
     old, new = (read(tmp_path / "tokenizer.json", rules) for rules in (1, 2))

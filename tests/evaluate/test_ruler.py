@@ -1,16 +1,19 @@
 """RULER's tasks: word for word, and against the harness's own implementation on the same random numbers."""
 
 import importlib
+import os
 import random
 import re
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import wonderwords
 
+from hybridkit.errors import UserError
 from hybridkit.evaluate.haystack import Essays, Words, key_words, open_essays, split_sentences
 from hybridkit.evaluate.ruler import TASKS, clean, compose, found, score
 
@@ -109,3 +112,11 @@ def test_the_default_haystack_is_prose_and_repeats() -> None:
     sentences = essays.sentences(2 * len(essays.words))
     assert len(sentences) > 2000 and " ".join(sentences).split() == list(essays.words) * 2
     assert all(re.match(r"\W*\w", sentence) for sentence in sentences)
+
+
+def test_a_haystack_never_waits_for_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One sentence.")
+    os.mkfifo(tmp_path / "b.txt")
+    assert open_essays(tmp_path).words == ("One", "sentence.")
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_essays(tmp_path / "b.txt")
