@@ -256,8 +256,7 @@ def test_a_run_of_an_older_version_is_read_with_the_plugin_that_is_named(run: Ru
         hybridkit.load(run.path)
     _add_plugins([tmp_path / "mine/gla.py"])
     hybridkit.load(run.path)
-    (note,) = open_subject(run.path).notes
-    assert "tokenizer and plug-ins" in note and "cannot be verified" in note
+    assert open_subject(run.path).lacking == ("tokenizer", "plug-ins")
 
 
 def test_a_registry_of_a_run_crosses_processes(run: Run) -> None:
