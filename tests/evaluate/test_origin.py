@@ -140,6 +140,7 @@ def test_resume_with_another_tokenizer_and_from_a_run_with_another_are_refused(r
     train(load(runs / "file.yaml", own), runs / "new", resume=False, reporter=Silent())
 
 
+@pytest.mark.slow
 def test_a_run_goes_elsewhere_without_its_text(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "file", tmp_path / "elsewhere")
     assert loss(found(tmp_path / "elsewhere")) == loss(found(runs / "file"))
@@ -185,6 +186,7 @@ def test_a_cache_of_answers_is_of_one_origin(runs: Path) -> None:
     assert len(set(files)) == len(files)
 
 
+@pytest.mark.slow
 def test_questions_add_up_newest_first(runs: Path) -> None:
     folder = runs / "file/eval"
     found(runs / "file")
