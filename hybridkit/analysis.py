@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hybridkit.api import plan
 from hybridkit.compile import Plan
+from hybridkit.copies import code_of, hashes
 from hybridkit.cost import Case, Cost, LayerCost, cost, state_bytes
 from hybridkit.errors import UserError
 from hybridkit.machine import DTYPES, Precision, choose_device, choose_precision, weight_type
@@ -61,6 +62,7 @@ def describe(question: Question) -> dict[str, Any]:
     return {
         "recipe": question.name,
         "pattern": question.plan.pattern,
+        "code": hashes(code_of(question.plan)),
         "count": case.count,
         "context": case.context,
         "window": case.window,

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from hybridkit.api import plan as compile_recipe
 from hybridkit.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.compile import Plan
+from hybridkit.copies import code_of, hashes
 from hybridkit.cost import TRAINING, Case, cost, forward_flops, head_flops, largest_window
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.errors import UserError
@@ -124,6 +125,7 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
         "schema": SCHEMA,
         "recipe": job.name,
         "pattern": job.plan.pattern,
+        "code": hashes(code_of(job.plan)),
         "parameters": sum(p.numel() for p in engine.model.parameters()),
         "device": job.device.type,
         "precision": job.precision,

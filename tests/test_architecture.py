@@ -12,12 +12,12 @@ SOURCES = sorted(path for folder in ("hybridkit", "blocks", "tools", "tests") fo
 # A module may import those of its own rank and below. Packages stand for everything in them.
 RANKS = [
     {"errors", "source", "block", "loss", "norm", "rules", "stopwatch", "strict_json", "folders", "terminal", "wrong"},
-    {"syntax", "plugin", "testing"},
+    {"trust", "plugin_package", "syntax", "plugin", "testing"},
     {"pattern", "canonical"},
     {"resolve", "registry"},
     {"compile"},
     {"yaml_events", "yaml_reader", "schema", "recipe", "data", "machine", "manifest", "metrics", "weights", "run"}
-    | {"model", "decode", "sampling", "api"},
+    | {"copies", "model", "decode", "sampling", "api"},
     {"train", "evaluate", "search", "generate", "states", "cost", "export", "doctor"},
     {"report"},
     {"cli"},

@@ -256,8 +256,7 @@ def test_a_run_of_an_older_version_is_read_with_the_plugin_that_is_named(run: Ru
         hybridkit.load(run.path)
     _add_plugins([tmp_path / "mine/gla.py"])
     hybridkit.load(run.path)
-    (note,) = open_subject(run.path).notes
-    assert "tokenizer and plug-ins" in note and "cannot be verified" in note
+    assert open_subject(run.path).lacking == ("tokenizer", "plug-ins")
 
 
 def test_a_registry_of_a_run_crosses_processes(run: Run) -> None:
@@ -265,3 +264,24 @@ def test_a_registry_of_a_run_crosses_processes(run: Run) -> None:
     again = pickle.loads(pickle.dumps(loaded))
     assert again.registry is not registry.REGISTRY and again.registry.plugins == loaded.registry.plugins
     assert pickle.loads(pickle.dumps(REGISTRY)) is REGISTRY
+
+
+def test_plug_ins_of_two_folders_keep_their_neighbours_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = write_plugin(tmp_path / "a", scale="1.0"), write_plugin(tmp_path / "b", scale="2.0")
+    second = second.rename(second.with_name("other.py"))
+    second.write_text(second.read_text().replace("Gla", "Other"))
+    _add_plugins([second, first])
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("gla", "[other, gla]"))
+    train(load(tmp_path / "r.yaml"), tmp_path / "run", resume=False, reporter=Silent())
+    names = {str(path.relative_to(tmp_path / "run/plugins")) for path in (tmp_path / "run/plugins").rglob("*.py")}
+    assert names == {"_helper.py", "gla.py", "2/_helper.py", "2/other.py"}
+    x = torch.ones(1, 1, 8)
+    for given in ([], [second], [first, second]):  # from the copies alone, or beside what is named
+        new_process(monkeypatch)
+        _add_plugins(given)
+        other, gla = (layer.layer for layer in hybridkit.load(tmp_path / "run").layers)
+        assert torch.equal(other(x)[0], other.out(x) * 2) and torch.equal(gla(x)[0], gla.out(x))
+        run = Run(tmp_path / "run")
+        steps = next(run.checkpoints()).step + 1
+        resumed(run, f"train.steps={steps}")
+        assert next(run.checkpoints()).step == steps

@@ -76,11 +76,17 @@ class Grid:
 
     def _notes(self, subject: Subject) -> Iterator[str]:
         """What a reader must know of a run's figures."""
-        yield from subject.notes
-        if self.questions.perplexity and not subject.text.same:
+        text = subject.text if self.questions.perplexity else None
+        known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
+        if missing := [name for name in subject.lacking if name not in known]:
+            yield (
+                f"{subject.run.path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether"
+                " they are those of its training cannot be verified"
+            )
+        if text and not text.same:
             yield (
                 f"{subject.run.path}: the text of data.source is not what this run was trained on (digest"
-                f" {subject.text.digest} now, {subject.origin.trained_text} in the run), so that these figures are of"
+                f" {text.digest} now, {subject.origin.trained_text} in the run), so that these figures are of"
                 " other text, parts of which the run may have been trained on"
             )
 

@@ -31,7 +31,7 @@ class Subject:
     plan: Plan
     tokenizer: Tokenizer
     origin: Origin
-    notes: tuple[str, ...] = ()  # what cannot be verified
+    lacking: tuple[str, ...] = ()  # what the run keeps no record of
 
     @property
     def silenced(self) -> str | None:
@@ -81,17 +81,15 @@ def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced
         ablate.check(compiled, silenced)
     code = hashes(code_of(compiled))
     origin = origin_of(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
-    return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_unverified(path, found.manifest, code)))
+    return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
 
 
-def _unverified(path: Path, manifest: Manifest, code: dict[str, str]) -> Iterator[str]:
-    """What a run of an older version keeps no record of."""
-    parts = [("tokenizer", manifest.tokenizer is None), ("plug-ins", manifest.code is None and bool(code))]
-    if missing := [name for name, lacking in parts if lacking]:
-        yield (
-            f"{path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether they are those"
-            " of its training cannot be verified"
-        )
+def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:
+    """What a run of an older version keeps no record of, though it has it."""
+    if manifest.tokenizer is None:
+        yield "tokenizer"
+    if manifest.code is None and code:
+        yield "plug-ins"
 
 
 def _said(window: object) -> str:

@@ -257,7 +257,8 @@ def _refuse_other(manifest: Manifest, about: dict[str, Any]) -> None:
     if manifest.tokenizer not in (None, about["tokenizer"]):
         raise UserError(
             f"data.tokenizer is not the tokenizer that this run was trained with: sha256 {manifest.tokenizer} in the"
-            f" run, {about['tokenizer']} now; the run folder has its own copy"
+            f" run, {about['tokenizer']} now (digest of its tokens {manifest.data}, {about['data']} now): name the"
+            " run's own copy, or put the text back where the tokenizer is trained on it"
         )
     if manifest.data != about["data"]:
         raise UserError(

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from hybridkit.cli import app
 from hybridkit.data import bpe
 from hybridkit.errors import UserError
-from hybridkit.evaluate.grid import needle_file
+from hybridkit.evaluate.grid import Grid, needle_file
 from hybridkit.evaluate.haystack import open_essays
+from hybridkit.evaluate.questions import Questions
 from hybridkit.evaluate.samples import Samples
 from hybridkit.evaluate.subject import open_subject
 from hybridkit.manifest import read_manifest, sealed, stamp
@@ -139,6 +140,7 @@ def test_resume_with_another_tokenizer_and_from_a_run_with_another_are_refused(r
     train(load(runs / "file.yaml", own), runs / "new", resume=False, reporter=Silent())
 
 
+@pytest.mark.slow
 def test_a_run_goes_elsewhere_without_its_text(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "file", tmp_path / "elsewhere")
     assert loss(found(tmp_path / "elsewhere")) == loss(found(runs / "file"))
@@ -184,6 +186,7 @@ def test_a_cache_of_answers_is_of_one_origin(runs: Path) -> None:
     assert len(set(files)) == len(files)
 
 
+@pytest.mark.slow
 def test_questions_add_up_newest_first(runs: Path) -> None:
     folder = runs / "file/eval"
     found(runs / "file")
@@ -202,3 +205,19 @@ def test_questions_add_up_newest_first(runs: Path) -> None:
     report = (folder / "report.md").read_text()
     weights = [entry["origins"][str(runs / "file")]["weights"][:12] for entry in (kept, *kept["earlier"])]
     assert weights[0] != weights[1] and report.index(weights[0]) < report.index(weights[1])
+
+
+def test_what_an_older_run_does_not_record_is_said_unless_its_text_shows_it(runs: Path) -> None:
+    for checkpoint in Run(runs / "file").checkpoints():
+        manifest = read_manifest(checkpoint.folder)
+        older = manifest.model_copy(update={"tokenizer": None, "code": None})
+        (checkpoint.folder / "manifest.json").write_bytes(sealed(older))
+
+    def notes() -> list[str]:
+        subject = open_subject(runs / "file")
+        return list(Grid([subject], Questions(context=32), lambda *_: None)._notes(subject))
+
+    assert notes() == []  # the digest of the tokens covers the tokenizer
+    write_tokenizer(runs / "file/tokenizer.json", OTHER)
+    record, text = notes()
+    assert "keeps no record of its tokenizer" in record and "is not what this run was trained on" in text
