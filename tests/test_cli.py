@@ -11,7 +11,7 @@ TINY = """
 pattern: [swa:stoch(4,8), mlstm]
 model: {width: 16, heads: 2}
 data: {source: text.txt, sequence: 16}
-train: {steps: 4, batch_tokens: 64, warmup: 0, validate_every: 2, checkpoint_every: 2}
+train: {steps: 4, batch_tokens: 64, warmup: 0, validate_every: 2, checkpoint_every: 2, precision: fp32}
 """
 
 

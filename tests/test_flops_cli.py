@@ -31,7 +31,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
     file = tmp_path / "small.yaml"
-    file.write_text("pattern: [swa:stoch(16,64), mlstm, sa]*2\nmodel: {width: 64, tie: true}\n")
+    file.write_text(
+        "pattern: [swa:stoch(16,64), mlstm, sa]*2\nmodel: {width: 64, tie: true}\ntrain: {precision: fp32}\n"
+    )
     return str(file)
 
 
