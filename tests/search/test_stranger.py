@@ -51,7 +51,7 @@ def refused(said: str, *words: str | Path) -> None:
 @pytest.mark.parametrize("name", ["report", "report/report.html", "report/.report.html.part", "space.yaml", JOURNAL,
                                   ".lock", "trials", "trials/0000/seed-0", "trials/0000/log.txt"])  # fmt: skip
 def test_nothing_is_written_through_a_link(study: Path, name: str, tmp_path: Path) -> None:
-    assert search("report", study) is None
+    (study / "report").mkdir()
     path, victim = study / name, tmp_path / "victim"
     if path.is_dir():
         path.rename(victim)
@@ -161,7 +161,7 @@ def mutants(lines: list[Any], seed: int, most: int) -> Iterator[list[Any]]:
 @pytest.mark.parametrize("name", [JOURNAL, "trials/0000/outcome.json", SETTINGS])
 def test_whatever_a_folder_says_is_read_or_refused_in_words(study: Path, name: str) -> None:
     lines = [json.loads(line) for line in (study / name).read_text().splitlines()]
-    for mutant in mutants(lines, 0, 150):
+    for mutant in mutants(lines, 0, 60):
         (study / name).write_text("".join(json.dumps(line) + "\n" for line in mutant))
         try:
             use(study)
@@ -190,7 +190,7 @@ def test_whatever_a_space_says_is_read_or_refused_in_words(study: Path, tmp_path
     (tmp_path / "new").mkdir()
     draw = random.Random(1)
     paths = list(places(said))
-    for number in range(250):
+    for number in range(90):
         text = json.dumps(put(said, draw.choice(paths), draw.choice([*ODD, 10**299, "1e999 <= 3", "{a}", [1, 2**60]])))
         file = write_space(tmp_path, text)
         with suppress(UserError):
