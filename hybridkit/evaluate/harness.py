@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ except ImportError:
     raise MissingExtra("lm_eval", "harness") from None
 
 ALLOW_CODE = "HF_ALLOW_CODE_EVAL"  # the harness's own switch for running what models write
+CERTAIN = (0.0, True)  # of an empty text: its log-likelihood, and that greedy decoding gives it
 _MOST = 256  # tokens generated where a task names no number
 _MOST_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
@@ -57,6 +59,12 @@ class Adapter(TemplateLM):
         """The ids of a text; nothing is put before or after it."""
         return self.ids.encode(string.encode()).tolist()
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As the harness has it, which cannot encode an empty continuation."""
+        asked = {place: request for place, request in enumerate(requests) if request.args[1]}
+        found = dict(zip(asked, super().loglikelihood(list(asked.values()), disable_tqdm), strict=True))
+        return [found.get(place, CERTAIN) for place in range(len(requests))]
+
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts after an end of document, each read in one stream."""
         pairs = [(("", ""), [self.eot_token_id], self.tok_encode(request.args[0])) for request in requests]
@@ -64,10 +72,13 @@ class Adapter(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: list[_Pair], **kwargs: Any) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation, and whether greedy decoding would give it."""
-        return _in_batches(requests, lambda pair: len(pair[1]) + len(pair[2]), self.reading.batch, self._scored)
+        asked = {place: pair for place, pair in enumerate(requests) if pair[2]}  # of an empty text nothing is asked
+        size: Callable[[_Pair], int] = lambda pair: len(pair[1]) + len(pair[2])  # noqa: E731
+        found = dict(zip(asked, _in_batches(list(asked.values()), size, self.reading.batch, self._scored), strict=True))
+        return [found.get(place, CERTAIN) for place in range(len(requests))]
 
     def _scored(self, pairs: Sequence[_Pair]) -> list[tuple[float, bool]]:
-        batch = continuation([(np.array(read), np.array(rest)) for _, read, rest in pairs])
+        batch = continuation([(np.array(read or [self.eot_token_id]), np.array(rest)) for _, read, rest in pairs])
         judged = judge(self.model, batch, self.reading)
         right = (judged.right | (batch.targets == IGNORED)).all(dim=1)
         return list(zip((-judged.nats.double().sum(dim=1)).tolist(), right.tolist(), strict=True))
@@ -160,6 +171,8 @@ def evaluate(
                 log_samples=False,
                 confirm_run_unsafe_code=os.environ.get(ALLOW_CODE) == "1",
             )
+        except ZeroDivisionError as error:  # as of bits a byte
+            raise UserError("--tasks: no document that was asked holds any text, so that there is no mean") from error
         except ValueError as error:
             if "unsafe" not in str(error):
                 raise
@@ -167,7 +180,8 @@ def evaluate(
                 f"--tasks: {error} Here: set {ALLOW_CODE}=1 to let code that the model writes run."
             ) from None
     return {
-        task: {k: v for k, v in row.items() if isinstance(v, int | float)} for task, row in found["results"].items()
+        task: {k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+        for task, row in found["results"].items()
     }
 
 

@@ -14,6 +14,7 @@ from hybridkit.search.records import Record
 from hybridkit.search.results import Results, Row, results
 
 SHOWN = 5  # trials of the front that the live table shows
+MOST = 1e9  # seconds that an ETA says
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -73,7 +74,7 @@ def eta(progress: Progress, workers: int) -> float | None:
     if not took:
         return None
     left = progress.study.wanted - sum(record.state != "running" for record in progress.records)
-    return max(0, left) * sum(took) / len(took) / workers
+    return min(MOST, max(0, left) * sum(took) / len(took) / workers)
 
 
 def ranked(found: Results, rows: Sequence[Row]) -> Table:

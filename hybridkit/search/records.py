@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -77,7 +78,9 @@ class Record:
 
 def is_value(value: object) -> TypeGuard[float]:
     """Whether a figure says something: a finite number. Null and NaN stand for nothing that could be counted."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def half_interval(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ def importances(
             groups[label].append(value)
         means = [fmean(group) for group in groups.values() for _ in group]
         share = _variance(means) / total if total else 0.0
-        shares[name] = share if is_value(share) else 0.0  # values so large that their squares are none
+        shares[name] = share if is_value(share) else 0.0
     return shares
 
 
@@ -183,5 +184,8 @@ def _binned(column: Sequence[Any]) -> list[Scalar]:
 
 
 def _variance(values: Sequence[float]) -> float:
-    middle = fmean(values) if values else 0.0
-    return sum((value - middle) ** 2 for value in values)
+    try:
+        middle = fmean(values) if values else 0.0
+        return sum((value - middle) ** 2 for value in values)
+    except OverflowError:  # values so large that their squares are none
+        return math.inf

@@ -165,7 +165,8 @@ def _sequence(said: dict[str, Any]) -> FreeSequence:
     if unknown := set(said) - {"length", "of", "symmetric"}:
         raise ValueError(f"a sequence has length, of and symmetric, not {', '.join(sorted(unknown))}")
     length, symmetric = said["length"], said.get("symmetric", False)
-    symmetric = {"no": False, "yes": True}.get(symmetric, symmetric)  # YAML 1.2 reads them as text
+    if isinstance(symmetric, str):  # as YAML 1.2 reads yes and no
+        symmetric = {"no": False, "yes": True}.get(symmetric, symmetric)
     if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= 4096:
         raise ValueError("length: should be a whole number from 1 to 4096")
     if not isinstance(symmetric, bool):

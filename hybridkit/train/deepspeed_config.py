@@ -32,6 +32,16 @@ OWNED = {
     "data_types": "train.precision",
 }
 
+ELSEWHERE = (
+    "tensorboard",
+    "wandb",
+    "comet",
+    "csv_monitor",
+    "autotuning",
+    "nebula",
+)  # sections that write by themselves
+PLACES = ("path", "file", "dir")  # how names of settings end that say where something is written
+
 
 def check(train: Train) -> None:
     """Whether a recipe can be trained with DeepSpeed here. Raises UserError, naming the fields; imports nothing."""
@@ -53,11 +63,15 @@ def check(train: Train) -> None:
 def settings(train: Train, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a model of so many weights.
 
-    Raises UserError where `train.deepspeed` contradicts another field.
+    Raises UserError where `train.deepspeed` contradicts another field, or says where to write.
     """
     own = _own(train, min(parameters, BUCKET))
     said = dict(_leaves(own))
     for key, value in _leaves(train.deepspeed):
+        if key.partition(".")[0] in ELSEWHERE or key.rpartition(".")[2].endswith(PLACES):
+            raise UserError(
+                f"train.deepspeed: {key}: a recipe has nothing written elsewhere than in its run; leave it out"
+            )
         field = _owner(key)
         if field and value not in ([said[key]] if key in said else UNSET):
             raise UserError(f"train.deepspeed: {key}: {value} contradicts {field}, which decides it; leave it out")

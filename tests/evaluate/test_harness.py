@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,43 @@ def test_log_likelihoods_are_those_of_the_model(harness: SimpleNamespace, model:
         assert (likelihood, greedy) == (pytest.approx(expected[0], rel=1e-5), expected[1])
     rolling = adapter.loglikelihood_rolling([asked("some text"), asked("other")])
     assert rolling == [pytest.approx(nats(model, "", text)[0], rel=1e-5) for text in ("some text", "other")]
+
+
+ROLLING = """\
+task: texts
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list: [{{metric: bits_per_byte}}]
+"""
+
+
+def test_an_empty_text_is_certain_and_changes_no_other(harness: SimpleNamespace, model: Model) -> None:
+    adapter = harness.Adapter(model, Reading(batch=2))
+    texts = ["some text", "", "other", ""]
+    rolling = adapter.loglikelihood_rolling([asked(text) for text in texts])
+    assert rolling == [pytest.approx(nats(model, "", text)[0], rel=1e-5) if text else 0 for text in texts]
+    assert adapter.loglikelihood_rolling([asked("")]) == [0.0]
+    pairs = [("", ""), ("x", ""), ("", "y"), (" ", "y"), ("x", "y")]
+    found = adapter.loglikelihood([asked(*pair) for pair in pairs], disable_tqdm=True)
+    wanted = [0, 0, nats(model, "", "y")[0], nats(model, "", " y")[0], nats(model, "x", "y")[0]]
+    assert [likelihood for likelihood, _ in found] == pytest.approx(wanted, rel=1e-5)
+    assert adapter.generate_until([asked("", {"max_gen_toks": 2})]) == adapter.generate_until(
+        [asked("", {"max_gen_toks": 2})]
+    )
+
+
+def test_a_task_with_an_empty_document(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "some text")))
+    (tmp_path / "texts.yaml").write_text(ROLLING.format(file=tmp_path / "rows.jsonl"))
+    found = harness.evaluate(model, ["texts"], Reading(), include=tmp_path)
+    bits = -nats(model, "", "some text")[0] / math.log(2) / len("some text")
+    assert found["texts"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
+    with pytest.raises(UserError, match="no document that was asked holds any text"):
+        harness.evaluate(model, ["texts"], Reading(), include=tmp_path, limit=1)
 
 
 def test_greedy_text_is_what_the_model_generates(harness: SimpleNamespace, model: Model) -> None:

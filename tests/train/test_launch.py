@@ -69,6 +69,8 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
         ([DEEPSPEED, "train.deepspeed={bf16: {enabled: true}}"], 2, "contradicts train.precision"),
         ([DEEPSPEED, "train.deepspeed={train_batch_size: 8}"], 2, "contradicts train.batch_tokens"),
         ([DEEPSPEED, "train.deepspeed={optimizer: {type: Lion}}"], 2, "contradicts train.lr"),
+        ([DEEPSPEED, "train.deepspeed={csv_monitor: {enabled: true}}"], 2, "written elsewhere"),
+        ([DEEPSPEED, "train.deepspeed={flops_profiler: {output_file: /tmp/x}}"], 2, "written elsewhere"),
     ],
 )
 def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:
