@@ -43,7 +43,12 @@ def say(text: object = "", *, file: TextIO | None = None, end: str = "\n") -> No
 
 def stream(text: str) -> None:
     """Print a part of a model's text: harmlessly on a terminal, unchanged into a pipe or file."""
-    print(harmless(text) if sys.stdout.isatty() else text, end="", flush=True)
+    print(harmless(text) if is_terminal(sys.stdout) else text, end="", flush=True)
+
+
+def is_terminal(file: TextIO | None) -> bool:
+    """Whether somebody reads there; None is a standard stream that was closed."""
+    return file is not None and file.isatty()
 
 
 def never_fail_to_encode() -> None:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
-from hybridkit.terminal import harmless, one_line
+from hybridkit.terminal import harmless, is_terminal, one_line
 
 __all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
 
@@ -30,7 +30,7 @@ class Console(_console.Console):
     """Draws text as it is, on standard output or error."""
 
     def __init__(self, stderr: bool = False) -> None:
-        live = (sys.stderr if stderr else sys.stdout).isatty()
+        live = is_terminal(sys.stderr if stderr else sys.stdout)
         width = None if live else WIDE
         super().__init__(
             stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width, soft_wrap=True

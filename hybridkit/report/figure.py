@@ -17,6 +17,7 @@ from hybridkit.terminal import one_line
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
@@ -58,8 +59,18 @@ def logarithmic(axes: Axes, *names: str) -> None:
     for name in names:
         axes.set(**{f"{name}scale": "log"})
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1 <= abs(value) < 1e7 else f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: "")
+        axis.set_major_formatter(lambda value, _: _figure(value))
+        axis.set_minor_formatter(lambda value, _, axis=axis: _figure(value) if _short(axis) else "")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if 1 <= abs(value) < 1e7 else f"{value:g}"
+
+
+def _short(axis: Axis) -> bool:
+    """Whether an axis may hold no power of ten."""
+    low, high = sorted(axis.get_view_interval())
+    return high < 10 * low
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -94,9 +105,7 @@ def _plain(figure: Figure) -> Iterator[None]:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
-    with (
-        rc_context({"text.parse_math": False, "text.usetex": False}),
-        warnings.catch_warnings(),
-    ):  # ticks are made while it is drawn
+    plain = rc_context({"text.parse_math": False, "text.usetex": False})  # for ticks, which are made meanwhile
+    with plain, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
