@@ -43,7 +43,7 @@ def warn_unverified(block: Block, dims: Dims) -> None:
 
 def _check_cost(block: Block, dims: Dims) -> None:
     trial = Trial(block, dims)
-    for window in trial.windows:
+    for window in trial.all_windows:
         for tokens in LENGTHS:
             _sane(trial, tokens, window)
         if not block.mixes:
