@@ -1,13 +1,13 @@
 """Laws 6 and 8: gradients exist for every length, and are those of finite differences."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, of_state, random_starts
+from hybridkit.testing.trial import FLOAT64, Precision, Trial, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
 STEP = 1e-5  # of a central difference, whose error is the step's square, or the rounding of a sum over the step
@@ -109,7 +109,7 @@ def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, fl
     weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
 
     def call(x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        given = {"window": window, "starts": random_starts(*x.shape[:2], 0.03)}
+        given = {"window": window, "starts": random_starts(x.shape[0], x.shape[1], 0.03)}
         made: tuple[Tensor, State] = torch.func.functional_call(trial.layer, weights, (x, state), given)
         return made
 

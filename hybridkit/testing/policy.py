@@ -140,7 +140,7 @@ def _salted(original: Callable[[object], int]) -> Callable[[object], int]:
 def _shifted(kind: type) -> type:
     """`datetime` or `date` some days later."""
 
-    class Later(kind):  # type: ignore[misc, valid-type]
+    class Later(kind):
         @classmethod
         def now(cls, *args: object) -> datetime.datetime:
             return datetime.datetime(2001, 2, 3, 4, 5, 6, 7)

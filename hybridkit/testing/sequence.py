@@ -52,7 +52,8 @@ def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None
 
 @torch.no_grad()
 def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> None:
-    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    batch, tokens = x.shape[:2]
+    starts = random_starts(batch, tokens, 0.2)
     starts[:, prompt:] = False  # a step begins no document
     more = trial.input(batch, 5, seed=5)
     whole, _ = trial.run(torch.cat([x, more], 1), window=window, starts=torch.cat([starts, starts[:, :5] & False], 1))
@@ -83,7 +84,8 @@ def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
 
 
 def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
-    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    batch, tokens = x.shape[:2]
+    starts = random_starts(batch, tokens, 0.2)
     starts[:, prompt:] = False
     whole = x + trial.run(norm(x), window=window, starts=starts)[0]
     state = trial.run(norm(x[:, :prompt]), window=window, starts=starts[:, :prompt])[1]

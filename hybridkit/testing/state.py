@@ -1,5 +1,6 @@
 """Law 4: a state is as large as it says, is not modified by who reads it, and shares nothing with what is."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,7 @@ def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | 
 def _bounded(trial: Trial, window: int | None) -> None:
     """What has stopped growing does not grow again, and what grows does so evenly or ever less."""
     bytes_at = [state_bytes(trial.empty(1, n * SPAN, window, device="meta")) for n in (0, 1, 2, 3, 20, 21)]
-    grown = [b - a for a, b in zip(bytes_at[1:], bytes_at[2:], strict=False)]
+    grown = [b - a for a, b in itertools.pairwise(bytes_at[1:])]
     said = f"its state grows by {grown[0]}, {grown[1]} and later {grown[3]} bytes in {SPAN} tokens, window {window}"
     trial.check(grown[0] >= grown[1] >= grown[3], said)
     sizes = {n: state_bytes(trial.empty(1, n, window, device="meta")) for n in (1, 128, *range(192, 1200, 64), 10**5)}

@@ -49,8 +49,9 @@ def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
     """The output, and the gradients of input and weights."""
     names, weights = zip(*trial.layer.named_parameters(), strict=True)
     x = x.to(trial.precision.dtype).requires_grad_()
-    y, _ = trial.run(x, starts=random_starts(*x.shape[:2], 0.03))
-    slope = trial.input(*x.shape[:2], seed=3).to(y.dtype)
+    batch, tokens = x.shape[:2]
+    y, _ = trial.run(x, starts=random_starts(batch, tokens, 0.03))
+    slope = trial.input(batch, tokens, seed=3).to(y.dtype)
     grads = torch.autograd.grad(y, [x, *weights], slope, allow_unused=True)
     named = zip(("x", *names), grads, strict=True)
     return {"output": y.detach(), **{f"gradient of {name}": grad for name, grad in named if grad is not None}}

@@ -135,7 +135,9 @@ def mutant(fault: str, block: Block = RUNNING, **methods: Any) -> Mutant:
     def build(self: Block, dims: Dims) -> Layer:
         layer = block.build(dims)
         kind = type(layer)
-        layer.__class__ = type(f"Broken{kind.__name__}", (kind,), {**own, "right": kind.forward, "__module__": __name__})
+        layer.__class__ = type(
+            f"Broken{kind.__name__}", (kind,), {**own, "right": kind.forward, "__module__": __name__}
+        )
         changed(layer)
         return layer
 

@@ -4,11 +4,11 @@ import random
 import time
 
 import torch
-from mutants.base import ATTEND, RUNNING, RunningLayer, Sum, mutant
 from torch import nn
 
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.sa import SelfAttention
+from mutants.base import ATTEND, RUNNING, RunningLayer, Sum, mutant
 
 MLSTM, SA = Mlstm(), SelfAttention()
 
@@ -171,14 +171,19 @@ MUTANTS = [
     mutant("the next token is seen at position 63 alone", forward=forward(at(63, next_token))),
     mutant("the next token is seen at position 200 of long calls alone", forward=forward(at(200, next_token))),
     mutant("tokens see the end of their chunk of 64", forward=forward(chunk_end(64))),
-    mutant("the mask hides one key too few", ATTEND, mix=lambda s, q, k, v, d, h, w: type(s).__mro__[1].mix(
-        s, q, torch.roll(k, -1, 1), v, d, h, w)),
+    mutant(
+        "the mask hides one key too few",
+        ATTEND,
+        mix=lambda s, q, k, v, d, h, w: type(s).__mro__[1].mix(s, q, torch.roll(k, -1, 1), v, d, h, w),
+    ),
     mutant("documents are ignored", forward=marks(lambda starts, state: None)),
     mutant("the first row's documents for all rows", forward=marks(first_starts)),
     mutant("the first row's documents for all rows", MLSTM, forward=marks(first_starts)),
     mutant("a document at position 0 is ignored when a state is carried", forward=marks(no_start_at_0)),
-    mutant("documents after position 128 are ignored", forward=marks(
-        lambda starts, state: starts & (torch.arange(starts.shape[1]) < 128))),
+    mutant(
+        "documents after position 128 are ignored",
+        forward=marks(lambda starts, state: starts & (torch.arange(starts.shape[1]) < 128)),
+    ),
     mutant("a document begins one token late", forward=marks(lambda starts, state: starts.roll(1, 1))),
     mutant("rows are mixed", forward=forward(as_rows)),
     mutant("rows are mixed in calls of 100 tokens and more", forward=longer(100, as_rows)),
@@ -186,21 +191,34 @@ MUTANTS = [
     mutant("the last row is another's", forward=forward(lambda s, x, y, *_: torch.cat([y[:-1], y[:1]]))),
     mutant("half of the input's gradient", forward=forward(lambda s, x, y, *_: HalfGradient.apply(y))),
     mutant("half of a weight's gradient", forward=half_weight),
-    mutant("half of the gradient in calls of 100 tokens and more", forward=longer(
-        100, lambda s, x, y, *_: HalfGradient.apply(y))),
-    mutant("half of the gradient in calls of 100 tokens and more", MLSTM, forward=longer(
-        100, lambda s, x, y, *_: HalfGradient.apply(y))),
+    mutant(
+        "half of the gradient in calls of 100 tokens and more",
+        forward=longer(100, lambda s, x, y, *_: HalfGradient.apply(y)),
+    ),
+    mutant(
+        "half of the gradient in calls of 100 tokens and more",
+        MLSTM,
+        forward=longer(100, lambda s, x, y, *_: HalfGradient.apply(y)),
+    ),
     mutant("gradients do not pass the 64th token", forward=detached_past),
-    mutant("no gradient reaches the weight", forward=forward(
-        lambda s, x, y, *_: y if not y.requires_grad else y.detach() + x - x.detach())),
+    mutant(
+        "no gradient reaches the weight",
+        forward=forward(lambda s, x, y, *_: y if not y.requires_grad else y.detach() + x - x.detach()),
+    ),
     mutant("a detached output", forward=forward(lambda s, x, y, *_: y.detach())),
-    mutant("a parameter that nothing uses", built=lambda layer: layer.register_parameter(
-        "spare", nn.Parameter(torch.zeros(3)))),
+    mutant(
+        "a parameter that nothing uses",
+        built=lambda layer: layer.register_parameter("spare", nn.Parameter(torch.zeros(3))),
+    ),
     mutant("float64 is computed in fp32", forward=wide),
-    mutant("fp32 out for bf16 in", forward=forward(lambda s, x, y, *_: y.to(torch.promote_types(y.dtype, torch.float32)))),
+    mutant(
+        "fp32 out for bf16 in", forward=forward(lambda s, x, y, *_: y.to(torch.promote_types(y.dtype, torch.float32)))
+    ),
     mutant("fp32 out for float64 in", forward=forward(lambda s, x, y, *_: y.float())),
-    mutant("bf16 out under autocast", forward=forward(
-        lambda s, x, y, *_: y.bfloat16() if torch.is_autocast_enabled("cpu") else y)),
+    mutant(
+        "bf16 out under autocast",
+        forward=forward(lambda s, x, y, *_: y.bfloat16() if torch.is_autocast_enabled("cpu") else y),
+    ),
     mutant("infinite in bf16", forward=forward(lambda s, x, y, *_: y / (x.dtype != torch.bfloat16))),
     mutant("outputs depend on earlier calls", forward=forward(counting)),
     mutant("noise from the global generator", forward=forward(lambda s, x, y, *_: y + 1e-6 * torch.randn_like(y))),
@@ -209,18 +227,27 @@ MUTANTS = [
     mutant("the input is modified", forward=scribbling),
     mutant("dropout in training", forward=forward(training_only)),
     mutant("another output in evaluation", forward=forward(lambda s, x, y, *_: y if s.training else 1.01 * y)),
-    mutant("another output without gradients", forward=forward(
-        lambda s, x, y, *_: y if torch.is_grad_enabled() else 1.01 * y)),
+    mutant(
+        "another output without gradients",
+        forward=forward(lambda s, x, y, *_: y if torch.is_grad_enabled() else 1.01 * y),
+    ),
     mutant("a buffer that each call moves", built=buffered, forward=forward(moving_buffer)),
-    mutant("weights that the state_dict does not hold", built=unsaved, forward=forward(
-        lambda s, x, y, *_: y + s.shift.to(y.dtype))),
+    mutant(
+        "weights that the state_dict does not hold",
+        built=unsaved,
+        forward=forward(lambda s, x, y, *_: y + s.shift.to(y.dtype)),
+    ),
     mutant("only memory that is contiguous", forward=forward(lambda s, x, y, *_: y + 0 * x.view(-1).sum())),
-    mutant("it reads memory as if it were contiguous", forward=forward(
-        lambda s, x, y, *_: y + 1e-3 * x.as_strided(x.shape, (x.shape[1] * x.shape[2], x.shape[2], 1)))),
+    mutant(
+        "it reads memory as if it were contiguous",
+        forward=forward(lambda s, x, y, *_: y + 1e-3 * x.as_strided(x.shape, (x.shape[1] * x.shape[2], x.shape[2], 1))),
+    ),
     mutant("only multiples of four tokens", forward=blocked),
     mutant("not a number beyond 512 tokens", forward=longer(512, lambda s, x, y, *_: y * torch.nan)),
-    mutant("it cannot be built without memory", built=lambda layer: layer.register_parameter(
-        "gain", nn.Parameter(torch.ones(3, device="cpu")))),
+    mutant(
+        "it cannot be built without memory",
+        built=lambda layer: layer.register_parameter("gain", nn.Parameter(torch.ones(3, device="cpu"))),
+    ),
     mutant("a window of w sees w + 1", ATTEND, forward=windows(lambda w, x, s: (w or 24) + 1)),
     mutant("a window of w sees w - 1", ATTEND, forward=windows(lambda w, x, s: max(1, (w or 24) - 1))),
     mutant("the window is ignored", ATTEND, forward=windows(lambda w, x, s: 10**6 if s is None else None)),

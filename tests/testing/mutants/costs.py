@@ -1,13 +1,12 @@
 """Faults of FLOPs."""
 
-from mutants.base import ATTEND, RUNNING, mutant
-
 from hybridkit.block import Block
 from hybridkit_blocks.ffn import FeedForward
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
+from mutants.base import ATTEND, RUNNING, mutant
 
 MLSTM, SA, FFN, SWA = Mlstm(), SelfAttention(), FeedForward(), SlidingWindowAttention(window=Fixed(window=16))
 
@@ -50,7 +49,9 @@ MUTANTS = [
     mutant(
         "FLOPs that ignore the window",
         ATTEND,
-        flops=lambda self, dims, tokens, window=None, count="exact": type(ATTEND).flops(self, dims, tokens, 10**6, count),
+        flops=lambda self, dims, tokens, window=None, count="exact": type(ATTEND).flops(
+            self, dims, tokens, 10**6, count
+        ),
     ),
     mutant(
         "FLOPs of the largest window for all",

@@ -6,11 +6,11 @@ E experts, A of them active, D width, F width between.
 from typing import ClassVar
 
 import torch
-from mutants.base import mutant
 from torch import nn
 from torch.nn import functional as F
 
 from hybridkit.block import Block, Count, Dims, Layer
+from mutants.base import mutant
 
 EXPERTS, ACTIVE, INNER = 6, 2, 10
 
@@ -99,8 +99,8 @@ RIGHT = [Mixture(), Dense(), Modules()]
 
 def counting(experts: int, router: int = EXPERTS):  # type: ignore[no-untyped-def]
     """FLOPs of so many experts."""
-    return lambda self, dims, tokens, window=None, count="exact": 2 * dims.width * tokens * (
-        router + 2 * experts * INNER
+    return lambda self, dims, tokens, window=None, count="exact": (
+        2 * dims.width * tokens * (router + 2 * experts * INNER)
     )
 
 

@@ -1,10 +1,10 @@
 """Faults of what is carried: sizes, copies, steps and decoders."""
 
 import torch
-from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
 
 from hybridkit_blocks.mlstm import Memory, Mlstm
 from hybridkit_blocks.sa import SelfAttention
+from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
 
 MLSTM, SA = Mlstm(), SelfAttention()
 
@@ -114,49 +114,83 @@ def hundred(self, state, tokens):  # type: ignore[no-untyped-def]
 
 MUTANTS = [
     mutant("the state is not read", forward=given(lambda state: None)),
-    mutant("a state that is not read once it is large", forward=given(
-        lambda state: state if state is None or state.total.abs().max() < 12 else None)),
+    mutant(
+        "a state that is not read once it is large",
+        forward=given(lambda state: state if state is None or state.total.abs().max() < 12 else None),
+    ),
     mutant("the state is modified", forward=returning(scribbled)),
-    mutant("the state is a token behind", forward=returning(
-        lambda x, state, after: after if x.shape[1] > 1 or state is None else state)),
+    mutant(
+        "the state is a token behind",
+        forward=returning(lambda x, state, after: after if x.shape[1] > 1 or state is None else state),
+    ),
     mutant("the state's rows in another order", forward=returning(lambda x, state, after: Sum(after.total.roll(1, 0)))),
     mutant("one row of the state too few", forward=returning(lambda x, state, after: Sum(after.total[:1]))),
     mutant("the state is detached", forward=returning(lambda x, state, after: Sum(after.total.detach()))),
-    mutant("the state is detached", MLSTM, forward=returning(
-        lambda x, state, after: Memory(*(t.detach() for t in after)))),
-    mutant("the state is detached", SA, forward=returning(
-        lambda x, state, after: after._replace(k=after.k.detach(), v=after.v.detach()))),
-    mutant("half of a state's gradient", forward=returning(
-        lambda x, state, after: Sum(after.total / 2 + after.total.detach() / 2))),
+    mutant(
+        "the state is detached", MLSTM, forward=returning(lambda x, state, after: Memory(*(t.detach() for t in after)))
+    ),
+    mutant(
+        "the state is detached",
+        SA,
+        forward=returning(lambda x, state, after: after._replace(k=after.k.detach(), v=after.v.detach())),
+    ),
+    mutant(
+        "half of a state's gradient",
+        forward=returning(lambda x, state, after: Sum(after.total / 2 + after.total.detach() / 2)),
+    ),
     mutant("init_state is too large", init_state=sized(lambda dims, batch, tokens: (batch, 2 * dims.width))),
     mutant("init_state ignores the batch", init_state=sized(lambda dims, batch, tokens: (1, dims.width))),
     mutant("init_state is always of two rows", init_state=sized(lambda dims, batch, tokens: (2, dims.width))),
-    mutant("init_state grows and the state does not", init_state=sized(
-        lambda dims, batch, tokens: (batch, dims.width * (1 + tokens // 256)))),
+    mutant(
+        "init_state grows and the state does not",
+        init_state=sized(lambda dims, batch, tokens: (batch, dims.width * (1 + tokens // 256))),
+    ),
     mutant("the state grows beyond 256 tokens", forward=reading_half),
-    mutant("the state grows beyond 256 tokens, and init_state says so", forward=reading_half, init_state=sized(
-        lambda dims, batch, tokens: (batch, dims.width * (1 + (tokens > 256))))),
-    mutant("the state has fp32 where init_state says bf16", forward=returning(
-        lambda x, state, after: Sum(after.total.to(torch.promote_types(x.dtype, torch.float32))))),
-    mutant("init_state forgets the device", init_state=lambda self, dims, batch, tokens, window=None, *, device=None,
-        dtype=None: Sum(torch.zeros(batch, dims.width, dtype=dtype))),
+    mutant(
+        "the state grows beyond 256 tokens, and init_state says so",
+        forward=reading_half,
+        init_state=sized(lambda dims, batch, tokens: (batch, dims.width * (1 + (tokens > 256)))),
+    ),
+    mutant(
+        "the state has fp32 where init_state says bf16",
+        forward=returning(lambda x, state, after: Sum(after.total.to(torch.promote_types(x.dtype, torch.float32)))),
+    ),
+    mutant(
+        "init_state forgets the device",
+        init_state=lambda self, dims, batch, tokens, window=None, *, device=None, dtype=None: Sum(
+            torch.zeros(batch, dims.width, dtype=dtype)
+        ),
+    ),
     mutant("the state is not one of init_state's kind", forward=returning(lambda x, state, after: (after.total,))),
-    mutant("an empty state is not nothing", init_state=lambda self, dims, batch, tokens, window=None, *, device=None,
-        dtype=None: Sum(torch.ones(batch, dims.width, device=device, dtype=dtype))),
+    mutant(
+        "an empty state is not nothing",
+        init_state=lambda self, dims, batch, tokens, window=None, *, device=None, dtype=None: Sum(
+            torch.ones(batch, dims.width, device=device, dtype=dtype)
+        ),
+    ),
     mutant("the state is the memory of the input", ATTEND, forward=aliasing),
     mutant("steps modify the state that came before", forward=same_memory, step=in_place),
-    mutant("a state keeps one key too few", ATTEND, forward=returning(
-        lambda x, state, after: Keys(after.k[:, 1:], after.v[:, 1:], after.hidden[:, 1:], after.window))),
+    mutant(
+        "a state keeps one key too few",
+        ATTEND,
+        forward=returning(
+            lambda x, state, after: Keys(after.k[:, 1:], after.v[:, 1:], after.hidden[:, 1:], after.window)
+        ),
+    ),
     mutant("a carried state takes a larger window", ATTEND, forward=looser),
     mutant("a step of twice the input", step=lambda self, x, state: self(2 * x, state)),
     mutant("a step that is wrong for many rows", step=step(lambda x, y, state: y if len(x) < 3 else y.roll(1, 0))),
     mutant("a step that forgets its state", step=lambda self, x, state: (self(x, state)[0], state)),
-    mutant("a step that is wrong once the sum is large", step=step(
-        lambda x, y, state: y * (1 + 1e-3 * (state.total.abs().amax() > 20)))),
+    mutant(
+        "a step that is wrong once the sum is large",
+        step=step(lambda x, y, state: y * (1 + 1e-3 * (state.total.abs().amax() > 20))),
+    ),
     mutant("a decoder without the norm's weight", decoder=plain_norm),
     mutant("a decoder without the residual", decoder=decoder(lambda y, x, rows: y - x)),
-    mutant("a decoder for the rows it was told alone", decoder=decoder(
-        lambda y, x, rows: y if len(x) == rows else 1.01 * y)),
+    mutant(
+        "a decoder for the rows it was told alone",
+        decoder=decoder(lambda y, x, rows: y if len(x) == rows else 1.01 * y),
+    ),
     mutant("a decoder that is wrong for three rows", decoder=decoder(lambda y, x, rows: y if rows < 3 else y.flip(0))),
     mutant("reserve drops what was seen", reserve=lambda self, state, tokens: Sum(0 * state.total)),
     mutant("reserve drops what was seen when much is asked for", reserve=hundred),
