@@ -170,9 +170,9 @@ class Block(Spec, ABC):
     def cost_reference(
         self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees; None: no reference.
+        """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees, for the laws.
 
-        The laws hold `flops` to it; without one for `exact`, a mixer's FLOPs are only held between bounds."""
+        None: no reference for this count; without one for `exact`, a mixer's FLOPs are only held between bounds."""
         return None
 
     def init_state(

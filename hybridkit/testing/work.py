@@ -13,7 +13,7 @@ from hybridkit.block import Layer
 
 
 class Work(TorchDispatchMode):
-    """Counts while it is on: `products`, those with a weight of a linear layer in `linear`, and `elements` read and written.
+    """Counts while it is on: `products`, those with a linear layer's weight in `linear`, `elements` read and written.
 
     An exact count is the least of all forms; `products + elements` is more than it, for any code that does the work.
     """
