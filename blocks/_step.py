@@ -39,7 +39,8 @@ def decoder(
         x, position = x[:, 0], int(state.position[0])  # every row has seen equally many
         both, v = into(unit(x)).view(len(x), -1, head).split((heads + kv_heads, kv_heads), 1)
         if not plain:
-            both = torch.cat([part(t) for part, t in zip(norms, both.split((heads, kv_heads), 1), strict=True)], 1)
+            cut = zip(norms, both.split((heads, kv_heads), 1), strict=True)
+            both = torch.cat([part(t.to(part.weight.dtype)) for part, t in cut], 1)
         q, k = turned(both.to(wide), position).split((heads, kv_heads), 1)
         query = (q * scale).to(state.k.dtype).reshape(len(x) * kv_heads, -1, head)
         y = attend_(query, k[:, :, None].to(state.k.dtype), v[:, :, None].to(state.k.dtype), state, position)

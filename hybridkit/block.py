@@ -170,11 +170,9 @@ class Block(Spec, ABC):
     def cost_reference(
         self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """What `flops` counts beside the nn.Linear modules, as a function that multiplies matrices of that many.
+        """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees, for the laws.
 
-        The laws run it under torch's counter, and hold `flops` to the sum. None: there is no reference for this count;
-        without one for `exact`, a mixer's FLOPs are only held between bounds.
-        """
+        None: no reference for this count; without one for `exact`, a mixer's FLOPs are only held between bounds."""
         return None
 
     def init_state(

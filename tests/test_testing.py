@@ -103,7 +103,8 @@ def larger(self, dims, batch, tokens, window=None, *, device=None, dtype=None): 
 
 
 def test_a_right_block_passes() -> None:
-    testing.check_block(Running(), DIMS)
+    with pytest.warns(testing.UnverifiedCost, match="names no cost_reference"):
+        testing.check_block(Running(), DIMS)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,13 @@ def test_a_right_block_passes() -> None:
 def test_a_broken_block_is_caught(law: Callable[[Block, Dims], None], block: Block) -> None:
     with pytest.raises(AssertionError):
         law(block, DIMS)
+
+
+def test_a_refusal_names_law_block_and_sizes() -> None:
+    with pytest.raises(AssertionError, match=r"(?s)^law of causality: .*width=8.*token from 1 on of 50"):
+        testing.check_block(broken(Peeking), DIMS)
+    with pytest.raises(AssertionError, match="RuntimeError: length must be a multiple of 4"):
+        testing.check_block(broken(Stiff), DIMS)
 
 
 def test_a_length_that_does_not_work_is_caught() -> None:

@@ -46,13 +46,12 @@ def check_gradients(block: Block, dims: Dims) -> None:
     the block says `differentiable_state`.
     """
     trial = Trial(block, dims)
-    for window in {trial.some_windows[0], trial.some_windows[-1]}:
+    for window in trial.some_windows:
         leaves = _leaves(trial, 2, 70)
         for name in leaves:
             _equal_differences(trial, leaves, [name], window)
         for tokens in (1, 65, 130, 300):
             leaves = _leaves(trial, 2, tokens)
-            _equal_differences(trial, leaves, ["x"], window)
             _equal_differences(trial, leaves, list(leaves), window)
         if block.differentiable_state:
             _through_states(trial, window)
@@ -65,10 +64,9 @@ def _leaves(trial: Trial, batch: int, tokens: int) -> dict[str, Tensor]:
 
 def _through_states(trial: Trial, window: int | None) -> None:
     """The loss of a second call, and of the state after it, as a function of the first call's input and weights."""
-    for tokens in (9, 70, 150):
-        first = {**_leaves(trial, 2, 90), "first": trial.input(2, tokens, seed=12)}
-        for name in ("first", "x"):
-            _equal_differences(trial, first, [name], window)
+    for before, after in ((9, 40), (150, 7), (70, 90)):
+        first = {**_leaves(trial, 2, after), "first": trial.input(2, before, seed=12)}
+        _equal_differences(trial, first, ["first"], window)
         _equal_differences(trial, first, list(first), window)
 
 
@@ -111,7 +109,7 @@ def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, fl
     weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
 
     def call(x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        given = {"window": window, "starts": random_starts(*x.shape[:2], 0.03)}
+        given = {"window": window, "starts": random_starts(x.shape[0], x.shape[1], 0.03)}
         made: tuple[Tensor, State] = torch.func.functional_call(trial.layer, weights, (x, state), given)
         return made
 

@@ -27,8 +27,8 @@ def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> No
 
 
 def _leaves_alone(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
-    held = {name: tensor.clone() for name, tensor in trial.layer.state_dict().items()}
-    buffers = {name: tensor.clone() for name, tensor in trial.layer.named_buffers()}
+    own = {**trial.layer.state_dict(), **dict(trial.layer.named_buffers())}
+    held = {name: tensor.clone() for name, tensor in own.items()}
     given, marks, generator, numbers = x.clone(), starts.clone(), torch.get_rng_state(), random.getstate()
     for training in (True, False):
         trial.layer.train(training)
@@ -36,8 +36,8 @@ def _leaves_alone(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None
         said = f"a call of {x.shape[1]} tokens modifies"
         trial.check(torch.equal(x, given), f"{said} its input")
         trial.check(torch.equal(starts, marks), f"{said} the marks of documents")
-        for name, tensor in (*trial.layer.state_dict().items(), *trial.layer.named_buffers()):
-            trial.check(torch.equal(tensor, held.get(name, buffers.get(name))), f"{said} its own {name}")
+        for name, tensor in {**trial.layer.state_dict(), **dict(trial.layer.named_buffers())}.items():
+            trial.check(name in held and torch.equal(tensor, held[name]), f"{said} its own {name}")
     trial.layer.train()
     drawn = not torch.equal(torch.get_rng_state(), generator) or random.getstate() != numbers
     trial.check(not drawn, "a call draws from a global random generator")

@@ -14,7 +14,7 @@ ROWS = 3
 def check_rows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
     """Outputs, states and gradients of a row are what it has alone, each with its own documents."""
     trial = Trial(block, dims, precision)
-    for tokens, window in itertools.product((1, 70, 300), {*trial.some_windows[:1], *trial.some_windows[-1:]}):
+    for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
         _as_alone(trial, tokens, window)
 
 

@@ -17,9 +17,9 @@ def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> Non
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
     trial, tokens = Trial(block, dims, precision), 67
     x, starts = trial.input(2, tokens), random_starts(2, tokens)
-    for window, marks in itertools.product(trial.windows, (None, starts)):
+    for window, marks in ((None, None), *itertools.product(trial.windows, (starts,))):
         whole = trial.run(x, window=window, starts=marks)
-        one_by_one = marks is not None and window not in (None, 200)
+        one_by_one = window in (2, 16) or not block.windowed
         for cuts in (*CUTS, list(range(1, tokens))) if one_by_one else CUTS:
             _same_parts(trial, whole, x, cuts, window, marks)
     _long_splits(trial)
@@ -29,7 +29,7 @@ def _long_splits(trial: Trial) -> None:
     """A leak or a loss may begin only in long calls: 300 tokens one by one, and `LONG` in some parts."""
     for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
         x, starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
-        for window in {trial.some_windows[place] for place in windows}:
+        for window in dict.fromkeys(trial.some_windows[place] for place in windows):
             _same_parts(trial, trial.run(x, window=window, starts=starts), x, cuts, window, starts)
 
 
@@ -46,13 +46,14 @@ def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None
     """The same for the owner of a state: `reserve` then `step`, token by token, equals one forward."""
     trial = Trial(block, dims, precision)
     for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
-        _same_steps(trial, trial.input(2, 40), prompt, window)
+        _same_steps(trial, trial.input(2, 26), prompt, window)
     _same_steps(trial, trial.input(3, 290), 250, trial.some_windows[-1])
 
 
 @torch.no_grad()
 def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> None:
-    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    batch, tokens = x.shape[:2]
+    starts = random_starts(batch, tokens, 0.2)
     starts[:, prompt:] = False  # a step begins no document
     more = trial.input(batch, 5, seed=5)
     whole, _ = trial.run(torch.cat([x, more], 1), window=window, starts=torch.cat([starts, starts[:, :5] & False], 1))
@@ -78,12 +79,13 @@ def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
     for rows, told in ((1, 1), (3, 3), (2, 3)):
         decode = trial.layer.decoder(norm, rows=told)
         for window in trial.windows:
-            _same_decoded(trial, norm, decode, trial.input(rows, 40), 1, window)
+            _same_decoded(trial, norm, decode, trial.input(rows, 26), 1, window)
     _same_decoded(trial, norm, trial.layer.decoder(norm, rows=2), trial.input(2, 290), 250, trial.some_windows[-1])
 
 
 def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
-    (batch, tokens), starts = x.shape[:2], random_starts(*x.shape[:2], 0.2)
+    batch, tokens = x.shape[:2]
+    starts = random_starts(batch, tokens, 0.2)
     starts[:, prompt:] = False
     whole = x + trial.run(norm(x), window=window, starts=starts)[0]
     state = trial.run(norm(x[:, :prompt]), window=window, starts=starts[:, :prompt])[1]

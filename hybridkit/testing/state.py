@@ -1,5 +1,6 @@
 """Law 4: a state is as large as it says, is not modified by who reads it, and shares nothing with what is."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ SPAN = 512  # tokens between two sizes of a state that are compared
 def check_state(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
     """Bytes held are those of `init_state`, and stop growing; a state given is not modified; an empty one is none."""
     trial = Trial(block, dims, precision)
-    for window in trial.windows:
+    for window in trial.all_windows:
         for batch in BATCHES:
             _same_sizes(trial, batch, TOKENS if batch == 2 else (1, 33), window)
         _bounded(trial, window)
@@ -46,9 +47,12 @@ def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | 
 def _bounded(trial: Trial, window: int | None) -> None:
     """What has stopped growing does not grow again, and what grows does so evenly or ever less."""
     bytes_at = [state_bytes(trial.empty(1, n * SPAN, window, device="meta")) for n in (0, 1, 2, 3, 20, 21)]
-    grown = [b - a for a, b in zip(bytes_at[1:], bytes_at[2:], strict=False)]
+    grown = [b - a for a, b in itertools.pairwise(bytes_at[1:])]
     said = f"its state grows by {grown[0]}, {grown[1]} and later {grown[3]} bytes in {SPAN} tokens, window {window}"
     trial.check(grown[0] >= grown[1] >= grown[3], said)
+    sizes = {n: state_bytes(trial.empty(1, n, window, device="meta")) for n in (1, 128, *range(192, 1200, 64), 10**5)}
+    bounded = sizes[1] == sizes[128]
+    trial.check(not bounded or len({*sizes.values()}) == 1, f"its state grows again, after 128 tokens: {sizes}")
     if window_of(trial.block):
         limit = window or window_of(trial.block).largest  # type: ignore[union-attr]
         at_window, later = (state_bytes(trial.empty(1, n, window, device="meta")) for n in (limit, 10 * limit))

@@ -50,13 +50,18 @@ class Trial:
 
     @property
     def windows(self) -> Sequence[int | None]:
-        """Windows to try: None is the policy's largest."""
-        return (None, 1, 2, 16, 200) if window_of(self.block) else (None,)
+        """Windows to try."""
+        return (1, 2, 16, 200) if window_of(self.block) else (None,)
 
     @property
     def some_windows(self) -> Sequence[int | None]:
         """Fewer of them, for long calls."""
-        return (None, 16, 200) if window_of(self.block) else (None,)
+        return (16, 200) if window_of(self.block) else (None,)
+
+    @property
+    def all_windows(self) -> Sequence[int | None]:
+        """With None, the policy's largest, where it is another than all of `windows`."""
+        return tuple(dict.fromkeys((None, *self.windows)))
 
     def input(self, batch: int, tokens: int, seed: int = 1) -> Tensor:
         """Standard normal (B, T, D)."""

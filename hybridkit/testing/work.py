@@ -13,7 +13,7 @@ from hybridkit.block import Layer
 
 
 class Work(TorchDispatchMode):
-    """Counts while it is on: `products`, those of them with a weight in `linear`, and `elements` read and written.
+    """Counts while it is on: `products`, those with a linear layer's weight in `linear`, `elements` read and written.
 
     An exact count is the least of all forms; `products + elements` is more than it, for any code that does the work.
     """
@@ -37,7 +37,7 @@ class Work(TorchDispatchMode):
         if formula is not None:
             flops = formula(*args, **kwargs, out_val=out)
             self.products += flops
-            if any(self._is_weight(t) for t in tree_leaves((args, kwargs))):
+            if func._overloadpacket in LINEAR and any(self._is_weight(t) for t in tree_leaves((args, kwargs))):
                 self.linear += flops
         elif not _is_view(func):
             self.elements += sum(t.numel() for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor))
@@ -62,6 +62,9 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
+
+
+LINEAR = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm")}
 
 
 def counted(run: Callable[[], object]) -> int:

@@ -12,11 +12,8 @@ DIMS = Dims(width=32, heads=4, vocab=257)
 BLOCKS = [
     "sa",
     "sa(heads=2,kv_heads=1,head=6,qk_norm=true)",
-    "sa(theta=null)",
-    "swa:1",
     "swa:16",
     "swa(kv_heads=2,theta=null):stoch(4,40)",
-    "mlstm",
     "mlstm(heads=2)",
     "ffn",
     "ffn(width=7)",

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rounding
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from hybridkit_blocks.windows.fixed import Fixed
 
 transformers = pytest.importorskip("transformers", reason="parity needs the hf extra")
 
+MIXERS = [SelfAttention(kv_heads=2), SlidingWindowAttention(kv_heads=2, window=Fixed(window=16))]
 DIMS, LAYERS, TOKENS, INNER, EPS = Dims(width=32, heads=4, vocab=61), 2, 75, 48, 1e-5
 NAMES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.o_proj"}
 FFN_NAMES = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
@@ -94,6 +96,14 @@ def test_logits_and_gradients(kind: str, mixer: Block, settings: dict[str, int],
     right_grads = torch.autograd.grad(F.cross_entropy(right.flatten(0, 1), targets), right_weights)
     for ours_grad, right_grad in zip(ours_grads, right_grads, strict=True):
         same(ours_grad, right_grad)
+
+
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
+@pytest.mark.parametrize("mixer", MIXERS, ids=["Llama", "Mistral 16"])
+def test_bf16_is_float64_to_rounding(mixer: Block, precision: str) -> None:
+    """The stack that equals theirs in fp32, with weights in bf16 and under autocast."""
+    stack, tokens = Stack(mixer, theirs("Llama", attn_implementation="eager")), torch.randint(DIMS.vocab, (2, TOKENS))
+    rounding.check(stack, precision, lambda m: (m(tokens), [ours for ours, _ in m.pairs()]))
 
 
 def same(ours: Tensor, right: Tensor) -> None:

@@ -1,6 +1,7 @@
 """A small xLSTM-7B, put together from the mLSTM block, against transformers' xLSTMForCausalLM on the same weights."""
 
 import pytest
+import rounding
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +88,22 @@ def test_logits_and_every_gradient(tokens: int) -> None:
     for name, parameter in other.named_parameters():
         if "mlstm_layer" not in name:
             close(parameter.grad, right[name], name)
+
+
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
+def test_bf16_is_float64_to_rounding(precision: str) -> None:
+    """The stack that equals theirs in fp32, with weights in bf16 and under autocast.
+
+    Left out are the gradients of the input gates' biases: a bias scales all that a head holds, which the norm behind
+    it takes out again, so that what is summed for it cancels.
+    """
+    stack, ids = Stack(theirs()), torch.randint(DIMS.vocab, (2, 100))
+
+    def run(stack: nn.Module) -> tuple[Tensor, list[nn.Parameter]]:
+        named = stack.get_submodule("mixers").named_parameters()
+        return stack(ids), [weight for name, weight in named if not name.endswith("igate.bias")]
+
+    rounding.check(stack, precision, run)
 
 
 def close(ours: Tensor | None, right: Tensor, name: str) -> None:

@@ -16,7 +16,7 @@ DIMS = Dims(width=8, heads=2, vocab=257)
 def test_a_broken_block_is_refused(broken: Mutant) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", testing.UnverifiedCost)
-        with pytest.raises(AssertionError, match="^law of "):
+        with pytest.raises(AssertionError, match=r"^law of "):
             testing.check_block(broken.block, DIMS)
 
 
