@@ -38,7 +38,7 @@ class About(BaseModel):
     model: str = Field(max_length=128)
     tokens: int = Field(ge=1, lt=_MOST)
     window: int | None = Field(ge=1, lt=2**63)
-    last: list[
+    last: list[Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=LAST)]] = []  # ids of each row
         Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=LAST)]
     ] = []  # the last ids of each row
 

@@ -1,14 +1,13 @@
 """A run that takes a second: a small hybrid with stochastic windows on a few kilobytes of text."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from told import Go, Told
 
 from hybridkit.recipe import load
 from hybridkit.run import Run
-from hybridkit.train.reporter import Silent
 from hybridkit.train.trainer import train
 
 RECIPE = """\
@@ -18,19 +17,6 @@ data: {{source: {text}, sequence: 32, validation: .2}}
 train: {{steps: 12, batch_tokens: 128, lr: 1e-2, min_lr: 1e-3, validate_every: 5, checkpoint_every: 4,
   precision: fp32, device: cpu}}
 """
-
-
-class Told(Silent):
-    """Remembers messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def __contains__(self, part: str) -> bool:
-        return any(part in message for message in self.messages)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,9 +39,6 @@ def recipe(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE.format(text=text))
     return path
-
-
-Go = Callable[..., Told]
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from compare import assert_same, untimed
-from conftest import Go
 from test_local import PLAN, WINDOWS, batch
+from told import Go
 from torch import Tensor
 
 from hybridkit.cli import app

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from compare import assert_same
-from conftest import Go
+from told import Go
 
 from hybridkit.errors import Failure
 from hybridkit.run import Run

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Go
+from told import Go
 
 from hybridkit.cli import main
 from hybridkit.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from compare import assert_same
-from conftest import Go
+from told import Go
 
 from hybridkit.data.batches import Batch, Batches
 from hybridkit.errors import Failure, Interrupted

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Go
+from told import Go
 
 from hybridkit.errors import UserError
 from hybridkit.train.background import Background

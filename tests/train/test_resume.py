@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import assert_same, untimed
-from conftest import Go
+from told import Go
 
 from hybridkit.errors import Failure, Interrupted, UserError
 from hybridkit.run import Run

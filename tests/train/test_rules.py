@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Go
+from told import Go
 from typer.testing import CliRunner
 
 from hybridkit.api import load as load_run

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 import torch
 from compare import assert_same, untimed
-from conftest import Go
+from told import Go
 
 from hybridkit.errors import Failure
 from hybridkit.run import Run

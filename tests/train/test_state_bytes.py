@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Go
+from told import Go
 from typer.testing import CliRunner
 
 from hybridkit.cli import app

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Go
 from safetensors.torch import load_file, save_file
+from told import Go
 
 from hybridkit.cli import app
 from hybridkit.errors import Failure, UserError

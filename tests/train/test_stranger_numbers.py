@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Go
 from test_stranger import reseal
+from told import Go
 
 from hybridkit.errors import UserError
 from hybridkit.run import Run

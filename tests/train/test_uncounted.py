@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import untimed
-from conftest import Go
+from told import Go
 
 import hybridkit
 from hybridkit.data.batches import IGNORED, Batch, Feed
