@@ -39,8 +39,6 @@ class About(BaseModel):
     tokens: int = Field(ge=1, lt=_MOST)
     window: int | None = Field(ge=1, lt=2**63)
     last: list[Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=LAST)]] = []  # ids of each row
-        Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=LAST)]
-    ] = []  # the last ids of each row
 
 
 def save_context(context: Context, model: Model, path: Path) -> None:
