@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import hybridkit
-from hybridkit.data import Corpus, Tokens, prepare
+from hybridkit.data.corpus import Corpus, Tokens, prepare
 from hybridkit.data.batches import cover
-from hybridkit.model import Model
+from hybridkit.model.model import Model
 
 SMOOTHING = 0.1  # added to every pair's count
 HEAD_START = 8 << 20  # bytes; the window of xz's default preset

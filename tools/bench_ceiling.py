@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
-from hybridkit.machine import DTYPES
-from hybridkit.stopwatch import seconds
+from hybridkit.system.machine import DTYPES
+from hybridkit.system.timing import seconds
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 
 import hybridkit
-from hybridkit.model import Model
+from hybridkit.model.model import Model
 
 PROMPT = 16
 SHAPES = ((128, 4, 1), (128, 4, 8), (256, 6, 1), (256, 6, 8), (512, 6, 1), (512, 6, 8))  # width, blocks, batch

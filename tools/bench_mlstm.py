@@ -19,7 +19,7 @@ import torch
 from mlstm_kernels.torch import get_mlstm_kernel
 from torch import Tensor
 
-from hybridkit.ceiling import matrix_ceiling
+from hybridkit.training.ceiling import matrix_ceiling
 from hybridkit_blocks._mlstm_chunkwise import chunkwise
 
 Run = Callable[..., Tensor]

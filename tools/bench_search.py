@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hybridkit.search.candidate import Workshop
 from hybridkit.search.definition import Definition, read_definition
-from hybridkit.search.hunt import Hunt
+from hybridkit.search.screening import Hunt
 from hybridkit.search.study import PATIENCE, Study, create, proposals
 from hybridkit.search.worker import Outcome
 

@@ -19,9 +19,9 @@ from statistics import median
 import torch
 from peers import our_engine, our_step, some_tokens
 
-from hybridkit.loss import linear_cross_entropy
-from hybridkit.stopwatch import Peak
-from hybridkit.train.share import CPU_TOKENS
+from hybridkit.model.loss import linear_cross_entropy
+from hybridkit.system.timing import Peak
+from hybridkit.training.micro_batches import CPU_TOKENS
 
 BATCH = 65536  # tokens of an optimizer step
 LENGTHS = [1024 << n for n in range(7)]

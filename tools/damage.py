@@ -64,7 +64,7 @@ def spoil(path: Path, kind: str, draw: random.Random) -> None:
 
 def newest_before(run: Path, damaged: int) -> str | None:
     """What is wrong: None where step `damaged` is passed over with a reason and an older checkpoint taken."""
-    from hybridkit.run import Run
+    from hybridkit.runs.run import Run
 
     found = Run(run).newest()
     if found.checkpoint is None:
@@ -76,8 +76,8 @@ def newest_before(run: Path, damaged: int) -> str | None:
 
 def each_byte(run: Path, draw: random.Random) -> Iterator[str]:
     """Change each byte of every file of the newest checkpoint, one at a time, and look whether that is found."""
-    from hybridkit.manifest import Invalid
-    from hybridkit.run import Run
+    from hybridkit.runs.manifest import Invalid
+    from hybridkit.runs.run import Run
 
     checkpoint = next(Run(run).checkpoints())
     checkpoint.check()

@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hybridkit.api import plan
-from hybridkit.compile import compile_pattern
-from hybridkit.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
-from hybridkit.metrics import read_metrics
-from hybridkit.pattern import parse
-from hybridkit.recipe import dump, load
+from hybridkit.model.loading import plan
+from hybridkit.model.plan import compile_pattern
+from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
+from hybridkit.runs.metrics import read_metrics
+from hybridkit.language.parser import parse
+from hybridkit.recipe.files import dump, load
 from hybridkit.report.curves import curves_of, draw, print_curves
-from hybridkit.run import Checkpoint, Run
-from hybridkit.train.logs import Board
-from hybridkit.train.state import State, load_state
-from hybridkit.weights import read_tensors
+from hybridkit.runs.run import Checkpoint, Run
+from hybridkit.training.logs import Board
+from hybridkit.training.state import State, load_state
+from hybridkit.runs.weights import read_tensors
 
 WORDS = b"""
 pattern: model: data: train: extends: width heads ffn swa mlstm sa stoch fixed uniform schedule null true 0 -1 5 1e999

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hybridkit.run import Run
+from hybridkit.runs.run import Run
 
 
 def workers(folder: Path) -> list[int]:

@@ -23,8 +23,8 @@ def measure(pattern: str, width: int, tokens: int) -> dict[str, Any]:
 
     import hybridkit
     from hybridkit.data.batches import Batch
-    from hybridkit.evaluate.perplexity import by_position
-    from hybridkit.evaluate.stream import Reading
+    from hybridkit.evaluation.perplexity import by_position
+    from hybridkit.evaluation.scoring import Reading
 
     torch.manual_seed(0)
     model = hybridkit.build(pattern, width=width)

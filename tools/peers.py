@@ -15,11 +15,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hybridkit.compile import Plan, compile_pattern
+from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.data.batches import Batch
-from hybridkit.schema import Train
-from hybridkit.train.local import LocalEngine
-from hybridkit.train.optimizer import adamw
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.optimizers.adamw import adamw
 
 VOCAB, HEADS, LEARNING_RATE = 257, 4, 1e-3
 Step = Callable[[], object]

@@ -12,7 +12,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from hybridkit.run import Run
+from hybridkit.runs.run import Run
 
 Scores = dict[int, float]
 

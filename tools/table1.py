@@ -6,9 +6,9 @@ python tools/table1.py
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hybridkit.api import plan
-from hybridkit.cost import Case, cost
-from hybridkit.recipe import load
+from hybridkit.model.loading import plan
+from hybridkit.cost.flops import Case, cost
+from hybridkit.recipe.files import load
 
 CONTEXT = 16384
 PAPER = {  # recipe: 1e9 FLOPs a token

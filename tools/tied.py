@@ -11,10 +11,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from hybridkit.recipe import load
-from hybridkit.run import Run
-from hybridkit.train.reporter import Silent
-from hybridkit.train.trainer import train
+from hybridkit.recipe.files import load
+from hybridkit.runs.run import Run
+from hybridkit.training.reporter import Silent
+from hybridkit.training.trainer import train
 
 LIMIT = 0.02  # bits a byte
 

@@ -208,7 +208,7 @@ class Bench:
         return self._judge(run, whole)
 
     def _judge(self, run: Path, whole: Path) -> str:
-        from hybridkit.run import Run
+        from hybridkit.runs.run import Run
 
         ours, theirs = Run(run), Run(whole)
         found, expected = ours.newest(), theirs.newest()
@@ -259,7 +259,7 @@ def _stamp(run: Path) -> int:
 
 def _newest(run: Path) -> int:
     """The step of the newest valid checkpoint, 0 without one."""
-    from hybridkit.run import Run
+    from hybridkit.runs.run import Run
 
     found = Run(run).newest()
     return found.checkpoint.step if found.checkpoint else 0
@@ -267,7 +267,7 @@ def _newest(run: Path) -> int:
 
 def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
     """Make operation number `at` of this process end in `fault`, half done where it can be, noting what is valid."""
-    from hybridkit.train.files import Files
+    from hybridkit.system.files import Files
 
     count = 0
 

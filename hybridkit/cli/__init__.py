@@ -7,8 +7,8 @@ from typing import Any
 import typer
 
 from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
-from hybridkit.errors import Failure, Interrupted, UserError, out_of_memory
-from hybridkit.terminal import hanging, never_fail_to_encode, say
+from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
+from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
 app = typer.Typer(
     help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",

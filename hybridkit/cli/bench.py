@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, read_size
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -31,12 +31,12 @@ def bench(
 ) -> None:
     """Measure this machine's ceilings, then forward, training step, prefill and decode, and each layer alone."""
     sizes = {name: read_size(f"--{name}", said) for name, said in (("sequence", sequence), ("window", window)) if said}
-    from hybridkit.recipe import load
-    from hybridkit.run import Run
+    from hybridkit.recipe.files import load
+    from hybridkit.runs.run import Run
 
     run = Path(what)  # mistakes in a recipe answer before torch is imported
     loaded = load(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
-    from hybridkit.bench import job, measure
+    from hybridkit.bench.benchmark import job, measure
 
     found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
     if as_json:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from hybridkit.cli.options import Json, Plugins
-from hybridkit.errors import Interrupted, UserError, nearest
-from hybridkit.folders import explain
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.errors import Interrupted, UserError, nearest
+from hybridkit.system.folders import explain
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
-    from hybridkit.evaluate.grid import Findings, Questions
+    from hybridkit.evaluation.runner import Findings, Questions
 
 RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
 MAX_SIZE = 1 << 30  # tokens
@@ -91,8 +91,8 @@ def eval(
 
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
-    from hybridkit.evaluate.questions import Questions
-    from hybridkit.run import refuse_links
+    from hybridkit.evaluation.request import Questions
+    from hybridkit.runs.run import refuse_links
 
     questions = Questions(
         perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
@@ -111,7 +111,7 @@ def eval(
 
 def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """Sizes such as `128,16k,1M`, each once. Raises UserError."""
-    from hybridkit.schema import read_size
+    from hybridkit.recipe.schema import read_size
 
     sizes = []
     for part in text.split(",") if text else ():
@@ -126,7 +126,7 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 def _tasks(text: str) -> tuple[str, ...]:
     """The needle tasks that names, groups and `all` stand for, each once. Raises UserError."""
-    from hybridkit.evaluate.ruler import TASKS
+    from hybridkit.evaluation.ruler import TASKS
 
     groups = {"all": "niah", "niah_single": "niah_single_", "niah_multikey": "niah_multikey_"}
     found: list[str] = []
@@ -157,9 +157,9 @@ def _check(questions: Questions, lengths: str, out: Path | None) -> None:
 
 def _ask(runs: list[Path], ablate: list[str], questions: Questions) -> Findings:
     if questions.harness:
-        import hybridkit.evaluate.harness  # noqa: F401  # a missing extra answers before anything is computed
-    from hybridkit.evaluate.grid import Grid
-    from hybridkit.evaluate.subject import open_subject
+        import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
+    from hybridkit.evaluation.runner import Grid
+    from hybridkit.evaluation.target import open_subject
     from hybridkit.report.eval import watching
 
     paths = dict.fromkeys(runs)

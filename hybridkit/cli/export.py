@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from hybridkit.cli.options import Json, Plugins, RunFolder
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 
 def export(
@@ -17,7 +17,7 @@ def export(
     plugin: Plugins = [],
 ) -> None:
     """Write a run's newest weights as safetensors, with its configuration and tokenizer as JSON."""
-    from hybridkit.export import export as write
+    from hybridkit.hub.export import export as write
 
     files = [str(path) for path in write(run, folder)]
     say(format_json({"files": files}) if as_json else "\n".join(files))

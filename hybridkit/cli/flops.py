@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hybridkit.cli.options import Json, Plugins, read_size
-from hybridkit.errors import UserError
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.errors import UserError
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
-    from hybridkit.analysis import Question
-    from hybridkit.recipe import Loaded
+    from hybridkit.cost.summary import Question
+    from hybridkit.recipe.files import Loaded
 
 CountName = Literal["exact", "paper", "hardware"]
 MeasureName = Literal["flops", "params", "state"]
@@ -51,7 +51,7 @@ def flops(
         from hybridkit.report.figure import check
 
         check(plot)
-    from hybridkit.analysis import questions
+    from hybridkit.cost.summary import questions
 
     asked = [
         question
@@ -72,7 +72,7 @@ def flops(
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:
     """The recipes by name, with the changes among the words made to each; before torch is imported."""
-    from hybridkit.recipe import load, sort_words
+    from hybridkit.recipe.files import load, sort_words
 
     names, overrides = sort_words(what)
     if not names:
@@ -81,7 +81,7 @@ def _load(what: Sequence[str]) -> dict[str, Loaded]:
 
 
 def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
-    from hybridkit.analysis import SCHEMA, describe, with_activations
+    from hybridkit.cost.summary import SCHEMA, describe, with_activations
 
     entries = [describe(question) for question in asked]
     if memory:
@@ -97,9 +97,9 @@ def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
 def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> None:
     if len(asked) != 2:
         raise UserError(f"--match takes two recipes and at most one context, not {len(asked)} of them")
-    from hybridkit.analysis import SCHEMA
-    from hybridkit.match import match
-    from hybridkit.recipe import dump
+    from hybridkit.cost.summary import SCHEMA
+    from hybridkit.cost.match import match
+    from hybridkit.recipe.files import dump
 
     target, other = asked
     found = match(target.plan, other.loaded, measure, target.case)
@@ -115,8 +115,8 @@ def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> No
 
 
 def _verify(asked: Sequence[Question], as_json: bool) -> None:
-    from hybridkit.analysis import SCHEMA
-    from hybridkit.verify import BLIND_SPOTS, verify
+    from hybridkit.cost.summary import SCHEMA
+    from hybridkit.cost.cross_check import BLIND_SPOTS, verify
 
     rows = {question.name: verify(question.plan) for question in asked}
     if as_json:

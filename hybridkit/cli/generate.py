@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridkit.cli.options import Json, Plugins, RunFolder
-from hybridkit.errors import UserError
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say, stream
+from hybridkit.system.errors import UserError
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say, stream
 
 if TYPE_CHECKING:
-    from hybridkit.decode import Context
-    from hybridkit.generate import Reply, Writer
+    from hybridkit.inference.decode import Context
+    from hybridkit.inference.streaming import Reply, Writer
 
 
 def generate(
@@ -45,11 +45,11 @@ def generate(
     """
     texts = [*map(_given, prompts), *map(_read, file)]
     _check(texts, load_state, save_state, window)
-    from hybridkit.sampling import Sampling
+    from hybridkit.inference.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # its mistakes answer before a model is read
-    from hybridkit.api import load
-    from hybridkit.generate import Writer
+    from hybridkit.model.loading import load
+    from hybridkit.inference.streaming import Writer
 
     writer = Writer(load(run), sampling, tokens, stop)
     streamed = not as_json and len(texts) < 2
@@ -108,7 +108,7 @@ def _contexts(
     if load_state is None:
         yield writer.read(texts, window=window, chunk=chunk)
         return
-    from hybridkit.states import load_context
+    from hybridkit.inference.context_file import load_context
 
     loaded = load_context(load_state, writer.model)
     if len(loaded.logits) != 1:
@@ -120,6 +120,6 @@ def _contexts(
 
 
 def _save(writer: Writer, context: Context, path: Path) -> None:
-    from hybridkit.states import save_context
+    from hybridkit.inference.context_file import save_context
 
     save_context(context, writer.model, path)

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 MAX_SIZE = 1 << 40  # tokens of a context or window
 
 
 def _add_plugins(files: list[Path]) -> list[Path]:
     if files:
-        from hybridkit.plugin import plugin_path
-        from hybridkit.plugin_package import sha256
-        from hybridkit.registry import REGISTRY
-        from hybridkit.trust import trust
+        from hybridkit.registry.plugin import plugin_path
+        from hybridkit.registry.plugin_package import sha256
+        from hybridkit.registry.registry import REGISTRY
+        from hybridkit.registry.trust import trust
 
         for file in files:
             trust(sha256(plugin_path(file).read_bytes()), file)  # whoever types a name means what stands there
@@ -44,7 +44,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as
 
 def read_size(option: str, text: str) -> int:
     """A positive size such as 128, 16k or 1M. Raises UserError."""
-    from hybridkit.schema import read_size
+    from hybridkit.recipe.schema import read_size
 
     try:
         size = read_size(text.strip())

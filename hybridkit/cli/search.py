@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from hybridkit.cli.options import Json, Plugins
-from hybridkit.errors import UserError, nearest
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 WORDS = ("report", "best")
 
@@ -46,7 +46,7 @@ def search(
 
 
 def _find(said: str) -> Path:
-    from hybridkit.recipe import find
+    from hybridkit.recipe.files import find
 
     return find(said)
 
@@ -54,7 +54,7 @@ def _find(said: str) -> Path:
 def _search(
     space: Path, folder: Path | None, storage: str | None, resume: bool, workers: int, as_json: bool, plugin: list[Path]
 ) -> None:
-    from hybridkit.recipe import run_name
+    from hybridkit.recipe.files import run_name
     from hybridkit.search.definition import SPACE, read_definition
     from hybridkit.search.folder import holds_study
 
@@ -74,7 +74,7 @@ def _search(
         raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
     opened = (studies.resume if begun else studies.create)(definition, folder, storage)
     from hybridkit.report.search import LiveTable
-    from hybridkit.search.lead import search as lead
+    from hybridkit.search.scheduler import search as lead
 
     with LiveTable(workers) as table:
         if resume and not begun:
@@ -123,8 +123,8 @@ def _report(folder: Path, storage: str | None, as_json: bool) -> None:
 
 
 def _best(folder: Path, storage: str | None, as_json: bool) -> None:
-    from hybridkit.errors import Failure
-    from hybridkit.recipe import dump
+    from hybridkit.system.errors import Failure
+    from hybridkit.recipe.files import dump
     from hybridkit.search.results import results
     from hybridkit.search.study import open_study
 

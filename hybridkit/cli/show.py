@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from hybridkit.cli.options import Json, Plugins
-from hybridkit.errors import UserError
-from hybridkit.run import Run
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.errors import UserError
+from hybridkit.runs.run import Run
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 
 def show(
@@ -30,7 +30,7 @@ def show(
         say(format_json({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
     recipe, *others = what
-    from hybridkit.recipe import load, sort_words
+    from hybridkit.recipe.files import load, sort_words
 
     names, overrides = sort_words(others)
     if names:
@@ -39,7 +39,7 @@ def show(
         )
 
     loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
-    from hybridkit.api import plan
+    from hybridkit.model.loading import plan
     from hybridkit.report.show import outline, print_outline
 
     drawn = outline(loaded.path, plan(loaded))

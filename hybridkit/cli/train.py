@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
-from hybridkit.errors import UserError
-from hybridkit.strict_json import format_json
-from hybridkit.terminal import say
+from hybridkit.system.errors import UserError
+from hybridkit.system.strict_json import format_json
+from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:
-    from hybridkit.recipe import Loaded
+    from hybridkit.recipe.files import Loaded
 
 
 def train(
@@ -33,8 +33,8 @@ def train(
     plugin: Plugins = [],
 ) -> None:
     """Train a recipe; write weights, metrics and checkpoints to a run folder."""
-    from hybridkit.recipe import load
-    from hybridkit.train import launch
+    from hybridkit.recipe.files import load
+    from hybridkit.training.launch import launch
 
     folder = run or Path("runs") / Path(recipe).stem
     # before torch is imported: mistakes in a recipe answer at once
@@ -47,15 +47,15 @@ def train(
     launch.begin(loaded.recipe, ranks, hostfile)
     with launch.as_rank() as rank:
         from hybridkit.report.progress import reporter
-        from hybridkit.train.reporter import Silent
-        from hybridkit.train.trainer import train as start
+        from hybridkit.training.reporter import Silent
+        from hybridkit.training.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
         start(loaded, folder, resume=resume, reporter=told)
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
-    from hybridkit.train.dryrun import estimate
+    from hybridkit.training.estimate import estimate
 
     found = estimate(loaded, ranks)
     if as_json:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.data.corpus import Corpus, Tokens
-from hybridkit.data.tokenizers import Tokenizer
-from hybridkit.errors import UserError
-from hybridkit.loss import UNCOUNTED as IGNORED
+from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.model.loss import UNCOUNTED as IGNORED
 
 Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
 _ROUNDS = 6

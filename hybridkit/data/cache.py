@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 MANIFEST = "manifest.json"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from hybridkit.data import cache as store
-from hybridkit.data.build import Progress, Wanted, build
+from hybridkit.data.prepare import Progress, Wanted, build
 from hybridkit.data.sources import open_source
-from hybridkit.data.tokenizers import Tokenizer, choose_tokenizer, load_tokenizer
-from hybridkit.errors import UserError
-from hybridkit.rules import CURRENT
+from hybridkit.data.tokenizers.base import Tokenizer, choose_tokenizer, load_tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.rules import CURRENT
 
 
 @dataclass(frozen=True)

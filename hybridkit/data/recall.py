@@ -23,11 +23,11 @@ from pydantic import Field, model_validator
 from hybridkit.block import Spec
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.cache import digest_of
-from hybridkit.data.tokenizers import Bytes, Tokenizer
-from hybridkit.errors import UserError
-from hybridkit.pattern import Call, tree
-from hybridkit.resolve import read_call
-from hybridkit.source import Source, error_at
+from hybridkit.data.tokenizers.base import Bytes, Tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.language.parser import Call, tree
+from hybridkit.language.resolve import read_call
+from hybridkit.language.source import Source, error_at
 
 HELD_OUT = 2**16  # tokens of the validation, or one sequence if that has more
 _CALL = re.compile(r"\s*recall\s*(\(.*)?", re.DOTALL)

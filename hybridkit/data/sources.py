@@ -21,8 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridkit.data.files import EMPTY, NOT_TEXT, NotText, field_of, read
-from hybridkit.errors import MissingExtra, UserError, nearest
+from hybridkit.data.readers import EMPTY, NOT_TEXT, NotText, field_of, read
+from hybridkit.system.errors import MissingExtra, UserError, nearest
 
 _HUB = re.compile(r"hf:([^@:\[\]]+)(?:@([^:\[\]]+))?(?::([^:\[\]]+)(?:\[:(\d+)\])?(?::([^:\[\]]+))?)?")
 _SHOWN = 200  # characters of a path that a message shows

@@ -8,7 +8,7 @@ from typing import Any
 from hybridkit.report.console import Console, Table
 from hybridkit.report.flops import amount, quantity, tokens
 
-Figures = Mapping[str, Any]  # what `hybridkit.bench.measure` gives
+Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.measure` gives
 
 
 def print_bench(found: Figures) -> None:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
-from hybridkit.terminal import harmless, is_terminal, one_line
+from hybridkit.system.terminal import harmless, is_terminal, one_line
 
 __all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
 

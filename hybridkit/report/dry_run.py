@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hybridkit.terminal import say
+from hybridkit.system.terminal import say
 
 GIB = 2**30
 
 
 def print_estimate(estimate: Mapping[str, Any]) -> None:
-    """A line for each thing that `hybridkit.train.dryrun.estimate` found."""
+    """A line for each thing that `hybridkit.training.estimate.estimate` found."""
     e, memory = estimate, estimate["memory"]
     zero = f", ZeRO {e['zero']}" if e["engine"] == "deepspeed" else ""
     rows = {

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from hybridkit.evaluate.questions import Cell, Findings
+from hybridkit.evaluation.request import Cell, Findings
 from hybridkit.report.console import Console, Progress
 from hybridkit.report.console import Table as Drawn
 from hybridkit.report.markup import in_markdown, markdown_table
-from hybridkit.terminal import one_line, say
+from hybridkit.system.terminal import one_line, say
 
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
 SECONDS = 10.0  # between plain lines

@@ -10,10 +10,10 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 from hybridkit.report.console import apart
-from hybridkit.run import refuse_links
-from hybridkit.terminal import one_line
+from hybridkit.runs.run import refuse_links
+from hybridkit.system.terminal import one_line
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybridkit.recipe import run_name
+from hybridkit.recipe.files import run_name
 from hybridkit.report.console import Console, Table
 
 if TYPE_CHECKING:  # it imports fvcore
-    from hybridkit.verify import Check
+    from hybridkit.cost.cross_check import Check
 
 Entry = Mapping[str, Any]  # of the schema in docs/flops.md
 

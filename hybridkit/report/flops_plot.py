@@ -10,14 +10,14 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.cost import cost, state_bytes
+from hybridkit.cost.flops import cost, state_bytes
 from hybridkit.report.figure import labels, save
 from hybridkit.report.flops import amount, quantity, short, tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hybridkit.analysis import Question
+    from hybridkit.cost.summary import Question
 
 CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
 STYLES = ("-", "--", "-.", ":")  # lines that lie on each other stay apart

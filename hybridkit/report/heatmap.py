@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridkit.evaluate.questions import Cell, Findings
+from hybridkit.evaluation.request import Cell, Findings
 from hybridkit.report.eval import pivot, position_bins, train_test, window_name
 from hybridkit.report.figure import label, labels, logarithmic
 

@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from hybridkit.terminal import one_line
+from hybridkit.system.terminal import one_line
 
 # Emphasis, code, tags, entities, formulas, links, addresses, emoji, struck out text.
 _MARKS = re.compile(r"[\\`*<|$]|&[#\w]|\]\s*[(\[:]|://|www\.|:[\w+-]+:|~~|(?<!\w)_|_(?!\w)|^\s*#")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.report.console import Progress
-from hybridkit.terminal import say
-from hybridkit.train.reporter import Reporter
+from hybridkit.system.terminal import say
+from hybridkit.training.reporter import Reporter
 
 LINES = 100  # plain lines of a run
 

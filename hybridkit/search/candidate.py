@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from hybridkit.api import plan
-from hybridkit.cost import Case
-from hybridkit.errors import UserError, nearest
-from hybridkit.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
-from hybridkit.recipe import Loaded
+from hybridkit.model.loading import plan
+from hybridkit.cost.flops import Case
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
+from hybridkit.recipe.files import Loaded
 from hybridkit.search.arguments import read_arguments
 from hybridkit.search.budget import Verdict, judge
 from hybridkit.search.definition import Definition, recipe_with
-from hybridkit.search.figures import EVAL, METRICS, Costs, Unknown
+from hybridkit.search.objectives import EVAL, METRICS, Costs, Unknown
 from hybridkit.search.space import PATTERN, Params
 
 
@@ -140,7 +140,7 @@ def asked_for(arguments: str) -> list[str]:
     if "--recall" in words:
         tasks += ["recall_near", "recall_far"]
     if "--needles" in words:
-        from hybridkit.evaluate.ruler import TASKS
+        from hybridkit.evaluation.ruler import TASKS
 
         tasks += [task if "forced" not in words else f"{task} (forced)" for task in TASKS]
     return tasks

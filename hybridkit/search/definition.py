@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from pydantic import JsonValue, ValidationError
 
-from hybridkit.errors import UserError, nearest
-from hybridkit.recipe import Loaded, dump, load
-from hybridkit.schema import Recipe
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.recipe.files import Loaded, dump, load
+from hybridkit.recipe.schema import Recipe
 from hybridkit.search.budget import Constraint, read_budget
 from hybridkit.search.schema import MatchSettings, Measure, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
-from hybridkit.wrong import wrong
-from hybridkit.yaml_reader import Document, KeyPath, read_file
+from hybridkit.system.pydantic_errors import wrong
+from hybridkit.recipe.yaml_reader import Document, KeyPath, read_file
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
 
@@ -82,7 +82,7 @@ def is_pattern(keys: tuple[str, ...]) -> bool:
 
 def write_definition(definition: Definition, folder: Path) -> None:
     """Write the file and its base recipe to a study's folder, where `read_definition` reads them back."""
-    from hybridkit.train.files import write_whole  # it imports torch
+    from hybridkit.system.files import write_whole  # it imports torch
 
     said = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
     said["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # the base has them

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from hybridkit.errors import UserError
-from hybridkit.schema import Scalar
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.schema import Scalar
 from hybridkit.search.budget import Constraint, Verdict
 from hybridkit.search.candidate import Workshop, said
 from hybridkit.search.samplers import Proposal

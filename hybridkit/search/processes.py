@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from hybridkit.errors import Failure, UserError
+from hybridkit.system.errors import Failure, UserError
 
 LONGEST = 70  # bytes of a temporary folder: a socket's whole path has at most 107, of which names take 35
 SHORT = ("/tmp", "/var/tmp", "/dev/shm", "/run/shm")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from hybridkit.search.records import Record, is_value
+from hybridkit.search.trials import Record, is_value
 from hybridkit.search.schema import PrunerSettings
 
 RECENT = 20  # steps up to a rung whose mean loss is the running loss

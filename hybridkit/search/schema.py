@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from hybridkit.schema import Section, Size
+from hybridkit.recipe.schema import Section, Size
 from hybridkit.search.arguments import read_arguments
 
 SamplerName = Literal["grid", "random", "tpe", "nsga2", "evolution"]

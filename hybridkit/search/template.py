@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from hybridkit.schema import Scalar
+from hybridkit.recipe.schema import Scalar
 
 _HOLE = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
 _BRACKETS = re.compile(r"[()\[\],]")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybridkit.schema import Scalar
+from hybridkit.recipe.schema import Scalar
 from hybridkit.search.template import elements
 
 MOST = 1 << 53  # of whole numbers that a float holds exactly

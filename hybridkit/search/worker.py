@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from hybridkit.errors import Failure, Interrupted, UserError
-from hybridkit.manifest import parse_json
-from hybridkit.recipe import Loaded
-from hybridkit.registry import REGISTRY
-from hybridkit.run import Run, refuse_links
-from hybridkit.search.figures import evaluation_tree, measure
-from hybridkit.train.files import write_whole
-from hybridkit.train.reporter import Silent
-from hybridkit.train.trainer import train
+from hybridkit.system.errors import Failure, Interrupted, UserError
+from hybridkit.runs.manifest import parse_json
+from hybridkit.recipe.files import Loaded
+from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.run import Run, refuse_links
+from hybridkit.search.objectives import evaluation_tree, measure
+from hybridkit.system.files import write_whole
+from hybridkit.training.reporter import Silent
+from hybridkit.training.trainer import train
 
 OUTCOME, LOG = "outcome.json", "log.txt"
 NO_ROOM = 74  # the exit code of a worker that cannot write: EX_IOERR

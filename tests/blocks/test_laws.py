@@ -6,7 +6,7 @@ import pytest
 
 from hybridkit import testing
 from hybridkit.block import Block, Dims
-from hybridkit.compile import compile_pattern
+from hybridkit.model.plan import compile_pattern
 
 DIMS = Dims(width=32, heads=4, vocab=257)
 BLOCKS = [

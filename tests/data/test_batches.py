@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from hybridkit.data import Corpus, prepare
+from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.data.batches import IGNORED, Batch, Batches, Feed, _shuffled, cover
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 
 @pytest.fixture(scope="module", params=["bytes", "train(300)", "words"])

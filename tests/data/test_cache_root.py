@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybridkit.data.cache import cache_root
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 
 @pytest.fixture

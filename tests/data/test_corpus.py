@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybridkit.data import Corpus, prepare
+from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.data.cache import MANIFEST
 from hybridkit.data.split import cut, document_hash, held_out
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_two_processes_build_once(folder: Path, tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from hybridkit.data import prepare
+from hybridkit.data.corpus import prepare
 said = set()
 def slow(what, done, total):
     said.add(what)
@@ -178,7 +178,8 @@ print(prepare(sys.argv[1], "train(300)", cache=Path(sys.argv[2]), progress=slow)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hybridkit.data import cache, prepare
+from hybridkit.data.corpus import prepare
+from hybridkit.data import cache
 
 def build(left):
     def moment(*_):

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from hybridkit.data.sources import Hub, Stdlib, open_source
-from hybridkit.errors import MissingExtra, UserError
+from hybridkit.system.errors import MissingExtra, UserError
 
 
 def documents(source: object, field: str = "text") -> list[bytes]:

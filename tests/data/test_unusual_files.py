@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from hybridkit.data import files, prepare, tokenizer_json
-from hybridkit.data.bpe import read, train
+from hybridkit.data import readers as files
+from hybridkit.data.corpus import prepare
+from hybridkit.data.tokenizers import json_file as tokenizer_json
+from hybridkit.data.tokenizers.bpe import read, train
 from hybridkit.data.sources import open_source
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 
 ROWS = [{"text": "eins"}, {"text": ""}, {"text": 'zwei,\n"drei"'}]
 FOUND = [b"eins", b'zwei,\n"drei"']

@@ -8,11 +8,11 @@ from spaces import SEQUENCES, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.recipe import load
+from hybridkit.recipe.files import load
 from hybridkit.search.budget import Constraint, judge, read_budget
 from hybridkit.search.definition import read_definition
-from hybridkit.search.figures import Costs, Unknown, evaluation_tree, look_up
-from hybridkit.yaml_reader import read_text
+from hybridkit.search.objectives import Costs, Unknown, evaluation_tree, look_up
+from hybridkit.recipe.yaml_reader import read_text
 
 
 def read(text: str) -> Constraint:

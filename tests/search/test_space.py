@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, write_space
 
-from hybridkit.errors import UserError
+from hybridkit.system.errors import UserError
 from hybridkit.search.candidate import Workshop
 from hybridkit.search.definition import read_definition, write_definition
 from hybridkit.search.template import elements, fill, holes

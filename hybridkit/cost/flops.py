@@ -1,0 +1,200 @@
+"""What a plan costs: FLOPs, parameters, state. Asked of the blocks, or derived from what they build on the meta device.
+
+Units are those of `hybridkit.block`: FLOPs are forward, of one sequence, 2 per multiply-add; states are bytes;
+parameters are elements. Matrix products and attention pairs count; norms, non-linearities, RoPE, softmax and the
+embedding's look-up do not. A plug-in block is counted without a change here: every question is asked of the object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from hybridkit.block import Block, Count, Dims, Entry
+from hybridkit.model.plan import Plan, layer_parameters
+
+TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
+
+
+@dataclass(frozen=True)
+class Case:
+    """Under which circumstances costs are asked for.
+
+    `context` tokens of a sequence; `window` in place of every policy's own; `batch` rows that decode together;
+    `dtype` of weights and states.
+    """
+
+    context: int
+    count: Count = "exact"
+    window: int | None = None
+    batch: int = 1
+    dtype: torch.dtype = torch.float32
+
+
+class Parameters(NamedTuple):
+    """Elements of the weights. A tied head has none of its own; `body` is the stack and the final norm."""
+
+    embedding: int
+    head: int
+    body: int
+
+    @property
+    def total(self) -> int:
+        """Of the whole model."""
+        return sum(self)
+
+
+class LayerCost(NamedTuple):
+    """One entry's, its pre-norm included."""
+
+    parameters: int
+    forward: Fraction  # FLOPs of one sequence, each window of the policy weighing its share of training
+    prefill: int  # FLOPs of one sequence at the largest window
+    decode: Fraction  # FLOPs of the token at position `context`
+    state: int  # bytes of `batch` rows after `context` tokens
+    written: int  # bytes of them that one token writes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A plan's. The head counts for every token of a forward pass, and once for a prompt."""
+
+    plan: Plan
+    case: Case
+    parameters: Parameters
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def forward(self) -> Fraction:
+        """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
+        return sum(layer.forward for layer in self.layers) / Fraction(self.case.context) + head_flops(self.plan)
+
+    @property
+    def training(self) -> Fraction:
+        """FLOPs of one token of training, recomputation left out."""
+        return TRAINING * self.forward
+
+    @property
+    def recompute(self) -> Fraction:
+        """FLOPs a token that `train.recompute` adds: the stack's forward pass once more."""
+        return self.forward - head_flops(self.plan)
+
+    @property
+    def prefill(self) -> int:
+        """FLOPs of reading a prompt of `context` tokens; only its last token passes the head."""
+        return sum(layer.prefill for layer in self.layers) + head_flops(self.plan)
+
+    @property
+    def decode(self) -> Fraction:
+        """FLOPs of the token at position `context`."""
+        return sum((layer.decode for layer in self.layers), Fraction(head_flops(self.plan)))
+
+    @property
+    def state(self) -> int:
+        """Bytes of the states of `batch` rows after `context` tokens."""
+        return sum(layer.state for layer in self.layers)
+
+    @property
+    def decode_bytes(self) -> Fraction:
+        """Bytes that one token moves: its share of the weights, its row's state read, and what it writes of it."""
+        read = (self.parameters.total - (0 if self.plan.tie else self.parameters.embedding)) * self.case.dtype.itemsize
+        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.case.batch)
+
+
+def cost(plan: Plan, case: Case) -> Cost:
+    """Everything that is asked of a plan at `case`, but its training memory (`hybridkit.cost.memory`)."""
+    dims = _sizes(plan)
+    return Cost(plan, case, parameters(plan), tuple(layer_cost(entry, dims, case) for entry in plan.entries))
+
+
+@lru_cache(1 << 14)
+def layer_cost(entry: Entry, dims: Dims, case: Case) -> LayerCost:
+    """The costs of one entry."""
+    block, window, tokens = entry.block, largest_window(entry, case.window), case.context
+    return LayerCost(
+        _with_norm(block, dims),
+        _expected(entry, dims, case),
+        _flops(block, dims, tokens, window, case.count),
+        _decode(block, dims, window, case),
+        layer_state(block, dims, tokens, window, case.batch, case.dtype),
+        layer_state(block, dims, 1, window, case.batch, case.dtype),
+    )
+
+
+def forward_flops(plan: Plan, tokens: int, windows: Sequence[int | None] | None = None, count: Count = "exact") -> int:
+    """FLOPs of one sequence of `tokens`, its head included. `windows`: one an entry; None: each policy's largest.
+
+    Cheap enough to ask at every training step, since the blocks' answers are kept.
+    """
+    dims, asked = _sizes(plan), zip(plan.entries, windows or [None] * len(plan.entries), strict=True)
+    return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan)
+
+
+def head_flops(plan: Plan) -> int:
+    """FLOPs of one token's logits."""
+    return 2 * plan.dims.width * plan.dims.vocab
+
+
+def parameters(plan: Plan) -> Parameters:
+    """The elements of a plan's weights, counted where they take no memory."""
+    table = plan.dims.width * plan.dims.vocab
+    body = sum(_with_norm(entry.block, _sizes(plan)) for entry in plan.entries) + plan.dims.width
+    return Parameters(table, 0 if plan.tie else table, body)
+
+
+def _with_norm(block: Block, dims: Dims) -> int:
+    """Elements of an entry's weights: its layer's and its pre-norm's."""
+    return layer_parameters(block, dims) + dims.width
+
+
+def state_bytes(plan: Plan, case: Case) -> int:
+    """Bytes of the states of `case.batch` rows after `case.context` tokens."""
+    dims = _sizes(plan)
+    return sum(
+        layer_state(e.block, dims, case.context, largest_window(e, case.window), case.batch, case.dtype)
+        for e in plan.entries
+    )
+
+
+@lru_cache(1 << 16)
+def layer_state(block: Block, dims: Dims, tokens: int, window: int | None, batch: int, dtype: torch.dtype) -> int:
+    """Bytes of one entry's state after `tokens`: every tensor of it, with room for no more."""
+    state = block.init_state(dims, batch, tokens, window, device="meta", dtype=dtype)
+    return sum(tensor.numel() * tensor.element_size() for tensor in state)
+
+
+def largest_window(entry: Entry, override: int | None = None) -> int | None:
+    """The window of an entry outside training: `override` or else its policy's largest; None for one without."""
+    return (override or entry.window.largest) if entry.window else None
+
+
+def _expected(entry: Entry, dims: Dims, case: Case) -> Fraction:
+    """The mean over training steps: every window of the policy weighs its share."""
+    if entry.window is None or case.window is not None:
+        window = largest_window(entry, case.window)
+        return Fraction(_flops(entry.block, dims, case.context, window, case.count))
+    shares = entry.window.shares().items()
+    asked = (Fraction(share) * _flops(entry.block, dims, case.context, w, case.count) for w, share in shares)
+    return sum(asked, Fraction())
+
+
+def _decode(block: Block, dims: Dims, window: int | None, case: Case) -> Fraction:
+    """A step runs the recurrent form over the ring of keys, so that kernels execute the exact count; `paper` gives
+    every token the same."""
+    if case.count == "paper":
+        return Fraction(_flops(block, dims, case.context, window, "paper"), case.context)
+    before, after = (_flops(block, dims, tokens, window, "exact") for tokens in (case.context - 1, case.context))
+    return Fraction(after - before)
+
+
+@lru_cache(1 << 16)
+def _flops(block: Block, dims: Dims, tokens: int, window: int | None, count: Count) -> int:
+    return block.flops(dims, tokens, window, count)
+
+
+def _sizes(plan: Plan) -> Dims:
+    """The sizes that costs depend on: plans of different depths share what is kept."""
+    return replace(plan.dims, depth=1)

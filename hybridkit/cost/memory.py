@@ -1,0 +1,125 @@
+"""What training a plan takes in memory, in bytes: weights, gradients, AdamW's moments, activations.
+
+No block states what it keeps for backward: every distinct layer runs forward on fake tensors, which have shapes and
+storages but no data, and what autograd saves is added up. Two short lengths give the line on which longer ones lie.
+The kernels are those of a CPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from hybridkit.model.plan import Plan, Uninitialized
+from hybridkit.cost.flops import Case, largest_window, parameters
+from hybridkit.system.machine import Precision, weight_type
+from hybridkit.model.model import Model
+
+STAGES = (0, 1, 2, 3)  # of ZeRO
+_LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a plan would be trained: precision of the arithmetic, sequences of a forward pass, ranks, and whether
+    documents are kept apart (`data.documents: reset`)."""
+
+    precision: Precision = "fp32"
+    micro_batch: int = 1
+    ranks: int = 1
+    resets: bool = True
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of what outlives a step: master weights, their gradients, the mean and variance that AdamW keeps."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    def on_rank(self, stage: int, ranks: int) -> int:
+        """Bytes on each rank: ZeRO (arXiv 1910.02054) shares out the optimizer's from stage 1, gradients from stage 2,
+        weights at stage 3."""
+        parts = ((self.optimizer, 1), (self.gradients, 2), (self.weights, 3))
+        return sum(-(-size // ranks) if stage >= since else size for size, since in parts)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes between forward and backward: with everything kept, and at the peak under `train.recompute`."""
+
+    kept: int
+    recomputed: int
+
+
+def held(plan: Plan, training: Training) -> Held:
+    """What a plan holds in training, on one rank without ZeRO."""
+    weights = parameters(plan).total * weight_type(training.precision).itemsize
+    return Held(weights, weights, 2 * weights)
+
+
+def activations(plan: Plan, training: Training, case: Case) -> Activations:
+    """Of `micro_batch` sequences of `case.context` tokens, at the largest windows or `case.window`."""
+    bare = replace(plan, written=(), entries=(), tie=False, dims=replace(plan.dims, vocab=1, depth=1))
+    around, stream = _kept(bare, None, training, case.context)
+    layers = [
+        _kept(replace(bare, entries=(entry,)), largest_window(entry, case.window), training, case.context)[0] - around
+        for entry in plan.entries
+    ]
+    # The loss forms the gradients of what it reads and of the head's weight while the logits are at hand.
+    loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
+    recomputed = stream * len(layers) + max(layers, default=0)
+    return Activations(around + loss + sum(layers), around + loss + recomputed)
+
+
+@lru_cache(1 << 12)
+def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+    """Bytes that a stack keeps for backward, and bytes of its output."""
+    (first, output), (second, longer) = (_fake_run(plan, window, training, length) for length in _LENGTHS)
+    along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
+    # Under fp64 everything has twice the width that it has under fp32.
+    width = weight_type(training.precision).itemsize // 4
+    return width * int(first + along * (second - first)), width * int(output + along * (longer - output))
+
+
+def _fake_run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+    # Imported here, since it brings torch's compiler with it: a second.
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+    try:
+        with FakeTensorMode():
+            return _run(plan, window, training, tokens)
+    except (DataDependentOutputException, DynamicOutputShapeException):  # a layer that looks at values needs some
+        return _run(plan, window, training, tokens)
+
+
+def _run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+    """One forward pass of the stack: bytes of the storages that autograd saved, the weights' own left out, and of the
+    output."""
+    with Uninitialized():
+        model = Model(plan)
+    shape, saved = (training.micro_batch, tokens), list[Tensor]()  # tensors, so that no storage's place is used again
+    starts = torch.zeros(shape, dtype=torch.bool) if training.resets else None
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with (
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"),
+    ):
+        windows = [window] * len(plan.entries)
+        y, _ = model.hidden(torch.zeros(shape, dtype=torch.int64), windows=windows, starts=starts)
+    own = _storages(list(model.parameters()))
+    return sum(size for place, size in _storages(saved).items() if place not in own), y.numel() * y.element_size()
+
+
+def _storages(tensors: Sequence[Tensor]) -> dict[int, int]:
+    """Bytes by storage: views share one."""
+    return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}

@@ -1,0 +1,155 @@
+"""The making of a corpus: its text is copied once, split, and tokenized, so that all steps see the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hybridkit.data import cache
+from hybridkit.data.sources import TextSource
+from hybridkit.data.split import Span, document_hash, split
+from hybridkit.data.tokenizers.base import SAVED, Choice, Tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.rules import CURRENT
+
+Progress = Callable[[str, int, int | None], object]  # what is done now, bytes done, bytes in all where that is known
+_FORMAT = 2  # of the files; another number makes other folders
+
+
+class Wanted(NamedTuple):
+    """What a corpus is to be made of, and how its source looked when it was asked for."""
+
+    source: TextSource
+    tokenizer: Choice
+    validation: float
+    seen: object  # the source's fingerprint
+    rules: int = CURRENT  # of the split and the tokens
+
+    @property
+    def settings(self) -> list[object]:
+        """All that the files depend on besides the text."""
+        return [_FORMAT, self.tokenizer.identity, self.validation, self.rules]
+
+    @property
+    def stamp(self) -> str:
+        """The name of this wish: it changes when the source does."""
+        return cache.digest_of([self.seen, self.settings])
+
+
+class _Copy(NamedTuple):
+    """The text of all documents, one after the other in one file."""
+
+    path: Path
+    ends: np.ndarray  # (D,) where each document ends
+    hashes: np.ndarray  # (D,) uint64, of `document_hash`
+    digest: str
+
+    @contextmanager
+    def text(self) -> Iterator[mmap.mmap]:
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            yield text
+
+
+def build(wanted: Wanted, part: Path, progress: Progress) -> Path:
+    """Build in `part` and publish beside it: the folder, named by the text and the settings.
+
+    Raises UserError for an empty corpus, and for one that changes while it is read.
+    """
+    copy = _copied(wanted.source, part / "text", progress)
+    if wanted.source.fingerprint() != wanted.seen:
+        raise UserError("data.source: the text changed while it was read; start again when nothing writes to it")
+    folder = part.parent / cache.digest_of([wanted.settings, copy.digest])
+    if cache.manifest(folder):  # the same text elsewhere, or files that were only touched
+        return folder
+    with copy.text() as text:
+        train, held = split(text, copy.ends.tolist(), copy.hashes, wanted.validation, wanted.rules)
+        sides = {"train": train, "validation": held}
+        progress("making the tokenizer", 0, None)
+        tokenizer = wanted.tokenizer.make(text[begin:end] for begin, end in sides["train"])
+        tokenizer.save(part)
+        raw, digest = _tokenized(text, sides, tokenizer, part, progress)
+    copy.path.unlink()
+    cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
+    return folder
+
+
+def _copied(source: TextSource, path: Path, progress: Progress) -> _Copy:
+    ends, hashes, digest, end = array("q"), array("Q"), hashlib.blake2b(digest_size=16), 0
+    with path.open("wb") as file:
+        for raw in source.documents():
+            file.write(raw)
+            end += len(raw)
+            ends.append(end)
+            hashes.append(document_hash(raw))
+            digest.update(raw)
+            progress("reading", end, None)
+    if not end:
+        raise UserError("data.source: the corpus is empty; it holds no text at all")
+    digest.update(ends.tobytes())
+    return _Copy(path, np.array(ends), np.array(hashes), digest.hexdigest())
+
+
+def _tokenized(
+    text: mmap.mmap, sides: dict[str, list[Span]], tokenizer: Tokenizer, part: Path, progress: Progress
+) -> tuple[dict[str, int], str]:
+    """Write the tokens of both sides; their bytes of text, and the digest of tokens and tokenizer."""
+    saved, done, raw = part / SAVED, 0, {}
+    digest = hashlib.blake2b(saved.read_bytes() if saved.exists() else b"", digest_size=16)
+    for name, spans in sides.items():
+        with _Writer(part / name, tokenizer, digest) as writer:
+            for begin, end in spans:
+                writer.add(text[begin:end])
+                done += end - begin
+                progress("tokenizing", done, len(text))
+        if not writer.raw:
+            raise UserError(f"data.source: the tokenizer keeps nothing of the {name} text; give more text")
+        raw[name] = writer.raw
+    return raw, digest.hexdigest()
+
+
+class _Writer:
+    """The files of one side: ids, where documents begin, and bytes of each token if the tokenizer has no table."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, digest: hashlib.blake2b) -> None:
+        self.raw = 0
+        self._path, self._tokenizer, self._digest, self._starts = path, tokenizer, digest, array("q", [0])
+
+    def __enter__(self) -> _Writer:
+        self._ids = self._path.with_suffix(".ids").open("wb")
+        self._lengths = self._path.with_suffix(".lengths").open("wb")
+        return self
+
+    def add(self, raw: bytes) -> None:
+        """One document, unless the tokenizer keeps nothing of it, as some do of blanks."""
+        ids, counted = self._encoded(raw)
+        if not len(ids):
+            return
+        assert counted == len(raw)
+        written = np.append(ids, self._tokenizer.dtype(self._tokenizer.end))
+        self._digest.update(written.data)
+        self._ids.write(written.data)
+        self._starts.append(self._starts[-1] + len(written))
+        self.raw += len(raw)
+
+    def _encoded(self, raw: bytes) -> tuple[np.ndarray, int]:
+        """Ids and the bytes they stand for; in parts, since a long document's bytes a token would fill the memory."""
+        if self._tokenizer.lengths is not None:
+            ids, table = self._tokenizer.encode(raw), self._tokenizer.lengths
+            return ids, sum(int(table[part].sum()) for part in np.array_split(ids, len(ids) // 2**20 + 1))
+        ids, lengths = self._tokenizer.measure(raw)
+        if len(ids):
+            self._lengths.write(np.append(lengths, 0).astype(np.uint32).data)
+        return ids, int(lengths.sum())
+
+    def __exit__(self, *_: object) -> None:
+        self._ids.close()
+        self._lengths.close()
+        self._digest.update(self._starts.tobytes())
+        self._path.with_suffix(".documents").write_bytes(self._starts.tobytes())

@@ -1,0 +1,194 @@
+"""Tokenizers that the `tokenizers` library runs: any tokenizer.json, and byte-level BPE trained on the corpus.
+
+Byte-level files (GPT-2's kind) that neither normalize nor drop anything are `ByteLevel`: they keep every byte, and a
+token has the same bytes everywhere. With any other file (`Measured`) the bytes of a token are measured in the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, decoder
+from hybridkit.data.tokenizers.parts import WINDOW, Part, encode_parts
+from hybridkit.data.tokenizers.json_file import ENDS, library_errors, parse, read_text, sealed, unknown_name
+from hybridkit.data.tokenizers.base import SAVED, Pieces, Stream, Tokenizer
+from hybridkit.recipe.rules import CURRENT
+
+VERSION = f"tokenizers {tokenizers.__version__}"
+_NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # surrogateescape's spelling of stray bytes
+
+
+def train(documents: Iterable[bytes], vocab: int, rules: int = CURRENT) -> ByteLevel:
+    """Byte-level BPE (Sennrich et al., arXiv 1508.07909) of at most `vocab` tokens; the same text gives the same one.
+
+    Ids: 0 the end of a document, then the 256 bytes, then merges by rank. Little text gives fewer tokens.
+    """
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[ENDS[0]],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator((part for raw in documents for part in _stretches(raw.decode())), trainer)
+    return ByteLevel(library.to_str(), rules)
+
+
+def read(path: Path, rules: int = CURRENT) -> ByteLevel | Measured:
+    """The tokenizer of a tokenizer.json, as `rules` have it. Raises UserError for a file that is none."""
+    with library_errors(f"{path}: not a tokenizer.json that can be read"):
+        text = read_text(path)
+        return ByteLevel(text, rules) if _keeps_bytes(parse(text)) else Measured(text, rules)
+
+
+class _Library:
+    """The library's tokenizer as the file says it, without what depends on more than the text.
+
+    Rules 1: text may spell special tokens of the model's own vocabulary, and a long text is cut before it is encoded.
+    """
+
+    _knows_all = False  # no text is unknown
+
+    def __init__(self, text: str, rules: int = CURRENT) -> None:
+        self._text, self._rules = text, rules
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.identity = f"{self.digest} {VERSION}"
+        made = parse(text)
+        self.library = _loaded(made)
+        self.known = self.library.get_vocab()
+        new = max(self.known.values()) + 1
+        self.end = self._end(made, new)
+        self.vocab = max(new, self.end + 1)
+        copy = sealed(made, self.end) if rules > 1 else None
+        self._encoder = _loaded(copy) if copy else self.library
+        self.rows = np.isin(np.arange(self.vocab), [*self.known.values(), self.end])  # (V,)
+
+    def save(self, folder: Path) -> None:
+        (folder / SAVED).write_text(self._text, encoding="utf-8")
+
+    def parts(self, text: str) -> list[Part]:
+        """The tokens of a text, in order. Raises UserError for a text that the tokenizer cannot encode."""
+        with library_errors("data.tokenizer: the tokenizer cannot encode the text"):
+            if self._rules > 1:
+                return encode_parts(self._encoded, text)
+            parts, begin = [], 0
+            for stretch in _stretches(text):
+                part = encode_parts(self._encoded, stretch)[0]
+                parts.append(Part(part.ids, part.begins + begin, part.ends + begin))
+                begin += len(stretch)
+            return parts
+
+    def _encoded(self, text: str) -> Any:
+        return self._encoder.encode(text, add_special_tokens=False)
+
+    def _end(self, made: dict[str, Any], new: int) -> int:
+        """The id that ends a document: of a special token that does not stand for text, else a new one."""
+        special = {token.content for token in self.library.get_added_tokens_decoder().values() if token.special}
+        if self._rules > 1 and not self._knows_all:
+            special -= {unknown_name(made["model"])}
+        return next((self.known[name] for name in ENDS if name in special), new)
+
+
+def _loaded(made: dict[str, Any]) -> tokenizers.Tokenizer:
+    library = tokenizers.Tokenizer.from_str(json.dumps(made))
+    library.encode_special_tokens = True  # text that spells a special token is text
+    return library
+
+
+class ByteLevel(_Library, Pieces):
+    """A byte-level BPE: any bytes can be encoded, and come back as they were."""
+
+    _knows_all = True
+
+    def __init__(self, text: str, rules: int = CURRENT) -> None:
+        super().__init__(text, rules)
+        added = {token: one.content.encode() for token, one in self.library.get_added_tokens_decoder().items()}
+        names = {token: name for name, token in self.known.items() if token not in added}
+        spelled = {token: bytes(BYTE_OF[char] for char in name) for token, name in names.items()} | added
+        Pieces.__init__(self, [spelled.get(token, b"") for token in range(self.vocab)], self.end)
+        order = sorted(BYTE_OF, key=BYTE_OF.__getitem__)
+        self._byte_ids = np.array([self.known[char] for char in order], self.dtype)  # (256,)
+
+    def encode(self, raw: bytes) -> np.ndarray:
+        parts = (part for run in _NOT_UTF8.findall(raw.decode("utf-8", "surrogateescape")) for part in self._ids(run))
+        return np.concatenate([np.empty(0, self.dtype), *parts], dtype=self.dtype, casting="unsafe")
+
+    def _ids(self, run: str) -> Iterator[np.ndarray]:
+        if "\udc80" <= run[0] <= "\udcff":
+            yield self._byte_ids[np.frombuffer(run.encode("utf-8", "surrogateescape"), np.uint8)]
+            return
+        yield from (part.ids for part in self.parts(run))
+
+
+class Measured(_Library, Tokenizer):
+    """Any other tokenizer of text: decoding gives back what it keeps, which may be less than it was given."""
+
+    lengths = None
+
+    def __init__(self, text: str, rules: int = CURRENT) -> None:
+        super().__init__(text, rules)
+        self._decoded = decoder(parse(text), self.library)
+
+    def measure(self, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes that no token covers count with the next token, those after the last one with the last.
+
+        What is not UTF-8 is read, and counted, as U+FFFD.
+        """
+        text, begin, read = raw.decode("utf-8", "replace"), 0, 0  # bytes and characters before a part
+        ids, ends = [np.empty(0, self.dtype)], [np.empty(0, np.int64)]
+        for part in self.parts(text):
+            places = np.maximum.accumulate(np.append(read, part.ends))[1:]  # characters
+            last = int(places[-1]) if len(places) else read
+            code = np.frombuffer(text[read:last].encode("utf-32-le"), np.uint32)
+            width = np.concatenate([[0], np.cumsum(1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF))])
+            ids.append(part.ids)
+            ends.append(begin + width[places - read])
+            begin, read = begin + int(width[-1]), last
+        end = np.concatenate(ends)
+        end[-1:] = begin + len(text[read:].encode())
+        return np.concatenate(ids, dtype=self.dtype, casting="unsafe"), np.diff(end, prepend=0)
+
+    def decode(self, ids: Iterable[int]) -> bytes:
+        return self._decoded([int(token) for token in ids if token != self.end and token < self.vocab])
+
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        return TextStream(self.decode, after)
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """The text in stretches of bounded length that end with a line where they can."""
+    begin = 0
+    while begin < len(text):
+        end = begin + WINDOW
+        if end < len(text):
+            end = text.rfind("\n", begin, end) + 1 or end
+        yield text[begin:end]
+        begin = end
+
+
+def _keeps_bytes(made: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json says that every byte of any text is kept, in tokens that have bytes of their own."""
+    model, added, steps = made["model"], made["added_tokens"], made.get("pre_tokenizer") or {}
+    steps = steps.get("pretokenizers", [steps])
+    if model.get("type") != "BPE" or made.get("normalizer") is not None:
+        return False
+    names = model["vocab"].keys() - {token["content"] for token in added}
+    return (
+        set("".join(names)) == BYTE_OF.keys() <= names
+        and not model.get("continuing_subword_prefix")
+        and not model.get("end_of_word_suffix")
+        and any(step.get("type") == "ByteLevel" for step in steps)
+        and all(step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation") for step in steps)
+        and not any(step.get("add_prefix_space") or step.get("behavior") == "Removed" for step in steps)
+        and not any(token["lstrip"] or token["rstrip"] for token in added)
+    )

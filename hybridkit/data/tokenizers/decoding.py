@@ -1,0 +1,82 @@
+"""From ids of a tokenizer.json back to bytes, at once and as they come.
+
+The library decodes to text, in which a character that is not whole yet is U+FFFD, and with it, in a run of
+SentencePiece's byte tokens, all the run. Here such tokens give their bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import tokenizers
+
+from hybridkit.data.tokenizers.json_file import BYTE_NAME
+
+CONTEXT = 16  # ids that decoding begins with, since the text of a token may depend on those before it
+_PRIVATE = range(0xF0000, 0x110000, 256)  # where a block of characters that no token holds is looked for
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in byte-level files: itself where printable, else one from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+def decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callable[[list[int]], bytes]:
+    """How ids of the library's tokenizer become bytes; ids without a token give none."""
+    added = {token: one.content for token, one in library.get_added_tokens_decoder().items()}
+    names = {token: name for name, token in library.get_vocab().items()} | added
+    if (made.get("decoder") or {}).get("type") == "ByteLevel":
+        pieces = {token: name.encode() if token in added else _spelled(name) for token, name in names.items()}
+        return lambda ids: b"".join(pieces.get(token, b"") for token in ids)
+    table: dict[int, str] = {}
+    if made["model"].get("byte_fallback"):
+        held = {ord(char) // 256 for name in names.values() for char in name}
+        first = next(block for block in _PRIVATE if block // 256 not in held)
+        table = {first + value: chr(value) if value < 128 else chr(0xDC00 + value) for value in range(256)}
+        found = {token: BYTE_NAME.fullmatch(name) for token, name in names.items()}
+        names |= {token: chr(first + int(byte[1], 16)) for token, byte in found.items() if byte}
+
+    def decode(ids: list[int]) -> bytes:
+        given = [names[token] for token in ids if token in names]
+        text = library.decoder.decode(given) if library.decoder else " ".join(given)
+        return text.translate(table).encode("utf-8", "surrogateescape")
+
+    return decode
+
+
+def _spelled(name: str) -> bytes:
+    return bytes(BYTE_OF[char] for char in name) if BYTE_OF.keys() >= set(name) else name.encode()
+
+
+class TextStream:
+    """Decodes each time from `CONTEXT` ids before the new one, and says what has been added."""
+
+    def __init__(self, decode: Callable[[Iterable[int]], bytes], after: Sequence[int] = ()) -> None:
+        self._decode, self._ids = decode, list(after[-CONTEXT:])
+        self._said = decode(self._ids)  # bytes of `_ids`, given to the decoder of characters
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters.decode(self._said)
+
+    def feed(self, token: int) -> str:
+        self._ids.append(token)
+        raw = self._decode(self._ids)
+        if raw.endswith(b"\xef\xbf\xbd"):  # perhaps a character that is not whole yet
+            return ""
+        return self._say(raw)
+
+    def close(self) -> str:
+        return self._say(self._decode(self._ids)) + self._characters.decode(b"", final=True)
+
+    def _say(self, raw: bytes) -> str:
+        pairs = enumerate(zip(self._said, raw, strict=False))
+        new = raw[next((i for i, (old, now) in pairs if old != now), min(len(self._said), len(raw))) :]
+        self._ids = self._ids[-CONTEXT:]
+        self._said = self._decode(self._ids)
+        return self._characters.decode(new)

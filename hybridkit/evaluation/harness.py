@@ -1,0 +1,211 @@
+"""lm-evaluation-harness tasks on a run's model: an adapter, and how the harness is asked.
+
+Everything is streamed: a request may be as long as the model's memory allows, and is never truncated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hybridkit.data.batches import IGNORED
+from hybridkit.data.tokenizers.base import SAVED
+from hybridkit.inference.decode import prefill
+from hybridkit.system.errors import MissingExtra, UserError, nearest
+from hybridkit.evaluation.scoring import Reading, continuation, judge
+from hybridkit.inference.streaming import Reply, Writer
+from hybridkit.model.model import Model
+from hybridkit.inference.sampling import Sampling
+
+try:
+    import lm_eval
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.tasks import TaskManager
+except ImportError:
+    raise MissingExtra("lm_eval", "harness") from None
+
+ALLOW_CODE = "HF_ALLOW_CODE_EVAL"  # the harness's own switch for running what models write
+CERTAIN = (0.0, True)  # of an empty text: its log-likelihood, and that greedy decoding gives it
+_MOST = 256  # tokens generated where a task names no number
+_MOST_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+_Pair = tuple[tuple[str, str], list[int], list[int]]  # texts; ids of what is read, and of what should follow
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+
+
+class Adapter(TemplateLM):
+    """A model with a tokenizer as the harness sees it."""
+
+    def __init__(self, model: Model, reading: Reading) -> None:
+        super().__init__()
+        assert model.tokenizer
+        self.model, self.reading, self.ids = model, reading, model.tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.ids.end
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """The ids of a text; nothing is put before or after it."""
+        return self.ids.encode(string.encode()).tolist()
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As the harness has it, which cannot encode an empty continuation."""
+        asked = {place: request for place, request in enumerate(requests) if request.args[1]}
+        found = dict(zip(asked, super().loglikelihood(list(asked.values()), disable_tqdm), strict=True))
+        return [found.get(place, CERTAIN) for place in range(len(requests))]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of whole texts after an end of document, each read in one stream."""
+        pairs = [(("", ""), [self.eot_token_id], self.tok_encode(request.args[0])) for request in requests]
+        return [nats for nats, _ in self._loglikelihood_tokens(pairs)]
+
+    def _loglikelihood_tokens(self, requests: list[_Pair], **kwargs: Any) -> list[tuple[float, bool]]:
+        """The log-likelihood of each continuation, and whether greedy decoding would give it."""
+        asked = {place: pair for place, pair in enumerate(requests) if pair[2]}  # of an empty text nothing is asked
+        size: Callable[[_Pair], int] = lambda pair: len(pair[1]) + len(pair[2])  # noqa: E731
+        found = dict(zip(asked, _in_batches(list(asked.values()), size, self.reading.batch, self._scored), strict=True))
+        return [found.get(place, CERTAIN) for place in range(len(requests))]
+
+    def _scored(self, pairs: Sequence[_Pair]) -> list[tuple[float, bool]]:
+        batch = continuation([(np.array(read or [self.eot_token_id]), np.array(rest)) for _, read, rest in pairs])
+        judged = judge(self.model, batch, self.reading)
+        right = (judged.right | (batch.targets == IGNORED)).all(dim=1)
+        return list(zip((-judged.nats.double().sum(dim=1)).tolist(), right.tolist(), strict=True))
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes after each text, up to a stop string of the request's."""
+        replies: dict[int, str] = {}
+        asked = [(place, *request.args) for place, request in enumerate(requests)]
+        for _, group in itertools.groupby(sorted(asked, key=_settings), key=_settings):
+            members = list(group)
+            texts = _in_batches(members, lambda one: len(one[1]), self.reading.batch, self._written)
+            replies |= zip((place for place, *_ in members), texts, strict=True)
+        return [replies[place] for place in range(len(requests))]
+
+    def _written(self, asked: Sequence[tuple[int, str, dict[str, Any]]]) -> list[str]:
+        """The replies to requests that share their settings; each draws from a seed of its own."""
+        options = asked[0][2]
+        until = options.get("until") or []
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+        most = next((options[name] for name in _MOST_NAMES if options.get(name)), _MOST)
+        rows = [self.tok_encode(text) or [self.eot_token_id] for _, text, _ in asked]
+        context = prefill(self.model, rows, window=self.reading.window, chunk=self.reading.chunk)
+        replies: list[Reply] = []
+        writer = Writer(self.model, _sampling(options, seed=asked[0][0]), most, stops)
+        for _ in writer.reply(context, replies):
+            pass
+        return [reply.text for reply in replies]
+
+
+def _sampling(options: dict[str, Any], seed: int) -> Sampling:
+    """Greedy, unless the request samples."""
+    if not options.get("do_sample"):
+        return Sampling(temperature=0)
+    return Sampling(
+        temperature=options.get("temperature", 1.0),
+        top_k=options.get("top_k") or None,
+        top_p=options.get("top_p"),
+        min_p=options.get("min_p") or None,
+        seed=seed,
+    )
+
+
+def _settings(asked: tuple[int, str, dict[str, Any]]) -> str:
+    return json.dumps(asked[2], sort_keys=True)
+
+
+def _in_batches(
+    items: Sequence[_Item], size: Callable[[_Item], int], rows: int, do: Callable[[Sequence[_Item]], list[_Found]]
+) -> list[_Found]:
+    """What `do` makes of the items, asked about `rows` of them at a time, the largest first so that sizes are alike."""
+    order = sorted(range(len(items)), key=lambda place: -size(items[place]))
+    found: dict[int, _Found] = {}
+    for first in range(0, len(order), rows):
+        chosen = order[first : first + rows]
+        found |= zip(chosen, do([items[place] for place in chosen]), strict=True)
+    return [found[place] for place in range(len(items))]
+
+
+def evaluate(
+    model: Model,
+    tasks: Sequence[str],
+    reading: Reading,
+    *,
+    include: Path | None = None,
+    limit: int | None = None,
+    lengths: Sequence[int] = (),
+    seed: int = 42,
+) -> dict[str, dict[str, Any]]:
+    """The harness's figures by task. `include`: a folder of task files, in place of the harness's own tasks;
+    `lengths`: of its RULER tasks; `limit`: documents of each task.
+
+    Raises UserError for tasks that the harness does not know, or that would run what the model writes while the
+    harness's switch for it, the environment variable HF_ALLOW_CODE_EVAL=1, is off.
+    """
+    with _tokenizer_folder(model) as tokenizer:
+        about = {"tokenizer": str(tokenizer), "max_seq_lengths": list(lengths)} if lengths else {}
+        manager = TaskManager(include_path=include and str(include), include_defaults=include is None, metadata=about)
+        for task in tasks:
+            if task not in manager.all_tasks:
+                hint = f"; did you mean `{close}`?" if (close := nearest(task, manager.all_tasks)) else ""
+                raise UserError(f"--tasks {task}: the harness has no such task{hint}")
+        try:
+            found = lm_eval.simple_evaluate(
+                Adapter(model, reading),
+                tasks=list(tasks),
+                limit=limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
+                random_seed=seed,
+                log_samples=False,
+                confirm_run_unsafe_code=os.environ.get(ALLOW_CODE) == "1",
+            )
+        except ZeroDivisionError as error:  # as of bits a byte
+            raise UserError("--tasks: no document that was asked holds any text, so that there is no mean") from error
+        except ValueError as error:
+            if "unsafe" not in str(error):
+                raise
+            raise UserError(
+                f"--tasks: {error} Here: set {ALLOW_CODE}=1 to let code that the model writes run."
+            ) from None
+    return {
+        task: {k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+        for task, row in found["results"].items()
+    }
+
+
+@contextmanager
+def _tokenizer_folder(model: Model) -> Iterator[Path]:
+    """The model's tokenizer as transformers loads it: the harness's RULER tasks measure prompts with it."""
+    assert model.tokenizer
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model.tokenizer.save(folder)
+        if not (folder / SAVED).exists():
+            _save_bytes(folder / SAVED)
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8"
+        )
+        yield folder
+
+
+def _save_bytes(file: Path) -> None:
+    """A token a byte, in the format of `tokenizers`; ids differ from ours, counts do not."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({character: place for place, character in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.save(str(file))

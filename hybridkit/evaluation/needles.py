@@ -1,0 +1,146 @@
+"""Running the samples of a cell: greedy answers, or the likelihood of the right ones; a line of JSON a sample.
+
+A cell's file is named by all that its answers depend on, and grows a batch at a time: evaluation that was stopped
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from hybridkit.data.batches import IGNORED
+from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.inference.decode import generate, prefill
+from hybridkit.evaluation.request import Scoring
+from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
+from hybridkit.evaluation.samples import Sample, Samples
+from hybridkit.evaluation.scoring import Reading, continuation, judge
+from hybridkit.runs.manifest import parse_json
+from hybridkit.model.model import Model
+from hybridkit.inference.sampling import Sampling
+
+FIELDS = {"index", "depths", "score", "found"}  # of a line, that are read again
+
+
+class Answer(NamedTuple):
+    """What a model said, its score in [0, 1], which outputs were right, and their nats a token where forced."""
+
+    prediction: str
+    score: float
+    found: Sequence[bool]
+    nats: float | None = None
+
+
+def answer(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[Answer]:
+    """RULER's way: up to 128 tokens, the likeliest every time, searched for the outputs."""
+    tokenizer = model.tokenizer
+    assert tokenizer
+    context = prefill(model, [p.text for p in prompts], window=reading.window, chunk=reading.chunk)
+    rows: list[list[int]] = [[] for _ in prompts]
+    going = [True] * len(prompts)
+    for tokens in generate(model, context, Sampling(temperature=0), ANSWER_TOKENS):
+        for place, token in enumerate(tokens.tolist()):
+            going[place] &= token != tokenizer.end
+            rows[place] += [token] * going[place]
+        if not any(going):
+            break
+    said = [clean(tokenizer.decode(row).decode(errors="replace")) for row in rows]
+    return [Answer(text, score(text, p.outputs), found(text, p.outputs)) for text, p in zip(said, prompts, strict=True)]
+
+
+def force(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[Answer]:
+    """For models too small to answer: the right answer is read on, and an output is right if each of its tokens was
+    the likeliest. Not RULER's score."""
+    tokenizer = model.tokenizer
+    assert tokenizer
+    spans = [_spans(tokenizer, prompt.outputs) for prompt in prompts]
+    read = [tokenizer.encode(prompt.text.encode()) for prompt in prompts]
+    pairs = [(ids, np.concatenate(parts)) for ids, parts in zip(read, spans, strict=True)]
+    batch = continuation(pairs)
+    judged = judge(model, batch, reading)
+    counted = batch.targets != IGNORED
+    return [
+        _forced(parts, judged.right[row][counted[row]], judged.nats[row][counted[row]])
+        for row, parts in enumerate(spans)
+    ]
+
+
+SCORINGS: Mapping[Scoring, Callable[[Model, Sequence[Prompt], Reading], list[Answer]]] = {
+    "ruler": answer,
+    "forced": force,
+}
+
+
+def _spans(tokenizer: Tokenizer, outputs: Sequence[str]) -> list[np.ndarray]:
+    """The tokens of each output as the answer lists them: ` a`, `, b`, `, c`."""
+    texts = [f" {outputs[0]}", *(f", {output}" for output in outputs[1:])]
+    return [tokenizer.encode(text.encode()) for text in texts]
+
+
+def _forced(spans: list[np.ndarray], right: Tensor, nats: Tensor) -> Answer:
+    """From whether each token of the answer was the likeliest (N,), and its nats (N,)."""
+    hits = [bool(part.all()) for part in right.split([len(span) for span in spans])]
+    return Answer("", sum(hits) / len(hits), hits, nats.mean().item())
+
+
+def run_cell(
+    model: Model, samples: Samples, count: int, scoring: Scoring, reading: Reading, file: Path
+) -> Iterator[dict[str, Any]]:
+    """The lines of `count` prepared samples: those that the file has, then new ones, written before they are given."""
+    lines = read_lines(file)[:count]
+    yield from lines
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for first in range(len(lines), count, reading.batch):
+        chosen = [samples[index] for index in range(first, min(first + reading.batch, count))]
+        answers = SCORINGS[scoring](model, [sample.prompt for sample in chosen], reading)
+        fresh = [_line(samples, sample, said) for sample, said in zip(chosen, answers, strict=True)]
+        with file.open("a", encoding="utf-8") as out:
+            out.write("".join(json.dumps(line) + "\n" for line in fresh))
+        yield from fresh
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The samples of a cell's file in order; what a kill left of a line behind them is cut off."""
+    lines: list[dict[str, Any]] = []
+    whole = 0
+    if not file.exists():
+        return lines
+    for raw in file.read_bytes().splitlines(keepends=True):
+        try:
+            line = parse_json(raw)
+        except ValueError:
+            break
+        if not raw.endswith(b"\n") or not isinstance(line, dict) or not line.keys() >= FIELDS:
+            break
+        if line["index"] != len(lines) or not isinstance(line["score"], int | float):
+            break
+        lines.append(line)
+        whole += len(raw)
+    if whole < file.stat().st_size:
+        os.truncate(file, whole)
+    return lines
+
+
+def _line(samples: Samples, sample: Sample, said: Answer) -> dict[str, Any]:
+    """A sample as RULER writes it, and how it was answered."""
+    prompt = sample.prompt
+    return {
+        "index": sample.index,
+        "input": prompt.input,
+        "outputs": prompt.outputs,
+        "answer_prefix": prompt.answer_prefix,
+        "length": samples.length,
+        "tokens": sample.tokens,
+        "depths": prompt.depths,
+        "prediction": said.prediction,
+        "score": said.score,
+        "found": said.found,
+        "nats": said.nats,
+    }

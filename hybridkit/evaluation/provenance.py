@@ -1,0 +1,85 @@
+"""What a figure of an evaluation came from: by hash, the weights, tokenizer, text, code and settings.
+
+Two figures compare, and one may stand for the other, only where the `fingerprint` is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridkit.data.cache import digest_of
+from hybridkit.data.open import open_recall, text_digest
+from hybridkit.system.errors import UserError
+from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.runs.run import Run
+from hybridkit.recipe.schema import Data, Recipe
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of one run, as it is now. Hashes are SHA-256 where nothing else is said."""
+
+    step: int
+    weights: str  # of model.safetensors
+    model: str  # digest of pattern, model and rules, as the run's recipe says them
+    tokenizer: str  # of the run's own copy, or `bytes`
+    trained_text: str  # digest of the tokens that the run was trained on and held out
+    code: dict[str, str] = field(default_factory=dict)  # of the plug-ins' files, by name
+    silenced: str | None = None  # layers whose output is zeroed
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where anything differs that an answer depends on, beside the question."""
+        return digest_of(asdict(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "fingerprint": self.fingerprint}
+
+
+def origin_of(recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None) -> Origin:
+    """The origin of what a checkpoint answers."""
+    said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train"})
+    weights = manifest.files[WEIGHTS].sha256
+    return Origin(manifest.step, weights, digest_of(said), tokenizer, manifest.data, code, silenced)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text that a run is evaluated on, read with the run's own tokenizer."""
+
+    data: Data
+    digest: str
+    same: bool  # as that of the training, so that its held-out part was never trained on
+
+    def to_json(self) -> dict[str, Any]:
+        """What a figure says about its text."""
+        return {"text": self.digest, "same_text": self.same}
+
+
+def open_text(run: Run, recipe: Recipe, trained: str) -> Text:
+    """The text that a run's recipe names now, and whether it is what the run was `trained` on.
+
+    The tokenizer is the run's own copy, whatever has become of the file that it was copied from, or of the corpus that
+    it was made from. Raises UserError where the text cannot be read.
+    """
+    data, rules = recipe.data, recipe.rules
+    if open_recall(data):
+        return Text(data, digest_of(data.source), True)
+    try:
+        if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules)) == trained:
+            return Text(data, digest, True)  # as the training left it in the cache
+        own = data.model_copy(update={"tokenizer": _own(run)})
+        digest = text_digest(own, rules)
+    except UserError as error:
+        raise UserError(f"{run.path}: its text is not here: {error} (or leave it out: --no-perplexity)") from error
+    return Text(own, digest, digest == trained)
+
+
+def _own(run: Run) -> str:
+    from hybridkit.data.tokenizers.base import SAVED
+
+    file = Path(run.path, SAVED)
+    return str(file) if file.exists() else "bytes"

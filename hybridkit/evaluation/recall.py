@@ -1,0 +1,67 @@
+"""Recall by distance, for models trained on `source: recall(...)`: how often the likeliest token is the right value.
+
+Two probes. `near` takes held-out sequences as the model was trained on, and bins the queries by the distance from the
+key's last occurrence. `far` shows every pair of a sequence, then noise of a given length, then one of the keys.
+B sequences, T tokens, P pairs, G tokens of the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.data.recall import Recall, Uniform
+from hybridkit.evaluation.scoring import Reading, judge
+from hybridkit.model.model import Model
+
+Hits = dict[int, list[list[float]]]  # 1 or 0 for every query, by distance and sequence
+
+
+def near(model: Model, batches: Iterable[Batch], reading: Reading) -> Hits:
+    """Queries of held-out sequences, by the largest power of two that their distance reaches."""
+    hits: dict[int, dict[int, list[float]]] = {}
+    first = 0
+    for batch in batches:
+        right, asked = judge(model, batch, reading).right.numpy(), (batch.targets != IGNORED).numpy()
+        bins = 1 << np.log2(distances(batch.tokens.numpy())[asked]).astype(np.int64)
+        rows = first + np.nonzero(asked)[0]
+        for place, row, hit in zip(bins.tolist(), rows.tolist(), right[asked].tolist(), strict=True):
+            hits.setdefault(place, {}).setdefault(row, []).append(float(hit))
+        first += len(asked)
+    return {place: list(found.values()) for place, found in sorted(hits.items())}
+
+
+def far(model: Model, task: Recall, gap: int, samples: int, seed: int, reading: Reading) -> list[float]:
+    """1 or 0 for each of `samples` sequences with a gap of `gap` tokens, the same for every model."""
+    tokens, values = (torch.from_numpy(part) for part in probe(task, gap, samples, seed))
+    targets = torch.full_like(tokens, IGNORED)
+    targets[:, -1] = values
+    parts = zip(tokens.split(reading.batch), targets.split(reading.batch), strict=True)
+    batches = (Batch(part, wanted, None, 0) for part, wanted in parts)
+    return [float(hit) for batch in batches for hit in judge(model, batch, reading).right[:, -1]]
+
+
+def probe(task: Recall, gap: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences (B, 2P + G + 1), pairs, noise and a key, and the value that the key is bound to (B,)."""
+    uniform, first = Uniform("far recall", seed, gap), task.first
+    keys = first.key + uniform.distinct(task.keys, task.pairs, rows)
+    values = first.value + uniform.below(task.values, rows, task.pairs)
+    noise = first.noise + uniform.below(task.noises, rows, gap)
+    asked = uniform.below(task.pairs, rows, 1)
+    shown = np.stack([keys, values], axis=2).reshape(rows, -1)
+    query = np.take_along_axis(keys, asked, axis=1)
+    return np.concatenate([shown, noise, query], axis=1), np.take_along_axis(values, asked, axis=1)[:, 0]
+
+
+def distances(tokens: np.ndarray) -> np.ndarray:
+    """(B, T) to (B, T): how many tokens ago a token last stood in its row; 0 where it never did."""
+    order = tokens.argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(tokens, order, axis=1)
+    back = np.zeros_like(order)
+    back[:, 1:] = np.where(ordered[:, 1:] == ordered[:, :-1], order[:, 1:] - order[:, :-1], 0)
+    found = np.empty_like(back)
+    np.put_along_axis(found, order, back, axis=1)
+    return found

@@ -1,0 +1,85 @@
+"""What is asked of runs, and what is found out: plain data, quick to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Scoring = Literal["ruler", "forced"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of every run."""
+
+    perplexity: bool = True
+    context: int | None = None  # tokens of the rows for the loss by position; None: many times the training length
+    tasks: tuple[str, ...] = ()  # of RULER
+    lengths: tuple[int, ...] = ()
+    windows: tuple[int | None, ...] = (None,)  # at test time; None: each block's own
+    samples: int = 500
+    seed: int = 42
+    scoring: Scoring = "ruler"
+    haystack: Path | None = None
+    gaps: tuple[int, ...] = ()  # of the recall probe, in tokens; empty: none
+    batch: int = 8
+    chunk: int = 2048
+    device: str = "auto"
+    harness: tuple[str, ...] = ()  # tasks of lm-evaluation-harness
+    include: Path | None = None
+    limit: int | None = None
+
+
+class Cell(NamedTuple):
+    """A score in percent with its 95 % interval; `length` is that of the prompt, or the distance to be bridged."""
+
+    run: str
+    task: str
+    length: int
+    window: int | None
+    samples: int
+    score: float
+    low: float
+    high: float
+
+
+class Depth(NamedTuple):
+    """How many of the answers whose needle lay this deep (percent, from here on) were right."""
+
+    run: str
+    task: str
+    length: int
+    window: int | None
+    depth: int
+    asked: int
+    found: int
+
+
+@dataclass
+class Findings:
+    """Everything that was found out."""
+
+    settings: dict[str, Any]
+    trained: dict[str, str]  # the windows that each run was trained with, as a pattern says them
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each run (hybridkit.evaluation.provenance)
+    cells: list[Cell] = field(default_factory=list)
+    depths: list[Depth] = field(default_factory=list)
+    perplexity: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    by_position: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # run -> harness task -> figures
+    notes: list[str] = field(default_factory=list)  # what a reader must know
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: what --json prints."""
+        return {
+            "cells": [cell._asdict() for cell in self.cells],
+            "perplexity": self.perplexity,
+            "by_position": self.by_position,
+            "depths": [depth._asdict() for depth in self.depths],
+            "tasks": self.tasks,
+            "settings": self.settings,
+            "trained": self.trained,
+            "origins": self.origins,
+            "notes": self.notes,
+        }

@@ -1,0 +1,121 @@
+"""The samples of a needle task at a length: each the largest haystack that fits, nothing ever cut off.
+
+A sample is a function of (task, length, seed, index, tokenizer, essays) alone, so that every run with the same
+tokenizer answers the same ones. Finding how much haystack fits takes a few tokenizations; the sizes found are kept
+beside the corpora.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hybridkit.data.cache import cache_root, digest_of
+from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.evaluation.haystack import Essays
+from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, compose
+
+_FORMAT = 1  # of samples; another number makes other ones
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt with its place among the samples of its cell."""
+
+    index: int
+    prompt: Prompt
+    tokens: int  # of all that the model reads
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of `task` at `length`. `tokenizer_digest` names the tokenizer among all others."""
+
+    task: str
+    length: int
+    seed: int
+    tokenizer: Tokenizer
+    tokenizer_digest: str
+    essays: Essays
+    _sizes: list[int] = field(default_factory=list)  # units of haystack, one a sample
+
+    @property
+    def digest(self) -> str:
+        """What differs once any sample differs."""
+        text = self.essays.digest if TASKS[self.task].haystack == "essay" else ""
+        return digest_of([_FORMAT, self.task, self.length, self.seed, self.tokenizer_digest, text])
+
+    def prepare(self, count: int) -> Iterator[int]:
+        """Size the first `count` samples; yields how many are done.
+
+        Raises UserError where the question does not fit the length, or the essays are too short.
+        """
+        file = _folder() / f"{self.digest}.json"
+        self._sizes[:] = _read(file)
+        for index in range(len(self._sizes), count):
+            self._sizes.append(self._largest(index))
+            yield index + 1
+            if index + 1 == count or (index + 1) % 50 == 0:
+                _write(file, self._sizes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample that was prepared."""
+        prompt = self._prompt(index, self._sizes[index])
+        return Sample(index, prompt, self._tokens(prompt))
+
+    def _prompt(self, index: int, units: int) -> Prompt:
+        rng = random.Random(f"{self.seed}/{self.task}/{self.length}/{index}")
+        return compose(TASKS[self.task], units, rng, self.essays)
+
+    def _tokens(self, prompt: Prompt) -> int:
+        return len(self.tokenizer.encode(prompt.text.encode()))
+
+    def _largest(self, index: int) -> int:
+        least = TASKS[self.task].needles
+        room = self.length - ANSWER_TOKENS
+        if (alone := self._tokens(self._prompt(index, least))) > room:
+            raise UserError(
+                f"{self.task} at length {self.length:,}: the question and the least haystack take {alone:,} tokens and"
+                f" the answer {ANSWER_TOKENS}; --lengths should be at least {alone + ANSWER_TOKENS:,} here"
+            )
+        return largest(lambda units: self._tokens(self._prompt(index, units)), least, room, alone)
+
+
+def largest(size: Callable[[int], int], least: int, limit: int, size_of_least: int) -> int:
+    """The largest n with size(n) <= limit: of a size that grows with n, nearly in proportion, and fits at `least`."""
+    fits, used, over, slope = least, size_of_least, None, 1.0
+    while over is None or over - fits > 1:
+        guess = fits + max(1, int((limit - used) / slope))
+        if over is not None:
+            guess = min(guess, (fits + 3 * over) // 4, over - 1)
+        guess = max(guess, fits + 1)
+        found = size(guess)
+        slope = max((found - used) / (guess - fits), 1e-3)
+        if found <= limit:
+            fits, used = guess, found
+        else:
+            over = guess
+    return fits
+
+
+def _folder() -> Path:
+    return cache_root().parent / "needles"
+
+
+def _read(file: Path) -> list[int]:
+    try:
+        return [int(size) for size in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return []
+
+
+def _write(file: Path, sizes: list[int]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(sizes), encoding="utf-8")
+    part.replace(file)

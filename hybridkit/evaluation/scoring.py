@@ -1,0 +1,94 @@
+"""Predicting text that is given: streamed, so that nothing grows with it but unbounded states.
+
+B rows, T tokens of a row, t tokens of a chunk, N targets that count, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.inference.decode import CHUNK
+from hybridkit.model.model import Model
+
+_LOGITS = 2**25  # held at a time
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read: the test-time window (None: each block's own), rows together, tokens at once."""
+
+    window: int | None = None
+    batch: int = 8
+    chunk: int = CHUNK
+
+
+class Judged(NamedTuple):
+    """What a model made of a chunk's targets; 0 and False where none counts."""
+
+    nats: Tensor  # (B, t), at least fp32
+    right: Tensor  # (B, t) bool: the target was the likeliest token
+
+
+@torch.no_grad()
+def stream(model: Model, batch: Batch, reading: Reading, *, restart: int | None = None) -> Iterator[Judged]:
+    """Every target judged, one chunk after the other, states carried on.
+
+    `restart`: as if a document began at every multiple of so many tokens.
+    """
+    windows = model.fixed_windows(reading.window) if reading.window else None
+    device, states = model.head.weight.device, None
+    for begin in range(0, batch.tokens.shape[1], reading.chunk):
+        span = slice(begin, begin + reading.chunk)
+        starts = None if batch.starts is None else batch.starts[:, span].to(device)
+        tokens = batch.tokens[:, span].to(device)
+        if restart:
+            places = torch.arange(begin, begin + tokens.shape[1], device=device)
+            starts = (places % restart == 0).expand_as(tokens)
+        x, states = model.hidden(tokens, states, windows=windows, starts=starts)
+        yield _judged(model, x, batch.targets[:, span].to(device))
+
+
+def judge(model: Model, batch: Batch, reading: Reading) -> Judged:
+    """Every target of a batch, (B, T), on the CPU."""
+    parts = [Judged(nats.cpu(), right.cpu()) for nats, right in stream(model, batch, reading)]
+    return Judged(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+
+
+def continuation(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
+    """A batch of rows (what is read, what should follow), both ids; only what should follow counts."""
+    longest = max(len(read) + len(rest) for read, rest in pairs) - 1
+    tokens = torch.zeros(len(pairs), longest, dtype=torch.int64)
+    targets = torch.full_like(tokens, IGNORED)
+    for row, (read, rest) in enumerate(pairs):
+        ids = torch.from_numpy(np.concatenate([read, rest]).astype(np.int64))
+        tokens[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(read) - 1 : len(ids) - 1] = ids[len(read) :]
+    return Batch(tokens, targets, None, 0)
+
+
+def _judged(model: Model, x: Tensor, targets: Tensor) -> Judged:
+    """Of hidden states x (B, t, D) and targets (B, t). Logits are formed for the targets that count alone."""
+    counted = targets != IGNORED
+    wide = torch.promote_types(x.dtype, torch.float32)
+    nats, right = x.new_zeros(targets.shape, dtype=wide), torch.zeros_like(counted)
+    step = max(1, _LOGITS // model.plan.dims.vocab)
+    found = [_of(model.head(rows).to(wide), y) for rows, y in _split(x[counted], targets[counted], step)]
+    if found:
+        nats[counted], right[counted] = (torch.cat(part) for part in zip(*found, strict=True))
+    return Judged(nats, right)
+
+
+def _of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
+
+
+def _split(x: Tensor, targets: Tensor, step: int) -> Iterable[tuple[Tensor, Tensor]]:
+    return zip(x.split(step), targets.split(step), strict=True) if len(x) else ()

@@ -1,0 +1,96 @@
+"""A run as something to evaluate: checked first, its weights read only when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hybridkit.model.loading import load, plan
+from hybridkit.model.plan import Plan
+from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.system.errors import UserError
+from hybridkit.evaluation import ablation as ablate
+from hybridkit.evaluation.provenance import Origin, Text, open_text, origin_of
+from hybridkit.system.machine import choose_device
+from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.model.model import Model
+from hybridkit.recipe.files import Recipe
+from hybridkit.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, or a run with the layers of one kind silenced."""
+
+    run: Run
+    recipe: Recipe
+    plan: Plan
+    tokenizer: Tokenizer
+    origin: Origin
+    lacking: tuple[str, ...] = ()  # what the run keeps no record of
+
+    @property
+    def silenced(self) -> str | None:
+        """Blocks whose output is zeroed."""
+        return self.origin.silenced
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"{self.run.path}{f' without {self.silenced}' if self.silenced else ''}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go."""
+        return self.run.path / "eval"
+
+    @property
+    def trained_windows(self) -> str:
+        """The window policies of its stack as a pattern says them; empty where it has none."""
+        return ", ".join(dict.fromkeys(_said(entry.window) for entry in self.plan.entries if entry.window))
+
+    @cached_property
+    def text(self) -> Text:
+        """Its text. Raises UserError where that cannot be read."""
+        return open_text(self.run, self.recipe, self.origin.trained_text)
+
+    @contextmanager
+    def model(self, device: str = "auto") -> Iterator[Model]:
+        """The model on a device, its layers silenced where they are to be; training may go on meanwhile."""
+        with ablate.ablated(load(self.run.path, self.origin.step).to(choose_device(device)), self.silenced) as model:
+            yield model
+
+
+def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None) -> Subject:
+    """The run in a folder. Raises UserError where it holds no valid checkpoint, or the questions do not suit it."""
+    run = Run(path)
+    loaded = run.recipe
+    found = run.newest(WEIGHTS)
+    if found.manifest is None:
+        run.weights()  # says why there is none
+        raise UserError(f"{path} holds no valid checkpoint")
+    tokenizer = run.tokenizer(loaded.recipe.rules)
+    compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
+    if any(windows) and not any(entry.window for entry in compiled.entries):
+        raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
+    if silenced:
+        ablate.check(compiled, silenced)
+    code = hashes(code_of(compiled))
+    origin = origin_of(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
+    return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
+
+
+def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:
+    """What a run of an older version keeps no record of, though it has it."""
+    if manifest.tokenizer is None:
+        yield "tokenizer"
+    if manifest.code is None and code:
+        yield "plug-ins"
+
+
+def _said(window: object) -> str:
+    return str(window).removeprefix("fixed(").removesuffix(")") if str(window).startswith("fixed(") else str(window)

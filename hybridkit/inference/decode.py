@@ -1,0 +1,241 @@
+"""Reading tokens into a context of constant size, and decoding from it.
+
+B rows, T tokens, V vocabulary. `prefill` reads in chunks, so that nothing but the states grows with the text;
+`generate` decodes from a copy of the states, which it updates in place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybridkit.block import State, Step
+from hybridkit.system.errors import UserError
+from hybridkit.inference.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    from hybridkit.model.model import Model
+
+CHUNK = 2048  # tokens read at once
+LAST = 16  # ids that a context remembers
+_LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
+_LEAST_ROOM = 64  # tokens that a growing state has room for at first
+
+Decoder = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
+Row = str | Sequence[int] | np.ndarray | Tensor
+Rows = Row | Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a model holds of the tokens it has read. Nothing that is done with it changes it."""
+
+    states: list[State]  # one an entry
+    logits: Tensor  # (B, V) of the token that comes next
+    tokens: int  # positions read, pads included
+    window: int | None = None  # of every windowed block; None: each block's own
+    last: tuple[tuple[int, ...], ...] = ()  # the last ids of each row, which the text of a reply goes on from
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the states of all rows."""
+        return size_of(self.states)
+
+
+def size_of(states: Sequence[State]) -> int:
+    """Bytes of the states of all rows."""
+    return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state)
+
+
+@torch.no_grad()
+def prefill(
+    model: Model, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+) -> Context:
+    """Read tokens, `chunk` at a time, after those of `context`.
+
+    `tokens` is text, for a model with a tokenizer, or ids, of one row or of several; shorter rows are padded in
+    front, and `starts` keeps the pads out of sight. `window`, by default the context's, is that of every windowed
+    block. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
+    ValueError for a window below 1 or larger than the context's.
+    """
+    rows = [_ids(model, row) for row in _split(tokens)]
+    if not rows:
+        raise UserError("there is no prompt")
+    longest = max(map(len, rows))
+    if context and (min(map(len, rows)) < longest or len(rows) != len(context.logits)):
+        raise UserError(f"a context of {len(context.logits)} rows is followed by as many rows of one length")
+    states, read = (context.states, context.tokens) if context else (None, 0)
+    if window is None and context:
+        window = context.window
+    if window is not None and window >= 2**63:
+        raise UserError(f"the window is {window}; it is at most 2**63 - 1")
+    windows = None if window is None else model.fixed_windows(window)
+    device = model.head.weight.device
+    for begin in range(0, longest, chunk):
+        ids, starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
+        marks = None if starts is None else starts.to(device)
+        x, states = model.hidden(ids.to(device), states, windows=windows, starts=marks)
+    assert states is not None
+    return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window, _last(rows, context))
+
+
+def _last(rows: list[np.ndarray], context: Context | None) -> tuple[tuple[int, ...], ...]:
+    before = context.last if context and context.last else ((),) * len(rows)
+    ends = [row[-LAST:].tolist() for row in rows]
+    return tuple((*old, *new)[-LAST:] for old, new in zip(before, ends, strict=True))
+
+
+def generate(
+    model: Model,
+    context: Context,
+    sampling: Sampling,
+    max_tokens: int | None = None,
+    held: Callable[[Sequence[State]], object] | None = None,
+) -> Iterator[Tensor]:
+    """Tokens (B,) one after another, without end unless `max_tokens` is given; the context stays as it is.
+
+    `held` is given the states whenever they grow: they have room for more tokens than were read.
+
+    A model with a tokenizer gives no id that stands for nothing, as rows of a padded vocabulary do.
+    Raises UserError for a negative `max_tokens`.
+    """
+    if max_tokens is not None and max_tokens < 0:
+        raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
+    most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
+    sampler = Sampler(sampling, len(context.logits))
+    return itertools.islice(_decode(model, context, sampler, max_tokens, held or size_of), most)
+
+
+def _decode(
+    model: Model,
+    context: Context,
+    sampler: Sampler,
+    max_tokens: int | None,
+    held: Callable[[Sequence[State]], object],
+) -> Iterator[Tensor]:
+    logits, room, read, step = context.logits, context.tokens, context.tokens, None
+    most = math.inf if max_tokens is None else context.tokens + max_tokens
+    lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
+    graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
+    states: Sequence[State] = [clone(state) for state in context.states]
+    empty = _without_token(model)
+    while True:
+        with torch.inference_mode():  # not around the loop: it would hold while the caller works
+            token = sampler(logits if empty is None else logits.masked_fill(empty, -torch.inf))
+        yield token
+        read += 1
+        with torch.inference_mode():
+            if read > room:  # doubling copies a growing state a constant number of times, whatever the length
+                room = int(min(max(2 * read, _LEAST_ROOM), most))
+                states, step = model.reserve(states, room), None if graph else step
+                held(states)
+            if step is None and graph:
+                step = _captured(model, token, states)
+            elif step is None:  # on a GPU memory is short, and launches take the time
+                step = model.decoder(len(logits)) if lasting and device == "cpu" else model.step
+            logits, states = step(token, states)
+
+
+def _without_token(model: Model) -> Tensor | None:
+    """Which rows of the head (V,) are no token of the model's tokenizer; None where all are, or there is none."""
+    if model.tokenizer is None:
+        return None
+    empty = np.ones(model.plan.dims.vocab, bool)
+    known = model.tokenizer.rows[: len(empty)]
+    empty[: len(known)] = ~known
+    return torch.from_numpy(empty).to(model.head.weight.device) if empty.any() else None
+
+
+def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
+    """`model.step` on these states as one CUDA graph; as it is where a block does not update its state in place."""
+    own, kept = token.clone(), [clone(state) for state in states]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what happens once is not to be captured
+        _, after = model.step(own, states)
+    torch.cuda.current_stream().wait_stream(side)
+    places = [[tensor.data_ptr() for state in some for tensor in state] for some in (states, after)]
+    for state, before in zip(states, kept, strict=True):
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+    if places[0] != places[1]:
+        return model.step
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits, _ = model.step(own, states)
+
+    def run(token: Tensor, states: Sequence[State]) -> tuple[Tensor, Sequence[State]]:
+        own.copy_(token)
+        graph.replay()
+        return logits, states
+
+    return run
+
+
+_kept: WeakKeyDictionary[Model, tuple[object, list[Step]]] = WeakKeyDictionary()
+
+
+def decoders(model: Model, rows: int) -> list[Step]:
+    """The decoder of every layer of a model, made anew only where its weights or the layout have changed."""
+    weights = list(model.parameters())
+    versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
+    # Sums besides, for changes through `.data` have no version. They take a fraction of the time of a token.
+    given = rows == 1, versions, torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
+    kept = _kept.get(model)
+    if kept is None or kept[0] != given:
+        _kept.pop(model, None)  # first: two copies would not fit where one does
+        kept = _kept[model] = given, [layer.decoder(rows) for layer in model.layers]
+    return kept[1]
+
+
+def clone(state: State) -> State:
+    """A copy that shares no memory with the state."""
+    return type(state)(*(tensor.clone() for tensor in state)) if state else state
+
+
+def _split(tokens: Rows) -> list[Row]:
+    if isinstance(tokens, Tensor):
+        tokens = tokens.cpu().numpy()
+    if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
+        return [tokens]  # type: ignore[list-item]
+    return list(tokens)
+
+
+def _ids(model: Model, row: Row) -> np.ndarray:
+    """The ids (T,) of a row, in the type they came in: a long text is held once, and small."""
+    if isinstance(row, str):
+        if model.tokenizer is None:
+            raise UserError("this model has no tokenizer: give it ids, or load it from a run")
+        try:
+            row = model.tokenizer.encode(row.encode())
+        except UnicodeEncodeError as error:
+            raise UserError(f"the prompt is not UTF-8 text (character {error.start})") from error
+    ids, vocab = np.asarray(row), model.plan.dims.vocab
+    if not ids.size:
+        raise UserError("the prompt is empty; it needs at least one token")
+    if ids.min() < 0 or ids.max() >= vocab:
+        raise UserError(f"token {ids.max() if ids.min() >= 0 else ids.min()} is not among the model's 0 to {vocab - 1}")
+    return ids
+
+
+def _aligned(rows: list[np.ndarray], longest: int, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+    """Columns begin to end of the rows, padded in front: ids (B, T), and which of them start one: None if none does."""
+    ids, starts = np.zeros((len(rows), end - begin), np.int64), np.zeros((len(rows), end - begin), bool)
+    for place, row in enumerate(rows):
+        pads = longest - len(row)
+        part = row[max(0, begin - pads) : max(0, end - pads)]
+        ids[place, end - begin - len(part) :] = part
+        if begin <= pads < end:
+            starts[place, pads - begin] = True
+    padded = any(len(row) < longest for row in rows)
+    return torch.from_numpy(ids), torch.from_numpy(starts) if padded and starts.any() else None

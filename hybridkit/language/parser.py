@@ -1,0 +1,181 @@
+"""The pattern language: a text to the flat list of calls it stands for, one a layer (docs/pattern.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from lark import Lark, Token, Transformer, UnexpectedInput, v_args
+
+from hybridkit.language.source import Source, Span, error_at
+from hybridkit.language.syntax_errors import BRACKETS, syntax_error
+
+if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not wait for
+    from hybridkit.block import Argument, Value
+
+MAX_ENTRIES = 4096
+MAX_LEVELS = 64
+MAX_BYTES = 64 * 1024
+_MAX_DIGITS = 32  # of a written number; more is a slip, and Python refuses to read very many
+_WORDS: dict[str, Value] = {"null": None, "true": True, "false": False}
+
+
+class Spans(NamedTuple):
+    """Where the parts of a call stand in the pattern's text."""
+
+    name: Span
+    arguments: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer as written: `swa(kv_heads=4):stoch(128,2048)`. Where it stands is no part of what it is."""
+
+    name: str
+    arguments: tuple[Argument, ...] = ()
+    window: Call | None = None
+    span: Spans = field(default=Spans((0, 0), ()), compare=False, repr=False)
+
+
+def parse(text: str, source: Source | None = None) -> tuple[Call, ...]:
+    """The flat list of a pattern, groups and repeats expanded: 1 to 4096 calls.
+
+    `source` says where `text` stands, for messages. Raises PatternError for anything that is not a pattern, for more
+    than 4096 entries (counted before they are made), 64 levels of brackets or 64 KiB.
+    """
+    return tuple(_flat(tree(text, source)))
+
+
+def tree(text: str, source: Source | None = None) -> Group | Call:
+    """A pattern as written, its groups and repeats kept. Raises what `parse` raises."""
+    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
+        first = Source.inline(text[:MAX_BYTES].partition("\n")[0])  # not a million lines, to point at one
+        raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
+    _check_levels(text, source)
+    try:
+        return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns
+    except UnexpectedInput as error:
+        raise syntax_error(error, text, source) from None
+    except _Refused as error:
+        raise error_at(source, text, error.span, str(error)) from None
+
+
+def _check_levels(text: str, source: Source | None) -> None:
+    level = 0
+    for mark in BRACKETS.finditer(text):
+        level += {"[": 1, "]": -1}.get(mark[0], 0)
+        if level > MAX_LEVELS:
+            raise error_at(source, text, mark.span(), f"brackets nest at most {MAX_LEVELS} levels deep")
+
+
+class _Refused(Exception):
+    def __init__(self, span: Span, message: str) -> None:
+        super().__init__(message)
+        self.span = span
+
+
+class Group(NamedTuple):
+    """A repeated sequence, not yet expanded: `entries` is what it comes to."""
+
+    parts: tuple[Group | Call, ...]
+    times: int
+    entries: int
+
+
+def _flat(part: Group | Call) -> list[Call]:
+    return [part] if isinstance(part, Call) else [call for inner in part.parts for call in _flat(inner)] * part.times
+
+
+_Part = Group | Call
+
+
+class _Argument(NamedTuple):
+    said: Argument
+    span: Span
+
+
+@v_args(inline=True)
+class _Build(Transformer[Token, object]):
+    """What the parser makes of each rule of the grammar, as it goes: no tree, no recursion."""
+
+    def start(self, part: _Part) -> _Part:
+        return part
+
+    def call(self, name: Token, *rest: _Argument | Call) -> Call:
+        window = rest[-1] if rest and isinstance(rest[-1], Call) else None
+        return _call(name, [part for part in rest if isinstance(part, _Argument)], window)
+
+    def policy(self, name: Token, *arguments: _Argument) -> Call:
+        return _call(name, arguments, None)
+
+    def fixed(self, window: Token) -> Call:
+        return Call("fixed", ((None, _value(window)),), span=Spans(_span(window), (_span(window),)))
+
+    def group(self, bracket: Token, *parts: _Part) -> Group:
+        return Group(parts, 1, _counted(sum(map(_entries, parts)), bracket))
+
+    def repeat(self, part: _Part, times: Token) -> Group:
+        count = _value(times)
+        if not isinstance(count, int) or count < 1:
+            raise _Refused(_span(times), "a repeat count is a whole number of at least 1")
+        return Group((part,), count, _counted(_entries(part) * count, times))
+
+    def positional(self, value: Token) -> _Argument:
+        return _Argument((None, _value(value)), _span(value))
+
+    def keyed(self, key: Token, value: Token) -> _Argument:
+        name = str(key) if key.type == "NAME" else _number(key)
+        return _Argument((name, _value(value)), (_span(key)[0], _span(value)[1]))
+
+
+def _call(name: Token, arguments: Sequence[_Argument], window: Call | None) -> Call:
+    spans = Spans(_span(name), tuple(argument.span for argument in arguments))
+    return Call(str(name), tuple(argument.said for argument in arguments), window, spans)
+
+
+def _entries(part: _Part) -> int:
+    return part.entries if isinstance(part, Group) else 1
+
+
+def _counted(entries: int, token: Token) -> int:
+    if entries > MAX_ENTRIES:
+        raise _Refused(_span(token), f"a pattern has at most {MAX_ENTRIES} entries; this makes {entries}")
+    return entries
+
+
+def _span(token: Token) -> Span:
+    assert token.start_pos is not None
+    return token.start_pos, token.start_pos + len(token)
+
+
+def _value(token: Token) -> Value:
+    if token.type == "NUMBER":
+        return _number(token)
+    return _text(token) if token.type == "STRING" else _WORDS.get(token, str(token))
+
+
+def _number(token: Token) -> int | float:
+    if token.lstrip("-").isdecimal() and len(token) <= _MAX_DIGITS:
+        return int(token)
+    number = float(token)
+    if token.lstrip("-").isdecimal() or math.isinf(number):
+        raise _Refused(_span(token), "this number is too large")
+    return number
+
+
+def _text(token: Token) -> str:
+    try:
+        text = str(json.loads(token))
+        text.encode()
+    except ValueError:
+        raise _Refused(_span(token), 'quoted text is written as in JSON, with escapes such as \\n and \\"') from None
+    return text
+
+
+@cache
+def _parser() -> Lark:
+    return Lark.open("pattern.lark", rel_to=__file__, parser="lalr", transformer=_Build(), maybe_placeholders=False)

@@ -1,0 +1,128 @@
+"""A call to the block and window policy it asks for, every mistake pointed at in the pattern's text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from hybridkit.system.errors import nearest
+from hybridkit.registry.plugin import Kind
+from hybridkit.language.source import PatternError, Source, Span, error_at, shown
+from hybridkit.system.pydantic_errors import wrong
+
+if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not wait for
+    from hybridkit.block import Block, Entry, Spec, Window
+    from hybridkit.language.parser import Call
+    from hybridkit.registry.registry import Registry
+
+_At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
+_Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
+
+MAX_SIZE = 1 << 40  # of any whole number in a pattern: what is larger overflows further down
+
+_ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
+_S = TypeVar("_S", bound="Spec")
+
+
+def resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
+    """The entry that `call` of the pattern `text` describes. Raises PatternError where it describes none."""
+    at = partial(error_at, source, text)
+    _check_name(call, "block", registry, at)
+    cls = registry.block(call.name)
+    window = _window(call, cls, registry, at)
+    block = read_call(call, cls, at, **({"window": window} if window else {}))
+
+    from hybridkit.block import Entry, window_of
+
+    return Entry(block, window_of(block))
+
+
+def check_names(call: Call, registry: Registry, text: str, source: Source | None) -> None:
+    """Whether block and policy are known, which needs none of their classes. Raises PatternError where not."""
+    at = partial(error_at, source, text)
+    _check_name(call, "block", registry, at)
+    if call.window is not None:
+        _check_name(call.window, "window", registry, at)
+
+
+def _check_name(call: Call, kind: Kind, registry: Registry, at: _At) -> None:
+    known = registry.names(kind)
+    if call.name in known:
+        return
+    if kind == "block" and call.name in registry.names("window"):
+        raise at(call.span.name, f"`{call.name}` is a window policy: it stands after a block's colon, as in swa:128")
+    if kind == "window" and call.name in registry.names("block"):
+        raise at(call.span.name, f"`{call.name}` is a block, not a window policy; policies are {', '.join(known)}")
+    near = nearest(call.name, known)
+    what = "block" if kind == "block" else "window policy"
+    others = "" if near else f"; known: {', '.join(known)}, and what --plugin FILE.py names"
+    raise at(call.span.name, f"unknown {what} {shown(call.name)}{others}", near)
+
+
+def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window | None:
+    if call.window is None:
+        if cls.windowed and cls.model_fields["window"].is_required():
+            raise at(call.span.name, f"{call.name} needs a window: {call.name}:128")
+        return None
+    if not cls.windowed:
+        raise at(call.window.span.name, f"{call.name} has no window")
+    _check_name(call.window, "window", registry, at)
+    return read_call(call.window, registry.window(call.window.name), at)
+
+
+def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
+    """What a call's arguments make of `cls`. Raises what `at` makes of the place of the first mistake."""
+    for (_, value), span in zip(call.arguments, call.span.arguments, strict=True):
+        if isinstance(value, int) and abs(value) > MAX_SIZE:
+            raise at(span, f"{shown(str(value))} should be at most {MAX_SIZE}")
+    try:
+        return cls.read(call.arguments, **given)
+    except ValueError as error:
+        kind, message, near = problem(error, cls)
+    raise at(call.span.name if kind == "missing" else _culprit(call, cls, message, given), message, near)
+
+
+def _culprit(call: Call, cls: type[Spec], message: str, given: dict[str, Any]) -> Span:
+    """The argument at fault: the last one of the shortest beginning of the list that goes wrong in the same way."""
+    for count, span in enumerate(call.span.arguments, start=1):
+        try:
+            cls.read(call.arguments[:count], **given)
+        except ValueError as error:
+            if problem(error, cls)[1] == message:
+                return span
+    return call.span.name
+
+
+def problem(error: ValueError, cls: type[Spec]) -> _Problem:
+    """An error of `Spec.read` in the words of the pattern; of several, one that explains the others."""
+    if not isinstance(error, ValidationError):
+        return "", str(error), None
+    detail = min(error.errors(), key=lambda one: _ORDER.get(one["type"], 1))
+    kind, place = detail["type"], detail["loc"]
+    field = str(place[0]) if len(place) == 1 else None
+    if kind == "extra_forbidden" and field:
+        known = _arguments_of(cls)
+        taken = ", ".join(known) or "no arguments"
+        return kind, f"{cls.name()} has no argument {shown(field)}; it takes {taken}", nearest(field, known)
+    if kind == "missing":
+        return kind, f"{cls.name()} needs `{field}`", None
+    if kind == "value_error":
+        return kind, str(detail["ctx"]["error"]), None
+    return (
+        kind,
+        f"{f'`{field}`' if field else 'this'} {wrong(detail).partition(',')[0]}, not {_said(detail['input'])}",
+        None,
+    )
+
+
+def _arguments_of(cls: type[Spec]) -> list[str]:
+    """The arguments that a call may give. A block's window is none of them: it stands after the colon."""
+    return [name for name in cls.model_fields if not (name == "window" and getattr(cls, "windowed", False))]
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool | str) else str(value)

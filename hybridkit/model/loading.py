@@ -1,0 +1,86 @@
+"""From a pattern, a recipe or a run folder to a model."""
+
+from pathlib import Path
+
+import torch
+
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.data.tokenizers.base import tokenizer_vocab
+from hybridkit.data.tokenizers.base import SAVED
+from hybridkit.model.model import Model
+from hybridkit.recipe.files import RUN_RECIPE, Loaded
+from hybridkit.recipe.rules import CURRENT
+from hybridkit.runs.run import Run
+from hybridkit.recipe.schema import Data
+from hybridkit.runs.weights import check_weights, load_weights
+
+
+def build(
+    pattern: str,
+    *,
+    width: int = 256,
+    heads: int = 4,
+    vocab: int = 257,
+    tie: bool = False,
+    logit_cap: float | None = None,
+) -> Model:
+    """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
+
+    Raises PatternError for a mistake in the pattern.
+    """
+    return Model(compile_pattern(pattern, width=width, heads=heads, vocab=vocab, tie=tie, logit_cap=logit_cap))
+
+
+def own_tokenizer(run: Run, data: Data) -> Data:
+    """`data` with the run's own copy of the tokenizer where the file that it names is gone."""
+    copy, named = run.path / SAVED, data.tokenizer
+    if named == "bytes" or named.startswith("train(") or Path(named).expanduser().exists() or not copy.exists():
+        return data
+    return data.model_copy(update={"tokenizer": str(copy)})
+
+
+def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Plan:
+    """What a recipe describes, compiled and checked; nothing is allocated.
+
+    `vocab` is that of trained weights; None: what model and tokenizer come to. `of`: the run whose copy stands for a
+    tokenizer's file that is gone, by default the one whose recipe this is. Raises PatternError with the place in the
+    recipe, and UserError where model and tokenizer do not fit.
+    """
+    recipe, model = loaded.recipe, loaded.recipe.model
+    data = (
+        own_tokenizer(of or Run(loaded.path.parent), recipe.data)
+        if of or loaded.path.name == RUN_RECIPE
+        else recipe.data
+    )
+    return compile_pattern(
+        recipe.pattern,
+        width=model.width,
+        heads=model.heads,
+        vocab=vocab or tokenizer_vocab(data.tokenizer, model.vocab),
+        ffn=model.ffn,
+        tie=model.tie,
+        logit_cap=model.logit_cap,
+        rules=recipe.rules or CURRENT,
+        source=loaded.source,
+        registry=loaded.registry,
+    )
+
+
+def load(run: Path | str, step: int | None = None) -> Model:
+    """The newest valid weights of a run, or those of a step, on the CPU, with `.tokenizer` and `.recipe` set.
+
+    Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
+    or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
+    """
+    folder = Run(run)
+    loaded, weights = folder.recipe, folder.weights(step)
+    tokenizer = folder.tokenizer(loaded.recipe.rules)
+    embedding = weights.get("embedding.weight", torch.empty(0))
+    with torch.device("meta"):
+        model = Model(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
+    check_weights(model, weights, str(run))  # before anything of a size that only the recipe says is allocated
+    model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
+    model.share_weights()  # moving from the meta device has parted them
+    load_weights(model, weights, str(run))
+    model.tokenizer, model.recipe = tokenizer, loaded.recipe
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,208 @@
+"""A language model from a plan: embedding, pre-norm residual stack, final norm, head and loss.
+
+B batch, T tokens of this call, D width, V vocabulary, L entries of the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from hybridkit.block import Layer, State, Step, Tick, small_init_
+from hybridkit.model.plan import Plan
+from hybridkit.inference.decode import CHUNK, Context, Rows, decoders, generate, prefill
+from hybridkit.model.loss import cap_logits, linear_cross_entropy
+from hybridkit.model.norm import RMSNorm
+from hybridkit.inference.sampling import Sampling
+
+if TYPE_CHECKING:
+    from hybridkit.data.tokenizers.base import Tokenizer
+    from hybridkit.recipe.schema import Recipe
+
+NORM_EPS = 1e-6
+# How tied models begin. A row meets itself in the head: the more of it is left in the stream, the larger is a token's
+# own logit, which would grow with the width. So tied rows are smaller as input than the 1 of untied ones, and the last
+# norm begins low enough that this logit is at most `OWN_LOGIT`.
+TIED_SIZE = 0.25
+OWN_LOGIT = 2.0
+
+Windows = Sequence[int | Tensor | None]  # one an entry; None: the block's own default
+
+
+class Residual(nn.Module):
+    """x + layer(norm(x)); the layer stands under its name in the pattern, so that weights read like it."""
+
+    def __init__(self, name: str, layer: Layer, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width, eps=NORM_EPS)
+        self.add_module(name, layer)
+        self._name = name
+
+    @property
+    def layer(self) -> Layer:
+        """The block's layer."""
+        return self.get_submodule(self._name)  # type: ignore[return-value]
+
+    def forward(
+        self, x: Tensor, state: State | None, window: int | Tensor | None, starts: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """(B, T, D) and a state to the same."""
+        y, state = self.layer(self.norm(x), state, window=window, starts=starts)
+        return x + y, state
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token (B, 1, D); `state` is given away."""
+        y, state = self.layer.step(self.norm(x), state)
+        return x + y, state
+
+    def decoder(self, rows: int) -> Step:
+        """`step` with the weights, as they are now, in the layout that suits it."""
+        return self.layer.decoder(self.norm, rows)
+
+
+class Embedding(nn.Embedding):
+    """A row of the table for every token, times `scale`. What is read begins with numbers of about `size`.
+
+    At size 1 a token's own vector outlasts what the first mixers add to the stream.
+    """
+
+    def __init__(self, vocab: int, width: int, scale: float, size: float) -> None:
+        self.scale, self.size = scale, size
+        super().__init__(vocab, width)
+
+    def reset_parameters(self) -> None:
+        """Fill with N(0, (size / scale)^2)."""
+        nn.init.normal_(self.weight, std=self.size / self.scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
+        x = super().forward(tokens)
+        return x if self.scale == 1 else x * self.scale
+
+
+class Head(nn.Module):
+    """Logits, softly capped where `cap` is given, or the loss without holding them all."""
+
+    def __init__(self, width: int, vocab: int, cap: float | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+        self.cap = cap
+        small_init_(self.weight)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
+        if targets is None:
+            return cap_logits(F.linear(x, self.weight), self.cap)
+        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap)
+
+
+class Model(nn.Module):
+    """The module that a plan describes, on torch's current default device and dtype."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.tokenizer: Tokenizer | None = None  # what its ids stand for; a run's model knows
+        self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
+        self.recompute = False  # True: layers run again in backward instead of keeping their activations
+        width, vocab = plan.dims.width, plan.dims.vocab
+        self.embedding = Embedding(vocab, width, plan.embedding_scale, TIED_SIZE if plan.tie else 1.0)
+        entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
+        self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
+        self.norm = RMSNorm(width, eps=NORM_EPS)
+        if plan.tie:
+            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * plan.embedding_scale / (TIED_SIZE * width)))
+        self.head = Head(width, vocab, plan.logit_cap)
+        self.share_weights()
+
+    def share_weights(self) -> None:
+        """Make the head's weight the embedding's, where the plan says so."""
+        if self.plan.tie:
+            self.head.weight = self.embedding.weight  # type: ignore[assignment]  # torch's stubs say Tensor
+
+    def forward(
+        self,
+        tokens: Tensor,  # (B, T)
+        states: Sequence[State] | None = None,
+        *,
+        windows: Windows | None = None,
+        starts: Tensor | None = None,  # (B, T) bool
+        targets: Tensor | None = None,  # (B, T)
+    ) -> tuple[Tensor, list[State]]:
+        """Logits (B, T, V), or the summed loss where targets are given, and the states after the tokens."""
+        x, states = self.hidden(tokens, states, windows=windows, starts=starts)
+        return self.head(x, targets), states
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        states: Sequence[State] | None = None,
+        *,
+        windows: Windows | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, list[State]]:
+        """What the head reads, (B, T, D), and the states after the tokens."""
+        x = self.embedding(tokens)
+        after: list[State] = []
+        for index, layer in enumerate(self.layers):
+            given = (x, states[index] if states else None, windows[index] if windows else None, starts)
+            x, state = checkpoint(layer, *given, use_reentrant=False) if self.recompute else layer(*given)
+            after.append(state)
+        return self.norm(x), after
+
+    def step(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+        """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
+        return self._step([layer.step for layer in self.layers], tokens, states)
+
+    def decoder(self, rows: int) -> Callable[[Tensor, Sequence[State]], tuple[Tensor, list[State]]]:
+        """`step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients.
+
+        The copy is kept for the next one, for as long as the weights are the same and so is what `rows` ask of it.
+        """
+        return partial(self._step, decoders(self, rows))
+
+    def _step(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+        x = self.embedding(tokens[:, None])
+        after: list[State] = []
+        for step, state in zip(steps, states, strict=True):
+            x, state = step(x, state)
+            after.append(state)
+        return self.head(self.norm(x))[:, 0], after
+
+    def reserve(self, states: Sequence[State], tokens: int) -> list[State]:
+        """The same states with room for `tokens` in all."""
+        return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
+
+    def windows(self, tick: Tick) -> list[int | None]:
+        """The window of every entry at a tick; None where the entry has none."""
+        return self.plan.windows(tick)
+
+    def fixed_windows(self, window: int) -> list[int | None]:
+        """`window` for every entry that has one: the test-time window."""
+        return [window if e.window else None for e in self.plan.entries]
+
+    def prefill(
+        self, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+    ) -> Context:
+        """Read text or ids in memory that does not grow with their number, and keep what they leave (`decode`)."""
+        return prefill(self, tokens, context, window=window, chunk=chunk)
+
+    def generate(
+        self,
+        context: Context,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
+        """Tokens (B,), one after another, that go on from a context (`decode`); it can be used again."""
+        return generate(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)

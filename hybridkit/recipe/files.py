@@ -1,0 +1,282 @@
+"""Recipes as files: finding and reading them, `extends`, overrides, writing them out, comparing them.
+
+A mapping of an extending file, or of an override, is merged into that of the file it extends; anything else replaces.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from operator import attrgetter, getitem
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.language.parser import Call, parse
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.recipe.schema import Data, Misfit, Model, Recipe, Train, leaves
+from hybridkit.language.source import Source
+from hybridkit.system.pydantic_errors import wrong
+from hybridkit.recipe.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
+
+__all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
+__all__ += ["find", "load", "run_name", "shipped", "sort_words"]
+
+RUN_RECIPE = "recipe.yaml"  # in a run folder
+MAX_EXTENDS = 16
+MAX_KEYS = 16  # of a dotted override
+
+
+class RecipeError(UserError):
+    """A recipe that says something wrong: where, what, and what would be right."""
+
+
+class Loaded(NamedTuple):
+    """A recipe, where its pattern stands (for errors that only a block can see), and the file it was read from."""
+
+    recipe: Recipe
+    source: Source | None
+    path: Path
+    registry: Registry = REGISTRY  # what its pattern may name; of a run's recipe, the run's own plug-ins, too
+
+
+class Change(NamedTuple):
+    """A field that two recipes say differently; `allowed`: whether a run may be resumed with the new value."""
+
+    key: str
+    old: Any
+    new: Any
+    allowed: bool
+
+
+def load(name: str | Path, overrides: Sequence[str] = (), run: Path | None = None) -> Loaded:
+    """Read a recipe: a file's path or the name of a shipped one (`quickstart`, `paper/swax-512-7b`, `swax-512-7b`).
+
+    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `run`: the folder of the run whose own
+    plug-ins it may name, by default the one that the file lies in. Raises UserError for files, YAML, keys and values
+    that are wrong and for patterns that are none; what only a block or window class can see is for compiling.
+    """
+    path = find(name)
+    document = reduce(_merged, map(_override, overrides), _extended(path, ()))
+    recipe = _checked(document, path)
+    source = document.sources.get(("pattern",))
+    calls = parse(recipe.pattern, source)
+    registry = _registry(run or path.parent, calls, recipe) if run or path.name == RUN_RECIPE else REGISTRY
+    registry.check(calls, recipe.pattern, source)
+    return Loaded(recipe, source, path, registry)
+
+
+def _registry(folder: Path, calls: Sequence[Call], recipe: Recipe) -> Registry:
+    """What the recipe of a run may name."""
+    from hybridkit.runs.plugin_copies import registry_of
+    from hybridkit.runs.run import Run
+
+    said = [name for call in calls for name in (call.name, call.window and call.window.name) if name]
+    return registry_of(Run(folder), {*said, str((recipe.model.ffn or {}).get("block"))})
+
+
+def find(name: str | Path) -> Path:
+    """The file that `name` says: the one of that path, or else the shipped recipe of that name. Raises UserError."""
+    path, known = Path(name), shipped()
+    if os.path.isfile(path) or (os.path.exists(path) and str(name) not in known):
+        return path
+    if str(name) not in known:
+        raise missing(path, known)
+    return known[str(name)]
+
+
+def run_name(recipe: str | Path) -> str:
+    """What a recipe or space file is called: its name without folder, `.yaml` and `.yml`; other dots stay."""
+    name = Path(recipe).name
+    return re.sub(r"\.ya?ml\Z", "", name) or name
+
+
+def sort_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Words of a command line as names and as `key=value` changes; a word that exists as a file or folder is a name."""
+    names: list[str] = []
+    changes: list[str] = []
+    for word in words:
+        (changes if "=" in word and not os.path.lexists(word) else names).append(word)
+    return names, changes
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with hybridkit, by path (`paper/swax-512-7b`) and by name alone (`swax-512-7b`)."""
+    spec = importlib.util.find_spec("hybridkit_recipes")
+    roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    files = [(root, path) for root in roots for path in sorted(root.rglob("*.yaml"))]
+    return {name: path for root, path in files for name in (path.stem, str(path.relative_to(root).with_suffix("")))}
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `load` reads back equal: every field written, nothing extended."""
+    return yaml.dump(
+        recipe.model_dump(mode="json", by_alias=True),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=1 << 20,
+    )
+
+
+def difference(old: Recipe, new: Recipe) -> list[Change]:
+    """What `new` says differently, in the order of the schema."""
+    pairs = [(leaf, attrgetter(leaf.attribute)(old), attrgetter(leaf.attribute)(new)) for leaf in leaves()]
+    return [Change(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text in quotes where this package's reader, or YAML 1.1's, would take it for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    plain = scalar(text) == text and text.isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def _is_pattern(keys: tuple[str, ...]) -> bool:
+    return keys == ("pattern",)
+
+
+def _extended(path: Path, extending: tuple[str, ...]) -> Document:
+    """A file's document, merged into the one that it extends. `extending`: the files that lead to it."""
+    document = read_file(path, _is_pattern)
+    if "extends" not in document.data:
+        return document
+    place, said = document.where(("extends",)), document.data.pop("extends")
+    if not isinstance(said, str) or not said:
+        raise RecipeError(f"{place}: extends should be the path of another recipe, seen from this one")
+    chain = (*extending, os.path.realpath(path))
+    base = path.parent / said
+    if os.path.exists(base) and not os.path.isfile(base) and not os.path.isdir(base):  # a pipe might never end
+        raise RecipeError(f"{place}: extends {base}: not a regular file")
+    if os.path.realpath(base) in chain or len(chain) > MAX_EXTENDS:
+        raise RecipeError(f"{place}: extends goes round in a circle, or deeper than {MAX_EXTENDS} files")
+    try:
+        return _merged(_extended(base, chain), document)
+    except ReadError as error:
+        raise error if error.place.line else RecipeError(f"{place}: extends {error}") from None
+
+
+def _override(text: str) -> Document:
+    """The document that an override `key.key=value` stands for."""
+    origin = f"override `{text if len(text) <= 60 else text[:57] + '...'}`"
+    dotted, sign, said = text.partition("=")
+    keys = tuple(dotted.split("."))
+    if not sign or not all(keys) or len(keys) > MAX_KEYS:
+        hint = "; one recipe is read, and this is another file" if not sign and os.path.exists(text) else ""
+        raise RecipeError(f"{origin}: an override is written key=value, as in train.lr=1e-3{hint}")
+    if keys == ("extends",):
+        raise RecipeError(f"{origin}: only a file extends another")
+    data = said if _is_pattern(keys) else _value(said, origin)
+    for key in reversed(keys):
+        data = {key: data}
+    places: dict[KeyPath, Place] = {keys[:n]: Place(origin) for n in range(len(keys) + 1)}
+    source = Source(origin, Source.inline(said).lines)
+    return Document(data, places, places, {keys: source} if _is_pattern(keys) else {})
+
+
+def _value(text: str, origin: str) -> Any:
+    try:
+        return read_text(text, origin).data
+    except ReadError as error:
+        raise RecipeError(str(error).replace(str(error.place), origin, 1)) from None
+
+
+def _merged(base: Document, over: Document) -> Document:
+    """What both say, `over` having the last word."""
+    gone = set(_replaced(base.data, over.data, ()))
+
+    def kept(path: KeyPath) -> bool:
+        return not any(path[:n] in gone for n in range(len(path) + 1))
+
+    return Document(
+        _deep(base.data, over.data),
+        {path: place for path, place in base.keys.items() if kept(path)} | dict(over.keys),
+        {path: place for path, place in base.values.items() if kept(path)} | dict(over.values),
+        {path: source for path, source in base.sources.items() if kept(path)} | dict(over.sources),
+    )
+
+
+def _deep(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {**base, **{key: _deep(base.get(key), value) for key, value in over.items()}}
+
+
+def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths at which `over` replaces what `base` says."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        yield path
+        return
+    for key in base.keys() & over.keys():
+        yield from _replaced(base[key], over[key], (*path, key))
+
+
+def _checked(document: Document, path: Path) -> Recipe:
+    if "pattern" not in document.data:
+        if slip := next((key for key in document.data if nearest(key, ["pattern"])), None):
+            raise _unknown(document, (slip,))
+        raise RecipeError(f"{path}: no pattern; the one line that a recipe needs is like pattern: [swa:128, mlstm]*4")
+    try:
+        return Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise _complaint(document, error.errors()) from None
+
+
+def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeError:
+    """The first of pydantic's errors in the user's words; all of the alternatives where a field has several types."""
+    first = errors[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Misfit):
+        written = [path for path in cause.paths if path in document.values]
+        return RecipeError(f"{document.where(written[0] if written else ())}: {cause}")
+    if first["type"] == "extra_forbidden":
+        return _unknown(document, first["loc"])
+    path = document.known(first["loc"])
+    said = list(dict.fromkeys(wrong(error) for error in errors if document.known(error["loc"]) == path))
+    alternatives = " or ".join([said[0], *(message.removeprefix("should be ") for message in said[1:])])
+    value = reduce(getitem, path, document.data)
+    shown = "" if isinstance(value, dict | list) else f", not {_shown(value)}"
+    return RecipeError(f"{document.where(path)}: {'.'.join(map(str, path))} {alternatives}{shown}")
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, in one line of bounded length."""
+    said = json.dumps(value, ensure_ascii=False)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown(document: Document, path: KeyPath) -> RecipeError:
+    """A key that no recipe has, with the nearest one that it has there, or all of them."""
+    *around, name = path
+    section: Any = Recipe
+    for key in around:
+        section = section.model_fields[key].annotation
+    known = _names(section)
+    close = nearest(str(name), known)
+    hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
+    owner = ".".join(map(str, around)) or "a recipe"
+    return RecipeError(f"{document.keys.get(path) or document.where(path)}: {owner} has no {_shown(name)}; {hint}")
+
+
+def _names(section: type[BaseModel]) -> list[str]:
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    written = {"rules"}  # by `train`, not by people
+    return [name for name in names if name not in written] + ["extends"] if section is Recipe else names

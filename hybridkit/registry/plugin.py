@@ -1,0 +1,75 @@
+"""A module to the one class it holds: blocks, window policies, and the plugin files that bring them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+from hybridkit.system.errors import UserError
+from hybridkit.registry.plugin_package import open_package
+
+if TYPE_CHECKING:  # the vocabulary imports torch; naming a module needs none
+    from hybridkit.block import Block, Window
+
+Kind = Literal["block", "window"]
+
+
+def plugin_path(path: str | Path) -> Path:
+    """The absolute path of a plugin. Raises UserError unless it is a Python file that a pattern could name."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'a plugin is a file, not a folder' if path.is_dir() else 'no such plugin file'}")
+    if path.suffix != ".py" or not path.stem.isidentifier() or path.stem.startswith("_"):
+        raise UserError(f"{path}: a plugin's file name is its name in a pattern, such as my_block.py")
+    return path.resolve()
+
+
+def plugin_module(path: Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> str:
+    """The name under which a plugin file can be imported, in this process: one package for every folder of plugins.
+
+    An ordinary package rather than a file executed by hand: its classes pickle, it may import its neighbours
+    (`from ._helper import f`), and its last part is the file's stem, which names the block. `expected`: the SHA-256 of
+    all files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
+    """
+    return f"{open_package(path.parent, expected, named=named).name}.{path.stem}"
+
+
+def public_class(module: str, owner: str) -> tuple[Kind, type[Block] | type[Window]]:
+    """The kind of the one public Block or Window class that `module` defines, and the class.
+
+    Raises UserError, beginning with `owner`, where the import fails or there is not exactly one such class.
+    """
+    from hybridkit.block import Block, Window
+
+    held = [
+        cls
+        for name, cls in vars(_imported(module, owner)).items()
+        if inspect.isclass(cls) and issubclass(cls, Block | Window) and cls.__module__ == module and name[0] != "_"
+    ]
+    if len(held) != 1:
+        found = f"holds {len(held)}: {', '.join(cls.__name__ for cls in held)}" if held else "holds none"
+        raise UserError(f"{owner}: {module} needs one public Block or Window class, and {found}")
+    return ("block" if issubclass(held[0], Block) else "window"), held[0]
+
+
+def _imported(module: str, owner: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a stranger's file does on import, the message names it
+        where = f", line {line}" if (line := _line(error, module)) else ""
+        raise UserError(f"{owner}{where}: {type(error).__name__}: {error}") from error
+
+
+def _line(error: BaseException, module: str) -> int | None:
+    """The line of the module that was running when it failed, or that does not parse."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_globals["__name__"] == module]
+    return lines[-1] if lines else None

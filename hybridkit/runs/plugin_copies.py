@@ -1,0 +1,148 @@
+"""The plug-ins that a run was trained with: its own copies in `plugins/`, and their hashes in its manifests.
+
+A copy is executed only if its hash is the recorded one and the user trusts it (hybridkit.registry.trust). Files of a second
+folder of plug-ins, and of others, stand in `plugins/2/`, `plugins/3/` ...
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridkit.system.errors import UserError
+from hybridkit.runs.manifest import stamp
+from hybridkit.registry.plugin_package import loaded_hash, sha256, sources
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.runs.run import Run
+from hybridkit.registry.trust import trusted
+
+if TYPE_CHECKING:
+    from hybridkit.model.plan import Plan
+
+FOLDER = "plugins"
+MAX_FILES, MAX_BYTES = 1000, 1 << 24  # of copies that no manifest vouches for
+
+
+def code_of(plan: Plan) -> dict[str, bytes]:
+    """The files of the plug-ins that a stack uses, as they were executed, with what they import beside them."""
+    parts = [part for entry in plan.entries for part in (entry.block, entry.window) if part]
+    return sources(type(part).__module__ for part in parts)
+
+
+def hashes(code: Mapping[str, bytes]) -> dict[str, str]:
+    """SHA-256 by name."""
+    return {name: sha256(raw) for name, raw in code.items()}
+
+
+def write_copies(run: Run, code: Mapping[str, bytes]) -> None:
+    """Put the copies into a run that begins, in place of any others. Raises OSError."""
+    folder = run.path / FOLDER
+    if folder.exists():
+        shutil.rmtree(folder)
+    for name, raw in code.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(raw)
+
+
+def recorded(run: Run) -> dict[str, str]:
+    """SHA-256 of every file that a run was trained with, by its name in `plugins/`; none for runs that keep no record.
+
+    Before the first checkpoint that is what lies there.
+    """
+    if manifest := run.record():
+        return manifest.code or {}
+    folder = run.path / FOLDER
+    if not run.checkpoint_folder.is_dir():  # no run began here
+        return {}
+    files = sorted(path for path in folder.rglob("*.py") if path.is_file() and path.stem.isidentifier())
+    if len(files) > MAX_FILES or sum(path.stat().st_size for path in files) > MAX_BYTES:
+        raise UserError(f"{folder} holds more than plug-ins; name those of the run with --plugin")
+    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files}
+
+
+def refuse_changed(origin: str, was: Mapping[str, str], now: Mapping[str, str], remedy: str) -> None:
+    """Raises UserError, naming both hashes of the first file of plug-ins that `was` and `now` say differently."""
+    before, after = _flat(was), _flat(now)
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            old, new = (" and ".join(sorted(found.get(name, ()))) or "none" for found in (before, after))
+            raise UserError(f"{origin}: the plug-in {name} is another one: sha256 {old} there, {new} now; {remedy}")
+
+
+def registry_of(run: Run, names: Collection[str]) -> Registry:
+    """What a pattern with these `names` may use in a run: as ever, and the run's plug-ins that --plugin did not give.
+
+    Raises UserError where a given plug-in is another one than the run's, and where a copy is not the recorded one or
+    is not trusted.
+    """
+    code = recorded(run)
+    if not code:
+        return REGISTRY
+    registry = REGISTRY.copy()
+    given = {path.stem: path for path in REGISTRY.plugins}
+    for place, files in _folders(code).items():
+        folder = (run.path / FOLDER / place).resolve()
+        own = []
+        for name in (name for name in files if "/" not in name and Path(name).stem in names):
+            if path := given.get(Path(name).stem):
+                _refuse_other(run, path, files, run.path / FOLDER / place / name)
+            else:
+                own.append(name)
+        if own:
+            _check_copies(run, run.path / FOLDER / place, files, own[0])
+        for name in own:
+            registry.add(folder / name, files)
+    return registry
+
+
+def _folders(code: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The files of each folder of plug-ins: by the name of its place in `plugins/`, empty for the first."""
+    found: dict[str, dict[str, str]] = {}
+    for name, digest in code.items():
+        head, _, rest = name.partition("/")
+        place, inside = (head, rest) if head.isdecimal() else ("", name)
+        found.setdefault(place, {})[inside] = digest
+    return found
+
+
+def _flat(code: Mapping[str, str]) -> dict[str, set[str]]:
+    """Hashes by name, whichever folder a file stands in."""
+    found: dict[str, set[str]] = {}
+    for files in _folders(code).values():
+        for name, digest in files.items():
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
+def _refuse_other(run: Run, given: Path, files: Mapping[str, str], copy: Path) -> None:
+    """Raises UserError where a plug-in that the user named, or what stands beside it, is not the run's."""
+    for name, digest in files.items():
+        path = given.parent / name
+        if path.is_file() and (now := loaded_hash(path)) != digest:
+            raise UserError(
+                f"{path} is not what {run.path} was trained with: sha256 {now} now, {digest} in the run;"
+                f" leave --plugin out or name the run's own copy, --plugin {copy}"
+            )
+
+
+def _check_copies(run: Run, folder: Path, files: Mapping[str, str], main: str) -> None:
+    """Raises UserError unless all copies are what the run records, and trusted."""
+    strange = []
+    for name, digest in files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise UserError(f"{path}, a plug-in of the run, is missing; name it with --plugin (sha256 {digest})")
+        if (now := stamp(path).sha256) != digest:
+            raise UserError(
+                f"{path} is not what the run was trained with: sha256 {now} now, {digest} in the run's record;"
+                " put it back, or name the right file with --plugin"
+            )
+        if not trusted(digest):
+            strange.append(f"{path} (sha256 {digest})")
+    if strange:
+        raise UserError(
+            f"{run.path} brings code that you have not trusted yet: {', '.join(strange)}."
+            f" Read it; to trust it, add --plugin {folder / main}"
+        )

@@ -1,0 +1,58 @@
+"""Weights by name: what a checkpoint stores, and how tensors come back from a file that nobody vouches for."""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hybridkit.system.errors import UserError
+from hybridkit.runs.manifest import Invalid
+
+MAX_HEADER = 16 * 2**20  # bytes; some 100,000 tensors
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the model under its name, a shared one once. Not copied: they change as the model trains."""
+    named = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Raises UserError, naming `origin` and the first tensor that differs, unless `weights` are such a model's.
+
+    The model may be on the meta device.
+    """
+    own = weights_of(model)
+    for name in dict.fromkeys([*own, *weights]):
+        has, wants = (f"{list(t.shape)}" if t is not None else "none" for t in (weights.get(name), own.get(name)))
+        if has != wants:
+            raise UserError(f"{origin} holds another model: {name} is {has} there, and {wants} in this recipe")
+        if weights[name].dtype not in FLOATS:
+            raise UserError(f"{origin} holds another model: {name} is of {weights[name].dtype}, not a float type")
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `weights` into the model. Raises UserError, naming `origin` and the first tensor that differs."""
+    check_weights(model, weights, origin)
+    for name, tensor in weights_of(model).items():
+        tensor.copy_(weights[name])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises Invalid for anything else."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8 or struct.unpack("<Q", start)[0] > min(MAX_HEADER, size - 8):
+        raise Invalid(f"{path.name} is no safetensors file: its header would be larger than the file or the limit")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise Invalid(f"{path.name} is no safetensors file: {error}") from error

@@ -1,0 +1,229 @@
+"""The trials of a study in an optuna storage: a journal file in its folder, or any storage URL for many machines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.schema import Scalar
+from hybridkit.search.trials import Alias, Counts, Record, State
+from hybridkit.search.samplers import BaseDistribution, BaseSampler, FrozenTrial, TrialState, optuna
+from hybridkit.search.variables import Variable
+
+JOURNAL = "journal.log"
+_MOST = 1 << 53  # of whole numbers in a record
+_STRICT = ConfigDict(strict=True)
+_RECORD, _COUNTS_OF = TypeAdapter(Record), TypeAdapter(tuple[int, int, int], config=_STRICT)
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+_FINAL = {state: final for final, state in _STATES.items()}
+_DEFINITION, _COUNTS = "definition", "counts"
+_ABOUT = "about"  # what a trial's record begins with, in one write; later fields stand beside it
+
+
+class Ledger:
+    """Reads and writes trials. Only the process that leads a search writes; workers never do.
+
+    What is read is not trusted: UserError is raised, naming `place`, where it is not what a search writes for such
+    `variables` and so many `objectives`.
+    """
+
+    def __init__(self, study: optuna.Study, place: str, variables: Mapping[str, Variable], objectives: int) -> None:
+        self._study, self._place, self._variables, self._objectives = study, place, variables, objectives
+
+    def claim(self, definition: str) -> None:
+        """Note what the study is about, or find it noted. Raises UserError where it is about something else."""
+        if self._study.user_attrs.setdefault(_DEFINITION, definition) != definition:
+            raise UserError(f"the storage has a study `{self._study.study_name}` already, of another definition")
+        self._study.set_user_attr(_DEFINITION, definition)
+
+    def records(self) -> list[Record]:
+        """All trials, in the order in which they began."""
+        with _reading(self._place):
+            about = self._study.user_attrs
+            trials = self._study.get_trials(deepcopy=False)
+            return [self._record(trial, about.get(_aliases(trial.number), [])) for trial in trials]
+
+    def _record(self, trial: FrozenTrial, aliases: Sequence[Any]) -> Record:
+        record = _checked(trial, aliases)
+        for params in (record.params, *(alias.params for alias in record.aliases)):
+            if params.keys() != self._variables.keys():
+                raise ValueError(f"trial {trial.number} does not choose the variables of the space")
+            if wrong := [name for name, value in params.items() if not self._variables[name].holds(value)]:
+                raise ValueError(
+                    f"trial {trial.number}: {wrong[0]}: {params[wrong[0]]!r} is none of the space's values"
+                )
+        if record.state == "done" and not record.has_values(self._objectives):
+            return replace(record, state="failed", reason="an objective has no value: nothing was counted for it")
+        return record
+
+    def begin(self, params: Mapping[str, Scalar], space: Mapping[str, BaseDistribution], **about: Any) -> int:
+        """Write a new running trial; its number. `about` are further fields of its record."""
+        self._study.sampler = _Given(params)
+        trial = self._study.ask(dict(space))
+        trial.set_user_attr(_ABOUT, about)
+        return trial.number
+
+    def note(self, number: int, **about: Any) -> None:
+        """Set fields of a running trial's record."""
+        trial = self._study.get_trials(deepcopy=False)[number]
+        for name, value in about.items():
+            optuna.Trial(self._study, trial._trial_id).set_user_attr(name, value)
+
+    def add_aliases(self, aliases: Mapping[int, Sequence[Alias]]) -> None:
+        """Write, by trial, all other choices that come to its recipe."""
+        for number, choices in aliases.items():
+            self._study.set_user_attr(_aliases(number), [list(choice) for choice in choices])
+
+    def count(self, counts: Counts) -> None:
+        """Write how many proposals were made and passed over."""
+        self._study.set_user_attr(_COUNTS, list(counts))
+
+    def counts(self) -> Counts:
+        """What `count` wrote last."""
+        with _reading(self._place):
+            return Counts(*_COUNTS_OF.validate_python(tuple(self._study.user_attrs.get(_COUNTS, Counts()))))
+
+    def end(self, number: int, state: State, means: Sequence[float] | None = None) -> None:
+        """Close a trial."""
+        self._study.tell(number, values=means, state=_FINAL[state])
+
+
+def create_ledger(
+    folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
+) -> Ledger:
+    """The study `name` of a storage, made where there is none. Raises UserError for a URL that cannot be opened."""
+    either = optuna.study.StudyDirection
+    directions = [either.MAXIMIZE if more else either.MINIMIZE for more in maximized]
+    with _opening(place := _place(folder, url)):
+        study = optuna.create_study(
+            storage=_storage(folder, url), study_name=name, directions=directions, load_if_exists=True
+        )
+    return Ledger(study, place, variables, len(maximized))
+
+
+def open_ledger(
+    folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
+) -> Ledger:
+    """The study `name` of a storage that has it; nothing is written. Raises UserError where it cannot be read."""
+    place = _place(folder, url)
+    if url is None and not (folder / JOURNAL).is_file():
+        raise UserError(f"{place}: no such file, which holds the study's trials")
+    with _opening(place):
+        study = optuna.load_study(storage=_storage(folder, url), study_name=name)
+        directions = [direction == optuna.study.StudyDirection.MAXIMIZE for direction in study.directions]
+    if directions != list(maximized):
+        raise UserError(f"{place}: the study `{name}` has other objectives than {folder}")
+    return Ledger(study, place, variables, len(maximized))
+
+
+def mend_journal(folder: Path) -> None:
+    """Cut off what a full disk or a kill left of a line, and drop its lock. Only while the study's folder is locked."""
+    path = folder / JOURNAL
+    if not path.is_file():
+        return
+    path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        end = whole = file.tell()
+        while whole and (step := min(whole, 1 << 16)):
+            file.seek(whole - step)
+            if (found := file.read(step).rfind(b"\n")) >= 0:
+                whole += found + 1 - step
+                break
+            whole -= step
+    if whole < end:
+        os.truncate(path, whole)
+
+
+def _place(folder: Path, url: str | None) -> str:
+    return f"--storage {url}" if url else str(folder / JOURNAL)
+
+
+def _storage(folder: Path, url: str | None) -> str | optuna.storages.BaseStorage:
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    if url:
+        return url
+    path = str(folder / JOURNAL)  # JSON, a line an act; the lock is a file, since no link may stand in the folder
+    return optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+
+
+@contextmanager
+def _opening(place: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each kind of storage has errors of its own
+        raise UserError(f"{place}: cannot be opened: {_said(error)}") from error
+
+
+@contextmanager
+def _reading(place: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a record that no search wrote may lead to
+        raise UserError(f"{place}: the study's trials cannot be read: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error in one line of bounded length, in characters that any terminal shows."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    else:
+        text = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__} {error}"
+    return ascii(" ".join(text.split())[:200])[1:-1]
+
+
+def _aliases(number: int) -> str:
+    return f"aliases of {number}"
+
+
+def _checked(trial: FrozenTrial, aliases: Sequence[Any]) -> Record:
+    """A trial as a record. Raises ValueError, and others, where it is none."""
+    later = {name: value for name, value in trial.user_attrs.items() if name != _ABOUT}
+    begun, ended = trial.datetime_start, trial.datetime_complete
+    seconds = ((ended.timestamp() if ended else time.time()) - begun.timestamp()) if begun else 0.0
+    about = trial.user_attrs.get(_ABOUT, {}) | later
+    others = [Alias(*alias) for alias in aliases]
+    own: dict[str, Any] = {"number": trial.number, "state": _STATES[trial.state], "params": dict(trial.params)}
+    own |= {"aliases": others, "seconds": seconds}
+    if both := own.keys() & about.keys():
+        raise ValueError(f"trial {trial.number} says itself what its {min(both)} is")
+    record: Record = _RECORD.validate_python(about | own)
+    numbers = (record.proposals, record.rejected, record.duplicates, *(alias.proposal for alias in others))
+    if not all(0 <= number < _MOST for number in numbers):
+        raise ValueError(f"trial {trial.number} counts more proposals than there can be")
+    return record
+
+
+class _Given(BaseSampler):
+    """Samples what was chosen already."""
+
+    def __init__(self, params: Mapping[str, Scalar]) -> None:
+        self._params = params
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: each variable is asked for by itself."""
+        return {}
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        """The value that was chosen."""
+        return self._params[param_name]

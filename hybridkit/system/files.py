@@ -1,0 +1,61 @@
+"""Every write of a training run, through one small object: tests put one in its place that fails or kills."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hybridkit.runs.run import refuse_links
+
+
+class Files:
+    """The file operations that change a run folder."""
+
+    def write(self, file: BinaryIO, data: bytes) -> None:
+        """Write and flush to the system. Raises OSError."""
+        file.write(data)
+        file.flush()
+
+    def tensors(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """Write a safetensors file. Raises OSError."""
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
+
+    def fsync(self, path: Path) -> None:
+        """Wait until a file or a folder's list of names is on the disk."""
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Move within a file system, in one indivisible act."""
+        old.rename(new)
+
+    def remove(self, folder: Path) -> None:
+        """Delete a folder and what is in it."""
+        shutil.rmtree(folder)
+
+
+FILES = Files()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file such that at any moment either the old or the new one stands there in full.
+
+    Raises UserError where it is a symbolic link, and OSError.
+    """
+    part = path.with_name(f".{path.name}.part")
+    refuse_links([path, part])
+    with part.open("wb") as file:
+        FILES.write(file, data)
+    FILES.fsync(part)
+    FILES.rename(part, path)
+    FILES.fsync(path.parent)

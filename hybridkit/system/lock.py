@@ -1,0 +1,53 @@
+"""One process a run folder: a lock that the system drops when its process dies, however it dies."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from hybridkit.system.errors import UserError
+from hybridkit.runs.run import refuse_links
+
+
+class Lock:
+    """Holds `folder`/.lock within `with`. Raises UserError, naming the holder, where another process has it.
+
+    `option`: the verb's own that names another folder.
+    """
+
+    def __init__(self, folder: Path, option: str = "--run") -> None:
+        self._folder, self._path, self._option = folder, folder / ".lock", option
+
+    def __enter__(self) -> Self:
+        self._file = self._held()
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """Leave no file behind. Only while it is held."""
+        self._path.unlink(missing_ok=True)
+
+    def _held(self) -> TextIO:
+        """The open file, locked, under its name: one that its last holder removed would keep nobody out."""
+        while True:
+            # Never through a link, which could make any file one to write a process number into.
+            refuse_links([self._path])
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.lstat()):
+                    return file
+            except BlockingIOError as error:
+                holder = file.read(32).strip() or "unknown"
+                file.close()
+                busy = f"{self._folder} is in use by process {holder}"
+                raise UserError(f"{busy}; wait for it, or name another folder with {self._option}") from error
+            file.close()

@@ -1,0 +1,67 @@
+"""Checkpoints of the DeepSpeed engine: the files of the local engine, so that any engine, stage and number of ranks
+goes on from any other's. DeepSpeed's own formats, which hold pickles, are neither written nor read.
+
+Weights and moments are gathered a parameter at a time; rank 0 writes each before it asks for the next.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hybridkit.system.errors import UserError
+from hybridkit.runs.manifest import WEIGHTS, Invalid
+from hybridkit.training.engines.local import OPTIMIZER
+from hybridkit.training.stream import write_gathered
+from hybridkit.training.engines.deepspeed.zero import MOMENTS, Zero
+from hybridkit.runs.weights import read_tensors
+
+STEP = "step"
+
+
+def write(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path, lead: bool) -> None:
+    """Weights and optimizer, on the rank that leads; the others take part. Raises OSError."""
+    shapes = {name: zero.shape(parameter) for name, parameter in named.items()}
+    write_gathered(folder / WEIGHTS if lead else None, shapes, map(zero.weight, named.values()))
+    steps = zero.steps()
+
+    def tensors() -> Iterator[Tensor]:
+        for parameter in named.values():
+            yield from (zero.moment(parameter, what) for what in MOMENTS)
+            yield torch.tensor(float(steps))
+
+    write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(shapes), tensors())
+
+
+def read(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path) -> None:
+    """Continue from a checkpoint of either engine. Raises Invalid for a bad file, UserError for another model's."""
+    set_weights(zero, named, read_tensors(folder / WEIGHTS), str(folder))
+    tensors = read_tensors(folder / OPTIMIZER)
+    shapes = _state_shapes({name: zero.shape(parameter) for name, parameter in named.items()})
+    for key, value in tensors.items():
+        if shapes.get(key) != value.shape:
+            raise Invalid(f"the optimizer's {key} {list(value.shape)} fits no parameter of this model")
+    zero.set_steps(max((int(value) for key, value in tensors.items() if key.endswith(STEP)), default=0))
+    for name, parameter in named.items():
+        for what in MOMENTS:
+            key = f"{name}.{what}"
+            zero.set_moment(parameter, what, tensors.get(key, torch.zeros(shapes[key])))
+
+
+def _state_shapes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+    """The tensors of AdamW's state, in the order in which they are written."""
+    single = {STEP: torch.Size()}
+    return {f"{n}.{what}": single.get(what, shape) for n, shape in shapes.items() for what in (*MOMENTS, STEP)}
+
+
+def set_weights(zero: Zero, named: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `weights` into the model. Raises UserError, naming `origin` and the first tensor that differs."""
+    for name in dict.fromkeys([*named, *weights]):
+        wants = list(zero.shape(named[name])) if name in named else "none"
+        has = list(weights[name].shape) if name in weights else "none"
+        if has != wants:
+            raise UserError(f"{origin} holds another model: {name} is {has} there, and {wants} in this recipe")
+    for name, parameter in named.items():
+        zero.set_weight(parameter, weights[name])
+    zero.refresh()

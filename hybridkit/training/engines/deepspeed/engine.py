@@ -1,0 +1,138 @@
+"""The DeepSpeed engine: ZeRO over the ranks of a launcher, with the same arithmetic as the local engine.
+
+Gradients are sums over all ranks' counted targets: DeepSpeed averages over ranks, and so each rank's loss is scaled
+by their number first. Weights stay in fp32, and bf16 is autocast, as in the local engine.
+"""
+
+import logging
+import resource
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.ops import __compatible_ops__
+from deepspeed.utils import logger
+from torch import Tensor
+
+from hybridkit.model.plan import Plan
+from hybridkit.cost.flops import parameters
+from hybridkit.data.batches import Batch
+from hybridkit.system.machine import choose_precision, keep_freed_memory
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.deepspeed import checkpoint as files
+from hybridkit.training.engines.deepspeed.config import settings
+from hybridkit.training.engines.deepspeed.model import Loss, join, parameter_groups, sharded_model
+from hybridkit.training.engines.engine import Gradient, Save, Windows
+from hybridkit.training.compile import compile_layers
+from hybridkit.training.engines.local import initial_model
+from hybridkit.training.optimizers.adamw import adamw_over
+from hybridkit.training.engines.deepspeed.ulysses import spread
+from hybridkit.training.engines.deepspeed.zero import STAGES
+
+SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs; compiled for a minute at first use if not refused
+
+
+class DeepSpeedEngine:
+    """One of WORLD_SIZE processes that share a model's training; see `Engine`."""
+
+    name = "deepspeed"
+
+    def __init__(self, plan: Plan, train: Train) -> None:
+        self.zero = train.zero
+        _quiet()
+        (self.rank, self.ranks), self.device = join(train)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        __compatible_ops__[SHARED_MEMORY] = False
+        self.replica, self.replicas = self.rank // train.sequence_parallel, self.ranks // train.sequence_parallel
+        self.precision = choose_precision(train.precision, self.device.type)
+        config = settings(train, parameters(plan).total)
+        self.model = sharded_model(plan, train.seed, config) if train.zero == 3 else initial_model(plan, train.seed)
+        self.model.recompute = train.recompute
+        self._ulysses = spread(self.model, train.sequence_parallel)
+        if train.compile:
+            compile_layers(self.model)
+        optimizer = adamw_over(parameter_groups(self.model, train.weight_decay), train)
+        loss = Loss(self.model, train, self.device, self.precision)
+        self._engine = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)[0]
+        self._zero = STAGES[train.zero](self._engine)
+        self._zero.set_steps(0)
+        self._named = dict(self.model.named_parameters())
+
+    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+        """Start from these weights. Raises UserError where they are another model's."""
+        files.set_weights(self._zero, self._named, weights, origin)
+
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+        """Accumulate over this rank's micro-batches; with the last one the ranks' gradients are complete."""
+        self.discard()
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in micro_batches:
+            self._engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
+            loss = self._engine(self._here(batch), windows)
+            self._engine.backward(loss * (self.ranks / max(1, counted)))
+            nats += loss.detach()
+        return Gradient(self._summed(nats), self._zero.norm())
+
+    def update(self, lr: float) -> None:
+        """Clip and step, both DeepSpeed's."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+
+    def discard(self) -> None:
+        """Drop the gradient held."""
+        self._zero.discard()
+
+    @torch.no_grad()
+    def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
+        """The summed loss in nats, of all ranks."""
+        nats = [self._engine(self._here(batch), windows).double() for batch in micro_batches]
+        return self._summed(torch.stack(nats).sum())
+
+    def save(self) -> Save:
+        """Weights and optimizer, gathered while they are written: all ranks wait."""
+        return Save(lambda folder: files.write(self._zero, self._named, folder, self.rank == 0), detached=False)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
+        files.read(self._zero, self._named, folder)
+
+    def agree(self, number: int) -> int:
+        """The largest that a rank passes."""
+        largest = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def figures(self) -> dict[str, float]:
+        """The most memory in bytes that a rank has held: of the GPU, or of the process where there is none."""
+        return {"peak_memory": self.agree(_peak_memory(self.device))}
+
+    def _summed(self, nats: Tensor) -> float:
+        torch.distributed.all_reduce(nats)
+        return nats.item()
+
+    def _here(self, batch: Batch) -> Batch:
+        """This rank's part of each sequence, on its device."""
+        batch = self._ulysses.share(batch) if self._ulysses else batch
+        starts = None if batch.starts is None else batch.starts.to(self.device)
+        return replace(batch, tokens=batch.tokens.to(self.device), targets=batch.targets.to(self.device), starts=starts)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _quiet() -> None:
+    """DeepSpeed's warnings alone, not on standard output, and none about functions of torch that it calls."""
+    warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)

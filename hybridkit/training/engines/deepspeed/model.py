@@ -1,0 +1,91 @@
+"""What the DeepSpeed engine starts from: its process group, and a model shared out while it is built."""
+
+import atexit
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from deepspeed.runtime.zero import Init
+from deepspeed.utils import set_z3_leaf_module
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from hybridkit.model.plan import Plan, Uninitialized
+from hybridkit.data.batches import Batch
+from hybridkit.system.machine import DTYPES, choose_device
+from hybridkit.model.model import Model, Residual
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.engine import Windows
+from hybridkit.training.compile import for_graphs
+from hybridkit.training.launch.launch import Place, place, settle
+from hybridkit.training.engines.local import initial_model
+from hybridkit.training.optimizers.adamw import groups
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+class Loss(nn.Module):
+    """The model and its summed loss in one forward pass, so that ZeRO-3 gathers the head's weights for it too."""
+
+    def __init__(self, model: Model, train: Train, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self._autocast = torch.autocast(device.type, DTYPES["bf16"], enabled=precision == "bf16")
+        self._compiled = train.compile
+
+    def forward(self, batch: Batch, windows: Windows) -> Tensor:
+        """Nats summed over the counted targets, a scalar."""
+        given = for_graphs(self.model.plan, windows) if self._compiled else windows
+        with self._autocast:
+            loss, _ = self.model(batch.tokens, windows=given, starts=batch.starts, targets=batch.targets)
+        return loss
+
+
+def join(train: Train) -> tuple[Place, torch.device]:
+    """Enter the group of processes that the environment describes; alone where it describes none."""
+    here = place(os.environ) or Place(0, 1)
+    settle(here)
+    device = choose_device(train.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(BACKENDS[device.type])
+        atexit.register(torch.distributed.destroy_process_group)
+    return here, device
+
+
+def sharded_model(plan: Plan, seed: int, settings: dict[str, Any]) -> Model:
+    """`initial_model` with the same weights, of which each rank keeps its share: it never holds two layers whole."""
+    with _each_layer(lambda layer: Init(module=layer, config_dict_or_path=settings, dtype=torch.float32)):
+        model = initial_model(plan, seed)
+    Init(module=model, config_dict_or_path=settings, dtype=torch.float32)  # embedding, last norm and head
+    for layer in model.layers:
+        set_z3_leaf_module(layer, True)  # gathered whole: what a layer does with its parts' weights is its own affair
+    return model
+
+
+@contextmanager
+def _each_layer(act: Callable[[nn.Module], object]) -> Iterator[None]:
+    """Act on every entry of a stack that is built within, as soon as its weights are drawn."""
+
+    def registered(owner: nn.Module, name: str, part: nn.Module) -> None:
+        if isinstance(part, Residual):
+            act(part)
+
+    handle = register_module_module_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+    """The local engine's groups; which parameter decays is told by its shape, and a shared one has lost it."""
+    with torch.device("meta"), Uninitialized():
+        shell = Model(model.plan)
+    names = {id(parameter): name for name, parameter in shell.named_parameters()}
+    own = dict(model.named_parameters())
+    return [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in groups(shell, weight_decay)]

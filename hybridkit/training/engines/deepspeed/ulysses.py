@@ -1,0 +1,85 @@
+"""Sequence parallelism over heads (DeepSpeed Ulysses, arXiv 2309.14509): some ranks share each sequence.
+
+P ranks of a group, B batch, T tokens of a sequence, of which each rank holds T / P, H heads, of which each works on
+H / P between projections.
+"""
+
+from dataclasses import replace
+
+import torch
+from deepspeed.sequence.layer import _SeqAllToAll
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from hybridkit.block import Layer, Spread
+from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.system.errors import UserError
+from hybridkit.model.model import Model
+
+TOKENS, HEADS = 1, 2  # dimensions of (B, T, H, .)
+
+
+class Ulysses(Spread):
+    """A sequence over the ranks of a group, in their order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._place = torch.distributed.get_rank() % size
+        self._group = _own_group(size)
+
+    def begin(self, tokens: int) -> int:
+        """The position of this rank's first token."""
+        return self._place * tokens
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, T / P, H, .) to (B, T, H / P, .). Raises UserError where the ranks do not divide the heads."""
+        if x.shape[HEADS] % self.size:
+            raise UserError(
+                f"train.sequence_parallel: {self.size} ranks cannot share {x.shape[HEADS]} heads; it must divide the"
+                " heads and kv_heads of every mixer"
+            )
+        return self._exchange(x, HEADS, TOKENS)
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """(B, T, H / P, .) to (B, T / P, H, .)."""
+        return self._exchange(x, TOKENS, HEADS)
+
+    def share(self, batch: Batch) -> Batch:
+        """This rank's stretch of every sequence, filled up at the end to P equal ones; `starts` stay whole."""
+        spare = -batch.tokens.shape[1] % self.size
+        length = (batch.tokens.shape[1] + spare) // self.size
+        own = slice(self._place * length, (self._place + 1) * length)
+        return replace(
+            batch,
+            tokens=F.pad(batch.tokens, (0, spare))[:, own].contiguous(),
+            targets=F.pad(batch.targets, (0, spare), value=IGNORED)[:, own].contiguous(),
+            starts=None if batch.starts is None else F.pad(batch.starts, (0, spare)),
+        )
+
+    def _exchange(self, x: Tensor, scattered: int, gathered: int) -> Tensor:
+        """DeepSpeed's all-to-all, whose gradient is the exchange back; gates have no last dimension."""
+        wide = x if x.dim() == 4 else x[..., None]
+        moved: Tensor = _SeqAllToAll.apply(self._group, wide.contiguous(), scattered, gathered, 0)
+        return moved.view(*moved.shape[: x.dim()])
+
+
+def spread(model: Model, size: int) -> Ulysses | None:
+    """Let every mixer of a model share its sequences among `size` ranks; None for 1. Raises UserError."""
+    if size == 1:
+        return None
+    ulysses = Ulysses(size)
+    for entry, part in zip(model.plan.entries, model.layers, strict=True):
+        layer = part.layer
+        assert isinstance(layer, Layer)
+        if entry.block.mixes and not layer.spreads:
+            raise UserError(f"train.sequence_parallel: {entry.block.name()} cannot share a sequence; use 1")
+        layer.spread = ulysses
+    return ulysses
+
+
+def _own_group(size: int) -> ProcessGroup:
+    """The group of neighbours that this rank belongs to; every rank makes all groups."""
+    ranks = range(torch.distributed.get_world_size())
+    groups = [torch.distributed.new_group(list(ranks[first : first + size])) for first in ranks[::size]]
+    return groups[torch.distributed.get_rank() // size]

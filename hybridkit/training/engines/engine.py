@@ -1,0 +1,102 @@
+"""What a trainer asks of an engine. It knows no more, and so cannot tell one process from a cluster.
+
+An engine computes on its share of a batch and answers for all ranks: sums are taken over them before they are
+returned. Every rank makes the same calls in the same order.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from hybridkit.model.plan import Plan
+from hybridkit.data.batches import Batch
+from hybridkit.system.machine import Precision, choose_device
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.deepspeed.config import check
+
+Windows = Sequence[int | None]  # one an entry
+
+
+class Gradient(NamedTuple):
+    """What a batch says, before anything is updated."""
+
+    nats: float  # the loss summed over the counted targets of all ranks
+    norm: float  # of the whole gradient, before clipping
+
+
+class Save(NamedTuple):
+    """An engine's part of a checkpoint, about to be written."""
+
+    write: Callable[[Path], None]  # puts its files into a folder; every rank calls it
+    detached: bool  # the files' content is already copied: `write` may run in a thread while training goes on
+
+
+class Engine(Protocol):
+    """Weights, optimizer, and the arithmetic of a step. A new one holds the weights that `train.seed` gives."""
+
+    name: str
+    zero: int  # stage of ZeRO: what the ranks share out
+    rank: int  # of `ranks` processes; rank 0 writes logs and manifests
+    ranks: int
+    replica: int  # of `replicas` shares of each batch: as many as ranks, unless ranks share sequences
+    replicas: int
+    device: torch.device
+    precision: Precision
+
+    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+        """Start from these weights. Raises UserError, naming `origin`, where they are another model's."""
+
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+        """Accumulate d(nats / counted) over this rank's micro-batches and all ranks; replaces any gradient held.
+
+        `counted` 0: no target is counted, and the gradient is zero.
+        """
+
+    def update(self, lr: float) -> None:
+        """Clip the gradient held and take an optimizer step with it."""
+
+    def discard(self) -> None:
+        """Drop the gradient held; weights and optimizer stay as they are."""
+
+    def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
+        """The loss in nats, summed over the counted targets of all ranks; no gradient."""
+
+    def save(self) -> Save:
+        """The state after the last update."""
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint whose files agree with its manifest. Raises Invalid or UserError."""
+
+    def agree(self, number: int) -> int:
+        """The largest of the numbers that the ranks pass. All wait for each other."""
+
+    def figures(self) -> dict[str, float]:
+        """What an engine of its own adds to a metrics line, asked for after every update."""
+
+
+def local(plan: Plan, train: Train) -> Engine:
+    """One process."""
+    from hybridkit.training.engines.local import LocalEngine
+
+    return LocalEngine(plan, train)
+
+
+def deepspeed(plan: Plan, train: Train) -> Engine:
+    """DeepSpeed's ranks. Raises UserError where they cannot run here."""
+    check(train)
+    os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
+    from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(plan, train)
+
+
+ENGINES: dict[str, Callable[[Plan, Train], Engine]] = {"local": local, "deepspeed": deepspeed}
+
+
+def open_engine(plan: Plan, train: Train) -> Engine:
+    """The engine that a recipe names. Raises UserError where it cannot run here."""
+    return ENGINES[train.engine](plan, train)

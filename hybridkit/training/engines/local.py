@@ -1,0 +1,123 @@
+"""The local engine: plain torch, one process, a CPU or one GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from hybridkit.model.plan import Plan
+from hybridkit.data.batches import Batch
+from hybridkit.system.machine import DTYPES, choose_device, choose_precision, keep_freed_memory, spare_memory, weight_type
+from hybridkit.runs.manifest import WEIGHTS
+from hybridkit.model.model import Model
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.engine import Gradient, Save, Windows
+from hybridkit.system.files import FILES
+from hybridkit.training.compile import compile_layers, for_graphs
+from hybridkit.training.optimizers.adamw import adamw, load_state, state_of
+from hybridkit.runs.weights import load_weights, read_tensors, weights_of
+
+OPTIMIZER = "optimizer.safetensors"
+
+
+def initial_model(plan: Plan, seed: int) -> Model:
+    """The model with the weights that a seed gives: drawn on the CPU in fp32, hence the same for every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(plan)
+
+
+class LocalEngine:
+    """fp32 master weights, under autocast where the precision is bf16; see `Engine`."""
+
+    name, zero = "local", 0
+    rank, ranks, replica, replicas = 0, 1, 0, 1
+
+    def __init__(self, plan: Plan, train: Train) -> None:
+        self.device = choose_device(train.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.precision = choose_precision(train.precision, self.device.type)
+        self.model = initial_model(plan, train.seed).to(self.device, weight_type(self.precision))
+        self.model.recompute = train.recompute
+        self._compiled = train.compile
+        if self._compiled:
+            compile_layers(self.model)
+        self._optimizer = adamw(self.model, train)
+        self._clip = train.clip
+        self._norm = torch.zeros(())
+
+    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+        """Start from these weights. Raises UserError where they are another model's."""
+        load_weights(self.model, weights, origin)
+
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+        """Accumulate over the micro-batches."""
+        self.discard()
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in micro_batches:
+            loss = self._loss(batch, windows)
+            (loss / max(1, counted)).backward()
+            nats += loss.detach()
+        self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return Gradient(nats.item(), self._norm.item())
+
+    def update(self, lr: float) -> None:
+        """Clip and step."""
+        if self._clip is not None:
+            clip_grads_with_norm_(self.model.parameters(), self._clip, self._norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop the gradient held."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
+        """The summed loss in nats."""
+        return sum(self._loss(batch, windows).item() for batch in micro_batches)
+
+    def save(self) -> Save:
+        """Weights and optimizer; copied, so that training can go on, where twice their size is spare."""
+        parts = {WEIGHTS: weights_of(self.model), OPTIMIZER: state_of(self.model, self._optimizer)}
+        size = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
+        detached = 2 * size < spare_memory()
+        if detached:
+            parts = {file: {name: _copied(t) for name, t in part.items()} for file, part in parts.items()}
+
+        def write(folder: Path) -> None:
+            for file, part in parts.items():
+                FILES.tensors(folder / file, part)
+
+        return Save(write, detached)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint of any engine. Raises Invalid for a bad file, UserError for another model's."""
+        load_weights(self.model, read_tensors(folder / WEIGHTS), str(folder))
+        load_state(self.model, self._optimizer, read_tensors(folder / OPTIMIZER))
+
+    def agree(self, number: int) -> int:
+        """There is nobody to ask."""
+        return number
+
+    def figures(self) -> dict[str, float]:
+        """None: what is not a function of the recipe would keep runs from repeating each other."""
+        return {}
+
+    def _loss(self, batch: Batch, windows: Windows) -> Tensor:
+        """Summed over the counted targets, a scalar."""
+        starts = None if batch.starts is None else batch.starts.to(self.device)
+        tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
+        with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):
+            given = for_graphs(self.model.plan, windows) if self._compiled else windows
+            loss, _ = self.model(tokens, windows=given, starts=starts, targets=targets)
+        return loss
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -1,0 +1,47 @@
+"""A run without running it: what it would take, from the recipe alone. No weight is allocated and no text is read."""
+
+from typing import Any
+
+from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.cost.flops import Case, cost
+from hybridkit.system.machine import choose_device, choose_precision
+from hybridkit.cost.memory import Training, activations, held
+from hybridkit.recipe.files import Loaded
+from hybridkit.training.micro_batches import automatic_rows
+
+
+def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
+    """Sizes, steps, FLOPs and bytes of a recipe trained by so many ranks. Raises what compiling it raises.
+
+    FLOPs are of the whole run, exact and expected over the windows' shares; bytes are of one rank. Precision, and rows
+    where `micro_batch` is `auto`, are those that this machine's device would have.
+    """
+    recipe, plan = loaded.recipe, compile_recipe(loaded)
+    train, sequence = recipe.train, recipe.data.sequence
+    device = choose_device(train.device)
+    precision = choose_precision(train.precision, device.type)
+    wanted = train.micro_batch
+    rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
+    share = -(-train.batch_tokens * train.sequence_parallel // (sequence * ranks))  # sequences of a step on a rank
+    training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
+    case = Case(sequence)
+    lasting, kept = held(plan, training), activations(plan, training, case)
+    stage = train.zero if train.engine == "deepspeed" else 0
+    memory = {"held": lasting.on_rank(stage, ranks)}
+    memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // train.sequence_parallel
+    costs = cost(plan, case)
+    return {
+        "recipe": str(loaded.path),
+        "pattern": plan.pattern,
+        "parameters": costs.parameters.total,
+        "engine": train.engine,
+        "zero": stage,
+        "ranks": ranks,
+        "precision": precision,
+        "micro_batch": training.micro_batch,
+        "steps": train.steps,
+        "tokens": train.steps * train.batch_tokens,
+        "flops_per_token": float(costs.training),
+        "flops": float(costs.training * train.steps * train.batch_tokens),
+        "memory": {**memory, "total": sum(memory.values())},
+    }

@@ -1,0 +1,211 @@
+"""The training loop: one for all engines.
+
+A step reads a batch, asks the engine for its gradient, judges it, and only then updates. Where a run stands is its
+`State` and the engine's; batches and windows are functions of it, so that a resumed run repeats an uninterrupted one.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridkit.block import Tick
+from hybridkit.model.plan import Plan
+from hybridkit.data.batches import Batch, Feed
+from hybridkit.system.errors import Failure, Interrupted
+from hybridkit.runs.manifest import Invalid
+from hybridkit.recipe.schema import Recipe
+from hybridkit.training.checkpoint import Store, is_scheduled
+from hybridkit.training.engines.engine import Engine, Gradient
+from hybridkit.training.logs import Logs
+from hybridkit.training.reporter import Reporter
+from hybridkit.training.schedule import learning_rate
+from hybridkit.training.micro_batches import automatic_rows, counted, micro_batches
+from hybridkit.system.signals import Signals
+from hybridkit.training.throughput import Speed
+from hybridkit.training.state import State, load_state
+from hybridkit.training.validation import bits_per_byte, validate
+
+SPIKES = 5  # that may be passed over between two checkpoints; one more stops the run
+
+
+@dataclass
+class Parts:
+    """What a loop works with."""
+
+    recipe: Recipe
+    plan: Plan
+    feed: Feed
+    engine: Engine
+    store: Store
+    logs: Logs | None  # rank 0's
+    reporter: Reporter
+    about: dict[str, Any]  # of every manifest, but its step and files
+
+
+class Loop:
+    """Steps from `state` to the recipe's last."""
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self._parts, self._state = parts, state
+        self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
+        sequence = parts.recipe.data.sequence
+        self._rows = (
+            automatic_rows(parts.plan, self._train, sequence, parts.engine.device, parts.engine.precision)
+            if self._train.micro_batch == "auto"
+            else self._train.micro_batch
+        )
+        self._speed = Speed(parts.plan, parts.engine, sequence, self._rows)
+        self._saved = self._store.last.step if self._store.last else None  # the step last saved, or about to be
+
+    def run(self) -> None:
+        """Train until the last step, its checkpoint included.
+
+        Raises Interrupted for a signal, after a checkpoint; Failure for a loss that is not finite or spikes; OSError.
+        """
+        with Signals() as signals:
+            self._begin()
+            while self._state.step < self._train.steps:
+                self._store.check()
+                if self._step():
+                    self._after_update(signals)
+                self._obey(signals)
+            self._store.wait()
+        self._parts.reporter.message(str(self._speed))
+
+    def _begin(self) -> None:
+        """A rollback needs a checkpoint to return to; where there is none, it is to be this one."""
+        if self._train.on_spike != "rollback" or self._store.has(self._state.scheduled):
+            return
+        if self._state.scheduled is not None:
+            self._parts.reporter.message(f"step-{self._state.scheduled} is gone: rollbacks return to {self._saved}")
+        self._state.schedule()
+        if self._saved is None:
+            self._save()
+
+    def _step(self) -> bool:
+        """One batch; whether it led to a step."""
+        began = time.perf_counter()
+        state, train = self._state, self._train
+        batch = self._parts.feed.at(state.position)
+        windows = self._parts.plan.windows(Tick(train.seed, state.step, train.steps))
+        targets = counted(batch)
+        shares = micro_batches(batch, self._rows, self._engine.replica, self._engine.replicas)
+        gradient = self._engine.gradients(shares, windows, targets)
+        loss = gradient.nats / targets if targets else None
+        self._refuse_non_finite(loss, gradient)
+        if loss is not None and state.spikes(loss, train.spike):
+            self._engine.discard()
+            self._pass_over(loss)
+            return False
+        lr = learning_rate(state.step, train)
+        self._engine.update(lr) if targets else self._engine.discard()
+        state.advance(loss)
+        self._log(batch, windows, gradient, {"loss": loss, "lr": lr}, time.perf_counter() - began)
+        return True
+
+    def _log(
+        self,
+        batch: Batch,
+        windows: Sequence[int | None],
+        gradient: Gradient,
+        figures: dict[str, float | None],
+        seconds: float,
+    ) -> None:
+        step = self._state.step
+        line = {"step": step, **figures, "grad_norm": gradient.norm, "window": _said(windows)}
+        line["tokens"] = step * self._train.batch_tokens
+        line |= self._speed.figures(len(batch.tokens), windows, seconds) | self._engine.figures()
+        self._write(line)
+        self._parts.reporter.step(line, bits_per_byte(gradient.nats, batch.bytes))
+
+    def _after_update(self, signals: Signals) -> None:
+        """Validation, then a checkpoint, each where it is due."""
+        step, last = self._state.step, self._state.step == self._train.steps
+        if last or step % self._train.validate_every == 0:
+            self._validate()
+        asked, signals.save = signals.save, 0
+        wanted = self._engine.agree(asked)
+        if step % self._train.checkpoint_every == 0:
+            self._state.schedule()
+        if wanted or is_scheduled(step, self._train):
+            self._save()
+
+    def _validate(self) -> None:
+        found = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
+        if found["val_loss"] is not None and not math.isfinite(found["val_loss"]):
+            raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
+        line = {"step": self._state.step, **found}
+        self._write(line)
+        self._parts.reporter.validation(line)
+
+    def _obey(self, signals: Signals) -> None:
+        """Stop for a signal that any rank got."""
+        number = self._engine.agree(signals.stop)
+        step = self._state.step
+        if not number or step == self._train.steps:
+            return
+        if self._saved != step:
+            self._save()
+        self._store.wait()
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name}: stopped after step {step}, with a checkpoint; --resume goes on", number)
+
+    def _save(self) -> None:
+        if self._parts.logs:
+            self._parts.logs.sync()  # the lines up to a checkpoint are never younger than it
+        about = {**self._parts.about, "step": self._state.step}
+        self._store.save(self._engine.save(), self._state.model_dump(), about)
+        self._saved = self._state.step
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._parts.logs:
+            self._parts.logs.add(line)
+
+    def _refuse_non_finite(self, loss: float | None, gradient: Gradient) -> None:
+        sound = loss is None or math.isfinite(loss)
+        if sound and math.isfinite(gradient.norm):
+            return
+        what = f"the gradient's norm is {gradient.norm}" if sound else f"the loss is {loss}"
+        raise self._failed(f"{what}; the update was not made")
+
+    def _pass_over(self, loss: float) -> None:
+        """A spike: skip its batch, from here or from the last scheduled checkpoint, unless there were too many."""
+        state, way = self._state, self._train.on_spike
+        said = f"a loss of {loss:.4f} is more than {self._train.spike:g} above the recent median"
+        spikes, skipped = state.passed_over + 1, state.position + 1
+        if way == "stop" or spikes > SPIKES:
+            raise self._failed(f"{said}; train.on_spike is {way}, and {spikes} since the last checkpoint")
+        self._parts.reporter.message(f"step {state.step + 1}: {said}; {way}")
+        if way == "rollback":
+            self._roll_back()
+        self._state.position, self._state.passed_over = skipped, spikes
+
+    def _roll_back(self) -> None:
+        """To the last scheduled checkpoint. The batches since then, the spike's included, will not be read again."""
+        step = self._state.scheduled
+        assert step is not None
+        try:
+            checkpoint = self._store.return_to(step)
+            self._state = load_state(checkpoint)
+            self._state.scheduled = step
+        except Invalid as error:
+            raise self._failed(f"no return to step-{step}: {error}; train.on_spike=skip needs no checkpoint") from error
+        self._engine.load(checkpoint.folder)
+        self._saved = checkpoint.step
+        if self._parts.logs:
+            self._parts.logs.cut(checkpoint.step)
+
+    def _failed(self, why: str, step: int | None = None) -> Failure:
+        self._store.wait()
+        last = self._store.last
+        good = f"the last good checkpoint is {last.folder}" if last else "there is no checkpoint yet"
+        return Failure(f"step {step or self._state.step + 1}: {why}; {good}")
+
+
+def _said(windows: Sequence[int | None]) -> int | dict[str, int] | None:
+    """The windows as a metrics line has them: one number where all are equal."""
+    drawn = {str(index): window for index, window in enumerate(windows) if window is not None}
+    return next(iter(drawn.values())) if len(set(drawn.values())) == 1 else drawn or None

@@ -1,0 +1,52 @@
+"""What a run remembers between steps beside weights and optimizer; all of it is in a checkpoint's state.json."""
+
+import statistics
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hybridkit.runs.manifest import STATE, Invalid, read_json
+from hybridkit.runs.run import Checkpoint
+from hybridkit.system.pydantic_errors import wrong
+
+RECENT = 100  # losses that a spike is held against
+MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
+FEWEST = 20  # none is called a spike before there are as many
+
+
+class State(BaseModel):
+    """Where a run stands."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    step: int = Field(default=0, ge=0, le=MOST)  # done, from which learning rate and windows follow
+    position: int = Field(default=0, ge=0, le=MOST)  # batches read; ahead of `step` by those that were skipped
+    recent: Annotated[list[float], Field(max_length=RECENT)] = []  # losses of the last steps that have one
+    scheduled: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that a rollback returns to
+    passed_over: int = Field(default=0, ge=0, le=MOST)  # spikes since that checkpoint
+
+    def spikes(self, loss: float | None, limit: float) -> bool:
+        """Whether a loss lies more than `limit` nats above the median of the recent ones; None never does."""
+        return loss is not None and len(self.recent) >= FEWEST and loss > statistics.median(self.recent) + limit
+
+    def advance(self, loss: float | None) -> None:
+        """One step done, with one batch; None: it counted no target."""
+        self.step += 1
+        self.position += 1
+        if loss is not None:
+            self.recent = [*self.recent[1 - RECENT :], loss]
+
+    def schedule(self) -> None:
+        """Here is a checkpoint that a rollback returns to."""
+        self.scheduled, self.passed_over = self.step, 0
+
+
+def load_state(checkpoint: Checkpoint) -> State:
+    """The state in a checkpoint. Raises Invalid."""
+    try:
+        state = State.model_validate(read_json(checkpoint.folder / STATE))
+    except ValidationError as error:
+        raise Invalid(f"{STATE}: {'.'.join(map(str, error.errors()[0]['loc']))} {wrong(error.errors()[0])}") from error
+    if state.step != checkpoint.step or (state.scheduled or 0) > state.step:
+        raise Invalid(f"{STATE} is not that of step {checkpoint.step}")
+    return state

@@ -1,0 +1,110 @@
+"""The shipped window policies: the conformance laws, their edges, and their statistics."""
+
+import pytest
+
+from hybridkit.block import Tick, Window
+from hybridkit.model.plan import compile_pattern
+from hybridkit.language.parser import parse
+from hybridkit.registry.registry import REGISTRY
+from hybridkit.testing import check_window
+from hybridkit_blocks.windows.fixed import Fixed
+from hybridkit_blocks.windows.schedule import Schedule
+from hybridkit_blocks.windows.stoch import Stoch
+from hybridkit_blocks.windows.uniform import Uniform
+
+POLICIES = [
+    Fixed(window=128),
+    Stoch(short=128, long=2048),
+    Stoch(short=128, long=2048, p=0.75, until=0.9),
+    Stoch(short=16, long=64, p=0.25, scope="layer"),
+    Stoch(short=128, long=128),
+    Uniform(low=3, high=10),
+    Uniform(low=16, high=60, step=16, until=0.5),
+    Schedule(stages=((0, 128), (0.5, 512), (0.9, 2048))),
+    Schedule(stages=((0, 512), (0.25, 64), (0.5, 512))),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_laws(policy: Window) -> None:
+    check_window(policy)
+
+
+def test_a_share_of_p_over_100_000_steps_and_none_after_until() -> None:
+    policy, steps = Stoch(short=128, long=2048, p=0.75, until=0.9), 100_000
+    drawn = [policy(Tick(3, step, steps), 0) for step in range(steps)]
+    before, after = drawn[: int(0.9 * steps)], drawn[int(0.9 * steps) :]
+    error = abs(before.count(128) / len(before) - 0.75)
+    assert error < 4 * (0.75 * 0.25 / len(before)) ** 0.5  # four standard deviations of the share
+    assert set(after) == {2048}
+
+
+def test_layers_share_one_number_unless_the_scope_says_otherwise() -> None:
+    shared, apart = Stoch(short=1, long=2), Stoch(short=1, long=2, scope="layer")
+    ticks = [Tick(0, step, 1000) for step in range(1000)]
+    assert all(shared(tick, 0) == shared(tick, 7) for tick in ticks)
+    agreeing = sum(apart(tick, 0) == apart(tick, 7) for tick in ticks)
+    assert 400 < agreeing < 600  # two fair coins agree half the time; 100 is six standard deviations
+
+
+def test_one_number_decides_for_policies_of_any_size() -> None:
+    small, large = Stoch(short=8, long=64), Stoch(short=128, long=2048)
+    ticks = [Tick(0, step, 300) for step in range(300)]
+    assert [small(tick, 0) == 8 for tick in ticks] == [large(tick, 4) == 128 for tick in ticks]
+
+
+def test_all_policies_of_a_stack_read_one_number_a_batch() -> None:
+    """At batch scope; a layer that draws for itself agrees with the others about as often as chance has it."""
+    pattern = "[swa:stoch(8,64,p=.25), swa:stoch(128,2048,p=.75), swa:uniform(1,4), swa:stoch(3,5,p=.25,scope=layer)]"
+    plan = compile_pattern(pattern, width=32, heads=2, vocab=8, ffn=None)
+    steps = [plan.windows(Tick(7, step, 400)) for step in range(400)]
+    for first, second, quarter, _ in steps:
+        assert (first == 8) == (quarter == 1)  # u < 1/4
+        assert (second == 128) == (quarter != 4)  # u < 3/4
+    both = sum((first == 8) == (own == 3) for first, _, _, own in steps)
+    assert abs(both - 400 * 5 / 8) < 6 * (400 * 15 / 64) ** 0.5, "six standard deviations from what chance gives"
+
+
+def test_seeds_and_steps_draw_apart() -> None:
+    policy = Stoch(short=1, long=2)
+    runs = {tuple(policy(Tick(seed, step, 100), 0) for step in range(100)) for seed in range(20)}
+    assert len(runs) == 20
+
+
+@pytest.mark.parametrize(("p", "window"), [(0.0, 2048), (1.0, 128)])
+def test_certain_coins(p: float, window: int) -> None:
+    policy = Stoch(short=128, long=2048, p=p)
+    assert {policy(Tick(0, step, 500), 0) for step in range(500)} == {window}
+
+
+def test_a_schedule_changes_on_the_step_it_names() -> None:
+    policy = Schedule(stages=((0, 1), (0.5, 2), (0.9, 3)))
+    assert [policy(Tick(0, step, 10), 0) for step in range(10)] == [1] * 5 + [2] * 4 + [3]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Stoch(short=2048, long=128),
+        lambda: Stoch(short=0, long=128),
+        lambda: Stoch(short=1, long=2, p=1.5),
+        lambda: Fixed(window=0),
+        lambda: Uniform(low=9, high=3),
+        lambda: Schedule(stages=()),
+        lambda: Schedule(stages=((0.1, 128),)),
+        lambda: Schedule(stages=((0, 128), (0.5, 1), (0.5, 2))),
+        lambda: Schedule(stages=((0, 128), (1.0, 1))),
+        lambda: Schedule(stages=((0, 0),)),
+        lambda: Schedule.read([(None, 128)]),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(wrong: object) -> None:
+    with pytest.raises(ValueError):
+        wrong()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_a_policy_says_itself(policy: Window) -> None:
+    (call,) = parse(f"swa:{policy}")
+    assert call.window is not None
+    assert REGISTRY.window(call.window.name).read(call.window.arguments) == policy

@@ -1,0 +1,169 @@
+"""The verb `eval` on runs trained for a step: what it prints and writes, and every bad input."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from hybridkit.cli.eval import eval as verb
+from hybridkit.system.errors import UserError
+from hybridkit.evaluation.perplexity import perplexity
+from hybridkit.evaluation.scoring import Reading
+from hybridkit.recipe.files import load
+from hybridkit.runs.run import Run
+from hybridkit.training.reporter import Silent
+from hybridkit.training.trainer import train
+
+RECIPE = """\
+pattern: [swa:stoch(4,16,p=.5), mlstm]
+model: {width: 16, heads: 2}
+data:
+  source: SOURCE
+  sequence: 32
+  validation: .2
+train: {steps: 1, batch_tokens: 128, precision: fp32, device: cpu}
+"""
+FEW = ["--samples", "3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders `text`, `recall` and `plain`; the last has no windows."""
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "text.txt"
+    text.write_text("".join(f"line {n} says {n * n}\n" for n in range(400)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDKIT_CACHE", str(folder / "cache"))
+        for name, source in (("text", str(text)), ("recall", "recall(pairs=2)"), ("plain", str(text))):
+            recipe = folder / f"{name}.yaml"
+            said = RECIPE.replace("SOURCE", source)
+            recipe.write_text(said.replace("[swa:stoch(4,16,p=.5), mlstm]", "mlstm") if name == "plain" else said)
+            train(load(recipe), folder / name, resume=False, reporter=Silent())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def workplace(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    monkeypatch.setenv("HYBRIDKIT_CACHE", str(runs / "cache"))
+
+
+def call(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(verb)
+    return CliRunner().invoke(app, [*arguments, *FEW])
+
+
+def found(*arguments: str) -> dict[str, Any]:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
+    import hybridkit
+    from hybridkit.data.open import open_feed
+
+    answer = found("text", "plain", "--context", "128")
+    assert list(answer["perplexity"]) == ["text", "plain"]
+    model = hybridkit.load("text")
+    feed = open_feed(model.recipe.data, model.recipe.train)
+    expected = perplexity(model, feed.validation(), Reading()).to_json()
+    (loss,) = answer["perplexity"]["text"]
+    assert loss["window"] is None
+    for name in ("loss", "perplexity", "bits_per_byte", "tokens"):
+        assert loss[name] == pytest.approx(expected[name], rel=1e-5)
+    line = next(line for line in Run("text").metrics().lines if "val_loss" in line)
+    assert loss["loss"] == pytest.approx(line["val_loss"], rel=1e-4)
+    rows = [row for row in answer["by_position"] if row["run"] == "text"]
+    assert [row["first"] for row in rows] == [1, 2, 4, 8, 16, 32, 64, 128] and rows[-1]["last"] == 128
+    assert rows[5]["gain"] is not None and answer["cells"] == []
+
+
+def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
+    words = ["--no-perplexity", "--needles", "niah_single_1,niah_multikey", "--lengths", "1k,1200", "--windows", "4,16"]
+    answer = found("text", "recall", *words)
+    assert len(answer["cells"]) == 2 * 4 * 2 * 2
+    cell = answer["cells"][0]
+    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
+    assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
+    assert "pydoc_data" in answer["settings"]["haystack"]["name"]
+    prompts = [
+        [json.loads(line)["input"] for line in file.read_text().splitlines()]
+        for run in ("text", "recall")
+        for file in sorted((runs / run / "eval" / "needles").glob("niah_single_1-1024-*.jsonl"))
+    ]
+    assert len(prompts) == 4 and all(one == prompts[0] and len(one) == 3 for one in prompts)
+    folder = runs / "text" / "eval"
+    assert json.loads((folder / "results.json").read_text())["cells"] == answer["cells"]
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 6 and "Train window by test window" in page and "pydoc_data" in page
+    assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
+    assert "| task | run | window |" in (folder / "report.md").read_text()
+    assert (folder / "train-test.png").stat().st_size and (folder / "length-window.svg").stat().st_size
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
+    assert found("text", "recall", *words)["cells"] == answer["cells"]
+    assert before == {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
+
+
+def test_recall_forcing_and_ablation(runs: Path) -> None:
+    answer = found("recall", "--recall", "0,8", "--ablate", "mlstm", "--needles", "niah_single_1", "--lengths", "700",
+                   "--score", "forced", "--windows", "8", "--out", str(runs / "out"))  # fmt: skip
+    assert list(answer["perplexity"]) == ["recall", "recall without mlstm"]
+    tasks = {(cell["run"], cell["task"]) for cell in answer["cells"]}
+    kinds = ("recall_near", "recall_far", "niah_single_1 (forced)")
+    assert tasks == {(run, kind) for run in answer["perplexity"] for kind in kinds}
+    assert {cell["length"] for cell in answer["cells"] if cell["task"] == "recall_far"} == {0, 8}
+    assert (runs / "out" / "recall.svg").exists() and not (runs / "out" / "needles").exists()
+
+
+def test_people_get_tables(runs: Path) -> None:
+    result = call("recall", "--recall", "8", "--context", "64")
+    assert result.exit_code == 0, result.output
+    for part in ("Held-out text", "Loss by position", "Recall: accuracy", "tokens/s", "report.html"):
+        assert part in result.stdout
+
+
+BAD = {
+    "needles nowhere": (["text", "--needles", "niah_singel_1"], "did you mean `niah_single_1`"),
+    "lengths alone": (["text", "--lengths", "4k"], "name them, as in --needles"),
+    "a size": (["text", "--needles", "all", "--lengths", "4x"], "--lengths 4x: 4x should be a whole number"),
+    "a window of 0": (["text", "--windows", "0"], "at least 1"),
+    "a short length": (["text", "--needles", "niah_single_1", "--lengths", "300"], "should be at least"),
+    "no haystack": (["text", "--haystack", "nowhere.txt"], "no such file"),
+    "a short haystack": (
+        ["text", "--needles", "niah_single_2", "--lengths", "9k", "--haystack", "text.txt"],
+        "too few for the lengths",
+    ),
+    "no windows": (["plain", "--windows", "8"], "has a window"),
+    "no run": (["nowhere"], "no such run folder"),
+    "no checkpoint": (["empty"], "holds no valid checkpoint"),
+    "damage": (["damaged"], "holds no valid checkpoint\n  step-1: "),
+    "no recall": (["text", "--recall", "8"], "trained on text"),
+    "no such block": (["text", "--ablate", "mlstn"], "did you mean `mlstm`"),
+    "a long context": (["text", "--context", "1M"], "has only"),
+    "nothing": (["text", "--no-perplexity"], "nothing to measure"),
+    "no folder of tasks": (["text", "--tasks", "x", "--include", "nowhere"], "no such folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_before_any_weights_are_read(
+    case: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridkit.evaluation.target.load", lambda run: pytest.fail("weights were read"))
+    for name in ("empty", "damaged"):
+        shutil.copytree(runs / "text", runs / name, dirs_exist_ok=True)
+    shutil.rmtree(runs / "empty" / "checkpoints")
+    for weights in (runs / "damaged" / "checkpoints").glob("*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    words, message = BAD[case]
+    result = call(*words)
+    assert isinstance(result.exception, UserError) and message in str(result.exception), result.exception
+    assert not result.stdout and os.getcwd() == str(runs)

@@ -1,0 +1,180 @@
+"""`hybridkit flops` as a user runs it: tables, JSON, plots, and complaints with exit code 2."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridkit.cli import main
+from hybridkit.report.flops import amount, quantity, tokens
+from hybridkit.report.flops_plot import crossings
+from project import ROOT
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def flops(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hybridkit", "flops", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return flops
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "pattern: [swa:stoch(16,64), mlstm, sa]*2\nmodel: {width: 64, tie: true}\ntrain: {precision: fp32}\n"
+    )
+    return str(file)
+
+
+def reported(run: Run, *words: str) -> dict[str, Any]:
+    code, out, err = run(*words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_json_is_the_documented_schema_and_adds_up(run: Run, recipe: str) -> None:
+    report = reported(run, recipe, "xlstm-1.4b", "--context", "1k,1000", "--ranks", "4")
+    assert report["schema"] == 1
+    assert [(entry["recipe"], entry["context"]) for entry in report["recipes"]] == [
+        (recipe, 1024),
+        (recipe, 1000),
+        ("xlstm-1.4b", 1024),
+        ("xlstm-1.4b", 1000),
+    ]
+    for entry in report["recipes"]:
+        params, per_token, layers = entry["params"], entry["flops_per_token"], entry["layers"]
+        assert params["total"] == params["embedding"] + params["head"] + params["body"] and params["head"] == 0
+        assert sum(layer["params"] for layer in layers) < params["body"]
+        assert per_token["training"] == pytest.approx(3 * per_token["forward"])
+        assert sum(layer["forward_flops_per_token"] for layer in layers) == pytest.approx(per_token["recompute"])
+        assert sum(layer["state_bytes"] for layer in layers) == entry["state_bytes"][str(entry["context"])]
+        assert {str(1024 << n) for n in range(11)} <= entry["state_bytes"].keys()
+        assert [layer["index"] for layer in layers] == list(range(len(layers)))
+        assert entry["memory"]["zero"]["3"] * 4 == pytest.approx(entry["memory"]["zero"]["0"], rel=1e-6)
+    small = report["recipes"][0]
+    assert [layer["block"] for layer in small["layers"]] == ["swa", "ffn", "mlstm", "ffn", "sa", "ffn"] * 2
+    assert small["layers"][0]["window"] == "stoch(16,64)" and small["layers"][1]["window"] is None
+    assert small["pattern"] == "[swa:stoch(16,64), mlstm, sa]*2"
+
+
+def test_options_reach_the_count(run: Run, recipe: str) -> None:
+    plain = reported(run, recipe)["recipes"][0]
+    assert plain["context"] == 1024, "data.sequence"
+    narrow = reported(run, recipe, "--window", "8", "--dtype", "bf16", "--batch", "2", "--memory")["recipes"][0]
+    assert narrow["flops_per_token"]["forward"] < plain["flops_per_token"]["forward"]
+    swa, sa = narrow["layers"][0]["state_bytes"], narrow["layers"][4]["state_bytes"]
+    assert (swa, sa) == (2 * (2 * 64 * 7 * 2 + 24), 2 * (2 * 64 * 1024 * 2 + 24))
+    assert narrow["memory"]["activations"]["recomputed"] < narrow["memory"]["activations"]["kept"]
+    changed = reported(run, recipe, "model.tie=false", "data.sequence=2k")["recipes"][0]
+    assert changed["params"]["head"] == changed["params"]["embedding"] and changed["context"] == 2048
+
+
+def test_the_table_compares_with_the_first_recipe(run: Run, recipe: str) -> None:
+    code, out, _ = run(recipe, "xlstm-1.4b", "--context", "16k")
+    assert code == 0 and "[swa:stoch(16,64), mlstm, sa]*2" in out
+    line = next(line for line in out.splitlines() if line.startswith("parameters"))
+    assert line.endswith("%") and "+" in line
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith((recipe, "xlstm-1.4b:")))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--context", "0"], "at least 1"),
+        (["--context", "-5"], "whole number"),
+        (["--context", "1k,"], "whole number"),
+        (["--context", "many"], "whole number"),
+        (["--window", "0"], "at least 1"),
+        (["--window", "8"], "no block with a window"),
+        (["--plot", "/no/such/folder/x.png"], "cannot be written"),
+        (["--plot", "x.gif"], ".png or .svg"),
+        (["--match", "params"], "two recipes"),
+        (["no-such-recipe"], "no-such-recipe"),
+        (["model.width=0"], "model.width"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(run: Run, words: list[str], says: str) -> None:
+    code, out, err = run("xlstm-1.4b", *words)
+    assert (code, out) == (2, "") and says in err and len(err.splitlines()) == 1
+
+
+def test_a_match_prints_a_recipe_that_loads(run: Run, recipe: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("pattern: mlstm*2\nmodel: {width: 64}\n")
+    code, out, _ = run(recipe, str(other), "--match", "params")
+    matched = tmp_path / "matched.yaml"
+    matched.write_text(out)
+    totals = [entry["params"]["total"] for entry in reported(run, recipe, str(matched))["recipes"]]
+    assert code == 0 and totals[1] == pytest.approx(totals[0], rel=0.05)
+
+
+def test_verify_agrees_where_the_counters_see(run: Run, recipe: str) -> None:
+    found = reported(run, recipe, "--verify")
+    rows = {row["layer"]: row for row in found["verify"][0]["layers"]}
+    assert rows.keys() == {"swa:stoch(16,64)", "mlstm", "sa", "ffn", "head"}
+    for name in ("ffn", "head"):
+        assert len({rows[name][column] for column in ("exact", "hardware", "fvcore", "torch")}) == 1
+    for name in ("swa:stoch(16,64)", "sa"):
+        assert rows[name]["fvcore"] < rows[name]["exact"] <= rows[name]["hardware"]
+        # torch sees all that a kernel of ours executes, and nothing of its own fused one.
+        assert rows[name]["torch"] in (rows[name]["hardware"], rows[name]["fvcore"])
+    assert "fvcore x 2" in run(recipe, "--verify")[1]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_plots_are_pictures(run: Run, recipe: str, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"costs.{ending}"
+    assert run(recipe, "quickstart", "--plot", str(file))[0] == 0
+    if ending == "png":
+        assert file.read_bytes().startswith(b"\x89PNG")
+    else:
+        assert ET.parse(file).getroot().tag.endswith("svg")
+
+
+def test_crossings_are_where_curves_change_places() -> None:
+    contexts = [1, 2, 4, 8, 16]
+    assert [c.context for c in crossings(contexts, [1, 2, 4, 8, 16], [3] * 5)] == [pytest.approx(3)]
+    assert list(crossings(contexts, [1, 2, 4, 4, 4], [1, 2, 4, 8, 16])) == [], "lines that part do not cross"
+    assert [c.context for c in crossings(contexts, [1, 4, 4, 4, 4], [2, 4, 4, 4, 2])] == [pytest.approx(4)]
+    assert list(crossings(contexts, [0] * 5, [1] * 5)) == []
+
+
+def test_figures_are_written_for_people() -> None:
+    assert [tokens(n) for n in (1000, 1024, 16384, 1 << 20)] == ["1000", "1k", "16k", "1M"]
+    assert [quantity(n) for n in (0, 999, 1000, 6.1739e9)] == ["0", "999", "1.000 k", "6.174 G"]
+    assert [amount(n) for n in (0, 1023, 25216812)] == ["0 B", "1023 B", "24.05 MiB"]
+
+
+def test_the_guide_names_every_key_of_the_schema(run: Run, recipe: str) -> None:
+    guide = (ROOT / "docs" / "flops.md").read_text()
+    entry = reported(run, recipe, "--memory")["recipes"][0]
+    for part in (entry, entry["params"], entry["flops_per_token"], entry["memory"], entry["layers"][0]):
+        assert not [key for key in part if f"`{key}`" not in guide]
+
+
+def test_counting_imports_nothing_heavy() -> None:
+    """Torch's compiler takes a second and a half to import, matplotlib half of one: a count needs neither."""
+    heavy = ("torch._dynamo", "matplotlib", "fvcore", "deepspeed", "transformers")
+    script = f"""
+import sys
+sys.argv = ["hybridkit", "flops", "swax-stochastic-7b", "--json"]
+from hybridkit.cli import main
+try:
+    main()
+finally:
+    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip() == "[]" and json.loads(ran.stdout)["schema"] == 1

@@ -1,0 +1,87 @@
+"""`hybridkit search` as people run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
+from typer.testing import CliRunner
+
+from hybridkit.cli import app
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.files import load, shipped
+from hybridkit.search.candidate import Workshop
+from hybridkit.search.definition import read_definition
+
+STUDIES = sorted(name for name in shipped() if name.startswith("studies/"))
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["search", *words], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A finished study of five trials and two objectives, two seeds each."""
+    text = SEQUENCES + "objectives: {val_loss: min, state_bytes@1k: min}\ntrial: {seeds: 2}\ntrials: 5\n"
+    try_all(new_study(tmp_path, text), full_attention)
+    return tmp_path / "study"
+
+
+def test_the_best_is_a_recipe_that_loads(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.yaml").write_text(run("best", str(study)))
+    said = json.loads(run("best", str(study), "--json"))
+    assert load(tmp_path / "best.yaml").recipe.pattern == said["recipe"]["pattern"]
+    ranked = json.loads(run("report", str(study), "--json"))["ranked"]
+    assert said["objectives"]["val_loss"] == min(row["objectives"]["val_loss"]["mean"] for row in ranked)
+
+
+def test_a_report_is_one_page_that_needs_no_other(study: Path) -> None:
+    html, markdown = (Path(line) for line in run("report", str(study)).split())
+    page = html.read_text()
+    assert page.count("<svg") == 3 and "src=" not in page and 'href="http' not in page
+    for row in json.loads(run("report", str(study), "--json"))["ranked"]:
+        assert row["pattern"] in page and row["pattern"] in markdown.read_text()
+    assert {path.stem for path in html.parent.glob("*.svg")} == {"front", "parallel", "importance"}
+    assert all(f"({path.name})" in markdown.read_text() for path in html.parent.glob("*.svg"))
+
+
+WRONG = {  # words: what the message says
+    ("best",): "search report STUDY",
+    ("reprot", "x"): "search report x",
+    ("report", "x", "y"): "a word and a study",
+    ("report", "nowhere"): "holds no study",
+    ("nowhere.yaml",): "no such file",
+}
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_words_are_answered(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["search", *words])
+    assert isinstance(result.exception, UserError) and WRONG[words] in str(result.exception)
+
+
+def test_a_study_is_not_begun_twice(study: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["search", str(tmp_path / "space.yaml"), "--study", str(study)])
+    assert isinstance(result.exception, UserError)
+    assert all(word in str(result.exception) for word in ("--resume", "--study"))
+
+
+def test_a_mistake_is_answered_without_torch_and_before_a_folder_is_made(tmp_path: Path) -> None:
+    space = write_space(tmp_path, SEQUENCES + "sampler: greed\n")
+    code = f"import sys; sys.argv = ['hybridkit', 'search', {str(space)!r}, '--study', {str(tmp_path / 'study')!r}]\n"
+    code += "import atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+    code += "from hybridkit.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.startswith(f"hybridkit: {space}:") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_shipped_studies_are_sound(name: str) -> None:
+    Workshop(read_definition(shipped()[name])).check()

@@ -1,0 +1,104 @@
+"""The memory estimate against what small real runs allocate."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hybridkit.block import Dims, Entry, Layer
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.cost.flops import Case
+from hybridkit.cost.memory import Held, Training, activations, held
+from hybridkit.model.model import Model
+from hybridkit.recipe.schema import Train
+from hybridkit.training.optimizers.adamw import adamw
+
+ROWS, TOKENS = 2, 640
+PATTERNS = ["swa:16*2", "[sa(kv_heads=2)]*2", "mlstm*2", "[swa:stoch(16,64), mlstm]"]
+
+
+def compiled(pattern: str, tie: bool = False) -> Plan:
+    return compile_pattern(pattern, width=64, heads=4, vocab=257, tie=tie)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(257, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
+    starts = torch.zeros(ROWS, TOKENS, dtype=torch.bool)
+    starts[:, 100] = True
+    return {"tokens": ids, "targets": ids, "starts": starts}
+
+
+def live_bytes(model: Model, autocast: bool) -> int:
+    """Bytes that a forward pass with its loss leaves allocated."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        given = batch()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss, _ = model(**given)
+        del _
+        assert loss.requires_grad
+    events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
+    return sum(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_weights_gradients_and_optimizer_are_what_a_step_leaves(tie: bool) -> None:
+    model = Model(compiled(PATTERNS[-1], tie))
+    optimizer = adamw(model, Train())
+    model(**batch())[0].backward()
+    optimizer.step()
+    moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    found = held(model.plan, Training())
+    assert found.weights == sum(weight.nbytes for weight in model.parameters())
+    assert found.gradients == sum(weight.grad.nbytes for weight in model.parameters())  # type: ignore[union-attr]
+    assert found.optimizer == pytest.approx(sum(tensor.nbytes for tensor in moments), rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_activations_are_what_a_forward_pass_keeps(pattern: str, precision: str) -> None:
+    model = Model(compiled(pattern))
+    found = activations(model.plan, Training(precision, ROWS), Case(TOKENS))  # type: ignore[arg-type]
+    assert found.kept == pytest.approx(live_bytes(model, precision == "bf16"), rel=0.15)
+
+
+def test_recomputation_keeps_the_stream_and_one_layer() -> None:
+    model = Model(compiled("[swa:16, mlstm]*4"))
+    found = activations(model.plan, Training("fp32", ROWS), Case(TOKENS))
+    model.recompute = True
+    left = live_bytes(model, False)  # the inputs of 16 layers and the final norm, and what the loss keeps
+    stream = ROWS * TOKENS * 64 * 4
+    assert left == pytest.approx(18 * stream + 257 * 64 * 4, rel=0.15)
+    one = activations(compiled("[swa:16, mlstm]"), Training("fp32", ROWS), Case(TOKENS)).kept
+    assert left < found.recomputed < left + one < found.kept
+
+
+def test_twice_the_tokens_or_rows_take_twice_the_memory_of_the_layers() -> None:
+    plan = compiled("[swa:64, mlstm]")
+    one, rows, tokens = (
+        activations(plan, Training("fp32", n), Case(m)).kept for n, m in ((1, 1024), (2, 1024), (1, 2048))
+    )
+    assert rows == pytest.approx(2 * one, rel=0.05) and tokens == pytest.approx(2 * one, rel=0.05)
+
+
+def test_zero_shares_out_optimizer_then_gradients_then_weights() -> None:
+    states = Held(100, 100, 200)
+    assert [states.on_rank(stage, 4) for stage in range(4)] == [400, 250, 175, 100]
+    assert states.on_rank(3, 3) == 34 + 34 + 67
+    assert held(compiled("sa"), Training("fp64")).weights == 2 * held(compiled("sa"), Training()).weights
+
+
+def test_a_layer_that_looks_at_its_values_is_run_for_real() -> None:
+    class Looking(Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(64))
+
+        def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+            return (x * self.weight if x.sum().item() != 0 else x), ()
+
+    class Look(compiled("sa").entries[0].block.__class__):  # type: ignore[misc]
+        def build(self, dims: Dims) -> Layer:
+            return Looking()
+
+    entry = Entry(Look(), None)
+    found = activations(Plan((entry,), (entry,), Dims(64, 4, 257)), Training("fp32", ROWS), Case(TOKENS))
+    assert found.kept > ROWS * TOKENS * 64 * 4

@@ -1,0 +1,162 @@
+"""lm-evaluation-harness through the adapter: log-likelihoods, greedy text, tasks offline, its own RULER."""
+
+import importlib.util
+import json
+import math
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scripted import Scripted
+from tiny import tiny
+from torch.nn import functional as F
+
+from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.system.errors import UserError
+from hybridkit.evaluation.scoring import Reading
+from hybridkit.model.model import Model
+
+pytest.importorskip("lm_eval", reason="needs the harness extra")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and what it imports warn of themselves
+
+TASK = """\
+task: letters
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: ["a", "bb", "c d"]
+doc_to_target: answer
+metric_list: [{{metric: acc}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[SimpleNamespace]:
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        from hybridkit.evaluation import harness
+
+        yield harness
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    model = tiny("[swa:8, mlstm]", torch.float32).eval()
+    model.tokenizer = Bytes()
+    return model
+
+
+def asked(*arguments: object) -> SimpleNamespace:
+    return SimpleNamespace(args=arguments)
+
+
+def nats(model: Model, read: str, rest: str) -> tuple[float, bool]:
+    ids = torch.tensor([[256, *(read + rest).encode()] if not read else [*(read + rest).encode()]])
+    logits = model(ids[:, :-1])[0][0, -len(rest) :]
+    wanted = ids[0, -len(rest) :]
+    return -F.cross_entropy(logits, wanted, reduction="sum").item(), bool((logits.argmax(-1) == wanted).all())
+
+
+def test_log_likelihoods_are_those_of_the_model(harness: SimpleNamespace, model: Model) -> None:
+    adapter = harness.Adapter(model, Reading(batch=2, chunk=9))
+    pairs = [("a question? ", "an answer"), ("x", "y"), ("", "no context"), ("long " * 20, "z")]
+    found = adapter.loglikelihood([asked(*pair) for pair in pairs], disable_tqdm=True)
+    for (read, rest), (likelihood, greedy) in zip(pairs, found, strict=True):
+        expected = nats(model, read.rstrip(), " " * (len(read) - len(read.rstrip())) + rest)
+        assert (likelihood, greedy) == (pytest.approx(expected[0], rel=1e-5), expected[1])
+    rolling = adapter.loglikelihood_rolling([asked("some text"), asked("other")])
+    assert rolling == [pytest.approx(nats(model, "", text)[0], rel=1e-5) for text in ("some text", "other")]
+
+
+ROLLING = """\
+task: texts
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list: [{{metric: bits_per_byte}}]
+"""
+
+
+def test_an_empty_text_is_certain_and_changes_no_other(harness: SimpleNamespace, model: Model) -> None:
+    adapter = harness.Adapter(model, Reading(batch=2))
+    texts = ["some text", "", "other", ""]
+    rolling = adapter.loglikelihood_rolling([asked(text) for text in texts])
+    assert rolling == [pytest.approx(nats(model, "", text)[0], rel=1e-5) if text else 0 for text in texts]
+    assert adapter.loglikelihood_rolling([asked("")]) == [0.0]
+    pairs = [("", ""), ("x", ""), ("", "y"), (" ", "y"), ("x", "y")]
+    found = adapter.loglikelihood([asked(*pair) for pair in pairs], disable_tqdm=True)
+    wanted = [0, 0, nats(model, "", "y")[0], nats(model, "", " y")[0], nats(model, "x", "y")[0]]
+    assert [likelihood for likelihood, _ in found] == pytest.approx(wanted, rel=1e-5)
+    assert adapter.generate_until([asked("", {"max_gen_toks": 2})]) == adapter.generate_until(
+        [asked("", {"max_gen_toks": 2})]
+    )
+
+
+def test_a_task_with_an_empty_document(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "some text")))
+    (tmp_path / "texts.yaml").write_text(ROLLING.format(file=tmp_path / "rows.jsonl"))
+    found = harness.evaluate(model, ["texts"], Reading(), include=tmp_path)
+    bits = -nats(model, "", "some text")[0] / math.log(2) / len("some text")
+    assert found["texts"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
+    with pytest.raises(UserError, match="no document that was asked holds any text"):
+        harness.evaluate(model, ["texts"], Reading(), include=tmp_path, limit=1)
+
+
+def test_greedy_text_is_what_the_model_generates(harness: SimpleNamespace, model: Model) -> None:
+    adapter = harness.Adapter(model, Reading(batch=2))
+    texts = ["one", "another", "a third"]
+    settings: list[dict[str, object]] = [{"max_gen_toks": 9}, {"max_gen_toks": 5, "until": ["\n"]}, {"max_gen_toks": 9}]
+    found = adapter.generate_until([asked(*pair) for pair in zip(texts, settings, strict=True)])
+    for text, setting, written in zip(texts, settings, found, strict=True):
+        context = model.prefill(text)
+        ids = torch.cat(list(model.generate(context, max_tokens=setting["max_gen_toks"], temperature=0))).tolist()
+        whole = model.tokenizer.decode(ids[: ids.index(256)] if 256 in ids else ids).decode(errors="replace")
+        assert written == whole.split("\n")[0] if "until" in setting else whole
+
+
+def test_sampled_repeats_differ_and_repeat_themselves(harness: SimpleNamespace, model: Model) -> None:
+    adapter = harness.Adapter(model, Reading(batch=2))
+    requests = [asked("x", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12})] * 4
+    found = adapter.generate_until(requests)
+    assert len(set(found)) == 4 and found == adapter.generate_until(requests)
+
+
+def test_a_task_of_local_files(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [{"question": f"Question {n}: ", "answer": rng.randrange(3)} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "letters.yaml").write_text(TASK.format(file=tmp_path / "rows.jsonl"))
+    choices = [" a", " bb", " c d"]
+    best = [
+        max(range(3), key=lambda n, q=row["question"]: nats(model, q.rstrip(), " " + choices[n])[0]) for row in rows
+    ]
+    found = harness.evaluate(model, ["letters"], Reading(), include=tmp_path)
+    right = sum(guess == row["answer"] for guess, row in zip(best, rows, strict=True))
+    assert found["letters"]["acc,none"] == pytest.approx(right / 6)
+    with pytest.raises(UserError, match="did you mean `letters`"):
+        harness.evaluate(model, ["leters"], Reading(), include=tmp_path)
+
+
+@pytest.mark.parametrize("right", [0, 37, 100])
+@pytest.mark.parametrize("task", ["niah_single_1", "niah_multikey_2"])
+def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
+    right: int, task: str, harness: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 samples of which so many are answered right: the score that test_needles finds with ours."""
+    nltk, wonderwords = pytest.importorskip("nltk"), pytest.importorskip("wonderwords")
+    lists = {kind: words[::2] for kind, words in wonderwords.RandomWord()._categories.items()}
+    monkeypatch.setattr(nltk.data, "find", lambda name: name)
+    monkeypatch.setattr(wonderwords, "RandomWord", lambda: SimpleNamespace(_categories=lists))
+    folder = Path(importlib.util.find_spec("lm_eval.tasks.ruler").submodule_search_locations[0])
+    found = harness.evaluate(Scripted(right), [task], Reading(batch=50), include=folder, lengths=[4096], limit=100)
+    assert found[task]["4096,none"] == pytest.approx(right / 100)

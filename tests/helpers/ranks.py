@@ -1,0 +1,137 @@
+"""What ranks do in the tests: run as a script by each of them, with the environment that a launcher gives.
+
+`python ranks.py OUT` trains with every stage and writes what was found, from rank 0, as JSON.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridkit.block import Tick
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.recipe.schema import Train
+from hybridkit.training.engines.engine import Engine, open_engine
+from hybridkit.training.schedule import learning_rate
+from hybridkit.training.micro_batches import counted, micro_batches
+
+STEPS = 50
+FEW = 12  # steps of what needs no more
+LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
+PART = 3  # steps before a checkpoint, and after
+SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
+PLAN = compile_pattern("[swa:stoch(4,16,p=.5), mlstm]", width=32, heads=4, vocab=257)
+MIXERS = compile_pattern("[swa(kv_heads=2):stoch(4,16,p=.5), mlstm, sa]", width=32, heads=4, vocab=257, ffn=None)
+TIED = compile_pattern("[swa:stoch(4,16,p=.5), ffn(width=48)]", width=32, heads=4, vocab=257, tie=True)
+
+
+def batch(step: int) -> Batch:
+    """Three rows, which two ranks cannot share evenly; targets are missing here and there, of one row all."""
+    draw = torch.Generator().manual_seed(step)
+    ids = torch.randint(257, (3, 41), generator=draw)
+    targets = ids[:, 1:].masked_fill(torch.rand(3, 40, generator=draw) < 0.3, IGNORED)
+    targets[step % 3, 5:] = IGNORED
+    return Batch(ids[:, :-1], targets, torch.rand(3, 40, generator=draw) < 0.1, 0)
+
+
+def settings(engine: str = "deepspeed", **changes: Any) -> Train:
+    given = {"engine": engine, "steps": STEPS, "lr": 3e-3, "min_lr": 3e-4, "precision": "fp32", "device": "cpu"}
+    return Train(**given | ({"deepspeed": SHARED_OUT} if engine == "deepspeed" else {}) | changes)
+
+
+def losses(engine: Engine, plan: Plan, train: Train, steps: Sequence[int]) -> list[float]:
+    """The loss of every step, each followed by an update."""
+    found = []
+    for step in steps:
+        rows, windows = batch(step), plan.windows(Tick(train.seed, step, STEPS))
+        shares = micro_batches(rows, 1, engine.replica, engine.replicas)
+        found.append(engine.gradients(shares, windows, counted(rows)).nats / counted(rows))
+        engine.update(learning_rate(step, train))
+    return found
+
+
+def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
+    """A gradient that is dropped again, and a loss without one: nothing of either may stay behind."""
+    rows, windows = batch(999), plan.windows(Tick(0, 0, 1, training=False))
+    nothing = replace(rows, targets=torch.full_like(rows.targets, IGNORED))
+    empty = engine.gradients(micro_batches(nothing, 2, engine.replica, engine.replicas), windows, counted(nothing))
+    engine.discard()
+    shares = micro_batches(rows, 2, engine.replica, engine.replicas)
+    norm = engine.gradients(shares, windows, counted(rows)).norm
+    engine.discard()
+    return [norm, engine.evaluate(shares, windows), *empty]
+
+
+def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:
+    engine = open_engine(PLAN, train)
+    early = losses(engine, PLAN, train, range(5))
+    aside = norm_and_validation(engine, PLAN)
+    return {"losses": early + losses(engine, PLAN, train, range(5, steps)), "aside": aside}
+
+
+def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
+    """A checkpoint of every stage with tied weights, gone on from by the next stage and by the local engine."""
+    found: dict[str, Any] = {}
+    first, then = range(PART), range(PART, 2 * PART)
+    for stage in stages:
+        train = settings(zero=stage)
+        engine = open_engine(TIED, train)
+        losses(engine, TIED, train, first)
+        if engine.rank == 0:
+            (folder / str(stage)).mkdir(parents=True)
+        engine.agree(0)
+        engine.save().write(folder / str(stage))
+        engine.agree(0)
+        expected = losses(engine, TIED, train, then)
+        engine.load(folder / str(stage))  # a rollback
+        found[str(stage)] = {"expected": expected, "again": losses(engine, TIED, train, then)}
+    for stage in stages:
+        train = settings(zero=stage)
+        engine = open_engine(TIED, train)
+        before = str((stage - 1) % len(stages))
+        engine.load(folder / before)
+        found[before]["at the next stage"] = losses(engine, TIED, train, then)
+    local = settings("local")
+    for other in stages:
+        engine = open_engine(TIED, local)
+        engine.load(folder / str(other))
+        found[str(other)]["local"] = losses(engine, TIED, local, then)
+    return found
+
+
+def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
+    """Losses of a few steps over sequences of so many tokens, and the first step's gradient, parameter by parameter."""
+    engine = open_engine(MIXERS, train)
+    cut = [getattr(batch(0), name)[:, :tokens] for name in ("tokens", "targets", "starts")]
+    rows, windows = Batch(*cut, 0), MIXERS.windows(Tick(0, 0, STEPS))
+    nats = []
+    for step in range(3):
+        found = engine.gradients(micro_batches(rows, 3, engine.replica, engine.replicas), windows, counted(rows))
+        nats.append(found.nats)
+        if step == 0:
+            gradient = {name: p.grad.flatten().tolist() for name, p in engine.model.named_parameters()}
+        engine.update(1e-3)
+    return {"nats": nats, "gradient": gradient}
+
+
+def main(out: Path) -> None:
+    """All that is to be found with this many ranks."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage)) for stage in range(4)}
+    if torch.distributed.get_world_size() > 1:
+        found["bf16"] = trained(settings(zero=2, precision="bf16"), FEW)
+        found["offload"] = trained(settings(zero=3, offload="all", recompute=True), FEW)
+        shared = settings(zero=0, sequence_parallel=2)
+        found["sequence parallel"] = {str(tokens): in_stretches(shared, tokens) for tokens in LENGTHS}
+        found["checkpoints"] = handed_on(out.with_suffix(""), range(4))
+    if torch.distributed.get_rank() == 0:
+        out.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,224 @@
+"""Patterns read: the flat list they stand for, their bounds, and errors that point."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridkit.block import Value, write_value
+from hybridkit.language.parser import MAX_BYTES, MAX_ENTRIES, MAX_LEVELS, Call, parse
+from hybridkit.language.source import Line, PatternError, Source, error_at
+
+SA, MLSTM = Call("sa"), Call("mlstm")
+
+
+def mistake(text: str, source: Source | None = None) -> PatternError:
+    with pytest.raises(PatternError) as raised:
+        parse(text, source)
+    return raised.value
+
+
+def swa(*arguments: object, policy: str = "fixed") -> Call:
+    said = tuple(a if isinstance(a, tuple) else (None, a) for a in arguments)
+    return Call("swa", window=Call(policy, said))
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("sa", (SA,)),
+        ("mlstm*24", (MLSTM,) * 24),
+        ("[sa]", (SA,)),
+        ("[sa, mlstm,]", (SA, MLSTM)),
+        ("[[mlstm]*7, sa]*3", ((MLSTM,) * 7 + (SA,)) * 3),
+        ("[sa*2]*3", (SA,) * 6),
+        ("[swa:1024*5, sa]*4", ((swa(1024),) * 5 + (SA,)) * 4),
+        ("swa:stoch(128,2048,p=.5)", (swa(128, 2048, ("p", 0.5), policy="stoch"),)),
+        ("swa:schedule(0=128, .5=512)", (swa((0, 128), (0.5, 512), policy="schedule"),)),
+        (" [ swa : 128 *\n2 ,\tmlstm ] * 2 \n", (swa(128), swa(128), MLSTM) * 2),
+        ("sa()", (SA,)),
+    ],
+)
+def test_a_pattern_stands_for_its_flat_list(text: str, calls: tuple[Call, ...]) -> None:
+    assert parse(text) == calls
+
+
+def test_arguments_are_numbers_words_and_quoted_text() -> None:
+    (call,) = parse('sa(1, -25, .5, 5e-1, -1.5E+3, null, true, false, layer, a=b, "two \\"words\\"\\n", x="",)')
+    values = [1, -25, 0.5, 0.5, -1500.0, None, True, False, "layer", "b", 'two "words"\n', ""]
+    assert [(type(value), value) for _, value in call.arguments] == [(type(value), value) for value in values]
+    assert [key for key, _ in call.arguments if key] == ["a", "x"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.sampled_from([None, True, False, "null", "true", "layer", "\u2118", "a b", '"', "\\"])
+)
+def test_what_blocks_write_of_a_value_reads_back(value: Value) -> None:
+    (call,) = parse(f"sa({write_value(value)}, key={write_value(value)})")
+    assert call.arguments == ((None, value), ("key", value))
+
+
+def test_spans_mark_names_arguments_and_windows() -> None:
+    text = "[sa, swa(kv_heads = 4):stoch(128, p=.5)]"
+    call = parse(text)[1]
+    assert call.window is not None
+    spans = [call.span.name, *call.span.arguments, call.window.span.name, *call.window.span.arguments]
+    assert [text[begin:end] for begin, end in spans] == ["swa", "kv_heads = 4", "stoch", "128", "p=.5"]
+
+
+# Each with a bar before the place that the caret has to mark, and words that its message has to hold.
+MISTAKES = [
+    ("|", "the name of a block"),
+    ("|  ", "the name of a block"),
+    ("sa*2|;", "expected the end"),
+    ("[|]", "at least one block"),
+    ("[sa,|,mlstm]", "the name of a block"),
+    ("sa|, mlstm", "brackets: [sa, mlstm]"),
+    ("[sa|", "the `[` at 1:1 is not closed"),
+    ("[sa, [mlstm|", "the `[` at 1:6 is not closed"),
+    ("[sa]|]", "no `[` is open"),
+    ("[sa|)]", "no `(` is open"),
+    ("[sa(1|], mlstm]", "the `(` at 1:4 is not closed"),
+    ("sa(kv_heads=|)", "an argument"),
+    ("sa(kv_heads|", "the `(` at 1:3 is not closed"),
+    ("mlstm:|", "a window"),
+    ("[mlstm:|, sa]", "a window"),
+    ("sa*|", "a repeat count"),
+    ("sa*|x", "a repeat count"),
+    ("sa*|0", "at least 1"),
+    ("sa*|-1", "at least 1"),
+    ("sa*|1.5", "whole number"),
+    ("[sa*2|*3]", "multiply the two counts"),
+    ("|2*sa", "after what it repeats"),
+    ("[sa |mlstm]", "`,`"),
+    ("sa|@", "unexpected `@`"),
+    ("|\0", "the name of a block"),
+    ("|🙂", "the name of a block"),
+    ("sa|\ud800", "unexpected"),
+    ('sa(|"x)', 'no closing `"`'),
+    ('sa(|"\\x")', "JSON"),
+    ('sa(|"\\ud800")', "JSON"),
+    ("sa(|1e999)", "too large"),
+    (f"sa*|{'9' * 5000}", "too large"),
+    ("[[sa]*|100000]*1000000", "at most 4096"),
+    ("[sa*4000]*|2", "this makes 8000"),
+    ("sa:128|:3", "`*`"),
+    ("[sa,\n mlstm|;]", "unexpected `;`"),
+    ("[sa,\n mlstm|", "1:1 is not closed"),
+]
+
+
+@pytest.mark.parametrize(("marked", "said"), MISTAKES)
+def test_errors_point_at_the_place_and_say_what_was_expected(marked: str, said: str) -> None:
+    before, _, after = marked.partition("|")
+    error = mistake(before + after)
+    message, _, drawn = str(error).partition("\n")
+    last = before.rpartition("\n")[2]
+    where = (before.count("\n") + 1, len(last) + 1)
+    assert (error.line, error.column) == where
+    assert message.startswith(f"pattern:{where[0]}:{where[1]}: ") and said in message
+    assert drawn.split("\n")[1].index("^") == 2 + len(last)
+
+
+def test_carets_stand_under_wide_and_tabbed_and_distant_text() -> None:
+    for text, place in (("日本@", 4), ("\tsa@", 3), (f"[{'sa, ' * 999}@", None)):
+        drawn, caret = str(mistake(text)).split("\n")[1:]
+        assert place is None or caret.index("^") == 2 + place
+        assert "@" in drawn and len(drawn) <= 102
+
+
+def test_a_source_says_where_in_a_file_the_text_stands() -> None:
+    raw = ("model: 1; pattern: [sa,   # first", "           mlstm ;]")
+    source = Source("r.yaml", (Line(7, 20, raw[0]), Line(9, 12, raw[1])))
+    error = mistake("[sa,\nmlstm ;]", source)
+    assert (error.file, error.line, error.column) == ("r.yaml", 9, 18)
+    assert str(error).split("\n")[0].startswith("r.yaml:9:18: unexpected `;`")
+    assert str(error).split("\n")[1:] == ["  " + raw[1], "  " + " " * 17 + "^"]
+
+
+def test_error_at_offers_the_nearest_name() -> None:
+    error = error_at(None, "[mlsm]", (1, 5), "unknown block `mlsm`", "mlstm")
+    assert str(error) == "pattern:1:2: unknown block `mlsm`; did you mean `mlstm`?\n  [mlsm]\n   ^^^^"
+
+
+def test_the_bounds_hold_and_are_reached() -> None:
+    assert len(parse(f"sa*{MAX_ENTRIES}")) == MAX_ENTRIES
+    assert parse("[" * MAX_LEVELS + "sa" + "]" * MAX_LEVELS) == (SA,)
+    assert len(parse("[" + '[sa("[[")],' * 100 + "]")) == 100
+    assert parse("sa" + " " * (MAX_BYTES - 2)) == (SA,)
+    for text, said in (
+        (f"[sa*{MAX_ENTRIES}, sa]", "4097"),
+        ("[" * (MAX_LEVELS + 1) + "sa" + "]" * (MAX_LEVELS + 1), "64 levels"),
+        ("sa" + " " * (MAX_BYTES - 1), "64 KiB"),
+        ("é" * (MAX_BYTES // 2 + 1), "64 KiB"),
+        ("[" * 1_000_000, "64 KiB"),
+        ("[" * 60_000, "pattern:1:65: brackets nest at most 64 levels"),
+        ("[" + "sa*4096," * 8000 + "]", "at most 4096"),
+    ):
+        assert said in str(mistake(text))
+
+
+TOKENS = [
+    "[",
+    "]",
+    "(",
+    ")",
+    ",",
+    ":",
+    "*",
+    "=",
+    "sa",
+    "mlstm",
+    "swa",
+    "stoch",
+    "128",
+    ".5",
+    "2",
+    '"x"',
+    " ",
+    "\n",
+    "null",
+]
+GOOD = ["[swa:stoch(128,2048,p=.5), mlstm]*12", "[[mlstm]*7, sa(kv_heads=4)]*3", "[swa:schedule(0=128, .5=512), mlstm]"]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join) | st.text(max_size=30))
+def test_any_text_is_a_pattern_or_an_error_that_points(text: str) -> None:
+    _read_or_point(text)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(GOOD), st.integers(0, 40), st.integers(0, 4), st.sampled_from(TOKENS) | st.characters())
+def test_a_damaged_pattern_is_a_pattern_or_an_error_that_points(good: str, at: int, cut: int, put: str) -> None:
+    _read_or_point(good[:at] + put + good[at + cut :])
+
+
+def _read_or_point(text: str) -> None:
+    try:
+        calls = parse(text)
+    except PatternError as error:
+        lines = text.split("\n")
+        assert 1 <= error.line <= len(lines) and 1 <= error.column <= len(lines[error.line - 1]) + 1
+        assert str(error).count("\n") == 2 and "^" in str(error)
+        str(error).encode()
+    else:
+        assert 1 <= len(calls) <= MAX_ENTRIES
+
+
+def test_a_syntax_error_waits_for_no_heavy_import() -> None:
+    code = """
+import sys
+from hybridkit.language.parser import parse
+try: parse("[sa, mlstm")
+except ValueError as error: print(error)
+assert not {"torch", "pydantic", "networkx"} & set(sys.modules), sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "1:1 is not closed" in done.stdout

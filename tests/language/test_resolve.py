@@ -1,0 +1,107 @@
+"""A call to an entry: what it builds, and where the caret stands when a name or an argument is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from hybridkit.block import Block, Window
+from hybridkit.language.parser import parse
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.language.source import Line, PatternError, Source
+from hybridkit_blocks.swa import SlidingWindowAttention
+from hybridkit_blocks.windows.stoch import Stoch
+
+
+def entry(text: str, registry: Registry = REGISTRY) -> tuple[Block, Window | None]:
+    return registry.entry(parse(text)[0], text)
+
+
+def test_the_colon_fills_the_window_and_arguments_the_fields() -> None:
+    block, window = entry("swa(kv_heads=2, theta=null):stoch(128,2048,p=.75)")
+    policy = Stoch(short=128, long=2048, p=0.75)
+    assert (block, window) == (SlidingWindowAttention(kv_heads=2, theta=None, window=policy), policy)
+    assert entry("swa:128") == entry("swa:fixed(128)") == entry("swa:fixed(window=128)")
+    assert entry("mlstm") == (REGISTRY.block("mlstm")(), None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sa",
+        "swa:128",
+        "mlstm(heads=8)",
+        "ffn(width=5461)",
+        "swa(kv_heads=4):stoch(128,2048)",
+        "swa:stoch(1,2,p=.75,until=.9,scope=layer)",
+        "swa:schedule(0=128,.5=512,.9=2048)",
+        "sa(theta=null)",
+        "swa:uniform(1,9,step=2)",
+    ],
+)
+def test_an_entry_says_itself_back(text: str) -> None:
+    block, _ = entry(text)
+    assert str(block) == text
+    assert entry(str(block))[0] == block
+
+
+# Each with bars around the place that the carets have to mark, and words that the message has to hold.
+@pytest.mark.parametrize(
+    ("marked", "said"),
+    [
+        ("|mlsm|", "unknown block `mlsm`; did you mean `mlstm`?"),
+        ("|MLSTM|", "did you mean `mlstm`?"),
+        ("|nothing_like_it|", "known: "),
+        ("|stoch|(1,2)", "`stoch` is a window policy"),
+        ("swa:|stch|(1,2)", "unknown window policy `stch`; did you mean `stoch`?"),
+        ("swa:|sa|", "`sa` is a block, not a window policy"),
+        ("|swa|", "swa needs a window: swa:128"),
+        ("mlstm:|128|", "mlstm has no window"),
+        ("mlstm:|stoch|(1,2)", "mlstm has no window"),
+        ("swa:|0|", "`window` should be greater than or equal to 1, not 0"),
+        ("swa:|-5|", "greater than or equal to 1"),
+        ("swa:|1.5|", "`window` should be a whole number, not 1.5"),
+        ("swa:fixed(|null|)", "a whole number, not null"),
+        ("swa:stoch(128,2048,|p=1.5|)", "`p` should be less than or equal to 1, not 1.5"),
+        ("swa:stoch(128,2048,|1.5|)", "`p` should be less than or equal to 1"),
+        ("swa:stoch(2048,|128|,p=.5)", "the short window comes first: stoch(128,2048)"),
+        ("swa:|stoch|(128)", "stoch needs `long`"),
+        ("swa:stoch(|shrt=1|,long=2)", "stoch has no argument `shrt`; it takes short, long, p, until, scope; did you"),
+        ("swa:stoch(1,2,|short=3|)", "short is given twice"),
+        ("swa:stoch(1,2,.5,1,batch,|7|)", "stoch takes at most 5 arguments"),
+        ("swa:stoch(1,2,|scope=laye|)", "'batch' or 'layer'"),
+        ("swa:schedule(0=1,|.5=2.5|)", "a whole number, not 2.5"),
+        ("swa:schedule(|.1=1|,.5=2)", "the first fraction is 0"),
+        ("swa:schedule(0=1,.5=2,|.4=3|)", "fractions grow"),
+        ("swa(|heds=3|):128", "did you mean `heads`?"),
+        ("sa(|window=3|)", "sa has no argument `window`"),
+        ("sa(|heads=four|)", "`heads` should be a whole number"),
+        ("mlstm(|3=4|)", "mlstm has no argument `3`"),
+    ],
+)
+def test_mistakes_are_pointed_at(marked: str, said: str) -> None:
+    before, wrong, after = marked.split("|")
+    with pytest.raises(PatternError) as raised:
+        entry(before + wrong + after)
+    message, drawn, carets = str(raised.value).split("\n")
+    assert said in message
+    assert (drawn, carets) == (f"  {before}{wrong}{after}", f"  {' ' * len(before)}{'^' * len(wrong)}")
+
+
+def test_values_that_python_calls_equal_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "tagged.py").write_text(
+        "from hybridkit.block import Block\n"
+        "class Tagged(Block):\n"
+        "    tag: bool | int | str\n"
+        "    def build(self, dims): ...\n"
+        "    def flops(self, dims, tokens, window=None, count='exact'): ...\n"
+    )
+    registry = Registry((tmp_path / "tagged.py",))
+    texts = ["tagged(1)", "tagged(true)", 'tagged("1")', 'tagged("true")']
+    assert [str(entry(text, registry)[0]) for text in texts] == texts
+
+
+def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
+    source = Source("r.yaml", (Line(3, 10, "pattern: [sa, # all"), Line(4, 3, "  mlsm]")))
+    text = "[sa,\nmlsm]"
+    with pytest.raises(PatternError, match=r"r\.yaml:4:3: unknown block"):
+        REGISTRY.entry(parse(text, source)[1], text, source)

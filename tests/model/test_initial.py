@@ -1,0 +1,110 @@
+"""How models begin, every shipped recipe's among them: the first loss, the residual stream, the gradients."""
+
+import math
+import random
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridkit.model.loading import plan
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.model.model import OWN_LOGIT, TIED_SIZE, Model
+from hybridkit.recipe.files import load, shipped
+from hybridkit.registry.registry import REGISTRY
+
+ROWS, TOKENS = 4, 24
+# A mean over 96 targets of logits that spread by .63 wavers by .06 nats, their spread adds .2 to ln V, or a tied
+# token's own logit of 2 adds 6.4 / V: 7 % of ln V at the smallest vocabulary here.
+FIRST_LOSS = 0.10
+# Of L mixers and as many FFNs each adds 2 / L times what it projects, of size .63 at most (`small_init_`,
+# `wang_init_`): 2.5 if all add in one direction, to a stream that begins at 1.
+STREAM = 3.5
+SPACES = "studies"  # of shipped recipes: what `search` reads
+
+
+def narrow(name: str) -> Plan:
+    """A recipe's plan at its own depth, tie, cap and vocabulary, at the least width that its heads fit."""
+    loaded = load(name)
+    recipe, described = loaded.recipe, plan(loaded)
+    text = re.sub(r"ffn\(width=\d+", "ffn(width=96", recipe.pattern)
+    ffn = recipe.model.ffn and {**recipe.model.ffn, **({"width": 96} if "width" in recipe.model.ffn else {})}
+    sizes = {"heads": recipe.model.heads, "vocab": described.dims.vocab}
+    for width in range(64, 1024, 16):
+        try:
+            return compile_pattern(
+                text, width=width, ffn=ffn, tie=described.tie, logit_cap=described.logit_cap, **sizes
+            )
+        except ValueError:
+            continue
+    raise AssertionError(f"no width below 1024 fits {name}")
+
+
+def recipes() -> dict[Plan, str]:
+    """The plans of all shipped recipes; those that differ in windows alone, longer than the text, begin alike."""
+    files = {path.stem: name for name, path in shipped().items() if path.parent.name != SPACES}
+    return {alike(narrow(name)): name for name in sorted(files.values())}
+
+
+def alike(described: Plan) -> Plan:
+    """The plan with every window at 32, beyond `TOKENS`."""
+    text = re.sub(r":[a-z]+\([^)]*\)|:\d+", lambda window: ":32", described.pattern)
+    sizes = {"width": described.dims.width, "heads": described.dims.heads, "vocab": described.dims.vocab}
+    ffn = next((e.block for e in described.entries if not e.block.mixes), None)
+    added = ffn and {"block": ffn.name(), **ffn.model_dump(exclude_none=True)}
+    return compile_pattern(text, ffn=added, tie=described.tie, logit_cap=described.logit_cap, **sizes)
+
+
+def patterns() -> dict[Plan, str]:
+    """Small random stacks of all blocks, and stacks of 64 entries, tied and not."""
+    draw, names = random.Random(0), [name for name in REGISTRY.names("block") if REGISTRY.block(name).mixes]
+
+    def entry(name: str) -> str:
+        return f"{name}:{draw.randint(2, 40)}" if REGISTRY.block(name).windowed else name
+
+    texts = [f"[{', '.join(map(entry, draw.choices(names, k=draw.randint(1, 4))))}]*1" for _ in range(12)]
+    texts += [f"[{entry(name)}]*32" for name in names] + ["[swa:8, mlstm]*16"]
+    found = {}
+    for text in texts:
+        for tie in (False, True):
+            sizes = {"width": draw.choice((32, 64)), "heads": 4, "vocab": draw.choice((48, 257, 2000))}
+            found[compile_pattern(text, tie=tie, **sizes)] = f"{text} {'tied' if tie else 'untied'}"
+    return found
+
+
+CASES = recipes() | patterns()
+
+
+def drawn(described: Plan) -> tuple[Model, Tensor, Tensor]:
+    """A fresh model, and random tokens and targets."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Model(described)
+        tokens, targets = torch.randint(described.dims.vocab, (2, ROWS, TOKENS))
+    return model, tokens, targets
+
+
+@pytest.mark.parametrize("described", CASES, ids=CASES.values())
+def test_a_model_begins_right(described: Plan) -> None:
+    model, tokens, targets = drawn(described)
+    sizes = []
+    for layer in (*model.layers, model.norm):
+        layer.register_forward_pre_hook(lambda _, given: sizes.append(given[0].detach().square().mean().sqrt().item()))
+    loss = model(tokens, targets=targets)[0] / targets.numel()
+    assert loss.item() == pytest.approx(math.log(described.dims.vocab), rel=FIRST_LOSS)
+    assert sizes[0] == pytest.approx(TIED_SIZE if described.tie else 1, rel=0.1) and max(sizes) < STREAM
+    loss.backward()
+    reached = tokens.unique()
+    for name, weight in model.named_parameters():
+        gradient = weight.grad[reached] if name == "embedding.weight" else weight.grad
+        assert gradient.isfinite().all(), name
+        assert (gradient != 0).all(), f"{name}: {int((gradient == 0).sum())} of {gradient.numel()} get no gradient"
+
+
+@pytest.mark.parametrize("width", [64, 2048, 4096])
+def test_a_tied_models_own_logit_does_not_grow_with_the_width(width: int) -> None:
+    """A token's row meets itself in the head: 45 at width 2048 if the last norm began at 1."""
+    model, tokens, _ = drawn(compile_pattern("sa", width=width, heads=8, vocab=64, ffn=None, tie=True))
+    logits = model.head(model.norm(model.embedding(tokens)))
+    assert logits.gather(2, tokens[..., None]).mean().item() == pytest.approx(OWN_LOGIT, rel=0.1)

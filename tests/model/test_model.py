@@ -1,0 +1,88 @@
+"""The model around the blocks: names, sharing, loss, documents, recomputation, carried states."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import hybridkit
+from hybridkit.block import Tick
+from hybridkit.model.model import Model
+
+PATTERN = "[swa(kv_heads=2):stoch(4,16), mlstm, sa]*2"
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return hybridkit.build(PATTERN, width=32, heads=4, vocab=300).double()
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(300, (2, 45), generator=torch.Generator().manual_seed(1))
+
+
+def test_weights_are_named_like_the_pattern(model: Model) -> None:
+    names = set(model.state_dict())
+    assert {"layers.0.swa.q.weight", "layers.1.ffn.down.weight", "layers.2.mlstm.fgate.bias"} <= names
+    assert {"embedding.weight", "norm.weight", "head.weight", "layers.4.norm.weight"} <= names
+
+
+def test_one_seed_gives_one_model() -> None:
+    built = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        built.append(hybridkit.build(PATTERN, width=32).state_dict())
+    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+
+
+def test_the_loss_is_that_of_its_logits(model: Model, tokens: torch.Tensor) -> None:
+    logits, _ = model(tokens[:, :-1])
+    loss, _ = model(tokens[:, :-1], targets=tokens[:, 1:])
+    torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"))
+
+
+def test_a_tied_head_is_the_embedding_and_a_cap_bounds_the_logits(tokens: torch.Tensor) -> None:
+    model = hybridkit.build("mlstm", width=32, vocab=300, tie=True, logit_cap=0.5)
+    assert model.head.weight is model.embedding.weight
+    assert sum(p.shape[0] == 300 for p in model.parameters()) == 1
+    assert model(tokens)[0].abs().max() <= 0.5
+
+
+def test_recomputation_changes_no_gradient(model: Model, tokens: torch.Tensor) -> None:
+    gradients = []
+    for model.recompute in (False, True):
+        loss, _ = model(tokens, windows=model.fixed_windows(4), targets=tokens)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(*gradients)
+
+
+def test_states_carry_on_and_steps_follow(model: Model, tokens: torch.Tensor) -> None:
+    whole, _ = model(tokens)
+    first, states = model(tokens[:, :20])
+    states = model.reserve(states, tokens.shape[1])
+    torch.testing.assert_close(first, whole[:, :20])
+    with torch.no_grad():
+        for t in range(20, tokens.shape[1]):
+            logits, states = model.step(tokens[:, t], states)
+            torch.testing.assert_close(logits, whole[:, t])
+
+
+def test_packed_documents_are_apart(model: Model, tokens: torch.Tensor) -> None:
+    starts = torch.zeros_like(tokens, dtype=torch.bool)
+    starts[:, 17] = True
+    packed, _ = model(tokens, starts=starts)
+    torch.testing.assert_close(packed[:, 17:], model(tokens[:, 17:])[0])
+
+
+def test_windows_come_from_the_policy_and_reach_the_layers(model: Model, tokens: torch.Tensor) -> None:
+    drawn = {tuple(model.windows(Tick(0, step, 50))) for step in range(50)}
+    assert drawn == {(w, None, None, None, None, None) * 2 for w in (4, 16)}
+    assert model.windows(Tick(0, 0, 50, training=False))[0] == 16
+    torch.testing.assert_close(model(tokens, windows=model.fixed_windows(16))[0], model(tokens)[0])
+    assert not torch.allclose(model(tokens, windows=model.fixed_windows(4))[0], model(tokens)[0])
+
+
+def test_depth_scales_what_is_written_to_the_residual_stream() -> None:
+    shallow, deep = (hybridkit.build(f"mlstm*{n}", width=64).layers[0].layer.out.weight.std() for n in (1, 16))
+    assert 12 < shallow / deep < 20  # 16, to the sampling error of 4096 weights

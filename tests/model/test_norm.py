@@ -1,0 +1,56 @@
+"""RMSNorm's own backward pass gives what torch's differentiation of the plain operations gives."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybridkit.model.norm import RMSNorm
+
+WIDTH = 48
+
+
+def pair(dtype: torch.dtype) -> tuple[RMSNorm, nn.RMSNorm]:
+    """Ours and torch's on the same weights."""
+    torch.manual_seed(0)
+    ours, theirs = (kind(WIDTH, eps=1e-6, dtype=dtype) for kind in (RMSNorm, nn.RMSNorm))
+    nn.init.normal_(ours.weight, mean=1)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def results(norm: nn.RMSNorm, x: Tensor, slope: Tensor) -> list[Tensor]:
+    """The output, and the gradients of input and weight."""
+    y = norm(x)
+    return [y, *torch.autograd.grad(y, [x, norm.weight], slope)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("shape", [(3, 7, WIDTH), (1, 1, WIDTH), (5, WIDTH)], ids=str)
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e3])  # at the smallest, eps counts
+def test_output_and_gradients(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...], size: float) -> None:
+    ours, theirs = pair(dtype)
+    x = (size * torch.randn(shape, dtype=dtype)).requires_grad_()
+    slope = torch.randn(shape, dtype=dtype)
+    for mine, right in zip(results(ours, x, slope), results(theirs, x, slope), strict=True):
+        assert (mine - right).abs().max() <= tolerance * right.abs().max()
+
+
+def test_memory_that_does_not_lie_in_order() -> None:
+    ours, theirs = pair(torch.float64)
+    x = torch.randn(WIDTH, 5, 3, dtype=torch.float64).permute(2, 1, 0).requires_grad_()
+    slope = torch.ones((), dtype=torch.float64).expand(x.shape)
+    for mine, right in zip(results(ours, x, slope), results(theirs, x, slope), strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_of_zeros_has_finite_gradients() -> None:
+    ours, _ = pair(torch.float32)
+    x = torch.zeros(2, WIDTH, requires_grad=True)
+    assert all(t.isfinite().all() for t in results(ours, x, torch.ones(2, WIDTH)))
+
+
+def test_without_gradients_it_is_torchs_own() -> None:
+    ours, theirs = pair(torch.float32)
+    x = torch.randn(2, WIDTH)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))

@@ -1,0 +1,73 @@
+"""From a pattern to a plan: FFNs added, sizes checked, nothing allocated, every mistake with its place."""
+
+import networkx as nx
+import pytest
+
+from hybridkit.model.plan import compile_pattern
+from hybridkit.system.errors import UserError
+from hybridkit.language.source import PatternError
+
+SIZES = {"width": 64, "heads": 4, "vocab": 257}
+
+
+def blocks(pattern: str, **options: object) -> list[str]:
+    return [str(entry.block) for entry in compile_pattern(pattern, **SIZES | options).entries]
+
+
+def test_every_mixer_is_followed_by_the_ffn() -> None:
+    assert blocks("[swa:8, mlstm]*2") == ["swa:8", "ffn", "mlstm", "ffn"] * 2
+
+
+def test_a_pattern_that_names_an_ffn_gets_none_added() -> None:
+    assert blocks("[swa:8, mlstm, ffn(width=128)]") == ["swa:8", "mlstm", "ffn(width=128)"]
+
+
+def test_the_recipe_chooses_the_ffn() -> None:
+    assert blocks("mlstm", ffn={"block": "ffn", "width": 192}) == ["mlstm", "ffn(width=192)"]
+    assert blocks("mlstm", ffn=None) == ["mlstm"]
+
+
+def test_the_canonical_pattern_leaves_out_what_was_added_and_what_is_default() -> None:
+    plan = compile_pattern("[[swa(theta=1e4):stoch(128,2048,p=.5), mlstm], [swa:stoch(128,2048), mlstm]]*6", **SIZES)
+    assert plan.pattern == "[swa:stoch(128,2048), mlstm]*12"
+    assert compile_pattern(plan.pattern, **SIZES) == plan
+
+
+def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
+    plan = compile_pattern("[swa:8, mlstm]*2", **SIZES, tie=True)
+    kinds = nx.get_edge_attributes(plan.graph, "kind")
+    assert nx.is_directed_acyclic_graph(plan.graph)
+    assert list(nx.topological_sort(plan.graph)) == ["embedding", *range(8), "norm", "head"]
+    assert kinds.pop(("embedding", "head")) == "tied" and set(kinds.values()) == {"residual"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "column", "words"),
+    [
+        ("[swa:8, mlstm(heads=5)]", 9, "heads"),
+        ("[swa(kv_heads=3):8, mlstm]", 2, "kv_heads"),
+        ("[sa, sa(heads=7)]", 6, "heads"),
+        ("[swa, mlstm]", 2, "needs a window"),
+        ("[sa, mlstm:128]", 12, "no window"),
+        ("[sa, mlstn]", 6, "did you mean `mlstm`"),
+    ],
+)
+def test_what_cannot_be_built_is_pointed_at(pattern: str, column: int, words: str) -> None:
+    with pytest.raises(PatternError, match=words) as caught:
+        compile_pattern(pattern, **SIZES)
+    assert caught.value.column == column
+
+
+@pytest.mark.parametrize(
+    ("ffn", "words"),
+    [
+        ({"block": "fnn"}, "did you mean `ffn`"),
+        ({"block": "ffn", "widht": 3}, "widht"),
+        ({"block": "mlstm"}, "mixes"),
+        ({"block": "ffn", "width": -1}, "width"),
+    ],
+)
+def test_an_ffn_that_is_none_names_its_key(ffn: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        compile_pattern("mlstm", **SIZES, ffn=ffn)
+    assert "model.ffn" in str(caught.value)

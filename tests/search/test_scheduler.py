@@ -1,0 +1,223 @@
+"""Searches that really train, with workers in processes of their own, some of which are killed."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+from spaces import SEQUENCES, new_study
+
+from hybridkit.system.errors import Failure, Interrupted, UserError
+from hybridkit.runs.run import Run
+from hybridkit.search import worker
+from hybridkit.search.scheduler import Progress, search
+from hybridkit.search.storage import mend_journal
+from hybridkit.search.study import open_study, resume
+from hybridkit.system.lock import Lock
+
+TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"
+
+
+class Assassin:
+    """Watches a search, and sends a signal to a running worker, or to the search itself, when one is under way."""
+
+    def __init__(self, number: int, kills: int, leader: bool = False) -> None:
+        self._number, self.left, self._leader = number, kills, leader
+        self.messages: list[str] = []
+        self._killed: set[int | None] = set()
+
+    def update(self, progress: Progress) -> None:
+        under_way = any(running.step for running in progress.running)
+        victims = {process.pid for process in multiprocessing.active_children()} - self._killed
+        if self.left and under_way and victims:
+            self.left -= 1
+            victim = max(filter(None, victims))
+            self._killed.add(victim)
+            os.kill(os.getpid() if self._leader else victim, self._number)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridkit.search.scheduler.POLL", 0.05)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def losses(run: Run) -> list[float]:
+    return [line["loss"] for line in run.metrics().lines if "loss" in line]
+
+
+def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
+    calm, killed = (new_study(tmp_path, SEQUENCES + TRIAL, name) for name in ("calm", "killed"))
+    search(calm, 1, Assassin(0, 0))
+    assassin = Assassin(signal.SIGKILL, 2)
+    search(killed, 2, assassin)
+    assert assassin.left == 0 and sum("SIGKILL" in text for text in assassin.messages) == 2
+    assert [record.state for record in killed.records()] == ["done"] * 2
+    assert [record.params for record in killed.records()] == [record.params for record in calm.records()]
+    assert [record.values for record in killed.records()] == [record.values for record in calm.records()]
+    runs = sorted(path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").glob("trials/*/seed-*"))
+    assert len(runs) == 4
+    for run in runs:
+        assert losses(Run(tmp_path / "killed" / run)) == losses(Run(tmp_path / "calm" / run)) != []
+
+
+def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    with pytest.raises(Interrupted, match="--resume") as caught:
+        search(study, 2, Assassin(signal.SIGTERM, 1, leader=True))
+    assert caught.value.code == 143
+    assert not multiprocessing.active_children()
+    assert any(record.state == "running" for record in study.records())
+    again = open_study(tmp_path / "study")
+    search(again, 2, Assassin(0, 0))
+    assert [record.state for record in again.records()] == ["done"] * 2
+    assert {len(losses(Run(path))) for path in (tmp_path / "study").glob("trials/*/seed-*")} == {20}
+
+
+def test_what_falls_behind_is_stopped_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    text = """
+extends: base.yaml
+space: {train.lr: [3e-2, 3e-3, 1e-6, 2e-6]}
+trial: {steps: 120, train: {min_lr: 0, schedule: constant, checkpoint_every: 1000, validate_every: 1000}}
+pruner: {min_steps: 20, factor: 2}
+sampler: grid
+"""
+    study = new_study(tmp_path, text)
+    search(study, 1, Assassin(0, 0))
+    states = {record.params["train.lr"]: record.state for record in study.records()}
+    assert states[0.03] == "done"
+    assert states[1e-6] == states[2e-6] == "pruned"
+    pruned = next(record for record in study.records() if record.state == "pruned")
+    run = Run(study.trial_folder(pruned.number) / "seed-0")
+    assert "step 20" in pruned.reason and 20 <= len(losses(run)) < 120
+    assert run.newest().checkpoint, "a stopped run has a checkpoint"
+
+
+def test_a_trial_that_fails_is_marked_and_the_study_goes_on(tmp_path: Path) -> None:
+    text = """
+extends: base.yaml
+space: {data.sequence: [2, 16]}
+sampler: grid
+"""
+    study = new_study(tmp_path, text)
+    search(study, 1, Assassin(0, 0))
+    failed, done = study.records()
+    assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
+    assert done.state == "done"
+
+
+def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 100000"))
+    folder = str(study.folder)
+    context = multiprocessing.get_context("spawn")
+    leader = context.Process(target=_lead, args=(folder,))
+    leader.start()
+    deadline = time.monotonic() + 60
+    locks = [study.trial_folder(number) / "seed-0" / ".lock" for number in range(2)]
+    while time.monotonic() < deadline and not all(lock.exists() and lock.read_text().strip() for lock in locks):
+        time.sleep(0.1)
+    workers = [int(lock.read_text()) for lock in locks]
+    leader.kill()
+    leader.join()
+    while time.monotonic() < deadline and any(map(_alive, workers)):
+        time.sleep(0.1)
+    assert not any(map(_alive, workers))
+    assert [record.state for record in study.records()] == ["running"] * 2
+    assert len(study.mine()) == 2, "to be taken up by --resume"
+
+
+def _lead(folder: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    search(open_study(Path(folder)), 2, Assassin(0, 0))
+
+
+def _alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+class ServerKiller(Assassin):
+    """Kills the process that workers are forked from, once one is under way."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGKILL, 1)
+        self.workers: list[int] = []
+
+    def update(self, progress: Progress) -> None:
+        if self.left and any(running.step for running in progress.running):
+            self.left = 0
+            self.workers = [process.pid for process in multiprocessing.active_children() if process.pid]
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+def test_a_search_whose_fork_server_is_killed_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 200"))
+    killer = ServerKiller()
+    with pytest.raises(Failure, match=r"workers start has died.*finished trials are kept, and --resume goes on"):
+        search(study, 1, killer)
+    assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
+    assert len(study.mine()) == 1
+
+
+def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
+    """In a process of its own: multiprocessing asks for its folder once."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    code = "from hybridkit.search.processes import Processes\n"
+    code += "process = Processes([]).start(print, 'begun')\nprocess.join()\nprint(process.exitcode)"
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["begun", "0"], done.stderr
+
+
+def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    monkeypatch.setattr("hybridkit.search.scheduler.work", _full_disk)
+    with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
+        search(study, 1, Assassin(0, 0))
+    assert [record.state for record in study.records()] == ["running"]
+
+
+def _full_disk(job: worker.Job) -> None:
+    def train(*_: object, **__: object) -> None:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise Failure(f"run: {error}") from error
+
+    worker.train = train  # type: ignore[assignment]
+    worker.work(job)
+
+
+def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
+        search(study, 1, Assassin(0, 0))
+    with Lock(study.folder), pytest.raises(UserError, match="in use"):
+        resume(study.definition, study.folder)
+
+
+def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
+    first = study.begin()
+    assert first
+    study.end(first, worker.Outcome([{"val_loss": 1.0}]))
+    journal = study.folder / "journal.log"
+    for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
+        journal.write_bytes(journal.read_bytes() + cut)
+        mend_journal(study.folder)
+        assert journal.read_bytes().endswith(b"}\n")
+    search(open_study(study.folder), 1, Assassin(0, 0))
+    assert [record.state for record in study.records()] == ["done", "done"]

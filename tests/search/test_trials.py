@@ -1,0 +1,70 @@
+"""How trials compare: the front, the ranking, intervals, importance, and who is stopped early."""
+
+import random
+from itertools import product
+
+import pytest
+
+from hybridkit.search.pruner import falls_behind, rungs, running_losses
+from hybridkit.search.trials import Record, front, half_interval, rank
+from hybridkit.search.results import importances
+from hybridkit.search.schema import PrunerSettings
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    draw = random.Random(0)
+    for maximized in product([False, True], repeat=2):
+        points = [(draw.randint(0, 9), draw.randint(0, 9)) for _ in range(40)]
+        signs = [-1 if more else 1 for more in maximized]
+
+        def beats(a: tuple[int, int], b: tuple[int, int], signs: list[int] = signs) -> bool:
+            no_worse = all(s * x <= s * y for s, x, y in zip(signs, a, b, strict=True))
+            return no_worse and a != b
+
+        best = [i for i, mine in enumerate(points) if not any(beats(other, mine) for other in points)]
+        assert front(points, maximized) == best
+        order = rank(points, maximized)
+        assert sorted(order) == list(range(40)) and set(order[: len(best)]) == set(best)
+        place = {index: position for position, index in enumerate(order)}
+        assert all(place[i] < place[j] for i, j in product(range(40), repeat=2) if beats(points[i], points[j]))
+
+
+def test_intervals_are_students() -> None:
+    assert half_interval([3.0]) is None
+    assert half_interval([1.0, 1.0, 1.0]) is None, "equal values do not show how much others would differ"
+    assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 * 1 / 3**0.5, rel=1e-3)
+    wide = half_interval([float(n % 2) for n in range(62)])
+    assert wide == pytest.approx(2.000 * (0.25 * 62 / 61) ** 0.5 / 62**0.5, rel=1e-3), (
+        "t at 61 degrees of freedom: 2.000"
+    )
+
+
+def test_importance_of_an_additive_function_is_its_share_of_the_variance() -> None:
+    choices = [{"a": a, "b": b, "c": c, "one": 1} for a, b, c in product(range(3), range(3), range(2))]
+    shares = importances(choices, [3.0 * choice["a"] - 1.0 * choice["b"] for choice in choices], set())
+    assert shares == pytest.approx({"a": 0.9, "b": 0.1, "c": 0, "one": 0})
+    assert importances(choices, [1.0] * len(choices), set()) == dict.fromkeys("abc", 0.0) | {"one": 0.0}
+    numbers = [{"x": n / 16} for n in range(16)]
+    assert importances(numbers, [float(n // 4) for n in range(16)], {"x"})["x"] == pytest.approx(1)
+
+
+def test_rungs() -> None:
+    assert rungs(PrunerSettings(min_steps=10, factor=3), 0, 100) == [10, 30, 90]
+    assert rungs(PrunerSettings(min_steps=10, factor=3), 0, 90) == [10, 30], "the end is no rung"
+    assert rungs(PrunerSettings(min_steps=10), 0, 5) == []
+    brackets = [rungs(PrunerSettings(kind="hyperband", min_steps=10), number, 100) for number in range(4)]
+    assert brackets == [[10, 30, 90], [30, 90], [90], [10, 30, 90]]
+
+
+def test_the_running_loss_is_that_of_the_last_steps() -> None:
+    lines = [{"step": n, "loss": float(n)} for n in range(1, 41)] + [{"step": 40, "val_loss": 0.0}]
+    assert running_losses(lines, [10, 30, 90]) == {"10": 5.5, "30": 20.5}
+
+
+def test_a_third_goes_on() -> None:
+    settings = PrunerSettings(min_steps=10, factor=3)
+    others = [Record(n, "done", {}, rungs={"10": float(n)}) for n in range(8)]
+    assert falls_behind(settings, {"10": 99.0}, others[:1]) is None, "two have come: no third of them can be told"
+    assert falls_behind(settings, {"10": 2.0}, others) is None
+    assert falls_behind(settings, {"10": 2.5}, others) == "10"
+    assert falls_behind(settings, {"10": -1.0, "30": 99.0}, others) is None, "nobody else has come so far"

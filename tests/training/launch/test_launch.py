@@ -1,0 +1,190 @@
+"""Ranks: who is one, what cannot run, and what happens when one dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridkit.system.errors import UserError
+from hybridkit.recipe.files import load
+from hybridkit.runs.run import Run
+from hybridkit.training.launch import launch
+from hybridkit.training.launch.launch import Place
+from hybridkit.system.lock import Lock
+
+DEEPSPEED = "train.engine=deepspeed"
+HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli", "train"]
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_the_environment_says_who_is_who() -> None:
+    assert launch.place({}) is None
+    assert launch.place({"RANK": "1", "WORLD_SIZE": "4"}) == Place(1, 4)
+    assert launch.place({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}) == Place(3, 8)
+    assert launch.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None, "a batch script is no rank"
+    with pytest.raises(UserError, match="RANK"):
+        launch.place({"RANK": "one", "WORLD_SIZE": "4"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[03-07,12],cpu1", "gpu03"), ("node7", "node7"), ("a,b", "a"), ("n[9]", "n9"), ("rack-1-[2,4]", "rack-1-2")],
+)
+def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
+    assert launch.first_host(nodes) == first
+
+
+def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    said = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "70001"}
+    for name, value in (said | {"SLURM_STEP_NODELIST": "gpu[03-04]"}).items():
+        monkeypatch.setenv(name, value)
+    place = launch.place(os.environ)
+    assert place
+    launch.settle(place)
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    assert [os.environ[name] for name in names] == ["5", "8", "1", "gpu03", "30001"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "says"),
+    [
+        ([], 2, "set train.engine=deepspeed"),
+        (["train.sequence_parallel=2"], 1, "only under train.engine=deepspeed"),
+        ([DEEPSPEED], 5, "at most 4 ranks"),
+        ([DEEPSPEED, "train.sequence_parallel=3"], 4, "does not divide 4 ranks"),
+        ([DEEPSPEED, "train.zero=0", "train.offload=optimizer"], 2, "train.zero of at least 1"),
+        ([DEEPSPEED, "train.zero=2", "train.offload=all"], 2, "train.zero=3"),
+        ([DEEPSPEED, "train.precision=fp64"], 2, "train.engine=local"),
+        ([DEEPSPEED, "train.zero=3", "train.compile=true"], 2, "train.zero=2"),
+        ([DEEPSPEED, "train.deepspeed={gradient_clipping: 5}"], 2, "contradicts train.clip"),
+        ([DEEPSPEED, "train.deepspeed={zero_optimization: {stage: 3}}"], 2, "contradicts train.zero"),
+        ([DEEPSPEED, "train.deepspeed={bf16: {enabled: true}}"], 2, "contradicts train.precision"),
+        ([DEEPSPEED, "train.deepspeed={train_batch_size: 8}"], 2, "contradicts train.batch_tokens"),
+        ([DEEPSPEED, "train.deepspeed={optimizer: {type: Lion}}"], 2, "contradicts train.lr"),
+        ([DEEPSPEED, "train.deepspeed={csv_monitor: {enabled: true}}"], 2, "written elsewhere"),
+        ([DEEPSPEED, "train.deepspeed={flops_profiler: {output_file: /tmp/x}}"], 2, "written elsewhere"),
+    ],
+)
+def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    with pytest.raises(UserError, match=says):
+        launch.check(load(recipe, overrides).recipe, ranks)
+
+
+def test_what_deepspeed_may_be_told(recipe: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    said = "{zero_optimization: {stage: 1, overlap_comm: true}, bf16: {enabled: false}, wall_clock_breakdown: true}"
+    launch.check(load(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
+
+
+def test_the_missing_extra_is_named(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridkit.training.engines.deepspeed.config.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'hybridkit\[deepspeed\]'"):
+        launch.check(load(recipe, [DEEPSPEED]).recipe, 2)
+
+
+def test_hostfiles(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    with pytest.raises(UserError, match="no such file"):
+        launch.read_hostfile(file)
+    file.write_text("# a cluster\nnode-1 slots=8\n\nnode-2  slots=4  # half\n")
+    assert launch.read_hostfile(file) == {"node-1": 8, "node-2": 4}
+    for bad in ("node-1 8", "node-1 slots=0", "node-1 slots=1\nnode-1 slots=2"):
+        file.write_text(bad)
+        with pytest.raises(UserError, match=r"hosts:\d: a line names a host once"):
+            launch.read_hostfile(file)
+    file.write_text("# nobody\n")
+    with pytest.raises(UserError, match="no host in it"):
+        launch.read_hostfile(file)
+
+
+def test_a_dry_run_of_the_largest_recipe_says_what_it_takes() -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    command = [*HYBRIDKIT, "swax-stochastic-7b", "--dry-run", "--ranks", "8", "--json"]
+    said = json.loads(subprocess.run(command, env=ENV, capture_output=True, check=True).stdout)
+    assert (said["zero"], said["ranks"], said["steps"]) == (3, 8, 143051)
+    assert said["tokens"] == 143051 * 2**20
+    assert said["memory"]["held"] == pytest.approx(16 * said["parameters"] / 8, rel=1e-6), "four fp32 numbers a weight"
+    assert said["flops"] == pytest.approx(said["flops_per_token"] * said["tokens"])
+
+
+def test_killed_ranks_end_the_run_and_other_ranks_go_on(recipe: Path, tmp_path: Path) -> None:
+    """Two ranks of stage 3, one killed; then one rank of stage 1, killed; then two of stage 2, to the end."""
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
+    steps = ["train.steps=40", "train.lr=3e-3"]
+    subprocess.run([*HYBRIDKIT, recipe, *steps, "--run", whole.path], env=ENV, check=True, stdout=subprocess.DEVNULL)
+    began = [*HYBRIDKIT, str(recipe), *steps, DEEPSPEED, "--run", str(run.path)]
+    said = _killed(run, [*began, "train.zero=3", "--ranks", "2"], 6)
+    assert "rank 1 was killed by SIGKILL" in said and "--resume" in said
+    _killed(run, [*began, "train.zero=1", "--resume"], 14)
+    last = [*began, "train.zero=2", "--resume", "--ranks", "2"]
+    done = subprocess.run(last, env=ENV, check=True, capture_output=True, text=True).stdout
+    assert done.count("step 40/40  loss") == 1, "rank 0 alone prints"
+    lines, expected = ([line for line in r.metrics().lines if "loss" in line] for r in (run, whole))
+    for key in ("step", "window", "lr", "tokens"):
+        assert [line[key] for line in lines] == [line[key] for line in expected]
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in lines] == pytest.approx([line[key] for line in expected], abs=1e-5)
+    assert lines[-1]["peak_memory"] > 0 and lines[-1]["mfu"] > 0
+    manifest = run.newest().manifest
+    assert manifest and (manifest.engine, manifest.zero, manifest.ranks) == ("deepspeed", 2, 2)
+
+
+def _killed(run: Run, command: list[str], step: int) -> str:
+    """Kill the last rank once a step is done; what the others leave on standard error, within seconds."""
+    with subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(line["step"] >= step for line in run.metrics().lines):
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]) if children else process.pid, signal.SIGKILL)
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == (1 if children else -signal.SIGKILL)
+    return said
+
+
+def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
+    """Started by torchrun, where rank 1 alone cannot go on."""
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import os, sys\nfrom hybridkit.cli import main\nfrom hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine\n"
+        "def broken(*_): raise RuntimeError('out of luck')\n"
+        "if os.environ['RANK'] == '1': DeepSpeedEngine.update = broken\n"
+        "main()\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--", str(script)]
+    command = [*torchrun, "train", str(recipe), DEEPSPEED, "--run", str(tmp_path / "run")]
+    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "out of luck" in ended.stderr and "(rank 1 of 2)" in ended.stderr
+
+
+def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(tmp_path / "run")]
+    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
+
+
+def test_what_rank_0_refuses_ends_the_others_without_a_word(recipe: Path, tmp_path: Path) -> None:
+    """A folder in use is rank 0's to see; the other one waits for it."""
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    run = tmp_path / "run"
+    run.mkdir()
+    with Lock(run):
+        command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(run)]
+        ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count(f"is in use by process {os.getpid()}") == 1 and "Traceback" not in ended.stderr

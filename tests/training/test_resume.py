@@ -1,0 +1,163 @@
+"""What was stopped goes on as if it had not been: metrics and weights, bit for bit."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from compare import assert_same, untimed
+from told import Go
+
+from hybridkit.system.errors import Failure, Interrupted, UserError
+from hybridkit.runs.run import Run
+from hybridkit.system.files import Files
+from hybridkit.training.loop import Loop
+
+THREADS = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_metrics_have_a_line_a_step_and_validation(whole: Run) -> None:
+    lines = whole.metrics().lines
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in lines if "val_loss" in line] == [5, 10, 12]
+    first = lines[0]
+    keys = "step loss lr grad_norm window tokens seconds tokens_per_second mfu"
+    assert list(first) == keys.split() and first["tokens"] == 128
+    assert {line["window"] for line in lines if "loss" in line} == {4, 16}
+    assert list(lines[5]) == ["step", "val_loss", "val_bits_per_byte"]
+
+
+def test_sigkill_then_resume_equals_an_uninterrupted_run(go: Go, recipe: Path, tmp_path: Path) -> None:
+    whole, run, steps = Run(tmp_path / "whole"), Run(tmp_path / "run"), "train.steps=60"
+    go(whole.path, steps)
+    command = [sys.executable, "-m", "hybridkit.cli", "train", str(recipe), steps, "--run", str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | THREADS) as process:
+        while process.poll() is None and len(run.metrics().lines) < 10:
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    go(run.path, steps, resume=True)
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_saves(
+    whole: Run, go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    run = Run(tmp_path / "run")
+    before = signal.getsignal(number)
+    _signal_in_step(monkeypatch, 6, number)
+    with pytest.raises(Interrupted, match="after step 6") as stopped:
+        go(run.path)
+    assert stopped.value.code == code and signal.getsignal(number) == before
+    assert run.newest().checkpoint.step == 6
+    go(run.path, resume=True)
+    assert_same(run, whole)
+
+
+def test_sigusr1_saves_and_goes_on(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run")
+    _signal_in_step(monkeypatch, 3, signal.SIGUSR1)
+    go(run.path, "train.steps=5")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [5, 4, 3]
+
+
+def _signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    whole_step = Loop._step
+
+    def signalled(self: Loop) -> bool:
+        if self._state.step == step - 1:
+            os.kill(os.getpid(), number)
+        return whole_step(self)
+
+    monkeypatch.setattr(Loop, "_step", signalled)
+
+
+def test_before_the_first_checkpoint_it_starts_again(whole: Run, go: Go, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    go(run.path, "train.steps=2")
+    shutil.rmtree(run.checkpoint_folder)
+    assert "starting at step 1" in go(run.path, resume=True)
+    assert_same(run, whole)
+    assert "starting at step 1" in go(tmp_path / "new", "train.steps=1", resume=True)
+
+
+def test_a_metrics_file_cut_in_mid_line(whole: Run, go: Go, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.checkpoint_folder / "step-12")
+    run.metrics_file.write_bytes(run.metrics_file.read_bytes()[:-7])
+    assert "dropped 1 line" in go(run.path, resume=True)
+    assert_same(run, whole)
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(whole: Run, go: Go, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    assert "finished" in go(run.path, resume=True)
+    told = go(run.path, "train.steps=13", "train.lr=2e-2", resume=True)
+    assert "train.steps: 12 in the run, 13 now" in told and "train.lr" in told
+    assert untimed(run)[: len(untimed(whole))] == untimed(whole)
+    assert untimed(run)[-1]["step"] == 13
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["pattern=[swa:4, mlstm]*1", "model.width=32", "data.sequence=64", "train.seed=1", "train.batch_tokens=64"],
+)
+def test_what_must_not_change_is_refused(whole: Run, go: Go, change: str) -> None:
+    with pytest.raises(UserError, match=change.partition("=")[0]):
+        go(whole.path, change, resume=True)
+
+
+def test_a_folder_that_holds_a_run_is_refused(whole: Run, go: Go) -> None:
+    with pytest.raises(UserError, match=r"--resume.*--run"):
+        go(whole.path)
+
+
+def test_text_that_changed_is_refused(whole: Run, go: Go, text: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole.path, tmp_path / "run")
+    more = text / "more.txt"
+    more.write_text("another document, " * 20)
+    try:
+        with pytest.raises(UserError, match="not what this run was trained on"):
+            go(tmp_path / "run", "train.steps=13", resume=True)
+    finally:
+        more.unlink()
+
+
+def test_from_takes_weights_and_nothing_else(whole: Run, go: Go, tmp_path: Path) -> None:
+    again = Run(tmp_path / "again")
+    go(again.path, f"train.from={whole.path}", "train.steps=1", "data.sequence=64", "pattern=[swa:8, mlstm]*1")
+    first, last = again.metrics().lines[0], [line for line in whole.metrics().lines if "loss" in line][-1]
+    assert first["loss"] == pytest.approx(last["loss"], rel=0.2) and first["step"] == 1
+    with pytest.raises(UserError, match=r"embedding\.weight is \[257, 16\] there, and \[257, 32\]"):
+        go(tmp_path / "other", f"train.from={whole.path}", "model.width=32")
+
+
+def test_a_file_in_the_way_and_a_run_that_is_not_there(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="a file is in the way"):
+            go(path)
+    with pytest.raises(UserError, match="no such run folder"):
+        go(tmp_path / "new", f"train.from={tmp_path / 'none'}")
+
+
+def test_pruning_comes_first_so_that_a_full_disk_can_be_resumed_with_less(go: Go, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    go(run.path, "train.steps=3", "train.checkpoint_every=1")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
+        patch.setattr(Files, "tensors", _full)
+        go(run.path, "train.steps=9", "train.keep=1", resume=True)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
