@@ -53,7 +53,9 @@ class Record:
     owner: str = ""  # the folder, and its machine, whose search runs it
     rungs: dict[str, float | None] = field(default_factory=dict)  # the running loss at the pruner's steps
     reason: str = ""  # why it failed or was pruned
-    origin: dict[str, str] = field(default_factory=dict)  # hashes of its text and plug-ins (hybridkit.search.provenance)
+    origin: dict[str, str] = field(
+        default_factory=dict
+    )  # hashes of its text and plug-ins (hybridkit.search.provenance)
     seconds: float = 0.0
 
     @property

@@ -9,7 +9,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hybridkit.model.plan import Plan
 from hybridkit.data.batches import Batch
-from hybridkit.system.machine import DTYPES, choose_device, choose_precision, keep_freed_memory, spare_memory, weight_type
+from hybridkit.system.machine import (
+    DTYPES,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    spare_memory,
+    weight_type,
+)
 from hybridkit.runs.manifest import WEIGHTS
 from hybridkit.model.model import Model
 from hybridkit.recipe.schema import Train

@@ -1,0 +1,36 @@
+"""The vocabulary: what a block, a window policy and a layer are, and what they promise each other.
+
+Letters of shapes, here and in every block: B batch, T tokens of this call, D width, H heads.
+Units, stated once for everything that counts cost: FLOPs are *forward*, of one sequence, 2 per multiply-add;
+states are sized in bytes, parameters in elements.
+
+A block file holds one public `Block` class, and a window file one public `Window` class; the file's name is its name
+in a pattern. Neither needs anything of hybridkit but this module. The laws they keep are in `hybridkit.testing`.
+"""
+
+from hybridkit.block.block import Block, Count, Dims, Entry, window_of
+from hybridkit.block.init import small_init_, wang_init_
+from hybridkit.block.layer import Layer, State, Step
+from hybridkit.block.sequence_parallel import Spread
+from hybridkit.block.spec import Argument, Spec, Value, write_value
+from hybridkit.block.window import Tick, Window
+
+__all__ = [
+    "Argument",
+    "Block",
+    "Count",
+    "Dims",
+    "Entry",
+    "Layer",
+    "Spec",
+    "Spread",
+    "State",
+    "Step",
+    "Tick",
+    "Value",
+    "Window",
+    "small_init_",
+    "wang_init_",
+    "window_of",
+    "write_value",
+]
