@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybridkit.model.loading import build, load
+    from hybridkit.api.models import build, load
 
 __all__ = ["build", "load"]
 __version__ = "0.1.0"
@@ -13,6 +13,6 @@ def __getattr__(name: str) -> Any:
     # Lazy, since both import torch: `import hybridkit` alone stays quick.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hybridkit.model import loading as api
+    from hybridkit.api import models
 
-    return getattr(api, name)
+    return getattr(models, name)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 import hybridkit
-from hybridkit.data.corpus import Corpus, Tokens, prepare
 from hybridkit.data.batches import cover
+from hybridkit.data.corpus import Corpus, Tokens, prepare
 from hybridkit.model.model import Model
 
 SMOOTHING = 0.1  # added to every pair's count

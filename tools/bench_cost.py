@@ -10,8 +10,8 @@ import random
 import time
 from collections.abc import Iterator
 
-from hybridkit.model.plan import compile_pattern
 from hybridkit.cost.flops import Case, cost
+from hybridkit.model.plan import compile_pattern
 
 WINDOWS = (64, 128, 256, 512, 1024, 2048)
 

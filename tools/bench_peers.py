@@ -29,8 +29,8 @@ import transformers
 from peers import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
 from torch.nn import functional as F
 
-from hybridkit.training.ceiling import peak_flops
 from hybridkit.system.timing import synchronize
+from hybridkit.training.ceiling import peak_flops
 from hybridkit_blocks._core import attend
 
 WIDTH, LAYERS, WINDOW = 256, 8, 128

@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from fuzz_cases import Case, Kind, kinds  # noqa: E402  # it needs the tests on its path
 
-from hybridkit.system.errors import UserError, out_of_memory  # noqa: E402
 from hybridkit.runs.manifest import Invalid  # noqa: E402
+from hybridkit.system.errors import UserError, out_of_memory  # noqa: E402
 
 SECONDS = 1.0  # of processor time
 WATCHDOG = 60  # seconds of real time: a case that does not end at all

@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from hybridkit.language.parser import parse
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
+from hybridkit.recipe.files import dump
+from hybridkit.report.curves import curves_of, draw, print_curves
 from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
 from hybridkit.runs.metrics import read_metrics
-from hybridkit.language.parser import parse
-from hybridkit.recipe.files import dump, load
-from hybridkit.report.curves import curves_of, draw, print_curves
-from hybridkit.runs.run import Checkpoint, Run
+from hybridkit.runs.run import Checkpoint, Run, load_recipe
+from hybridkit.runs.weights import read_tensors
 from hybridkit.training.logs import Board
 from hybridkit.training.state import State, load_state
-from hybridkit.runs.weights import read_tensors
 
 WORDS = b"""
 pattern: model: data: train: extends: width heads ffn swa mlstm sa stoch fixed uniform schedule null true 0 -1 5 1e999
@@ -234,10 +234,10 @@ def _tensors() -> bytes:
 def _read_recipe(content: bytes) -> None:
     """Read, compiled, written and read again."""
     Path("r.yaml").write_bytes(content)
-    loaded = load("r.yaml")
+    loaded = load_recipe("r.yaml")
     plan(loaded)
     Path("again.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
-    assert load("again.yaml").recipe == loaded.recipe
+    assert load_recipe("again.yaml").recipe == loaded.recipe
 
 
 def _read_pattern(content: bytes) -> None:

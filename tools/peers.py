@@ -15,8 +15,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.data.batches import Batch
+from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.optimizers.adamw import adamw

@@ -11,8 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from hybridkit.recipe.files import load
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
@@ -23,7 +22,7 @@ def trained(recipe: str, folder: Path, tie: bool, seed: int, overrides: list[str
     """The metrics of a run, trained now or before."""
     changes = [*overrides, f"model.tie={str(tie).lower()}", f"train.seed={seed}"]
     run = Run(folder / f"{'tied' if tie else 'untied'}-{seed}")
-    train(load(recipe, changes), run.path, resume=True, reporter=Silent())
+    train(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
     return run.metrics().lines
 
 

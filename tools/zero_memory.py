@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from hybridkit.model.plan import Plan, compile_pattern
-from hybridkit.data.batches import Batch
 from hybridkit.cost.memory import Training, held
+from hybridkit.data.batches import Batch
+from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.engine import open_engine
-from hybridkit.training.launch.launch import free_port
+from hybridkit.training.engines.choice import open_engine
+from hybridkit.training.ranks import free_port
 
 PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", width=256, heads=4, vocab=4096)
 MIB = 2**20

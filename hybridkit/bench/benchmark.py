@@ -1,7 +1,7 @@
 """How fast a recipe runs here, beside what this machine could do at most: the figures of `hybridkit bench`.
 
 B rows, T tokens of a row, D width. Every pass is the one that other verbs run: forward is validation, the training step
-is the local engine's, prefill and decode are those of `hybridkit.inference.decode`. Each distinct layer, and what stands around
+is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and what stands around
 the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
 """
 
@@ -19,12 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.model.loading import plan as compile_recipe
-from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
-from hybridkit.model.plan import Plan
-from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.cost.flops import TRAINING, Case, cost, forward_flops, head_flops, largest_window
+from hybridkit.cost.memory import Training, activations, held
 from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.inference.decode import generate, prefill
+from hybridkit.inference.sampling import Sampling
+from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.model import Residual
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.schema import Train
+from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import (
     DTYPES,
@@ -33,11 +38,8 @@ from hybridkit.system.machine import (
     choose_precision,
     spare_memory,
 )
-from hybridkit.cost.memory import Training, activations, held
-from hybridkit.model.model import Residual
-from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.schema import Train
 from hybridkit.system.timing import Peak, medians
+from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import for_graphs
 from hybridkit.training.engines.local import LocalEngine, initial_model
 from hybridkit.training.micro_batches import automatic_rows, counted
@@ -125,7 +127,7 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
         "schema": SCHEMA,
         "recipe": job.name,
         "pattern": job.plan.pattern,
-        "code": hashes(code_of(job.plan)),
+        "code": hashes(code_of(job.plan.entries)),
         "parameters": sum(p.numel() for p in engine.model.parameters()),
         "device": job.device.type,
         "precision": job.precision,
@@ -182,13 +184,13 @@ def _batch(job: Job) -> Batch:
 def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
     """Prefill of all rows, then decoding from there, by a model of the job's precision without gradients."""
     model = initial_model(job.plan, job.train.seed).to(job.device, DTYPES[job.precision]).requires_grad_(False).eval()
-    read = partial(model.prefill, tokens, window=job.window)
+    read = partial(prefill, model, tokens, window=job.window)
     with peak:
         seconds = medians({"prefill": read}, job.device, repeat, ceilings.measure)["prefill"]
     prompt = cost(job.plan, job.case)
-    prefill = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
+    reading = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
     decoded = 2 + _DECODED * (repeat + 1)
-    stream = model.generate(read(), max_tokens=decoded, temperature=0)
+    stream = generate(model, read(), Sampling(temperature=0), decoded)
     with peak:
         next(stream), next(stream)  # the first step brings the weights into the layout that suits steps
         some = {"decode": lambda: list(islice(stream, _DECODED))}
@@ -197,7 +199,7 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
     step = cost(job.plan, later)
     decode = _figures(taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
     moved = float(step.decode_bytes) * decode["tokens_per_second"]
-    return {"prefill": prefill, "decode": decode | {"bytes_per_second": moved}}
+    return {"prefill": reading, "decode": decode | {"bytes_per_second": moved}}
 
 
 def _training(

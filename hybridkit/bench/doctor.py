@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from hybridkit.system.machine import choose_precision
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.system.machine import choose_precision
 
 CORE = (
     *("torch", "mlstm_kernels", "pydantic", "networkx", "rich", "lark", "PyYAML", "safetensors", "tokenizers"),

@@ -31,11 +31,10 @@ def bench(
 ) -> None:
     """Measure this machine's ceilings, then forward, training step, prefill and decode, and each layer alone."""
     sizes = {name: read_size(f"--{name}", said) for name, said in (("sequence", sequence), ("window", window)) if said}
-    from hybridkit.recipe.files import load
-    from hybridkit.runs.run import Run
+    from hybridkit.runs.run import Run, load_recipe
 
     run = Path(what)  # mistakes in a recipe answer before torch is imported
-    loaded = load(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
+    loaded = load_recipe(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
     from hybridkit.bench.benchmark import job, measure
 
     found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)

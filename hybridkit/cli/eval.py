@@ -92,7 +92,7 @@ def eval(
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
     from hybridkit.evaluation.request import Questions
-    from hybridkit.runs.run import refuse_links
+    from hybridkit.system.links import refuse_links
 
     questions = Questions(
         perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,

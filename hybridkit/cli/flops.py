@@ -72,12 +72,13 @@ def flops(
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:
     """The recipes by name, with the changes among the words made to each; before torch is imported."""
-    from hybridkit.recipe.files import load, sort_words
+    from hybridkit.recipe.files import sort_words
+    from hybridkit.runs.run import load_recipe
 
     names, overrides = sort_words(what)
     if not names:
         raise UserError("name a recipe: hybridkit flops quickstart")
-    return {name: load(name, overrides) for name in names}
+    return {name: load_recipe(name, overrides) for name in names}
 
 
 def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
@@ -97,8 +98,8 @@ def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
 def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> None:
     if len(asked) != 2:
         raise UserError(f"--match takes two recipes and at most one context, not {len(asked)} of them")
-    from hybridkit.cost.summary import SCHEMA
     from hybridkit.cost.match import match
+    from hybridkit.cost.summary import SCHEMA
     from hybridkit.recipe.files import dump
 
     target, other = asked
@@ -115,8 +116,8 @@ def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> No
 
 
 def _verify(asked: Sequence[Question], as_json: bool) -> None:
-    from hybridkit.cost.summary import SCHEMA
     from hybridkit.cost.cross_check import BLIND_SPOTS, verify
+    from hybridkit.cost.summary import SCHEMA
 
     rows = {question.name: verify(question.plan) for question in asked}
     if as_json:

@@ -48,8 +48,8 @@ def generate(
     from hybridkit.inference.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # its mistakes answer before a model is read
-    from hybridkit.model.loading import load
     from hybridkit.inference.streaming import Writer
+    from hybridkit.model.loading import load
 
     writer = Writer(load(run), sampling, tokens, stop)
     streamed = not as_json and len(texts) < 2

@@ -123,10 +123,10 @@ def _report(folder: Path, storage: str | None, as_json: bool) -> None:
 
 
 def _best(folder: Path, storage: str | None, as_json: bool) -> None:
-    from hybridkit.system.errors import Failure
     from hybridkit.recipe.files import dump
     from hybridkit.search.results import results
     from hybridkit.search.study import open_study
+    from hybridkit.system.errors import Failure
 
     opened = open_study(folder, storage)
     found = results(opened)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from hybridkit.cli.options import Json, Plugins
-from hybridkit.system.errors import UserError
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -30,7 +30,8 @@ def show(
         say(format_json({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
     recipe, *others = what
-    from hybridkit.recipe.files import load, sort_words
+    from hybridkit.recipe.files import sort_words
+    from hybridkit.runs.run import load_recipe
 
     names, overrides = sort_words(others)
     if names:
@@ -38,7 +39,7 @@ def show(
             f"show takes one recipe with KEY=VALUE changes, or run folders: {recipe} is none, and {names[0]} no change"
         )
 
-    loaded = load(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    loaded = load_recipe(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
     from hybridkit.model.loading import plan
     from hybridkit.report.show import outline, print_outline
 

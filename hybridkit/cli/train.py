@@ -33,12 +33,12 @@ def train(
     plugin: Plugins = [],
 ) -> None:
     """Train a recipe; write weights, metrics and checkpoints to a run folder."""
-    from hybridkit.recipe.files import load
+    from hybridkit.runs.run import load_recipe
     from hybridkit.training.launch import launch
 
     folder = run or Path("runs") / Path(recipe).stem
     # before torch is imported: mistakes in a recipe answer at once
-    loaded = load(recipe, overrides, folder if resume and folder.is_dir() else None)
+    loaded = load_recipe(recipe, overrides, folder if resume and folder.is_dir() else None)
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
     if dry_run:

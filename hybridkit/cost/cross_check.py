@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridkit.block import Block, Dims
-from hybridkit.model.plan import Plan, layer_parameters
 from hybridkit.cost.flops import head_flops
 from hybridkit.model.model import Head
+from hybridkit.model.plan import Plan, layer_parameters
 
 TOKENS, WIDTH, VOCAB = 96, 256, 256
 BLIND_SPOTS = (

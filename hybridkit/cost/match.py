@@ -6,13 +6,13 @@ from fractions import Fraction
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
-from hybridkit.model.loading import plan
-from hybridkit.language.printer import canonical, period
-from hybridkit.model.plan import Plan
 from hybridkit.cost.flops import Case, cost, parameters, state_bytes
-from hybridkit.system.errors import UserError
 from hybridkit.language.parser import MAX_ENTRIES
+from hybridkit.language.printer import canonical, period
+from hybridkit.model.loading import plan
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
+from hybridkit.system.errors import UserError
 
 Measure = Literal["flops", "params", "state"]
 Change = Literal["width", "depth"]

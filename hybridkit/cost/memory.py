@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.cost.flops import Case, largest_window, parameters
-from hybridkit.system.machine import Precision, weight_type
 from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan, Uninitialized
+from hybridkit.system.machine import Precision, weight_type
 
 STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks

@@ -5,14 +5,14 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from hybridkit.cost.flops import Case, Cost, LayerCost, cost, state_bytes
+from hybridkit.cost.memory import STAGES, Training, activations, held
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import Loaded
 from hybridkit.runs.plugin_copies import code_of, hashes
-from hybridkit.cost.flops import Case, Cost, LayerCost, cost, state_bytes
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, weight_type
-from hybridkit.cost.memory import STAGES, Training, activations, held
-from hybridkit.recipe.files import Loaded
 
 SCHEMA = 1
 CONTEXTS = tuple(1024 << n for n in range(11))  # 1k ... 1M tokens
@@ -62,7 +62,7 @@ def describe(question: Question) -> dict[str, Any]:
     return {
         "recipe": question.name,
         "pattern": question.plan.pattern,
-        "code": hashes(code_of(question.plan)),
+        "code": hashes(code_of(question.plan.entries)),
         "count": case.count,
         "context": case.context,
         "window": case.window,

@@ -20,9 +20,9 @@ from torch import Tensor
 from hybridkit.data.corpus import Corpus, Tokens
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.system.errors import UserError
-from hybridkit.model.loss import UNCOUNTED as IGNORED
 
 Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
+IGNORED = -100  # the target of a token that is not predicted
 _ROUNDS = 6
 
 

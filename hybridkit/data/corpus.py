@@ -14,9 +14,10 @@ import numpy as np
 from hybridkit.data import cache as store
 from hybridkit.data.prepare import Progress, Wanted, build
 from hybridkit.data.sources import open_source
-from hybridkit.data.tokenizers.base import Tokenizer, choose_tokenizer, load_tokenizer
-from hybridkit.system.errors import UserError
+from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer
 from hybridkit.recipe.rules import CURRENT
+from hybridkit.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from hybridkit.data.batches import Batch, Batches, Feed, cover
-from hybridkit.data.prepare import Progress
 from hybridkit.data.corpus import Corpus, prepare
+from hybridkit.data.prepare import Progress
 from hybridkit.data.recall import Recall, RecallFeed, read_recall
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.schema import Data, Train
+from hybridkit.system.errors import UserError
 
 LONG = 16  # times the training length that held-out rows have unless told otherwise, where the text suffices
 

@@ -15,9 +15,10 @@ import numpy as np
 from hybridkit.data import cache
 from hybridkit.data.sources import TextSource
 from hybridkit.data.split import Span, document_hash, split
-from hybridkit.data.tokenizers.base import SAVED, Choice, Tokenizer
-from hybridkit.system.errors import UserError
+from hybridkit.data.tokenizers.base import SAVED, Tokenizer
+from hybridkit.data.tokenizers.choice import Choice
 from hybridkit.recipe.rules import CURRENT
+from hybridkit.system.errors import UserError
 
 Progress = Callable[[str, int, int | None], object]  # what is done now, bytes done, bytes in all where that is known
 _FORMAT = 2  # of the files; another number makes other folders

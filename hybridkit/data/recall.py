@@ -24,10 +24,10 @@ from hybridkit.block import Spec
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.cache import digest_of
 from hybridkit.data.tokenizers.base import Bytes, Tokenizer
-from hybridkit.system.errors import UserError
 from hybridkit.language.parser import Call, tree
 from hybridkit.language.resolve import read_call
 from hybridkit.language.source import Source, error_at
+from hybridkit.system.errors import UserError
 
 HELD_OUT = 2**16  # tokens of the validation, or one sequence if that has more
 _CALL = re.compile(r"\s*recall\s*(\(.*)?", re.DOTALL)

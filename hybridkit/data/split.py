@@ -15,8 +15,8 @@ from itertools import groupby
 
 import numpy as np
 
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.rules import CURRENT
+from hybridkit.system.errors import UserError
 
 TOLERANCE = 0.25  # of the smaller side's share
 _LEAST = (64, 8, 1)  # bytes of a piece at least; fewer where all longer ones are copies

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Layer, State
+from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
-from hybridkit.model.model import Model
 
 
 class Silent(Layer):

@@ -19,12 +19,12 @@ import numpy as np
 
 from hybridkit.data.batches import IGNORED
 from hybridkit.data.tokenizers.base import SAVED
-from hybridkit.inference.decode import prefill
-from hybridkit.system.errors import MissingExtra, UserError, nearest
 from hybridkit.evaluation.scoring import Reading, continuation, judge
+from hybridkit.inference.decode import prefill
+from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Writer
 from hybridkit.model.model import Model
-from hybridkit.inference.sampling import Sampling
+from hybridkit.system.errors import MissingExtra, UserError, nearest
 
 try:
     import lm_eval

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from hybridkit.system.errors import Failure
 from hybridkit.evaluation.request import Cell, Depth, Findings
+from hybridkit.system.errors import Failure
 
 RESULTS, EARLIER = "results.json", "earlier"
 MAX_BYTES = 1 << 28

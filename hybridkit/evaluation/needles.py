@@ -17,14 +17,14 @@ from torch import Tensor
 
 from hybridkit.data.batches import IGNORED
 from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.inference.decode import generate, prefill
 from hybridkit.evaluation.request import Scoring
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples
 from hybridkit.evaluation.scoring import Reading, continuation, judge
-from hybridkit.runs.manifest import parse_json
-from hybridkit.model.model import Model
+from hybridkit.inference.decode import generate, prefill
 from hybridkit.inference.sampling import Sampling
+from hybridkit.model.model import Model
+from hybridkit.runs.manifest import parse_json
 
 FIELDS = {"index", "depths", "score", "found"}  # of a line, that are read again
 

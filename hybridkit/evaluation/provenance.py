@@ -11,10 +11,10 @@ from typing import Any
 
 from hybridkit.data.cache import digest_of
 from hybridkit.data.open import open_recall, text_digest
-from hybridkit.system.errors import UserError
+from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.runs.manifest import WEIGHTS, Manifest
 from hybridkit.runs.run import Run
-from hybridkit.recipe.schema import Data, Recipe
+from hybridkit.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import Any
 
 from hybridkit.data.cache import digest_of
 from hybridkit.data.open import context_length, held_out, open_feed, open_recall
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation import recall
-from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.confidence import clustered
+from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.request import Cell, Depth, Findings, Questions
@@ -20,6 +19,7 @@ from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import Reading
 from hybridkit.evaluation.target import Subject
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 ROW_TOKENS = 16384  # read together where rows are short
 DEPTH_BINS = 10

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from hybridkit.data.cache import cache_root, digest_of
 from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation.haystack import Essays
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, compose
+from hybridkit.system.errors import UserError
 
 _FORMAT = 1  # of samples; another number makes other ones
 

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hybridkit.model.loading import load, plan
-from hybridkit.model.plan import Plan
-from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.system.errors import UserError
+from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
 from hybridkit.evaluation.provenance import Origin, Text, open_text, origin_of
-from hybridkit.system.machine import choose_device
-from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.model.loading import load, plan
 from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
+from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+from hybridkit.system.machine import choose_device
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced
     if found.manifest is None:
         run.weights()  # says why there is none
         raise UserError(f"{path} holds no valid checkpoint")
-    tokenizer = run.tokenizer(loaded.recipe.rules)
+    tokenizer = run_tokenizer(run, loaded.recipe.rules)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not any(entry.window for entry in compiled.entries):
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
     if silenced:
         ablate.check(compiled, silenced)
-    code = hashes(code_of(compiled))
+    code = hashes(code_of(compiled.entries))
     origin = origin_of(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
     return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hybridkit.model.loading import load
 from hybridkit.block import Entry
-from hybridkit.system.errors import UserError
+from hybridkit.model.loading import load
 from hybridkit.model.model import NORM_EPS, Model
 from hybridkit.runs.weights import weights_of
+from hybridkit.system.errors import UserError
 
 
 def export(run: Path, folder: Path) -> list[Path]:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from hybridkit.block import State
 from hybridkit.inference.decode import LAST, Context
-from hybridkit.system.errors import UserError
 from hybridkit.model.model import Model
-from hybridkit.system.strict_json import parse_json
-from hybridkit.system.files import write_whole
 from hybridkit.runs.weights import FLOATS
+from hybridkit.system.errors import UserError
+from hybridkit.system.files import write_whole
+from hybridkit.system.strict_json import parse_json
 
 _KEY, _VERSION = "hybridkit context", 1
 _MOST = 2**48  # tokens that a context has read

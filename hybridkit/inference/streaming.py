@@ -8,9 +8,9 @@ from typing import Any, Literal
 from hybridkit.block import State
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.inference.decode import CHUNK, Context, generate, prefill, size_of
-from hybridkit.system.errors import UserError
-from hybridkit.model.model import Model
 from hybridkit.inference.sampling import Sampling
+from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 Ending = Literal["stop", "end", "tokens"]  # a stop string, the end of the document, the number of tokens asked for
 

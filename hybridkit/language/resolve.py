@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
-from hybridkit.system.errors import nearest
+from hybridkit.language.source import PatternError, Source, Span, error_at
 from hybridkit.registry.plugin import Kind
-from hybridkit.language.source import PatternError, Source, Span, error_at, shown
+from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not wait for
     from hybridkit.block import Block, Entry, Spec, Window
@@ -26,10 +28,22 @@ MAX_SIZE = 1 << 40  # of any whole number in a pattern: what is larger overflows
 
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
 _S = TypeVar("_S", bound="Spec")
+_entries: WeakKeyDictionary[Registry, dict[str, Entry]] = WeakKeyDictionary()
 
 
-def resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
-    """The entry that `call` of the pattern `text` describes. Raises PatternError where it describes none."""
+def resolve(call: Call, registry: Registry, text: str, source: Source | None = None) -> Entry:
+    """The block and window policy that a call of the pattern `text` asks for; equal calls give the same object.
+
+    Raises PatternError, with a caret in `source`, for a name or argument that is unknown.
+    """
+    entries = _entries.setdefault(registry, {})
+    said = repr(call)
+    if said not in entries:
+        entries[said] = _resolve(call, registry, text, source)
+    return entries[said]
+
+
+def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
     at = partial(error_at, source, text)
     _check_name(call, "block", registry, at)
     cls = registry.block(call.name)
@@ -41,8 +55,13 @@ def resolve(call: Call, registry: Registry, text: str, source: Source | None) ->
     return Entry(block, window_of(block))
 
 
-def check_names(call: Call, registry: Registry, text: str, source: Source | None) -> None:
-    """Whether block and policy are known, which needs none of their classes. Raises PatternError where not."""
+def check_names(calls: Iterable[Call], registry: Registry, text: str, source: Source | None = None) -> None:
+    """Whether all names of a pattern are known; imports no block. Raises PatternError where one is not."""
+    for call in {(call.name, call.window and call.window.name): call for call in reversed(list(calls))}.values():
+        _check_names(call, registry, text, source)
+
+
+def _check_names(call: Call, registry: Registry, text: str, source: Source | None) -> None:
     at = partial(error_at, source, text)
     _check_name(call, "block", registry, at)
     if call.window is not None:

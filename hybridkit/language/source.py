@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hybridkit.system.errors import UserError
+from hybridkit.system.terminal import printable
 
 Span = tuple[int, int]  # offsets in the pattern's text: the first character, and the one after the last
 
 _SHOWN = 100  # characters of a source line that a message shows
-_QUOTED = 32  # characters of a name that a message repeats
 
 
 class Line(NamedTuple):
@@ -68,20 +68,10 @@ def error_at(
 def _drawn(raw: str, column: int, length: int) -> str:
     """The line, cut to what fits, and carets under `length` characters of it from `column` on."""
     begin = max(0, min(column - 1 - _SHOWN // 2, len(raw) - _SHOWN))
-    window = _printable(raw[begin : begin + _SHOWN])
+    window = printable(raw[begin : begin + _SHOWN])
     at = column - 1 - begin
     before, under = sum(map(_cells, window[:at])), sum(map(_cells, window[at : at + length]))
     return f"  {window.rstrip()}\n  {' ' * before}{'^' * max(1, under)}"
-
-
-def _printable(text: str) -> str:
-    """The text with a blank for every tab and its kin, and a mark for what no terminal should be sent."""
-    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
-
-
-def shown(text: str) -> str:
-    """A stretch of a pattern as a message quotes it: in backticks, printable, and cut short."""
-    return f"`{_printable(text[:_QUOTED])}{'...' if len(text) > _QUOTED else ''}`"
 
 
 def _cells(char: str) -> int:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from hybridkit.language.source import PatternError, Source, error_at, shown
-from hybridkit.system.terminal import character
+from hybridkit.language.source import PatternError, Source, error_at
+from hybridkit.system.terminal import character, shown
 
 _MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "EQUAL": "`=`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`"}
 _CLOSES = {"]": "[", ")": "("}

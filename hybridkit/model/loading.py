@@ -1,34 +1,21 @@
-"""From a pattern, a recipe or a run folder to a model."""
+"""From a recipe to its plan, and from a run folder to its model."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from hybridkit.model.plan import Plan, compile_pattern
-from hybridkit.data.tokenizers.base import tokenizer_vocab
 from hybridkit.data.tokenizers.base import SAVED
+from hybridkit.data.tokenizers.choice import run_tokenizer, tokenizer_vocab
 from hybridkit.model.model import Model
-from hybridkit.recipe.files import RUN_RECIPE, Loaded
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules import CURRENT
-from hybridkit.runs.run import Run
 from hybridkit.recipe.schema import Data
+from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import check_weights, load_weights
 
-
-def build(
-    pattern: str,
-    *,
-    width: int = 256,
-    heads: int = 4,
-    vocab: int = 257,
-    tie: bool = False,
-    logit_cap: float | None = None,
-) -> Model:
-    """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
-
-    Raises PatternError for a mistake in the pattern.
-    """
-    return Model(compile_pattern(pattern, width=width, heads=heads, vocab=vocab, tie=tie, logit_cap=logit_cap))
+M = TypeVar("M", bound=Model)
 
 
 def own_tokenizer(run: Run, data: Data) -> Data:
@@ -66,21 +53,28 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
 
 
-def load(run: Path | str, step: int | None = None) -> Model:
-    """The newest valid weights of a run, or those of a step, on the CPU, with `.tokenizer` and `.recipe` set.
+def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
+    """A model of class `kind` with the newest valid weights of a run, or those of a step, on the CPU.
+
+    Its `.tokenizer` and `.recipe` are set.
 
     Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
     or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
     """
     folder = Run(run)
     loaded, weights = folder.recipe, folder.weights(step)
-    tokenizer = folder.tokenizer(loaded.recipe.rules)
+    tokenizer = run_tokenizer(folder, loaded.recipe.rules)
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
-        model = Model(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
+        model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
     check_weights(model, weights, str(run))  # before anything of a size that only the recipe says is allocated
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # moving from the meta device has parted them
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()
+
+
+def load(run: Path | str, step: int | None = None) -> Model:
+    """`load_as` a plain `Model`."""
+    return load_as(Model, run, step)

@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-UNCOUNTED = -100  # the target of a token that is not predicted
+from hybridkit.data.batches import IGNORED
+
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """The summed loss in nats, a scalar in at least fp32.
 
-    x (N, D), weight (V, D), targets (N,) of which `UNCOUNTED` ones add nothing.
+    x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing.
     """
     if x.device.type == "cpu":  # where to ask how many are counted stalls nothing: no logits for the others
-        counted = (targets != UNCOUNTED).nonzero().squeeze(1)
+        counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
     return _LinearCrossEntropy.apply(x, weight, targets, cap)
@@ -65,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
     """The summed loss of (n, V) capped logits, and its gradient by the uncapped ones, written over them."""
-    counted = targets != UNCOUNTED
+    counted = targets != IGNORED
     picked = torch.where(counted, targets, 0)[:, None]
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
     loss = (norm - logits.gather(1, picked))[counted].sum()

@@ -5,8 +5,7 @@ B batch, T tokens of this call, D width, V vocabulary, L entries of the stack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,11 +14,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hybridkit.block import Layer, State, Step, Tick, small_init_
-from hybridkit.model.plan import Plan
-from hybridkit.inference.decode import CHUNK, Context, Rows, decoders, generate, prefill
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
-from hybridkit.inference.sampling import Sampling
+from hybridkit.model.plan import Plan
 
 if TYPE_CHECKING:
     from hybridkit.data.tokenizers.base import Tokenizer
@@ -158,16 +155,10 @@ class Model(nn.Module):
 
     def step(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
         """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
-        return self._step([layer.step for layer in self.layers], tokens, states)
+        return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
-    def decoder(self, rows: int) -> Callable[[Tensor, Sequence[State]], tuple[Tensor, list[State]]]:
-        """`step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients.
-
-        The copy is kept for the next one, for as long as the weights are the same and so is what `rows` ask of it.
-        """
-        return partial(self._step, decoders(self, rows))
-
-    def _step(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+    def run_steps(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+        """`step` by these functions, one an entry."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []
         for step, state in zip(steps, states, strict=True):
@@ -186,23 +177,3 @@ class Model(nn.Module):
     def fixed_windows(self, window: int) -> list[int | None]:
         """`window` for every entry that has one: the test-time window."""
         return [window if e.window else None for e in self.plan.entries]
-
-    def prefill(
-        self, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
-    ) -> Context:
-        """Read text or ids in memory that does not grow with their number, and keep what they leave (`decode`)."""
-        return prefill(self, tokens, context, window=window, chunk=chunk)
-
-    def generate(
-        self,
-        context: Context,
-        *,
-        max_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        seed: int = 0,
-    ) -> Iterator[Tensor]:
-        """Tokens (B,), one after another, that go on from a context (`decode`); it can be used again."""
-        return generate(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)

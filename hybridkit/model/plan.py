@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hybridkit.block import Block, Dims, Entry, Tick, window_of
+from hybridkit.language.parser import parse
 from hybridkit.language.printer import canonical
-from hybridkit.system.errors import UserError
-from hybridkit.language.parser import Source, error_at, parse
-from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.language.resolve import problem
+from hybridkit.language.resolve import problem, resolve
+from hybridkit.language.source import Source, error_at
 from hybridkit.recipe.rules import CURRENT, SCALED
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.errors import UserError
 
 DEFAULT_FFN: Mapping[str, Any] = {"block": "ffn"}
 
@@ -75,7 +76,7 @@ def compile_pattern(
     Raises PatternError, with a caret, for what the pattern says wrong, and UserError for what `ffn` does.
     """
     calls = parse(text, source)
-    written = tuple(registry.entry(call, text, source) for call in calls)
+    written = tuple(resolve(call, registry, text, source) for call in calls)
     added = _ffn(ffn, registry, source) if ffn and all(entry.block.mixes for entry in written) else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
     dims = Dims(width, heads, vocab, depth=sum(entry.block.mixes for entry in entries) or 1)

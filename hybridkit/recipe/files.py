@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import reduce
 from operator import attrgetter, getitem
 from pathlib import Path
@@ -19,18 +19,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hybridkit.system.errors import UserError, nearest
 from hybridkit.language.parser import Call, parse
-from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.recipe.schema import Data, Misfit, Model, Recipe, Train, leaves
+from hybridkit.language.resolve import check_names
 from hybridkit.language.source import Source
-from hybridkit.system.pydantic_errors import wrong
+from hybridkit.recipe.schema import Data, Misfit, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.pydantic_errors import wrong
 
 __all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
 __all__ += ["find", "load", "run_name", "shipped", "sort_words"]
 
-RUN_RECIPE = "recipe.yaml"  # in a run folder
+Known = Callable[[Path, Set[str]], Registry]  # a recipe's file and the names in it to what it may name
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
 
@@ -57,30 +58,27 @@ class Change(NamedTuple):
     allowed: bool
 
 
-def load(name: str | Path, overrides: Sequence[str] = (), run: Path | None = None) -> Loaded:
+def load(name: str | Path, overrides: Sequence[str] = (), known: Known | None = None) -> Loaded:
     """Read a recipe: a file's path or the name of a shipped one (`quickstart`, `paper/swax-512-7b`, `swax-512-7b`).
 
-    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `run`: the folder of the run whose own
-    plug-ins it may name, by default the one that the file lies in. Raises UserError for files, YAML, keys and values
-    that are wrong and for patterns that are none; what only a block or window class can see is for compiling.
+    Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `known` says what the pattern
+    in a file may name (`hybridkit.runs.run.load_recipe` adds a run's own plug-ins). Raises UserError for files, YAML,
+    keys and values that are wrong and for patterns that are none; what only a class can see is for compiling.
     """
     path = find(name)
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
     recipe = _checked(document, path)
     source = document.sources.get(("pattern",))
     calls = parse(recipe.pattern, source)
-    registry = _registry(run or path.parent, calls, recipe) if run or path.name == RUN_RECIPE else REGISTRY
-    registry.check(calls, recipe.pattern, source)
+    registry = known(path, _names_in(calls, recipe)) if known else REGISTRY
+    check_names(calls, registry, recipe.pattern, source)
     return Loaded(recipe, source, path, registry)
 
 
-def _registry(folder: Path, calls: Sequence[Call], recipe: Recipe) -> Registry:
-    """What the recipe of a run may name."""
-    from hybridkit.runs.plugin_copies import registry_of
-    from hybridkit.runs.run import Run
-
+def _names_in(calls: Sequence[Call], recipe: Recipe) -> set[str]:
+    """The blocks and window policies that a recipe names."""
     said = [name for call in calls for name in (call.name, call.window and call.window.name) if name]
-    return registry_of(Run(folder), {*said, str((recipe.model.ffn or {}).get("block"))})
+    return {*said, str((recipe.model.ffn or {}).get("block"))}
 
 
 def find(name: str | Path) -> Path:

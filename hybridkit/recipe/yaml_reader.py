@@ -21,11 +21,11 @@ from yaml import events as e
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
+from hybridkit.language.source import Line, Source
+from hybridkit.recipe.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import advice, kind
-from hybridkit.language.source import Line, Source, shown
-from hybridkit.system.terminal import character
-from hybridkit.recipe.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
+from hybridkit.system.terminal import character, shown
 
 KeyPath = tuple[str | int, ...]  # the keys and list places that lead to a value
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from hybridkit.system.errors import UserError
 from hybridkit.registry.plugin_package import open_package
+from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:  # the vocabulary imports torch; naming a module needs none
     from hybridkit.block import Block, Window

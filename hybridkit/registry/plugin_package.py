@@ -17,8 +17,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from hybridkit.system.errors import UserError
 from hybridkit.registry.trust import trust
+from hybridkit.system.errors import UserError
 
 PREFIX = "hybridkit_plugin_"
 

@@ -15,14 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybridkit.system.errors import UserError, nearest
 from hybridkit.registry.plugin import Kind, plugin_module, plugin_path, public_class
-from hybridkit.language.resolve import check_names, resolve
-from hybridkit.language.source import Source, shown
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch; a list of names needs none
-    from hybridkit.block import Block, Entry, Spec, Window
-    from hybridkit.language.parser import Call
+    from hybridkit.block import Block, Spec, Window
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Registry:
 
     def __init__(self, plugins: tuple[str | Path, ...] = ()) -> None:
         self._plugins: dict[Path, _Plugin] = {}
-        self._entries: dict[str, Entry] = {}
         for path in plugins:
             self.add(path)
 
@@ -97,21 +94,6 @@ class Registry:
     def names(self, kind: Kind) -> list[str]:
         """The known names of a kind, in order."""
         return sorted(name for of, name in self._known if of == kind)
-
-    def check(self, calls: Iterable[Call], text: str, source: Source | None = None) -> None:
-        """Whether all names of a pattern are known; imports no block. Raises PatternError where one is not."""
-        for call in {(call.name, call.window and call.window.name): call for call in reversed(list(calls))}.values():
-            check_names(call, self, text, source)
-
-    def entry(self, call: Call, text: str, source: Source | None = None) -> Entry:
-        """The block and window policy that a call of the pattern `text` asks for.
-
-        Raises PatternError, with a caret in `source`, for a name or argument that is none.
-        """
-        said = repr(call)
-        if said not in self._entries:
-            self._entries[said] = resolve(call, self, text, source)
-        return self._entries[said]
 
     def listing(self) -> list[Row]:
         """Everything that patterns may name: blocks, then windows, each with its arguments. Imports all of them."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from hybridkit.system.errors import UserError
-from hybridkit.system.folders import advice, kind
 from hybridkit.report import figure
 from hybridkit.report.console import WIDE, Console, Table, apart
 from hybridkit.report.smooth import smooth
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+from hybridkit.system.folders import advice, kind
 
 
 @dataclass(frozen=True)

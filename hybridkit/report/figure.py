@@ -10,9 +10,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridkit.system.errors import UserError
 from hybridkit.report.console import apart
-from hybridkit.runs.run import refuse_links
+from hybridkit.system.errors import UserError
+from hybridkit.system.links import refuse_links
 from hybridkit.system.terminal import one_line
 
 if TYPE_CHECKING:  # half a second

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hybridkit.system.errors import Failure
 from hybridkit.evaluation.history import RESULTS, joined, keep_unreadable, read_history, to_json
 from hybridkit.evaluation.request import Findings
 from hybridkit.report import figure
 from hybridkit.report.eval import markdown, notes, tables
 from hybridkit.report.heatmap import pictures
 from hybridkit.report.markup import html_table, in_html
+from hybridkit.system.errors import Failure
+from hybridkit.system.files import write_whole
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
-from hybridkit.system.files import write_whole
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"

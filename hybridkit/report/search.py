@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from hybridkit.report.console import Console, Group, Live, Table
+from hybridkit.search.results import Results, Row, results
 from hybridkit.search.scheduler import Progress
 from hybridkit.search.trials import Record
-from hybridkit.search.results import Results, Row, results
 
 SHOWN = 5  # trials of the front that the live table shows
 MOST = 1e9  # seconds that an ETA says

@@ -7,15 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.system.errors import Failure
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.report.search import choice, figure, summarize
 from hybridkit.report.search_plots import pictures
-from hybridkit.runs.run import check_tree
-from hybridkit.search.trials import half_interval
 from hybridkit.search.results import Results, curves, evaluations, results
+from hybridkit.search.trials import half_interval
+from hybridkit.system.errors import Failure
 from hybridkit.system.files import write_whole
+from hybridkit.system.links import check_tree
 
 if TYPE_CHECKING:
     from hybridkit.search.study import Study

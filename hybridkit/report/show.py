@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridkit.language.printer import canonical
-from hybridkit.model.plan import Plan
 from hybridkit.cost.flops import layer_parameters, parameters
 from hybridkit.language.parser import Call, Group, tree
+from hybridkit.language.printer import canonical
+from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import Row
 from hybridkit.report.console import Console, Table, Text, Tree, styled
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hybridkit.system.strict_json import parse_json
 from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.strict_json import parse_json
 
 NAME = "manifest.json"
 SEAL = "sha256"  # the manifest's own hash, among its keys

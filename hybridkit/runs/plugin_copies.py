@@ -1,33 +1,42 @@
 """The plug-ins that a run was trained with: its own copies in `plugins/`, and their hashes in its manifests.
 
-A copy is executed only if its hash is the recorded one and the user trusts it (hybridkit.registry.trust). Files of a second
+A copy is executed only if its hash is the recorded one and the user trusts it (`registry.trust`). Files of a second
 folder of plug-ins, and of others, stand in `plugins/2/`, `plugins/3/` ...
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from hybridkit.system.errors import UserError
-from hybridkit.runs.manifest import stamp
 from hybridkit.registry.plugin_package import loaded_hash, sha256, sources
 from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.runs.run import Run
 from hybridkit.registry.trust import trusted
+from hybridkit.runs.manifest import Manifest, stamp
+from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
-    from hybridkit.model.plan import Plan
+    from hybridkit.block import Entry
 
 FOLDER = "plugins"
 MAX_FILES, MAX_BYTES = 1000, 1 << 24  # of copies that no manifest vouches for
 
 
-def code_of(plan: Plan) -> dict[str, bytes]:
+class Run(Protocol):
+    """What is asked of a run folder (hybridkit.runs.run)."""
+
+    path: Path
+    checkpoint_folder: Path
+
+    def record(self) -> Manifest | None:
+        """The newest manifest that can be read."""
+
+
+def code_of(entries: Iterable[Entry]) -> dict[str, bytes]:
     """The files of the plug-ins that a stack uses, as they were executed, with what they import beside them."""
-    parts = [part for entry in plan.entries for part in (entry.block, entry.window) if part]
+    parts = [part for entry in entries for part in (entry.block, entry.window) if part]
     return sources(type(part).__module__ for part in parts)
 
 

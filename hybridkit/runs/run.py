@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.system.errors import UserError, nearest
-from hybridkit.system.folders import explain, kind
+from hybridkit.recipe.files import Loaded, load
+from hybridkit.recipe.rules import FIRST
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, read_metrics
-from hybridkit.recipe.rules import CURRENT, FIRST
+from hybridkit.runs.plugin_copies import registry_of
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.folders import explain, kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hybridkit.data.tokenizers.base import Tokenizer
-    from hybridkit.recipe.files import Loaded
 
+RUN_RECIPE = "recipe.yaml"  # in a run folder
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})", re.ASCII)
 
 
@@ -69,14 +70,13 @@ class Run:
 
         Raises UserError where there is none, or it cannot be read.
         """
-        from hybridkit.recipe.files import load
 
-        self._exists()
+        self.check_exists()
         if not self.recipe_file.is_file():
             if self.begun:
                 raise UserError(f"{self.path}: a run folder that holds no {self.recipe_file.name}; put it back")
             raise UserError(explain(self.path, "a run folder"))
-        loaded = load(str(self.recipe_file), [])
+        loaded = load_recipe(self.recipe_file)
         rules = loaded.recipe.rules or FIRST
         return loaded._replace(recipe=loaded.recipe.model_copy(update={"rules": rules}))
 
@@ -107,24 +107,6 @@ class Run:
                 return read_manifest(checkpoint.folder)
         return None
 
-    def tokenizer(self, rules: int | None = None) -> Tokenizer:
-        """The run's own copy of its tokenizer, as `rules` have it (None: the current ones).
-
-        Raises UserError where it is damaged, or not the recorded one.
-        """
-        from hybridkit.data.tokenizers.base import SAVED, load_tokenizer
-
-        self._exists()
-        found, manifest = load_tokenizer(self.path, rules or CURRENT), self.record()
-        wanted = manifest.tokenizer if manifest else None
-        if wanted not in (None, found.digest):
-            now = f"has sha256 {found.digest}" if (self.path / SAVED).exists() else "is missing"
-            raise UserError(
-                f"{self.path / SAVED} is not the tokenizer that the run was trained with: it {now},"
-                f" and the run's record says {wanted}; put it back"
-            )
-        return found
-
     def weights(self, step: int | None = None) -> dict[str, Tensor]:
         """The newest valid checkpoint's weights, or those of a step, on the CPU.
 
@@ -132,7 +114,7 @@ class Run:
         """
         from hybridkit.runs.weights import read_tensors
 
-        self._exists()
+        self.check_exists()
         found = self.newest(WEIGHTS) if step is None else self._at(step)
         if found.checkpoint is None:
             raise UserError(f"{self.path} holds no valid checkpoint{_because(found.skipped)}")
@@ -149,7 +131,7 @@ class Run:
         except Invalid as error:
             return Found(None, None, {checkpoint.folder.name: str(error)})
 
-    def _exists(self) -> None:
+    def check_exists(self) -> None:
         if not self.path.exists():
             close = nearest(str(self.path), [str(path) for path in _beside(self.path) if Run(path).begun])
             hint = f"did you mean {close}?" if close else "`hybridkit train` makes one"
@@ -163,40 +145,17 @@ def _beside(path: Path) -> list[Path]:
     return [other for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
 
 
-def refuse_links(paths: Iterable[Path]) -> None:
-    """Raises UserError where one of `paths`, which are about to be written, is a symbolic link.
-
-    Whoever made a folder could otherwise choose which of its reader's files is overwritten.
-    """
-    for path in paths:
-        if path.is_symlink():
-            raise UserError(f"{path} is a symbolic link, through which nothing is written; remove it")
-
-
-def check_tree(folder: Path) -> None:
-    """Raises UserError where `folder` holds anything but files and folders, at any depth: a link, a pipe, a device.
-
-    For folders that are about to be written into, which somebody else may have made.
-    """
-    left = [folder]
-    while left:
-        for entry in _entries(left.pop()):
-            path = Path(entry.path)
-            if entry.is_symlink():
-                refuse_links([path])
-            elif entry.is_dir(follow_symlinks=False):
-                left.append(path)
-            elif not entry.is_file(follow_symlinks=False):
-                raise UserError(f"{path} is neither a file nor a folder; remove it")
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:  # another process has removed it since
-        return []
-
-
 def _because(skipped: dict[str, str]) -> str:
     return "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), run: Path | None = None) -> Loaded:
+    """Read a recipe (hybridkit.recipe.files.load). One that lies in a run folder may name the run's own plug-ins.
+
+    `run`: the folder whose plug-ins it may name, by default that of a file `recipe.yaml`.
+    """
+
+    def known(path: Path, names: Set[str]) -> Registry:
+        return registry_of(Run(run or path.parent), names) if run or path.name == RUN_RECIPE else REGISTRY
+
+    return load(name, overrides, known)

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hybridkit.system.errors import UserError
 from hybridkit.runs.manifest import Invalid
+from hybridkit.system.errors import UserError
 
 MAX_HEADER = 16 * 2**20  # bytes; some 100,000 tensors
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

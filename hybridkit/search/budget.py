@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.yaml_reader import Document, KeyPath
+from hybridkit.system.errors import UserError
 
 _UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([kM]|[KMGT]iB)?"

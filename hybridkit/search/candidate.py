@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from hybridkit.model.loading import plan
 from hybridkit.cost.flops import Case
-from hybridkit.system.errors import UserError, nearest
 from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
+from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.search.arguments import read_arguments
 from hybridkit.search.budget import Verdict, judge
 from hybridkit.search.definition import Definition, recipe_with
 from hybridkit.search.objectives import EVAL, METRICS, Costs, Unknown
 from hybridkit.search.space import PATTERN, Params
+from hybridkit.system.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

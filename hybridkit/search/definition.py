@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 from pydantic import JsonValue, ValidationError
 
-from hybridkit.system.errors import UserError, nearest
-from hybridkit.recipe.files import Loaded, dump, load
+from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.yaml_reader import Document, KeyPath, read_file
+from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
 from hybridkit.search.schema import MatchSettings, Measure, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
+from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.pydantic_errors import wrong
-from hybridkit.recipe.yaml_reader import Document, KeyPath, read_file
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
 
@@ -122,7 +123,7 @@ def _assignments(key: str, said: JsonValue) -> Iterator[str]:
 def _load(path: Path, said: str, overrides: list[str], place: str) -> Loaded:
     beside = path.parent / said
     try:
-        return load(beside if beside.is_file() else said, overrides)
+        return load_recipe(beside if beside.is_file() else said, overrides)
     except UserError as error:
         raise UserError(f"{place}{error}") from None
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.budget import Constraint, Verdict
 from hybridkit.search.candidate import Workshop, said
 from hybridkit.search.samplers import Proposal
 from hybridkit.search.space import Params
 from hybridkit.search.variables import Choice, Variable
+from hybridkit.system.errors import UserError
 
 SECONDS = 2.5  # for all candidates; what has not been found by then is not said to exist
 CLOSE, LONGER = 0.05, 4  # where the nearest is so little outside, so many times the seconds

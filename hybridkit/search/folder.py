@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hybridkit.system.errors import UserError
 from hybridkit.runs.manifest import Invalid, read_json
-from hybridkit.runs.run import check_tree
+from hybridkit.system.errors import UserError
+from hybridkit.system.links import check_tree
 
 SETTINGS = "study.json"
 OUTSIDE = "outside"  # the trials are in a storage whose address the folder does not say

@@ -11,8 +11,8 @@ from typing import Any
 from hybridkit.cost.summary import Question, describe, questions
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.runs.run import Run
 from hybridkit.recipe.schema import read_size
+from hybridkit.runs.run import Run
 from hybridkit.search.trials import is_value
 
 Tree = Mapping[str, Any]

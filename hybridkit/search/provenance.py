@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.data.open import open_recall, text_digest
-from hybridkit.system.errors import UserError
-from hybridkit.runs.run import Run
 from hybridkit.recipe.schema import Data
+from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate
 from hybridkit.search.trials import Record
+from hybridkit.system.errors import UserError
 
 
 def origin_of(candidate: Candidate) -> dict[str, str]:
@@ -21,7 +21,7 @@ def origin_of(candidate: Candidate) -> dict[str, str]:
     """
     data = candidate.loaded.recipe.data
     text = {_text(data): data.source if open_recall(data) else text_digest(data)}
-    return text | _code(hashes(code_of(candidate.costs.plan)))
+    return text | _code(hashes(code_of(candidate.costs.plan.entries)))
 
 
 def origin_of_run(candidate: Candidate, run: Run) -> dict[str, str]:

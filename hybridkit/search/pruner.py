@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from hybridkit.search.trials import Record, is_value
 from hybridkit.search.schema import PrunerSettings
+from hybridkit.search.trials import Record, is_value
 
 RECENT = 20  # steps up to a rung whose mean loss is the running loss
 

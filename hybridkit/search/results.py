@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from hybridkit.runs.run import Run
 from hybridkit.recipe.schema import Scalar
-from hybridkit.search.trials import Counts, Record, front, is_value, rank
+from hybridkit.runs.run import Run
 from hybridkit.search.study import Study
+from hybridkit.search.trials import Counts, Record, front, is_value, rank
 from hybridkit.search.variables import Number
 from hybridkit.search.worker import read_outcome
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from hybridkit.system.errors import MissingExtra
 from hybridkit.recipe.schema import Scalar
-from hybridkit.search.trials import Record, rank
 from hybridkit.search.schema import SamplerName
+from hybridkit.search.trials import Record, rank
 from hybridkit.search.variables import Choice, Variable
+from hybridkit.system.errors import MissingExtra
 
 try:
     import optuna

@@ -20,15 +20,15 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hybridkit.system.errors import Failure, Interrupted, UserError
-from hybridkit.runs.run import check_tree
 from hybridkit.search.arguments import read_arguments
-from hybridkit.search.storage import mend_journal
 from hybridkit.search.processes import Processes, stop
 from hybridkit.search.pruner import falls_behind, rungs, running_losses
-from hybridkit.search.trials import Record
+from hybridkit.search.storage import mend_journal
 from hybridkit.search.study import Study
+from hybridkit.search.trials import Record
 from hybridkit.search.worker import LOG, NO_ROOM, Job, Outcome, read_outcome, work
+from hybridkit.system.errors import Failure, Interrupted, UserError
+from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.signals import Signals
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from hybridkit.system.errors import UserError
 from hybridkit.search.candidate import Candidate, Workshop, said
-from hybridkit.search.trials import Alias, Counts, Record
 from hybridkit.search.samplers import Memory, Proposal
+from hybridkit.search.trials import Alias, Counts, Record
+from hybridkit.system.errors import UserError
 
 
 class Found(NamedTuple):

@@ -8,11 +8,11 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from hybridkit.system.errors import UserError, nearest
 from hybridkit.recipe.schema import Scalar
+from hybridkit.recipe.yaml_reader import Document, KeyPath
 from hybridkit.search.template import fill, holes
 from hybridkit.search.variables import Choice, FreeSequence, Number, Variable, read_choices, read_item
-from hybridkit.recipe.yaml_reader import Document, KeyPath
+from hybridkit.system.errors import UserError, nearest
 
 Params = dict[str, Scalar]  # the value of every variable: what a candidate is
 Item = Variable | FreeSequence | Scalar

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.schema import Scalar
-from hybridkit.search.trials import Alias, Counts, Record, State
 from hybridkit.search.samplers import BaseDistribution, BaseSampler, FrozenTrial, TrialState, optuna
+from hybridkit.search.trials import Alias, Counts, Record, State
 from hybridkit.search.variables import Variable
+from hybridkit.system.errors import UserError
 
 JOURNAL = "journal.log"
 _MOST = 1 << 53  # of whole numbers in a record

@@ -10,20 +10,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hybridkit.system.errors import UserError
-from hybridkit.runs.run import Run, check_tree
+from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate, Workshop
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
 from hybridkit.search.feasible import require
-from hybridkit.search.objectives import EVAL, METRICS, Unknown, look_up
 from hybridkit.search.folder import OUTSIDE, SETTINGS, Settings, holds_study, read_settings
+from hybridkit.search.objectives import EVAL, METRICS, Unknown, look_up
+from hybridkit.search.provenance import difference, origin_of, origin_of_run, refuse_other
+from hybridkit.search.samplers import Proposal, Proposer, distribution
 from hybridkit.search.screening import Counts, Found, Hunt
 from hybridkit.search.storage import Ledger, create_ledger, open_ledger
-from hybridkit.search.provenance import difference, origin_of, origin_of_run, refuse_other
 from hybridkit.search.trials import Record, is_value
-from hybridkit.search.samplers import Proposal, Proposer, distribution
 from hybridkit.search.worker import Outcome
+from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
+from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 
 __all__ = ["Study", "create", "holds_study", "open_study", "resume"]

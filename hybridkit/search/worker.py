@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from hybridkit.system.errors import Failure, Interrupted, UserError
-from hybridkit.runs.manifest import parse_json
 from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.runs.run import Run, refuse_links
+from hybridkit.runs.manifest import parse_json
+from hybridkit.runs.run import Run
 from hybridkit.search.objectives import evaluation_tree, measure
+from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
+from hybridkit.system.links import refuse_links
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hybridkit.runs.run import refuse_links
+from hybridkit.system.links import refuse_links
 
 
 class Files:

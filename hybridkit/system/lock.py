@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from hybridkit.system.errors import UserError
-from hybridkit.runs.run import refuse_links
+from hybridkit.system.links import refuse_links
 
 
 class Lock:

@@ -12,12 +12,23 @@ from typing import TextIO
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, marks of format, half surrogate pairs, line and paragraph ends
 _KEPT = "\n\t\u200c\u200d"  # the last two join letters of some scripts, and emoji
+_QUOTED = 32  # characters of a name that a message repeats
 _FURTHER = re.compile(r"\n(?=[^ \n])")
 
 
 def harmless(text: str) -> str:
     r"""The text, its control and format characters, but line ends and tabs, as escapes such as `\x1b` and `\u202e`."""
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def printable(text: str) -> str:
+    """The text with a blank for every tab and its kin, and a mark for what no terminal should be sent."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
+
+
+def shown(text: str) -> str:
+    """A stretch of text as a message quotes it: in backticks, printable, and cut short."""
+    return f"`{printable(text[:_QUOTED])}{'...' if len(text) > _QUOTED else ''}`"
 
 
 def one_line(text: str) -> str:

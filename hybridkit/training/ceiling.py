@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import DTYPES, Precision
-from hybridkit.model.model import Model
 from hybridkit.system.timing import seconds
 
 SMALLEST, LARGEST = 256, {"cpu": 1024, "cuda": 8192}  # sides of a square product

@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hybridkit.recipe.schema import Train
 from hybridkit.runs.manifest import NAME, STATE, Manifest, sealed, stamp
 from hybridkit.runs.run import Checkpoint, Run
-from hybridkit.recipe.schema import Train
 from hybridkit.system.background import Background
-from hybridkit.training.engines.engine import Save
 from hybridkit.system.files import FILES
+from hybridkit.training.engines.engine import Save
 
 
 class Store:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hybridkit.model.plan import Plan
 from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
 
 MANY = 8
 _MODES = 4  # training or evaluation, with or without document starts

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.cost.flops import Case, cost
-from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.cost.memory import Training, activations, held
+from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
+from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.training.micro_batches import automatic_rows
 
 

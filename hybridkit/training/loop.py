@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridkit.block import Tick
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import Batch, Feed
-from hybridkit.system.errors import Failure, Interrupted
-from hybridkit.runs.manifest import Invalid
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
+from hybridkit.runs.manifest import Invalid
+from hybridkit.system.errors import Failure, Interrupted
+from hybridkit.system.signals import Signals
 from hybridkit.training.checkpoint import Store, is_scheduled
 from hybridkit.training.engines.engine import Engine, Gradient
 from hybridkit.training.logs import Logs
+from hybridkit.training.micro_batches import automatic_rows, counted, micro_batches
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.schedule import learning_rate
-from hybridkit.training.micro_batches import automatic_rows, counted, micro_batches
-from hybridkit.system.signals import Signals
-from hybridkit.training.throughput import Speed
 from hybridkit.training.state import State, load_state
+from hybridkit.training.throughput import Speed
 from hybridkit.training.validation import bits_per_byte, validate
 
 SPIKES = 5  # that may be passed over between two checkpoints; one more stops the run

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.system.machine import DTYPES, Precision
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.system.machine import DTYPES, Precision
 
 CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products run at full speed
 KEPT = 16  # values of its width that an entry keeps a token for backward: an FFN of 8/3, and roughly a mixer

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hybridkit.training.ceiling import Ceiling, largest_weights, matrix_ceiling
-from hybridkit.model.plan import Plan
 from hybridkit.cost.flops import TRAINING, forward_flops
+from hybridkit.model.plan import Plan
+from hybridkit.training.ceiling import Ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.engines.engine import Engine
 
 FIRST = 0.1  # seconds that the ceiling is measured before the first step

@@ -9,22 +9,25 @@ from typing import Any
 
 import torch
 
+from hybridkit.data.batches import Feed
+from hybridkit.data.open import describe, open_feed
+from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan, embedding_scale
-from hybridkit.runs.plugin_copies import code_of, hashes, recorded, refuse_changed, write_copies
-from hybridkit.data.batches import Feed
-from hybridkit.data.open import describe, open_feed
-from hybridkit.system.errors import Failure, UserError
-from hybridkit.runs.manifest import Invalid, Manifest
 from hybridkit.recipe.files import Loaded, difference, dump
 from hybridkit.recipe.rules import CURRENT
-from hybridkit.runs.run import Found, Run, check_tree
 from hybridkit.recipe.schema import Recipe
-from hybridkit.training.checkpoint import Store, sweep
-from hybridkit.training.engines.engine import Engine, open_engine
+from hybridkit.runs.manifest import Invalid, Manifest
+from hybridkit.runs.plugin_copies import code_of, hashes, recorded, refuse_changed, write_copies
+from hybridkit.runs.run import Found, Run
+from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
+from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
+from hybridkit.training.checkpoint import Store, sweep
+from hybridkit.training.engines.choice import open_engine
+from hybridkit.training.engines.engine import Engine
 from hybridkit.training.logs import Logs
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.reporter import Reporter, Silent
@@ -65,7 +68,7 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
 def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Reporter, resume: bool) -> None:
     found = run.newest()
     _tell(found, run, reporter, resume)
-    code = code_of(plan)
+    code = code_of(plan.entries)
     _refuse_code(found, hashes(code), run)
     if found.checkpoint and found.checkpoint.step > recipe.train.steps:
         raise UserError(
@@ -238,7 +241,7 @@ def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
 
 def _refuse_tokenizer(origin: Run, tokenizer: str) -> None:
     """Raises UserError where the rows of an embedding to start from stand for other tokens."""
-    if (theirs := origin.tokenizer().digest) != tokenizer:
+    if (theirs := run_tokenizer(origin).digest) != tokenizer:
         name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
         raise UserError(
             f"train.from: {origin.path} was trained with another tokenizer (sha256 {theirs}) than this run's"

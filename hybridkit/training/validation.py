@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from hybridkit.block import Tick
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import Batch, Feed
+from hybridkit.model.plan import Plan
 from hybridkit.training.engines.engine import Engine
 from hybridkit.training.micro_batches import counted, micro_batches
 

@@ -15,8 +15,8 @@ from test_docs import fences
 import hybridkit.bench.benchmark
 from hybridkit.cli import main
 from hybridkit.cost.flops import Case, cost, forward_flops
+from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
-from hybridkit.recipe.files import load
 from hybridkit.system.timing import medians
 
 Run = Callable[..., tuple[int, str, str]]
@@ -92,7 +92,7 @@ def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
 
 
 def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
-    job = hybridkit.bench.benchmark.job("small", load(recipe, []), sequence=64, batch=2, window=8)
+    job = hybridkit.bench.benchmark.job("small", load_recipe(recipe, []), sequence=64, batch=2, window=8)
     passes = hybridkit.bench.benchmark.measure(job, 1)["passes"]
     forward = 2 * forward_flops(job.plan, 64, job.windows)
     prompt = 2 * cost(job.plan, Case(64, window=8)).prefill
@@ -141,10 +141,10 @@ def test_bad_input_is_refused_with_exit_code_2(run: Run, words: list[str], says:
 
 
 def test_the_default_is_a_micro_batch_of_training(recipe: str) -> None:
-    job = hybridkit.bench.benchmark.job("small", load(recipe, ["data.sequence=256", "train.batch_tokens=1024"]))
+    job = hybridkit.bench.benchmark.job("small", load_recipe(recipe, ["data.sequence=256", "train.batch_tokens=1024"]))
     assert (job.sequence, job.batch, job.windows[0]) == (256, 4, 32)
     with pytest.raises(UserError, match="no block with a window"):
-        hybridkit.bench.benchmark.job("small", load(recipe, ["pattern=[mlstm]"]), window=8)
+        hybridkit.bench.benchmark.job("small", load_recipe(recipe, ["pattern=[mlstm]"]), window=8)
 
 
 def test_calls_take_turns_and_the_first_round_does_not_count() -> None:

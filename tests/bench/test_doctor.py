@@ -2,10 +2,10 @@
 
 import re
 import tomllib
-from pathlib import Path
+
+from project import ROOT
 
 from hybridkit.bench.doctor import CORE, EXTRAS
-from project import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -12,11 +12,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from hybridkit.cli.eval import eval as verb
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation.perplexity import perplexity
 from hybridkit.evaluation.scoring import Reading
-from hybridkit.recipe.files import load
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
+from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
@@ -44,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             recipe = folder / f"{name}.yaml"
             said = RECIPE.replace("SOURCE", source)
             recipe.write_text(said.replace("[swa:stoch(4,16,p=.5), mlstm]", "mlstm") if name == "plain" else said)
-            train(load(recipe), folder / name, resume=False, reporter=Silent())
+            train(load_recipe(recipe), folder / name, resume=False, reporter=Silent())
     return folder
 
 

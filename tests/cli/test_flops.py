@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import ROOT
 
 from hybridkit.cli import main
 from hybridkit.report.flops import amount, quantity, tokens
 from hybridkit.report.flops_plot import crossings
-from project import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 

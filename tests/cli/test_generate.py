@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from hybridkit.cli.generate import generate
 from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.system.errors import UserError
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 PROMPT = "the quick brown fox"
 

@@ -10,10 +10,11 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.system.errors import UserError
-from hybridkit.recipe.files import load, shipped
+from hybridkit.recipe.files import shipped
+from hybridkit.runs.run import load_recipe
 from hybridkit.search.candidate import Workshop
 from hybridkit.search.definition import read_definition
+from hybridkit.system.errors import UserError
 
 STUDIES = sorted(name for name in shipped() if name.startswith("studies/"))
 
@@ -35,7 +36,7 @@ def study(tmp_path: Path) -> Path:
 def test_the_best_is_a_recipe_that_loads(study: Path, tmp_path: Path) -> None:
     (tmp_path / "best.yaml").write_text(run("best", str(study)))
     said = json.loads(run("best", str(study), "--json"))
-    assert load(tmp_path / "best.yaml").recipe.pattern == said["recipe"]["pattern"]
+    assert load_recipe(tmp_path / "best.yaml").recipe.pattern == said["recipe"]["pattern"]
     ranked = json.loads(run("report", str(study), "--json"))["ranked"]
     assert said["objectives"]["val_loss"] == min(row["objectives"]["val_loss"]["mean"] for row in ranked)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridkit.system.errors import UserError
 from hybridkit.report.console import apart
 from hybridkit.report.curves import Curve, curves_of, draw, print_curves
 from hybridkit.report.figure import label, labels
+from hybridkit.system.errors import UserError
 
 
 def test_a_folder_without_a_run_has_no_curves(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from names import HOSTILE, raw_controls
 
 from hybridkit.cli import main
-from hybridkit.recipe.files import load, run_name, sort_words
+from hybridkit.recipe.files import run_name, sort_words
+from hybridkit.runs.run import load_recipe
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
@@ -34,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HYBRIDKIT_CACHE", str(folder / "cache"))
-        train(load("tiny.yaml"), Path("tiny"), resume=False, reporter=Silent())
+        train(load_recipe("tiny.yaml"), Path("tiny"), resume=False, reporter=Silent())
         yield folder
 
 

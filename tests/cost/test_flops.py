@@ -3,24 +3,24 @@
 import importlib.util
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 from torch import nn
 
-from hybridkit.model.loading import plan
 from hybridkit.block import Block, Count, Dims, Entry, Layer, Tick, window_of
-from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
+from hybridkit.cost.cross_check import scaled_down
 from hybridkit.cost.flops import Case, cost, forward_flops, head_flops, largest_window, parameters, state_bytes
+from hybridkit.model.loading import plan
 from hybridkit.model.model import Head, Model
-from hybridkit.recipe.files import load, shipped
+from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
+from hybridkit.recipe.files import shipped
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.run import load_recipe
 from hybridkit.testing import linear_flops
 from hybridkit.testing.mlstm_reference import counted, mlstm_chunkwise, mlstm_recurrent
-from hybridkit.cost.cross_check import scaled_down
 from hybridkit_blocks._mlstm_chunkwise import chunkwise
-from project import ROOT
 
 RECIPES = sorted({path.stem: name for name, path in shipped().items() if path.parent.name != "studies"}.values())
 TOKENS = 48
@@ -38,7 +38,7 @@ def pairs(tokens: int, window: int | None) -> int:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_scaled_down_equals_the_counters(name: str) -> None:
-    small = scaled_down(plan(load(name)))
+    small = scaled_down(plan(load_recipe(name)))
     for block in {entry.block for entry in small.entries}:
         mixing = {count: block.flops(small.dims, TOKENS, count=count) for count in ("exact", "hardware")}
         linear = linear_flops(on_meta(block, small.dims), small.dims, TOKENS)
@@ -168,7 +168,7 @@ def test_a_window_overrides_every_policy() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_parameters_are_those_of_the_model(name: str) -> None:
-    described = plan(load(name))
+    described = plan(load_recipe(name))
     with torch.device("meta"), Uninitialized():
         model = Model(described)
     found = parameters(described)

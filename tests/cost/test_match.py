@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridkit.model.loading import plan
 from hybridkit.cost.flops import Case
-from hybridkit.system.errors import UserError
 from hybridkit.cost.match import MEASURES, Measure, match, nearest_size, width_step, with_width
-from hybridkit.recipe.files import Loaded, dump, load
+from hybridkit.model.loading import plan
+from hybridkit.recipe.files import Loaded, dump
+from hybridkit.runs.run import load_recipe
+from hybridkit.system.errors import UserError
 
 CASE = Case(4096)
 
@@ -20,7 +21,7 @@ def recipe(folder: Path, pattern: str, name: str = "other.yaml", **model: int) -
     file = folder / name
     sizes = {"width": 128, "heads": 4, **model}
     file.write_text(f"pattern: {pattern}\nmodel: {{{', '.join(f'{key}: {value}' for key, value in sizes.items())}}}\n")
-    return load(file)
+    return load_recipe(file)
 
 
 @pytest.mark.parametrize("measure", ["flops", "params", "state"])
@@ -34,7 +35,7 @@ def test_a_match_costs_what_it_says_and_its_neighbours_are_no_nearer(measure: Me
     for change, candidate in found.items():
         file = tmp_path / f"{change}.yaml"
         file.write_text(dump(candidate.loaded.recipe))
-        assert MEASURES[measure](plan(load(file)), CASE) == candidate.value
+        assert MEASURES[measure](plan(load_recipe(file)), CASE) == candidate.value
         assert candidate.difference == pytest.approx(float(candidate.value / wanted) - 1)
     width = found["width"].size
     for neighbour in (width - 16, width + 16):

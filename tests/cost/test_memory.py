@@ -5,10 +5,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.block import Dims, Entry, Layer
-from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.cost.flops import Case
 from hybridkit.cost.memory import Held, Training, activations, held
 from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.optimizers.adamw import adamw
 

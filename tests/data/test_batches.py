@@ -8,8 +8,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.data.batches import IGNORED, Batch, Batches, Feed, _shuffled, cover
+from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.system.errors import UserError
 
 

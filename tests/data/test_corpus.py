@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.data.cache import MANIFEST
+from hybridkit.data.corpus import Corpus, prepare
 from hybridkit.data.split import cut, document_hash, held_out
 from hybridkit.system.errors import UserError
 

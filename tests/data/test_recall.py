@@ -7,8 +7,8 @@ import torch
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.open import context_length, held_out, open_feed, open_recall
 from hybridkit.data.recall import Recall, RecallFeed, Uniform, compose, read_recall
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.schema import Data, Train
+from hybridkit.system.errors import UserError
 
 TASK = Recall(pairs=3, keys=8, values=8, noises=4)
 

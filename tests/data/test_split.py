@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridkit.data.corpus import prepare
 from hybridkit.data.batches import Batches
+from hybridkit.data.corpus import prepare
 from hybridkit.data.open import describe
 from hybridkit.data.split import TOLERANCE, cut, cut_up, document_hash, split
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.schema import Train
+from hybridkit.system.errors import UserError
 
 
 def lines(count: int, seed: int) -> bytes:

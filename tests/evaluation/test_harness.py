@@ -16,9 +16,9 @@ from tiny import tiny
 from torch.nn import functional as F
 
 from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation.scoring import Reading
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 pytest.importorskip("lm_eval", reason="needs the harness extra")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and what it imports warn of themselves

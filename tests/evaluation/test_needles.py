@@ -9,9 +9,9 @@ from scripted import Scripted
 from tiny import tiny
 
 from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.evaluation.runner import by_depth
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import answer, force, read_lines, run_cell
+from hybridkit.evaluation.runner import by_depth
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import Reading
 from hybridkit.model.model import Model

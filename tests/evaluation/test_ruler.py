@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 import wonderwords
 
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation.haystack import Essays, Words, key_words, open_essays, split_sentences
 from hybridkit.evaluation.ruler import TASKS, clean, compose, found, score
+from hybridkit.system.errors import UserError
 
 ESSAYS = Essays("test", tuple(f"Word{n}{'.' if n % 7 == 6 else ''}" for n in range(400)))
 UNITS = 60

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.system.errors import UserError
 from hybridkit.evaluation import samples as module
 from hybridkit.evaluation.haystack import Essays, open_essays
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, compose
 from hybridkit.evaluation.samples import Samples, largest
+from hybridkit.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from hybridkit.block import Tick
-from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.engine import Engine, open_engine
-from hybridkit.training.schedule import learning_rate
+from hybridkit.training.engines.choice import open_engine
+from hybridkit.training.engines.engine import Engine
 from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.schedule import learning_rate
 
 STEPS = 50
 FEW = 12  # steps of what needs no more

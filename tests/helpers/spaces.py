@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybridkit.search.definition import read_definition
-from hybridkit.search.trials import Record
 from hybridkit.search.study import Study, create
+from hybridkit.search.trials import Record
 from hybridkit.search.worker import Outcome
 
 BASE = """

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from tiny import some_ids, tiny
 
 from hybridkit.inference import context_file as states
-from hybridkit.inference.decode import Context
-from hybridkit.system.errors import UserError
-from hybridkit.model.model import Model
 from hybridkit.inference.context_file import load_context, save_context
+from hybridkit.inference.decode import Context
+from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 PATTERN = "[swa:8, swa:1, sa, ffn, mlstm]"
 

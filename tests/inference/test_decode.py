@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hybridkit.data.tokenizers.base import Bytes
 from hybridkit.inference.decode import clone, decoders
-from hybridkit.system.errors import UserError
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 PATTERNS = [
     "[swa:stoch(8,24), mlstm]*2",

@@ -1,14 +1,13 @@
 """Every shipped recipe, scaled down: whole = chunked = step by step, with short windows and the recipe's own."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 from tiny import some_ids, tiny
 
-from hybridkit.recipe.files import load
-from project import ROOT
+from hybridkit.runs.run import load_recipe
 
 SHIPPED = ROOT / "recipes"
 RECIPES = [SHIPPED / "quickstart.yaml", *sorted(SHIPPED.glob("p*/*.yaml"))]
@@ -19,7 +18,7 @@ def scaled() -> dict[tuple[str, int], str]:
     """One of each kind of entry of every recipe, with its heads and a narrow FFN: (pattern, heads) -> a recipe."""
     stacks = {}
     for path in RECIPES:
-        recipe = load(str(path)).recipe
+        recipe = load_recipe(str(path)).recipe
         once = re.sub(r"\*\d+", "", recipe.pattern)
         stacks[re.sub(r"(ffn\(width)=\d+", r"\1=48", once), recipe.model.heads] = path.stem
     return stacks

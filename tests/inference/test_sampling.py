@@ -11,8 +11,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from hybridkit.system.errors import UserError
 from hybridkit.inference.sampling import Sampler, Sampling
+from hybridkit.system.errors import UserError
 
 
 def logits(rows: int = 5, vocab: int = 97, scale: float = 3.0) -> Tensor:

@@ -12,14 +12,14 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 import hybridkit
-from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train
 from hybridkit.data.tokenizers.base import Bytes, Tokenizer
+from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train
+from hybridkit.inference.context_file import load_context, save_context
 from hybridkit.inference.decode import generate
-from hybridkit.system.errors import UserError
+from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Stops, Writer
 from hybridkit.model.model import Model
-from hybridkit.inference.sampling import Sampling
-from hybridkit.inference.context_file import load_context, save_context
+from hybridkit.system.errors import UserError
 
 
 def fed(tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str] = ()) -> tuple[Reply, list[str]]:

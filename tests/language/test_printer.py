@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hybridkit.language.printer import canonical, period
 from hybridkit.language.parser import MAX_ENTRIES, parse
+from hybridkit.language.printer import canonical, period
 
 
 def flat(pattern: str) -> list[str]:

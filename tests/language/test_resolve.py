@@ -6,14 +6,15 @@ import pytest
 
 from hybridkit.block import Block, Window
 from hybridkit.language.parser import parse
-from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.language.resolve import resolve
 from hybridkit.language.source import Line, PatternError, Source
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.stoch import Stoch
 
 
 def entry(text: str, registry: Registry = REGISTRY) -> tuple[Block, Window | None]:
-    return registry.entry(parse(text)[0], text)
+    return resolve(parse(text)[0], registry, text)
 
 
 def test_the_colon_fills_the_window_and_arguments_the_fields() -> None:
@@ -104,4 +105,4 @@ def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
     source = Source("r.yaml", (Line(3, 10, "pattern: [sa, # all"), Line(4, 3, "  mlsm]")))
     text = "[sa,\nmlsm]"
     with pytest.raises(PatternError, match=r"r\.yaml:4:3: unknown block"):
-        REGISTRY.entry(parse(text, source)[1], text, source)
+        resolve(parse(text, source)[1], REGISTRY, text, source)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hybridkit.model.loading import plan
-from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.model.model import OWN_LOGIT, TIED_SIZE, Model
-from hybridkit.recipe.files import load, shipped
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.recipe.files import shipped
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.run import load_recipe
 
 ROWS, TOKENS = 4, 24
 # A mean over 96 targets of logits that spread by .63 wavers by .06 nats, their spread adds .2 to ln V, or a tied
@@ -26,7 +27,7 @@ SPACES = "studies"  # of shipped recipes: what `search` reads
 
 def narrow(name: str) -> Plan:
     """A recipe's plan at its own depth, tie, cap and vocabulary, at the least width that its heads fit."""
-    loaded = load(name)
+    loaded = load_recipe(name)
     recipe, described = loaded.recipe, plan(loaded)
     text = re.sub(r"ffn\(width=\d+", "ffn(width=96", recipe.pattern)
     ffn = recipe.model.ffn and {**recipe.model.ffn, **({"width": 96} if "width" in recipe.model.ffn else {})}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hybridkit.data.batches import IGNORED
 from hybridkit.model import loss
-from hybridkit.model.loss import UNCOUNTED, cap_logits, linear_cross_entropy
+from hybridkit.model.loss import cap_logits, linear_cross_entropy
 
 
 def case(seed: int = 0, tokens: int = 37, width: int = 8, vocab: int = 50) -> tuple[torch.Tensor, ...]:
@@ -16,7 +17,7 @@ def case(seed: int = 0, tokens: int = 37, width: int = 8, vocab: int = 50) -> tu
     x = torch.randn(tokens, width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(vocab, width, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(vocab, (tokens,))
-    targets[::5] = UNCOUNTED
+    targets[::5] = IGNORED
     return x, weight, targets
 
 
@@ -26,7 +27,7 @@ def test_equals_torchs_cross_entropy(cap: float | None, size: int, monkeypatch: 
     monkeypatch.setitem(loss._SLICE, "cpu", size)
     x, weight, targets = case()
     ours = linear_cross_entropy(x, weight, targets, cap)
-    theirs = F.cross_entropy(cap_logits(x @ weight.T, cap), targets, reduction="sum", ignore_index=UNCOUNTED)
+    theirs = F.cross_entropy(cap_logits(x @ weight.T, cap), targets, reduction="sum", ignore_index=IGNORED)
     torch.testing.assert_close(ours, theirs)
     for a, b in zip(
         torch.autograd.grad(3 * ours, [x, weight]), torch.autograd.grad(3 * theirs, [x, weight]), strict=True
@@ -36,7 +37,7 @@ def test_equals_torchs_cross_entropy(cap: float | None, size: int, monkeypatch: 
 
 def test_nothing_counted_is_a_loss_of_zero() -> None:
     x, weight, targets = case()
-    total = linear_cross_entropy(x, weight, torch.full_like(targets, UNCOUNTED))
+    total = linear_cross_entropy(x, weight, torch.full_like(targets, IGNORED))
     total.backward()
     assert total.item() == 0 and x.grad is not None and not x.grad.any()
 

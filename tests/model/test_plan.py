@@ -3,9 +3,9 @@
 import networkx as nx
 import pytest
 
+from hybridkit.language.source import PatternError
 from hybridkit.model.plan import compile_pattern
 from hybridkit.system.errors import UserError
-from hybridkit.language.source import PatternError
 
 SIZES = {"width": 64, "heads": 4, "vocab": 257}
 

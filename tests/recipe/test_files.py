@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.files import Change, Data, Model, Recipe, RecipeError, Train, difference, dump, load
+from hybridkit.system.errors import UserError
 
 PATTERN = "pattern: [swa:128, mlstm]*2\n"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import ROOT
 
 from hybridkit.recipe.files import load
 from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves, read_size
-from project import ROOT
 
 
 def test_the_pattern_alone_is_a_recipe_and_has_the_documented_defaults(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hybridkit.report.figure import svg
 from hybridkit.report.search import print_results
 from hybridkit.report.search_pages import _html, _markdown, ranking
 from hybridkit.report.search_plots import pictures
-from hybridkit.search.trials import Counts, Record, half_interval
 from hybridkit.search.results import Curve, Results, Row
+from hybridkit.search.trials import Counts, Record, half_interval
 
 assert half_interval([1.0]) is None
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pytest import TempPathFactory
 from safetensors.torch import save_file
 
-from hybridkit.system.errors import UserError
 from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, sealed, stamp
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
+from hybridkit.system.errors import UserError
 
 
 def write_checkpoint(run: Run, step: int) -> Path:

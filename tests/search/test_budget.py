@@ -8,11 +8,11 @@ from spaces import SEQUENCES, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.recipe.files import load
+from hybridkit.recipe.yaml_reader import read_text
+from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, judge, read_budget
 from hybridkit.search.definition import read_definition
 from hybridkit.search.objectives import Costs, Unknown, evaluation_tree, look_up
-from hybridkit.recipe.yaml_reader import read_text
 
 
 def read(text: str) -> Constraint:
@@ -54,7 +54,7 @@ def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
     for context in (16, 2048):
         said = CliRunner().invoke(app, ["flops", str(base), "--context", str(context), "--json"]).stdout
         (entry,) = json.loads(said)["recipes"]
-        costs = Costs(load(base))
+        costs = Costs(load_recipe(base))
         path = {"params": "params.total", "flops_per_token": "flops_per_token.forward"}.get(name, name)
         table, _, key = path.partition(".")
         assert costs(f"{name}@{context}") == (entry[table][key] if key else entry[table])
@@ -65,7 +65,7 @@ def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
 def test_an_unknown_figure_names_its_neighbours(tmp_path: Path) -> None:
     write_space(tmp_path, SEQUENCES)
     with pytest.raises(Unknown) as caught:
-        Costs(load(tmp_path / "base.yaml"))("flops_per_token.forwards")
+        Costs(load_recipe(tmp_path / "base.yaml"))("flops_per_token.forwards")
     assert "flops_per_token.forward" in caught.value.known
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from spaces import BASE, full_attention, try_all
 
-from hybridkit.system.errors import UserError
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
 from hybridkit.search.provenance import difference
 from hybridkit.search.study import Study, create, resume
+from hybridkit.system.errors import UserError
 
 BLOCK = """\
 from hybridkit.block import Block, Layer

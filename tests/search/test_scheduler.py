@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, new_study
 
-from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
 from hybridkit.search.scheduler import Progress, search
 from hybridkit.search.storage import mend_journal
 from hybridkit.search.study import open_study, resume
+from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.lock import Lock
 
 TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, write_space
 
-from hybridkit.system.errors import UserError
 from hybridkit.search.candidate import Workshop
 from hybridkit.search.definition import read_definition, write_definition
 from hybridkit.search.template import elements, fill, holes
+from hybridkit.system.errors import UserError
 
 SPACE = """
 extends: base.yaml

@@ -14,15 +14,15 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.system.errors import Failure, UserError
 from hybridkit.report.search import ranked, summarize
 from hybridkit.search.definition import read_definition
 from hybridkit.search.folder import SETTINGS, holds_study
-from hybridkit.search.storage import JOURNAL
-from hybridkit.search.trials import front, rank
 from hybridkit.search.results import curves, evaluations, results, to_json
 from hybridkit.search.samplers import Proposer
+from hybridkit.search.storage import JOURNAL
 from hybridkit.search.study import create, open_study, resume
+from hybridkit.search.trials import front, rank
+from hybridkit.system.errors import Failure, UserError
 
 AIMS = "objectives: {val_loss: min, params: min}\n"
 

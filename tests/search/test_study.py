@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
-from hybridkit.system.errors import UserError
 from hybridkit.search.candidate import Workshop
 from hybridkit.search.definition import read_definition
 from hybridkit.search.feasible import SECONDS
-from hybridkit.search.trials import Record
 from hybridkit.search.results import results, to_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
+from hybridkit.search.trials import Record
 from hybridkit.search.worker import Outcome
+from hybridkit.system.errors import UserError
 
 SAMPLERS = ["random", "tpe", "nsga2", "evolution"]
 BUDGET = "budget: [state_bytes@1k <= 20000]\n"

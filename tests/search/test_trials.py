@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 
 from hybridkit.search.pruner import falls_behind, rungs, running_losses
-from hybridkit.search.trials import Record, front, half_interval, rank
 from hybridkit.search.results import importances
 from hybridkit.search.schema import PrunerSettings
+from hybridkit.search.trials import Record, front, half_interval, rank
 
 
 def test_the_front_is_what_nothing_dominates() -> None:

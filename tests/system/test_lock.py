@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from told import Go
 
-from hybridkit.system.errors import UserError
 from hybridkit.system.background import Background
+from hybridkit.system.errors import UserError
 from hybridkit.system.lock import Lock
 
 HOLD = """

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridkit.training.ceiling import peak_flops
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import CPUINFO, choose_device, choose_precision, spare_memory
+from hybridkit.training.ceiling import peak_flops
 
 
 def test_what_is_asked_for_is_taken() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from hybridkit.model.plan import compile_pattern
-from hybridkit.system.errors import UserError
 from hybridkit.recipe.files import load
-from hybridkit.registry.registry import REGISTRY
 from hybridkit.recipe.schema import leaves
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
 from hybridkit.search.schema import PrunerSettings, StudyFile, TrialSettings
+from hybridkit.system.errors import UserError
 
 VALUES = ("[]", "[1, x]", "{a: 1}", "{}", "x", "3.5", "-1", "true", "null", '""', "1" * 30)
 NOT_OURS = ("pydantic", "Input ", "dictionary", "instance", "validation error", "type=", "valid ", "Settings", "tuple")

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
 from hybridkit.system.strict_json import format_json, parse_json
-from project import ROOT
 
 CLI = ROOT / "hybridkit" / "cli"
 

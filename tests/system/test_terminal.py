@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from names import HOSTILE, raw_controls
+from project import ROOT
 
 from hybridkit.system.terminal import hanging, harmless, never_fail_to_encode, one_line, say, stream
-from project import ROOT
 
 HOME = ROOT / "hybridkit/system/terminal.py"
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from told import Go, Told
 
-from hybridkit.recipe.files import load
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.trainer import train
 
 RECIPE = """\
@@ -47,7 +46,7 @@ def go(recipe: Path) -> Go:
 
     def run(folder: Path, *overrides: str, resume: bool = False) -> Told:
         told = Told()
-        train(load(recipe, overrides), folder, resume=resume, reporter=told)
+        train(load_recipe(recipe, overrides), folder, resume=resume, reporter=told)
         return told
 
     return run

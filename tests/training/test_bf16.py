@@ -16,9 +16,9 @@ from told import Go
 from torch import Tensor
 
 from hybridkit.cli import app
-from hybridkit.system.errors import Interrupted
-from hybridkit.runs.run import Run
 from hybridkit.recipe.schema import Train
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import Interrupted
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.loop import Loop
 from hybridkit.training.micro_batches import counted, micro_batches

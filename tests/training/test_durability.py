@@ -10,11 +10,11 @@ import pytest
 from compare import assert_same
 from told import Go
 
-from hybridkit.system.errors import Failure
 from hybridkit.runs.run import Run
-from hybridkit.training import checkpoint, logs
 from hybridkit.system import files
+from hybridkit.system.errors import Failure
 from hybridkit.system.files import Files
+from hybridkit.training import checkpoint, logs
 
 SHORT = ("pattern=swa:4", "train.batch_tokens=32", "train.steps=2", "train.checkpoint_every=1", "train.keep=1")
 

@@ -9,8 +9,8 @@ import pytest
 from told import Go
 
 from hybridkit.cli import main
+from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
-from hybridkit.recipe.files import load
 
 
 def test_text_that_unpacks_without_end_is_refused(tmp_path: Path, go: Go) -> None:
@@ -59,7 +59,7 @@ def test_recipes_that_mean_harm_are_refused(name: str, tmp_path: Path, monkeypat
     Path("evil.py").write_text(f"open({str(mark)!r}, 'w')")
     Path("r.yaml").write_text(text.replace("MARK", str(mark)))
     with pytest.raises(UserError, match=said):
-        plan(load("r.yaml"))
+        plan(load_recipe("r.yaml"))
     assert not mark.exists()
 
 

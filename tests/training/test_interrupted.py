@@ -11,8 +11,8 @@ from compare import assert_same
 from told import Go
 
 from hybridkit.data.batches import Batch, Batches
-from hybridkit.system.errors import Failure, Interrupted
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import Failure, Interrupted
 from hybridkit.training.engines.engine import Gradient
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.loop import Loop

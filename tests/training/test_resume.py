@@ -14,8 +14,8 @@ import torch
 from compare import assert_same, untimed
 from told import Go
 
-from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import Files
 from hybridkit.training.loop import Loop
 

@@ -8,13 +8,12 @@ import torch
 from told import Go
 from typer.testing import CliRunner
 
-from hybridkit.model.loading import load as load_run
 from hybridkit.cli import app
-from hybridkit.system.errors import UserError
 from hybridkit.hub.export import describe
-from hybridkit.recipe.files import load
+from hybridkit.model.loading import load as load_run
 from hybridkit.recipe.rules import CURRENT, FIRST
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
+from hybridkit.system.errors import UserError
 
 
 def older(run: Run, folder: Path) -> Run:
@@ -68,7 +67,7 @@ def test_training_follows_the_current_rules_alone(go: Go, tmp_path: Path) -> Non
         go(tmp_path / "run", f"rules={FIRST}")
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=f"rules should be 1 to {CURRENT}; a newer hybridkit may know others"):
-        load("quickstart", [f"rules={CURRENT + 1}"])
+        load_recipe("quickstart", [f"rules={CURRENT + 1}"])
 
 
 def test_a_runs_recipe_trains_again(go: Go, whole: Run, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from compare import assert_same, untimed
 from told import Go
 
-from hybridkit.system.errors import Failure
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import Failure
 from hybridkit.training.engines.engine import Gradient
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.state import FEWEST, RECENT, State

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 from safetensors.torch import load_file, save_file
 from told import Go
 
 from hybridkit.cli import app
-from hybridkit.system.errors import Failure, UserError
 from hybridkit.runs.manifest import Invalid, Manifest, read_manifest, sealed, stamp
 from hybridkit.runs.run import Run
-from project import ROOT
+from hybridkit.system.errors import Failure, UserError
 
 VERBS = {
     "show": ["show", "RUN"],

@@ -11,8 +11,8 @@ import torch
 from test_stranger import reseal
 from told import Go
 
-from hybridkit.system.errors import UserError
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
 
 
 @pytest.fixture

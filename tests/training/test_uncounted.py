@@ -10,10 +10,10 @@ from told import Go
 
 import hybridkit
 from hybridkit.data.batches import IGNORED, Batch, Feed
+from hybridkit.recipe.schema import Train
 from hybridkit.report.curves import curves_of, draw, print_curves
 from hybridkit.report.progress import figures
 from hybridkit.runs.run import Run
-from hybridkit.recipe.schema import Train
 from hybridkit.search.objectives import Unknown, look_up, measure
 from hybridkit.search.pruner import running_losses
 from hybridkit.training.engines.local import LocalEngine

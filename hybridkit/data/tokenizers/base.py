@@ -6,20 +6,14 @@ Letters: V vocabulary, N tokens.
 from __future__ import annotations
 
 import codecs
-import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from hybridkit.system.errors import UserError, nearest
-from hybridkit.recipe.rules import CURRENT
-
 SAVED = "tokenizer.json"  # the file in a folder that holds a tokenizer other than `bytes`
-_LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document
 
 
 class Stream(Protocol):
@@ -118,57 +112,3 @@ class _PieceStream:
 
     def close(self) -> str:
         return self._decoder.decode(b"", final=True)
-
-
-class Choice(NamedTuple):
-    """What `data.tokenizer` names: an identity that says which ids it will give, how many, and how to make it."""
-
-    identity: str
-    vocab: int  # ids are below it
-    make: Callable[[Iterable[bytes]], Tokenizer]  # from the training documents, which only `train(V)` reads
-
-
-def choose_tokenizer(text: str, rules: int = CURRENT) -> Choice:
-    """The tokenizer that `bytes`, `train(V)` or the path of a tokenizer.json (or of a folder that holds one) names.
-
-    Raises UserError where there is none such, or the file is not a tokenizer's.
-    """
-    if text == "bytes":
-        return Choice(text, _LEAST, lambda _: Bytes())
-    from hybridkit.data.tokenizers import bpe  # not needed for bytes, and slow to import
-
-    if found := re.fullmatch(r"train\(\s*(\d{1,9})(k?)\s*\)", text):
-        vocab = int(found[1]) * (1024 if found[2] else 1)
-        if not _LEAST <= vocab <= _MOST:
-            raise UserError(f"data.tokenizer: {text} is out of range: V is {_LEAST} (bytes and end) to {_MOST}")
-        return Choice(f"train({vocab}) {bpe.VERSION}", vocab, lambda documents: bpe.train(documents, vocab, rules))
-    path = os.path.expanduser(text)
-    path = os.path.join(path, SAVED) if os.path.isdir(path) else path
-    if not os.path.isfile(path):
-        hint = f"; did you mean `{name}`?" if (name := nearest(text, ["bytes", "train(4096)"])) else ""
-        raise UserError(f"data.tokenizer: {text[:200]!r} is not bytes, train(V) or the path of a tokenizer.json{hint}")
-    tokenizer = bpe.read(Path(path), rules)
-    return Choice(tokenizer.identity, tokenizer.vocab, lambda _: tokenizer)
-
-
-def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
-    """The vocabulary of a model for the tokenizer that `text` names: its own, or a larger `vocab`, which pads.
-
-    Reads no corpus. Raises UserError for a smaller `vocab`.
-    """
-    least = choose_tokenizer(text).vocab
-    if vocab is not None and vocab < least:
-        raise UserError(f"model.vocab: {vocab} is less than the {least} tokens of data.tokenizer {text}")
-    return vocab or least
-
-
-def load_tokenizer(folder: Path, rules: int = CURRENT) -> Tokenizer:
-    """The tokenizer that was saved in `folder`, as `rules` have it; `bytes` if none was.
-
-    Raises UserError for a damaged file.
-    """
-    if not (folder / SAVED).exists():
-        return Bytes()
-    from hybridkit.data.tokenizers import bpe
-
-    return bpe.read(folder / SAVED, rules)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, decoder
-from hybridkit.data.tokenizers.parts import WINDOW, Part, encode_parts
-from hybridkit.data.tokenizers.json_file import ENDS, library_errors, parse, read_text, sealed, unknown_name
 from hybridkit.data.tokenizers.base import SAVED, Pieces, Stream, Tokenizer
+from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, decoder
+from hybridkit.data.tokenizers.json_file import ENDS, library_errors, parse, read_text, sealed, unknown_name
+from hybridkit.data.tokenizers.parts import WINDOW, Part, encode_parts
 from hybridkit.recipe.rules import CURRENT
 
 VERSION = f"tokenizers {tokenizers.__version__}"

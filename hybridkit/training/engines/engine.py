@@ -4,7 +4,6 @@ An engine computes on its share of a batch and answers for all ranks: sums are t
 returned. Every rank makes the same calls in the same order.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,11 +11,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import Batch
-from hybridkit.system.machine import Precision, choose_device
-from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.deepspeed.config import check
+from hybridkit.system.machine import Precision
 
 Windows = Sequence[int | None]  # one an entry
 
@@ -76,27 +72,3 @@ class Engine(Protocol):
 
     def figures(self) -> dict[str, float]:
         """What an engine of its own adds to a metrics line, asked for after every update."""
-
-
-def local(plan: Plan, train: Train) -> Engine:
-    """One process."""
-    from hybridkit.training.engines.local import LocalEngine
-
-    return LocalEngine(plan, train)
-
-
-def deepspeed(plan: Plan, train: Train) -> Engine:
-    """DeepSpeed's ranks. Raises UserError where they cannot run here."""
-    check(train)
-    os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
-    from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(plan, train)
-
-
-ENGINES: dict[str, Callable[[Plan, Train], Engine]] = {"local": local, "deepspeed": deepspeed}
-
-
-def open_engine(plan: Plan, train: Train) -> Engine:
-    """The engine that a recipe names. Raises UserError where it cannot run here."""
-    return ENGINES[train.engine](plan, train)

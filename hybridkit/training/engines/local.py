@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import Batch
+from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.schema import Train
+from hybridkit.runs.manifest import WEIGHTS
+from hybridkit.runs.weights import load_weights, read_tensors, weights_of
+from hybridkit.system.files import FILES
 from hybridkit.system.machine import (
     DTYPES,
     choose_device,
@@ -17,14 +22,9 @@ from hybridkit.system.machine import (
     spare_memory,
     weight_type,
 )
-from hybridkit.runs.manifest import WEIGHTS
-from hybridkit.model.model import Model
-from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.engine import Gradient, Save, Windows
-from hybridkit.system.files import FILES
 from hybridkit.training.compile import compile_layers, for_graphs
+from hybridkit.training.engines.engine import Gradient, Save, Windows
 from hybridkit.training.optimizers.adamw import adamw, load_state, state_of
-from hybridkit.runs.weights import load_weights, read_tensors, weights_of
 
 OPTIMIZER = "optimizer.safetensors"
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import IO
 
 from hybridkit.system.errors import Failure, UserError
-from hybridkit.training.launch.launch import PARENT, REPORT, free_port
+from hybridkit.training.ranks import PARENT, REPORT, free_port
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE = 2.0  # seconds that the other ranks have to say what they know once one has failed

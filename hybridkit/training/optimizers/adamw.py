@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from hybridkit.block import Layer
-from hybridkit.runs.manifest import Invalid
 from hybridkit.recipe.schema import Train
+from hybridkit.runs.manifest import Invalid
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 import pytest
 
 from hybridkit.block import Tick, Window
-from hybridkit.model.plan import compile_pattern
 from hybridkit.language.parser import parse
+from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing import check_window
 from hybridkit_blocks.windows.fixed import Fixed

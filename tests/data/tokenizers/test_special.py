@@ -12,8 +12,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from tokenizers import Tokenizer as Library
 
 from hybridkit.data.tokenizers import bpe, parts
-from hybridkit.data.tokenizers.bpe import read
 from hybridkit.data.tokenizers.base import Bytes, Tokenizer
+from hybridkit.data.tokenizers.bpe import read
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<eos>", "[SEP]", "[MASK]", "<|endoftext|>", "<0x41>", "<0x0A>", "##s"]
 TEXT = [

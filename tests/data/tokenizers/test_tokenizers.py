@@ -10,9 +10,9 @@ import tokenizers
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from hybridkit.data.tokenizers.base import Tokenizer, load_tokenizer, tokenizer_vocab
+from hybridkit.data.tokenizers.base import Bytes, Tokenizer
 from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, read, train
-from hybridkit.data.tokenizers.base import Bytes, choose_tokenizer
+from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer, tokenizer_vocab
 from hybridkit.system.errors import UserError
 
 TEXT = [f"def f{n}(x):\r\n    return x ** {n}  # grüße, 世界 {chr(0x1F600 + n)}\n" for n in range(40)]

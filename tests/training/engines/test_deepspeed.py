@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hybridkit.training.launch.launch import free_port
+from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 from ranks import FEW, LENGTHS, in_stretches, settings, trained

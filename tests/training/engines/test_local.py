@@ -10,12 +10,12 @@ from torch import Tensor
 
 import hybridkit
 from hybridkit.block import Layer
-from hybridkit.model.plan import Plan
 from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local import LocalEngine
-from hybridkit.training.optimizers.adamw import groups
 from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.optimizers.adamw import groups
 
 PLAN: Plan = hybridkit.build("[swa:4, mlstm]", width=16, heads=2).plan
 WINDOWS = [4, None, None, None]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
-from hybridkit.recipe.files import load
-from hybridkit.runs.run import Run
-from hybridkit.training.launch import launch
-from hybridkit.training.launch.launch import Place
 from hybridkit.system.lock import Lock
+from hybridkit.training.launch import launch
+from hybridkit.training.ranks import Place
 
 DEEPSPEED = "train.engine=deepspeed"
 HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli", "train"]
@@ -76,19 +75,19 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     with pytest.raises(UserError, match=says):
-        launch.check(load(recipe, overrides).recipe, ranks)
+        launch.check(load_recipe(recipe, overrides).recipe, ranks)
 
 
 def test_what_deepspeed_may_be_told(recipe: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     said = "{zero_optimization: {stage: 1, overlap_comm: true}, bf16: {enabled: false}, wall_clock_breakdown: true}"
-    launch.check(load(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
+    launch.check(load_recipe(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
 
 
 def test_the_missing_extra_is_named(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridkit.training.engines.deepspeed.config.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'hybridkit\[deepspeed\]'"):
-        launch.check(load(recipe, [DEEPSPEED]).recipe, 2)
+        launch.check(load_recipe(recipe, [DEEPSPEED]).recipe, 2)
 
 
 def test_hostfiles(tmp_path: Path) -> None:
@@ -156,7 +155,8 @@ def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     script = tmp_path / "broken.py"
     script.write_text(
-        "import os, sys\nfrom hybridkit.cli import main\nfrom hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine\n"
+        "import os, sys\nfrom hybridkit.cli import main\n"
+        "from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine\n"
         "def broken(*_): raise RuntimeError('out of luck')\n"
         "if os.environ['RANK'] == '1': DeepSpeedEngine.update = broken\n"
         "main()\n"

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hybridkit.system.errors import UserError
 from hybridkit.runs.manifest import WEIGHTS, Invalid
+from hybridkit.runs.weights import read_tensors
+from hybridkit.system.errors import UserError
+from hybridkit.training.engines.deepspeed.zero import MOMENTS, Zero
 from hybridkit.training.engines.local import OPTIMIZER
 from hybridkit.training.stream import write_gathered
-from hybridkit.training.engines.deepspeed.zero import MOMENTS, Zero
-from hybridkit.runs.weights import read_tensors
 
 STEP = "step"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from hybridkit.system.errors import MissingExtra, UserError
 from hybridkit.recipe.schema import Train
+from hybridkit.system.errors import MissingExtra, UserError
 
 UNSET = (False, None, "none")  # what says no more than leaving a setting out
 BUCKET = 1 << 27  # elements of a communication buffer at most: half a gigabyte of fp32

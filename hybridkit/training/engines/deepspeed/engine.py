@@ -18,20 +18,20 @@ from deepspeed.ops import __compatible_ops__
 from deepspeed.utils import logger
 from torch import Tensor
 
-from hybridkit.model.plan import Plan
 from hybridkit.cost.flops import parameters
 from hybridkit.data.batches import Batch
-from hybridkit.system.machine import choose_precision, keep_freed_memory
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.system.machine import choose_precision, keep_freed_memory
+from hybridkit.training.compile import compile_layers
 from hybridkit.training.engines.deepspeed import checkpoint as files
 from hybridkit.training.engines.deepspeed.config import settings
 from hybridkit.training.engines.deepspeed.model import Loss, join, parameter_groups, sharded_model
-from hybridkit.training.engines.engine import Gradient, Save, Windows
-from hybridkit.training.compile import compile_layers
-from hybridkit.training.engines.local import initial_model
-from hybridkit.training.optimizers.adamw import adamw_over
 from hybridkit.training.engines.deepspeed.ulysses import spread
 from hybridkit.training.engines.deepspeed.zero import STAGES
+from hybridkit.training.engines.engine import Gradient, Save, Windows
+from hybridkit.training.engines.local import initial_model
+from hybridkit.training.optimizers.adamw import adamw_over
 
 SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs; compiled for a minute at first use if not refused
 

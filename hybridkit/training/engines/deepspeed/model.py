@@ -12,16 +12,16 @@ from deepspeed.utils import set_z3_leaf_module
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.data.batches import Batch
-from hybridkit.system.machine import DTYPES, choose_device
 from hybridkit.model.model import Model, Residual
+from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.engine import Windows
+from hybridkit.system.machine import DTYPES, choose_device
 from hybridkit.training.compile import for_graphs
-from hybridkit.training.launch.launch import Place, place, settle
+from hybridkit.training.engines.engine import Windows
 from hybridkit.training.engines.local import initial_model
 from hybridkit.training.optimizers.adamw import groups
+from hybridkit.training.ranks import Place, place, settle
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 

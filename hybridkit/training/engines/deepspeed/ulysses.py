@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from hybridkit.block import Layer, Spread
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.system.errors import UserError
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 TOKENS, HEADS = 1, 2  # dimensions of (B, T, H, .)
 

@@ -1,0 +1,32 @@
+"""From a pattern or a run folder to a model that reads and writes."""
+
+from pathlib import Path
+
+from hybridkit.inference.language_model import LanguageModel
+from hybridkit.model.loading import load_as
+from hybridkit.model.plan import compile_pattern
+
+
+def build(
+    pattern: str,
+    *,
+    width: int = 256,
+    heads: int = 4,
+    vocab: int = 257,
+    tie: bool = False,
+    logit_cap: float | None = None,
+) -> LanguageModel:
+    """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
+
+    Raises PatternError for a mistake in the pattern.
+    """
+    return LanguageModel(compile_pattern(pattern, width=width, heads=heads, vocab=vocab, tie=tie, logit_cap=logit_cap))
+
+
+def load(run: Path | str, step: int | None = None) -> LanguageModel:
+    """The newest valid weights of a run, or those of a step, on the CPU, with `.tokenizer` and `.recipe` set.
+
+    Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
+    or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
+    """
+    return load_as(LanguageModel, run, step)

@@ -1,0 +1,35 @@
+"""The model that users hold: a `Model` that also reads text and goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from hybridkit.inference.decode import CHUNK, Context, Rows, generate, prefill
+from hybridkit.inference.sampling import Sampling
+from hybridkit.model.model import Model
+
+
+class LanguageModel(Model):
+    """What `hybridkit.build` and `hybridkit.load` give."""
+
+    def prefill(
+        self, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+    ) -> Context:
+        """Read text or ids in memory that does not grow with their number, and keep what they leave (`decode`)."""
+        return prefill(self, tokens, context, window=window, chunk=chunk)
+
+    def generate(
+        self,
+        context: Context,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
+        """Tokens (B,), one after another, that go on from a context (`decode`); it can be used again."""
+        return generate(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)

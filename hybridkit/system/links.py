@@ -1,0 +1,42 @@
+"""Folders that somebody else may have made: nothing is written through a symbolic link, a pipe or a device."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from hybridkit.system.errors import UserError
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raises UserError where one of `paths`, which are about to be written, is a symbolic link.
+
+    Whoever made a folder could otherwise choose which of its reader's files is overwritten.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path} is a symbolic link, through which nothing is written; remove it")
+
+
+def check_tree(folder: Path) -> None:
+    """Raises UserError where `folder` holds anything but files and folders, at any depth: a link, a pipe, a device.
+
+    For folders that are about to be written into, which somebody else may have made.
+    """
+    left = [folder]
+    while left:
+        for entry in _entries(left.pop()):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                refuse_links([path])
+            elif entry.is_dir(follow_symlinks=False):
+                left.append(path)
+            elif not entry.is_file(follow_symlinks=False):
+                raise UserError(f"{path} is neither a file nor a folder; remove it")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:  # another process has removed it since
+        return []

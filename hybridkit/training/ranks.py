@@ -1,0 +1,67 @@
+"""Where this process stands among the ranks of a run, as the environment of a launcher says it. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from hybridkit.system.errors import UserError
+
+PARENT = "HYBRIDKIT_PARENT"  # in the environment of ranks that this program started: its process number
+REPORT = "HYBRIDKIT_REPORT"  # and an open file, to which they say what ended them: the parent prints it once
+_FIRST_PORT, _PORTS = 20000, 20000  # of SLURM jobs: every node must choose the same without asking
+_PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
+
+class Place(NamedTuple):
+    """Where a process stands among the ranks of a run."""
+
+    rank: int
+    ranks: int
+
+
+def place(environment: Mapping[str, str]) -> Place | None:
+    """What a launcher says of this process; None where none started it. Raises UserError for what is no number."""
+    try:
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
+        if "SLURM_STEP_NUM_TASKS" in environment:  # set by srun alone
+            return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"RANK and WORLD_SIZE, or SLURM's words for them, are no ranks: {error}") from error
+    return None
+
+
+def settle(where: Place) -> None:
+    """Complete the environment of a rank to what torch and DeepSpeed read, and die with a parent of ours."""
+    env = os.environ
+    env["RANK"], env["WORLD_SIZE"] = str(where.rank), str(where.ranks)
+    env.setdefault("LOCAL_RANK", env.get("SLURM_LOCALID", "0"))
+    if "MASTER_ADDR" not in env:
+        env["MASTER_ADDR"] = first_host(env["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in env else "127.0.0.1"
+    if "MASTER_PORT" not in env:
+        job = env.get("SLURM_JOB_ID")
+        env["MASTER_PORT"] = str(_FIRST_PORT + int(job) % _PORTS if job else free_port())
+    if PARENT in env and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
+        if os.getppid() != int(env[PARENT]):  # it died before it was watched
+            sys.exit(1)
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of nodes: `gpu[03-07,12],cpu1` begins with gpu03."""
+    found = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    return found[1] + (found[2] or "") if found else nodes
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
