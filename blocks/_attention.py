@@ -112,7 +112,7 @@ PAIRS = {"exact": _exact_pairs, "paper": lambda tokens, window: tokens * window,
 class Attention(Layer):
     """Attention over all positions (`largest` None) or the last `window` of them."""
 
-    spreads = True
+    supports_sequence_parallel = True
 
     def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: int | None) -> None:
         super().__init__()
@@ -134,20 +134,22 @@ class Attention(Layer):
         state: State | None = None,
         *,
         window: int | Tensor | None = None,
-        starts: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, _cache.KV]:
         assert state is None or isinstance(state, _cache.KV)
         tokens = x.shape[1]
         window = self._window(window, state)
         past = _cache.read(state, window)
-        begin = past.position if past else self.spread.begin(tokens)
+        begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
-        q, k, v = map(self.spread.gather, projected)
+        q, k, v = map(self.sequence_parallel.gather, projected)
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
-        documents = _documents(past, starts, x)
-        y = self.spread.scatter(_core.attend(q, k, v, window, documents))
-        return self.out(y.flatten(2)).to(x.dtype), _cache.write(past, k, v, q.shape[1], window, self.largest, starts)
+        documents = _documents(past, document_starts, x)
+        y = self.sequence_parallel.scatter(_core.attend(q, k, v, window, documents))
+        return self.out(y.flatten(2)).to(x.dtype), _cache.write(
+            past, k, v, q.shape[1], window, self.largest, document_starts
+        )
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
@@ -187,12 +189,12 @@ class Attention(Layer):
         return _step.decoder(norm, rows, *parts, self.head, self.theta)
 
 
-def _documents(past: _cache.Past | None, starts: Tensor | None, x: Tensor) -> Tensor | None:
+def _documents(past: _cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
     """The number of its document for every key (B, n + T); None where all keys belong to one."""
     cached = past.documents if past else None
-    if starts is None and cached is None:
+    if document_starts is None and cached is None:
         return None
-    own = x.new_zeros(x.shape[:2], dtype=torch.int64) if starts is None else starts.cumsum(1)
+    own = x.new_zeros(x.shape[:2], dtype=torch.int64) if document_starts is None else document_starts.cumsum(1)
     if past is None:
         return own
     if cached is None:

@@ -94,14 +94,14 @@ def write(
     tokens: int,
     window: int | Tensor | None,
     largest: int | None,
-    starts: Tensor | None,
+    document_starts: Tensor | None,
 ) -> KV:
     """The state after a call whose keys and values, cached ones included, are k and v (B, n + T, K, E)."""
     position = (past.position if past else 0) + tokens
     size = slots(position, window if isinstance(window, int) else largest)
     since = past.since if past else k.new_zeros(len(k), dtype=torch.int64)
-    if starts is not None:
-        begins = torch.arange(position - tokens, position, device=k.device).where(starts, -1).amax(1)
+    if document_starts is not None:
+        begins = torch.arange(position - tokens, position, device=k.device).where(document_starts, -1).amax(1)
         since = begins.where(begins >= 0, since)
     count = torch.full_like(since, position)
     built = torch.zeros_like(since) + (0 if window is None else window)

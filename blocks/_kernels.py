@@ -43,7 +43,13 @@ SHUT = 100.0  # a gate's pre-activation that is as good as infinite, and adds to
 
 
 def cell(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None = None, starts: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    state: Memory | None = None,
+    document_starts: Tensor | None = None,
 ) -> tuple[Tensor, Memory]:
     """h (B, H, T, V) and the memory after q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T), starts (B, T).
 
@@ -51,19 +57,19 @@ def cell(
     """
     if torch.compiler.is_compiling():
         run: Cell = torch.compiler.disable(_chosen)  # here rather than as a decorator, which takes a second to import
-        return run(q, k, v, i, f, state, starts)
-    return _chosen(q, k, v, i, f, state, starts)
+        return run(q, k, v, i, f, state, document_starts)
+    return _chosen(q, k, v, i, f, state, document_starts)
 
 
 def _chosen(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, starts: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
 ) -> tuple[Tensor, Memory]:
     name = choice(q.device.type)[0]
     carried = state is not None and torch.is_grad_enabled()
     heads = k.shape[-1], v.shape[-1]
     if name == "triton" and (carried or q.dtype == torch.float64 or not trusted(name, q.device, q.dtype, *heads)):
         name = "own"
-    return CELLS[name](q, k, v, i, f, state, starts)
+    return CELLS[name](q, k, v, i, f, state, document_starts)
 
 
 def choice(device: str) -> tuple[str, str]:
@@ -126,10 +132,10 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     inputs = [torch.randn(shape, generator=draw).to(device) for shape in shapes]
     inputs = [t.to(dtype) for t in inputs[:3]] + [inputs[3] - 1, inputs[4] + 3]
     slope = torch.randn(shapes[2], generator=draw).to(device)
-    starts = torch.zeros(1, 300, dtype=torch.bool, device=device)
-    starts[:, 170] = True
-    got = _outputs_and_gradients(CELLS[name], inputs, slope, starts)
-    right = _outputs_and_gradients(chunkwise, [t.float() for t in inputs], slope, starts)
+    document_starts = torch.zeros(1, 300, dtype=torch.bool, device=device)
+    document_starts[:, 170] = True
+    got = _outputs_and_gradients(CELLS[name], inputs, slope, document_starts)
+    right = _outputs_and_gradients(chunkwise, [t.float() for t in inputs], slope, document_starts)
     tolerance = 8 * max(torch.finfo(dtype).eps, 2.0**-10)
     for label, a, b in zip(("h", "dq", "dk", "dv", "di", "df"), got, right, strict=True):
         error = float((a.float() - b).norm() / b.norm())
@@ -138,10 +144,10 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     return ""
 
 
-def _outputs_and_gradients(run: Cell, inputs: list[Tensor], slope: Tensor, starts: Tensor) -> list[Tensor]:
+def _outputs_and_gradients(run: Cell, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     with torch.enable_grad(), torch.inference_mode(False):
         q, k, v, i, f = leaves = [t.clone().requires_grad_() for t in inputs]
-        h = F.layer_norm(run(q, k, v, i, f, None, starts)[0].float(), slope.shape[-1:])
+        h = F.layer_norm(run(q, k, v, i, f, None, document_starts)[0].float(), slope.shape[-1:])
         return [h.detach(), *torch.autograd.grad(h, leaves, slope)]
 
 
@@ -154,14 +160,14 @@ def _library(
     i: Tensor,
     f: Tensor,
     state: Memory | None,
-    starts: Tensor | None,
+    document_starts: Tensor | None,
 ) -> tuple[Tensor, Memory]:
     """mlstm_kernels' chunkwise form `name`, for any length, with documents."""
     from mlstm_kernels.torch import get_mlstm_kernel
 
     tokens = q.shape[2]
-    if starts is not None:
-        f = f.masked_fill(starts[:, None], -SHUT)
+    if document_starts is not None:
+        f = f.masked_fill(document_starts[:, None], -SHUT)
     if spare := -tokens % chunk:  # what fills up the last chunk writes nothing and forgets nothing
         q, k, v = (F.pad(t, (0, 0, 0, spare)) for t in (q, k, v))
         i, f = F.pad(i, (0, spare), value=-SHUT), F.pad(f, (0, spare), value=SHUT)
@@ -174,11 +180,13 @@ def _library(
 
 
 def _native(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, starts: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
 ) -> tuple[Tensor, Memory]:
     """The library's plain torch form, which wants one type throughout."""
     kind = wide(q.dtype)
-    h, after = _library("chunkwise--native_autograd", 64, q.to(kind), k.to(kind), v.to(kind), i, f, state, starts)
+    h, after = _library(
+        "chunkwise--native_autograd", 64, q.to(kind), k.to(kind), v.to(kind), i, f, state, document_starts
+    )
     return h.to(q.dtype), after
 
 

@@ -77,11 +77,11 @@ def chunkwise(
     i: Tensor,  # (B, H, T), before the exponential
     f: Tensor,  # (B, H, T), before the sigmoid
     state: Memory | None = None,
-    starts: Tensor | None = None,  # (B, T) bool
+    document_starts: Tensor | None = None,  # (B, T) bool
 ) -> tuple[Tensor, Memory]:
     """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
-        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty(k, v)), starts)
+        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty(k, v)), document_starts)
     return h, Memory(*after)
 
 
@@ -110,7 +110,16 @@ class _Chunkwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, starts: Any
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        i: Tensor,
+        f: Tensor,
+        C: Tensor,
+        n: Tensor,
+        m: Tensor,
+        document_starts: Any,
     ) -> Any:
         length, width = tiles(v.shape[2])[1], v.shape[-1]
         h = _by_token(v, width, C.dtype)
@@ -118,7 +127,11 @@ class _Chunkwise(torch.autograd.Function):
         for part in _spans(q, v):
             at = slice(None), slice(None), part
             x = _inputs(q[at], k[at], v[at], i[at], f[at], length)
-            begun = None if starts is None else _cut(starts[:, None].expand(i.shape)[at], length, torch.bool)
+            begun = (
+                None
+                if document_starts is None
+                else _cut(document_starts[:, None].expand(i.shape)[at], length, torch.bool)
+            )
             made, saved, g = span.forward(x, begun, memory, last, width)
             _put(h[at], made, length)
             memory, last = saved.states[-1], g.m[-1, :, -1]

@@ -27,7 +27,7 @@ class Gates(NamedTuple):
     reach: Tensor  # (N, R, L): i - b
     m: Tensor  # (N, R, L)
     intake: Tensor  # (N, R, L): weight of the chunk's incoming memory in each token's output
-    starts: Tensor | None  # (N, R, L): a document begins here; None where none does
+    document_starts: Tensor | None  # (N, R, L): a document begins here; None where none does
 
     @property
     def keep(self) -> Tensor:
@@ -37,9 +37,9 @@ class Gates(NamedTuple):
     def write(self) -> Tensor:
         """Weight of each token in the outgoing memory (N, R, L)."""
         weight = torch.exp(self.reach + (self.decay - self.m)[..., -1:])
-        if self.starts is None:
+        if self.document_starts is None:
             return weight
-        document = self.starts.cumsum(-1)
+        document = self.document_starts.cumsum(-1)
         return weight * (document == document[..., -1:])
 
     def pairs(self, scale: float) -> Tensor:
@@ -47,31 +47,33 @@ class Gates(NamedTuple):
         most = math.log(scale)
         logs = (self.decay - self.m + most)[..., None] + self.reach[..., None, :]
         weights = logs.clamp_(max=most).exp_().tril_()  # above the diagonal logs may be large
-        return (weights if self.starts is None else weights.mul_(_same(self.starts))).flatten(0, 1)
+        return (weights if self.document_starts is None else weights.mul_(_same(self.document_starts))).flatten(0, 1)
 
 
-def _same(starts: Tensor) -> Tensor:
+def _same(document_starts: Tensor) -> Tensor:
     """Which pairs of tokens lie in one document (N, R, L, L)."""
-    document = starts.cumsum(-1)
+    document = document_starts.cumsum(-1)
     return document[..., None] == document[..., None, :]
 
 
-def gates(i: Tensor, f: Tensor, before: Tensor, starts: Tensor | None) -> Gates:
+def gates(i: Tensor, f: Tensor, before: Tensor, document_starts: Tensor | None) -> Gates:
     """From pre-activations i and f (N, R, L), m before the first chunk (R,) and starts (N, R, L)."""
     log_f = F.logsigmoid(f)
     decay = log_f.cumsum(-1)
     reach = i - decay
-    if starts is None:
+    if document_starts is None:
         fall, old = decay, torch.ones_like(decay)
         most = reach.cummax(-1).values + decay
     else:
-        old = (starts.cumsum(-1) == 0).to(i.dtype)
-        begin = torch.where(starts, torch.arange(starts.shape[-1], device=i.device), 0).cummax(-1).values
+        old = (document_starts.cumsum(-1) == 0).to(i.dtype)
+        begin = (
+            torch.where(document_starts, torch.arange(document_starts.shape[-1], device=i.device), 0).cummax(-1).values
+        )
         fall = decay - (decay - log_f).gather(-1, begin)  # the sum of log_f since the document's or chunk's start
-        most = torch.where(_same(starts).tril_(), reach[..., None, :], -torch.inf).amax(-1) + decay
+        most = torch.where(_same(document_starts).tril_(), reach[..., None, :], -torch.inf).amax(-1) + decay
     carried = fall + old * _scan(fall[..., -1], old[..., -1], most[..., -1], before)[..., None]
     m = torch.maximum(carried, most)
-    return Gates(log_f, decay, reach, m, torch.exp(carried - m) * old, starts)
+    return Gates(log_f, decay, reach, m, torch.exp(carried - m) * old, document_starts)
 
 
 def _scan(fall: Tensor, old: Tensor, most: Tensor, before: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def m_gradient(dm: Tensor, g: Gates, i: Tensor, before: Tensor) -> tuple[Tensor,
     between them all reach that winner's i, and on the way the log_f of the tokens between.
     """
     chunks, (dm, m, i, log_f) = len(dm), (_line(t) for t in (dm, g.m, i, g.log_f))
-    started = torch.zeros_like(i, dtype=torch.bool) if g.starts is None else _line(g.starts)
+    started = torch.zeros_like(i, dtype=torch.bool) if g.document_starts is None else _line(g.document_starts)
     won = i > log_f + torch.cat([before[:, None], m[:, :-1]], -1).masked_fill(started, 0)
     breaks, tokens = won | started, i.shape[-1]
     place = torch.where(breaks, torch.arange(tokens, device=i.device), tokens)

@@ -45,12 +45,14 @@ def columns(width: int) -> int:
     return width + 1 + -(width + 1) % 16
 
 
-def forward(x: Inputs, starts: Tensor | None, memory: Tensor, m: Tensor, width: int) -> tuple[Tensor, Saved, Gates]:
+def forward(
+    x: Inputs, document_starts: Tensor | None, memory: Tensor, m: Tensor, width: int
+) -> tuple[Tensor, Saved, Gates]:
     """h (M, L, V), from starts (N, R, L), memory (R, K, E) and m (R,) before the span.
 
     The memory after it is the last of the states, with the last m.
     """
-    g, scale = gates(x.i, x.f, m, starts), x.q.shape[-1] ** -0.5
+    g, scale = gates(x.i, x.f, m, document_starts), x.q.shape[-1] ** -0.5
     written = torch.bmm((x.k * _column(g.write())).mT, x.v)
     states = _scan(written.view(-1, *memory.shape), g.keep, memory)
     sums = torch.bmm(x.q * _column(g.intake * scale), states[:-1].flatten(0, 1))

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-from hybridkit_blocks._by_hand import by_hand
+from hybridkit_blocks._custom_autograd import custom_autograd
 from hybridkit_blocks._packed import Unit, product, residual, side_by_side
 
 SLICE = 1024  # tokens: fewer make thinner products, more gain little (measured for F of 384, 704 and 2752)
@@ -23,7 +23,7 @@ SLICE = 1024  # tokens: fewer make thinner products, more gain little (measured 
 class FeedForward(Block):
     """Two projections up, one gating the other, and one down."""
 
-    mixes: ClassVar[bool] = False
+    is_mixer: ClassVar[bool] = False
     width: int | None = Field(None, ge=1)
 
     def inner(self, dims: Dims) -> int:
@@ -55,9 +55,9 @@ class SwiGLU(Layer):
         state: State | None = None,
         *,
         window: int | Tensor | None = None,
-        starts: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        if by_hand(x, self.down.weight):
+        if custom_autograd(x, self.down.weight):
             return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
         return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
 

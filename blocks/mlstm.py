@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
 
 from . import _kernels
-from ._by_hand import by_hand
+from ._custom_autograd import custom_autograd
 from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
 from ._mlstm_span import columns
 from ._packed import Product, Unit, product, residual, side_by_side
@@ -135,7 +135,7 @@ class HeadNorm(nn.Module):
 class MlstmLayer(Layer):
     """The built mLSTM: `forward` for any stretch of tokens, `step` for one, in place."""
 
-    spreads = True
+    supports_sequence_parallel = True
 
     def __init__(self, dims: Dims, heads: int, igate_bias: float = -10.0) -> None:
         super().__init__()
@@ -164,19 +164,19 @@ class MlstmLayer(Layer):
         state: State | None = None,
         *,
         window: int | Tensor | None = None,
-        starts: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, Memory]:
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: an mLSTM has none."""
         if window is not None:
             raise ValueError("mlstm has no window; leave it out")
         memory = Memory(*state) if state else None
-        gather = self.spread.gather
+        gather = self.sequence_parallel.gather
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
-        h, after = _kernels.cell(q, k, v, i, f, memory, starts)
-        return self._emit(o, self.spread.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
+        h, after = _kernels.cell(q, k, v, i, f, memory, document_starts)
+        return self._emit(o, self.sequence_parallel.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
 
-    def undecayed(self) -> Sequence[nn.Module]:
+    def no_weight_decay(self) -> Sequence[nn.Module]:
         return self.igate, self.fgate
 
     @torch.no_grad()
@@ -218,7 +218,7 @@ class MlstmLayer(Layer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
-        if by_hand(x, self.q.weight):  # one product does it, and one each its gradients
+        if custom_autograd(x, self.q.weight):  # one product does it, and one each its gradients
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)

@@ -12,5 +12,5 @@ from hybridkit_blocks._attention import AttentionBlock
 class SlidingWindowAttention(AttentionBlock):
     """Causal softmax attention over the most recent positions."""
 
-    windowed: ClassVar[bool] = True
+    has_window: ClassVar[bool] = True
     window: Window

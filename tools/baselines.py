@@ -48,7 +48,7 @@ def model_bits(model: Model, corpus: Corpus, sequence: int) -> float:
     """Total nats over the counted targets / ln 2 / their raw bytes."""
     nats, size = 0.0, 0
     for batch in cover(corpus.validation, sequence, batch=8):
-        nats += model(batch.tokens, starts=batch.starts, targets=batch.targets)[0].item()
+        nats += model(batch.tokens, document_starts=batch.document_starts, targets=batch.targets)[0].item()
         size += batch.bytes
     return nats / math.log(2) / size
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.cost.memory import Training, held
+from hybridkit.cost.memory import Training
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -68,7 +68,7 @@ def main() -> None:
     stage, ranks = int(sys.argv[1]), int(os.environ["WORLD_SIZE"])
     before, after = measure(stage)
     if os.environ["RANK"] == "0":
-        estimate = held(PLAN, Training(ranks=ranks)).on_rank(stage, ranks)
+        estimate = persistent_memory(PLAN, Training(ranks=ranks)).on_rank(stage, ranks)
         print(f"{stage:<7}{estimate / MIB:>10.1f}{before / MIB:>16.1f}{after / MIB:>16.1f}", flush=True)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 
 
 class Fixed(Window):
@@ -12,12 +12,12 @@ class Fixed(Window):
 
     window: int = Field(ge=1)
 
-    def __call__(self, tick: Tick, index: int) -> int:
+    def __call__(self, step: TrainStep, index: int) -> int:
         return self.window
 
     @property
     def largest(self) -> int:
         return self.window
 
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         return {self.window: 1.0}

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import field_validator
 
-from hybridkit.block import Argument, Tick, Window
+from hybridkit.block import Argument, TrainStep, Window
 
 
 class Schedule(Window):
@@ -39,16 +39,16 @@ class Schedule(Window):
     def arguments(self) -> list[Argument]:
         return list(self.stages)
 
-    def __call__(self, tick: Tick, index: int) -> int:
-        if not tick.training:
+    def __call__(self, step: TrainStep, index: int) -> int:
+        if not step.training:
             return self.largest
-        return [window for fraction, window in self.stages if tick.step >= fraction * tick.total_steps][-1]
+        return [window for fraction, window in self.stages if step.step >= fraction * step.total_steps][-1]
 
     @property
     def largest(self) -> int:
         return max(window for _, window in self.stages)
 
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         ends = [fraction for fraction, _ in self.stages[1:]] + [1.0]
         shares: dict[int, float] = {}
         for (begin, window), end in zip(self.stages, ends, strict=True):

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 
 
 class Stoch(Window):
@@ -26,15 +26,15 @@ class Stoch(Window):
             raise ValueError(f"the short window comes first: stoch({self.long},{self.short})")
         return self
 
-    def __call__(self, tick: Tick, index: int) -> int:
-        if not tick.training or tick.step >= self.until * tick.total_steps:
+    def __call__(self, step: TrainStep, index: int) -> int:
+        if not step.training or step.step >= self.until * step.total_steps:
             return self.long
-        return self.short if tick.uniform(index if self.scope == "layer" else None) < self.p else self.long
+        return self.short if step.uniform(index if self.scope == "layer" else None) < self.p else self.long
 
     @property
     def largest(self) -> int:
         return self.long
 
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         short = self.p * self.until
         return {self.long: 1.0} if self.short == self.long else {self.short: short, self.long: 1 - short}

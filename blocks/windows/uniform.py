@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 
 MAX_WINDOWS = 1 << 12  # each has a share, a cost and a number of its own
 
@@ -34,15 +34,15 @@ class Uniform(Window):
     def _windows(self) -> range:
         return range(self.low, self.high + 1, self.step)
 
-    def __call__(self, tick: Tick, index: int) -> int:
-        if not tick.training or tick.step >= self.until * tick.total_steps:
+    def __call__(self, step: TrainStep, index: int) -> int:
+        if not step.training or step.step >= self.until * step.total_steps:
             return self.largest
-        return self._windows[int(tick.uniform(index if self.scope == "layer" else None) * len(self._windows))]
+        return self._windows[int(step.uniform(index if self.scope == "layer" else None) * len(self._windows))]
 
     @property
     def largest(self) -> int:
         return self._windows[-1]
 
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         share = self.until / len(self._windows)
         return {**dict.fromkeys(self._windows, share), self.largest: share + 1 - self.until}

@@ -1,8 +1,8 @@
 """How fast a recipe runs here, beside what this machine could do at most: the figures of `hybridkit bench`.
 
 B rows, T tokens of a row, D width. Every pass is the one that other verbs run: forward is validation, the training step
-is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and what stands around
-the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
+is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
+around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridkit.cost.flops import TRAINING, Case, cost, forward_flops, head_flops, largest_window
-from hybridkit.cost.memory import Training, activations, held
+from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.inference.decode import generate, prefill
 from hybridkit.inference.sampling import Sampling
@@ -42,7 +42,7 @@ from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import for_graphs
 from hybridkit.training.engines.local import LocalEngine, initial_model
-from hybridkit.training.micro_batches import automatic_rows, counted
+from hybridkit.training.micro_batches import automatic_rows, num_targets
 
 SCHEMA = 1
 DOCUMENT = 1024  # tokens of a document on average, where documents are kept apart
@@ -152,7 +152,7 @@ def _ceilings(job: Job) -> Ceilings:
 
 
 def _refuse_too_large(job: Job) -> None:
-    states = held(job.plan, Training(job.precision))
+    states = persistent_memory(job.plan, Training(job.precision))
     needed = states.weights + states.gradients + states.optimizer
     spare = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else spare_memory()
     if needed < spare:  # else no activation needs to be looked at
@@ -174,11 +174,11 @@ def _batch(job: Job) -> Batch:
     """Random tokens, each the target of the one before; documents begin at random where the recipe keeps them apart."""
     shape, generator = (job.batch, job.sequence), torch.Generator().manual_seed(0)
     tokens = torch.randint(job.plan.dims.vocab, shape, generator=generator).to(job.device)
-    starts = torch.rand(shape, generator=generator).to(job.device) < 1 / DOCUMENT if job.resets else None
+    document_starts = torch.rand(shape, generator=generator).to(job.device) < 1 / DOCUMENT if job.resets else None
     targets = tokens.roll(-1, 1)
-    if starts is not None and job.sequence > 1:
-        targets = targets.masked_fill(starts.roll(-1, 1), IGNORED)
-    return Batch(tokens, targets, starts, 0)
+    if document_starts is not None and job.sequence > 1:
+        targets = targets.masked_fill(document_starts.roll(-1, 1), IGNORED)
+    return Batch(tokens, targets, document_starts, 0)
 
 
 def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
@@ -213,7 +213,7 @@ def _training(
         )[""]
     forward = _figures(seconds, tokens, flops, peak)
     steps = {
-        "gradients": lambda: engine.gradients([batch], job.windows, counted(batch)),
+        "gradients": lambda: engine.gradients([batch], job.windows, num_targets(batch)),
         "update": lambda: engine.update(job.train.lr),
     }
     with peak:
@@ -257,7 +257,7 @@ def _alone(layer: Residual, window: int | Tensor | None, batch: Batch, recompute
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 
     def through(x: Tensor) -> Tensor:
-        y: Tensor = run(x, None, window, batch.starts)[0]
+        y: Tensor = run(x, None, window, batch.document_starts)[0]
         return y
 
     return through

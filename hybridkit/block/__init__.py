@@ -11,9 +11,9 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 from hybridkit.block.block import Block, Count, Dims, Entry, window_of
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, State, Step
-from hybridkit.block.sequence_parallel import Spread
+from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
-from hybridkit.block.window import Tick, Window
+from hybridkit.block.window import TrainStep, Window
 
 __all__ = [
     "Argument",
@@ -22,11 +22,11 @@ __all__ = [
     "Dims",
     "Entry",
     "Layer",
+    "SequenceParallel",
     "Spec",
-    "Spread",
     "State",
     "Step",
-    "Tick",
+    "TrainStep",
     "Value",
     "Window",
     "small_init_",

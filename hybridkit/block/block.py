@@ -32,8 +32,8 @@ class Dims:
 class Block(Spec, ABC):
     """What a pattern entry says: a kind of layer with its arguments. Parameters and state bytes are derived from it."""
 
-    windowed: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
-    mixes: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
+    has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
+    is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients pass through a carried state, to all that made it
 
     @abstractmethod
@@ -89,7 +89,7 @@ def _short(window: Window) -> str:
 
 def window_of(block: Block) -> Window | None:
     """The window policy that a pattern gave the block, if blocks of its kind have one."""
-    return block.window if block.windowed else None  # type: ignore[attr-defined]
+    return block.window if block.has_window else None  # type: ignore[attr-defined]
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hybridkit.block.sequence_parallel import Spread
+from hybridkit.block.sequence_parallel import SequenceParallel
 
 State = tuple[Tensor, ...]  # a NamedTuple of tensors, batch first; () for a block that carries nothing
 Step = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); the state is given away
@@ -20,8 +20,8 @@ class Layer(nn.Module, ABC):
     The split law: for any cut, `f([a, b])` equals `f(a)` followed by `f(b)` from the state after `a`, to rounding.
     """
 
-    spreads: ClassVar[bool] = False  # True: a mixer that asks `spread` for what other processes hold
-    spread = Spread()
+    supports_sequence_parallel: ClassVar[bool] = False  # True: asks `sequence_parallel` for what other processes hold
+    sequence_parallel = SequenceParallel()
 
     @abstractmethod
     def forward(
@@ -30,7 +30,7 @@ class Layer(nn.Module, ABC):
         state: State | None = None,
         *,
         window: int | Tensor | None = None,
-        starts: Tensor | None = None,  # (B, T) bool: a document begins here and sees nothing earlier
+        document_starts: Tensor | None = None,  # (B, T) bool: a document begins here and sees nothing earlier
     ) -> tuple[Tensor, State]:
         """Outputs (B, T, D) and the state after them. `state` None means nothing came before; it is never modified.
 
@@ -61,6 +61,6 @@ class Layer(nn.Module, ABC):
 
         return run
 
-    def undecayed(self) -> Sequence[nn.Module]:
+    def no_weight_decay(self) -> Sequence[nn.Module]:
         """Submodules that weight decay leaves alone, as it does every bias and one-dimensional weight: gates."""
         return ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 
-class Spread:
-    """How a training sequence lies over processes. As written here it lies whole in one.
+class SequenceParallel:
+    """How a training sequence lies over processes. This class: one process holds all of it.
 
     Where several share it, each projects its own stretch of tokens, works on all tokens of its own heads, and projects
     its own tokens back; `gather` and `scatter` are the exchanges between.

@@ -11,7 +11,7 @@ from hybridkit.block.spec import Spec
 
 
 @dataclass(frozen=True)
-class Tick:
+class TrainStep:
     """Where training stands. Steps count from 0; a step is one optimizer update."""
 
     seed: int
@@ -37,7 +37,7 @@ class Window(Spec, ABC):
     """A window policy: which window a layer has at a step. Pure: it hashes, it never draws."""
 
     @abstractmethod
-    def __call__(self, tick: Tick, index: int) -> int:
+    def __call__(self, step: TrainStep, index: int) -> int:
         """The window of entry `index` at this tick; `largest` outside training. Same answer on every rank."""
 
     @property
@@ -46,5 +46,5 @@ class Window(Spec, ABC):
         """The largest window the policy ever gives: the one used outside training."""
 
     @abstractmethod
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         """The long-run share of training steps at each window; the shares add up to 1."""

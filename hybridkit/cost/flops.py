@@ -176,7 +176,7 @@ def _expected(entry: Entry, dims: Dims, case: Case) -> Fraction:
     if entry.window is None or case.window is not None:
         window = largest_window(entry, case.window)
         return Fraction(_flops(entry.block, dims, case.context, window, case.count))
-    shares = entry.window.shares().items()
+    shares = entry.window.probabilities().items()
     asked = (Fraction(share) * _flops(entry.block, dims, case.context, w, case.count) for w, share in shares)
     return sum(asked, Fraction())
 

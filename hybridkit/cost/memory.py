@@ -35,7 +35,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Held:
+class PersistentMemory:
     """Bytes of what outlives a step: master weights, their gradients, the mean and variance that AdamW keeps."""
 
     weights: int
@@ -57,10 +57,10 @@ class Activations:
     recomputed: int
 
 
-def held(plan: Plan, training: Training) -> Held:
+def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
     """What a plan holds in training, on one rank without ZeRO."""
     weights = parameters(plan).total * weight_type(training.precision).itemsize
-    return Held(weights, weights, 2 * weights)
+    return PersistentMemory(weights, weights, 2 * weights)
 
 
 def activations(plan: Plan, training: Training, case: Case) -> Activations:
@@ -104,7 +104,7 @@ def _run(plan: Plan, window: int | None, training: Training, tokens: int) -> tup
     with Uninitialized():
         model = Model(plan)
     shape, saved = (training.micro_batch, tokens), list[Tensor]()  # tensors, so that no storage's place is used again
-    starts = torch.zeros(shape, dtype=torch.bool) if training.resets else None
+    document_starts = torch.zeros(shape, dtype=torch.bool) if training.resets else None
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)
@@ -115,7 +115,7 @@ def _run(plan: Plan, window: int | None, training: Training, tokens: int) -> tup
         torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"),
     ):
         windows = [window] * len(plan.entries)
-        y, _ = model.hidden(torch.zeros(shape, dtype=torch.int64), windows=windows, starts=starts)
+        y, _ = model.hidden(torch.zeros(shape, dtype=torch.int64), windows=windows, document_starts=document_starts)
     own = _storages(list(model.parameters()))
     return sum(size for place, size in _storages(saved).items() if place not in own), y.numel() * y.element_size()
 

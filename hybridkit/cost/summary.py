@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from hybridkit.cost.flops import Case, Cost, LayerCost, cost, state_bytes
-from hybridkit.cost.memory import STAGES, Training, activations, held
+from hybridkit.cost.memory import STAGES, Training, activations, persistent_memory
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
@@ -98,7 +98,7 @@ def number(value: Fraction) -> int | float:
 
 def _memory(question: Question) -> dict[str, Any]:
     training = question.training
-    states = held(question.plan, training)
+    states = persistent_memory(question.plan, training)
     return {
         "precision": training.precision,
         "micro_batch": training.micro_batch,

@@ -32,7 +32,7 @@ class Batch:
 
     tokens: Tensor  # (B, T) int64
     targets: Tensor  # (B, T) int64, IGNORED where not counted
-    starts: Tensor | None  # (B, T) bool: a document begins here; None where documents flow into each other
+    document_starts: Tensor | None  # (B, T) bool: a document begins here; None where documents flow into each other
     bytes: int  # raw bytes of text that the counted targets stand for
 
 
@@ -109,7 +109,7 @@ def _packed(
     return Batch(
         tokens=torch.from_numpy(np.ascontiguousarray(ids[:, 1:-1])),
         targets=torch.from_numpy(np.where(counted, ids[:, 2:], IGNORED)),
-        starts=torch.from_numpy(np.ascontiguousarray(ended[:, :-1])) if documents == "reset" else None,
+        document_starts=torch.from_numpy(np.ascontiguousarray(ended[:, :-1])) if documents == "reset" else None,
         bytes=int(tokens.bytes_at(places[:, 2:])[counted].sum()),
     )
 

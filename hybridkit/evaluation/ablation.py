@@ -22,7 +22,7 @@ class Silent(Layer):
         state: State | None = None,
         *,
         window: int | Tensor | None = None,
-        starts: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         return torch.zeros_like(x), ()
 

@@ -47,12 +47,12 @@ def stream(model: Model, batch: Batch, reading: Reading, *, restart: int | None 
     device, states = model.head.weight.device, None
     for begin in range(0, batch.tokens.shape[1], reading.chunk):
         span = slice(begin, begin + reading.chunk)
-        starts = None if batch.starts is None else batch.starts[:, span].to(device)
+        document_starts = None if batch.document_starts is None else batch.document_starts[:, span].to(device)
         tokens = batch.tokens[:, span].to(device)
         if restart:
             places = torch.arange(begin, begin + tokens.shape[1], device=device)
-            starts = (places % restart == 0).expand_as(tokens)
-        x, states = model.hidden(tokens, states, windows=windows, starts=starts)
+            document_starts = (places % restart == 0).expand_as(tokens)
+        x, states = model.hidden(tokens, states, windows=windows, document_starts=document_starts)
         yield _judged(model, x, batch.targets[:, span].to(device))
 
 

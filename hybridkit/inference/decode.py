@@ -65,8 +65,7 @@ def prefill(
     """Read tokens, `chunk` at a time, after those of `context`.
 
     `tokens` is text, for a model with a tokenizer, or ids, of one row or of several; shorter rows are padded in
-    front, and `starts` keeps the pads out of sight. `window`, by default the context's, is that of every windowed
-    block. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
+    front, and `document_starts` hides the pads. `window`, by default the context's, is that of every block that has one. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
     ValueError for a window below 1 or larger than the context's.
     """
     rows = [_ids(model, row) for row in _split(tokens)]
@@ -83,9 +82,9 @@ def prefill(
     windows = None if window is None else model.fixed_windows(window)
     device = model.head.weight.device
     for begin in range(0, longest, chunk):
-        ids, starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
-        marks = None if starts is None else starts.to(device)
-        x, states = model.hidden(ids.to(device), states, windows=windows, starts=marks)
+        ids, document_starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
+        marks = None if document_starts is None else document_starts.to(device)
+        x, states = model.hidden(ids.to(device), states, windows=windows, document_starts=marks)
     assert states is not None
     return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window, _last(rows, context))
 
@@ -239,12 +238,12 @@ def _ids(model: Model, row: Row) -> np.ndarray:
 
 def _aligned(rows: list[np.ndarray], longest: int, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
     """Columns begin to end of the rows, padded in front: ids (B, T), and which of them start one: None if none does."""
-    ids, starts = np.zeros((len(rows), end - begin), np.int64), np.zeros((len(rows), end - begin), bool)
+    ids, document_starts = np.zeros((len(rows), end - begin), np.int64), np.zeros((len(rows), end - begin), bool)
     for place, row in enumerate(rows):
         pads = longest - len(row)
         part = row[max(0, begin - pads) : max(0, end - pads)]
         ids[place, end - begin - len(part) :] = part
         if begin <= pads < end:
-            starts[place, pads - begin] = True
+            document_starts[place, pads - begin] = True
     padded = any(len(row) < longest for row in rows)
-    return torch.from_numpy(ids), torch.from_numpy(starts) if padded and starts.any() else None
+    return torch.from_numpy(ids), torch.from_numpy(document_starts) if padded and document_starts.any() else None

@@ -84,10 +84,10 @@ def _check_name(call: Call, kind: Kind, registry: Registry, at: _At) -> None:
 
 def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window | None:
     if call.window is None:
-        if cls.windowed and cls.model_fields["window"].is_required():
+        if cls.has_window and cls.model_fields["window"].is_required():
             raise at(call.span.name, f"{call.name} needs a window: {call.name}:128")
         return None
-    if not cls.windowed:
+    if not cls.has_window:
         raise at(call.window.span.name, f"{call.name} has no window")
     _check_name(call.window, "window", registry, at)
     return read_call(call.window, registry.window(call.window.name), at)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Layer, State, Step, Tick, small_init_
+from hybridkit.block import Layer, State, Step, TrainStep, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -47,10 +47,10 @@ class Residual(nn.Module):
         return self.get_submodule(self._name)  # type: ignore[return-value]
 
     def forward(
-        self, x: Tensor, state: State | None, window: int | Tensor | None, starts: Tensor | None
+        self, x: Tensor, state: State | None, window: int | Tensor | None, document_starts: Tensor | None
     ) -> tuple[Tensor, State]:
         """(B, T, D) and a state to the same."""
-        y, state = self.layer(self.norm(x), state, window=window, starts=starts)
+        y, state = self.layer(self.norm(x), state, window=window, document_starts=document_starts)
         return x + y, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -129,11 +129,11 @@ class Model(nn.Module):
         states: Sequence[State] | None = None,
         *,
         windows: Windows | None = None,
-        starts: Tensor | None = None,  # (B, T) bool
+        document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
     ) -> tuple[Tensor, list[State]]:
         """Logits (B, T, V), or the summed loss where targets are given, and the states after the tokens."""
-        x, states = self.hidden(tokens, states, windows=windows, starts=starts)
+        x, states = self.hidden(tokens, states, windows=windows, document_starts=document_starts)
         return self.head(x, targets), states
 
     def hidden(
@@ -142,13 +142,13 @@ class Model(nn.Module):
         states: Sequence[State] | None = None,
         *,
         windows: Windows | None = None,
-        starts: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """What the head reads, (B, T, D), and the states after the tokens."""
         x = self.embedding(tokens)
         after: list[State] = []
         for index, layer in enumerate(self.layers):
-            given = (x, states[index] if states else None, windows[index] if windows else None, starts)
+            given = (x, states[index] if states else None, windows[index] if windows else None, document_starts)
             x, state = checkpoint(layer, *given, use_reentrant=False) if self.recompute else layer(*given)
             after.append(state)
         return self.norm(x), after
@@ -170,9 +170,9 @@ class Model(nn.Module):
         """The same states with room for `tokens` in all."""
         return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
 
-    def windows(self, tick: Tick) -> list[int | None]:
+    def windows(self, step: TrainStep) -> list[int | None]:
         """The window of every entry at a tick; None where the entry has none."""
-        return self.plan.windows(tick)
+        return self.plan.windows(step)
 
     def fixed_windows(self, window: int) -> list[int | None]:
         """`window` for every entry that has one: the test-time window."""

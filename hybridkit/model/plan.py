@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hybridkit.block import Block, Dims, Entry, Tick, window_of
+from hybridkit.block import Block, Dims, Entry, TrainStep, window_of
 from hybridkit.language.parser import parse
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
@@ -42,9 +42,9 @@ class Plan:
         """The canonical pattern: equal stacks print alike."""
         return canonical([str(entry.block) for entry in self.written])
 
-    def windows(self, tick: Tick) -> list[int | None]:
+    def windows(self, step: TrainStep) -> list[int | None]:
         """The window of every entry at a tick; None where the entry has none."""
-        return [e.window(tick, index) if e.window else None for index, e in enumerate(self.entries)]
+        return [e.window(step, index) if e.window else None for index, e in enumerate(self.entries)]
 
     @cached_property
     def graph(self) -> nx.DiGraph:
@@ -77,9 +77,9 @@ def compile_pattern(
     """
     calls = parse(text, source)
     written = tuple(resolve(call, registry, text, source) for call in calls)
-    added = _ffn(ffn, registry, source) if ffn and all(entry.block.mixes for entry in written) else None
+    added = _ffn(ffn, registry, source) if ffn and all(entry.block.is_mixer for entry in written) else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    dims = Dims(width, heads, vocab, depth=sum(entry.block.mixes for entry in entries) or 1)
+    dims = Dims(width, heads, vocab, depth=sum(entry.block.is_mixer for entry in entries) or 1)
     spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
     for block in {entry.block: None for entry in entries}:
         try:
@@ -118,7 +118,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
     except ValueError as error:
         _, message, near = problem(error, cls)
         raise UserError(f"{where}model.ffn: {message}" + (f"; did you mean `{near}`?" if near else "")) from None
-    if block.mixes:
+    if block.is_mixer:
         raise UserError(f"{where}model.ffn: {name} mixes over time; name a block that does not, such as ffn")
     return Entry(block, window_of(block))
 

@@ -25,13 +25,13 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
         "vocab": plan.dims.vocab,
         "tied": plan.tie,
         "embedding_scale": plan.embedding_scale,
-        "mixers": sum(entry.block.mixes for entry in nodes),
+        "mixers": sum(entry.block.is_mixer for entry in nodes),
         "params": {**count._asdict(), "total": count.total},
         "entries": [
             {
                 "index": index,
                 "block": str(entry.block),
-                "mixes": entry.block.mixes,
+                "mixes": entry.block.is_mixer,
                 "params": layer_parameters(entry.block, plan.dims) + plan.dims.width,  # its pre-norm included
             }
             for index, entry in enumerate(nodes)

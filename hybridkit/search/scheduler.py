@@ -182,8 +182,8 @@ class Team:
         candidate = self._study.candidate(record)
         recipes = tuple(candidate.run(seed) for seed in range(trial.seeds))
         arguments = None if trial.evaluate is None else read_arguments(trial.evaluate)
-        windowed = any(entry.window for entry in candidate.costs.plan.entries)
-        return Job(folder, recipes, arguments, tuple(trial.windows), windowed, self._threads, self._plugins)
+        has_window = any(entry.window for entry in candidate.costs.plan.entries)
+        return Job(folder, recipes, arguments, tuple(trial.windows), has_window, self._threads, self._plugins)
 
     def _start(self, job: Job) -> ForkServerProcess:
         return self._processes.start(work, job)

@@ -46,7 +46,7 @@ class Job:
     recipes: tuple[Loaded, ...]
     evaluate: tuple[str, ...] | None  # arguments of `hybridkit eval`
     windows: tuple[int, ...]  # at test time
-    windowed: bool  # whether the model has any
+    has_window: bool  # whether the model has any
     threads: int
     plugins: tuple[Path, ...]
 
@@ -134,7 +134,7 @@ def _run(job: Job, seed: int) -> dict[str, Any]:
 def _evaluate(run: Run, job: Job) -> Any:
     """What `hybridkit eval RUN --json` prints. Raises Failure."""
     words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
-    if job.windows and job.windowed:
+    if job.windows and job.has_window:
         words += ["--windows", ",".join(map(str, job.windows))]
     command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONIOENCODING": "utf-8"}

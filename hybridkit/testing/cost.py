@@ -36,7 +36,7 @@ def check_cost(block: Block, dims: Dims) -> None:
 
 def warn_unverified(block: Block, dims: Dims) -> None:
     """Say it loudly where a mixer names no reference for its exact count."""
-    if block.mixes and block.cost_reference(dims, LENGTHS[0]) is None:
+    if block.is_mixer and block.cost_reference(dims, LENGTHS[0]) is None:
         said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only held between bounds"
         warnings.warn(said, UnverifiedCost, stacklevel=3)
 
@@ -46,7 +46,7 @@ def _check_cost(block: Block, dims: Dims) -> None:
     for window in trial.all_windows:
         for tokens in LENGTHS:
             _sane(trial, tokens, window)
-        if not block.mixes:
+        if not block.is_mixer:
             _tokenwise(trial)
         elif not _equals_reference(trial, window):
             _between_bounds(trial, window)

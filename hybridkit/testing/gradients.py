@@ -23,7 +23,7 @@ def check_lengths(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
     names, parameters = zip(*trial.layer.named_parameters(), strict=True) if _has_parameters(trial) else ((), ())
     for tokens, batch in itertools.product(LENGTHS, (1, 3)):
         x, where = trial.input(batch, tokens).requires_grad_(), f"{batch} rows of {tokens} tokens"
-        y, _ = trial.run(x, starts=random_starts(batch, tokens))
+        y, _ = trial.run(x, document_starts=random_starts(batch, tokens))
         trial.check(y.shape == x.shape, f"output {tuple(y.shape)} for {tuple(x.shape)}")
         trial.check(bool(torch.isfinite(y).all()), f"output not finite, {where}")
         slope = trial.input(batch, tokens, seed=3)

@@ -33,7 +33,7 @@ def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | No
         where = f"of {tokens}, window {window}"
         trial.same(after[:, :t], before[:, :t], f"a token from {t} on {where}, changes an earlier output")
         trial.check(not torch.equal(after[:, t], before[:, t]), f"token {t} {where}, does not reach its own output")
-        if not trial.block.mixes:
+        if not trial.block.is_mixer:
             other = torch.cat([fresh[:, :t], x[:, t:]], 1)
             said = f"an earlier token changes output {t} {where}, of a block that does not mix"
             trial.same(trial.run(other, window=window)[0][:, t:], before[:, t:], said)
@@ -60,24 +60,24 @@ def check_documents(block: Block, dims: Dims, precision: Precision = FLOAT64) ->
 def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int | None) -> None:
     batch, tokens = len(layout), sum(layout[0])
     x, more, earlier = (trial.input(batch, n, seed) for n, seed in ((tokens, 1), (6, 2), (20, 3)))
-    starts = torch.zeros(batch, tokens, dtype=torch.bool)
+    document_starts = torch.zeros(batch, tokens, dtype=torch.bool)
     for row, lengths in enumerate(layout):
-        starts[row, [0, *itertools.accumulate(lengths[:-1])]] = True
+        document_starts[row, [0, *itertools.accumulate(lengths[:-1])]] = True
     alone = torch.cat([_each(trial, torch.cat([x, more], 1), layout, row, window) for row in range(batch)])
     where = f"{tokens} tokens, window {window}"
 
-    packed, state = trial.run(x, window=window, starts=starts)
+    packed, state = trial.run(x, window=window, document_starts=document_starts)
     trial.same(packed, alone[:, :tokens], f"packed documents differ from each alone, {where}")
     after, _ = trial.run(more, state, window=window)
     trial.same(after, alone[:, tokens:], f"the last document goes on otherwise from a state, {where}")
-    fresh = starts.clone()
+    fresh = document_starts.clone()
     fresh[:, 0] = False
-    trial.same(trial.run(x, window=window, starts=fresh)[0], packed, f"a first token needs a mark, {where}")
+    trial.same(trial.run(x, window=window, document_starts=fresh)[0], packed, f"a first token needs a mark, {where}")
 
     _, state = trial.run(earlier, window=window)
-    packed, _ = trial.run(x, state, window=window, starts=starts)
+    packed, _ = trial.run(x, state, window=window, document_starts=document_starts)
     trial.same(packed, alone[:, :tokens], f"an earlier document is seen through the state, {where}")
-    _goes_on(trial, x, earlier, state, (starts, fresh), layout, window)
+    _goes_on(trial, x, earlier, state, (document_starts, fresh), layout, window)
 
 
 def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
@@ -97,12 +97,12 @@ def _goes_on(
     window: int | None,
 ) -> None:
     """Row 0 goes on with the document that its state holds; the last row begins a new one."""
-    starts = marks[0].clone()
-    starts[0] = marks[1][0]
-    packed, _ = trial.run(x, state, window=window, starts=starts)
+    document_starts = marks[0].clone()
+    document_starts[0] = marks[1][0]
+    packed, _ = trial.run(x, state, window=window, document_starts=document_starts)
     first = layout[0][0]
     joined = trial.run(torch.cat([earlier, x], 1)[:1, : earlier.shape[1] + first], window=window)[0]
     trial.same(packed[:1, :first], joined[:, earlier.shape[1] :], f"a document does not go on from a state, {window=}")
     last = len(x) - 1
-    own, _ = trial.run(x[last:], rows_of(state, last, last + 1), window=window, starts=starts[last:])
+    own, _ = trial.run(x[last:], rows_of(state, last, last + 1), window=window, document_starts=document_starts[last:])
     trial.same(packed[last:], own, f"a row's documents are another row's, window {window}")

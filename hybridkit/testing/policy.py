@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 
 SEEDS = 10
 SIGMAS = 5.0  # of a binomial share: one right policy in a million is refused
@@ -24,21 +24,23 @@ RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "HOSTN
 def check_window(window: Window, total_steps: int = 1000) -> None:
     """A policy is pure, stays within its shares, keeps them over a run, and gives `largest` outside training."""
     _shares(window, total_steps)
-    ticks = [Tick(seed, step, total_steps) for seed in range(SEEDS) for step in range(total_steps)]
-    drawn = [window(tick, 0) for tick in ticks]
-    _pure(window, ticks, drawn)
+    steps = [TrainStep(seed, step, total_steps) for seed in range(SEEDS) for step in range(total_steps)]
+    drawn = [window(step, 0) for step in steps]
+    _pure(window, steps, drawn)
     for begin in range(0, len(drawn), total_steps):
         _kept(window, drawn[begin : begin + total_steps], total_steps, f"seed {begin // total_steps}")
     _kept(window, drawn, total_steps, f"{SEEDS} seeds")
-    _other_entries(window, ticks, drawn, total_steps)
-    for tick in (Tick(seed, step, n, training=False) for seed in (0, 3) for n in (1, 7, 1000) for step in range(n)):
+    _other_entries(window, steps, drawn, total_steps)
+    for step in (
+        TrainStep(seed, step, n, training=False) for seed in (0, 3) for n in (1, 7, 1000) for step in range(n)
+    ):
         for index in (0, 1, 5):
-            assert window(tick, index) == window.largest, f"{window} is not largest outside training, at {tick}"
+            assert window(step, index) == window.largest, f"{window} is not largest outside training, at {step}"
 
 
 def _shares(window: Window, total_steps: int) -> None:
-    shares = window.shares()
-    assert shares == window.shares(), f"{window} says other shares when asked again"
+    shares = window.probabilities()
+    assert shares == window.probabilities(), f"{window} says other shares when asked again"
     assert abs(sum(shares.values()) - 1) < 1e-9, f"the shares of {window} do not add up to 1"
     assert all(type(value) is int and value >= 1 for value in shares), f"{window}: a window is a whole number from 1 on"
     assert all(share >= 0 for share in shares.values()), f"{window} has a negative share"
@@ -48,28 +50,28 @@ def _shares(window: Window, total_steps: int) -> None:
         said = f"p belongs to the short window: {window} gives it a share of {shares[min(shares)]}"
         assert abs(shares[min(shares)] - p * until) < 1e-9, said
     for steps in (1, 2, 7):
-        for tick in (Tick(seed, step, steps) for seed in range(SEEDS) for step in range(steps)):
-            assert window(tick, 0) in shares, f"{window} leaves the windows of its shares, at {tick}"
+        for step in (TrainStep(seed, step, steps) for seed in range(SEEDS) for step in range(steps)):
+            assert window(step, 0) in shares, f"{window} leaves the windows of its shares, at {step}"
 
 
-def _pure(window: Window, ticks: Sequence[Tick], drawn: Sequence[int]) -> None:
+def _pure(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int]) -> None:
     """The same answers in any order, from an equal policy, and whatever the process, rank, clock and generators are."""
     said = f"{window} answers differently the second time"
-    assert drawn == [window(tick, 0) for tick in ticks], said
+    assert drawn == [window(step, 0) for step in steps], said
     assert all(type(value) is int for value in drawn), f"{window}: a window is a whole number"
-    order = list(range(len(ticks)))
+    order = list(range(len(steps)))
     random.Random(0).shuffle(order)
-    assert all(window(ticks[place], 0) == drawn[place] for place in order), f"{said}, or in another order"
+    assert all(window(steps[place], 0) == drawn[place] for place in order), f"{said}, or in another order"
     said = f"{window} depends on the process, its rank, its clock or a random generator"
     for rank in ("1", "6"):
         with elsewhere(sys.modules[type(window).__module__], rank):
             others = [window.model_copy(deep=True) for _ in range(9)]
-            answers = [others[place % 9](tick, 0) for place, tick in enumerate(ticks[::3])]
+            answers = [others[place % 9](step, 0) for place, step in enumerate(steps[::3])]
         assert answers == drawn[::3], f"{said}, and not on the step alone"
 
 
 def _kept(window: Window, drawn: Sequence[int], total_steps: int, where: str) -> None:
-    shares = window.shares()
+    shares = window.probabilities()
     assert set(drawn) <= set(shares), f"{window} leaves the windows of its shares: {set(drawn) - set(shares)}"
     for value, share in shares.items():
         # Five standard deviations, and one step's rounding of a boundary at each of two ends.
@@ -79,10 +81,10 @@ def _kept(window: Window, drawn: Sequence[int], total_steps: int, where: str) ->
         assert error <= bound, f"{window} gives {value} in {found:.4f} of the steps, not {share:.4f}; {where}"
 
 
-def _other_entries(window: Window, ticks: Sequence[Tick], drawn: Sequence[int], total_steps: int) -> None:
+def _other_entries(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int], total_steps: int) -> None:
     """All entries share a batch's draw, unless the policy says `scope=layer`."""
     for index in (1, 7):
-        other = [window(tick, index) for tick in ticks]
+        other = [window(step, index) for step in steps]
         _kept(window, other, total_steps, f"entry {index}")
         if getattr(window, "scope", "layer") == "batch":
             assert other == drawn, f"{window} has the scope of a batch, and answers otherwise for entry {index}"

@@ -17,25 +17,25 @@ def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> No
     """
     trial = Trial(block, dims, precision)
     for tokens in (1, 40, 200):
-        x, starts = trial.input(2, tokens), random_starts(2, tokens, 0.05)
+        x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.05)
         _, state = trial.run(trial.input(2, 12, seed=3))
         state = of_state(state, [tensor.detach() for tensor in state])
-        _leaves_alone(trial, x, state, starts)
-        _same_again(trial, x, state, starts)
+        _leaves_alone(trial, x, state, document_starts)
+        _same_again(trial, x, state, document_starts)
     _same_weights(trial)
     _on_meta(trial)
 
 
-def _leaves_alone(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
+def _leaves_alone(trial: Trial, x: Tensor, state: State, document_starts: Tensor) -> None:
     own = {**trial.layer.state_dict(), **dict(trial.layer.named_buffers())}
     held = {name: tensor.clone() for name, tensor in own.items()}
-    given, marks, generator, numbers = x.clone(), starts.clone(), torch.get_rng_state(), random.getstate()
+    given, marks, generator, numbers = x.clone(), document_starts.clone(), torch.get_rng_state(), random.getstate()
     for training in (True, False):
         trial.layer.train(training)
-        trial.run(x, clone(state), starts=starts)
+        trial.run(x, clone(state), document_starts=document_starts)
         said = f"a call of {x.shape[1]} tokens modifies"
         trial.check(torch.equal(x, given), f"{said} its input")
-        trial.check(torch.equal(starts, marks), f"{said} the marks of documents")
+        trial.check(torch.equal(document_starts, marks), f"{said} the marks of documents")
         for name, tensor in {**trial.layer.state_dict(), **dict(trial.layer.named_buffers())}.items():
             trial.check(name in held and torch.equal(tensor, held[name]), f"{said} its own {name}")
     trial.layer.train()
@@ -43,9 +43,9 @@ def _leaves_alone(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None
     trial.check(not drawn, "a call draws from a global random generator")
 
 
-def _same_again(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
+def _same_again(trial: Trial, x: Tensor, state: State, document_starts: Tensor) -> None:
     """The same call in other circumstances."""
-    right, left = trial.run(x, state, starts=starts)
+    right, left = trial.run(x, state, document_starts=document_starts)
 
     def same(what: str, call: Callable[[], tuple[Tensor, State]]) -> None:
         y, after = call()
@@ -53,7 +53,7 @@ def _same_again(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
         trial.same_state(after, left, f"{what} gives another state, {x.shape[1]} tokens")
 
     def again() -> tuple[Tensor, State]:
-        return trial.run(x, state, starts=starts)
+        return trial.run(x, state, document_starts=document_starts)
 
     def seeded() -> tuple[Tensor, State]:
         with torch.random.fork_rng(devices=[]):
@@ -72,11 +72,14 @@ def _same_again(trial: Trial, x: Tensor, state: State, starts: Tensor) -> None:
     same("another random seed", seeded)
     same("eval()", evaluated)
     same("torch.no_grad", torch.no_grad()(again))
-    same("an input that wants a gradient", lambda: trial.run(x.clone().requires_grad_(), state, starts=starts))
-    loose, marks = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in (x, starts))
+    same(
+        "an input that wants a gradient",
+        lambda: trial.run(x.clone().requires_grad_(), state, document_starts=document_starts),
+    )
+    loose, marks = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in (x, document_starts))
     held = of_state(state, [_strided(tensor) for tensor in state])
-    same("memory that is not contiguous", lambda: trial.run(loose, held, starts=marks))
-    same("a slice of a wider tensor", lambda: trial.run(_strided(x), state, starts=_strided(starts)))
+    same("memory that is not contiguous", lambda: trial.run(loose, held, document_starts=marks))
+    same("a slice of a wider tensor", lambda: trial.run(_strided(x), state, document_starts=_strided(document_starts)))
 
 
 def _strided(x: Tensor) -> Tensor:

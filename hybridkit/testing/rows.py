@@ -20,38 +20,38 @@ def check_rows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None
 
 def _as_alone(trial: Trial, tokens: int, window: int | None) -> None:
     x, earlier = trial.input(ROWS, tokens), trial.input(ROWS, 25, seed=4)
-    starts, slope = random_starts(ROWS, tokens, 0.04), trial.input(ROWS, tokens, seed=6)
-    starts[1] = False  # one row is one document
-    _, state = trial.run(earlier, window=window, starts=random_starts(ROWS, 25))
+    document_starts, slope = random_starts(ROWS, tokens, 0.04), trial.input(ROWS, tokens, seed=6)
+    document_starts[1] = False  # one row is one document
+    _, state = trial.run(earlier, window=window, document_starts=random_starts(ROWS, 25))
     state = of_state(state, [tensor.detach() for tensor in state])
     for before in (None, state):
-        y, after, grad = _call(trial, x, before, window, starts, slope)
+        y, after, grad = _call(trial, x, before, window, document_starts, slope)
         for row in range(ROWS):
             own = slice(row, row + 1)
             held = None if before is None else rows_of(before, row, row + 1)
-            alone, left, own_grad = _call(trial, x[own], held, window, starts[own], slope[own])
+            alone, left, own_grad = _call(trial, x[own], held, window, document_starts[own], slope[own])
             where = f"row {row} of {ROWS}, {tokens} tokens, window {window}"
             trial.same(y[own], alone, f"outputs depend on other rows: {where}")
             trial.same_state(rows_of(after, row, row + 1), left, f"the state depends on other rows: {where}")
             trial.same(grad[own], own_grad, f"gradients depend on other rows: {where}")
-    _other_order(trial, x, state, window, starts)
+    _other_order(trial, x, state, window, document_starts)
     _steps(trial, x, state)
 
 
 def _call(
-    trial: Trial, x: Tensor, state: State | None, window: int | None, starts: Tensor, slope: Tensor
+    trial: Trial, x: Tensor, state: State | None, window: int | None, document_starts: Tensor, slope: Tensor
 ) -> tuple[Tensor, State, Tensor]:
     """Output, state after it, and the gradient of the input."""
     x = x.clone().requires_grad_()
-    y, after = trial.run(x, state, window=window, starts=starts)
+    y, after = trial.run(x, state, window=window, document_starts=document_starts)
     return y.detach(), of_state(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
 
 
-def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, starts: Tensor) -> None:
+def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, document_starts: Tensor) -> None:
     order = torch.arange(ROWS).roll(1)
     turned = of_state(state, [tensor[order] for tensor in state])
-    y, after = trial.run(x[order], turned, window=window, starts=starts[order])
-    right, left = trial.run(x, state, window=window, starts=starts)
+    y, after = trial.run(x[order], turned, window=window, document_starts=document_starts[order])
+    right, left = trial.run(x, state, window=window, document_starts=document_starts)
     said = f"rows in another order give other results, {x.shape[1]} tokens, window {window}"
     trial.same(y, right[order], said)
     trial.same_state(after, of_state(left, [tensor[order] for tensor in left]), said)

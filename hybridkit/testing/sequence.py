@@ -16,10 +16,10 @@ LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
     trial, tokens = Trial(block, dims, precision), 67
-    x, starts = trial.input(2, tokens), random_starts(2, tokens)
-    for window, marks in ((None, None), *itertools.product(trial.windows, (starts,))):
-        whole = trial.run(x, window=window, starts=marks)
-        one_by_one = window in (2, 16) or not block.windowed
+    x, document_starts = trial.input(2, tokens), random_starts(2, tokens)
+    for window, marks in ((None, None), *itertools.product(trial.windows, (document_starts,))):
+        whole = trial.run(x, window=window, document_starts=marks)
+        one_by_one = window in (2, 16) or not block.has_window
         for cuts in (*CUTS, list(range(1, tokens))) if one_by_one else CUTS:
             _same_parts(trial, whole, x, cuts, window, marks)
     _long_splits(trial)
@@ -28,15 +28,22 @@ def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> Non
 def _long_splits(trial: Trial) -> None:
     """A leak or a loss may begin only in long calls: 300 tokens one by one, and `LONG` in some parts."""
     for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
-        x, starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
+        x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
         for window in dict.fromkeys(trial.some_windows[place] for place in windows):
-            _same_parts(trial, trial.run(x, window=window, starts=starts), x, cuts, window, starts)
+            _same_parts(
+                trial, trial.run(x, window=window, document_starts=document_starts), x, cuts, window, document_starts
+            )
 
 
 def _same_parts(
-    trial: Trial, whole: tuple[Tensor, State], x: Tensor, cuts: list[int], window: int | None, starts: Tensor | None
+    trial: Trial,
+    whole: tuple[Tensor, State],
+    x: Tensor,
+    cuts: list[int],
+    window: int | None,
+    document_starts: Tensor | None,
 ) -> None:
-    parts, state = trial.chunked(x, cuts, window, starts)
+    parts, state = trial.chunked(x, cuts, window, document_starts)
     where = f"for {x.shape[1]} tokens cut at {str(cuts[:4])[1:-1]}{'...' if len(cuts) > 4 else ''}, window {window}"
     trial.same(parts, whole[0], f"outputs differ {where}")
     trial.same_state(state, whole[1], f"the state differs {where}")
@@ -53,12 +60,16 @@ def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None
 @torch.no_grad()
 def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> None:
     batch, tokens = x.shape[:2]
-    starts = random_starts(batch, tokens, 0.2)
-    starts[:, prompt:] = False  # a step begins no document
+    document_starts = random_starts(batch, tokens, 0.2)
+    document_starts[:, prompt:] = False  # a step begins no document
     more = trial.input(batch, 5, seed=5)
-    whole, _ = trial.run(torch.cat([x, more], 1), window=window, starts=torch.cat([starts, starts[:, :5] & False], 1))
+    whole, _ = trial.run(
+        torch.cat([x, more], 1),
+        window=window,
+        document_starts=torch.cat([document_starts, document_starts[:, :5] & False], 1),
+    )
     if prompt:
-        state = trial.run(x[:, :prompt], window=window, starts=starts[:, :prompt])[1]
+        state = trial.run(x[:, :prompt], window=window, document_starts=document_starts[:, :prompt])[1]
     else:
         state = trial.empty(batch, 0, window)
     state = trial.layer.reserve(clone(state), tokens)
@@ -85,10 +96,10 @@ def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
 
 def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
     batch, tokens = x.shape[:2]
-    starts = random_starts(batch, tokens, 0.2)
-    starts[:, prompt:] = False
-    whole = x + trial.run(norm(x), window=window, starts=starts)[0]
-    state = trial.run(norm(x[:, :prompt]), window=window, starts=starts[:, :prompt])[1]
+    document_starts = random_starts(batch, tokens, 0.2)
+    document_starts[:, prompt:] = False
+    whole = x + trial.run(norm(x), window=window, document_starts=document_starts)[0]
+    state = trial.run(norm(x[:, :prompt]), window=window, document_starts=document_starts[:, :prompt])[1]
     state = trial.layer.reserve(clone(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():

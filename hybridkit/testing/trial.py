@@ -70,22 +70,22 @@ class Trial:
         return x.to(self.precision.dtype)
 
     def run(
-        self, x: Tensor, state: State | None = None, *, window: int | None = None, starts: Tensor | None = None
+        self, x: Tensor, state: State | None = None, *, window: int | None = None, document_starts: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """One call of the layer."""
         with self.precision.on():
-            y, after = self.layer(x, state, window=window, starts=starts)
+            y, after = self.layer(x, state, window=window, document_starts=document_starts)
         return y, after
 
     def chunked(
-        self, x: Tensor, cuts: Sequence[int], window: int | None = None, starts: Tensor | None = None
+        self, x: Tensor, cuts: Sequence[int], window: int | None = None, document_starts: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The same tokens in several calls, each from the state of the one before."""
         outputs: list[Tensor] = []
         state: State | None = None
         for begin, end in itertools.pairwise([0, *cuts, x.shape[1]]):
-            marks = None if starts is None else starts[:, begin:end]
-            y, state = self.run(x[:, begin:end], state, window=window, starts=marks)
+            marks = None if document_starts is None else document_starts[:, begin:end]
+            y, state = self.run(x[:, begin:end], state, window=window, document_starts=marks)
             outputs.append(y)
         assert state is not None
         return torch.cat(outputs, dim=1), state

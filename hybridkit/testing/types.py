@@ -50,7 +50,7 @@ def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
     names, weights = zip(*trial.layer.named_parameters(), strict=True)
     x = x.to(trial.precision.dtype).requires_grad_()
     batch, tokens = x.shape[:2]
-    y, _ = trial.run(x, starts=random_starts(batch, tokens, 0.03))
+    y, _ = trial.run(x, document_starts=random_starts(batch, tokens, 0.03))
     slope = trial.input(batch, tokens, seed=3).to(y.dtype)
     grads = torch.autograd.grad(y, [x, *weights], slope, allow_unused=True)
     named = zip(("x", *names), grads, strict=True)
@@ -67,7 +67,7 @@ def _types(trial: Trial, tokens: int) -> None:
         trial.check(bool(torch.isfinite(y).all()), f"{call} of {tokens} tokens is not finite")
         states.append(state)
 
-    right(*trial.run(x, starts=random_starts(2, tokens)), "a call")
+    right(*trial.run(x, document_starts=random_starts(2, tokens)), "a call")
     right(*trial.run(x, states[0]), "a call from a state")
     learned = x.clone().requires_grad_()
     y, _ = trial.run(learned)

@@ -18,7 +18,7 @@ _MODES = 4  # training or evaluation, with or without document starts
 
 def compile_layers(model: Model) -> None:
     """Compile every layer in place; its weights keep their names."""
-    graphs = sum(_graphs(entry.window.shares()) if entry.window else 1 for entry in set(model.plan.entries))
+    graphs = sum(_graphs(entry.window.probabilities()) if entry.window else 1 for entry in set(model.plan.entries))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MODES * graphs)
     for layer in model.layers:
         layer.compile(dynamic=False)
@@ -27,7 +27,7 @@ def compile_layers(model: Model) -> None:
 def for_graphs(plan: Plan, windows: Sequence[int | None]) -> list[int | Tensor | None]:
     """The windows as compiled layers take them."""
     return [
-        torch.tensor(window) if entry.window and len(entry.window.shares()) > MANY else window
+        torch.tensor(window) if entry.window and len(entry.window.probabilities()) > MANY else window
         for entry, window in zip(plan.entries, windows, strict=True)
     ]
 

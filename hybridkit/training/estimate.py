@@ -3,7 +3,7 @@
 from typing import Any
 
 from hybridkit.cost.flops import Case, cost
-from hybridkit.cost.memory import Training, activations, held
+from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
 from hybridkit.system.machine import choose_device, choose_precision
@@ -25,7 +25,7 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     share = -(-train.batch_tokens * train.sequence_parallel // (sequence * ranks))  # sequences of a step on a rank
     training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
     case = Case(sequence)
-    lasting, kept = held(plan, training), activations(plan, training, case)
+    lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
     stage = train.zero if train.engine == "deepspeed" else 0
     memory = {"held": lasting.on_rank(stage, ranks)}
     memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // train.sequence_parallel

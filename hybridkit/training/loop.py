@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybridkit.block import Tick
+from hybridkit.block import TrainStep
 from hybridkit.data.batches import Batch, Feed
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
@@ -21,7 +21,7 @@ from hybridkit.system.signals import Signals
 from hybridkit.training.checkpoint import Store, is_scheduled
 from hybridkit.training.engines.engine import Engine, Gradient
 from hybridkit.training.logs import Logs
-from hybridkit.training.micro_batches import automatic_rows, counted, micro_batches
+from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.schedule import learning_rate
 from hybridkit.training.state import State, load_state
@@ -90,18 +90,18 @@ class Loop:
         began = time.perf_counter()
         state, train = self._state, self._train
         batch = self._parts.feed.at(state.position)
-        windows = self._parts.plan.windows(Tick(train.seed, state.step, train.steps))
-        targets = counted(batch)
-        shares = micro_batches(batch, self._rows, self._engine.replica, self._engine.replicas)
+        windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
+        targets = num_targets(batch)
+        shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
         gradient = self._engine.gradients(shares, windows, targets)
         loss = gradient.nats / targets if targets else None
         self._refuse_non_finite(loss, gradient)
         if loss is not None and state.spikes(loss, train.spike):
-            self._engine.discard()
+            self._engine.zero_grad()
             self._pass_over(loss)
             return False
         lr = learning_rate(state.step, train)
-        self._engine.update(lr) if targets else self._engine.discard()
+        self._engine.update(lr) if targets else self._engine.zero_grad()
         state.advance(loss)
         self._log(batch, windows, gradient, {"loss": loss, "lr": lr}, time.perf_counter() - began)
         return True
@@ -127,7 +127,7 @@ class Loop:
         if last or step % self._train.validate_every == 0:
             self._validate()
         asked, signals.save = signals.save, 0
-        wanted = self._engine.agree(asked)
+        wanted = self._engine.all_reduce_max(asked)
         if step % self._train.checkpoint_every == 0:
             self._state.schedule()
         if wanted or is_scheduled(step, self._train):
@@ -143,7 +143,7 @@ class Loop:
 
     def _obey(self, signals: Signals) -> None:
         """Stop for a signal that any rank got."""
-        number = self._engine.agree(signals.stop)
+        number = self._engine.all_reduce_max(signals.stop)
         step = self._state.step
         if not number or step == self._train.steps:
             return

@@ -18,20 +18,22 @@ CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products r
 KEPT = 16  # values of its width that an entry keeps a token for backward: an FFN of 8/3, and roughly a mixer
 
 
-def counted(batch: Batch) -> int:
+def num_targets(batch: Batch) -> int:
     """Targets that count; 0 where a batch has none."""
     return int((batch.targets != IGNORED).sum())
 
 
-def micro_batches(batch: Batch, rows: int, replica: int = 0, replicas: int = 1) -> list[Batch]:
+def micro_batches(batch: Batch, rows: int, data_parallel_rank: int = 0, data_parallel_size: int = 1) -> list[Batch]:
     """Rows replica, replica + R, ... in parts of `rows`. Rows without targets fill up where R does not divide B."""
-    batch = _padded(batch, -len(batch.tokens) % replicas)
-    mine = slice(replica, None, replicas)
-    parts = (t[mine].split(rows) if t is not None else None for t in (batch.tokens, batch.targets, batch.starts))
-    tokens, targets, starts = parts
+    batch = _padded(batch, -len(batch.tokens) % data_parallel_size)
+    mine = slice(data_parallel_rank, None, data_parallel_size)
+    parts = (
+        t[mine].split(rows) if t is not None else None for t in (batch.tokens, batch.targets, batch.document_starts)
+    )
+    tokens, targets, document_starts = parts
     assert tokens and targets
     return [
-        replace(batch, tokens=part, targets=targets[i], starts=starts[i] if starts else None)
+        replace(batch, tokens=part, targets=targets[i], document_starts=document_starts[i] if document_starts else None)
         for i, part in enumerate(tokens)
     ]
 
@@ -57,7 +59,7 @@ def _padded(batch: Batch, rows: int) -> Batch:
         batch,
         tokens=_more(batch.tokens, rows, 0),
         targets=_more(batch.targets, rows, IGNORED),
-        starts=None if batch.starts is None else _more(batch.starts, rows, False),
+        document_starts=None if batch.document_starts is None else _more(batch.document_starts, rows, False),
     )
 
 

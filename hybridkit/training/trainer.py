@@ -87,7 +87,7 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
     state = _restored(found, about, engine, recipe, reporter)
     about["threads"] = torch.get_num_threads()
     lead = engine.rank == 0
-    store = Store(run, recipe.train, lead=lead, barrier=lambda: engine.agree(0))
+    store = Store(run, recipe.train, lead=lead, barrier=lambda: engine.all_reduce_max(0))
     if lead:
         write_whole(run.recipe_file, dump(recipe).encode())
         if found.checkpoint is None:
@@ -114,7 +114,7 @@ def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
             _refuse_begun(run, resume)
         except (UserError, OSError) as error:
             refusal = error
-    if engine.agree(int(refusal is not None)):
+    if engine.all_reduce_max(int(refusal is not None)):
         raise refusal or SystemExit(2)
 
 
@@ -224,7 +224,7 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
         _refuse_tokenizer(origin, about["tokenizer"])
         if (code := recorded(origin)) and code != about["code"]:
             reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
-        engine.adopt(origin.weights(), f"train.from: {origin.path}")
+        engine.load_weights(origin.weights(), f"train.from: {origin.path}")
     return State()
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 
-from hybridkit.block import Tick
+from hybridkit.block import TrainStep
 from hybridkit.data.batches import Batch, Feed
 from hybridkit.model.plan import Plan
 from hybridkit.training.engines.engine import Engine
-from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.micro_batches import micro_batches, num_targets
 
 TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a few training steps cost
 
@@ -18,11 +18,13 @@ def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, flo
 
     `rows` of a micro-batch.
     """
-    windows = plan.windows(Tick(seed=0, step=0, total_steps=1, training=False))
+    windows = plan.windows(TrainStep(seed=0, step=0, total_steps=1, training=False))
     nats, targets, raw = 0.0, 0, 0
     for batch in _first(feed.validation()):
-        nats += engine.evaluate(micro_batches(batch, rows, engine.replica, engine.replicas), windows)
-        targets += counted(batch)
+        nats += engine.evaluate(
+            micro_batches(batch, rows, engine.data_parallel_rank, engine.data_parallel_size), windows
+        )
+        targets += num_targets(batch)
         raw += batch.bytes
     return {"val_loss": nats / targets if targets else None, "val_bits_per_byte": bits_per_byte(nats, raw)}
 

@@ -31,11 +31,11 @@ def tokens(count: int, batch: int = 2) -> Tensor:
 @torch.no_grad()
 def test_steps_continue_any_prefill_with_documents(block: Block) -> None:
     layer, x = built(block), tokens(60)
-    starts = torch.zeros(2, 60, dtype=torch.bool)
-    starts[0, 20] = starts[1, 27] = starts[1, 30] = True
-    whole, _ = layer(x, starts=starts)
+    document_starts = torch.zeros(2, 60, dtype=torch.bool)
+    document_starts[0, 20] = document_starts[1, 27] = document_starts[1, 30] = True
+    whole, _ = layer(x, document_starts=document_starts)
     for prompt, room in itertools.product((31, 45), (60, 61, 1000)):
-        _, state = layer(x[:, :prompt], starts=starts[:, :prompt])
+        _, state = layer(x[:, :prompt], document_starts=document_starts[:, :prompt])
         state = layer.reserve(state, room)
         before = [tensor.data_ptr() for tensor in state]
         for t in range(prompt, 60):

@@ -22,13 +22,13 @@ SIZES = {1: "gates near 1", 12: "gates near the cap of 15", 40: "gates beyond it
 
 
 def recurrence(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory, starts: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory, document_starts: Tensor | None = None
 ) -> tuple[Tensor, Memory]:
     """The xLSTM paper's equations, token by token; every operation differentiable by autograd."""
     (C, n, m), outputs = state, []
     for t in range(q.shape[2]):
-        if starts is not None:
-            old = (~starts[:, t]).to(C.dtype)[:, None, None]
+        if document_starts is not None:
+            old = (~document_starts[:, t]).to(C.dtype)[:, None, None]
             C, n, m = C * old[..., None], n * old, m * old
         log_f, log_i = F.logsigmoid(f[:, :, t, None]), i[:, :, t, None]
         new = torch.maximum(log_f + m, log_i)
@@ -53,13 +53,13 @@ def inputs(tokens: int, size: float = 1.0) -> tuple[list[Tensor], Memory]:
 
 def documents(tokens: int) -> Tensor:
     """Starts at random, at position 0, three in a row, and on both sides of every chunk's border."""
-    starts = torch.rand(B, tokens) < 0.05
-    starts[0, 0] = True
-    starts[1, tokens // 2 : tokens // 2 + 3] = True
+    document_starts = torch.rand(B, tokens) < 0.05
+    document_starts[0, 0] = True
+    document_starts[1, tokens // 2 : tokens // 2 + 3] = True
     length = tiles(tokens)[1]
-    starts[0, length::length] = True
-    starts[1, length - 1 :: length] = True
-    return starts
+    document_starts[0, length::length] = True
+    document_starts[1, length - 1 :: length] = True
+    return document_starts
 
 
 def assert_close(actual: Sequence[Tensor], expected: Sequence[Tensor | None]) -> None:
@@ -73,10 +73,10 @@ def assert_close(actual: Sequence[Tensor], expected: Sequence[Tensor | None]) ->
 @pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
 def test_chunkwise_is_the_recurrence(tokens: int, size: float, packed: bool) -> None:
     leaves, state = inputs(tokens, size)
-    starts = documents(tokens) if packed else None
+    document_starts = documents(tokens) if packed else None
     outputs = []
     for form in (chunkwise, recurrence):
-        h, after = form(*leaves, state, starts)
+        h, after = form(*leaves, state, document_starts)
         slopes = [torch.cos(torch.arange(t.numel(), dtype=t.dtype)).view_as(t) for t in (h, *after)]
         loss = sum((t * slope).sum() for t, slope in zip((h, *after), slopes, strict=True))
         outputs.append((h, *after, *torch.autograd.grad(loss, [*leaves, *state], allow_unused=True)))
@@ -85,11 +85,11 @@ def test_chunkwise_is_the_recurrence(tokens: int, size: float, packed: bool) -> 
 
 def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves, state = inputs(300)
-    starts = documents(300)
+    document_starts = documents(300)
     whole, parts = [], []
     for outputs, span in ((whole, 2**19), (parts, 1)):
         monkeypatch.setattr(chunkwise_module, "SPAN", span)
-        h, after = chunkwise(*leaves, state, starts)
+        h, after = chunkwise(*leaves, state, document_starts)
         outputs += [h, *after, *torch.autograd.grad(h.square().sum() + after.C.sum(), leaves)]
     assert_close(parts, whole)
 
@@ -98,10 +98,10 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
 def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     monkeypatch.setattr(chunkwise_module, "CHUNK", 3)
     leaves, state = inputs(7)
-    starts = torch.tensor([[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0]], dtype=torch.bool) if packed else None
+    document_starts = torch.tensor([[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0]], dtype=torch.bool) if packed else None
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        h, after = chunkwise(*tensors[:5], Memory(*tensors[5:]), starts)
+        h, after = chunkwise(*tensors[:5], Memory(*tensors[5:]), document_starts)
         return h, *after
 
     assert torch.autograd.gradcheck(flat, (*leaves, *state))

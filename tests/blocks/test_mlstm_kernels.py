@@ -32,11 +32,11 @@ def test_the_librarys_native_form_agrees_with_the_own_one(tokens: int) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, tokens, width, requires_grad=True) for width in (8, 8, 16))
     i, f = (torch.randn(2, 3, tokens, requires_grad=True) for _ in range(2))
-    starts = torch.rand(2, tokens) < 0.05
+    document_starts = torch.rand(2, tokens) < 0.05
     state = chunkwise(q, k, v, i, f)[1]
     outputs = []
     for name in ("own", "native"):
-        h, after = _kernels.CELLS[name](q, k, v, i, f, state, starts)
+        h, after = _kernels.CELLS[name](q, k, v, i, f, state, document_starts)
         outputs.append((h, *after, *torch.autograd.grad(h.square().mean(), (q, k, v, i, f), retain_graph=True)))
     for a, b in zip(*outputs, strict=True):
         close(b, a, 1e-3)  # fp32, and n . q near zero, which magnifies rounding where it divides

@@ -9,7 +9,7 @@ import torch
 from project import ROOT
 from torch import nn
 
-from hybridkit.block import Block, Count, Dims, Entry, Layer, Tick, window_of
+from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_of
 from hybridkit.cost.cross_check import scaled_down
 from hybridkit.cost.flops import Case, cost, forward_flops, head_flops, largest_window, parameters, state_bytes
 from hybridkit.model.loading import plan
@@ -124,7 +124,7 @@ class PluggedLayer(Layer):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(dims.width, dims.width))
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         return x @ self.weight, (x.new_zeros(len(x), 3),)
 
 
@@ -152,7 +152,7 @@ def test_decoding_every_position_costs_the_prompt() -> None:
 
 def test_training_is_the_mean_over_the_draws_of_a_run() -> None:
     described, steps, tokens = compiled("[swa:stoch(4,16,p=.25,until=.8), mlstm]*2"), 4000, 64
-    drawn = [forward_flops(described, tokens, described.windows(Tick(0, step, steps))) for step in range(steps)]
+    drawn = [forward_flops(described, tokens, described.windows(TrainStep(0, step, steps))) for step in range(steps)]
     expected = cost(described, Case(tokens)).forward * tokens
     low, high = (forward_flops(described, tokens, [w, None, None, None] * 2) for w in (4, 16))
     # Four standard deviations of the mean of 3200 throws of a coin.

@@ -41,7 +41,7 @@ def test_a_match_costs_what_it_says_and_its_neighbours_are_no_nearer(measure: Me
     for neighbour in (width - 16, width + 16):
         value = MEASURES[measure](plan(with_width(other, neighbour)), CASE)
         assert abs(value - wanted) >= abs(found["width"].value - wanted)
-    mixers = sum(entry.block.mixes for entry in plan(found["depth"].loaded).entries)
+    mixers = sum(entry.block.is_mixer for entry in plan(found["depth"].loaded).entries)
     assert mixers == 2 * found["depth"].size
 
 

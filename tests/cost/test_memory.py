@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.block import Dims, Entry, Layer
 from hybridkit.cost.flops import Case
-from hybridkit.cost.memory import Held, Training, activations, held
+from hybridkit.cost.memory import PersistentMemory, Training, activations, persistent_memory
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -22,9 +22,9 @@ def compiled(pattern: str, tie: bool = False) -> Plan:
 
 def batch() -> dict[str, torch.Tensor]:
     ids = torch.randint(257, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
-    starts = torch.zeros(ROWS, TOKENS, dtype=torch.bool)
-    starts[:, 100] = True
-    return {"tokens": ids, "targets": ids, "starts": starts}
+    document_starts = torch.zeros(ROWS, TOKENS, dtype=torch.bool)
+    document_starts[:, 100] = True
+    return {"tokens": ids, "targets": ids, "starts": document_starts}
 
 
 def live_bytes(model: Model, autocast: bool) -> int:
@@ -46,7 +46,7 @@ def test_weights_gradients_and_optimizer_are_what_a_step_leaves(tie: bool) -> No
     model(**batch())[0].backward()
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    found = held(model.plan, Training())
+    found = persistent_memory(model.plan, Training())
     assert found.weights == sum(weight.nbytes for weight in model.parameters())
     assert found.gradients == sum(weight.grad.nbytes for weight in model.parameters())  # type: ignore[union-attr]
     assert found.optimizer == pytest.approx(sum(tensor.nbytes for tensor in moments), rel=0.02)
@@ -80,10 +80,13 @@ def test_twice_the_tokens_or_rows_take_twice_the_memory_of_the_layers() -> None:
 
 
 def test_zero_shares_out_optimizer_then_gradients_then_weights() -> None:
-    states = Held(100, 100, 200)
+    states = PersistentMemory(100, 100, 200)
     assert [states.on_rank(stage, 4) for stage in range(4)] == [400, 250, 175, 100]
     assert states.on_rank(3, 3) == 34 + 34 + 67
-    assert held(compiled("sa"), Training("fp64")).weights == 2 * held(compiled("sa"), Training()).weights
+    assert (
+        persistent_memory(compiled("sa"), Training("fp64")).weights
+        == 2 * persistent_memory(compiled("sa"), Training()).weights
+    )
 
 
 def test_a_layer_that_looks_at_its_values_is_run_for_real() -> None:
@@ -92,7 +95,7 @@ def test_a_layer_that_looks_at_its_values_is_run_for_real() -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(64))
 
-        def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+        def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
             return (x * self.weight if x.sum().item() != 0 else x), ()
 
     class Look(compiled("sa").entries[0].block.__class__):  # type: ignore[misc]

@@ -27,8 +27,12 @@ def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def same(a: Batch, b: Batch) -> bool:
-    starts = a.starts is b.starts is None or (a.starts is not None and torch.equal(a.starts, b.starts))  # type: ignore[arg-type]
-    return torch.equal(a.tokens, b.tokens) and torch.equal(a.targets, b.targets) and starts and a.bytes == b.bytes
+    document_starts = a.document_starts is b.document_starts is None or (
+        a.document_starts is not None and torch.equal(a.document_starts, b.document_starts)
+    )  # type: ignore[arg-type]
+    return (
+        torch.equal(a.tokens, b.tokens) and torch.equal(a.targets, b.targets) and document_starts and a.bytes == b.bytes
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_alone(corpus: Corpus) -> None:
@@ -49,7 +53,7 @@ def test_ranks_share_the_batch(corpus: Corpus, ranks: int, documents: str) -> No
         for rank, part in enumerate(parts):
             assert torch.equal(part.tokens, whole.tokens[rank::ranks])
             assert torch.equal(part.targets, whole.targets[rank::ranks])
-            assert part.starts is None or torch.equal(part.starts, whole.starts[rank::ranks])  # type: ignore[index]
+            assert part.document_starts is None or torch.equal(part.document_starts, whole.document_starts[rank::ranks])  # type: ignore[index]
         assert sum(part.bytes for part in parts) == whole.bytes
 
 
@@ -76,9 +80,9 @@ def test_targets_follow_tokens_and_starts_follow_ends(corpus: Corpus) -> None:
     reset, flow = Batches(corpus, 24, 8), Batches(corpus, 24, 8, documents="flow")
     for step in range(20):
         a, b = reset.at(step), flow.at(step)
-        assert torch.equal(a.tokens, b.tokens) and b.starts is None and a.starts is not None
+        assert torch.equal(a.tokens, b.tokens) and b.document_starts is None and a.document_starts is not None
         assert torch.equal(b.targets[:, :-1], b.tokens[:, 1:])
-        assert torch.equal(a.starts[:, 1:], a.tokens[:, :-1] == end)
+        assert torch.equal(a.document_starts[:, 1:], a.tokens[:, :-1] == end)
         assert torch.equal(a.targets == IGNORED, a.tokens == end)
         assert torch.equal(a.targets[a.tokens != end], b.targets[a.tokens != end])
         assert a.tokens.dtype == a.targets.dtype == torch.int64 and a.tokens.is_contiguous()
@@ -87,7 +91,7 @@ def test_targets_follow_tokens_and_starts_follow_ends(corpus: Corpus) -> None:
 def test_a_sequence_that_begins_with_a_document_says_so(corpus: Corpus) -> None:
     firsts = set(corpus.train.documents[:-1].tolist())
     for begin, batch in enumerate(cover(corpus.train, 1, 1)):
-        assert batch.starts is not None and bool(batch.starts[0, 0]) == (begin in firsts)
+        assert batch.document_starts is not None and bool(batch.document_starts[0, 0]) == (begin in firsts)
 
 
 @pytest.mark.parametrize("sequence", [1, 7, 16, 100_000])

@@ -27,10 +27,10 @@ def test_the_own_form_is_the_same_on_both_devices() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 200, width, dtype=torch.float64) for width in (16, 16, 32))
     i, f = torch.randn(2, 2, 2, 200, dtype=torch.float64)
-    starts = torch.rand(2, 200) < 0.05
+    document_starts = torch.rand(2, 200) < 0.05
     here, there = (
-        chunkwise(q, k, v, i, f, None, starts),
-        chunkwise(*(t.to(CUDA) for t in (q, k, v, i, f)), None, starts.to(CUDA)),
+        chunkwise(q, k, v, i, f, None, document_starts),
+        chunkwise(*(t.to(CUDA) for t in (q, k, v, i, f)), None, document_starts.to(CUDA)),
     )
     torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-10, atol=1e-10)
 
@@ -40,11 +40,11 @@ def test_training_in_bf16_agrees_with_fp32_on_the_cpu(tokens: int) -> None:
     torch.manual_seed(0)
     layer, x = Mlstm().build(DIMS), torch.randn(2, tokens, 512)
     torch.nn.init.constant_(layer.igate.bias, 0)  # -10 leaves h to eps
-    starts = torch.rand(2, tokens) < 0.01
-    right, sizes = of_mlstm(layer, x, starts=starts)
+    document_starts = torch.rand(2, tokens) < 0.01
+    right, sizes = of_mlstm(layer, x, document_starts=document_starts)
     layer = layer.to(CUDA)
     with torch.autocast("cuda", torch.bfloat16):
-        here, _ = of_mlstm(layer, x.to(CUDA), starts=starts.to(CUDA))
+        here, _ = of_mlstm(layer, x.to(CUDA), document_starts=document_starts.to(CUDA))
     for ours, exact, size in zip(here, right, sizes, strict=True):
         assert (ours - exact).norm() < 0.1 * size  # a dozen roundings of 2^-8
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from hybridkit.block import Tick
+from hybridkit.block import TrainStep
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.choice import open_engine
 from hybridkit.training.engines.engine import Engine
-from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
 STEPS = 50
@@ -49,22 +49,24 @@ def losses(engine: Engine, plan: Plan, train: Train, steps: Sequence[int]) -> li
     """The loss of every step, each followed by an update."""
     found = []
     for step in steps:
-        rows, windows = batch(step), plan.windows(Tick(train.seed, step, STEPS))
-        shares = micro_batches(rows, 1, engine.replica, engine.replicas)
-        found.append(engine.gradients(shares, windows, counted(rows)).nats / counted(rows))
+        rows, windows = batch(step), plan.windows(TrainStep(train.seed, step, STEPS))
+        shares = micro_batches(rows, 1, engine.data_parallel_rank, engine.data_parallel_size)
+        found.append(engine.gradients(shares, windows, num_targets(rows)).nats / num_targets(rows))
         engine.update(learning_rate(step, train))
     return found
 
 
 def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
     """A gradient that is dropped again, and a loss without one: nothing of either may stay behind."""
-    rows, windows = batch(999), plan.windows(Tick(0, 0, 1, training=False))
+    rows, windows = batch(999), plan.windows(TrainStep(0, 0, 1, training=False))
     nothing = replace(rows, targets=torch.full_like(rows.targets, IGNORED))
-    empty = engine.gradients(micro_batches(nothing, 2, engine.replica, engine.replicas), windows, counted(nothing))
-    engine.discard()
-    shares = micro_batches(rows, 2, engine.replica, engine.replicas)
-    norm = engine.gradients(shares, windows, counted(rows)).norm
-    engine.discard()
+    empty = engine.gradients(
+        micro_batches(nothing, 2, engine.data_parallel_rank, engine.data_parallel_size), windows, num_targets(nothing)
+    )
+    engine.zero_grad()
+    shares = micro_batches(rows, 2, engine.data_parallel_rank, engine.data_parallel_size)
+    norm = engine.gradients(shares, windows, num_targets(rows)).norm
+    engine.zero_grad()
     return [norm, engine.evaluate(shares, windows), *empty]
 
 
@@ -85,9 +87,9 @@ def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
         losses(engine, TIED, train, first)
         if engine.rank == 0:
             (folder / str(stage)).mkdir(parents=True)
-        engine.agree(0)
+        engine.all_reduce_max(0)
         engine.save().write(folder / str(stage))
-        engine.agree(0)
+        engine.all_reduce_max(0)
         expected = losses(engine, TIED, train, then)
         engine.load(folder / str(stage))  # a rollback
         found[str(stage)] = {"expected": expected, "again": losses(engine, TIED, train, then)}
@@ -109,10 +111,12 @@ def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
     """Losses of a few steps over sequences of so many tokens, and the first step's gradient, parameter by parameter."""
     engine = open_engine(MIXERS, train)
     cut = [getattr(batch(0), name)[:, :tokens] for name in ("tokens", "targets", "starts")]
-    rows, windows = Batch(*cut, 0), MIXERS.windows(Tick(0, 0, STEPS))
+    rows, windows = Batch(*cut, 0), MIXERS.windows(TrainStep(0, 0, STEPS))
     nats = []
     for step in range(3):
-        found = engine.gradients(micro_batches(rows, 3, engine.replica, engine.replicas), windows, counted(rows))
+        found = engine.gradients(
+            micro_batches(rows, 3, engine.data_parallel_rank, engine.data_parallel_size), windows, num_targets(rows)
+        )
         nats.append(found.nats)
         if step == 0:
             gradient = {name: p.grad.flatten().tolist() for name, p in engine.model.named_parameters()}

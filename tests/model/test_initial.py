@@ -52,17 +52,17 @@ def alike(described: Plan) -> Plan:
     """The plan with every window at 32, beyond `TOKENS`."""
     text = re.sub(r":[a-z]+\([^)]*\)|:\d+", lambda window: ":32", described.pattern)
     sizes = {"width": described.dims.width, "heads": described.dims.heads, "vocab": described.dims.vocab}
-    ffn = next((e.block for e in described.entries if not e.block.mixes), None)
+    ffn = next((e.block for e in described.entries if not e.block.is_mixer), None)
     added = ffn and {"block": ffn.name(), **ffn.model_dump(exclude_none=True)}
     return compile_pattern(text, ffn=added, tie=described.tie, logit_cap=described.logit_cap, **sizes)
 
 
 def patterns() -> dict[Plan, str]:
     """Small random stacks of all blocks, and stacks of 64 entries, tied and not."""
-    draw, names = random.Random(0), [name for name in REGISTRY.names("block") if REGISTRY.block(name).mixes]
+    draw, names = random.Random(0), [name for name in REGISTRY.names("block") if REGISTRY.block(name).is_mixer]
 
     def entry(name: str) -> str:
-        return f"{name}:{draw.randint(2, 40)}" if REGISTRY.block(name).windowed else name
+        return f"{name}:{draw.randint(2, 40)}" if REGISTRY.block(name).has_window else name
 
     texts = [f"[{', '.join(map(entry, draw.choices(names, k=draw.randint(1, 4))))}]*1" for _ in range(12)]
     texts += [f"[{entry(name)}]*32" for name in names] + ["[swa:8, mlstm]*16"]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import hybridkit
-from hybridkit.block import Tick
+from hybridkit.block import TrainStep
 from hybridkit.model.model import Model
 
 PATTERN = "[swa(kv_heads=2):stoch(4,16), mlstm, sa]*2"
@@ -69,16 +69,16 @@ def test_states_carry_on_and_steps_follow(model: Model, tokens: torch.Tensor) ->
 
 
 def test_packed_documents_are_apart(model: Model, tokens: torch.Tensor) -> None:
-    starts = torch.zeros_like(tokens, dtype=torch.bool)
-    starts[:, 17] = True
-    packed, _ = model(tokens, starts=starts)
+    document_starts = torch.zeros_like(tokens, dtype=torch.bool)
+    document_starts[:, 17] = True
+    packed, _ = model(tokens, document_starts=document_starts)
     torch.testing.assert_close(packed[:, 17:], model(tokens[:, 17:])[0])
 
 
 def test_windows_come_from_the_policy_and_reach_the_layers(model: Model, tokens: torch.Tensor) -> None:
-    drawn = {tuple(model.windows(Tick(0, step, 50))) for step in range(50)}
+    drawn = {tuple(model.windows(TrainStep(0, step, 50))) for step in range(50)}
     assert drawn == {(w, None, None, None, None, None) * 2 for w in (4, 16)}
-    assert model.windows(Tick(0, 0, 50, training=False))[0] == 16
+    assert model.windows(TrainStep(0, 0, 50, training=False))[0] == 16
     torch.testing.assert_close(model(tokens, windows=model.fixed_windows(16))[0], model(tokens)[0])
     assert not torch.allclose(model(tokens, windows=model.fixed_windows(4))[0], model(tokens)[0])
 

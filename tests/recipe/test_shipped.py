@@ -18,7 +18,7 @@ def test_shipped_recipes_load_and_the_papers_have_as_many_mixers_as_it_says() ->
         plan = compile_pattern(
             recipe.pattern, width=model.width, heads=model.heads, vocab=model.vocab or 257, ffn=model.ffn, tie=model.tie
         )
-        mixers = sum(entry.block.mixes for entry in plan.entries)
+        mixers = sum(entry.block.is_mixer for entry in plan.entries)
         assert mixers == len(plan.entries) / 2, "every mixer has its FFN"
         if name.startswith("paper/"):
             assert mixers == (24 if name.endswith("1.4b") else 32)

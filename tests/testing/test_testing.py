@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit import testing
-from hybridkit.block import Block, Count, Dims, Layer, State, Tick, Window
+from hybridkit.block import Block, Count, Dims, Layer, State, TrainStep, Window
 
 DIMS = Dims(width=8, heads=2, vocab=257)
 
@@ -35,12 +35,12 @@ class RunningLayer(Layer):
         super().__init__()
         self.proj = nn.Linear(width, width, bias=False)
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         total = torch.zeros_like(x[:, 0]) if state is None else state.total
         outputs = []
         for t, value in enumerate(self.proj(x).unbind(1)):
-            if starts is not None:
-                total = total.masked_fill(starts[:, t, None], 0)
+            if document_starts is not None:
+                total = total.masked_fill(document_starts[:, t, None], 0)
             total = total + value
             outputs.append(total)
         return torch.stack(outputs, dim=1), Sum(total)
@@ -59,24 +59,24 @@ def broken(layer: type[Layer] = RunningLayer, **methods: Callable[..., object]) 
 
 
 class Forgetful(RunningLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        return super().forward(x, None, starts=starts)
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        return super().forward(x, None, document_starts=document_starts)
 
 
 class Peeking(RunningLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        y, state = super().forward(x, state, starts=starts)
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        y, state = super().forward(x, state, document_starts=document_starts)
         return y + x.mean(dim=1, keepdim=True), state
 
 
 class Leaky(RunningLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         return super().forward(x, state)
 
 
 class Scribbling(RunningLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        y, after = super().forward(x, state, starts=starts)
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        y, after = super().forward(x, state, document_starts=document_starts)
         if state is not None:
             state.total.copy_(after.total)
         return y, after
@@ -88,10 +88,10 @@ class Wasting(RunningLayer):
 
 
 class Stiff(RunningLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         if x.shape[1] % 4:
             raise RuntimeError("length must be a multiple of 4")
-        return super().forward(x, state, starts=starts)
+        return super().forward(x, state, document_starts=document_starts)
 
 
 def free(self: Block, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
@@ -139,14 +139,14 @@ def test_a_length_that_does_not_work_is_caught() -> None:
 class Dice(Window):
     """A policy that draws where it should hash."""
 
-    def __call__(self, tick: Tick, index: int) -> int:
+    def __call__(self, step: TrainStep, index: int) -> int:
         return int(torch.randint(1, 3, ()))
 
     @property
     def largest(self) -> int:
         return 2
 
-    def shares(self) -> dict[int, float]:
+    def probabilities(self) -> dict[int, float]:
         return {1: 0.5, 2: 0.5}
 
 

@@ -21,7 +21,7 @@ from hybridkit.runs.run import Run
 from hybridkit.system.errors import Interrupted
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.loop import Loop
-from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.micro_batches import micro_batches, num_targets
 
 BF16 = "train.precision=bf16"
 ROUNDING = 2.0**-8  # of a number in bf16, which has 8 bits
@@ -91,8 +91,8 @@ def gradient(rows: int) -> tuple[float, Tensor, float]:
     """Nats, the gradient over micro-batches of `rows`, and the sum of the sizes of its parts."""
     engine, sizes, b = LocalEngine(PLAN, Train(precision="bf16", device="cpu")), 0.0, batch()
     for part in micro_batches(b, rows):
-        sizes += engine.gradients([part], WINDOWS, counted(b)).norm
-    nats = engine.gradients(micro_batches(b, rows), WINDOWS, counted(b)).nats
+        sizes += engine.gradients([part], WINDOWS, num_targets(b)).norm
+    nats = engine.gradients(micro_batches(b, rows), WINDOWS, num_targets(b)).nats
     return nats, torch.cat([p.grad.flatten() for p in engine.model.parameters() if p.grad is not None]), sizes
 
 

@@ -52,9 +52,9 @@ def spikes(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
         place = step
         return read(self, step, *rows)
 
-    def gradients(self: LocalEngine, batches: Any, windows: Any, counted: int) -> Gradient:
-        found = honest(self, batches, windows, counted)
-        return found._replace(nats=found.nats + 20 * counted) if place in places else found
+    def gradients(self: LocalEngine, batches: Any, windows: Any, num_targets: int) -> Gradient:
+        found = honest(self, batches, windows, num_targets)
+        return found._replace(nats=found.nats + 20 * num_targets) if place in places else found
 
     monkeypatch.setattr(Batches, "at", at)
     monkeypatch.setattr(LocalEngine, "gradients", gradients)

@@ -17,7 +17,7 @@ from hybridkit.runs.run import Run
 from hybridkit.search.objectives import Unknown, look_up, measure
 from hybridkit.search.pruner import running_losses
 from hybridkit.training.engines.local import LocalEngine
-from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.state import FEWEST, State
 from hybridkit.training.validation import validate
 
@@ -38,7 +38,7 @@ def nothing(rows: int = 3) -> Batch:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_gradient_is_zero(rows: int, precision: str) -> None:
     engine, batch = LocalEngine(PLAN, Train(precision=precision, device="cpu")), nothing()
-    assert counted(batch) == 0
+    assert num_targets(batch) == 0
     assert engine.gradients(micro_batches(batch, rows), WINDOWS, 0) == (0.0, 0.0)
 
 

@@ -38,15 +38,17 @@ class Engine(Protocol):
     zero: int  # stage of ZeRO: what the ranks share out
     rank: int  # of `ranks` processes; rank 0 writes logs and manifests
     ranks: int
-    replica: int  # of `replicas` shares of each batch: as many as ranks, unless ranks share sequences
-    replicas: int
+    data_parallel_rank: (
+        int  # of `data_parallel_size` shares of each batch: as many as ranks, unless ranks share sequences
+    )
+    data_parallel_size: int
     device: torch.device
     precision: Precision
 
-    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+    def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError, naming `origin`, where they are another model's."""
 
-    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate d(nats / counted) over this rank's micro-batches and all ranks; replaces any gradient held.
 
         `counted` 0: no target is counted, and the gradient is zero.
@@ -55,7 +57,7 @@ class Engine(Protocol):
     def update(self, lr: float) -> None:
         """Clip the gradient held and take an optimizer step with it."""
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradient held; weights and optimizer stay as they are."""
 
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
@@ -67,7 +69,7 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint whose files agree with its manifest. Raises Invalid or UserError."""
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the numbers that the ranks pass. All wait for each other."""
 
     def figures(self) -> dict[str, float]:

@@ -40,7 +40,7 @@ class LocalEngine:
     """fp32 master weights, under autocast where the precision is bf16; see `Engine`."""
 
     name, zero = "local", 0
-    rank, ranks, replica, replicas = 0, 1, 0, 1
+    rank, ranks, data_parallel_rank, data_parallel_size = 0, 1, 0, 1
 
     def __init__(self, plan: Plan, train: Train) -> None:
         self.device = choose_device(train.device)
@@ -56,17 +56,17 @@ class LocalEngine:
         self._clip = train.clip
         self._norm = torch.zeros(())
 
-    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+    def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
         load_weights(self.model, weights, origin)
 
-    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over the micro-batches."""
-        self.discard()
+        self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in micro_batches:
             loss = self._loss(batch, windows)
-            (loss / max(1, counted)).backward()
+            (loss / max(1, num_targets)).backward()
             nats += loss.detach()
         self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         return Gradient(nats.item(), self._norm.item())
@@ -78,9 +78,9 @@ class LocalEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self.discard()
+        self.zero_grad()
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradient held."""
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -108,7 +108,7 @@ class LocalEngine:
         load_weights(self.model, read_tensors(folder / WEIGHTS), str(folder))
         load_state(self.model, self._optimizer, read_tensors(folder / OPTIMIZER))
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """There is nobody to ask."""
         return number
 
@@ -118,11 +118,11 @@ class LocalEngine:
 
     def _loss(self, batch: Batch, windows: Windows) -> Tensor:
         """Summed over the counted targets, a scalar."""
-        starts = None if batch.starts is None else batch.starts.to(self.device)
+        document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
         tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
         with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):
             given = for_graphs(self.model.plan, windows) if self._compiled else windows
-            loss, _ = self.model(tokens, windows=given, starts=starts, targets=targets)
+            loss, _ = self.model(tokens, windows=given, document_starts=document_starts, targets=targets)
         return loss
 
 

@@ -81,8 +81,8 @@ def check(recipe: Recipe, ranks: int) -> None:
     check_deepspeed(train)
     if ranks % train.sequence_parallel:
         raise UserError(f"train.sequence_parallel: {train.sequence_parallel} does not divide {ranks} ranks")
-    replicas, rows = ranks // train.sequence_parallel, train.batch_tokens // recipe.data.sequence
-    if replicas > rows:
+    data_parallel_size, rows = ranks // train.sequence_parallel, train.batch_tokens // recipe.data.sequence
+    if data_parallel_size > rows:
         raise UserError(
             f"{ranks} ranks cannot share a batch of {rows} sequences (train.batch_tokens / data.sequence): use at most"
             f" {rows * train.sequence_parallel} ranks, or a larger train.batch_tokens"

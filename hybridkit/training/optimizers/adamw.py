@@ -11,9 +11,9 @@ from hybridkit.runs.manifest import Invalid
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: what decays, and what does not (one-dimensional, or named by `Layer.undecayed`)."""
+    """Parameter groups: what decays, and what does not (one-dimensional, or named by `Layer.no_weight_decay`)."""
     layers = (module for module in model.modules() if isinstance(module, Layer))
-    spared = {id(p) for layer in layers for module in layer.undecayed() for p in module.parameters()}
+    spared = {id(p) for layer in layers for module in layer.no_weight_decay() for p in module.parameters()}
     parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in model.parameters():
         parts[parameter.ndim < 2 or id(parameter) in spared].append(parameter)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 from hybridkit.language.parser import parse
 from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
@@ -32,7 +32,7 @@ def test_laws(policy: Window) -> None:
 
 def test_a_share_of_p_over_100_000_steps_and_none_after_until() -> None:
     policy, steps = Stoch(short=128, long=2048, p=0.75, until=0.9), 100_000
-    drawn = [policy(Tick(3, step, steps), 0) for step in range(steps)]
+    drawn = [policy(TrainStep(3, step, steps), 0) for step in range(steps)]
     before, after = drawn[: int(0.9 * steps)], drawn[int(0.9 * steps) :]
     error = abs(before.count(128) / len(before) - 0.75)
     assert error < 4 * (0.75 * 0.25 / len(before)) ** 0.5  # four standard deviations of the share
@@ -41,23 +41,23 @@ def test_a_share_of_p_over_100_000_steps_and_none_after_until() -> None:
 
 def test_layers_share_one_number_unless_the_scope_says_otherwise() -> None:
     shared, apart = Stoch(short=1, long=2), Stoch(short=1, long=2, scope="layer")
-    ticks = [Tick(0, step, 1000) for step in range(1000)]
-    assert all(shared(tick, 0) == shared(tick, 7) for tick in ticks)
-    agreeing = sum(apart(tick, 0) == apart(tick, 7) for tick in ticks)
+    steps = [TrainStep(0, step, 1000) for step in range(1000)]
+    assert all(shared(step, 0) == shared(step, 7) for step in steps)
+    agreeing = sum(apart(step, 0) == apart(step, 7) for step in steps)
     assert 400 < agreeing < 600  # two fair coins agree half the time; 100 is six standard deviations
 
 
 def test_one_number_decides_for_policies_of_any_size() -> None:
     small, large = Stoch(short=8, long=64), Stoch(short=128, long=2048)
-    ticks = [Tick(0, step, 300) for step in range(300)]
-    assert [small(tick, 0) == 8 for tick in ticks] == [large(tick, 4) == 128 for tick in ticks]
+    steps = [TrainStep(0, step, 300) for step in range(300)]
+    assert [small(step, 0) == 8 for step in steps] == [large(step, 4) == 128 for step in steps]
 
 
 def test_all_policies_of_a_stack_read_one_number_a_batch() -> None:
     """At batch scope; a layer that draws for itself agrees with the others about as often as chance has it."""
     pattern = "[swa:stoch(8,64,p=.25), swa:stoch(128,2048,p=.75), swa:uniform(1,4), swa:stoch(3,5,p=.25,scope=layer)]"
     plan = compile_pattern(pattern, width=32, heads=2, vocab=8, ffn=None)
-    steps = [plan.windows(Tick(7, step, 400)) for step in range(400)]
+    steps = [plan.windows(TrainStep(7, step, 400)) for step in range(400)]
     for first, second, quarter, _ in steps:
         assert (first == 8) == (quarter == 1)  # u < 1/4
         assert (second == 128) == (quarter != 4)  # u < 3/4
@@ -67,19 +67,19 @@ def test_all_policies_of_a_stack_read_one_number_a_batch() -> None:
 
 def test_seeds_and_steps_draw_apart() -> None:
     policy = Stoch(short=1, long=2)
-    runs = {tuple(policy(Tick(seed, step, 100), 0) for step in range(100)) for seed in range(20)}
+    runs = {tuple(policy(TrainStep(seed, step, 100), 0) for step in range(100)) for seed in range(20)}
     assert len(runs) == 20
 
 
 @pytest.mark.parametrize(("p", "window"), [(0.0, 2048), (1.0, 128)])
 def test_certain_coins(p: float, window: int) -> None:
     policy = Stoch(short=128, long=2048, p=p)
-    assert {policy(Tick(0, step, 500), 0) for step in range(500)} == {window}
+    assert {policy(TrainStep(0, step, 500), 0) for step in range(500)} == {window}
 
 
 def test_a_schedule_changes_on_the_step_it_names() -> None:
     policy = Schedule(stages=((0, 1), (0.5, 2), (0.9, 3)))
-    assert [policy(Tick(0, step, 10), 0) for step in range(10)] == [1] * 5 + [2] * 4 + [3]
+    assert [policy(TrainStep(0, step, 10), 0) for step in range(10)] == [1] * 5 + [2] * 4 + [3]
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,13 @@ class RunningLayer(Layer):
         super().__init__()
         self.proj = nn.Linear(width, width, bias=False)
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         value = self.proj(x).to(x.dtype)
         total = value.cumsum(1)
         carried = torch.zeros_like(x[:, 0]) if state is None else state.total
         y = total + carried[:, None]
-        if starts is not None:
-            place = torch.where(starts, torch.arange(x.shape[1]), -1).cummax(1).values[..., None]
+        if document_starts is not None:
+            place = torch.where(document_starts, torch.arange(x.shape[1]), -1).cummax(1).values[..., None]
             before = (total - value).gather(1, place.clamp(min=0).expand_as(total))
             y = torch.where(place < 0, y, total - before)
         return y, Sum(y[:, -1].clone())
@@ -66,7 +66,7 @@ class Keys(NamedTuple):
 class Attend(Block):
     """One head of attention over a window, without positions."""
 
-    windowed: ClassVar[bool] = True
+    has_window: ClassVar[bool] = True
     differentiable_state: ClassVar[bool] = True
     window: Window
 
@@ -91,10 +91,10 @@ class AttendLayer(Layer):
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.largest = largest
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         window = self.largest if window is None else window
         q, k, v = self.q(x), self.k(x), self.v(x)
-        document = torch.zeros(x.shape[:2], dtype=torch.int64) if starts is None else starts.cumsum(1)
+        document = torch.zeros(x.shape[:2], dtype=torch.int64) if document_starts is None else document_starts.cumsum(1)
         hidden = torch.zeros(x.shape[:2], dtype=torch.bool)
         if state is not None:
             if window > int(state.window.max()):

@@ -16,9 +16,9 @@ MLSTM, SA = Mlstm(), SelfAttention()
 def forward(change):  # type: ignore[no-untyped-def]
     """A forward that changes the right one's output: change(layer, x, y, state, starts)."""
 
-    def run(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        y, after = self.right(x, state, window=window, starts=starts)
-        return change(self, x, y, state, starts), after
+    def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        y, after = self.right(x, state, window=window, document_starts=document_starts)
+        return change(self, x, y, state, document_starts), after
 
     return run
 
@@ -31,8 +31,10 @@ def longer(tokens: int, change):  # type: ignore[no-untyped-def]
 def marks(change):  # type: ignore[no-untyped-def]
     """A forward with other marks of documents."""
 
-    def run(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        return self.right(x, state, window=window, starts=None if starts is None else change(starts, state))
+    def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        return self.right(
+            x, state, window=window, document_starts=None if document_starts is None else change(document_starts, state)
+        )
 
     return run
 
@@ -40,8 +42,8 @@ def marks(change):  # type: ignore[no-untyped-def]
 def windows(change):  # type: ignore[no-untyped-def]
     """A forward with another window."""
 
-    def run(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        return self.right(x, state, window=change(window, x, state), starts=starts)
+    def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        return self.right(x, state, window=change(window, x, state), document_starts=document_starts)
 
     return run
 
@@ -79,8 +81,8 @@ def counting(self, x, y, *given):  # type: ignore[no-untyped-def]
     return y + 1e-3 * (self.calls > 3)
 
 
-def scribbling(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-    out = self.right(x, state, window=window, starts=starts)
+def scribbling(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+    out = self.right(x, state, window=window, document_starts=document_starts)
     with torch.no_grad():
         x.mul_(1.001)
     return out
@@ -100,9 +102,9 @@ class HalfGradient(torch.autograd.Function):
         return grad / 2
 
 
-def half_weight(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def half_weight(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     weights = {"proj.weight": HalfGradient.apply(self.proj.weight)}
-    return torch.func.functional_call(Plain(self), weights, (x, state), {"starts": starts})
+    return torch.func.functional_call(Plain(self), weights, (x, state), {"starts": document_starts})
 
 
 class Plain(RunningLayer):
@@ -126,39 +128,51 @@ def unsaved(layer):  # type: ignore[no-untyped-def]
     layer.shift = 0.1 * torch.randn(layer.proj.in_features)
 
 
-def blocked(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def blocked(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     if x.shape[1] % 4:
         raise RuntimeError("length must be a multiple of 4")
-    return self.right(x, state, starts=starts)
+    return self.right(x, state, document_starts=document_starts)
 
 
-def first_starts(starts, state):  # type: ignore[no-untyped-def]
-    return starts[:1].expand_as(starts)
+def first_starts(document_starts, state):  # type: ignore[no-untyped-def]
+    return document_starts[:1].expand_as(document_starts)
 
 
-def no_start_at_0(starts, state):  # type: ignore[no-untyped-def]
-    starts = starts.clone()
+def no_start_at_0(document_starts, state):  # type: ignore[no-untyped-def]
+    document_starts = document_starts.clone()
     if state is not None:
-        starts[:, 0] = False
-    return starts
+        document_starts[:, 0] = False
+    return document_starts
 
 
-def detached_past(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def detached_past(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     if x.shape[1] < 100:
-        return self.right(x, state, starts=starts)
-    _, half = self.right(x[:, :64], state, starts=None if starts is None else starts[:, :64])
-    y, after = self.right(x[:, 64:], Sum(half.total.detach()), starts=None if starts is None else starts[:, 64:])
-    return torch.cat([self.right(x[:, :64], state, starts=None if starts is None else starts[:, :64])[0], y], 1), after
+        return self.right(x, state, document_starts=document_starts)
+    _, half = self.right(x[:, :64], state, document_starts=None if document_starts is None else document_starts[:, :64])
+    y, after = self.right(
+        x[:, 64:],
+        Sum(half.total.detach()),
+        document_starts=None if document_starts is None else document_starts[:, 64:],
+    )
+    return torch.cat(
+        [
+            self.right(x[:, :64], state, document_starts=None if document_starts is None else document_starts[:, :64])[
+                0
+            ],
+            y,
+        ],
+        1,
+    ), after
 
 
 def as_rows(self, x, y, *given):  # type: ignore[no-untyped-def]
     return y + 1e-3 * x.mean(0, keepdim=True) * (len(x) > 1)
 
 
-def wide(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def wide(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     weights = {"proj.weight": self.proj.weight.float()}
     held = None if state is None else Sum(state.total.float())
-    y, after = torch.func.functional_call(Plain(self), weights, (x.float(), held), {"starts": starts})
+    y, after = torch.func.functional_call(Plain(self), weights, (x.float(), held), {"starts": document_starts})
     return y.to(x.dtype), Sum(after.total.to(x.dtype))
 
 
@@ -176,15 +190,17 @@ MUTANTS = [
         ATTEND,
         mix=lambda s, q, k, v, d, h, w: type(s).__mro__[1].mix(s, q, torch.roll(k, -1, 1), v, d, h, w),
     ),
-    mutant("documents are ignored", forward=marks(lambda starts, state: None)),
+    mutant("documents are ignored", forward=marks(lambda document_starts, state: None)),
     mutant("the first row's documents for all rows", forward=marks(first_starts)),
     mutant("the first row's documents for all rows", MLSTM, forward=marks(first_starts)),
     mutant("a document at position 0 is ignored when a state is carried", forward=marks(no_start_at_0)),
     mutant(
         "documents after position 128 are ignored",
-        forward=marks(lambda starts, state: starts & (torch.arange(starts.shape[1]) < 128)),
+        forward=marks(lambda document_starts, state: document_starts & (torch.arange(document_starts.shape[1]) < 128)),
     ),
-    mutant("a document begins one token late", forward=marks(lambda starts, state: starts.roll(1, 1))),
+    mutant(
+        "a document begins one token late", forward=marks(lambda document_starts, state: document_starts.roll(1, 1))
+    ),
     mutant("rows are mixed", forward=forward(as_rows)),
     mutant("rows are mixed in calls of 100 tokens and more", forward=longer(100, as_rows)),
     mutant("outputs depend on how many rows there are", forward=forward(lambda s, x, y, *_: y * (1 + len(x) / 1e3))),
@@ -253,6 +269,6 @@ MUTANTS = [
     mutant("the window is ignored", ATTEND, forward=windows(lambda w, x, s: 10**6 if s is None else None)),
     mutant("another default than the largest window", ATTEND, forward=windows(lambda w, x, s: w or 12)),
     mutant("windows above 128 are cut", ATTEND, forward=windows(lambda w, x, s: min(w or 24, 128))),
-    mutant("it mixes, and says that it does not", mixes=False),
+    mutant("it mixes, and says that it does not", is_mixer=False),
 ]
 __all__ = ["MUTANTS", "RUNNING"]

@@ -18,7 +18,7 @@ EXPERTS, ACTIVE, INNER = 6, 2, 10
 class Mixture(Block):
     """Softmax over the chosen experts' scores."""
 
-    mixes: ClassVar[bool] = False
+    is_mixer: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Layer:
         return ExpertsLayer(dims.width)
@@ -55,7 +55,7 @@ class ExpertsLayer(Layer):
         self.up = nn.Parameter(torch.randn(EXPERTS, INNER, width) / width**0.5)
         self.down = nn.Parameter(torch.randn(EXPERTS, width, INNER) / INNER**0.5)
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         flat = x.flatten(0, 1)
         best = self.router(flat).topk(ACTIVE)
         gates = best.values.softmax(-1)
@@ -71,7 +71,7 @@ class ExpertsLayer(Layer):
 
 
 class DenseLayer(ExpertsLayer):
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         scores = self.router(x)
         best = scores.topk(ACTIVE)
         gates = torch.zeros_like(scores).scatter(-1, best.indices, best.values.softmax(-1))
@@ -86,7 +86,7 @@ class ModulesLayer(ExpertsLayer):
         self.ups = nn.ModuleList(nn.Linear(width, INNER, bias=False) for _ in range(EXPERTS + 1))
         self.downs = nn.ModuleList(nn.Linear(INNER, width, bias=False) for _ in range(EXPERTS + 1))
 
-    def forward(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         y, state = super().forward(x)
         return y + self.expert(EXPERTS, x).to(x.dtype), state
 

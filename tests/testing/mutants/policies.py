@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from pydantic import Field
 
-from hybridkit.block import Tick, Window
+from hybridkit.block import TrainStep, Window
 
 
 class Mutant(NamedTuple):
@@ -25,65 +25,67 @@ class Coin(Window):
     p: float = Field(0.5, ge=0, le=1)
     calls: ClassVar[list[int]] = []
 
-    def __call__(self, tick: Tick, index: int) -> int:
-        return 8 if not tick.training else 2 if tick.uniform() < self.p else 8
+    def __call__(self, step: TrainStep, index: int) -> int:
+        return 8 if not step.training else 2 if step.uniform() < self.p else 8
 
     @property
     def largest(self) -> int:
         return 8
 
-    def shares(self) -> Mapping[int, float]:
+    def probabilities(self) -> Mapping[int, float]:
         return {2: self.p, 8: 1 - self.p}
 
 
-def coin(fault: str, call: Callable[[Coin, Tick, int], Any] | None = None, p: float = 0.5, **methods: Any) -> Mutant:
+def coin(
+    fault: str, call: Callable[[Coin, TrainStep, int], Any] | None = None, p: float = 0.5, **methods: Any
+) -> Mutant:
     """A coin that answers otherwise in training."""
 
-    def answer(self: Coin, tick: Tick, index: int) -> Any:
+    def answer(self: Coin, step: TrainStep, index: int) -> Any:
         assert call is not None
-        return call(self, tick, index) if tick.training else 8
+        return call(self, step, index) if step.training else 8
 
     own = {"__call__": answer} if call else {}
     return Mutant(fault, type("BrokenCoin", (Coin,), {**own, **methods, "__module__": __name__})(p=p))
 
 
-def right(tick: Tick, p: float = 0.5) -> int:
-    return 2 if tick.uniform() < p else 8
+def right(step: TrainStep, p: float = 0.5) -> int:
+    return 2 if step.uniform() < p else 8
 
 
-def alternating(self: Coin, tick: Tick, index: int) -> int:
+def alternating(self: Coin, step: TrainStep, index: int) -> int:
     self.calls.append(1)
     return (2, 8)[len(self.calls) % 2]
 
 
 RIGHT = Coin(p=0.75)
 MUTANTS = [
-    coin("it draws from torch's generator", lambda self, tick, index: (2, 8)[int(torch.randint(2, ()))]),
-    coin("it draws from Python's generator", lambda self, tick, index: random.choice((2, 8))),
-    coin("it seeds a global generator and draws", lambda self, tick, index: 2 if os.urandom(1)[0] < 128 else 8),
-    coin("it depends on the rank", lambda self, tick, index: 8 if os.environ.get("RANK", "0") != "0" else right(tick)),
-    coin("it depends on the process", lambda self, tick, index: (2, 8)[(os.getpid() + tick.step) % 2]),
-    coin("it reads the clock", lambda self, tick, index: (2, 8)[(int(time.time()) + tick.step) % 2]),
+    coin("it draws from torch's generator", lambda self, step, index: (2, 8)[int(torch.randint(2, ()))]),
+    coin("it draws from Python's generator", lambda self, step, index: random.choice((2, 8))),
+    coin("it seeds a global generator and draws", lambda self, step, index: 2 if os.urandom(1)[0] < 128 else 8),
+    coin("it depends on the rank", lambda self, step, index: 8 if os.environ.get("RANK", "0") != "0" else right(step)),
+    coin("it depends on the process", lambda self, step, index: (2, 8)[(os.getpid() + step.step) % 2]),
+    coin("it reads the clock", lambda self, step, index: (2, 8)[(int(time.time()) + step.step) % 2]),
     coin("it depends on how often it was asked", alternating),
     coin(
         "it hashes text by a salt of the process",
-        lambda self, tick, index: (2, 8)[hash(f"{tick.step}/{tick.seed}") % 2],
+        lambda self, step, index: (2, 8)[hash(f"{step.step}/{step.seed}") % 2],
     ),
-    coin("it depends on where it lies in memory", lambda self, tick, index: (2, 8)[(id(self) // 16 + tick.step) % 2]),
-    coin("p belongs to the long window", lambda self, tick, index: 8 if tick.uniform() < self.p else 2, p=0.75),
+    coin("it depends on where it lies in memory", lambda self, step, index: (2, 8)[(id(self) // 16 + step.step) % 2]),
+    coin("p belongs to the long window", lambda self, step, index: 8 if step.uniform() < self.p else 2, p=0.75),
     coin(
         "p belongs to the long window, and the shares say so",
-        lambda self, tick, index: right(tick, 1 - self.p),
+        lambda self, step, index: right(step, 1 - self.p),
         p=0.75,
         shares=lambda self: {2: 1 - self.p, 8: self.p},
     ),
-    coin("wrong shares", lambda self, tick, index: right(tick, 0.45)),
-    coin("one draw for a whole run", lambda self, tick, index: 2 if Tick(tick.seed, 0, 1).uniform() < 0.5 else 8),
-    coin("larger than the largest", lambda self, tick, index: 2 if tick.uniform() < 0.5 else 16),
-    coin("larger than the largest, seldom", lambda self, tick, index: 16 if tick.uniform() < 0.002 else right(tick)),
-    coin("no whole number", lambda self, tick, index: float(right(tick))),
+    coin("wrong shares", lambda self, step, index: right(step, 0.45)),
+    coin("one draw for a whole run", lambda self, step, index: 2 if TrainStep(step.seed, 0, 1).uniform() < 0.5 else 8),
+    coin("larger than the largest", lambda self, step, index: 2 if step.uniform() < 0.5 else 16),
+    coin("larger than the largest, seldom", lambda self, step, index: 16 if step.uniform() < 0.002 else right(step)),
+    coin("no whole number", lambda self, step, index: float(right(step))),
     coin("shares that do not add up", shares=lambda self: {2: 0.5, 8: 0.4}),
-    coin("training goes on in evaluation", __call__=lambda self, tick, index: right(tick)),
-    coin("the smallest window in evaluation", __call__=lambda self, tick, index: right(tick) if tick.training else 2),
+    coin("training goes on in evaluation", __call__=lambda self, step, index: right(step)),
+    coin("the smallest window in evaluation", __call__=lambda self, step, index: right(step) if step.training else 2),
     coin("the largest is not among its shares", largest=property(lambda self: 64)),
 ]

@@ -12,8 +12,8 @@ MLSTM, SA = Mlstm(), SelfAttention()
 def returning(change):  # type: ignore[no-untyped-def]
     """A forward that returns another state: change(x, given state, state after)."""
 
-    def run(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        y, after = self.right(x, state, window=window, starts=starts)
+    def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        y, after = self.right(x, state, window=window, document_starts=document_starts)
         return y, change(x, state, after)
 
     return run
@@ -22,8 +22,8 @@ def returning(change):  # type: ignore[no-untyped-def]
 def given(change):  # type: ignore[no-untyped-def]
     """A forward that reads another state than it is given."""
 
-    def run(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-        return self.right(x, change(state), window=window, starts=starts)
+    def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        return self.right(x, change(state), window=window, document_starts=document_starts)
 
     return run
 
@@ -48,10 +48,10 @@ def grown(x, state, after):  # type: ignore[no-untyped-def]
     return after if x.shape[1] <= 256 else Sum(torch.cat([after.total, after.total], 1))
 
 
-def reading_half(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def reading_half(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     if state is not None:
         state = Sum(state.total[:, : x.shape[2]])
-    y, after = self.right(x, state, starts=starts)
+    y, after = self.right(x, state, document_starts=document_starts)
     return y, grown(x, state, after)
 
 
@@ -63,8 +63,8 @@ def step(change):  # type: ignore[no-untyped-def]
     return run
 
 
-def aliasing(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-    y, after = self.right(x, state, window=window, starts=starts)
+def aliasing(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+    y, after = self.right(x, state, window=window, document_starts=document_starts)
     return y, Keys(x.detach()[:, x.shape[1] - after.k.shape[1] :] if state is None else after.k, *after[1:])
 
 
@@ -74,17 +74,17 @@ def in_place(self, x, state):  # type: ignore[no-untyped-def]
     return y, state
 
 
-def same_memory(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
-    y, after = self.right(x, state, window=window, starts=starts)
+def same_memory(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+    y, after = self.right(x, state, window=window, document_starts=document_starts)
     if state is not None and torch.equal(after.total.round(), state.total.round()):
         return y, state
     return y, Sum(y[:, -1])
 
 
-def looser(self, x, state=None, *, window=None, starts=None):  # type: ignore[no-untyped-def]
+def looser(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     if state is not None:
         state = state._replace(window=torch.full_like(state.window, 10**6))
-    return self.right(x, state, window=window, starts=starts)
+    return self.right(x, state, window=window, document_starts=document_starts)
 
 
 def decoder(change):  # type: ignore[no-untyped-def]

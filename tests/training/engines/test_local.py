@@ -14,7 +14,7 @@ from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local import LocalEngine
-from hybridkit.training.micro_batches import counted, micro_batches
+from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.optimizers.adamw import groups
 
 PLAN: Plan = hybridkit.build("[swa:4, mlstm]", width=16, heads=2).plan
@@ -40,9 +40,9 @@ def gradient(engine: LocalEngine) -> Tensor:
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_micro_batches_add_up_to_the_mean_over_counted_targets(rows: int) -> None:
     whole, parts, b = engine(), engine(), batch()
-    loss, _ = whole.model(b.tokens, windows=WINDOWS, starts=b.starts, targets=b.targets)
+    loss, _ = whole.model(b.tokens, windows=WINDOWS, document_starts=b.document_starts, targets=b.targets)
     (loss / int((b.targets >= 0).sum())).backward()
-    found = parts.gradients(micro_batches(b, rows), WINDOWS, counted(b))
+    found = parts.gradients(micro_batches(b, rows), WINDOWS, num_targets(b))
     torch.testing.assert_close(found.nats, loss.item(), rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-9, atol=1e-12)
     assert found.norm == pytest.approx(gradient(whole).norm().item(), rel=1e-12)
@@ -50,23 +50,23 @@ def test_micro_batches_add_up_to_the_mean_over_counted_targets(rows: int) -> Non
 
 def test_replicas_share_a_batch_and_add_up() -> None:
     b, alone = batch(), engine()
-    expected = alone.gradients(micro_batches(b, 5), WINDOWS, counted(b)).nats
-    shares = [micro_batches(b, 2, replica, 3) for replica in range(3)]
+    expected = alone.gradients(micro_batches(b, 5), WINDOWS, num_targets(b)).nats
+    shares = [micro_batches(b, 2, data_parallel_rank, 3) for data_parallel_rank in range(3)]
     assert len({len(share) for share in shares}) == 1, "every rank makes as many passes"
-    found = sum(engine().gradients(share, WINDOWS, counted(b)).nats for share in shares)
+    found = sum(engine().gradients(share, WINDOWS, num_targets(b)).nats for share in shares)
     assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_recompute_changes_nothing() -> None:
     b, plain, again = batch(), engine(), engine(recompute=True)
     for one in (plain, again):
-        one.gradients([b], WINDOWS, counted(b))
+        one.gradients([b], WINDOWS, num_targets(b))
     assert torch.equal(gradient(plain), gradient(again))
 
 
 def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:
     b, narrow, wide = batch(), engine(precision="bf16"), engine(precision="fp32")
-    near, exact = (one.gradients([b], WINDOWS, counted(b)).nats for one in (narrow, wide))
+    near, exact = (one.gradients([b], WINDOWS, num_targets(b)).nats for one in (narrow, wide))
     assert near == pytest.approx(exact, rel=2e-2) and near != exact  # bf16 has 8 bits
     assert all(p.dtype == torch.float32 for p in narrow.model.parameters())
 

@@ -48,7 +48,10 @@ class DeepSpeedEngine:
         if self.device.type == "cpu":
             keep_freed_memory()
         __compatible_ops__[SHARED_MEMORY] = False
-        self.replica, self.replicas = self.rank // train.sequence_parallel, self.ranks // train.sequence_parallel
+        self.data_parallel_rank, self.data_parallel_size = (
+            self.rank // train.sequence_parallel,
+            self.ranks // train.sequence_parallel,
+        )
         self.precision = choose_precision(train.precision, self.device.type)
         config = settings(train, parameters(plan).total)
         self.model = sharded_model(plan, train.seed, config) if train.zero == 3 else initial_model(plan, train.seed)
@@ -63,18 +66,18 @@ class DeepSpeedEngine:
         self._zero.set_steps(0)
         self._named = dict(self.model.named_parameters())
 
-    def adopt(self, weights: dict[str, Tensor], origin: str) -> None:
+    def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
         files.set_weights(self._zero, self._named, weights, origin)
 
-    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, counted: int) -> Gradient:
+    def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over this rank's micro-batches; with the last one the ranks' gradients are complete."""
-        self.discard()
+        self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in micro_batches:
             self._engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
             loss = self._engine(self._here(batch), windows)
-            self._engine.backward(loss * (self.ranks / max(1, counted)))
+            self._engine.backward(loss * (self.ranks / max(1, num_targets)))
             nats += loss.detach()
         return Gradient(self._summed(nats), self._zero.norm())
 
@@ -84,9 +87,9 @@ class DeepSpeedEngine:
             group["lr"] = lr
         self._engine.step()
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradient held."""
-        self._zero.discard()
+        self._zero.zero_grad()
 
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
@@ -102,7 +105,7 @@ class DeepSpeedEngine:
         """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
         files.read(self._zero, self._named, folder)
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest that a rank passes."""
         largest = torch.tensor(number, device=self.device)
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
@@ -110,7 +113,7 @@ class DeepSpeedEngine:
 
     def figures(self) -> dict[str, float]:
         """The most memory in bytes that a rank has held: of the GPU, or of the process where there is none."""
-        return {"peak_memory": self.agree(_peak_memory(self.device))}
+        return {"peak_memory": self.all_reduce_max(_peak_memory(self.device))}
 
     def _summed(self, nats: Tensor) -> float:
         torch.distributed.all_reduce(nats)
@@ -119,8 +122,13 @@ class DeepSpeedEngine:
     def _here(self, batch: Batch) -> Batch:
         """This rank's part of each sequence, on its device."""
         batch = self._ulysses.share(batch) if self._ulysses else batch
-        starts = None if batch.starts is None else batch.starts.to(self.device)
-        return replace(batch, tokens=batch.tokens.to(self.device), targets=batch.targets.to(self.device), starts=starts)
+        document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
+        return replace(
+            batch,
+            tokens=batch.tokens.to(self.device),
+            targets=batch.targets.to(self.device),
+            document_starts=document_starts,
+        )
 
 
 def _peak_memory(device: torch.device) -> int:

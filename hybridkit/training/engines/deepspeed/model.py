@@ -39,7 +39,9 @@ class Loss(nn.Module):
         """Nats summed over the counted targets, a scalar."""
         given = for_graphs(self.model.plan, windows) if self._compiled else windows
         with self._autocast:
-            loss, _ = self.model(batch.tokens, windows=given, starts=batch.starts, targets=batch.targets)
+            loss, _ = self.model(
+                batch.tokens, windows=given, document_starts=batch.document_starts, targets=batch.targets
+            )
         return loss
 
 

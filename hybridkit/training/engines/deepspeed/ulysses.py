@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from hybridkit.block import Layer, Spread
+from hybridkit.block import Layer, SequenceParallel
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -20,7 +20,7 @@ from hybridkit.system.errors import UserError
 TOKENS, HEADS = 1, 2  # dimensions of (B, T, H, .)
 
 
-class Ulysses(Spread):
+class Ulysses(SequenceParallel):
     """A sequence over the ranks of a group, in their order."""
 
     def __init__(self, size: int) -> None:
@@ -46,7 +46,7 @@ class Ulysses(Spread):
         return self._exchange(x, TOKENS, HEADS)
 
     def share(self, batch: Batch) -> Batch:
-        """This rank's stretch of every sequence, filled up at the end to P equal ones; `starts` stay whole."""
+        """This rank's stretch of every sequence, filled up at the end to P equal ones; `document_starts` stay whole."""
         spare = -batch.tokens.shape[1] % self.size
         length = (batch.tokens.shape[1] + spare) // self.size
         own = slice(self._place * length, (self._place + 1) * length)
@@ -54,7 +54,7 @@ class Ulysses(Spread):
             batch,
             tokens=F.pad(batch.tokens, (0, spare))[:, own].contiguous(),
             targets=F.pad(batch.targets, (0, spare), value=IGNORED)[:, own].contiguous(),
-            starts=None if batch.starts is None else F.pad(batch.starts, (0, spare)),
+            document_starts=None if batch.document_starts is None else F.pad(batch.document_starts, (0, spare)),
         )
 
     def _exchange(self, x: Tensor, scattered: int, gathered: int) -> Tensor:
@@ -72,9 +72,9 @@ def spread(model: Model, size: int) -> Ulysses | None:
     for entry, part in zip(model.plan.entries, model.layers, strict=True):
         layer = part.layer
         assert isinstance(layer, Layer)
-        if entry.block.mixes and not layer.spreads:
+        if entry.block.is_mixer and not layer.supports_sequence_parallel:
             raise UserError(f"train.sequence_parallel: {entry.block.name()} cannot share a sequence; use 1")
-        layer.spread = ulysses
+        layer.sequence_parallel = ulysses
     return ulysses
 
 

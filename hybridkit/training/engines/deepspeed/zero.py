@@ -37,7 +37,7 @@ class Zero(ABC):
         """Of the whole gradient that the next step will take, before clipping; inf where it is not finite."""
 
     @abstractmethod
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Forget that gradient."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Replicated(Zero):
     def norm(self) -> float:
         return get_total_norm([p.grad for p in self._engine.module.parameters() if p.grad is not None]).item()
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         self._engine.zero_grad()
 
     def refresh(self) -> None:
@@ -118,7 +118,7 @@ class Partitioned(Zero):
     def norm(self) -> float:
         return float(self._zero.scaled_global_norm())
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """As DeepSpeed's own step does with a gradient that overflowed."""
         zero = self._zero
         zero.micro_step_id = INITIAL_MICRO_STEP_ID
@@ -148,7 +148,7 @@ class Sharded(Zero):
     def norm(self) -> float:
         return float(combine_grad_norm_groups(self._zero._get_norm_groups()))
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         self._zero._overflow_clean_up(1)
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
