@@ -1,36 +1,23 @@
-"""Who imports whom, and how large things may grow (docs/architecture.md)."""
+"""What may be imported where beside the order of floors (test_imports.py), and how large things may grow."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for folder in ("hybridkit", "blocks", "tools", "tests") for path in (ROOT / folder).rglob("*.py"))
 
-# A module may import those of its own rank and below. Packages stand for everything in them.
-RANKS = [
-    {"errors", "source", "block", "loss", "norm", "rules", "stopwatch", "strict_json", "folders", "terminal", "wrong"},
-    {"trust", "plugin_package", "syntax", "plugin", "testing"},
-    {"pattern", "canonical"},
-    {"resolve", "registry"},
-    {"compile"},
-    {"yaml_events", "yaml_reader", "schema", "recipe", "data", "machine", "manifest", "metrics", "weights", "run"}
-    | {"copies", "model", "decode", "sampling", "api"},
-    {"train", "evaluate", "search", "generate", "states", "cost", "export", "doctor"},
-    {"report"},
-    {"cli"},
-]
-UPPER = 6  # the floor of a module that is not named above
-HOMES = {
-    "lark": {"pattern", "syntax"},
-    "networkx": {"compile"},
-    "deepspeed": {"train"},
-    "optuna": {"search"},
-    "fvcore": {"verify"},
-    "rich": {"report", "cli"},
-    "matplotlib": {"report"},
+HOMES = {  # the folder that a library belongs to
+    "lark": "language",
+    "networkx": "model",
+    "deepspeed": "training",
+    "optuna": "search",
+    "fvcore": "cost",
+    "rich": "report",
+    "matplotlib": "report",
 }
 
 
@@ -46,20 +33,6 @@ def part(module: str) -> str:
     return module.split(".")[1]
 
 
-def rank(name: str) -> int:
-    places = [place for place, names in enumerate(RANKS) if name in names]
-    return places[0] if places else UPPER
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "hybridkit").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_downwards(path: Path) -> None:
-    own = part(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for module in imports(path):
-        assert not module.startswith("hybridkit_blocks."), f"the engine imports a block by name: {module}"
-        if module.startswith("hybridkit.") and own != "__init__":
-            assert rank(part(module)) <= rank(own), f"{own} imports {module}, which stands above it"
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "blocks").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks_know_only_the_vocabulary(path: Path) -> None:
     for module in imports(path):
@@ -72,8 +45,14 @@ def test_blocks_know_only_the_vocabulary(path: Path) -> None:
 def test_a_library_has_one_home() -> None:
     for path in (ROOT / "hybridkit").rglob("*.py"):
         for module in imports(path):
-            homes = HOMES.get(module.split(".")[0])
-            assert not homes or homes & set(path.relative_to(ROOT).with_suffix("").parts), f"{path} imports {module}"
+            home = HOMES.get(module.split(".")[0])
+            assert not home or path.relative_to(ROOT).parts[1] == home, f"{path} imports {module}"
+
+
+def test_no_engine_part_imports_a_block_by_name() -> None:
+    for path in (ROOT / "hybridkit").rglob("*.py"):
+        for module in imports(path):
+            assert not module.startswith("hybridkit_blocks."), f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -85,8 +64,13 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert node.end_lineno is not None and node.end_lineno - node.lineno < 50, f"{node.name} is too long"
 
 
-def test_the_page_on_architecture_names_every_module() -> None:
-    page = (ROOT / "docs/architecture.md").read_text()
-    modules = {path.stem for path in (ROOT / "hybridkit").glob("[!_]*.py")}
-    packages = {f"{path.parent.name}/" for path in (ROOT / "hybridkit").glob("*/__init__.py")}
-    assert {name for name in modules | packages if f"`{name}`" not in page} == set()
+def test_the_wheel_has_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    folders = {"hybridkit": "hybridkit", "hybridkit_blocks": "blocks", "hybridkit_recipes": "recipes"}
+    found = {
+        ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
+        for name, folder in folders.items()
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == found

@@ -6,13 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-def fences(document: str, language: str) -> list[str]:
-    """The code blocks of a document in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+from fences import fences
+from project import ROOT
 
 
 def test_the_block_that_the_guide_writes_keeps_the_laws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

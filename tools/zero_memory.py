@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.cost.memory import Training
+from hybridkit.cost.memory import Training, persistent_memory
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train

@@ -2,7 +2,8 @@
 
 B rows, T tokens of a row, D width. Every pass is the one that other verbs run: forward is validation, the training step
 is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
-around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
+around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on
+them.
 """
 
 from __future__ import annotations

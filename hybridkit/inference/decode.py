@@ -65,7 +65,8 @@ def prefill(
     """Read tokens, `chunk` at a time, after those of `context`.
 
     `tokens` is text, for a model with a tokenizer, or ids, of one row or of several; shorter rows are padded in
-    front, and `document_starts` hides the pads. `window`, by default the context's, is that of every block that has one. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
+    front, and `document_starts` hides the pads. `window`, by default the context's, is that of every block that has
+    one. Raises UserError for a row without tokens, ids out of the vocabulary and rows that do not fit the context,
     ValueError for a window below 1 or larger than the context's.
     """
     rows = [_ids(model, row) for row in _split(tokens)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_docs import fences
+from fences import fences
 
 import hybridkit.bench.benchmark
 from hybridkit.cli import main

@@ -59,7 +59,7 @@ def test_a_finished_run_is_resumed_shown_generated_from_and_exported(run: Path) 
 
 
 def test_a_plugin_is_as_good_as_a_shipped_block(run: Path) -> None:
-    from test_docs import fences
+    from fences import fences
 
     (run / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     words = ["tiny.yaml", "pattern=[decay, swa:8]", "train.steps=2"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import assert_same, untimed
-from test_local import PLAN, WINDOWS, batch
+from small_batch import PLAN, WINDOWS, batch
 from told import Go
 from torch import Tensor
 

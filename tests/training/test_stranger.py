@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from project import ROOT
+from reseal import reseal
 from safetensors.torch import load_file, save_file
 from told import Go
 
 from hybridkit.cli import app
-from hybridkit.runs.manifest import Invalid, Manifest, read_manifest, sealed, stamp
+from hybridkit.runs.manifest import Invalid, read_manifest
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, UserError
 
@@ -63,14 +64,6 @@ def run(whole: Run, tmp_path: Path) -> Run:
 def call(verb: str, run: Run) -> None:
     words = {"RUN": str(run.path), "OUT": str(run.path.with_name("out"))}
     app([words.get(word, word) for word in VERBS[verb]], standalone_mode=False)
-
-
-def reseal(folder: Path) -> None:
-    """Let the manifest vouch for the files as they are, as whoever made the folder can."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["sha256"]
-    manifest["files"] = {p.name: stamp(p) for p in folder.iterdir() if p.name != "manifest.json"}
-    (folder / "manifest.json").write_bytes(sealed(Manifest.model_validate(manifest)))
 
 
 @pytest.mark.parametrize("verb", VERBS)

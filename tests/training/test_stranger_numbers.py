@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_stranger import reseal
+from reseal import reseal
 from told import Go
 
 from hybridkit.runs.run import Run

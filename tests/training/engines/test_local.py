@@ -6,27 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_batch import PLAN, WINDOWS, batch
 from torch import Tensor
 
-import hybridkit
 from hybridkit.block import Layer
-from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.optimizers.adamw import groups
-
-PLAN: Plan = hybridkit.build("[swa:4, mlstm]", width=16, heads=2).plan
-WINDOWS = [4, None, None, None]
-
-
-def batch(rows: int = 5, tokens: int = 12) -> Batch:
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(257, (rows, tokens + 1), generator=draw)
-    targets = ids[:, 1:].masked_fill(torch.rand(rows, tokens, generator=draw) < 0.3, IGNORED)
-    targets[1] = IGNORED  # a row that counts nothing
-    return Batch(ids[:, :-1], targets, torch.rand(rows, tokens, generator=draw) < 0.1, 40)
 
 
 def engine(**changes: Any) -> LocalEngine:
