@@ -45,7 +45,7 @@ class Spec(BaseModel):
         return tuple(
             name if field.is_required() else f"{name}={write_value(field.default)}"
             for name, field in cls.model_fields.items()
-            if not (name == "window" and getattr(cls, "windowed", False))  # stands after the colon
+            if not (name == "window" and getattr(cls, "has_window", False))  # stands after the colon
         )
 
     def arguments(self) -> list[Argument]:

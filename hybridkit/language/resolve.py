@@ -140,7 +140,7 @@ def problem(error: ValueError, cls: type[Spec]) -> _Problem:
 
 def _arguments_of(cls: type[Spec]) -> list[str]:
     """The arguments that a call may give. A block's window is none of them: it stands after the colon."""
-    return [name for name in cls.model_fields if not (name == "window" and getattr(cls, "windowed", False))]
+    return [name for name in cls.model_fields if not (name == "window" and getattr(cls, "has_window", False))]
 
 
 def _said(value: Any) -> str:

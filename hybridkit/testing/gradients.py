@@ -109,7 +109,7 @@ def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, fl
     weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
 
     def call(x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        given = {"window": window, "starts": random_starts(x.shape[0], x.shape[1], 0.03)}
+        given = {"window": window, "document_starts": random_starts(x.shape[0], x.shape[1], 0.03)}
         made: tuple[Tensor, State] = torch.func.functional_call(trial.layer, weights, (x, state), given)
         return made
 

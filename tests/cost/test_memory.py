@@ -24,7 +24,7 @@ def batch() -> dict[str, torch.Tensor]:
     ids = torch.randint(257, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
     document_starts = torch.zeros(ROWS, TOKENS, dtype=torch.bool)
     document_starts[:, 100] = True
-    return {"tokens": ids, "targets": ids, "starts": document_starts}
+    return {"tokens": ids, "targets": ids, "document_starts": document_starts}
 
 
 def live_bytes(model: Model, autocast: bool) -> int:

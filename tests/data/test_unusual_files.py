@@ -14,7 +14,7 @@ import pytest
 from hybridkit.data import readers as files
 from hybridkit.data.corpus import prepare
 from hybridkit.data.sources import open_source
-from hybridkit.data.tokenizers.base import json_file as tokenizer_json
+from hybridkit.data.tokenizers import json_file as tokenizer_json
 from hybridkit.data.tokenizers.bpe import read, train
 from hybridkit.system.errors import UserError
 

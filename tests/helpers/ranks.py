@@ -110,7 +110,7 @@ def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
 def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
     """Losses of a few steps over sequences of so many tokens, and the first step's gradient, parameter by parameter."""
     engine = open_engine(MIXERS, train)
-    cut = [getattr(batch(0), name)[:, :tokens] for name in ("tokens", "targets", "starts")]
+    cut = [getattr(batch(0), name)[:, :tokens] for name in ("tokens", "targets", "document_starts")]
     rows, windows = Batch(*cut, 0), MIXERS.windows(TrainStep(0, 0, STEPS))
     nats = []
     for step in range(3):

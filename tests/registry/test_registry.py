@@ -22,7 +22,7 @@ from hybridkit.block import Block, Dims, Layer, Window
 from torch import nn
 
 class _Pass(Layer):
-    def forward(self, x, state=None, *, window=None, starts=None):
+    def forward(self, x, state=None, *, window=None, document_starts=None):
         return x, ()
 
 class Echo(Block):
@@ -37,10 +37,10 @@ WINDOW = """
 from hybridkit.block import Window
 class Twice(Window):
     small: int
-    def __call__(self, tick, index): return self.small
+    def __call__(self, step, index): return self.small
     @property
     def largest(self): return 2 * self.small
-    def shares(self): return {self.small: 1.0}
+    def probabilities(self): return {self.small: 1.0}
 """
 
 

@@ -104,7 +104,7 @@ class HalfGradient(torch.autograd.Function):
 
 def half_weight(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     weights = {"proj.weight": HalfGradient.apply(self.proj.weight)}
-    return torch.func.functional_call(Plain(self), weights, (x, state), {"starts": document_starts})
+    return torch.func.functional_call(Plain(self), weights, (x, state), {"document_starts": document_starts})
 
 
 class Plain(RunningLayer):
@@ -172,7 +172,7 @@ def as_rows(self, x, y, *given):  # type: ignore[no-untyped-def]
 def wide(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
     weights = {"proj.weight": self.proj.weight.float()}
     held = None if state is None else Sum(state.total.float())
-    y, after = torch.func.functional_call(Plain(self), weights, (x.float(), held), {"starts": document_starts})
+    y, after = torch.func.functional_call(Plain(self), weights, (x.float(), held), {"document_starts": document_starts})
     return y.to(x.dtype), Sum(after.total.to(x.dtype))
 
 
