@@ -38,7 +38,7 @@ class Window(Spec, ABC):
 
     @abstractmethod
     def __call__(self, step: TrainStep, index: int) -> int:
-        """The window of entry `index` at this tick; `largest` outside training. Same answer on every rank."""
+        """The window of entry `index` at this step; `largest` outside training. Same answer on every rank."""
 
     @property
     @abstractmethod

@@ -171,7 +171,7 @@ class Model(nn.Module):
         return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
 
     def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a tick; None where the entry has none."""
+        """The window of every entry at a training step; None where the entry has none."""
         return self.plan.windows(step)
 
     def fixed_windows(self, window: int) -> list[int | None]:

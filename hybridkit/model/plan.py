@@ -43,7 +43,7 @@ class Plan:
         return canonical([str(entry.block) for entry in self.written])
 
     def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a tick; None where the entry has none."""
+        """The window of every entry at a training step; None where the entry has none."""
         return [e.window(step, index) if e.window else None for index, e in enumerate(self.entries)]
 
     @cached_property

@@ -32,7 +32,7 @@ class _Scaled(Layer):
         super().__init__()
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x, state=None, *, window=None, starts=None):
+    def forward(self, x, state=None, *, window=None, document_starts=None):
         return self.out(x) * SCALE, ()
 
 class Gla(Block):

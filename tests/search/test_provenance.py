@@ -14,7 +14,7 @@ from hybridkit.system.errors import UserError
 BLOCK = """\
 from hybridkit.block import Block, Layer
 class _Pass(Layer):
-    def forward(self, x, state=None, *, window=None, starts=None): return x, ()
+    def forward(self, x, state=None, *, window=None, document_starts=None): return x, ()
 class Gla(Block):
     def build(self, dims): return _Pass()
     def flops(self, dims, tokens, window=None, count="exact"): return 0
