@@ -33,10 +33,11 @@ def train(
     plugin: Plugins = [],
 ) -> None:
     """Train a recipe; write weights, metrics and checkpoints to a run folder."""
+    from hybridkit.recipe.files import run_name
     from hybridkit.runs.run import load_recipe
     from hybridkit.training.launch import launch
 
-    folder = run or Path("runs") / Path(recipe).stem
+    folder = run or Path("runs") / run_name(recipe)
     # before torch is imported: mistakes in a recipe answer at once
     loaded = load_recipe(recipe, overrides, folder if resume and folder.is_dir() else None)
     if as_json and not dry_run:

@@ -170,7 +170,9 @@ def missing(path: str | Path, known: Iterable[str] = ()) -> ReadError:
     path = Path(path)
     found = [*path.parent.glob("*.y*ml"), *path.parent.glob("*/recipe.yaml")] if os.path.isdir(path.parent) else []
     beside = [file.parent if file.name == "recipe.yaml" else file for file in found]
-    close = nearest(str(path), [*map(str, beside), *known])
+    by_name = {**{name: name for name in known}, **{place.name: str(place) for place in beside}}
+    near = nearest(path.name, by_name) or nearest(str(path), by_name)  # by name first: the folder is the same for all
+    close = by_name[near] if near else None
     return ReadError(Place(str(path)), "no such file" + (f"; did you mean {close}?" if close else ""))
 
 

@@ -60,7 +60,7 @@ def _record(folder: Path, sha256: str, path: Path) -> Path:
     known = {**_recorded(), sha256: {"file": str(path.absolute()), "since": time.strftime("%Y-%m-%d")}}
     part = folder / f".{FILE}.{os.getpid()}"
     try:
-        part.write_text(json.dumps({"sha256": known}, indent=1) + "\n", "utf-8")
+        part.write_text(json.dumps({"sha256": known}, indent=1) + "\n", encoding="utf-8")
         part.replace(folder / FILE)
     finally:
         with suppress(OSError):

@@ -30,6 +30,7 @@ from hybridkit.search.objectives import evaluation_tree, measure
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import refuse_links
+from hybridkit.system.terminal import say
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
@@ -94,7 +95,7 @@ def work(job: Job) -> None:
         sys.exit(error.code)
     except (Failure, OSError) as error:  # no fault of the trial
         with suppress(OSError):
-            print(error)
+            say(error)
         sys.exit(NO_ROOM)
 
 
