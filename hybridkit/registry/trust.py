@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.system.errors import UserError
+from hybridkit.system.terminal import say
 
 FILE = "trusted.json"
 _MOST = 1 << 24  # bytes of the file
@@ -52,7 +53,7 @@ def trust(sha256: str, path: Path) -> None:
     except OSError:
         place = None
     kept = f"recorded in {place}" if place else "in this process only: there is no configuration folder to record it in"
-    print(f"hybridkit: {path} is trusted from now on (sha256 {sha256}), {kept}", file=sys.stderr)
+    say(f"hybridkit: {path} is trusted from now on (sha256 {sha256}), {kept}", file=sys.stderr)
 
 
 def _record(folder: Path, sha256: str, path: Path) -> Path:
