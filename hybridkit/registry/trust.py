@@ -75,7 +75,7 @@ def _recorded() -> dict[str, Any]:
     try:
         if file is None or not file.is_file() or file.stat().st_size > _MOST:
             return {}
-        known = json.loads(file.read_text("utf-8"))["sha256"]
+        known = json.loads(file.read_text(encoding="utf-8"))["sha256"]
         if not isinstance(known, dict):
             raise TypeError("sha256 should be an object")
     except OSError:
