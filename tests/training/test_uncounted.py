@@ -14,7 +14,7 @@ from hybridkit.recipe.schema import Train
 from hybridkit.report.curves import curves_of, draw, print_curves
 from hybridkit.report.progress import figures
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import Unknown, look_up, measure
+from hybridkit.search.objectives import UnknownMetric, look_up, measure
 from hybridkit.search.pruner import running_losses
 from hybridkit.training.engines.local import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
@@ -79,7 +79,7 @@ def test_a_run_without_any_loss_has_none_to_be_ranked_by(sparse: Run, tmp_path: 
         '{"step": 1, "val_loss": null, "val_bits_per_byte": null}\n'
     )
     assert measure(run).keys() == {"seconds", "tokens_per_second"}
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownMetric):
         look_up(measure(run), "val_loss")
     assert running_losses(run.metrics().lines, [1]) == {}
     (curve,) = curves_of([run.path])

@@ -1,7 +1,9 @@
-"""Time what a search costs beside training: `python tools/bench_search.py [--sampler random] [--json]`.
+"""The time of a search without training: rejected candidates, and bookkeeping of trials.
 
-Rejections: 1,000 candidates of a base recipe that all miss the budget, from the sampler's proposal to the check.
-Trials: what writing a trial to the journal and reading all of them takes, at 40 trials.
+    python tools/benchmarks/search.py [--sampler random] [--json]
+
+Rejections: 1,000 candidates that are all out of budget, from the sampler's proposal to the comparison with the budget.
+Trials: writing a trial to the journal and reading all of them, for 40 trials.
 """
 
 import argparse
@@ -29,7 +31,7 @@ trials: 40
 
 
 def define(folder: Path, **settings: str) -> Definition:
-    """Eight free layers."""
+    """A space of eight free layers, written to a new folder."""
     folder.mkdir()
     (folder / "space.yaml").write_text(SPACE.format(**settings), encoding="utf-8")
     return read_definition(folder / "space.yaml")
@@ -44,7 +46,7 @@ def rejections(definition: Definition) -> float:
 
 
 def trials(opened: Study) -> float:
-    """Seconds a trial, begun and ended without training."""
+    """Seconds per trial that begins and ends without training."""
     begin = time.perf_counter()
     while trial := opened.begin():
         opened.end(trial, Outcome([{"val_loss": float(trial.number % 7)}]))
@@ -69,7 +71,7 @@ def main() -> None:
         print(json.dumps(found))
     else:
         print(f"{PATIENCE:,} candidates out of budget rejected in {refused:.2f} s")
-        print(f"{tried * 1e3:.0f} ms beside training for each of 40 trials")
+        print(f"{tried * 1e3:.0f} ms for each of 40 trials, training excluded")
 
 
 if __name__ == "__main__":
