@@ -267,12 +267,12 @@ def _newest(run: Path) -> int:
 
 def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
     """Make operation number `at` of this process end in `fault`, half done where it can be, noting what is valid."""
-    from hybridkit.system.files import Files
+    from hybridkit.system.files import FileOperations
 
     count = 0
 
     def wrapped(whole: Callable[..., None], name: str) -> Callable[..., None]:
-        def operation(self: Files, *args: Any) -> None:
+        def operation(self: FileOperations, *args: Any) -> None:
             nonlocal count
             count += 1
             if count == at:
@@ -285,7 +285,7 @@ def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
         return operation
 
     for name in OPERATIONS:
-        setattr(Files, name, wrapped(getattr(Files, name), name))
+        setattr(FileOperations, name, wrapped(getattr(FileOperations, name), name))
 
 
 def _untimed(run: Any) -> list[dict[str, Any]]:

@@ -172,9 +172,9 @@ def _ask(runs: list[Path], ablate: list[str], questions: Questions) -> Findings:
 
 def _report(findings: Findings, folder: Path, as_json: bool) -> None:
     from hybridkit.report.eval import print_findings
-    from hybridkit.report.html import write
+    from hybridkit.report.html import write_report
 
-    written = write(findings, folder)
+    written = write_report(findings, folder)
     if as_json:
         for note in findings.notes:
             say(f"hybridkit: {note}", file=sys.stderr)

@@ -16,7 +16,7 @@ from hybridkit.data.prepare import Progress, Wanted, build
 from hybridkit.data.sources import open_source
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 
@@ -90,7 +90,7 @@ def prepare(
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
-    rules = rules or CURRENT
+    rules = rules or CURRENT_RULES
     text, root = open_source(source, field), store.cache_root(cache)
     wanted = Wanted(text, choose_tokenizer(tokenizer, rules), validation, text.fingerprint(), rules)
     seen = store.find(root, wanted.stamp)

@@ -17,7 +17,7 @@ from hybridkit.data.sources import TextSource
 from hybridkit.data.split import Span, document_hash, split
 from hybridkit.data.tokenizers.base import SAVED, Tokenizer
 from hybridkit.data.tokenizers.choice import Choice
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 Progress = Callable[[str, int, int | None], object]  # what is done now, bytes done, bytes in all where that is known
@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
     tokenizer: Choice
     validation: float
     seen: object  # the source's fingerprint
-    rules: int = CURRENT  # of the split and the tokens
+    rules: int = CURRENT_RULES  # of the split and the tokens
 
     @property
     def settings(self) -> list[object]:

@@ -24,7 +24,7 @@ from hybridkit.block import Spec
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.cache import digest_of
 from hybridkit.data.tokenizers.base import Bytes, Tokenizer
-from hybridkit.language.parser import Call, tree
+from hybridkit.language.parser import Call, pattern_tree
 from hybridkit.language.resolve import read_call
 from hybridkit.language.source import Source, error_at
 from hybridkit.system.errors import UserError
@@ -83,7 +83,7 @@ def read_recall(source: str) -> Recall | None:
     if not _CALL.fullmatch(source):
         return None
     at = partial(error_at, Source("data.source", Source.inline(source).lines), source)
-    call = tree(source, Source("data.source", Source.inline(source).lines))
+    call = pattern_tree(source, Source("data.source", Source.inline(source).lines))
     if not isinstance(call, Call) or call.window:
         raise at((0, len(source)), "this is one call: recall(pairs=6, noise=.5)")
     return read_call(call, Recall, at)

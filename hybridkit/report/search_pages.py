@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.report.search import choice, figure, summarize
-from hybridkit.report.search_plots import pictures
+from hybridkit.report.search_plots import study_pictures
 from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import Failure
@@ -39,7 +39,7 @@ class Sheet(NamedTuple):
 def write_pages(study: Study) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the pictures; their paths. Raises Failure."""
     found = results(study)
-    drawn = [(name, title, svg(drawing)) for name, title, drawing in pictures(found, curves(study))]
+    drawn = [(name, title, svg(drawing)) for name, title, drawing in study_pictures(found, curves(study))]
     sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
     files = {f"{name}.svg": svg for name, _, svg in drawn}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # half a second
 MOST = 12  # trials whose curves are labelled, and variables whose importance is drawn
 
 
-def pictures(found: Results, curves: Sequence[Curve]) -> Iterator[tuple[str, str, Figure]]:
+def study_pictures(found: Results, curves: Sequence[Curve]) -> Iterator[tuple[str, str, Figure]]:
     """(name, title, figure) of each picture that there is something to draw in."""
     if found.rows:
         yield "front", "Trials by objective; the front is joined", _front(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.cost.flops import layer_parameters, parameters
-from hybridkit.language.parser import Call, Group, tree
+from hybridkit.language.parser import Call, Group, pattern_tree
 from hybridkit.language.printer import canonical
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import Row
@@ -48,7 +48,7 @@ def print_outline(drawn: dict[str, Any]) -> None:
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
     scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
     root.add(styled("embedding ", (_count(params["embedding"]) + scaled, "dim")))
-    _grow(root, tree(drawn["stack"]), sizes)
+    _grow(root, pattern_tree(drawn["stack"]), sizes)
     root.add("norm")
     shared = styled("head ", ("the embedding's weight", "dim"))
     root.add(shared if drawn["tied"] else _counted("head", params["head"]))
@@ -65,7 +65,7 @@ def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
     while isinstance(part, Group) and len(part.parts) == 1 and not (times and isinstance(part.parts[0], Group)):
         part = part.parts[0]
     if isinstance(part, Call):
-        text = next(text for text in sizes if tree(text) == part)
+        text = next(text for text in sizes if pattern_tree(text) == part)
         branch.add(_counted(f"{text}{times}", sizes[text]))
         return
     inner = branch.add(f"repeated{times}") if times else branch

@@ -10,7 +10,7 @@ from names import HOSTILE, raw_controls
 from hybridkit.report.figure import svg
 from hybridkit.report.search import print_results
 from hybridkit.report.search_pages import _html, _markdown, ranking
-from hybridkit.report.search_plots import pictures
+from hybridkit.report.search_plots import study_pictures
 from hybridkit.search.results import Curve, Results, Row
 from hybridkit.search.trials import Counts, Record, half_interval
 
@@ -33,7 +33,7 @@ def found() -> Results:
 
 def test_pages_and_pictures_hold_names_as_text(found: Results) -> None:
     curves = [Curve(n, 0, [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(2)]
-    drawn = [(name, title, svg(figure)) for name, title, figure in pictures(found, curves)]
+    drawn = [(name, title, svg(figure)) for name, title, figure in study_pictures(found, curves)]
     assert [name for name, _, _ in drawn] == ["front", "parallel", "importance", "curves"]
     for _, _, text in drawn:
         ElementTree.fromstring(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybridkit.data.tokenizers.base import SAVED, Bytes, Tokenizer
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError, nearest
 
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     make: Callable[[Iterable[bytes]], Tokenizer]  # from the training documents, which only `train(V)` reads
 
 
-def choose_tokenizer(text: str, rules: int = CURRENT) -> Choice:
+def choose_tokenizer(text: str, rules: int = CURRENT_RULES) -> Choice:
     """The tokenizer that `bytes`, `train(V)` or the path of a tokenizer.json (or of a folder that holds one) names.
 
     Raises UserError where there is none such, or the file is not a tokenizer's.
@@ -58,7 +58,7 @@ def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
     return vocab or least
 
 
-def load_tokenizer(folder: Path, rules: int = CURRENT) -> Tokenizer:
+def load_tokenizer(folder: Path, rules: int = CURRENT_RULES) -> Tokenizer:
     """The tokenizer that was saved in `folder`, as `rules` have it; `bytes` if none was.
 
     Raises UserError for a damaged file.
@@ -76,7 +76,7 @@ def run_tokenizer(run: Run, rules: int | None = None) -> Tokenizer:
     Raises UserError where it is damaged, or not the recorded one.
     """
     run.check_exists()
-    found, manifest = load_tokenizer(run.path, rules or CURRENT), run.record()
+    found, manifest = load_tokenizer(run.path, rules or CURRENT_RULES), run.record()
     wanted = manifest.tokenizer if manifest else None
     if wanted not in (None, found.digest):
         now = f"has sha256 {found.digest}" if (run.path / SAVED).exists() else "is missing"
