@@ -211,9 +211,7 @@ def _about(engine: Engine, recipe: Recipe, plan: Plan, feed: Feed) -> dict[str, 
     }
 
 
-def _restored(
-    found: Newest, about: dict[str, Any], engine: Engine, recipe: Recipe, reporter: Reporter
-) -> State:
+def _restored(found: Newest, about: dict[str, Any], engine: Engine, recipe: Recipe, reporter: Reporter) -> State:
     """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
     if found.checkpoint and found.manifest:
         _refuse_other(found.manifest, about)
