@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybridkit.report.console import Console, Table
-from hybridkit.report.flops import format_bytes, format_count, format_tokens
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.measure` gives
 

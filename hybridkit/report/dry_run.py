@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hybridkit.report.numbers import format_bytes
 from hybridkit.system.terminal import say
-
-GIB = 2**30
 
 
 def print_estimate(estimate: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import run_name
 from hybridkit.report.console import Console, Table
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 if TYPE_CHECKING:  # it imports fvcore
     from hybridkit.cost.cross_check import Check
@@ -59,33 +60,6 @@ def short(recipes: Iterable[str]) -> list[str]:
     recipes = list(recipes)
     names = list(map(run_name, recipes))
     return names if len(set(names)) == len(set(recipes)) else recipes
-
-
-def format_tokens(number: int) -> str:
-    """A number of tokens as the command line takes it: 1000, 16k, 1M."""
-    for unit, letter in ((1 << 20, "M"), (1 << 10, "k")):
-        if number % unit == 0:
-            return f"{number // unit}{letter}"
-    return str(number)
-
-
-def format_count(number: float) -> str:
-    """A count with a decimal unit: 6.174 G."""
-    return _scaled(number, 1000, ("", "k", "M", "G", "T", "P", "E"))
-
-
-def format_bytes(number: float) -> str:
-    """Bytes with a binary unit: 24.05 MiB."""
-    return _scaled(number, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
-
-
-def _scaled(number: float, base: int, units: Sequence[str]) -> str:
-    place = 0
-    while number >= base and place < len(units) - 1:
-        number, place = number / base, place + 1
-    # Four digits, and as many more as stand before the point: 1023 MiB.
-    digits = max(0, 3 - len(str(int(number))) + 1) if place else 0
-    return f"{number:.{digits}f} {units[place]}".rstrip()
 
 
 def _heading(entry: CostEntry) -> str:

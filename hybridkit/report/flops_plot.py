@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.cost.flops import cost, state_bytes
 from hybridkit.report.figure import labels, save_figure
-from hybridkit.report.flops import format_bytes, format_count, format_tokens, short
+from hybridkit.report.flops import short
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import pytest
 from project import ROOT
 
 from hybridkit.cli import main
-from hybridkit.report.flops import format_bytes, format_count, format_tokens
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 from hybridkit.report.flops_plot import crossings
 
 Run = Callable[..., tuple[int, str, str]]
