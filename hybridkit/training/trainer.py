@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hybridkit.data.batches import Feed
-from hybridkit.data.open import describe, open_feed
+from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
@@ -81,7 +81,7 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
     feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
-    for line in describe(feed, recipe.train, plan.dims.vocab):
+    for line in describe_feed(feed, recipe.train, plan.dims.vocab):
         reporter.message(line)
     about = _about(engine, recipe, plan, feed) | {"code": hashes(code)}
     state = _restored(found, about, engine, recipe, reporter)

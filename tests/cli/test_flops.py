@@ -12,8 +12,8 @@ import pytest
 from project import ROOT
 
 from hybridkit.cli import main
-from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 from hybridkit.report.flops_plot import crossings
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 Run = Callable[..., tuple[int, str, str]]
 
