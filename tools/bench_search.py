@@ -1,6 +1,6 @@
 """Time what a search costs beside training: `python tools/bench_search.py [--sampler random] [--json]`.
 
-Rejections: 1,000 candidates of a base recipe that all miss the budget, from the sampler's proposal to the verdict.
+Rejections: 1,000 candidates of a base recipe that all miss the budget, from the sampler's proposal to the check.
 Trials: what writing a trial to the journal and reading all of them takes, at 40 trials.
 """
 
@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from hybridkit.search.candidate import Workshop
+from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import Definition, read_definition
-from hybridkit.search.screening import Hunt
+from hybridkit.search.screening import CandidateFilter
 from hybridkit.search.study import PATIENCE, Study, create, proposals
 from hybridkit.search.worker import Outcome
 
@@ -38,7 +38,7 @@ def define(folder: Path, **settings: str) -> Definition:
 def rejections(definition: Definition) -> float:
     """Seconds for `PATIENCE` candidates that are out of budget."""
     begin = time.perf_counter()
-    found = Hunt(Workshop(definition), []).find(proposals(definition, [], 0))
+    found = CandidateFilter(CandidateFactory(definition), []).find(proposals(definition, [], 0))
     assert found is None, "a candidate was within the budget"
     return time.perf_counter() - begin
 
@@ -46,8 +46,8 @@ def rejections(definition: Definition) -> float:
 def trials(opened: Study) -> float:
     """Seconds a trial, begun and ended without training."""
     begin = time.perf_counter()
-    while record := opened.begin():
-        opened.end(record, Outcome([{"val_loss": float(record.number % 7)}]))
+    while trial := opened.begin():
+        opened.end(trial, Outcome([{"val_loss": float(trial.number % 7)}]))
     return (time.perf_counter() - begin) / opened.wanted
 
 

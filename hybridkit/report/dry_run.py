@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hybridkit.report.numbers import format_bytes
 from hybridkit.system.terminal import say
 
 
