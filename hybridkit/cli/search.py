@@ -46,9 +46,9 @@ def search(
 
 
 def _find(said: str) -> Path:
-    from hybridkit.recipe.files import find
+    from hybridkit.recipe.files import find_recipe
 
-    return find(said)
+    return find_recipe(said)
 
 
 def _search(

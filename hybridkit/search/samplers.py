@@ -33,7 +33,7 @@ except ImportError:
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-Memory = dict[str, Any]  # what a sampler wants to find again beside a trial: plain data
+SamplerMemory = dict[str, Any]  # what a sampler wants to find again beside a trial: plain data
 POPULATION = (4, 50)  # the fewest and the most members of nsga2's and evolution's populations
 TOURNAMENT = 4  # members of which evolution takes the best
 
@@ -46,7 +46,7 @@ class Proposal(NamedTuple):
 
     number: int
     params: dict[str, Scalar]
-    memory: Memory
+    memory: SamplerMemory
 
 
 class Proposer:

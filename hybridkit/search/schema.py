@@ -64,9 +64,7 @@ class StudyFile(Section):
     space: dict[str, Any] | None = Field(default=None, description="What varies (docs/search.md).")
     patterns: dict[str, Any] | None = Field(default=None, description="Named patterns, one of which is chosen.")
     budget: list[Any] | dict[str, Any] | str | None = Field(default=None, description="Limits of cost.")
-    match: MatchSettings | MeasureName | None = Field(
-        default=None, description="The cost of every candidate."
-    )
+    match: MatchSettings | MeasureName | None = Field(default=None, description="The cost of every candidate.")
     objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Metrics to optimize.")
     trial: TrialSettings = Field(default=TrialSettings(), description="How a candidate is trained and evaluated.")
     trials: int = Field(default=40, ge=1, le=100_000, description="Candidates to train; a grid has its own number.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from hybridkit.search.candidate import Candidate, CandidateFactory, said
-from hybridkit.search.samplers import Memory, Proposal
+from hybridkit.search.samplers import Proposal, SamplerMemory
 from hybridkit.search.trials import Alias, Counts, Trial
 from hybridkit.system.errors import UserError
 
@@ -18,7 +18,7 @@ class Accepted(NamedTuple):
     """A candidate to train, and what the sampler wants to remember of it."""
 
     candidate: Candidate
-    memory: Memory
+    memory: SamplerMemory
 
 
 class CandidateFilter:

@@ -8,7 +8,7 @@ from spaces import SEQUENCES, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.recipe.yaml_reader import read_text
+from hybridkit.recipe.yaml_reader import read_yaml_text
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, check_budget, read_budget
 from hybridkit.search.definition import read_definition
@@ -16,7 +16,7 @@ from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, l
 
 
 def read(text: str) -> Constraint:
-    (constraint,) = read_budget(read_text(f"budget: {text}", "f.yaml"))
+    (constraint,) = read_budget(read_yaml_text(f"budget: {text}", "f.yaml"))
     return constraint
 
 

@@ -24,13 +24,13 @@ def measure(pattern: str, width: int, tokens: int) -> dict[str, Any]:
     import hybridkit
     from hybridkit.data.batches import Batch
     from hybridkit.evaluation.perplexity import by_position
-    from hybridkit.evaluation.scoring import Reading
+    from hybridkit.evaluation.scoring import ReadOptions
 
     torch.manual_seed(0)
     model = hybridkit.build(pattern, width=width)
     ids = torch.randint(257, (1, tokens + 1))
     begin = time.perf_counter()
-    bins = by_position(model, [Batch(ids[:, :-1], ids[:, 1:], None, tokens)], Reading())
+    bins = by_position(model, [Batch(ids[:, :-1], ids[:, 1:], None, tokens)], ReadOptions())
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"tokens": tokens, "bins": len(bins), "tokens_per_second": tokens / seconds, "peak_mib": peak}

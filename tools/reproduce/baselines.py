@@ -16,7 +16,7 @@ import torch
 
 import hybridkit
 from hybridkit.data.batches import cover
-from hybridkit.data.corpus import Corpus, Tokens, prepare
+from hybridkit.data.corpus import Corpus, Tokens, prepare_corpus
 from hybridkit.model.model import Model
 
 SMOOTHING = 0.1  # added to every pair's count
@@ -30,7 +30,7 @@ def main() -> None:
     model = hybridkit.load(parser.parse_args().run)
     assert model.recipe is not None
     data = model.recipe.data
-    corpus = prepare(data.source, data.tokenizer, field=data.field, validation=data.validation)
+    corpus = prepare_corpus(data.source, data.tokenizer, field=data.field, validation=data.validation)
     train, held_out = (side.tokenizer.decode(side.ids) for side in (corpus.train, corpus.validation))
     rows = {
         "this model": model_bits(model, corpus, data.sequence),

@@ -271,12 +271,12 @@ def _inject(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
 
     The step of the newest valid checkpoint at that moment is written to `note`.
     """
-    from hybridkit.system.files import Files
+    from hybridkit.system.files import FileOperations
 
     count = 0
 
     def wrapped(whole: Callable[..., None], name: str) -> Callable[..., None]:
-        def operation(self: Files, *args: Any) -> None:
+        def operation(self: FileOperations, *args: Any) -> None:
             nonlocal count
             count += 1
             if count == at:
@@ -289,7 +289,7 @@ def _inject(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
         return operation
 
     for name in OPERATIONS:
-        setattr(Files, name, wrapped(getattr(Files, name), name))
+        setattr(FileOperations, name, wrapped(getattr(FileOperations, name), name))
 
 
 def _without_times(run: Any) -> list[dict[str, Any]]:

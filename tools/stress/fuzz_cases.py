@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import dump
-from hybridkit.report.curves import curves_of, draw, print_curves
+from hybridkit.report.curves import curves_of, draw_curves, print_curves
 from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
@@ -243,7 +243,7 @@ def _read_recipe(content: bytes) -> None:
 def _read_pattern(content: bytes) -> None:
     """Compile a pattern; its canonical form must compile to the same entries."""
     text = content.decode("utf-8", "surrogatepass") if content.isascii() else content.decode("utf-8", "surrogateescape")
-    parse(text)
+    parse_pattern(text)
     plan_ = compile_pattern(text, width=64, heads=4, vocab=257)
     assert compile_pattern(plan_.pattern, width=64, heads=4, vocab=257).entries == plan_.entries
 
@@ -280,7 +280,7 @@ def _read_metrics(content: bytes) -> None:
     print_curves(curves)
     json.dumps(curves[0].summary())
     if len(content) % 50 == 0:
-        draw(curves, Path("m.svg"))
+        draw_curves(curves, Path("m.svg"))
     if found.damaged and not found.lines:
         raise Invalid("no valid line")
 
