@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 
 VOCAB = 257
 ASKED = re.compile(r".* for (.+?) mentioned in the provided text is(.*)$", re.DOTALL)
@@ -25,7 +25,7 @@ class Scripted:
     """Answers the first `right` of every hundred questions with the needle's value, the others with one digit less."""
 
     def __init__(self, right: int) -> None:
-        self.right, self.tokenizer = right, Bytes()
+        self.right, self.tokenizer = right, ByteTokenizer()
         self.plan = SimpleNamespace(dims=SimpleNamespace(vocab=VOCAB), entries=[])
         self.head = lambda x: x
         self.head.weight = torch.zeros(1)  # type: ignore[attr-defined]  # where the model lies
