@@ -42,7 +42,7 @@ from hybridkit.system.machine import (
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import for_graphs
-from hybridkit.training.engines.local import LocalEngine, initial_model
+from hybridkit.training.engines.local.engine import LocalEngine, initial_model
 from hybridkit.training.micro_batches import automatic_rows, num_targets
 
 SCHEMA = 1

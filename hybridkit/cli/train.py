@@ -23,10 +23,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, max=1 << 20, help="Processes to start on this machine (train.engine=deepspeed)."),
+        typer.Option(min=1, max=1 << 20, help="Processes to start on this machine, for engines that run in several."),
     ] = None,
     hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Hosts to start ranks on, through DeepSpeed's launcher.")
+        Path | None, typer.Option(metavar="FILE", help="Hosts to start ranks on, through the engine's launcher.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
     as_json: Json = False,
@@ -43,9 +43,9 @@ def train(
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
     if dry_run:
-        launch.check(loaded.recipe, ranks or 1)
+        launch.check(loaded.recipe, ranks or 1, loaded.registry)
         return _estimate(loaded, ranks or 1, as_json)
-    launch.begin(loaded.recipe, ranks, hostfile)
+    launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:
         from hybridkit.report.progress import reporter
         from hybridkit.training.reporter import Silent

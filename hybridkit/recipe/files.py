@@ -19,10 +19,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hybridkit.language.parser import Call, parse_pattern
+from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
 from hybridkit.language.source import Source
-from hybridkit.recipe.schema import Data, Misfit, Model, Recipe, Train, leaves
+from hybridkit.recipe.choices import UnknownKey
+from hybridkit.recipe.schema import Data, Leaf, Misfit, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
     Document,
     KeyPath,
@@ -76,18 +77,20 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
     """
     path = find_recipe(name)
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
-    recipe = _checked(document, path)
+    registry = known(path, set(_words(document.data))) if known else REGISTRY
+    recipe = _checked(document, path, registry)
     source = document.sources.get(("pattern",))
     calls = parse_pattern(recipe.pattern, source)
-    registry = known(path, _names_in(calls, recipe)) if known else REGISTRY
     check_names(calls, registry, recipe.pattern, source)
     return Loaded(recipe, source, path, registry)
 
 
-def _names_in(calls: Sequence[Call], recipe: Recipe) -> set[str]:
-    """The blocks and window policies that a recipe names."""
-    said = [name for call in calls for name in (call.name, call.window and call.window.name) if name]
-    return {*said, str((recipe.model.ffn or {}).get("block"))}
+def _words(data: Any) -> Iterator[str]:
+    """The words in the texts of a recipe, among them all names of blocks, engines and other kinds that it uses."""
+    if isinstance(data, str):
+        yield from re.findall(r"[^\W\d]\w*", data)
+    for part in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _words(part)
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -135,10 +138,18 @@ def dump(recipe: Recipe) -> str:
     )
 
 
-def recipe_changes(old: Recipe, new: Recipe) -> list[RecipeChange]:
+def recipe_changes(old: Recipe, new: Recipe, registry: Registry = REGISTRY) -> list[RecipeChange]:
     """What `new` says differently, in the order of the schema."""
-    pairs = [(leaf, attrgetter(leaf.attribute)(old), attrgetter(leaf.attribute)(new)) for leaf in leaves()]
+    pairs = [(leaf, _value_of(leaf, old), _value_of(leaf, new)) for leaf in leaves(registry)]
     return [RecipeChange(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
+
+
+def _value_of(leaf: Leaf, recipe: Recipe) -> Any:
+    """What a recipe says; the default for a field of an engine that is not the recipe's."""
+    try:
+        return attrgetter(leaf.attribute)(recipe)
+    except AttributeError:
+        return leaf.info.get_default()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -235,13 +246,13 @@ def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
         yield from _replaced(base[key], over[key], (*path, key))
 
 
-def _checked(document: Document, path: Path) -> Recipe:
+def _checked(document: Document, path: Path, registry: Registry) -> Recipe:
     if "pattern" not in document.data:
         if slip := next((key for key in document.data if nearest(key, ["pattern"])), None):
             raise _unknown(document, (slip,))
         raise RecipeError(f"{path}: no pattern; the one line that a recipe needs is like pattern: [swa:128, mlstm]*4")
     try:
-        return Recipe.model_validate(document.data)
+        return Recipe.model_validate(document.data, context={"registry": registry})
     except ValidationError as error:
         raise _complaint(document, error.errors()) from None
 
@@ -253,6 +264,10 @@ def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeErro
     if isinstance(cause, Misfit):
         written = [path for path in cause.paths if path in document.values]
         return RecipeError(f"{document.where(written[0] if written else ())}: {cause}")
+    if isinstance(cause, UserError):  # of a plug-in that cannot be imported
+        raise cause
+    if isinstance(cause, UnknownKey):
+        return _unknown(document, (*first["loc"], cause.key), cause.known)
     if first["type"] == "extra_forbidden":
         return _unknown(document, first["loc"])
     path = document.known(first["loc"])
@@ -270,13 +285,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unknown(document: Document, path: KeyPath) -> RecipeError:
+def _unknown(document: Document, path: KeyPath, known: Sequence[str] = ()) -> RecipeError:
     """A key that no recipe has, with the nearest one that it has there, or all of them."""
     *around, name = path
-    section: Any = Recipe
-    for key in around:
-        section = section.model_fields[key].annotation
-    known = _names(section)
+    if not known:
+        section: Any = Recipe
+        for key in around:
+            section = section.model_fields[key].annotation
+        known = _names(section)
     close = nearest(str(name), known)
     hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
     owner = ".".join(map(str, around)) or "a recipe"

@@ -6,10 +6,21 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
+from hybridkit.recipe.choices import ENGINE, check_choice, declared, engine_fields, optimizer_choice
 from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.registry.registry import REGISTRY, Registry
 
 FIXED: dict[str, JsonValue] = {"fixed": True}  # marks fields (of sections: all of theirs) that --resume may not change
 
@@ -42,6 +53,19 @@ def _with_block(ffn: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(ffn.get("block", ""), str):
         raise ValueError("should name its block, as in {block: ffn}")
     return {"block": "ffn", **ffn}
+
+
+def _registry(info: ValidationInfo) -> Registry:
+    """What the recipe may name: `context={"registry": ...}` of `model_validate`."""
+    return (info.context or {}).get("registry", REGISTRY)
+
+
+def _engine(name: str, info: ValidationInfo) -> str:
+    return check_choice(ENGINE, name, _registry(info))
+
+
+def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
+    return optimizer_choice(said, _registry(info))
 
 
 Size = Annotated[int, BeforeValidator(lambda value: read_size(value) if isinstance(value, str) else value)]
@@ -105,7 +129,9 @@ class Data(Section):
 
 
 class Train(Section):
-    """How it is trained."""
+    """How it is trained. Beside the fields here it holds those that engines declare (`choices.engine_fields`)."""
+
+    model_config = ConfigDict(extra="allow")
 
     steps: int = Field(default=1000, ge=1, le=MOST, description="Optimizer steps.")
     batch_tokens: Size = Field(
@@ -127,18 +153,11 @@ class Train(Section):
     seed: int = Field(
         default=0, ge=0, lt=1 << 63, json_schema_extra=FIXED, description="Of initial weights, data order and windows."
     )
-    engine: Literal["local", "deepspeed"] = Field(
-        default="local", description="Plain torch in one process, or DeepSpeed."
+    optimizer: Annotated[str | dict[str, JsonValue], BeforeValidator(_optimizer)] = Field(
+        default="adamw", description="An optimizer, or `{name: ..., field: ...}` with fields of its own."
     )
-    zero: int = Field(default=1, ge=0, le=3, description="DeepSpeed: the ZeRO stage.")
-    offload: Literal["none", "optimizer", "all"] = Field(
-        default="none", description="DeepSpeed: what lives in host memory."
-    )
-    deepspeed: dict[str, JsonValue] = Field(
-        default={}, description="DeepSpeed: further settings, handed to it as they are."
-    )
-    sequence_parallel: int = Field(
-        default=1, ge=1, le=1 << 20, description="DeepSpeed: ranks that share each sequence."
+    engine: Annotated[str, AfterValidator(_engine)] = Field(
+        default="local", description="`local`: plain torch in one process; `deepspeed`: DeepSpeed, on several ranks."
     )
     precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
         default="auto", description="Of the arithmetic; auto: bf16 where the machine computes in it, else fp32."
@@ -161,6 +180,18 @@ class Train(Section):
         description="A run whose weights to start from, with a new optimizer and schedule.",
     )  # fmt: skip
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_engine(cls, data: Any, info: ValidationInfo) -> Any:
+        """The data with every field that the engine declares, checked by it."""
+        if not isinstance(data, dict):
+            return data
+        own = [field.alias or name for name, field in cls.model_fields.items()]
+        engine, registry = data.get("engine", cls.model_fields["engine"].default), _registry(info)
+        if engine not in registry.names(ENGINE):
+            return data  # refused by the field
+        return {key: data[key] for key in own if key in data} | engine_fields(data, engine, own, registry)
+
     @model_validator(mode="after")
     def _falls(self) -> Self:
         if self.schedule != "constant" and self.min_lr > self.lr:
@@ -175,7 +206,7 @@ class Recipe(Section):
     pattern: str = Field(json_schema_extra=FIXED, description="The stack of layers (docs/pattern.md).")
     model: Model = Field(default=Model(), json_schema_extra=FIXED, description="Sizes.")
     data: Data = Field(default=Data(), json_schema_extra=FIXED, description="Text.")
-    train: Train = Field(default=Train(), description="Optimization.")
+    train: Train = Field(default_factory=Train, description="Optimization.")
     rules: Annotated[int, AfterValidator(_known_rules)] | None = Field(
         default=None, json_schema_extra=FIXED,
         description="Version of the rules that a run was made by, which `train` writes; null: the current ones.",
@@ -199,8 +230,8 @@ class Leaf(NamedTuple):
     fixed: bool
 
 
-def leaves() -> Iterator[Leaf]:
-    """All fields of a recipe that hold values, in the order of the schema."""
+def leaves(registry: Registry = REGISTRY) -> Iterator[Leaf]:
+    """All fields of a recipe that hold values, in the order of the schema; those of engines follow `train.engine`."""
     for name, info in Recipe.model_fields.items():
         section = info.annotation
         if not (isinstance(section, type) and issubclass(section, Section)):
@@ -208,6 +239,9 @@ def leaves() -> Iterator[Leaf]:
             continue
         for inner, leaf in section.model_fields.items():
             yield Leaf(f"{name}.{leaf.alias or inner}", f"{name}.{inner}", leaf, _fixed(info) or _fixed(leaf))
+            if leaf is Train.model_fields["engine"]:
+                for field, said in declared(ENGINE, registry):
+                    yield Leaf(f"{name}.{field}", f"{name}.{field}", said, _fixed(said))
 
 
 def _fixed(info: FieldInfo) -> bool:

@@ -10,7 +10,7 @@ from hybridkit.system.terminal import say
 def print_estimate(estimate: Mapping[str, Any]) -> None:
     """A line for each thing that `hybridkit.training.estimate.estimate` found."""
     e, memory = estimate, estimate["memory"]
-    zero = f", ZeRO {e['zero']}" if e["engine"] == "deepspeed" else ""
+    zero = f", ZeRO {e['zero']}" if e["zero"] else ""
     rows = {
         "pattern": e["pattern"],
         "parameters": f"{e['parameters']:,}",

@@ -4,11 +4,11 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from hybridkit.report.console import Progress
 from hybridkit.system.terminal import say
+from hybridkit.training.callback import Start
 from hybridkit.training.reporter import Reporter
 
 LINES = 100  # plain lines of a run
@@ -42,18 +42,18 @@ def _window(window: int | Mapping[str, int] | None) -> str:
     return "  window " + "/".join(map(str, drawn))
 
 
-class Lines:
+class Lines(Reporter):
     """Plain text, some hundred lines a run."""
 
     def __init__(self) -> None:
         self._steps, self._begin, self._first = 1, 0.0, 0
 
-    def start(self, run: Path, step: int, steps: int) -> None:
+    def on_start(self, start: Start) -> None:
         """Say where the run begins."""
-        self._steps, self._first, self._begin = steps, step, time.monotonic()
-        say(f"training in {run}, from step {step} of {steps}")
+        self._steps, self._first, self._begin = start.steps, start.step, time.monotonic()
+        say(f"training in {start.run}, from step {start.step} of {start.steps}")
 
-    def step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
+    def on_step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
         """A line for the first step, the last, and some in between."""
         step = line["step"]
         if step == self._first + 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
@@ -61,7 +61,7 @@ class Lines:
             eta = timedelta(seconds=round(left))
             say(f"step {step}/{self._steps}  {figures(line, bits_per_byte)}  ETA {eta}")
 
-    def validation(self, line: Mapping[str, Any]) -> None:
+    def on_validation(self, line: Mapping[str, Any]) -> None:
         """Always a line."""
         say(f"step {line['step']}/{self._steps}  {figures(line, None)}")
 
@@ -74,27 +74,24 @@ class Lines:
         if total is not None and done >= total:
             say(f"{what}: {total / 1e6:,.1f} MB")
 
-    def end(self) -> None:
-        """Nothing is left open."""
 
-
-class Bar:
+class Bar(Reporter):
     """A live bar at the bottom of a terminal; validations and messages scroll above it."""
 
     def __init__(self) -> None:
         self._bar = Progress()
         self._task = self._bar.add_task("data", total=None, figures="")
 
-    def start(self, run: Path, step: int, steps: int) -> None:
+    def on_start(self, start: Start) -> None:
         """From here on the bar counts steps."""
         self._bar.start()
-        self._bar.reset(self._task, description=str(run), total=steps, completed=step, figures="")
+        self._bar.reset(self._task, description=str(start.run), total=start.steps, completed=start.step, figures="")
 
-    def step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
+    def on_step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
         """The figures beside the bar."""
         self._bar.update(self._task, completed=line["step"], figures=figures(line, bits_per_byte))
 
-    def validation(self, line: Mapping[str, Any]) -> None:
+    def on_validation(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
         self.message(f"step {line['step']}  {figures(line, None)}")
 
@@ -107,6 +104,6 @@ class Bar:
         self._bar.start()
         self._bar.update(self._task, description=what, completed=done, total=total)
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()

@@ -54,14 +54,19 @@ class Stamp(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a checkpoint holds, and under what circumstances it was written; in the file a hash of it all follows."""
+    """What a checkpoint holds and how it was made; in the file a hash of it all follows.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    Other keys than these are the entries of an engine (`EngineSpec.manifest_entries`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Annotated[int | float | str | bool | None, Field(union_mode="left_to_right")]]
 
     format: Literal[1] = 1
     step: int = Field(ge=0, lt=10**18)  # updates done
     engine: str
-    zero: int = Field(ge=0, le=3)
+    optimizer: str = Field(default="adamw", max_length=255)  # whose state it holds; older manifests do not say it
+    zero: int = Field(default=0, ge=0, le=3)  # stage of ZeRO
     ranks: int = Field(ge=1, le=MAX_RANKS)
     threads: int = Field(ge=1, le=MAX_THREADS)
     versions: dict[str, str]

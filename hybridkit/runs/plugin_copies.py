@@ -34,9 +34,12 @@ class RunWithPlugins(Protocol):
         """The newest manifest that can be read."""
 
 
-def code_of(entries: Iterable[Entry]) -> dict[str, bytes]:
-    """The files of the plug-ins that a stack uses, as they were executed, with what they import beside them."""
-    parts = [part for entry in entries for part in (entry.block, entry.window) if part]
+def code_of(entries: Iterable[Entry], *others: object) -> dict[str, bytes]:
+    """The files of the plug-ins that a stack uses, as they were executed, with what they import beside them.
+
+    `others`: what else a run uses that may come from a plug-in, such as its optimizer.
+    """
+    parts = [*(part for entry in entries for part in (entry.block, entry.window) if part), *others]
     return sources(type(part).__module__ for part in parts)
 
 

@@ -34,7 +34,11 @@ from hybridkit.system.signals import Signals
 
 RETRIES = 5  # times that a trial whose worker died is started again without having come any further
 # What training imports only when it begins, so that no worker has to: torch's optimizers bring its compiler.
-PRELOAD = ["hybridkit.search.worker", "hybridkit.training.engines.local", "tensorboard.summary.writer.record_writer"]
+PRELOAD = [
+    "hybridkit.search.worker",
+    "hybridkit.training.engines.local.engine",
+    "tensorboard.summary.writer.record_writer",
+]
 PRELOAD += ["torch._dynamo"]
 POLL = 1.0  # seconds between looks at running trials
 NO_WORDS = "the disk is full, or cannot be written"

@@ -16,7 +16,7 @@ from hybridkit.runs.manifest import NAME, STATE, Manifest, sealed, stamp
 from hybridkit.runs.run import Checkpoint, Run
 from hybridkit.system.background import Background
 from hybridkit.system.files import FILES
-from hybridkit.training.engines.engine import Save
+from hybridkit.training.engine import Save
 
 
 class Store:

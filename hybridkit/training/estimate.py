@@ -7,6 +7,7 @@ from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
 from hybridkit.system.machine import choose_device, choose_precision
+from hybridkit.training.engine import engine_of
 from hybridkit.training.micro_batches import automatic_rows
 
 
@@ -18,24 +19,25 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     """
     recipe, plan = loaded.recipe, compile_recipe(loaded)
     train, sequence = recipe.train, recipe.data.sequence
+    engine = engine_of(train, loaded.registry)
     device = choose_device(train.device)
     precision = choose_precision(train.precision, device.type)
     wanted = train.micro_batch
     rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
-    share = -(-train.batch_tokens * train.sequence_parallel // (sequence * ranks))  # sequences of a step on a rank
+    share = -(-train.batch_tokens * engine.sequence_ranks // (sequence * ranks))  # sequences of a step on a rank
     training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
     case = Case(sequence)
     lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
-    stage = train.zero if train.engine == "deepspeed" else 0
-    memory = {"held": lasting.on_rank(stage, ranks)}
-    memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // train.sequence_parallel
+    memory = {"held": engine.persistent_bytes(lasting, ranks)}
+    memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // engine.sequence_ranks
     costs = cost(plan, case)
     return {
         "recipe": str(loaded.path),
         "pattern": plan.pattern,
         "parameters": costs.parameters.total,
         "engine": train.engine,
-        "zero": stage,
+        "zero": 0,
+        **engine.manifest_entries(),
         "ranks": ranks,
         "precision": precision,
         "micro_batch": training.micro_batch,

@@ -16,11 +16,13 @@ from hybridkit.data.batches import Batch, Feed
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.manifest import Invalid
+from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted
 from hybridkit.system.signals import Signals
+from hybridkit.training.callback import Callbacks, Start
 from hybridkit.training.checkpoint import Store, is_scheduled
-from hybridkit.training.engines.engine import Engine, Gradient
-from hybridkit.training.logs import Logs
+from hybridkit.training.engine import Engine, Gradient
+from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.schedule import learning_rate
@@ -37,11 +39,13 @@ class Parts:
 
     recipe: Recipe
     plan: Plan
+    run: Run
     feed: Feed
     engine: Engine
     store: Store
-    logs: Logs | None  # rank 0's
+    log: MetricsLog | None  # rank 0's
     reporter: Reporter
+    callbacks: Callbacks  # rank 0's; none elsewhere
     about: dict[str, Any]  # of every manifest, but its step and files
 
 
@@ -59,6 +63,7 @@ class Loop:
         )
         self._speed = Speed(parts.plan, parts.engine, sequence, self._rows)
         self._saved = self._store.last.step if self._store.last else None  # the step last saved, or about to be
+        self._complete = self._store.last  # the last checkpoint that callbacks know of
 
     def run(self) -> None:
         """Train until the last step, its checkpoint included.
@@ -69,10 +74,12 @@ class Loop:
             self._begin()
             while self._state.step < self._train.steps:
                 self._store.check()
+                self._tell_checkpoint()
                 if self._step():
                     self._after_update(signals)
                 self._obey(signals)
             self._store.wait()
+            self._tell_checkpoint()
         self._parts.reporter.message(str(self._speed))
 
     def _begin(self) -> None:
@@ -111,15 +118,15 @@ class Loop:
         batch: Batch,
         windows: Sequence[int | None],
         gradient: Gradient,
-        figures: dict[str, float | None],
+        measured: dict[str, float | None],
         seconds: float,
     ) -> None:
         step = self._state.step
-        line = {"step": step, **figures, "grad_norm": gradient.norm, "window": _said(windows)}
+        line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows)}
         line["tokens"] = step * self._train.batch_tokens
-        line |= self._speed.figures(len(batch.tokens), windows, seconds) | self._engine.figures()
+        line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
-        self._parts.reporter.step(line, bits_per_byte(gradient.nats, batch.bytes))
+        self._parts.callbacks.tell("on_step", line, bits_per_byte(gradient.nats, batch.bytes))
 
     def _after_update(self, signals: Signals) -> None:
         """Validation, then a checkpoint, each where it is due."""
@@ -139,7 +146,7 @@ class Loop:
             raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
         line = {"step": self._state.step, **found}
         self._write(line)
-        self._parts.reporter.validation(line)
+        self._parts.callbacks.tell("on_validation", line)
 
     def _obey(self, signals: Signals) -> None:
         """Stop for a signal that any rank got."""
@@ -150,19 +157,27 @@ class Loop:
         if self._saved != step:
             self._save()
         self._store.wait()
+        self._tell_checkpoint()
         name = signal.Signals(number).name
         raise Interrupted(f"{name}: stopped after step {step}, with a checkpoint; --resume goes on", number)
 
     def _save(self) -> None:
-        if self._parts.logs:
-            self._parts.logs.sync()  # the lines up to a checkpoint are never younger than it
+        if self._parts.log:
+            self._parts.log.sync()  # the lines up to a checkpoint are never younger than it
         about = {**self._parts.about, "step": self._state.step}
         self._store.save(self._engine.save(), self._state.model_dump(), about)
         self._saved = self._state.step
 
+    def _tell_checkpoint(self) -> None:
+        """Tell callbacks of a checkpoint that has become complete; it may have been written in the background."""
+        last = self._store.last
+        if last and last != self._complete:
+            self._parts.callbacks.tell("on_checkpoint", last.folder, last.step)
+        self._complete = last
+
     def _write(self, line: dict[str, Any]) -> None:
-        if self._parts.logs:
-            self._parts.logs.add(line)
+        if self._parts.log:
+            self._parts.log.add(line)
 
     def _refuse_non_finite(self, loss: float | None, gradient: Gradient) -> None:
         sound = loss is None or math.isfinite(loss)
@@ -194,9 +209,11 @@ class Loop:
         except Invalid as error:
             raise self._failed(f"no return to step-{step}: {error}; train.on_spike=skip needs no checkpoint") from error
         self._engine.load(checkpoint.folder)
-        self._saved = checkpoint.step
-        if self._parts.logs:
-            self._parts.logs.cut(checkpoint.step)
+        self._saved, self._complete = checkpoint.step, checkpoint
+        if self._parts.log:
+            lines = self._parts.log.cut(checkpoint.step)
+            start = Start(self._parts.run.path, checkpoint.step, self._train.steps, lines)
+            self._parts.callbacks.tell("on_rollback", start)
 
     def _failed(self, why: str, step: int | None = None) -> Failure:
         self._store.wait()

@@ -1,49 +1,17 @@
-"""What a trainer tells whoever watches."""
+"""A callback that people watch: it also shows messages, and how far the text is prepared."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from hybridkit.training.callback import Callback
 
 
-class Reporter(Protocol):
-    """Draws progress; hybridkit.report.progress does it for terminals and for log files."""
+class Reporter(Callback):
+    """Shows progress; hybridkit.report.progress does it in terminals and in log files."""
 
     def preparing(self, what: str, done: int, total: int | None) -> None:
         """The corpus is being prepared: bytes done, of `total` where that is known."""
 
-    def start(self, run: Path, step: int, steps: int) -> None:
-        """Training goes on after `step` of `steps`."""
-
-    def step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
-        """An update was made: its metrics line, and the batch's bits per byte."""
-
-    def validation(self, line: Mapping[str, Any]) -> None:
-        """The held-out text was evaluated."""
-
     def message(self, text: str) -> None:
         """Something to know, in a line."""
 
-    def end(self) -> None:
-        """Training stops, for whatever reason."""
 
-
-class Silent:
-    """Tells nobody."""
-
-    def preparing(self, what: str, done: int, total: int | None) -> None:
-        """Nothing."""
-
-    def start(self, run: Path, step: int, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
-        """Nothing."""
-
-    def validation(self, line: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
+class Silent(Reporter):
+    """Shows nothing."""

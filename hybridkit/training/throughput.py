@@ -1,4 +1,4 @@
-"""The figures of a metrics line that hold time."""
+"""The values of a metrics line that depend on time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.model.plan import Plan
 from hybridkit.training.ceiling import Ceiling, largest_weights, matrix_ceiling
-from hybridkit.training.engines.engine import Engine
+from hybridkit.training.engine import Engine
 
 FIRST = 0.1  # seconds that the ceiling is measured before the first step
 SHARE = 0.005  # of the time of training that it is measured after that
@@ -28,7 +28,7 @@ class Speed:
             self.ceiling.measure()
         self._allowed = self.ceiling.spent  # seconds that may be spent on measuring so far
 
-    def figures(self, sequences: int, windows: Sequence[int | None], seconds: float) -> dict[str, Any]:
+    def metrics(self, sequences: int, windows: Sequence[int | None], seconds: float) -> dict[str, Any]:
         """`seconds`, `tokens_per_second` and `mfu` of a step."""
         self._allowed += SHARE * seconds
         if self.ceiling.spent + self.ceiling.round <= self._allowed:

@@ -7,7 +7,7 @@ from itertools import islice
 from hybridkit.block import TrainStep
 from hybridkit.data.batches import Batch, Feed
 from hybridkit.model.plan import Plan
-from hybridkit.training.engines.engine import Engine
+from hybridkit.training.engine import Engine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 
 TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a few training steps cost

@@ -10,7 +10,8 @@ from hybridkit.cost.memory import PersistentMemory, Training, activations, persi
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
-from hybridkit.training.optimizers.adamw import adamw
+from hybridkit.training.optimizer_state import parameter_groups
+from hybridkit.training.optimizers.adamw import Adamw
 
 ROWS, TOKENS = 2, 640
 PATTERNS = ["swa:16*2", "[sa(kv_heads=2)]*2", "mlstm*2", "[swa:stoch(16,64), mlstm]"]
@@ -42,7 +43,7 @@ def live_bytes(model: Model, autocast: bool) -> int:
 @pytest.mark.parametrize("tie", [False, True])
 def test_weights_gradients_and_optimizer_are_what_a_step_leaves(tie: bool) -> None:
     model = Model(compiled(PATTERNS[-1], tie))
-    optimizer = adamw(model, Train())
+    optimizer = Adamw().build(parameter_groups(model, Train().weight_decay), Train())
     model(**batch())[0].backward()
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in state.values()]

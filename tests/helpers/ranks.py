@@ -16,8 +16,7 @@ from hybridkit.block import TrainStep
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.choice import open_engine
-from hybridkit.training.engines.engine import Engine
+from hybridkit.training.engine import Engine, open_engine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 

@@ -19,7 +19,7 @@ from hybridkit.cli import app
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Interrupted
-from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.loop import Loop
 from hybridkit.training.micro_batches import micro_batches, num_targets
 

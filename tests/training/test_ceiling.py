@@ -77,7 +77,7 @@ def speed(ceiling: Ceiling, ranks: int = 1) -> Speed:
 def test_no_mfu_exceeds_1_however_low_the_first_measurement(ranks: int) -> None:
     slow = ceiling(1.0, amount=1.0)  # 1 FLOP/s
     found = speed(slow, ranks)
-    shares = [found.figures(2, [4, None, None, None], seconds)["mfu"] for seconds in (1.0, 0.5, 2.0)]
+    shares = [found.metrics(2, [4, None, None, None], seconds)["mfu"] for seconds in (1.0, 0.5, 2.0)]
     assert shares[:2] == [1.0, 1.0] and shares[2] == pytest.approx(0.25)
     assert "reached in training" in str(found)
 
@@ -88,7 +88,7 @@ def test_measuring_goes_on_in_training_and_takes_less_than_1_percent_of_it() -> 
     watched = Ceiling([Work(1e12, lambda: None)], CPU, clock(times))
     found = speed(watched)
     first, steps = watched.spent, 1000
-    shares = [found.figures(2, [4, None, None, None], 0.1)["mfu"] for _ in range(steps)]
+    shares = [found.metrics(2, [4, None, None, None], 0.1)["mfu"] for _ in range(steps)]
     assert first <= max(FIRST, 0.08)
     assert SHARE / 2 * 0.1 * steps < watched.spent - first <= SHARE * 0.1 * steps < 0.01 * 0.1 * steps
     assert shares[-1] == pytest.approx(shares[0] / 2), "the later, better measurement counts"

@@ -13,8 +13,8 @@ from told import Go
 from hybridkit.data.batches import Batch, Batches
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted
-from hybridkit.training.engines.engine import Gradient
-from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.engine import Gradient
+from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.loop import Loop
 
 SHORT = ("pattern=swa:4", "train.batch_tokens=32", "train.precision=fp32")

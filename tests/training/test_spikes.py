@@ -13,8 +13,8 @@ from told import Go
 
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure
-from hybridkit.training.engines.engine import Gradient
-from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.engine import Gradient
+from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.state import FEWEST, RECENT, State
 
 MANY = ("train.steps=30", "train.checkpoint_every=11", "train.validate_every=30", "train.lr=1e-3")

@@ -271,6 +271,6 @@ def test_a_failure_names_the_newest_checkpoint(run: Run, go: Go, monkeypatch: py
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "metrics.jsonl")
 
-    monkeypatch.setattr("hybridkit.training.trainer.Logs", refuse)
+    monkeypatch.setattr("hybridkit.training.trainer.MetricsLog", refuse)
     with pytest.raises(Failure, match=r"Permission denied.*newest checkpoint: step-12"):
         go(run.path, "train.steps=13", resume=True)

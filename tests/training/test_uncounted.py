@@ -16,7 +16,7 @@ from hybridkit.report.progress import figures
 from hybridkit.runs.run import Run
 from hybridkit.search.objectives import UnknownMetric, look_up, measure
 from hybridkit.search.pruner import running_losses
-from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.state import FEWEST, State
 from hybridkit.training.validation import validate

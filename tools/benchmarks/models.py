@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.local import LocalEngine
-from hybridkit.training.optimizers.adamw import adamw
+from hybridkit.training.engines.local.engine import LocalEngine
+from hybridkit.training.optimizer_state import parameter_groups
+from hybridkit.training.optimizers.adamw import Adamw
 
 VOCAB, HEADS, LEARNING_RATE = 257, 4, 1e-3
 Step = Callable[[], object]
@@ -58,7 +59,7 @@ def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
 def their_step(model: nn.Module, ids: Tensor) -> Step:
     """The same step of a transformers model; it shifts the targets itself."""
     model.train()
-    optimizer = adamw(model, Train(lr=LEARNING_RATE))
+    optimizer = Adamw().build(parameter_groups(model, Train().weight_decay), Train(lr=LEARNING_RATE))
 
     def step() -> None:
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):

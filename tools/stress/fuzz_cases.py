@@ -25,8 +25,9 @@ from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sea
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
 from hybridkit.runs.weights import read_tensors
-from hybridkit.training.logs import Board
+from hybridkit.training.callback import Start
 from hybridkit.training.state import State, load_state
+from hybridkit.training.tensorboard import TensorBoard
 
 WORDS = b"""
 pattern: model: data: train: extends: width heads ffn swa mlstm sa stoch fixed uniform schedule null true 0 -1 5 1e999
@@ -272,10 +273,9 @@ def _read_metrics(content: bytes) -> None:
     Path("m").mkdir(exist_ok=True)
     Path("m/metrics.jsonl").write_bytes(content)
     found = read_metrics(Path("m/metrics.jsonl"))
-    board = Board(Path("m/tensorboard"))
-    for line in found.lines:
-        board.add(line)
-    board.close()
+    board = TensorBoard()
+    board.on_start(Start(Path("m"), 0, 1, found.lines))
+    board.on_end()
     curves = curves_of([Path("m")])
     print_curves(curves)
     json.dumps(curves[0].summary())

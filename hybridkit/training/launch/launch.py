@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybridkit.recipe.choices import ENGINE, NEEDS_ENGINE
 from hybridkit.recipe.schema import Recipe
-from hybridkit.system.errors import Failure, Interrupted, MissingExtra, UserError
-from hybridkit.training.engines.deepspeed.config import check as check_deepspeed
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.errors import Failure, Interrupted, UserError
+from hybridkit.training.engine import engine_of
 from hybridkit.training.ranks import REPORT, Place, place, settle
 
 _HOST = re.compile(r"(\S+)\s+slots=([1-9][0-9]*)")
 
 
-def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None) -> None:
+def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Registry = REGISTRY) -> None:
     """Return in a process that is to train as one rank; one that starts others ends with their exit code instead.
 
     Raises UserError, before any process starts, for what cannot run.
@@ -33,11 +34,11 @@ def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None) -> None:
     if given and ranks and given.ranks != ranks:
         raise UserError(f"--ranks {ranks}: this process was started as one of {given.ranks}; leave --ranks out")
     count = given.ranks if given else ranks or (sum(hosts.values()) if hosts else 1)
-    check(recipe, count)
+    check(recipe, count, registry)
     if given or count == 1:
         settle(given or Place(0, 1))
     elif hostfile:
-        _deepspeed(hostfile)
+        engine_of(recipe.train, registry).launch(hostfile)
     else:
         from hybridkit.training.launch.spawn import spawn
 
@@ -66,27 +67,20 @@ def as_rank() -> Iterator[int]:
         raise
 
 
-def check(recipe: Recipe, ranks: int) -> None:
+def check(recipe: Recipe, ranks: int, registry: Registry = REGISTRY) -> None:
     """Whether a recipe can be trained by so many ranks. Raises UserError."""
     train = recipe.train
-    if train.engine != "deepspeed":
-        if ranks > 1:
-            raise UserError(f"{ranks} ranks: train.engine: {train.engine} is one process; set train.engine=deepspeed")
-        if train.sequence_parallel > 1:
-            raise UserError(
-                f"train.sequence_parallel: {train.sequence_parallel} ranks share a sequence only under"
-                " train.engine=deepspeed"
-            )
-        return
-    check_deepspeed(train)
-    if ranks % train.sequence_parallel:
-        raise UserError(f"train.sequence_parallel: {train.sequence_parallel} does not divide {ranks} ranks")
-    data_parallel_size, rows = ranks // train.sequence_parallel, train.batch_tokens // recipe.data.sequence
-    if data_parallel_size > rows:
+    engine = engine_of(train, registry)
+    if ranks > 1 and not engine.many_ranks:
+        able = [name for name in registry.names(ENGINE) if registry.get(ENGINE, name).many_ranks]
         raise UserError(
-            f"{ranks} ranks cannot share a batch of {rows} sequences (train.batch_tokens / data.sequence): use at most"
-            f" {rows * train.sequence_parallel} ranks, or a larger train.batch_tokens"
+            f"{ranks} ranks: train.engine: {train.engine} is one process; set train.engine={' or '.join(able)}"
         )
+    for name in registry.names(ENGINE):
+        for field, info in registry.get(ENGINE, name).model_fields.items():
+            if info.json_schema_extra == NEEDS_ENGINE and hasattr(train, field) and field not in engine.model_fields:
+                raise UserError(f"train.{field}: {getattr(train, field)} takes effect only under train.engine={name}")
+    engine.check(recipe, ranks)
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -104,12 +98,3 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not hosts:
         raise UserError(f"{path}: no host in it; it holds lines such as: node-1 slots=8")
     return hosts
-
-
-def _deepspeed(hostfile: Path) -> None:
-    """Become DeepSpeed's launcher, which starts this command on every host."""
-    program = shutil.which("deepspeed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if program is None:
-        raise MissingExtra("deepspeed", "deepspeed")
-    own = ["--no_local_rank", "--module", "hybridkit.cli", *sys.argv[1:]]
-    os.execv(program, [program, "--hostfile", str(hostfile), *own])

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hybridkit.block import Layer
 from hybridkit.recipe.schema import Train
-from hybridkit.training.engines.local import LocalEngine
+from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
-from hybridkit.training.optimizers.adamw import groups
+from hybridkit.training.optimizer_state import parameter_groups
 
 
 def engine(**changes: Any) -> LocalEngine:
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_weights_and_leaves_torch_alone() -> None:
 
 def test_decay_spares_norms_biases_and_gates() -> None:
     model = engine().model
-    decays, spared = (group["params"] for group in groups(model, 0.1))
+    decays, spared = (group["params"] for group in parameter_groups(model, 0.1))
     names = {id(p): name for name, p in model.named_parameters()}
     spared_names = {names[id(p)] for p in spared}
     gates = {f"{n}.{m}.weight" for n, layer in model.named_modules() if isinstance(layer, Layer)

@@ -14,7 +14,7 @@ from hybridkit.runs.manifest import WEIGHTS, Invalid
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
 from hybridkit.training.engines.deepspeed.zero import MOMENTS, Zero
-from hybridkit.training.engines.local import OPTIMIZER
+from hybridkit.training.engines.local.engine import OPTIMIZER
 from hybridkit.training.stream import write_gathered
 
 STEP = "step"

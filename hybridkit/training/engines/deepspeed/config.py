@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridkit.recipe.schema import Train
 from hybridkit.system.errors import MissingExtra, UserError
+
+if TYPE_CHECKING:
+    from hybridkit.training.engines.deepspeed import DeepSpeed
 
 UNSET = (False, None, "none")  # what says no more than leaving a setting out
 BUCKET = 1 << 27  # elements of a communication buffer at most: half a gigabyte of fp32
@@ -43,31 +46,31 @@ ELSEWHERE = (
 PLACES = ("path", "file", "dir")  # how names of settings end that say where something is written
 
 
-def check(train: Train) -> None:
+def check(spec: DeepSpeed, train: Train) -> None:
     """Whether a recipe can be trained with DeepSpeed here. Raises UserError, naming the fields; imports nothing."""
     if find_spec("deepspeed") is None:
         raise MissingExtra("deepspeed", "deepspeed")
     if train.precision == "fp64":
         raise UserError("train.precision: DeepSpeed trains in fp32 or bf16; for fp64 use train.engine=local")
-    if train.offload != "none" and train.zero == 0:
-        raise UserError(f"train.offload: {train.offload} needs train.zero of at least 1, not 0")
-    if train.offload == "all" and train.zero != 3:
-        raise UserError(f"train.offload: all moves the weights too, which needs train.zero=3, not {train.zero}")
-    if train.compile and train.zero == 3:
+    if spec.offload != "none" and spec.zero == 0:
+        raise UserError(f"train.offload: {spec.offload} needs train.zero of at least 1, not 0")
+    if spec.offload == "all" and spec.zero != 3:
+        raise UserError(f"train.offload: all moves the weights too, which needs train.zero=3, not {spec.zero}")
+    if train.compile and spec.zero == 3:
         raise UserError("train.compile: weights that ZeRO gathers layer by layer do not compile; use train.zero=2")
-    if train.compile and train.sequence_parallel > 1:
+    if train.compile and spec.sequence_parallel > 1:
         raise UserError("train.compile: exchanges between ranks do not compile; use train.sequence_parallel=1")
-    settings(train, 1)
+    settings(spec, train, 1)
 
 
-def settings(train: Train, parameters: int) -> dict[str, Any]:
+def settings(spec: DeepSpeed, train: Train, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a model of so many weights.
 
     Raises UserError where `train.deepspeed` contradicts another field, or says where to write.
     """
-    own = _own(train, min(parameters, BUCKET))
+    own = _own(spec, train, min(parameters, BUCKET))
     said = dict(_leaves(own))
-    for key, value in _leaves(train.deepspeed):
+    for key, value in _leaves(spec.deepspeed):
         if key.partition(".")[0] in ELSEWHERE or key.rpartition(".")[2].endswith(PLACES):
             raise UserError(
                 f"train.deepspeed: {key}: a recipe has nothing written elsewhere than in its run; leave it out"
@@ -75,14 +78,14 @@ def settings(train: Train, parameters: int) -> dict[str, Any]:
         field = _owner(key)
         if field and value not in ([said[key]] if key in said else UNSET):
             raise UserError(f"train.deepspeed: {key}: {value} contradicts {field}, which decides it; leave it out")
-    return _merged(own, train.deepspeed)
+    return _merged(own, spec.deepspeed)
 
 
-def _own(train: Train, bucket: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": train.zero, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    if train.offload != "none":
+def _own(spec: DeepSpeed, train: Train, bucket: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": spec.zero, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if spec.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
-    if train.offload == "all":
+    if spec.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,  # the trainer cuts batches itself, and says when one is complete

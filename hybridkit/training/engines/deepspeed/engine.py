@@ -1,7 +1,7 @@
 """The DeepSpeed engine: ZeRO over the ranks of a launcher, with the same arithmetic as the local engine.
 
-Gradients are sums over all ranks' counted targets: DeepSpeed averages over ranks, and so each rank's loss is scaled
-by their number first. Weights stay in fp32, and bf16 is autocast, as in the local engine.
+Gradients are sums over the targets of all ranks: DeepSpeed averages over ranks, and so each rank's loss is first
+multiplied by their number. Weights stay in fp32, and bf16 is autocast, as in the local engine.
 """
 
 import logging
@@ -24,14 +24,15 @@ from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import choose_precision, keep_freed_memory
 from hybridkit.training.compile import compile_layers
+from hybridkit.training.engine import Gradient, Save, Windows
+from hybridkit.training.engines.deepspeed import DeepSpeed
 from hybridkit.training.engines.deepspeed import checkpoint as files
 from hybridkit.training.engines.deepspeed.config import settings
-from hybridkit.training.engines.deepspeed.model import Loss, join, parameter_groups, sharded_model
+from hybridkit.training.engines.deepspeed.model import Loss, groups_of, join, sharded_model
 from hybridkit.training.engines.deepspeed.ulysses import spread
 from hybridkit.training.engines.deepspeed.zero import STAGES
-from hybridkit.training.engines.engine import Gradient, Save, Windows
-from hybridkit.training.engines.local import initial_model
-from hybridkit.training.optimizers.adamw import adamw_over
+from hybridkit.training.engines.local.engine import initial_model
+from hybridkit.training.optimizer import Optimizer
 
 SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs; compiled for a minute at first use if not refused
 
@@ -39,30 +40,25 @@ SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs; compiled for
 class DeepSpeedEngine:
     """One of WORLD_SIZE processes that share a model's training; see `Engine`."""
 
-    name = "deepspeed"
-
-    def __init__(self, plan: Plan, train: Train) -> None:
-        self.zero = train.zero
+    def __init__(self, plan: Plan, train: Train, spec: DeepSpeed, optimizer: Optimizer) -> None:
         _quiet()
         (self.rank, self.ranks), self.device = join(train)
         if self.device.type == "cpu":
             keep_freed_memory()
         __compatible_ops__[SHARED_MEMORY] = False
-        self.data_parallel_rank, self.data_parallel_size = (
-            self.rank // train.sequence_parallel,
-            self.ranks // train.sequence_parallel,
-        )
+        self.data_parallel_rank = self.rank // spec.sequence_parallel
+        self.data_parallel_size = self.ranks // spec.sequence_parallel
         self.precision = choose_precision(train.precision, self.device.type)
-        config = settings(train, parameters(plan).total)
-        self.model = sharded_model(plan, train.seed, config) if train.zero == 3 else initial_model(plan, train.seed)
+        config = settings(spec, train, parameters(plan).total)
+        self.model = sharded_model(plan, train.seed, config) if spec.zero == 3 else initial_model(plan, train.seed)
         self.model.recompute = train.recompute
-        self._ulysses = spread(self.model, train.sequence_parallel)
+        self._ulysses = spread(self.model, spec.sequence_parallel)
         if train.compile:
             compile_layers(self.model)
-        optimizer = adamw_over(parameter_groups(self.model, train.weight_decay), train)
+        built = optimizer.build(groups_of(self.model, train.weight_decay), train)
         loss = Loss(self.model, train, self.device, self.precision)
-        self._engine = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)[0]
-        self._zero = STAGES[train.zero](self._engine)
+        self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
+        self._zero = STAGES[spec.zero](self._engine)
         self._zero.set_steps(0)
         self._named = dict(self.model.named_parameters())
 
@@ -88,7 +84,7 @@ class DeepSpeedEngine:
         self._engine.step()
 
     def zero_grad(self) -> None:
-        """Drop the gradient held."""
+        """Drop the gradient."""
         self._zero.zero_grad()
 
     @torch.no_grad()
@@ -111,7 +107,7 @@ class DeepSpeedEngine:
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return int(largest)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The most memory in bytes that a rank has held: of the GPU, or of the process where there is none."""
         return {"peak_memory": self.all_reduce_max(_peak_memory(self.device))}
 

@@ -18,9 +18,9 @@ from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES, choose_device
 from hybridkit.training.compile import for_graphs
-from hybridkit.training.engines.engine import Windows
-from hybridkit.training.engines.local import initial_model
-from hybridkit.training.optimizers.adamw import groups
+from hybridkit.training.engine import Windows
+from hybridkit.training.engines.local.engine import initial_model
+from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.ranks import Place, place, settle
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -36,7 +36,7 @@ class Loss(nn.Module):
         self._compiled = train.compile
 
     def forward(self, batch: Batch, windows: Windows) -> Tensor:
-        """Nats summed over the counted targets, a scalar."""
+        """Nats summed over the targets, a scalar."""
         given = for_graphs(self.model.plan, windows) if self._compiled else windows
         with self._autocast:
             loss, _ = self.model(
@@ -65,7 +65,7 @@ def sharded_model(plan: Plan, seed: int, settings: dict[str, Any]) -> Model:
         model = initial_model(plan, seed)
     Init(module=model, config_dict_or_path=settings, dtype=torch.float32)  # embedding, last norm and head
     for layer in model.layers:
-        set_z3_leaf_module(layer, True)  # gathered whole: what a layer does with its parts' weights is its own affair
+        set_z3_leaf_module(layer, True)  # gathered whole, since a layer may use its parts' weights in any way
     return model
 
 
@@ -84,10 +84,10 @@ def _each_layer(act: Callable[[nn.Module], object]) -> Iterator[None]:
         handle.remove()
 
 
-def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
-    """The local engine's groups; which parameter decays is told by its shape, and a shared one has lost it."""
+def groups_of(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+    """The groups of the local engine. They follow from shapes, which a sharded parameter no longer has."""
     with torch.device("meta"), Uninitialized():
         shell = Model(model.plan)
     names = {id(parameter): name for name, parameter in shell.named_parameters()}
     own = dict(model.named_parameters())
-    return [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in groups(shell, weight_decay)]
+    return [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in parameter_groups(shell, weight_decay)]

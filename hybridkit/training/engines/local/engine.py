@@ -23,8 +23,9 @@ from hybridkit.system.machine import (
     weight_type,
 )
 from hybridkit.training.compile import compile_layers, for_graphs
-from hybridkit.training.engines.engine import Gradient, Save, Windows
-from hybridkit.training.optimizers.adamw import adamw, load_state, state_of
+from hybridkit.training.engine import Gradient, Save, Windows
+from hybridkit.training.optimizer import Optimizer, optimizer_of
+from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -39,10 +40,9 @@ def initial_model(plan: Plan, seed: int) -> Model:
 class LocalEngine:
     """fp32 master weights, under autocast where the precision is bf16; see `Engine`."""
 
-    name, zero = "local", 0
     rank, ranks, data_parallel_rank, data_parallel_size = 0, 1, 0, 1
 
-    def __init__(self, plan: Plan, train: Train) -> None:
+    def __init__(self, plan: Plan, train: Train, optimizer: Optimizer | None = None) -> None:
         self.device = choose_device(train.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -52,8 +52,9 @@ class LocalEngine:
         self._compiled = train.compile
         if self._compiled:
             compile_layers(self.model)
-        self._optimizer = adamw(self.model, train)
-        self._clip = train.clip
+        groups = parameter_groups(self.model, train.weight_decay)
+        self._optimizer = (optimizer or optimizer_of(train)).build(groups, train)
+        self._max_grad_norm = train.clip
         self._norm = torch.zeros(())
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
@@ -73,15 +74,15 @@ class LocalEngine:
 
     def update(self, lr: float) -> None:
         """Clip and step."""
-        if self._clip is not None:
-            clip_grads_with_norm_(self.model.parameters(), self._clip, self._norm)
+        if self._max_grad_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, self._norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Drop the gradient held."""
+        """Drop the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class LocalEngine:
 
     def save(self) -> Save:
         """Weights and optimizer; copied, so that training can go on, where twice their size is spare."""
-        parts = {WEIGHTS: weights_of(self.model), OPTIMIZER: state_of(self.model, self._optimizer)}
+        parts = {WEIGHTS: weights_of(self.model), OPTIMIZER: optimizer_state(self.model, self._optimizer)}
         size = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
         detached = 2 * size < spare_memory()
         if detached:
@@ -106,18 +107,18 @@ class LocalEngine:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of any engine. Raises Invalid for a bad file, UserError for another model's."""
         load_weights(self.model, read_tensors(folder / WEIGHTS), str(folder))
-        load_state(self.model, self._optimizer, read_tensors(folder / OPTIMIZER))
+        load_optimizer_state(self.model, self._optimizer, read_tensors(folder / OPTIMIZER))
 
     def all_reduce_max(self, number: int) -> int:
-        """There is nobody to ask."""
+        """The number: there is one rank."""
         return number
 
-    def figures(self) -> dict[str, float]:
-        """None: what is not a function of the recipe would keep runs from repeating each other."""
+    def metrics(self) -> dict[str, float]:
+        """None: the lines of two runs of one recipe are equal, but for time."""
         return {}
 
     def _loss(self, batch: Batch, windows: Windows) -> Tensor:
-        """Summed over the counted targets, a scalar."""
+        """Summed over the targets, a scalar."""
         document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
         tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
         with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):

@@ -1,0 +1,41 @@
+"""An optimizer's parameter groups, and its state as named tensors. Weight decay skips norms, biases and gates."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hybridkit.block import Layer
+from hybridkit.runs.manifest import Invalid
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: what decays, and what does not (one-dimensional, or named by `Layer.no_weight_decay`)."""
+    layers = (module for module in model.modules() if isinstance(module, Layer))
+    spared = {id(p) for layer in layers for module in layer.no_weight_decay() for p in module.parameters()}
+    parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for parameter in model.parameters():
+        parts[parameter.ndim < 2 or id(parameter) in spared].append(parameter)
+    return [{"params": part, "weight_decay": decay} for part, decay in zip(parts, (weight_decay, 0.0), strict=True)]
+
+
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts as `<parameter>.<what>`; empty before the first update. Not copied."""
+    return {
+        f"{name}.{what}": value
+        for name, parameter in model.named_parameters()
+        for what, value in sorted(optimizer.state[parameter].items())
+    }
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_state` gave. Raises Invalid where it belongs to another model."""
+    own = dict(model.named_parameters())
+    state: dict[Tensor, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, what = key.rpartition(".")
+        if name not in own or (what != "step" and value.shape != own[name].shape):
+            raise Invalid(f"the optimizer's {key} {list(value.shape)} fits no parameter of this model")
+        state.setdefault(own[name], {})[what] = value.to(own[name].device)
+    optimizer.state.clear()
+    optimizer.state.update(state)

@@ -1,0 +1,100 @@
+"""What a run must not go on with: another model, other data, other rules than it was begun with.
+
+Every function here raises UserError, which says what differs and what would be right.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.model.plan import embedding_scale
+from hybridkit.recipe.files import difference
+from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.schema import Recipe
+from hybridkit.registry.registry import Registry
+from hybridkit.runs.manifest import Manifest
+from hybridkit.runs.plugin_copies import refuse_changed
+from hybridkit.runs.run import Found, Run
+from hybridkit.system.errors import UserError
+
+
+def refuse_begun(run: Run, resume: bool) -> None:
+    if run.begun and not resume:
+        raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
+
+
+def refuse_old_rules(recipe: Recipe, run: Run) -> None:
+    """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
+    if recipe.rules not in (None, CURRENT):
+        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT}; take `rules` out of the recipe")
+    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT:
+        raise UserError(
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT}, so that it cannot"
+            " be resumed: go on with the hybridkit that began it, or begin another run with --run"
+            " (show, eval, generate and export read it as it is)"
+        )
+
+
+def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
+    """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
+    if not run.recipe_file.exists():
+        raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
+    changes = difference(run.recipe.recipe, recipe, registry)
+    said = {change.key: f"{change.key}: {change.old} in the run, {change.new} now" for change in changes}
+    if refused := [said[change.key] for change in changes if not change.allowed]:
+        raise UserError(
+            f"{run.path} was begun with another recipe, and these must not change on --resume:\n  "
+            + "\n  ".join(refused)
+            + "\nuse the run's own recipe, or name another folder with --run"
+        )
+    return list(said.values())
+
+
+def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
+    """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
+    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
+        raise UserError(
+            f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"
+            f" as it is; rules {recipe.rules} scale it by sqrt(width), so that its weights would mean another function:"
+            " start from an untied run, or from one made by the current rules"
+        )
+
+
+def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
+    """Raises UserError where the rows of an embedding to start from stand for other tokens."""
+    if (theirs := run_tokenizer(origin).digest) != tokenizer:
+        name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
+        raise UserError(
+            f"train.from: {origin.path} was trained with another tokenizer (sha256 {theirs}) than this run's"
+            f" (sha256 {tokenizer}), so that its embedding would stand for other tokens; set data.tokenizer={name}"
+        )
+
+
+def refuse_other_code(found: Found, code: Mapping[str, str], run: Run) -> None:
+    """Raises UserError where plug-ins are not those that the checkpoint was trained with."""
+    if found.manifest and found.manifest.code is not None:
+        remedy = f"the run's own copies are in {run.path}/plugins; or name another folder with --run"
+        refuse_changed(str(run.path), found.manifest.code, code, remedy)
+
+
+def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
+    if manifest.tokenizer not in (None, about["tokenizer"]):
+        raise UserError(
+            f"data.tokenizer is not the tokenizer that this run was trained with: sha256 {manifest.tokenizer} in the"
+            f" run, {about['tokenizer']} now (digest of its tokens {manifest.data}, {about['data']} now): name the"
+            " run's own copy, or put the text back where the tokenizer is trained on it"
+        )
+    if manifest.data != about["data"]:
+        raise UserError(
+            f"the text of data.source is not what this run was trained on (digest {manifest.data} in the run,"
+            f" {about['data']} now), so that its order of data cannot be kept:"
+            " put the text back, or start another run with train.from"
+        )
+    if manifest.optimizer != about["optimizer"]:
+        raise UserError(
+            f"train.optimizer: {about['optimizer']} cannot go on from this checkpoint, which holds the state of"
+            f" {manifest.optimizer}: set train.optimizer={manifest.optimizer}, or start another run with train.from"
+        )
+    if manifest.model != about["model"]:
+        raise UserError(f"the checkpoint is of another model: {manifest.model}; the recipe's is {about['model']}")
