@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-from hybridkit_blocks._custom_autograd import custom_autograd
-from hybridkit_blocks._packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
 SLICE = 1024  # tokens: fewer make thinner products, more gain little (measured for F of 384, 704 and 2752)
 

@@ -3,9 +3,9 @@
     y = out(sigmoid(ogate(x)) * norm(cell(q, k, v, i, f)))
 
 q and k project to half the width, v to all of it; the gates i and f, one number a head, are capped softly at 15; the
-norm centres and scales each head. The pre-norm and the residual are the stack's. The cell's equations are in
-_mlstm_chunkwise.py; _kernels.py says which implementation of it runs where. Projections, cell and output are separate
-steps over (B, H, T, .), so that sequence parallelism over heads can wrap the cell.
+norm centres and scales each head. The model adds the pre-norm and the residual. The cell's equations stand in
+ops/mlstm_chunkwise.py; ops/mlstm_kernels.py says which implementation of it runs where. Projections, cell and output
+are separate steps over (B, H, T, .), so that sequence parallelism over heads can run between them.
 
 Letters: B batch, T tokens, D width, H heads, K = D / 2H and V = D / H width of a head's key and value.
 """
@@ -21,12 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-
-from . import _kernels
-from ._custom_autograd import custom_autograd
-from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
-from ._mlstm_span import columns
-from ._packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
+from hybridkit_blocks.ops.mlstm_span import columns
 
 GATE_CAP = 15.0
 
@@ -90,7 +89,7 @@ class Mlstm(Block):
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
-        return _kernels.choice(device)
+        return mlstm_kernels.choice(device)
 
     def _head(self, dims: Dims) -> tuple[int, int, int]:
         """Heads, K and V. Raises ValueError unless the heads divide half the width."""
@@ -173,7 +172,7 @@ class MlstmLayer(Layer):
         gather = self.sequence_parallel.gather
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
-        h, after = _kernels.cell(q, k, v, i, f, memory, document_starts)
+        h, after = mlstm_kernels.cell(q, k, v, i, f, memory, document_starts)
         return self._emit(o, self.sequence_parallel.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
 
     def no_weight_decay(self) -> Sequence[nn.Module]:

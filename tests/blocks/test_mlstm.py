@@ -9,11 +9,11 @@ from sums import of_mlstm
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import hybridkit_blocks._mlstm_chunkwise as chunkwise_module
+import hybridkit_blocks.ops.mlstm_chunkwise as chunkwise_module
 from hybridkit.block import Dims
 from hybridkit_blocks import mlstm
-from hybridkit_blocks._mlstm_chunkwise import Memory, chunkwise, recurrent_, tiles
 from hybridkit_blocks.mlstm import Mlstm
+from hybridkit_blocks.ops.mlstm_chunkwise import Memory, chunkwise, recurrent_, tiles
 
 B, H, K, V = 2, 3, 4, 6
 DIMS = Dims(width=32, heads=4, vocab=257)

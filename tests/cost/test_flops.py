@@ -20,7 +20,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import load_recipe
 from hybridkit.testing import linear_flops
 from hybridkit.testing.mlstm_reference import counted, mlstm_chunkwise, mlstm_recurrent
-from hybridkit_blocks._mlstm_chunkwise import chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
 
 RECIPES = sorted({path.stem: name for name, path in shipped().items() if path.parent.name != "studies"}.values())
 TOKENS = 48

@@ -19,9 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_, window_of
-from hybridkit_blocks import _cache, _core, _step
-from hybridkit_blocks._banded import bands
-from hybridkit_blocks._rope import rotate, turns
+from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops.attend import attend, decode, kernel
+from hybridkit_blocks.ops.cpu import attention_step
+from hybridkit_blocks.ops.cpu.banded import bands
+from hybridkit_blocks.ops.rope import rotate, turns
 
 
 class Heads(NamedTuple):
@@ -89,13 +91,13 @@ class AttentionBlock(Block):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> _cache.KV:
+    ) -> kv_cache.KV:
         heads = self.shape(dims)
-        return _cache.empty(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
+        return kv_cache.empty(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
-        return _core.kernel(device)
+        return kernel(device)
 
 
 def _exact_pairs(tokens: int, window: int) -> int:
@@ -135,19 +137,19 @@ class Attention(Layer):
         *,
         window: int | Tensor | None = None,
         document_starts: Tensor | None = None,
-    ) -> tuple[Tensor, _cache.KV]:
-        assert state is None or isinstance(state, _cache.KV)
+    ) -> tuple[Tensor, kv_cache.KV]:
+        assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
         window = self._window(window, state)
-        past = _cache.read(state, window)
+        past = kv_cache.read(state, window)
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, document_starts, x)
-        y = self.sequence_parallel.scatter(_core.attend(q, k, v, window, documents))
-        return self.out(y.flatten(2)).to(x.dtype), _cache.write(
+        y = self.sequence_parallel.scatter(attend(q, k, v, window, documents))
+        return self.out(y.flatten(2)).to(x.dtype), kv_cache.write(
             past, k, v, q.shape[1], window, self.largest, document_starts
         )
 
@@ -174,22 +176,22 @@ class Attention(Layer):
             raise ValueError(f"a window is at least 1, not {window}")
         return window
 
-    def reserve(self, state: State, tokens: int) -> _cache.KV:
-        assert isinstance(state, _cache.KV)
-        return _cache.enlarge(state, tokens, int(state.window.max()) or None)
+    def reserve(self, state: State, tokens: int) -> kv_cache.KV:
+        assert isinstance(state, kv_cache.KV)
+        return kv_cache.enlarge(state, tokens, int(state.window.max()) or None)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, _cache.KV]:
-        assert isinstance(state, _cache.KV)
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
+        assert isinstance(state, kv_cache.KV)
         q, k, v = self.project(x, state.position[:, None])
-        y = _core.decode(q, k, v, state)
-        return self.out(y.flatten(2)).to(x.dtype), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+        y = decode(q, k, v, state)
+        return self.out(y.flatten(2)).to(x.dtype), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
         parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out
-        return _step.decoder(norm, rows, *parts, self.head, self.theta)
+        return attention_step.decoder(norm, rows, *parts, self.head, self.theta)
 
 
-def _documents(past: _cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
+def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
     """The number of its document for every key (B, n + T); None where all keys belong to one."""
     cached = past.documents if past else None
     if document_starts is None and cached is None:

@@ -14,7 +14,7 @@ The gradient needs no sums over pairs for the gates. With W_ts the weight of tok
 dL/dlog W_ts is dh_t . h_t, less what the normalizer Z_t takes back, and the sum over t is k_s . dk_s. As h depends on
 m only through eps, dL/dm_t = -(dh_t . h_t) eps / (Z_t + eps), which flows to the gate that won the maximum.
 
-Letters: B batch, H heads, T tokens, K and V width of a key and of a value; further ones in _mlstm_span.py.
+Letters: B batch, H heads, T tokens, K and V width of a key and of a value; further ones in mlstm_span.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import _mlstm_span as span
-from ._mlstm_gates import Gates
+from hybridkit_blocks.ops import mlstm_span as span
+from hybridkit_blocks.ops.mlstm_gates import Gates
 
 CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
 SPAN = 2**21  # elements of a work tensor at most: a quarter takes 10 to 14 % longer, twice 2 to 8 % less

@@ -1,6 +1,6 @@
 """Which implementation of the mLSTM cell runs where, and the gate that a compiled one has to pass first.
 
-`own` is the chunkwise form of _mlstm_chunkwise.py. It runs wherever nothing else is named below: it alone is exact in
+`own` is the chunkwise form of mlstm_chunkwise.py. It runs wherever nothing else is named below: it alone is exact in
 float64 for documents and carried states, and it is the fastest on a CPU. Forward and backward for B1 H4 T4096, keys of
 64 and values of 128, fp32, one core of an EPYC with AVX-512, CPU time, medians of 15 in turn: 103 ms, against 268 of
 mlstm_kernels' `native_autograd` (chunk 128) and 169 and 205 of its `native_custbw` (64 and 128), whose gradient leaves
@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._mlstm_chunkwise import Memory, chunkwise, no_autocast, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import Memory, chunkwise, no_autocast, wide
 
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Memory | None, Tensor | None], tuple[Tensor, Memory]]
 

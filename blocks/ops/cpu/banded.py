@@ -56,7 +56,7 @@ def block_size(window: int) -> int:
 
 
 def banded(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
-    """`attend` of _core.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     out = _Banded.apply(

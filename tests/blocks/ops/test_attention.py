@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hybridkit.block import Block, Dims
 from hybridkit.testing import mask_pairs
-from hybridkit_blocks._banded import banded
-from hybridkit_blocks._core import attend, kernel
-from hybridkit_blocks._rope import rotate, turns
+from hybridkit_blocks.ops.attend import attend, kernel
+from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.rope import rotate, turns
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed

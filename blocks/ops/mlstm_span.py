@@ -1,4 +1,4 @@
-"""Matrix products of the chunkwise mLSTM over one span of chunks, forward and gradient; equations in _mlstm_chunkwise.
+"""Matrix products of the chunkwise mLSTM over one span of chunks, forward and gradient; equations in mlstm_chunkwise.
 
 n is C's last column: v gets a column of ones (and zeros up to a multiple of 16, which matrix products run faster on).
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._mlstm_gates import Gates, gates, m_gradient
+from hybridkit_blocks.ops.mlstm_gates import Gates, gates, m_gradient
 
 EPS = 1e-6  # as in mlstm_kernels and transformers
 

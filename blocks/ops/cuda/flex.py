@@ -22,7 +22,7 @@ BLOCK = 128
 
 @torch.compiler.disable(recursive=False)  # compiled here, once for all: a model's graph would compile it per window
 def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents: Tensor | None) -> Tensor:
-    """`attend` of _core.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+    """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     tokens, keys = q.shape[1], k.shape[1]
     if documents is None and not isinstance(window, Tensor):
         mask = _cached_mask(tokens, keys, window, q.device)
