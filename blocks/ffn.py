@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
+from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
@@ -61,7 +61,7 @@ class SwiGLU(Layer):
             return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
         return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)
         down = residual(self.down.weight, rows)
 

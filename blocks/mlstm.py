@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
+from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, no_autocast, recurrent_, tiles, wide
 from hybridkit_blocks.ops.mlstm_span import columns
 
 GATE_CAP = 15.0
@@ -79,17 +79,17 @@ class Mlstm(Block):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Memory:
+    ) -> MlstmState:
         """An empty memory, at least fp32: H (K V + K + 1) numbers a sequence, however many tokens."""
         heads, key, value = self._head(dims)
         kind = wide(dtype or torch.get_default_dtype())
         shapes = (batch, heads, key, value), (batch, heads, key), (batch, heads, 1)
-        return Memory(*(torch.zeros(shape, device=device, dtype=kind) for shape in shapes))
+        return MlstmState(*(torch.zeros(shape, device=device, dtype=kind) for shape in shapes))
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
-        return mlstm_kernels.choice(device)
+        return mlstm_kernels.choose_kernel(device)
 
     def _head(self, dims: Dims) -> tuple[int, int, int]:
         """Heads, K and V. Raises ValueError unless the heads divide half the width."""
@@ -164,11 +164,11 @@ class MlstmLayer(Layer):
         *,
         window: int | Tensor | None = None,
         document_starts: Tensor | None = None,
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, MlstmState]:
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: an mLSTM has none."""
         if window is not None:
             raise ValueError("mlstm has no window; leave it out")
-        memory = Memory(*state) if state else None
+        memory = MlstmState(*state) if state else None
         gather = self.sequence_parallel.gather
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
@@ -179,22 +179,22 @@ class MlstmLayer(Layer):
         return self.igate, self.fgate
 
     @torch.no_grad()
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, Memory]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory, (q, k, v, i, f, o) = Memory(*state), self._project(x)
+        memory, (q, k, v, i, f, o) = MlstmState(*state), self._project(x)
         gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
         q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
         return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
         out = residual(self.out.weight * self.norm.weight, rows)
         bias = F.pad(torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
 
-        def run(x: Tensor, state: State) -> tuple[Tensor, Memory]:
-            memory, x = Memory(*state), x[:, 0]
+        def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
+            memory, x = MlstmState(*state), x[:, 0]
             batch, heads = len(x), self.heads
             q, k, v, o, gates = project(unit(x)).split_with_sizes(cuts, -1)
             gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)

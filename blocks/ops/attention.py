@@ -18,12 +18,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_, window_of
+from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_, window_of
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, decode, kernel
 from hybridkit_blocks.ops.cpu import attention_step
 from hybridkit_blocks.ops.cpu.banded import bands
-from hybridkit_blocks.ops.rope import rotate, turns
+from hybridkit_blocks.ops.rope import rope_angles, rotate
 
 
 class Heads(NamedTuple):
@@ -93,7 +93,7 @@ class AttentionBlock(Block):
         dtype: torch.dtype | None = None,
     ) -> kv_cache.KV:
         heads = self.shape(dims)
-        return kv_cache.empty(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
+        return kv_cache.empty_cache(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
@@ -141,7 +141,7 @@ class Attention(Layer):
         assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
         window = self._window(window, state)
-        past = kv_cache.read(state, window)
+        past = kv_cache.read_cache(state, window)
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)
@@ -149,7 +149,7 @@ class Attention(Layer):
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, document_starts, x)
         y = self.sequence_parallel.scatter(attend(q, k, v, window, documents))
-        return self.out(y.flatten(2)).to(x.dtype), kv_cache.write(
+        return self.out(y.flatten(2)).to(x.dtype), kv_cache.write_cache(
             past, k, v, q.shape[1], window, self.largest, document_starts
         )
 
@@ -160,7 +160,7 @@ class Attention(Layer):
             kind = self.q_norm.weight.dtype
             q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
         if self.theta is not None:
-            turn = turns(positions, self.head, self.theta, x.dtype)
+            turn = rope_angles(positions, self.head, self.theta, x.dtype)
             q, k = rotate(q, turn), rotate(k, turn)
         return q.to(v.dtype), k.to(v.dtype), v
 
@@ -186,9 +186,9 @@ class Attention(Layer):
         y = decode(q, k, v, state)
         return self.out(y.flatten(2)).to(x.dtype), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out
-        return attention_step.decoder(norm, rows, *parts, self.head, self.theta)
+        return attention_step.attention_decoder(norm, rows, *parts, self.head, self.theta)
 
 
 def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:

@@ -39,7 +39,7 @@ def slots(tokens: int, window: int | None) -> int:
     return tokens if window is None else min(tokens, window - 1)
 
 
-def empty(
+def empty_cache(
     batch: int,
     heads: int,
     head: int,
@@ -54,7 +54,7 @@ def empty(
     return KV(ring[0], ring[1], count[0], count[1], count[2].fill_(window or 0))
 
 
-def read(state: KV | None, window: int | None) -> Past | None:
+def read_cache(state: KV | None, window: int | None) -> Past | None:
     """The part of a carried state that `window` reaches; None for a state that has seen nothing.
 
     Raises ValueError for a window larger than the state's own.
@@ -87,7 +87,7 @@ def _ordered(ring: Tensor, position: int, n: int) -> list[Tensor]:
     return [ring[:, :, begin : begin + first].transpose(1, 2), ring[:, :, : n - first].transpose(1, 2)]
 
 
-def write(
+def write_cache(
     past: Past | None,
     k: Tensor,
     v: Tensor,

@@ -31,10 +31,10 @@ from hybridkit_blocks.ops import mlstm_span as span
 from hybridkit_blocks.ops.mlstm_gates import Gates
 
 CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
-SPAN = 2**21  # elements of a work tensor at most: a quarter takes 10 to 14 % longer, twice 2 to 8 % less
+SPAN_ELEMENTS = 2**21  # elements of a work tensor at most: a quarter takes 10 to 14 % longer, twice 2 to 8 % less
 
 
-class Memory(NamedTuple):
+class MlstmState(NamedTuple):
     """What an mLSTM carries: the matrix C (B, H, K, V), the normalizer n (B, H, K) and the log scale m (B, H, 1).
 
     At least fp32. The memory proper is exp(m) C; zeros hold nothing.
@@ -63,11 +63,11 @@ def tiles(tokens: int) -> tuple[int, int]:
     return chunks, -(-tokens // chunks)
 
 
-def empty(k: Tensor, v: Tensor) -> Memory:
+def empty_state(k: Tensor, v: Tensor) -> MlstmState:
     """The memory that has seen nothing, for keys (B, H, T, K) and values (B, H, T, V)."""
     batch, heads, _, width = k.shape
     shapes = (batch, heads, width, v.shape[-1]), (batch, heads, width), (batch, heads, 1)
-    return Memory(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
+    return MlstmState(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
 
 
 def chunkwise(
@@ -76,16 +76,16 @@ def chunkwise(
     v: Tensor,  # (B, H, T, V)
     i: Tensor,  # (B, H, T), before the exponential
     f: Tensor,  # (B, H, T), before the sigmoid
-    state: Memory | None = None,
+    state: MlstmState | None = None,
     document_starts: Tensor | None = None,  # (B, T) bool
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
-        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty(k, v)), document_starts)
-    return h, Memory(*after)
+        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
+    return h, MlstmState(*after)
 
 
-def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: Memory) -> Tensor:
+def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState) -> Tensor:
     """One token: scaled q (B, H, 1, K), k (B, H, K, 1), v (B, H, 1, V) to h (B, H, 1, V), `state` changed in place.
 
     `gates` (B, 3, H, 1, 1) holds i, f and zeros, and is used up. All are of the memory's type.
@@ -165,10 +165,10 @@ class _Chunkwise(torch.autograd.Function):
 
 
 def _spans(q: Tensor, v: Tensor) -> list[slice]:
-    """Cuts of T, each of as many whole chunks as SPAN allows."""
+    """Cuts of T, each of as many whole chunks as SPAN_ELEMENTS allows."""
     batch, heads, tokens, key = q.shape
     length = tiles(tokens)[1]
-    step = length * max(1, SPAN // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
+    step = length * max(1, SPAN_ELEMENTS // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
 

@@ -16,7 +16,7 @@ it returns, so training over a carried memory takes `own`.
 The library's forms know no documents. Before a document's first token their forget gate is closed to exp(-100), which
 moves outputs by about eps = 1e-6: far below the rounding of fp32 products in TF32 or of bf16.
 
-HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choice.
+HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choose_kernel.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit_blocks.ops.mlstm_chunkwise import Memory, chunkwise, no_autocast, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise, no_autocast, wide
 
-Cell = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Memory | None, Tensor | None], tuple[Tensor, Memory]]
+CellFunction = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, MlstmState | None, Tensor | None], tuple[Tensor, MlstmState]
+]
 
 SHUT = 100.0  # a gate's pre-activation that is as good as infinite, and adds to sums without ruining them
 
@@ -48,31 +50,32 @@ def cell(
     v: Tensor,
     i: Tensor,
     f: Tensor,
-    state: Memory | None = None,
+    state: MlstmState | None = None,
     document_starts: Tensor | None = None,
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) and the memory after q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T), starts (B, T).
 
     torch.compile leaves it out: its products are as fast as they get, and its loop over chunks would be unrolled.
     """
     if torch.compiler.is_compiling():
-        run: Cell = torch.compiler.disable(_chosen)  # here rather than as a decorator, which takes a second to import
+        # Called here: as a decorator it would import the compiler, which takes a second.
+        run: CellFunction = torch.compiler.disable(_chosen)
         return run(q, k, v, i, f, state, document_starts)
     return _chosen(q, k, v, i, f, state, document_starts)
 
 
 def _chosen(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
-) -> tuple[Tensor, Memory]:
-    name = choice(q.device.type)[0]
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
+    name = choose_kernel(q.device.type)[0]
     carried = state is not None and torch.is_grad_enabled()
     heads = k.shape[-1], v.shape[-1]
-    if name == "triton" and (carried or q.dtype == torch.float64 or not trusted(name, q.device, q.dtype, *heads)):
+    if name == "triton" and (carried or q.dtype == torch.float64 or not agrees(name, q.device, q.dtype, *heads)):
         name = "own"
     return CELLS[name](q, k, v, i, f, state, document_starts)
 
 
-def choice(device: str) -> tuple[str, str]:
+def choose_kernel(device: str) -> tuple[str, str]:
     """The kernel for a kind of device and why. Raises ValueError where HYBRIDKIT_MLSTM asks for what is not there."""
     forced = os.environ.get("HYBRIDKIT_MLSTM")
     if forced:
@@ -94,7 +97,7 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> bool:
+def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> bool:
     """Whether kernel `name` agrees with `own` on this device for heads of `key` x `value`; if not, a warning says so.
 
     Asked once a process; what passed is remembered on disk, by the versions of all that it depends on.
@@ -144,7 +147,9 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     return ""
 
 
-def _outputs_and_gradients(run: Cell, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
+def _outputs_and_gradients(
+    run: CellFunction, inputs: list[Tensor], slope: Tensor, document_starts: Tensor
+) -> list[Tensor]:
     with torch.enable_grad(), torch.inference_mode(False):
         q, k, v, i, f = leaves = [t.clone().requires_grad_() for t in inputs]
         h = F.layer_norm(run(q, k, v, i, f, None, document_starts)[0].float(), slope.shape[-1:])
@@ -159,9 +164,9 @@ def _library(
     v: Tensor,
     i: Tensor,
     f: Tensor,
-    state: Memory | None,
+    state: MlstmState | None,
     document_starts: Tensor | None,
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """mlstm_kernels' chunkwise form `name`, for any length, with documents."""
     from mlstm_kernels.torch import get_mlstm_kernel
 
@@ -176,12 +181,12 @@ def _library(
         h, (C, n, m) = get_mlstm_kernel(name)(
             *inputs, *(state or (None, None, None)), return_last_states=True, chunk_size=chunk
         )
-    return h[:, :, :tokens], Memory(C, n, m.reshape(*q.shape[:2], 1))
+    return h[:, :, :tokens], MlstmState(C, n, m.reshape(*q.shape[:2], 1))
 
 
 def _native(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
-) -> tuple[Tensor, Memory]:
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
     """The library's plain torch form, which wants one type throughout."""
     kind = wide(q.dtype)
     h, after = _library(
@@ -190,7 +195,7 @@ def _native(
     return h.to(q.dtype), after
 
 
-CELLS: dict[str, Cell] = {
+CELLS: dict[str, CellFunction] = {
     "own": chunkwise,
     "native": _native,
     "triton": functools.partial(_library, "chunkwise--triton_xl_chunk", 128),

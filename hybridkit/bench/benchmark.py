@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.cost.flops import TRAINING, Case, cost, forward_flops, head_flops, largest_window
+from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops, largest_window
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.inference.decode import generate, prefill
+from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Residual
@@ -45,7 +45,7 @@ from hybridkit.training.compile import for_graphs
 from hybridkit.training.engines.local import LocalEngine, initial_model
 from hybridkit.training.micro_batches import automatic_rows, num_targets
 
-SCHEMA = 1
+BENCH_SCHEMA = 1
 DOCUMENT = 1024  # tokens of a document on average, where documents are kept apart
 _DECODED = 16  # tokens of a row that are timed together
 
@@ -70,9 +70,9 @@ class Job:
         return [largest_window(entry, self.window) for entry in self.plan.entries]
 
     @property
-    def case(self) -> Case:
+    def case(self) -> CostSettings:
         """The circumstances under which it is costed."""
-        return Case(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
+        return CostSettings(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
 
 
 class Part(NamedTuple):
@@ -125,7 +125,7 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
     passes = training | inference
     ceilings.share(passes, parts)
     return {
-        "schema": SCHEMA,
+        "schema": BENCH_SCHEMA,
         "recipe": job.name,
         "pattern": job.plan.pattern,
         "code": hashes(code_of(job.plan.entries)),
@@ -191,12 +191,12 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
     prompt = cost(job.plan, job.case)
     reading = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
     decoded = 2 + _DECODED * (repeat + 1)
-    stream = generate(model, read(), Sampling(temperature=0), decoded)
+    stream = decode_tokens(model, read(), Sampling(temperature=0), decoded)
     with peak:
         next(stream), next(stream)  # the first step brings the weights into the layout that suits steps
         some = {"decode": lambda: list(islice(stream, _DECODED))}
         taken = medians(some, job.device, repeat, ceilings.measure)
-    later = Case(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
+    later = CostSettings(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
     step = cost(job.plan, later)
     decode = _figures(taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
     moved = float(step.decode_bytes) * decode["tokens_per_second"]

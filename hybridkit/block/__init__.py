@@ -10,7 +10,7 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 
 from hybridkit.block.block import Block, Count, Dims, Entry, window_of
 from hybridkit.block.init import small_init_, wang_init_
-from hybridkit.block.layer import Layer, State, Step
+from hybridkit.block.layer import Layer, State, StepFunction
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
 from hybridkit.block.window import TrainStep, Window
@@ -25,7 +25,7 @@ __all__ = [
     "SequenceParallel",
     "Spec",
     "State",
-    "Step",
+    "StepFunction",
     "TrainStep",
     "Value",
     "Window",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hybridkit.block.sequence_parallel import SequenceParallel
 
 State = tuple[Tensor, ...]  # a NamedTuple of tensors, batch first; () for a block that carries nothing
-Step = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); the state is given away
+StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); the state is given away
 
 
 class Layer(nn.Module, ABC):
@@ -49,7 +49,7 @@ class Layer(nn.Module, ABC):
         """
         return self(x, state)
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         """`x + step(norm(x))` for many tokens on a CPU: it may hold the weights, as they are now, in another layout.
 
         The layout may be the best for so many `rows`; others must be right too. Gradients are off wherever it runs.

@@ -20,7 +20,7 @@ TRAINING = 3  # a backward pass has twice the products of forward: for the input
 
 
 @dataclass(frozen=True)
-class Case:
+class CostSettings:
     """Under which circumstances costs are asked for.
 
     `context` tokens of a sequence; `window` in place of every policy's own; `batch` rows that decode together;
@@ -63,14 +63,14 @@ class Cost:
     """A plan's. The head counts for every token of a forward pass, and once for a prompt."""
 
     plan: Plan
-    case: Case
+    settings: CostSettings
     parameters: Parameters
     layers: tuple[LayerCost, ...]
 
     @property
     def forward(self) -> Fraction:
         """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
-        return sum(layer.forward for layer in self.layers) / Fraction(self.case.context) + head_flops(self.plan)
+        return sum(layer.forward for layer in self.layers) / Fraction(self.settings.context) + head_flops(self.plan)
 
     @property
     def training(self) -> Fraction:
@@ -100,27 +100,28 @@ class Cost:
     @property
     def decode_bytes(self) -> Fraction:
         """Bytes that one token moves: its share of the weights, its row's state read, and what it writes of it."""
-        read = (self.parameters.total - (0 if self.plan.tie else self.parameters.embedding)) * self.case.dtype.itemsize
-        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.case.batch)
+        weights = self.parameters.total - (0 if self.plan.tie else self.parameters.embedding)
+        read = weights * self.settings.dtype.itemsize
+        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
 
 
-def cost(plan: Plan, case: Case) -> Cost:
-    """Everything that is asked of a plan at `case`, but its training memory (`hybridkit.cost.memory`)."""
+def cost(plan: Plan, settings: CostSettings) -> Cost:
+    """Everything that is asked of a plan at `settings`, but its training memory (`hybridkit.cost.memory`)."""
     dims = _sizes(plan)
-    return Cost(plan, case, parameters(plan), tuple(layer_cost(entry, dims, case) for entry in plan.entries))
+    return Cost(plan, settings, parameters(plan), tuple(layer_cost(entry, dims, settings) for entry in plan.entries))
 
 
 @lru_cache(1 << 14)
-def layer_cost(entry: Entry, dims: Dims, case: Case) -> LayerCost:
+def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
     """The costs of one entry."""
-    block, window, tokens = entry.block, largest_window(entry, case.window), case.context
+    block, window, tokens = entry.block, largest_window(entry, settings.window), settings.context
     return LayerCost(
         _with_norm(block, dims),
-        _expected(entry, dims, case),
-        _flops(block, dims, tokens, window, case.count),
-        _decode(block, dims, window, case),
-        layer_state(block, dims, tokens, window, case.batch, case.dtype),
-        layer_state(block, dims, 1, window, case.batch, case.dtype),
+        _expected(entry, dims, settings),
+        _flops(block, dims, tokens, window, settings.count),
+        _decode(block, dims, window, settings),
+        layer_state(block, dims, tokens, window, settings.batch, settings.dtype),
+        layer_state(block, dims, 1, window, settings.batch, settings.dtype),
     )
 
 
@@ -150,11 +151,11 @@ def _with_norm(block: Block, dims: Dims) -> int:
     return layer_parameters(block, dims) + dims.width
 
 
-def state_bytes(plan: Plan, case: Case) -> int:
-    """Bytes of the states of `case.batch` rows after `case.context` tokens."""
+def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
+    """Bytes of the states of `settings.batch` rows after `settings.context` tokens."""
     dims = _sizes(plan)
     return sum(
-        layer_state(e.block, dims, case.context, largest_window(e, case.window), case.batch, case.dtype)
+        layer_state(e.block, dims, settings.context, largest_window(e, settings.window), settings.batch, settings.dtype)
         for e in plan.entries
     )
 
@@ -171,22 +172,23 @@ def largest_window(entry: Entry, override: int | None = None) -> int | None:
     return (override or entry.window.largest) if entry.window else None
 
 
-def _expected(entry: Entry, dims: Dims, case: Case) -> Fraction:
+def _expected(entry: Entry, dims: Dims, settings: CostSettings) -> Fraction:
     """The mean over training steps: every window of the policy weighs its share."""
-    if entry.window is None or case.window is not None:
-        window = largest_window(entry, case.window)
-        return Fraction(_flops(entry.block, dims, case.context, window, case.count))
+    if entry.window is None or settings.window is not None:
+        window = largest_window(entry, settings.window)
+        return Fraction(_flops(entry.block, dims, settings.context, window, settings.count))
     shares = entry.window.probabilities().items()
-    asked = (Fraction(share) * _flops(entry.block, dims, case.context, w, case.count) for w, share in shares)
+    asked = (Fraction(share) * _flops(entry.block, dims, settings.context, w, settings.count) for w, share in shares)
     return sum(asked, Fraction())
 
 
-def _decode(block: Block, dims: Dims, window: int | None, case: Case) -> Fraction:
+def _decode(block: Block, dims: Dims, window: int | None, settings: CostSettings) -> Fraction:
     """A step runs the recurrent form over the ring of keys, so that kernels execute the exact count; `paper` gives
     every token the same."""
-    if case.count == "paper":
-        return Fraction(_flops(block, dims, case.context, window, "paper"), case.context)
-    before, after = (_flops(block, dims, tokens, window, "exact") for tokens in (case.context - 1, case.context))
+    tokens = settings.context
+    if settings.count == "paper":
+        return Fraction(_flops(block, dims, tokens, window, "paper"), tokens)
+    before, after = (_flops(block, dims, length, window, "exact") for length in (tokens - 1, tokens))
     return Fraction(after - before)
 
 

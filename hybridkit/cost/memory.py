@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hybridkit.cost.flops import Case, largest_window, parameters
+from hybridkit.block import Entry
+from hybridkit.cost.flops import CostSettings, largest_window, parameters
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import Precision, weight_type
 
-STAGES = (0, 1, 2, 3)  # of ZeRO
+ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
 
 
@@ -63,14 +64,16 @@ def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
     return PersistentMemory(weights, weights, 2 * weights)
 
 
-def activations(plan: Plan, training: Training, case: Case) -> Activations:
-    """Of `micro_batch` sequences of `case.context` tokens, at the largest windows or `case.window`."""
+def activations(plan: Plan, training: Training, settings: CostSettings) -> Activations:
+    """Of `micro_batch` sequences of `settings.context` tokens, at the largest windows or `settings.window`."""
     bare = replace(plan, written=(), entries=(), tie=False, dims=replace(plan.dims, vocab=1, depth=1))
-    around, stream = _kept(bare, None, training, case.context)
-    layers = [
-        _kept(replace(bare, entries=(entry,)), largest_window(entry, case.window), training, case.context)[0] - around
-        for entry in plan.entries
-    ]
+    around, stream = _kept(bare, None, training, settings.context)
+
+    def alone(entry: Entry) -> int:
+        window = largest_window(entry, settings.window)
+        return _kept(replace(bare, entries=(entry,)), window, training, settings.context)[0] - around
+
+    layers = [alone(entry) for entry in plan.entries]
     # The loss forms the gradients of what it reads and of the head's weight while the logits are at hand.
     loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
     recomputed = stream * len(layers) + max(layers, default=0)

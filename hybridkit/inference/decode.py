@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import State, Step
+from hybridkit.block import State, StepFunction
 from hybridkit.inference.sampling import Sampler, Sampling
 from hybridkit.system.errors import UserError
 
@@ -32,9 +32,9 @@ LAST = 16  # ids that a context remembers
 _LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
-Decoder = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
-Row = str | Sequence[int] | np.ndarray | Tensor
-Rows = Row | Sequence[Row]
+ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
+Prompt = str | Sequence[int] | np.ndarray | Tensor
+Prompts = Prompt | Sequence[Prompt]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def size_of(states: Sequence[State]) -> int:
 
 @torch.no_grad()
 def prefill(
-    model: Model, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+    model: Model, tokens: Prompts, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
 ) -> Context:
     """Read tokens, `chunk` at a time, after those of `context`.
 
@@ -96,16 +96,16 @@ def _last(rows: list[np.ndarray], context: Context | None) -> tuple[tuple[int, .
     return tuple((*old, *new)[-LAST:] for old, new in zip(before, ends, strict=True))
 
 
-def generate(
+def decode_tokens(
     model: Model,
     context: Context,
     sampling: Sampling,
     max_tokens: int | None = None,
-    held: Callable[[Sequence[State]], object] | None = None,
+    on_growth: Callable[[Sequence[State]], object] | None = None,
 ) -> Iterator[Tensor]:
     """Tokens (B,) one after another, without end unless `max_tokens` is given; the context stays as it is.
 
-    `held` is given the states whenever they grow: they have room for more tokens than were read.
+    `on_growth` is given the states whenever they grow: they have room for more tokens than were read.
 
     A model with a tokenizer gives no id that stands for nothing, as rows of a padded vocabulary do.
     Raises UserError for a negative `max_tokens`.
@@ -114,7 +114,7 @@ def generate(
         raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
     most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
     sampler = Sampler(sampling, len(context.logits))
-    return itertools.islice(_decode(model, context, sampler, max_tokens, held or size_of), most)
+    return itertools.islice(_decode(model, context, sampler, max_tokens, on_growth or size_of), most)
 
 
 def _decode(
@@ -122,7 +122,7 @@ def _decode(
     context: Context,
     sampler: Sampler,
     max_tokens: int | None,
-    held: Callable[[Sequence[State]], object],
+    on_growth: Callable[[Sequence[State]], object],
 ) -> Iterator[Tensor]:
     logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
@@ -139,11 +139,11 @@ def _decode(
             if read > room:  # doubling copies a growing state a constant number of times, whatever the length
                 room = int(min(max(2 * read, _LEAST_ROOM), most))
                 states, step = model.reserve(states, room), None if graph else step
-                held(states)
+                on_growth(states)
             if step is None and graph:
                 step = _captured(model, token, states)
             elif step is None:  # on a GPU memory is short, and launches take the time
-                step = decoder(model, len(logits)) if lasting and device == "cpu" else model.step
+                step = packed_step(model, len(logits)) if lasting and device == "cpu" else model.step
             logits, states = step(token, states)
 
 
@@ -157,7 +157,7 @@ def _without_token(model: Model) -> Tensor | None:
     return torch.from_numpy(empty).to(model.head.weight.device) if empty.any() else None
 
 
-def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
+def _captured(model: Model, token: Tensor, states: Sequence[State]) -> ModelStep:
     """`model.step` on these states as one CUDA graph; as it is where a block does not update its state in place."""
     own, kept = token.clone(), [clone(state) for state in states]
     side = torch.cuda.Stream()
@@ -183,18 +183,18 @@ def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
     return run
 
 
-def decoder(model: Model, rows: int) -> Decoder:
+def packed_step(model: Model, rows: int) -> ModelStep:
     """`model.step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients.
 
     The copy is kept for the next call, for as long as the weights and the layout that `rows` asks for stay the same.
     """
-    return partial(model.run_steps, decoders(model, rows))
+    return partial(model.run_steps, layer_decoders(model, rows))
 
 
-_kept: WeakKeyDictionary[Model, tuple[object, list[Step]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Model, tuple[object, list[StepFunction]]] = WeakKeyDictionary()
 
 
-def decoders(model: Model, rows: int) -> list[Step]:
+def layer_decoders(model: Model, rows: int) -> list[StepFunction]:
     """The decoder of every layer of a model, made anew only where its weights or the layout have changed."""
     weights = list(model.parameters())
     versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
@@ -212,7 +212,7 @@ def clone(state: State) -> State:
     return type(state)(*(tensor.clone() for tensor in state)) if state else state
 
 
-def _split(tokens: Rows) -> list[Row]:
+def _split(tokens: Prompts) -> list[Prompt]:
     if isinstance(tokens, Tensor):
         tokens = tokens.cpu().numpy()
     if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
@@ -220,8 +220,8 @@ def _split(tokens: Rows) -> list[Row]:
     return list(tokens)
 
 
-def _ids(model: Model, row: Row) -> np.ndarray:
-    """The ids (T,) of a row, in the type they came in: a long text is held once, and small."""
+def _ids(model: Model, row: Prompt) -> np.ndarray:
+    """The ids (T,) of a row, in the type they came in: a long text is on_growth once, and small."""
     if isinstance(row, str):
         if model.tokenizer is None:
             raise UserError("this model has no tokenizer: give it ids, or load it from a run")

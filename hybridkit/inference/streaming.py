@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hybridkit.block import State
 from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.inference.decode import CHUNK, Context, generate, prefill, size_of
+from hybridkit.inference.decode import CHUNK, Context, decode_tokens, prefill, size_of
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -145,7 +145,7 @@ class Writer:
 
         held(context.states)
         start = time.perf_counter()
-        for tokens in generate(self.model, context, sampling, self.max_tokens, held):
+        for tokens in decode_tokens(self.model, context, sampling, self.max_tokens, held):
             yield [row.feed(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
             if all(row.ending for row in rows):
                 break

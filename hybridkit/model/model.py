@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Layer, State, Step, TrainStep, small_init_
+from hybridkit.block import Layer, State, StepFunction, TrainStep, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -58,7 +58,7 @@ class Residual(nn.Module):
         y, state = self.layer.step(self.norm(x), state)
         return x + y, state
 
-    def decoder(self, rows: int) -> Step:
+    def decoder(self, rows: int) -> StepFunction:
         """`step` with the weights, as they are now, in the layout that suits it."""
         return self.layer.decoder(self.norm, rows)
 
@@ -157,7 +157,9 @@ class Model(nn.Module):
         """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
-    def run_steps(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+    def run_steps(
+        self, steps: Sequence[StepFunction], tokens: Tensor, states: Sequence[State]
+    ) -> tuple[Tensor, list[State]]:
         """`step` by these functions, one an entry."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []

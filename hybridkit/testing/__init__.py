@@ -19,7 +19,7 @@ from hybridkit.testing.purity import check_purity
 from hybridkit.testing.rows import check_rows
 from hybridkit.testing.sequence import check_decoder, check_split, check_step, check_windows
 from hybridkit.testing.state import check_state
-from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Precision, state_bytes
+from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Arithmetic, state_bytes
 from hybridkit.testing.types import check_rounding, check_types
 from hybridkit.testing.work import counted
 
@@ -67,8 +67,8 @@ __all__ = [
     "LAWS",
     "ROUNDED_LAWS",
     "TOLERANCE",
+    "Arithmetic",
     "Law",
-    "Precision",
     "UnverifiedCost",
     "check_block",
     "check_causality",

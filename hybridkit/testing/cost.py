@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer
 from hybridkit.testing.trial import Trial, clone
-from hybridkit.testing.work import Work, counted
+from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
 LENGTHS = (1, 48, 130)
@@ -155,10 +155,10 @@ def _executed(trial: Trial, window: int | None) -> None:
 
 
 @torch.no_grad()
-def work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> Work:
+def work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> ExecutedWork:
     """What one call executes."""
     held = None if state is None else clone(state)  # type: ignore[arg-type]
-    with Work(trial.layer) as found:
+    with ExecutedWork(trial.layer) as found:
         trial.run(x, held, window=window)
     return found
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
 STEP = 1e-5  # of a central difference, whose error is the step's square, or the rounding of a sum over the step
@@ -17,7 +17,7 @@ TRIES = 3  # a step may cross a corner (a maximum, a choice of experts), where t
 Tensors = Mapping[str, Tensor]
 
 
-def check_lengths(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_lengths(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 6: any length and batch; gradients are finite, and reach every input and parameter."""
     trial, reached = Trial(block, dims, precision), set[str]()
     names, parameters = zip(*trial.layer.named_parameters(), strict=True) if _has_parameters(trial) else ((), ())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, rows_of
+from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, rows_of
 
 LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
@@ -15,7 +15,7 @@ LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
 )
 
 
-def check_causality(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 2: changing the tokens from t on changes no output before t."""
     trial = Trial(block, dims, precision)
     for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG, (3, 500, 1029))):
@@ -49,7 +49,7 @@ def _far(trial: Trial) -> None:
         trial.check(not torch.equal(y, changed), f"token 0 does not reach output {LONG - 1}, though the state grows")
 
 
-def check_documents(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 3: packed documents, other ones in every row, give what each gives alone; so does what comes after them."""
     trial = Trial(block, dims, precision)
     for layout in LAYOUTS:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, clone, of_state, random_starts
 
 
-def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Not of earlier calls, random generators, training or evaluation, gradients kept or not, or the memory's layout.
 
     It modifies no input, weight or buffer, draws nothing, and holds in its `state_dict` all that decides its output.

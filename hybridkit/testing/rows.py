@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts, rows_of
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, clone, of_state, random_starts, rows_of
 
 ROWS = 3
 
 
-def check_rows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Outputs, states and gradients of a row are what it has alone, each with its own documents."""
     trial = Trial(block, dims, precision)
     for tokens, window in itertools.product((1, 70, 300), trial.some_windows):

@@ -5,15 +5,15 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Dims, State, Step, window_of
-from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, clone, random_starts
+from hybridkit.block import Block, Dims, State, StepFunction, window_of
+from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, clone, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 
 
 @torch.no_grad()
-def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
     trial, tokens = Trial(block, dims, precision), 67
     x, document_starts = trial.input(2, tokens), random_starts(2, tokens)
@@ -49,7 +49,7 @@ def _same_parts(
     trial.same_state(state, whole[1], f"the state differs {where}")
 
 
-def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for the owner of a state: `reserve` then `step`, token by token, equals one forward."""
     trial = Trial(block, dims, precision)
     for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
@@ -82,7 +82,7 @@ def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> Non
 
 
 @torch.no_grad()
-def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
     trial = Trial(block, dims, precision)
     norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=precision.dtype)
@@ -94,7 +94,9 @@ def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
     _same_decoded(trial, norm, trial.layer.decoder(norm, rows=2), trial.input(2, 290), 250, trial.some_windows[-1])
 
 
-def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
+def _same_decoded(
+    trial: Trial, norm: nn.Module, decode: StepFunction, x: Tensor, prompt: int, window: int | None
+) -> None:
     batch, tokens = x.shape[:2]
     document_starts = random_starts(batch, tokens, 0.2)
     document_starts[:, prompt:] = False
@@ -108,7 +110,7 @@ def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt
         trial.same(y[:, 0], whole[:, t], where)
 
 
-def check_windows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """A window of w sees w positions, its own included; a carried state takes a smaller one, and no larger one."""
     trial, policy = Trial(block, dims, precision), window_of(block)
     if policy is None:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch
 
 from hybridkit.block import Block, Dims, State, window_of
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, state_bytes
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, clone, of_state, state_bytes
 
 TOKENS = (1, 8, 33, 90, 257, 600)
 BATCHES = (1, 2, 5)
 SPAN = 512  # tokens between two sizes of a state that are compared
 
 
-def check_state(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Bytes held are those of `init_state`, and stop growing; a state given is not modified; an empty one is none."""
     trial = Trial(block, dims, precision)
     for window in trial.all_windows:

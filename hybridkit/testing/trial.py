@@ -18,7 +18,7 @@ LONG = 1100  # tokens of the longest calls: more than 1024, and no multiple of a
 
 
 @dataclass(frozen=True)
-class Precision:
+class Arithmetic:
     """The arithmetic of a trial: the type of weights and inputs, whether autocast to bf16 is on, and rounding allowed.
 
     `bound` is relative to the largest value of what is compared: two ways to the same result round apart.
@@ -36,15 +36,15 @@ class Precision:
 
 # bf16 rounds by 2^-9. Projections, keys, scores, values and output round about eight times in one layer, and a sum
 # over keys weighs such errors with probabilities: 16 roundings of the largest value.
-FLOAT64 = Precision("float64", torch.float64, TOLERANCE)
-BF16 = Precision("bf16", torch.bfloat16, 16 * 2.0**-9)
-AUTOCAST = Precision("autocast", torch.float32, 16 * 2.0**-9, autocast=True)
+FLOAT64 = Arithmetic("float64", torch.float64, TOLERANCE)
+BF16 = Arithmetic("bf16", torch.bfloat16, 16 * 2.0**-9)
+AUTOCAST = Arithmetic("autocast", torch.float32, 16 * 2.0**-9, autocast=True)
 
 
 class Trial:
     """A built layer, each weight random, so that no gate is closed and no path is zero."""
 
-    def __init__(self, block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    def __init__(self, block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
         self.block, self.dims, self.precision = block, dims, precision
         self.layer = built(block, dims).to(precision.dtype)
 

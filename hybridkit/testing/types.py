@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import AUTOCAST, Precision, Trial, clone, random_starts
+from hybridkit.testing.trial import AUTOCAST, Arithmetic, Trial, clone, random_starts
 
 # The type, and how far from float64 a layer may be: some may be ill-conditioned, or choose another expert.
 TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
@@ -14,7 +14,7 @@ def check_types(block: Block, dims: Dims) -> None:
     """In fp32, bf16 and float64, and under autocast: calls, calls from a state, steps and the decoder; finite too."""
     exact = Trial(block, dims)
     for dtype, loose in TYPES.items():
-        trial = Trial(block, dims, Precision(str(dtype).removeprefix("torch."), dtype, 0))
+        trial = Trial(block, dims, Arithmetic(str(dtype).removeprefix("torch."), dtype, 0))
         for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
         y, right = trial.run(trial.input(2, 7))[0].double(), exact.run(exact.input(2, 7))[0]
@@ -23,7 +23,7 @@ def check_types(block: Block, dims: Dims) -> None:
         _types(Trial(block, dims, AUTOCAST), tokens)
 
 
-def check_rounding(block: Block, dims: Dims, precision: Precision, tokens: int = 70) -> None:
+def check_rounding(block: Block, dims: Dims, precision: Arithmetic, tokens: int = 70) -> None:
     """Outputs and gradients are, to rounding, those that float64 has for the same rounded weights and input.
 
     Relative to the length of what is compared; a gradient, which passes the layer twice, may round twice as much.

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from hybridkit.block import Layer
 
 
-class Work(TorchDispatchMode):
+class ExecutedWork(TorchDispatchMode):
     """Counts while it is on: `products`, those with a linear layer's weight in `linear`, `elements` read and written.
 
     An exact count is the least of all forms; `products + elements` is more than it, for any code that does the work.

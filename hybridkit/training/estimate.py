@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hybridkit.cost.flops import Case, cost
+from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
@@ -24,7 +24,7 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
     share = -(-train.batch_tokens * train.sequence_parallel // (sequence * ranks))  # sequences of a step on a rank
     training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
-    case = Case(sequence)
+    case = CostSettings(sequence)
     lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
     stage = train.zero if train.engine == "deepspeed" else 0
     memory = {"held": lasting.on_rank(stage, ranks)}

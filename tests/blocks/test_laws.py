@@ -35,7 +35,7 @@ def test_law(text: str, law: Callable[[Block, Dims], None]) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 @pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
 @pytest.mark.parametrize("text", ROUNDED)
-def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Precision) -> None:
+def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Arithmetic) -> None:
     law(block(text), DIMS, precision)
 
 

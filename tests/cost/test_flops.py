@@ -11,7 +11,15 @@ from torch import nn
 
 from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_of
 from hybridkit.cost.cross_check import scaled_down
-from hybridkit.cost.flops import Case, cost, forward_flops, head_flops, largest_window, parameters, state_bytes
+from hybridkit.cost.flops import (
+    CostSettings,
+    cost,
+    forward_flops,
+    head_flops,
+    largest_window,
+    parameters,
+    total_state_bytes,
+)
 from hybridkit.model.loading import plan
 from hybridkit.model.model import Head, Model
 from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
@@ -130,7 +138,7 @@ class PluggedLayer(Layer):
 
 def test_a_plug_in_block_is_counted_like_any_other() -> None:
     entry = Entry(Plugged(), None)
-    found = cost(Plan((entry,) * 2, (entry,) * 2, Dims(8, 1, 10)), Case(6, batch=5, dtype=torch.bfloat16))
+    found = cost(Plan((entry,) * 2, (entry,) * 2, Dims(8, 1, 10)), CostSettings(6, batch=5, dtype=torch.bfloat16))
     assert found.parameters == (80, 80, 2 * (64 + 8) + 8)
     assert found.forward == 2 * 6 + 160
     assert found.training == 3 * found.forward and found.recompute == 12
@@ -143,17 +151,17 @@ def test_a_plug_in_block_is_counted_like_any_other() -> None:
 
 def test_decoding_every_position_costs_the_prompt() -> None:
     described = compiled("[swa:5, sa(kv_heads=2), mlstm]")
-    steps = [cost(described, Case(n)).decode - head_flops(described) for n in range(1, 20)]
-    assert sum(steps) == cost(described, Case(19)).prefill - head_flops(described)
-    assert [cost(described, Case(n, "hardware")).decode - head_flops(described) for n in range(1, 20)] == steps
-    at_19 = cost(described, Case(19, "paper"))
+    steps = [cost(described, CostSettings(n)).decode - head_flops(described) for n in range(1, 20)]
+    assert sum(steps) == cost(described, CostSettings(19)).prefill - head_flops(described)
+    assert [cost(described, CostSettings(n, "hardware")).decode - head_flops(described) for n in range(1, 20)] == steps
+    at_19 = cost(described, CostSettings(19, "paper"))
     assert at_19.decode == at_19.forward, "the paper's convention gives all tokens the same"
 
 
 def test_training_is_the_mean_over_the_draws_of_a_run() -> None:
     described, steps, tokens = compiled("[swa:stoch(4,16,p=.25,until=.8), mlstm]*2"), 4000, 64
     drawn = [forward_flops(described, tokens, described.windows(TrainStep(0, step, steps))) for step in range(steps)]
-    expected = cost(described, Case(tokens)).forward * tokens
+    expected = cost(described, CostSettings(tokens)).forward * tokens
     low, high = (forward_flops(described, tokens, [w, None, None, None] * 2) for w in (4, 16))
     # Four standard deviations of the mean of 3200 throws of a coin.
     assert abs(sum(drawn) / steps - expected) < 4 * (high - low) * (0.25 * 0.75 / 3200) ** 0.5
@@ -163,7 +171,8 @@ def test_training_is_the_mean_over_the_draws_of_a_run() -> None:
 def test_a_window_overrides_every_policy() -> None:
     stochastic, fixed = compiled("[swa:stoch(4,16), mlstm]"), compiled("[swa:7, mlstm]")
     for figure in ("forward", "prefill", "decode", "state"):
-        assert getattr(cost(stochastic, Case(40, window=7)), figure) == getattr(cost(fixed, Case(40)), figure)
+        overridden, own = cost(stochastic, CostSettings(40, window=7)), cost(fixed, CostSettings(40))
+        assert getattr(overridden, figure) == getattr(own, figure)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -184,7 +193,7 @@ def test_state_bytes_are_those_that_a_model_holds(batch: int) -> None:
     for tokens in (1, 8, 30):
         _, states = model(torch.zeros(batch, tokens, dtype=torch.int64))
         held = sum(tensor.nbytes for state in states for tensor in state)
-        assert state_bytes(described, Case(tokens, batch=batch, dtype=torch.bfloat16)) == held
+        assert total_state_bytes(described, CostSettings(tokens, batch=batch, dtype=torch.bfloat16)) == held
 
 
 def test_the_xlstm_7b_shape_has_as_many_parameters_as_transformers_says() -> None:
@@ -211,4 +220,4 @@ def test_the_papers_table_is_reproduced() -> None:
 
 def test_plans_of_other_depths_share_what_is_known() -> None:
     shallow, deep = compiled("mlstm"), compiled("mlstm*3")
-    assert cost(shallow, Case(10)).layers[0] is cost(deep, Case(10)).layers[0]
+    assert cost(shallow, CostSettings(10)).layers[0] is cost(deep, CostSettings(10)).layers[0]

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import State, Step
+from hybridkit.block import State, StepFunction
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 
 Turned = Callable[[Tensor, int], Tensor]
 
 
-def decoder(
+def attention_decoder(
     norm: nn.RMSNorm,
     rows: int,
     projections: tuple[nn.Linear, nn.Linear, nn.Linear],  # q, k, v
@@ -26,7 +26,7 @@ def decoder(
     back: nn.Linear,
     head: int,
     theta: float | None,
-) -> Step:
+) -> StepFunction:
     """`x + step(norm(x))` of the attention with these parts."""
     q, k, v = (linear.weight for linear in projections)
     heads, kv_heads, plain = len(q) // head, len(k) // head, isinstance(norms[0], nn.Identity)
@@ -50,7 +50,7 @@ def decoder(
 
 
 def rotary(head: int, theta: float | None, like: Tensor) -> Turned:
-    """Turn (B, N, E) to one position, as rope.py does: y = x cos(a) + swapped halves of x times (-sin(a), sin(a))."""
+    """Rotates x (B, N, E) to one position, as rope.py does: y = x cos(a) + swapped halves of x * (-sin(a), sin(a))."""
     if theta is None:
         return lambda x, position: x
     half, wide = head // 2, torch.promote_types(like.dtype, torch.float32)

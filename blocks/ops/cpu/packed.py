@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Product = Callable[[Tensor], Tensor]  # (B, inputs) to (B, outputs)
-Residual = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs) and h (B, inputs) to x + what the weights make of h
+ResidualProduct = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs), h (B, inputs) to x + h W^T
 
 _LARGE = 1 << 18  # elements from which oneDNN's layout makes up for its calls
 
@@ -27,7 +27,7 @@ def product(weight: Tensor, rows: int) -> Product:
     return lambda x: torch.mm(x, laid)
 
 
-def residual(weight: Tensor, rows: int) -> Residual:
+def residual(weight: Tensor, rows: int) -> ResidualProduct:
     """x (rows, outputs) and h (rows, inputs) to x + h W^T, as in `product`."""
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.binary, torch.ops.mkldnn._reorder_linear_weight(weight, rows)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridkit.block import Dims
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.ops import mlstm_kernels
-from hybridkit_blocks.ops.mlstm_chunkwise import Memory, chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
-    mlstm_kernels.trusted.cache_clear()
+    mlstm_kernels.agrees.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("HYBRIDKIT_MLSTM", raising=False)
     monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "1.0")
@@ -83,21 +83,21 @@ class Scaled(torch.autograd.Function):
         return 1.1 * grad
 
 
-def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     q, k, v, i, f, *rest = inputs
     return chunkwise(Scaled.apply(q), k, v, i, f, *rest)
 
 
-def wrong_output(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def wrong_output(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     h, after = chunkwise(*inputs)
     return h.roll(1, 2), after
 
 
-def leaky(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def leaky(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     return chunkwise(*inputs[:6], None)
 
 
-def broken(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def broken(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     raise RuntimeError("no such instruction")
 
 
@@ -111,7 +111,7 @@ def broken(*inputs: Tensor) -> tuple[Tensor, Memory]:
     ],
 )
 def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
-    kernel: mlstm_kernels.Cell, fault: str, monkeypatch: pytest.MonkeyPatch
+    kernel: mlstm_kernels.CellFunction, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", kernel)
     monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
@@ -125,20 +125,20 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
 
 def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", chunkwise)
-    assert mlstm_kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
+    assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
-    mlstm_kernels.trusted.cache_clear()
-    assert mlstm_kernels.trusted("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
+    mlstm_kernels.agrees.cache_clear()
+    assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
     monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "2.0")
-    mlstm_kernels.trusted.cache_clear()
+    mlstm_kernels.agrees.cache_clear()
     with pytest.warns(RuntimeWarning, match="no such instruction"):
-        assert not mlstm_kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
+        assert not mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)
 
 
 def test_training_over_a_carried_memory_and_float64_keep_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
     monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
-    monkeypatch.setattr(mlstm_kernels, "trusted", lambda *case: True)
+    monkeypatch.setattr(mlstm_kernels, "agrees", lambda *case: True)
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 7, 32)
     layer(x, Mlstm().init_state(Dims(32, 4, 257), 2, 7))
