@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
@@ -33,7 +33,7 @@ class FeedForward(Block):
     def build(self, dims: Dims) -> Layer:
         return SwiGLU(dims, self.inner(dims))
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         return 6 * tokens * dims.width * self.inner(dims)
 
 
@@ -54,7 +54,7 @@ class SwiGLU(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         if custom_autograd(x, self.down.weight):

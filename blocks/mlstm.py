@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
@@ -45,7 +45,7 @@ class Mlstm(Block):
         self._head(dims)
         return MlstmLayer(dims, self.heads or dims.heads, self.igate_bias)
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers and the cell: 4 K V a token and head in the recurrent form, the least that any form needs.
 
         `paper` leaves the gate projections out. `hardware` is the own chunkwise form: with chunks of L tokens and E
@@ -61,7 +61,7 @@ class Mlstm(Block):
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
         """The recurrent form: k v^T written into C and q read from it, token by token. Tiles are the kernels' own."""
         if count != "exact":
@@ -75,7 +75,7 @@ class Mlstm(Block):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -162,7 +162,7 @@ class MlstmLayer(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, MlstmState]:
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: an mLSTM has none."""

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -51,7 +52,7 @@ def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | Non
 
 def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
     """`window`, or each policy's largest, for every entry that has one."""
-    return [(window or entry.window.largest) if entry.window else None for entry in plan.entries]
+    return [window_limit(policy, window) for policy in plan.policies]
 
 
 def their_step(model: nn.Module, ids: Tensor) -> Step:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hybridkit.block import window_limit
 from hybridkit.cost.memory import Training, persistent_memory
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan, compile_pattern
@@ -45,7 +46,7 @@ def measure(stage: int) -> tuple[int, int]:
         PLAN, Train(engine="deepspeed", zero=stage, deepspeed={"zero_optimization": zero}, device="cpu")
     )
     tokens = torch.zeros(1, 64, dtype=torch.int64)
-    windows = [entry.window.largest if entry.window else None for entry in PLAN.entries]
+    windows = [window_limit(policy) for policy in PLAN.policies]
     for _ in range(2):
         engine.gradients([Batch(tokens, tokens, None, 0)], windows, 64 * engine.ranks)
         before = alive()

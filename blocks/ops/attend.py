@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
 
@@ -33,7 +34,7 @@ def attend(
     q: Tensor,  # (B, T, H, E)
     k: Tensor,  # (B, S, K, E)
     v: Tensor,  # (B, S, K, E)
-    window: int | Tensor | None,
+    window: WindowLimit | Tensor,
     documents: Tensor | None,  # (B, S) int64, never falling
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E)."""
@@ -49,7 +50,7 @@ def attend(
     return flex(q, k, v, window, documents)
 
 
-def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
     if documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0]):
         # The compiler would unroll every tile. Told here and not by a decorator, which takes a second to import.
         run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded

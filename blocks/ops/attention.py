@@ -18,7 +18,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, StepFunction, small_init_, wang_init_, window_of
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    State,
+    StepFunction,
+    WindowLimit,
+    small_init_,
+    wang_init_,
+    window_limit,
+    window_of,
+)
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, decode, kernel
 from hybridkit_blocks.ops.cpu import attention_step
@@ -57,28 +70,23 @@ class AttentionBlock(Block):
             raise ValueError(f"rotary positions need an even head, not {size}: choose head={size + 1}, or theta=null")
         return Heads(heads, kv_heads, size)
 
-    def _largest(self, window: int | None = None) -> int | None:
-        """The window in force: None for a block that sees all."""
-        policy = window_of(self)
-        return None if policy is None else window or policy.largest
-
     def build(self, dims: Dims) -> Attention:
-        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, self._largest())
+        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, window_limit(window_of(self)))
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
-        heads, window = self.shape(dims), self._largest(window)
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        heads, limit = self.shape(dims), window_limit(window_of(self), window)
         linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
-        return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(window or tokens, tokens))
+        return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
         """Each query times the keys that it sees; those that see equally many together. Tiles are the kernels' own."""
         if count == "hardware":
             return None
-        heads, window = self.shape(dims), self._largest(window) or tokens
+        heads, limit = self.shape(dims), window_limit(window_of(self), window) or tokens
         ages = range(tokens) if count == "exact" else [tokens] * tokens  # a query sees no more keys than there are
-        seen = Counter(min(window, age + (count == "exact")) for age in ages)
+        seen = Counter(min(limit, age + (count == "exact")) for age in ages)
         q, keys = torch.zeros(heads.q, tokens, heads.size), torch.zeros(heads.q, heads.size, tokens)
         return lambda: [(q[:, :times] @ keys[..., :n]) @ keys[..., :n].mT for n, times in seen.items()]
 
@@ -87,13 +95,15 @@ class AttentionBlock(Block):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> kv_cache.KV:
         heads = self.shape(dims)
-        return kv_cache.empty_cache(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
+        return kv_cache.empty_cache(
+            batch, heads.kv, heads.size, tokens, window_limit(window_of(self), window), device, dtype
+        )
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
@@ -116,7 +126,7 @@ class Attention(Layer):
 
     supports_sequence_parallel = True
 
-    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: int | None) -> None:
+    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: WindowLimit) -> None:
         super().__init__()
         self.theta, self.largest = theta, largest
         self.q = nn.Linear(dims.width, heads.q * heads.size, bias=False)
@@ -135,22 +145,22 @@ class Attention(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, kv_cache.KV]:
         assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
-        window = self._window(window, state)
-        past = kv_cache.read_cache(state, window)
+        limit = self._limit(window, state)
+        past = kv_cache.read_cache(state, limit)
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, document_starts, x)
-        y = self.sequence_parallel.scatter(attend(q, k, v, window, documents))
+        y = self.sequence_parallel.scatter(attend(q, k, v, limit, documents))
         return self.out(y.flatten(2)).to(x.dtype), kv_cache.write_cache(
-            past, k, v, q.shape[1], window, self.largest, document_starts
+            past, k, v, q.shape[1], limit, self.largest, document_starts
         )
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +174,7 @@ class Attention(Layer):
             q, k = rotate(q, turn), rotate(k, turn)
         return q.to(v.dtype), k.to(v.dtype), v
 
-    def _window(self, window: int | Tensor | None, state: State | None) -> int | Tensor | None:
+    def _limit(self, window: GivenWindow | Tensor, state: State | None) -> WindowLimit | Tensor:
         """The window in force; one that shapes a carried state is an integer."""
         if window is None:
             return self.largest

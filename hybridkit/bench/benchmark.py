@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops, largest_window
+from hybridkit.block import window_limit, window_of
+from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.inference.decode import decode_tokens, prefill
@@ -67,7 +68,7 @@ class Job:
     @property
     def windows(self) -> list[int | None]:
         """The window of every entry."""
-        return [largest_window(entry, self.window) for entry in self.plan.entries]
+        return [window_limit(window_of(entry.block), self.window) for entry in self.plan.entries]
 
     @property
     def case(self) -> CostSettings:
@@ -100,7 +101,7 @@ def job(
     Raises UserError for a window where the recipe has none, and for more than memory holds.
     """
     recipe, plan = loaded.recipe, compile_recipe(loaded)
-    if window and not any(entry.window for entry in plan.entries):
+    if window and not plan.has_windows:
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     train = recipe.train.model_copy(update={"precision": precision or recipe.train.precision})
     device = choose_device(train.device)

@@ -13,7 +13,7 @@ from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, State, StepFunction
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
-from hybridkit.block.window import TrainStep, Window
+from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, window_limit
 
 __all__ = [
     "Argument",
@@ -21,6 +21,7 @@ __all__ = [
     "Count",
     "Dims",
     "Entry",
+    "GivenWindow",
     "Layer",
     "SequenceParallel",
     "Spec",
@@ -29,8 +30,10 @@ __all__ = [
     "TrainStep",
     "Value",
     "Window",
+    "WindowLimit",
     "small_init_",
     "wang_init_",
+    "window_limit",
     "window_of",
     "write_value",
 ]

@@ -11,7 +11,7 @@ import torch
 
 from hybridkit.block.layer import Layer, State
 from hybridkit.block.spec import Argument, Spec
-from hybridkit.block.window import Window
+from hybridkit.block.window import GivenWindow, Window
 
 Count = Literal["exact", "paper", "hardware"]
 
@@ -41,15 +41,15 @@ class Block(Spec, ABC):
         """The layer, on torch's current default device and dtype. Raises ValueError where `dims` do not fit."""
 
     @abstractmethod
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
-        """Forward FLOPs of one sequence of `tokens`, 2 per multiply-add; `window` None means the policy's largest.
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        """Forward FLOPs of one sequence of `tokens`, 2 per multiply-add. `window` None means the policy's largest.
 
         `exact` counts causal pairs in the window, `paper` the conventions of arXiv 2509.24552 Table 1, `hardware`
         what the kernels execute.
         """
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
         """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees, for the laws.
 
@@ -61,7 +61,7 @@ class Block(Spec, ABC):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -88,7 +88,7 @@ def _short(window: Window) -> str:
 
 
 def window_of(block: Block) -> Window | None:
-    """The window policy that a pattern gave the block, if blocks of its kind have one."""
+    """The window policy that a pattern gave the block; None where blocks of its kind have none."""
     return block.window if block.has_window else None  # type: ignore[attr-defined]
 
 
@@ -96,4 +96,3 @@ class Entry(NamedTuple):
     """One element of the compiled stack, pre-norm and residual."""
 
     block: Block
-    window: Window | None

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hybridkit.block.sequence_parallel import SequenceParallel
+from hybridkit.block.window import GivenWindow
 
 State = tuple[Tensor, ...]  # a NamedTuple of tensors, batch first; () for a block that carries nothing
 StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); the state is given away
@@ -29,7 +30,7 @@ class Layer(nn.Module, ABC):
         x: Tensor,  # (B, T, D)
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,  # (B, T) bool: a document begins here and sees nothing earlier
     ) -> tuple[Tensor, State]:
         """Outputs (B, T, D) and the state after them. `state` None means nothing came before; it is never modified.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from hybridkit.block import Block, Count, Dims, Entry
+from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, window_limit, window_of
 from hybridkit.model.plan import Plan, layer_parameters
 
 TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
@@ -29,7 +29,7 @@ class CostSettings:
 
     context: int
     count: Count = "exact"
-    window: int | None = None
+    window: GivenWindow = None
     batch: int = 1
     dtype: torch.dtype = torch.float32
 
@@ -114,7 +114,8 @@ def cost(plan: Plan, settings: CostSettings) -> Cost:
 @lru_cache(1 << 14)
 def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
     """The costs of one entry."""
-    block, window, tokens = entry.block, largest_window(entry, settings.window), settings.context
+    block, tokens = entry.block, settings.context
+    window = window_limit(window_of(block), settings.window)
     return LayerCost(
         _with_norm(block, dims),
         _expected(entry, dims, settings),
@@ -125,7 +126,7 @@ def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
     )
 
 
-def forward_flops(plan: Plan, tokens: int, windows: Sequence[int | None] | None = None, count: Count = "exact") -> int:
+def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None = None, count: Count = "exact") -> int:
     """FLOPs of one sequence of `tokens`, its head included. `windows`: one an entry; None: each policy's largest.
 
     Cheap enough to ask at every training step, since the blocks' answers are kept.
@@ -155,34 +156,37 @@ def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
     """Bytes of the states of `settings.batch` rows after `settings.context` tokens."""
     dims = _sizes(plan)
     return sum(
-        layer_state(e.block, dims, settings.context, largest_window(e, settings.window), settings.batch, settings.dtype)
+        layer_state(
+            e.block,
+            dims,
+            settings.context,
+            window_limit(window_of(e.block), settings.window),
+            settings.batch,
+            settings.dtype,
+        )
         for e in plan.entries
     )
 
 
 @lru_cache(1 << 16)
-def layer_state(block: Block, dims: Dims, tokens: int, window: int | None, batch: int, dtype: torch.dtype) -> int:
+def layer_state(block: Block, dims: Dims, tokens: int, window: GivenWindow, batch: int, dtype: torch.dtype) -> int:
     """Bytes of one entry's state after `tokens`: every tensor of it, with room for no more."""
     state = block.init_state(dims, batch, tokens, window, device="meta", dtype=dtype)
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def largest_window(entry: Entry, override: int | None = None) -> int | None:
-    """The window of an entry outside training: `override` or else its policy's largest; None for one without."""
-    return (override or entry.window.largest) if entry.window else None
-
-
 def _expected(entry: Entry, dims: Dims, settings: CostSettings) -> Fraction:
-    """The mean over training steps: every window of the policy weighs its share."""
-    if entry.window is None or settings.window is not None:
-        window = largest_window(entry, settings.window)
+    """The mean over training steps: every window of the policy counts by its share of them."""
+    policy = window_of(entry.block)
+    if policy is None or settings.window is not None:
+        window = window_limit(policy, settings.window)
         return Fraction(_flops(entry.block, dims, settings.context, window, settings.count))
-    shares = entry.window.probabilities().items()
+    shares = policy.probabilities().items()
     asked = (Fraction(share) * _flops(entry.block, dims, settings.context, w, settings.count) for w, share in shares)
     return sum(asked, Fraction())
 
 
-def _decode(block: Block, dims: Dims, window: int | None, settings: CostSettings) -> Fraction:
+def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSettings) -> Fraction:
     """A step runs the recurrent form over the ring of keys, so that kernels execute the exact count; `paper` gives
     every token the same."""
     tokens = settings.context
@@ -193,7 +197,7 @@ def _decode(block: Block, dims: Dims, window: int | None, settings: CostSettings
 
 
 @lru_cache(1 << 16)
-def _flops(block: Block, dims: Dims, tokens: int, window: int | None, count: Count) -> int:
+def _flops(block: Block, dims: Dims, tokens: int, window: GivenWindow, count: Count) -> int:
     return block.flops(dims, tokens, window, count)
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hybridkit.block import Entry
-from hybridkit.cost.flops import CostSettings, largest_window, parameters
+from hybridkit.block import Entry, GivenWindow, window_limit, window_of
+from hybridkit.cost.flops import CostSettings, parameters
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import Precision, weight_type
@@ -70,7 +70,7 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
     around, stream = _kept(bare, None, training, settings.context)
 
     def alone(entry: Entry) -> int:
-        window = largest_window(entry, settings.window)
+        window = window_limit(window_of(entry.block), settings.window)
         return _kept(replace(bare, entries=(entry,)), window, training, settings.context)[0] - around
 
     layers = [alone(entry) for entry in plan.entries]
@@ -81,7 +81,7 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
 
 
 @lru_cache(1 << 12)
-def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+def _kept(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
     """Bytes that a stack keeps for backward, and bytes of its output."""
     (first, output), (second, longer) = (_fake_run(plan, window, training, length) for length in _LENGTHS)
     along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
@@ -90,7 +90,7 @@ def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tu
     return width * int(first + along * (second - first)), width * int(output + along * (longer - output))
 
 
-def _fake_run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+def _fake_run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
     # Imported here, since it brings torch's compiler with it: a second.
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
@@ -101,7 +101,7 @@ def _fake_run(plan: Plan, window: int | None, training: Training, tokens: int) -
         return _run(plan, window, training, tokens)
 
 
-def _run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+def _run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
     """One forward pass of the stack: bytes of the storages that autograd saved, the weights' own left out, and of the
     output."""
     with Uninitialized():

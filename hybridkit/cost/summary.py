@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from hybridkit.block import window_of
 from hybridkit.cost.flops import Cost, CostSettings, LayerCost, cost, total_state_bytes
 from hybridkit.cost.memory import ZERO_STAGES, Training, activations, persistent_memory
 from hybridkit.model.loading import plan
@@ -43,7 +44,7 @@ def cost_requests(
     Raises UserError for a pattern that does not fit its sizes, and for a window where the recipe has none.
     """
     described, train = plan(loaded), loaded.recipe.train
-    if settings.get("window") and not any(entry.window for entry in described.entries):
+    if settings.get("window") and not described.has_windows:
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     own = choose_precision(train.precision, choose_device("auto").type)
     kind = DTYPES[precision] if precision else weight_type(own)
@@ -109,7 +110,8 @@ def _memory(request: CostRequest) -> dict[str, Any]:
 
 
 def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
-    block, window = found.plan.entries[index]
+    block = found.plan.entries[index].block
+    window = window_of(block)
     return {
         "index": index,
         "block": block.name(),

@@ -79,16 +79,14 @@ def fingerprint(model: Model) -> str:
 def _context(model: Model, about: About, tensors: Mapping[str, Tensor]) -> Context:
     """The context of what a file holds, whoever wrote it. Raises what tensors that do not fit lead to."""
     logits = _fitting("logits", tensors, (-1, model.plan.dims.vocab), model.head.weight.dtype)
-    states = list[State]()
-    for index, entry in enumerate(model.plan.entries):
-        window = about.window if entry.window else None
+    states, windows = list[State](), model.fixed_windows(about.window)
+    for index, (entry, window) in enumerate(zip(model.plan.entries, windows, strict=True)):
         like = entry.block.init_state(
             model.plan.dims, len(logits), about.tokens, window, device="meta", dtype=model.head.weight.dtype
         )
         names = [f"{index}.{field}" for field in _fields(like)]
         fields = [_fitting(name, tensors, wanted.shape, wanted.dtype) for name, wanted in zip(names, like, strict=True)]
         states.append(type(like)(*fields) if fields else like)
-    windows = None if about.window is None else model.fixed_windows(about.window)
     model.hidden(torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device), states, windows=windows)
     return Context(states, logits, about.tokens, about.window, _last(about, len(logits)))
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import State, StepFunction
+from hybridkit.block import GivenWindow, State, StepFunction
 from hybridkit.inference.sampling import Sampler, Sampling
 from hybridkit.system.errors import UserError
 
@@ -44,7 +44,7 @@ class Context:
     states: list[State]  # one an entry
     logits: Tensor  # (B, V) of the token that comes next
     tokens: int  # positions read, pads included
-    window: int | None = None  # of every windowed block; None: each block's own
+    window: GivenWindow = None  # of every block that has one
     last: tuple[tuple[int, ...], ...] = ()  # the last ids of each row, which the text of a reply goes on from
 
     @property
@@ -60,7 +60,7 @@ def size_of(states: Sequence[State]) -> int:
 
 @torch.no_grad()
 def prefill(
-    model: Model, tokens: Prompts, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+    model: Model, tokens: Prompts, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
 ) -> Context:
     """Read tokens, `chunk` at a time, after those of `context`.
 
@@ -80,7 +80,7 @@ def prefill(
         window = context.window
     if window is not None and window >= 2**63:
         raise UserError(f"the window is {window}; it is at most 2**63 - 1")
-    windows = None if window is None else model.fixed_windows(window)
+    windows = model.fixed_windows(window)
     device = model.head.weight.device
     for begin in range(0, longest, chunk):
         ids, document_starts = _aligned(rows, longest, begin, min(begin + chunk, longest))

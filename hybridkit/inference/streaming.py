@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hybridkit.block import State
+from hybridkit.block import GivenWindow, State
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.inference.decode import CHUNK, Context, decode_tokens, prefill, size_of
 from hybridkit.inference.sampling import Sampling
@@ -117,10 +117,10 @@ class Writer:
     stats: Stats = field(default_factory=Stats)
 
     def read(
-        self, texts: Sequence[str], context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+        self, texts: Sequence[str], context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
     ) -> Context:
         """Read one text a row, after `context`. Raises UserError for what the model cannot read."""
-        if window and not any(entry.window for entry in self.model.plan.entries):
+        if window and not self.model.plan.has_windows:
             raise UserError(f"no block of {self.model.plan.pattern} has a window")
         start = time.perf_counter()
         try:

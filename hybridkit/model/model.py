@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Layer, State, StepFunction, TrainStep, small_init_
+from hybridkit.block import GivenWindow, Layer, State, StepFunction, TrainStep, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -29,7 +29,7 @@ NORM_EPS = 1e-6
 TIED_SIZE = 0.25
 OWN_LOGIT = 2.0
 
-Windows = Sequence[int | Tensor | None]  # one an entry; None: the block's own default
+Windows = Sequence[GivenWindow | Tensor]  # one an entry
 
 
 class Residual(nn.Module):
@@ -47,7 +47,7 @@ class Residual(nn.Module):
         return self.get_submodule(self._name)  # type: ignore[return-value]
 
     def forward(
-        self, x: Tensor, state: State | None, window: int | Tensor | None, document_starts: Tensor | None
+        self, x: Tensor, state: State | None, window: GivenWindow | Tensor, document_starts: Tensor | None
     ) -> tuple[Tensor, State]:
         """(B, T, D) and a state to the same."""
         y, state = self.layer(self.norm(x), state, window=window, document_starts=document_starts)
@@ -172,10 +172,10 @@ class Model(nn.Module):
         """The same states with room for `tokens` in all."""
         return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
 
-    def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a training step; None where the entry has none."""
+    def windows(self, step: TrainStep) -> list[GivenWindow]:
+        """What the policy of every entry gives at a training step."""
         return self.plan.windows(step)
 
-    def fixed_windows(self, window: int) -> list[int | None]:
-        """`window` for every entry that has one: the test-time window."""
-        return [window if e.window else None for e in self.plan.entries]
+    def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
+        """`window` for every entry with a policy: the window outside training."""
+        return self.plan.fixed_windows(window)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hybridkit.block import Block, Dims, Entry, TrainStep, window_of
+from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, window_of
 from hybridkit.language.parser import parse
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
@@ -42,9 +42,23 @@ class Plan:
         """The canonical pattern: equal stacks print alike."""
         return canonical([str(entry.block) for entry in self.written])
 
-    def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a training step; None where the entry has none."""
-        return [e.window(step, index) if e.window else None for index, e in enumerate(self.entries)]
+    @property
+    def policies(self) -> list[Window | None]:
+        """The window policy of every entry; None where its block has none."""
+        return [window_of(entry.block) for entry in self.entries]
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any entry has a window policy."""
+        return any(self.policies)
+
+    def windows(self, step: TrainStep) -> list[GivenWindow]:
+        """What the policy of every entry gives at a training step."""
+        return [policy(step, index) if policy else None for index, policy in enumerate(self.policies)]
+
+    def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
+        """`window` for every entry with a policy: the window outside training."""
+        return [window if policy else None for policy in self.policies]
 
     @cached_property
     def graph(self) -> nx.DiGraph:
@@ -120,7 +134,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
         raise UserError(f"{where}model.ffn: {message}" + (f"; did you mean `{near}`?" if near else "")) from None
     if block.is_mixer:
         raise UserError(f"{where}model.ffn: {name} mixes over time; name a block that does not, such as ffn")
-    return Entry(block, window_of(block))
+    return Entry(block)
 
 
 def _where(source: Source | None) -> str:

@@ -36,7 +36,9 @@ class Run(Protocol):
 
 def code_of(entries: Iterable[Entry]) -> dict[str, bytes]:
     """The files of the plug-ins that a stack uses, as they were executed, with what they import beside them."""
-    parts = [part for entry in entries for part in (entry.block, entry.window) if part]
+    from hybridkit.block import window_of
+
+    parts = [part for entry in entries for part in (entry.block, window_of(entry.block)) if part]
     return sources(type(part).__module__ for part in parts)
 
 

@@ -182,7 +182,7 @@ class Team:
         candidate = self._study.candidate(record)
         recipes = tuple(candidate.run(seed) for seed in range(trial.seeds))
         arguments = None if trial.evaluate is None else read_arguments(trial.evaluate)
-        has_window = any(entry.window for entry in candidate.costs.plan.entries)
+        has_window = candidate.costs.plan.has_windows
         return Job(folder, recipes, arguments, tuple(trial.windows), has_window, self._threads, self._plugins)
 
     def _start(self, job: Job) -> ForkServerProcess:

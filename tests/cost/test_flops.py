@@ -9,14 +9,13 @@ import torch
 from project import ROOT
 from torch import nn
 
-from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_of
+from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_limit, window_of
 from hybridkit.cost.cross_check import scaled_down
 from hybridkit.cost.flops import (
     CostSettings,
     cost,
     forward_flops,
     head_flops,
-    largest_window,
     parameters,
     total_state_bytes,
 )
@@ -66,7 +65,7 @@ def reference(block: Block, dims: Dims, count: Count) -> int:
     """What a block costs beside its linear layers, counted on something else than its formula."""
     if block.name() in ("sa", "swa"):
         queries = on_meta(block, dims).get_parameter("q.weight")  # (H E, D)
-        window = largest_window(Entry(block, window_of(block)))
+        window = window_limit(window_of(block))
         return 4 * len(queries) * pairs(TOKENS, window)
     if block.name() == "mlstm":
         return counted_cell(block.heads or dims.heads, dims.width, count)  # type: ignore[attr-defined]
@@ -137,7 +136,7 @@ class PluggedLayer(Layer):
 
 
 def test_a_plug_in_block_is_counted_like_any_other() -> None:
-    entry = Entry(Plugged(), None)
+    entry = Entry(Plugged())
     found = cost(Plan((entry,) * 2, (entry,) * 2, Dims(8, 1, 10)), CostSettings(6, batch=5, dtype=torch.bfloat16))
     assert found.parameters == (80, 80, 2 * (64 + 8) + 8)
     assert found.forward == 2 * 6 + 160

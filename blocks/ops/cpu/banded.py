@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hybridkit.block import WindowLimit
+
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -36,7 +38,7 @@ class Bands(NamedTuple):
     reach: int
 
 
-def bands(tokens: int, keys: int, window: int | None) -> Iterator[Bands]:
+def bands(tokens: int, keys: int, window: WindowLimit) -> Iterator[Bands]:
     """All blocks of queries, those with bands of equal length together; the last query sits at the last key."""
     past, begin = keys - tokens, 0
     window = min(window or keys, keys)
@@ -55,7 +57,7 @@ def block_size(window: int) -> int:
     return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
+def banded(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
     """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
@@ -72,7 +74,7 @@ class _Banded(torch.autograd.Function):
     """q (N, T, G, E), k and v (N, S, E) to (N, T, G, E)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
         out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
         with torch.autocast(q.device.type, enabled=False):
             for tile, mask in _tiles(q, k, window, documents):
@@ -121,7 +123,7 @@ def _add_bands_(x: Tensor, bands: Tensor, tile: Bands) -> None:
         _band(x, at).add_(part)
 
 
-def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -> Iterator[tuple[Bands, Tensor]]:
+def _tiles(q: Tensor, k: Tensor, window: WindowLimit, documents: Tensor | None) -> Iterator[tuple[Bands, Tensor]]:
     """What one call takes, and what it adds to the scores: 0 or -inf, (bG, L) or (N, 1, bG, L)."""
     (n, tokens, groups, width), keys = q.shape, k.shape[1]
     found = list(bands(tokens, keys, window))
@@ -142,7 +144,7 @@ def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -
         yield tile, corner
 
 
-def _mask(like: Tensor, block: int, reach: int, window: int | None) -> Tensor:
+def _mask(like: Tensor, block: int, reach: int, window: WindowLimit) -> Tensor:
     """What a block's queries add to the scores of its band (b, L); a smaller block or band takes the last corner."""
     age = torch.arange(block, device=like.device)[:, None] + reach - block - torch.arange(reach, device=like.device)
     hidden = age < 0 if window is None else (age < 0) | (age >= window)
