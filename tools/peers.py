@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local import LocalEngine
@@ -33,7 +34,7 @@ def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
 
 def our_engine(pattern: str, width: int, device: str, cap: float | None = None) -> LocalEngine:
     """The local engine with fresh weights."""
-    plan = compile_pattern(pattern, width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap)
+    plan = compile_pattern(pattern, ModelConfig(width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap))
     given: dict[str, Any] = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
     return LocalEngine(plan, Train(**given))
 

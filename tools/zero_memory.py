@@ -18,12 +18,13 @@ import torch
 from hybridkit.block import window_limit
 from hybridkit.cost.memory import Training, persistent_memory
 from hybridkit.data.batches import Batch
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.choice import open_engine
 from hybridkit.training.ranks import free_port
 
-PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", width=256, heads=4, vocab=4096)
+PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", ModelConfig(width=256, heads=4, vocab=4096))
 MIB = 2**20
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 

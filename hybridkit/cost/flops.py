@@ -100,7 +100,7 @@ class Cost:
     @property
     def decode_bytes(self) -> Fraction:
         """Bytes that one token moves: its share of the weights, its row's state read, and what it writes of it."""
-        weights = self.parameters.total - (0 if self.plan.tie else self.parameters.embedding)
+        weights = self.parameters.total - (0 if self.plan.config.tie else self.parameters.embedding)
         read = weights * self.settings.dtype.itemsize
         return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
 
@@ -144,7 +144,7 @@ def parameters(plan: Plan) -> Parameters:
     """The elements of a plan's weights, counted where they take no memory."""
     table = plan.dims.width * plan.dims.vocab
     body = sum(_with_norm(entry.block, _sizes(plan)) for entry in plan.entries) + plan.dims.width
-    return Parameters(table, 0 if plan.tie else table, body)
+    return Parameters(table, 0 if plan.config.tie else table, body)
 
 
 def _with_norm(block: Block, dims: Dims) -> int:

@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hybridkit.block import Entry, GivenWindow, window_limit, window_of
 from hybridkit.cost.flops import CostSettings, parameters
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import Precision, weight_type
@@ -66,7 +67,7 @@ def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
 
 def activations(plan: Plan, training: Training, settings: CostSettings) -> Activations:
     """Of `micro_batch` sequences of `settings.context` tokens, at the largest windows or `settings.window`."""
-    bare = replace(plan, written=(), entries=(), tie=False, dims=replace(plan.dims, vocab=1, depth=1))
+    bare = Plan((), (), ModelConfig(plan.config.width, plan.config.heads, vocab=1))
     around, stream = _kept(bare, None, training, settings.context)
 
     def alone(entry: Entry) -> int:

@@ -69,9 +69,13 @@ def load_context(path: Path, model: Model) -> Context:
 def fingerprint(model: Model) -> str:
     """A hash of everything that decides what a model computes: its layers, sizes and weights."""
     plan = model.plan
-    layers = {"entries": [str(entry.block) for entry in plan.entries], "dims": str(plan.dims), "cap": plan.logit_cap}
-    if plan.embedding_scale != 1:
-        layers["embedding_scale"] = plan.embedding_scale
+    layers = {
+        "entries": [str(entry.block) for entry in plan.entries],
+        "dims": str(plan.dims),
+        "cap": plan.config.logit_cap,
+    }
+    if plan.config.embedding_scale != 1:
+        layers["embedding_scale"] = plan.config.embedding_scale
     return _hash(layers, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 

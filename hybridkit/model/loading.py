@@ -7,10 +7,10 @@ import torch
 
 from hybridkit.data.tokenizers.base import SAVED
 from hybridkit.data.tokenizers.choice import run_tokenizer, tokenizer_vocab
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import check_weights, load_weights
@@ -33,7 +33,7 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     tokenizer's file that is gone, by default the one whose recipe this is. Raises PatternError with the place in the
     recipe, and UserError where model and tokenizer do not fit.
     """
-    recipe, model = loaded.recipe, loaded.recipe.model
+    recipe = loaded.recipe
     data = (
         own_tokenizer(of or Run(loaded.path.parent), recipe.data)
         if of or loaded.path.name == RUN_RECIPE
@@ -41,13 +41,7 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
     return compile_pattern(
         recipe.pattern,
-        width=model.width,
-        heads=model.heads,
-        vocab=vocab or tokenizer_vocab(data.tokenizer, model.vocab),
-        ffn=model.ffn,
-        tie=model.tie,
-        logit_cap=model.logit_cap,
-        rules=recipe.rules or CURRENT,
+        ModelConfig.of(recipe, vocab or tokenizer_vocab(data.tokenizer, recipe.model.vocab)),
         source=loaded.source,
         registry=loaded.registry,
     )

@@ -108,19 +108,20 @@ class Model(nn.Module):
         self.tokenizer: Tokenizer | None = None  # what its ids stand for; a run's model knows
         self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
-        width, vocab = plan.dims.width, plan.dims.vocab
-        self.embedding = Embedding(vocab, width, plan.embedding_scale, TIED_SIZE if plan.tie else 1.0)
+        config = plan.config
+        width, vocab = config.width, config.vocab
+        self.embedding = Embedding(vocab, width, config.embedding_scale, TIED_SIZE if config.tie else 1.0)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = RMSNorm(width, eps=NORM_EPS)
-        if plan.tie:
-            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * plan.embedding_scale / (TIED_SIZE * width)))
-        self.head = Head(width, vocab, plan.logit_cap)
+        if config.tie:
+            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * config.embedding_scale / (TIED_SIZE * width)))
+        self.head = Head(width, vocab, config.logit_cap)
         self.share_weights()
 
     def share_weights(self) -> None:
         """Make the head's weight the embedding's, where the plan says so."""
-        if self.plan.tie:
+        if self.plan.config.tie:
             self.head.weight = self.embedding.weight  # type: ignore[assignment]  # torch's stubs say Tensor
 
     def forward(

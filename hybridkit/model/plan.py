@@ -5,7 +5,7 @@ embedding to head where they share a weight.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,23 +19,24 @@ from hybridkit.language.parser import parse
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
 from hybridkit.language.source import Source, error_at
-from hybridkit.recipe.rules import CURRENT, SCALED
+from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
-
-DEFAULT_FFN: Mapping[str, Any] = {"block": "ffn"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled pattern: its entries, FFNs included, and the sizes they are built with."""
+    """A compiled pattern: its entries, FFNs included, and the config they are built by."""
 
     written: tuple[Entry, ...]  # as the pattern says them
     entries: tuple[Entry, ...]  # with the FFNs added
-    dims: Dims
-    tie: bool = False
-    logit_cap: float | None = None
-    embedding_scale: float = 1.0  # what a row of the embedding is multiplied with when it is read as input
+    config: ModelConfig
+
+    @cached_property
+    def dims(self) -> Dims:
+        """The sizes that blocks are built with."""
+        depth = sum(entry.block.is_mixer for entry in self.entries) or 1
+        return Dims(self.config.width, self.config.heads, self.config.vocab, depth)
 
     @property
     def pattern(self) -> str:
@@ -66,48 +67,33 @@ class Plan:
         graph = nx.DiGraph()
         graph.add_nodes_from((index, {"entry": entry}) for index, entry in enumerate(self.entries))
         nx.add_path(graph, ["embedding", *range(len(self.entries)), "norm", "head"], kind="residual")
-        if self.tie:
+        if self.config.tie:
             graph.add_edge("embedding", "head", kind="tied")
         return graph
 
 
 def compile_pattern(
-    text: str,
-    *,
-    width: int,
-    heads: int,
-    vocab: int,
-    ffn: Mapping[str, Any] | None = DEFAULT_FFN,
-    tie: bool = False,
-    logit_cap: float | None = None,
-    rules: int = CURRENT,
-    source: Source | None = None,
-    registry: Registry = REGISTRY,
+    text: str, config: ModelConfig, *, source: Source | None = None, registry: Registry = REGISTRY
 ) -> Plan:
     """Read a pattern and check that every block of it can be built; no weight is allocated.
 
-    `ffn` names the block that follows every mixer (None: none), unless the pattern itself names one that does not mix.
-    Raises PatternError, with a caret, for what the pattern says wrong, and UserError for what `ffn` does.
+    A pattern that itself names a block which does not mix gets no FFNs added. Raises PatternError, with a caret, for
+    what the pattern says wrong, and UserError for what `config.ffn` does.
     """
     calls = parse(text, source)
     written = tuple(resolve(call, registry, text, source) for call in calls)
-    added = _ffn(ffn, registry, source) if ffn and all(entry.block.is_mixer for entry in written) else None
+    only_mixers = all(entry.block.is_mixer for entry in written)
+    added = _ffn(config.ffn, registry, source) if config.ffn and only_mixers else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    dims = Dims(width, heads, vocab, depth=sum(entry.block.is_mixer for entry in entries) or 1)
     spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
     for block in {entry.block: None for entry in entries}:
         try:
-            _check(block, replace(dims, depth=1))
+            _check(block, Dims(config.width, config.heads, config.vocab))
         except ValueError as error:
             if block not in spans:
                 raise UserError(f"{_where(source)}model.ffn: {error}") from error
             raise error_at(source, text, spans[block].name, str(error)) from error
-    return Plan(written, entries, dims, tie, logit_cap, embedding_scale(width, tie, rules))
-
-
-def embedding_scale(width: int, tie: bool, rules: int) -> float:
-    """What a row is multiplied with as input: sqrt(width) where it serves the head as well, which wants it small."""
-    return width**0.5 if tie and rules >= SCALED else 1.0
+    return Plan(written, entries, config)
 
 
 def _check(block: Block, dims: Dims) -> None:

@@ -12,9 +12,10 @@ import torch
 from hybridkit.data.batches import Feed
 from hybridkit.data.open import describe, open_feed
 from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
-from hybridkit.model.plan import Plan, embedding_scale
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded, difference, dump
 from hybridkit.recipe.rules import CURRENT
 from hybridkit.recipe.schema import Recipe
@@ -194,8 +195,8 @@ def _tell(found: Found, run: Run, reporter: Reporter, resume: bool) -> None:
 
 def _about(engine: Engine, recipe: Recipe, plan: Plan, feed: Feed) -> dict[str, Any]:
     """What a manifest says of a run, but for step and files."""
-    dims = plan.dims
-    sizes = f"width={dims.width} heads={dims.heads} vocab={dims.vocab} tie={plan.tie} logit_cap={plan.logit_cap}"
+    made = plan.config
+    sizes = f"width={made.width} heads={made.heads} vocab={made.vocab} tie={made.tie} logit_cap={made.logit_cap}"
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": engine.name,
@@ -230,7 +231,7 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
 
 def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
-    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    scales = [ModelConfig.of(one, vocab=1).embedding_scale for one in (source, recipe)]
     if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
         raise UserError(
             f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"

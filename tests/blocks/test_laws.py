@@ -6,6 +6,7 @@ import pytest
 
 from hybridkit import testing
 from hybridkit.block import Block, Dims
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 
 DIMS = Dims(width=32, heads=4, vocab=257)
@@ -23,7 +24,11 @@ PRECISIONS = [testing.BF16, testing.AUTOCAST]
 
 
 def block(text: str) -> Block:
-    return compile_pattern(text, width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None).entries[0].block
+    return (
+        compile_pattern(text, ModelConfig(width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None))
+        .entries[0]
+        .block
+    )
 
 
 @pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)

@@ -19,6 +19,7 @@ from hybridkit.cost.flops import (
     parameters,
     total_state_bytes,
 )
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.model import Head, Model
 from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
@@ -34,7 +35,7 @@ TOKENS = 48
 
 
 def compiled(pattern: str, width: int = 32, heads: int = 4, vocab: int = 257) -> Plan:
-    return compile_pattern(pattern, width=width, heads=heads, vocab=vocab)
+    return compile_pattern(pattern, ModelConfig(width=width, heads=heads, vocab=vocab))
 
 
 def pairs(tokens: int, window: int | None) -> int:
@@ -182,7 +183,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     found = parameters(described)
     assert found.total == sum(weight.numel() for weight in model.parameters())
     assert found.body == sum(w.numel() for part in (model.layers, model.norm) for w in part.parameters())
-    assert (found.head == 0) == described.tie
+    assert (found.head == 0) == described.config.tie
 
 
 @pytest.mark.parametrize("batch", [1, 3])

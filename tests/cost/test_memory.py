@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from hybridkit.block import Dims, Entry, Layer
 from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.memory import PersistentMemory, Training, activations, persistent_memory
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -17,7 +18,7 @@ PATTERNS = ["swa:16*2", "[sa(kv_heads=2)]*2", "mlstm*2", "[swa:stoch(16,64), mls
 
 
 def compiled(pattern: str, tie: bool = False) -> Plan:
-    return compile_pattern(pattern, width=64, heads=4, vocab=257, tie=tie)
+    return compile_pattern(pattern, ModelConfig(width=64, heads=4, vocab=257, tie=tie))
 
 
 def batch() -> dict[str, torch.Tensor]:
