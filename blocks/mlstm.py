@@ -33,8 +33,8 @@ GATE_CAP = 15.0
 class Mlstm(Block):
     """mLSTM (xLSTM-7B): a recurrent matrix memory of constant size; `heads` defaults to the model's.
 
-    `igate_bias` is where the input gates begin. At xLSTM-7B's -10 hardly anything is written at first, which long
-    training wants; small models that train for minutes learn sooner from a wider gate.
+    `igate_bias` is the initial bias of the input gates. At -10, that of xLSTM-7B, almost nothing is written at first,
+    which suits long training; small models that train for minutes learn faster with a larger one.
     """
 
     differentiable_state: ClassVar[bool] = True
@@ -49,8 +49,8 @@ class Mlstm(Block):
         """Linear layers and the cell: 4 K V a token and head in the recurrent form, the least that any form needs.
 
         `paper` leaves the gate projections out. `hardware` is the own chunkwise form: with chunks of L tokens and E
-        columns of a value (n's and the fill to a multiple of 16 among them), 4 K E + 2 L (K + E) a token and head, for
-        whole L x L tiles, the last chunk's fill counted.
+        columns of a value (with that of n and the padding to a multiple of 16), 4 K E + 2 L (K + E) a token and head,
+        for whole L x L tiles, the last chunk's padding included.
         """
         heads, key, value = self._head(dims)
         gates = 0 if count == "paper" else 2 * heads * dims.width
@@ -217,7 +217,7 @@ class MlstmLayer(Layer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
-        if custom_autograd(x, self.q.weight):  # one product does it, and one each its gradients
+        if custom_autograd(x, self.q.weight):  # one product for all, and one for each gradient
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)

@@ -1,4 +1,4 @@
-"""Attention between projections, head by head, by the kernel that is best on the device at hand.
+"""Attention between the projections, head by head, by the best kernel for the device.
 
 B batch, T queries, S = past + T keys, H heads, K key-value heads, E width of a head, G = H / K.
 """
@@ -52,7 +52,7 @@ def attend(
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
     if documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0]):
-        # The compiler would unroll every tile. Told here and not by a decorator, which takes a second to import.
+        # The compiler would unroll every tile. Not by a decorator, which would import it: a second.
         run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded
         return run(q, k, v, window, documents)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))

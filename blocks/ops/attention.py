@@ -4,8 +4,8 @@ B batch, T tokens of this call, n cached tokens, S = n + T keys, D width, H head
 
     y_t = out sum_s p_ts v_s,   p_ts = softmax over s in (t - window, t] of q_t . k_s / sqrt(E)
 
-(arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) The layer keeps projecting, attending and projecting
-back apart: what lies between works head by head.
+(arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) Projection, attention
+and output projection are separate steps; those in between work on each head alone.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class AttentionBlock(Block):
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """Each query times the keys that it sees; those that see equally many together. Tiles are the kernels' own."""
+        """Each query times the keys that it sees, queries that see equally many together. None for `hardware`."""
         if count == "hardware":
             return None
         heads, limit = self.shape(dims), window_limit(window_of(self), window) or tokens
@@ -170,8 +170,8 @@ class Attention(Layer):
             kind = self.q_norm.weight.dtype
             q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
         if self.theta is not None:
-            turn = rope_angles(positions, self.head, self.theta, x.dtype)
-            q, k = rotate(q, turn), rotate(k, turn)
+            angles = rope_angles(positions, self.head, self.theta, x.dtype)
+            q, k = rotate(q, angles), rotate(k, angles)
         return q.to(v.dtype), k.to(v.dtype), v
 
     def _limit(self, window: GivenWindow | Tensor, state: State | None) -> WindowLimit | Tensor:

@@ -1,7 +1,7 @@
-"""Where a layer's products and their gradients are written by hand: in eager training on a CPU.
+"""When layers use custom autograd functions: in eager training on a CPU (docs/decisions/05).
 
-There every pass over memory costs, and autograd makes more of them than need be. A compiler joins passes itself, a GPU
-has kernels of its own, autocast runs products in a type that only it knows, and a trace is to show the plain formula.
+There every pass over memory takes time, and plain autograd makes more of them than needed. torch.compile joins passes
+itself; a GPU has its own kernels; autocast chooses the type of each product; a trace should show the plain formula.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def custom_autograd(x: Tensor, weight: Tensor) -> bool:
-    """Whether to multiply x and weight, and differentiate that, by hand: both in fp32 or both in float64."""
+    """Whether the product of x and weight uses a custom autograd function: both must be fp32, or both float64."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():

@@ -82,7 +82,7 @@ def read_cache(state: KV | None, limit: WindowLimit) -> Past | None:
 
 
 def _ordered(ring: Tensor, position: int, n: int) -> list[Tensor]:
-    """The last n entries of a ring, oldest first, in at most two pieces (B, n_i, K, E) that copy nothing."""
+    """The last n entries of a ring, oldest first, as at most two views (B, n_i, K, E)."""
     size = ring.shape[2]
     begin = (position - n) % max(size, 1)
     first = min(n, size - begin)

@@ -34,7 +34,7 @@ class Block(Spec, ABC):
 
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
-    differentiable_state: ClassVar[bool] = False  # True: gradients pass through a carried state, to all that made it
+    differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
 
     @abstractmethod
     def build(self, dims: Dims) -> Layer:
@@ -51,9 +51,11 @@ class Block(Spec, ABC):
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees, for the laws.
+        """A function that runs, as matrix products, what `flops` counts beside nn.Linear modules.
 
-        None: no reference for this count; without one for `exact`, a mixer's FLOPs are only held between bounds."""
+        The laws compare `flops` with what torch's counter sees of it. None: there is no reference for this count.
+        Without one for `exact`, the laws only check that a mixer's FLOPs lie between bounds.
+        """
         return None
 
     def init_state(
@@ -66,7 +68,7 @@ class Block(Spec, ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """A state that has seen nothing and has room for `tokens`: the bytes that any state holds after as many."""
+        """An empty state with room for `tokens`; it has the size in bytes of any state after so many tokens."""
         return ()
 
     @classmethod
@@ -82,7 +84,7 @@ class Block(Spec, ABC):
 
 
 def _short(window: Window) -> str:
-    """A policy as the colon takes it: a bare number for a fixed window."""
+    """A policy as it is written after the colon: a fixed window as a bare number."""
     text, name = str(window), f"{window.name()}("
     return text[len(name) : -1] if window.name() == "fixed" else text
 

@@ -1,6 +1,6 @@
-"""The exact count held against two independent ones, fvcore's and torch's, on a small instance of the same pattern.
+"""The exact count compared with two independent ones, fvcore's and torch's, on a small instance of the same pattern.
 
-Both see matrix products, and neither sees all: that is why they check this package's count and cannot replace it.
+Both see matrix products, and neither sees all of them: they can check this package's count, but not replace it.
 """
 
 import warnings
@@ -98,5 +98,5 @@ def _doubled(module: nn.Module, x: Tensor) -> int:
 
 
 def _nothing(inputs: object, outputs: object) -> int:
-    """What fvcore is told that an operation costs."""
+    """The cost of an operation that the exact count leaves out."""
     return 0

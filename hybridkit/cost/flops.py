@@ -2,7 +2,7 @@
 
 Units are those of `hybridkit.block`: FLOPs are forward, of one sequence, 2 per multiply-add; states are bytes;
 parameters are elements. Matrix products and attention pairs count; norms, non-linearities, RoPE, softmax and the
-embedding's look-up do not. A plug-in block is counted without a change here: every question is asked of the object.
+embedding's look-up do not. Plug-in blocks need no change here: each block answers for itself.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ TRAINING = 3  # a backward pass has twice the products of forward: for the input
 
 @dataclass(frozen=True)
 class CostSettings:
-    """Under which circumstances costs are asked for.
+    """What costs depend on beside the plan.
 
-    `context` tokens of a sequence; `window` in place of every policy's own; `batch` rows that decode together;
-    `dtype` of weights and states.
+    `context`: tokens of a sequence. `window`: one for all blocks in place of their policies. `batch`: rows that decode
+    together. `dtype`: of weights and states.
     """
 
     context: int
@@ -48,10 +48,10 @@ class Parameters(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """One entry's, its pre-norm included."""
+    """The costs of one entry, its pre-norm included."""
 
     parameters: int
-    forward: Fraction  # FLOPs of one sequence, each window of the policy weighing its share of training
+    forward: Fraction  # FLOPs of one sequence, the mean over training steps and their windows
     prefill: int  # FLOPs of one sequence at the largest window
     decode: Fraction  # FLOPs of the token at position `context`
     state: int  # bytes of `batch` rows after `context` tokens
@@ -60,7 +60,7 @@ class LayerCost(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """A plan's. The head counts for every token of a forward pass, and once for a prompt."""
+    """The costs of a plan. The head counts for every token of a forward pass, and once for a prompt."""
 
     plan: Plan
     settings: CostSettings
@@ -99,14 +99,14 @@ class Cost:
 
     @property
     def decode_bytes(self) -> Fraction:
-        """Bytes that one token moves: its share of the weights, its row's state read, and what it writes of it."""
+        """Bytes that decoding a token moves: its share of the weights, its row's state read, and the part written."""
         weights = self.parameters.total - (0 if self.plan.config.tie else self.parameters.embedding)
         read = weights * self.settings.dtype.itemsize
         return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
 
 
 def cost(plan: Plan, settings: CostSettings) -> Cost:
-    """Everything that is asked of a plan at `settings`, but its training memory (`hybridkit.cost.memory`)."""
+    """All costs of a plan except its training memory (`hybridkit.cost.memory`)."""
     dims = _sizes(plan)
     return Cost(plan, settings, parameters(plan), tuple(layer_cost(entry, dims, settings) for entry in plan.entries))
 
@@ -129,7 +129,7 @@ def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
 def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None = None, count: Count = "exact") -> int:
     """FLOPs of one sequence of `tokens`, its head included. `windows`: one an entry; None: each policy's largest.
 
-    Cheap enough to ask at every training step, since the blocks' answers are kept.
+    Fast enough for every training step, since the blocks' answers are cached.
     """
     dims, asked = _sizes(plan), zip(plan.entries, windows or [None] * len(plan.entries), strict=True)
     return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan)
@@ -141,7 +141,7 @@ def head_flops(plan: Plan) -> int:
 
 
 def parameters(plan: Plan) -> Parameters:
-    """The elements of a plan's weights, counted where they take no memory."""
+    """The elements of a plan's weights, counted on the meta device."""
     table = plan.dims.width * plan.dims.vocab
     body = sum(_with_norm(entry.block, _sizes(plan)) for entry in plan.entries) + plan.dims.width
     return Parameters(table, 0 if plan.config.tie else table, body)
@@ -170,7 +170,7 @@ def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
 
 @lru_cache(1 << 16)
 def layer_state(block: Block, dims: Dims, tokens: int, window: GivenWindow, batch: int, dtype: torch.dtype) -> int:
-    """Bytes of one entry's state after `tokens`: every tensor of it, with room for no more."""
+    """Bytes of all tensors of one entry's state after `tokens`, with room for no more."""
     state = block.init_state(dims, batch, tokens, window, device="meta", dtype=dtype)
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
@@ -187,8 +187,8 @@ def _expected(entry: Entry, dims: Dims, settings: CostSettings) -> Fraction:
 
 
 def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSettings) -> Fraction:
-    """A step runs the recurrent form over the ring of keys, so that kernels execute the exact count; `paper` gives
-    every token the same."""
+    """FLOPs of the token at position `context`. Decoding runs the recurrent form, whose kernels execute the `exact`
+    count; `paper` divides a sequence's FLOPs evenly."""
     tokens = settings.context
     if settings.count == "paper":
         return Fraction(_flops(block, dims, tokens, window, "paper"), tokens)
@@ -202,5 +202,5 @@ def _flops(block: Block, dims: Dims, tokens: int, window: GivenWindow, count: Co
 
 
 def _sizes(plan: Plan) -> Dims:
-    """The sizes that costs depend on: plans of different depths share what is kept."""
+    """The dims without depth, on which no cost depends: plans of different depths then share cached answers."""
     return replace(plan.dims, depth=1)

@@ -81,8 +81,8 @@ def nearest_size(measure: Callable[[int], Fraction], wanted: Fraction, most: int
 def width_step(loaded: Loaded) -> int:
     """The least change of width that all blocks can be built with.
 
-    What they ask of a width is that numbers divide it, which the recipe's own width does: so the widths that fit are
-    the multiples of the least that can be added.
+    Blocks ask that certain numbers divide the width, and these divide the recipe's own width. So the widths that fit
+    are the multiples of the least number that can be added to it.
     """
     width = loaded.recipe.model.width
     return next(step for step in count(1) if width % step == 0 and _fits(with_width(loaded, width + step)))
@@ -95,7 +95,7 @@ def with_width(loaded: Loaded, width: int) -> Loaded:
 
 
 def with_pattern(loaded: Loaded, pattern: str) -> Loaded:
-    """The recipe with another pattern, which no longer stands in its file."""
+    """The recipe with another pattern, which its file does not hold."""
     return loaded._replace(recipe=loaded.recipe.model_copy(update={"pattern": pattern}), source=None)
 
 

@@ -75,7 +75,7 @@ def cost_entry(request: CostRequest) -> dict[str, Any]:
         },
         "prefill_flops": found.prefill,
         "decode_bytes_per_token": as_number(found.decode_bytes),
-        "total_state_bytes": {str(n): size for n, size in state_curve(request.plan, settings).items()},
+        "state_bytes": {str(n): size for n, size in state_curve(request.plan, settings).items()},
         "memory": _memory(request),
         "layers": [_layer(found, index, layer) for index, layer in enumerate(found.layers)],
     }
@@ -119,5 +119,5 @@ def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
         "window": None if window is None else str(window),
         "params": layer.parameters,
         "forward_flops_per_token": as_number(layer.forward / found.settings.context),
-        "total_state_bytes": layer.state,
+        "state_bytes": layer.state,
     }

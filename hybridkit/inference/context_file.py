@@ -81,7 +81,7 @@ def fingerprint(model: Model) -> str:
 
 @torch.no_grad()
 def _context(model: Model, about: About, tensors: Mapping[str, Tensor]) -> Context:
-    """The context of what a file holds, whoever wrote it. Raises what tensors that do not fit lead to."""
+    """The context in a file from any source. Raises various errors for tensors that do not fit."""
     logits = _fitting("logits", tensors, (-1, model.plan.dims.vocab), model.head.weight.dtype)
     states, windows = list[State](), model.fixed_windows(about.window)
     for index, (entry, window) in enumerate(zip(model.plan.entries, windows, strict=True)):
@@ -96,7 +96,7 @@ def _context(model: Model, about: About, tensors: Mapping[str, Tensor]) -> Conte
 
 
 def _last(about: About, rows: int) -> tuple[tuple[int, ...], ...]:
-    """The last ids of each row; files of the first round do not have them. Raises ValueError."""
+    """The last ids of each row; older files do not have them. Raises ValueError."""
     if about.last and len(about.last) != rows:
         raise ValueError(f"the last ids of {len(about.last)} rows instead of {rows}")
     return tuple(map(tuple, about.last))

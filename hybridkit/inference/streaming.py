@@ -1,4 +1,4 @@
-"""Text from a model as it comes: whole characters, up to a stop string or the end of the document, and how fast."""
+"""Text from a model while it is generated, in whole characters, up to a stop string or the end of the document."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ Ending = Literal["stop", "end", "tokens"]  # a stop string, the end of the docum
 
 
 class Stops:
-    """Lets text through up to the first stop string, and holds back what may be the beginning of one.
+    """Passes text on up to the first stop string, and holds back what may be the beginning of one.
 
-    First is the one complete first, so that it does not matter in which pieces the text comes.
+    The first is the one that is complete first, so that the pieces in which the text comes do not matter.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class Stops:
         self._strings, self._held = strings, ""
 
     def feed(self, text: str) -> str:
-        """The text that stands before any stop string, whatever comes next."""
+        """The text that certainly stands before any stop string."""
         self._held += text
         if ends := [(place + len(s), place) for s in self._strings if (place := self._held.find(s)) >= 0]:
             self.found = True
@@ -46,12 +46,12 @@ class Stops:
 
 
 class Reply:
-    """One row's text as its ids come, `after` those of its prompt."""
+    """The text of one row, id by id; `after` are the last ids of its prompt."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), after: Sequence[int] = ()) -> None:
-        self.text = ""  # all that was given out
-        self.tokens = 0  # ids taken in
-        self.ending: Ending | None = None  # None: it goes on
+        self.text = ""  # all text so far
+        self.tokens = 0  # ids so far
+        self.ending: Ending | None = None  # None: not ended
         self._stream, self._end, self._stops = tokenizer.stream(after), tokenizer.end, Stops(stops)
 
     def feed(self, token: int) -> str:
@@ -66,7 +66,7 @@ class Reply:
         return "" if self.ending else self._give(self._stream.close(), ending)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole text, and how it came to its end."""
+        """The whole text, and why it ended."""
         return {"text": self.text, "tokens": self.tokens, "ending": self.ending}
 
     def _give(self, text: str, ending: Ending | None) -> str:
@@ -108,7 +108,7 @@ class Stats:
 
 @dataclass
 class Writer:
-    """A model that reads prompts, replies to them and keeps count. The model has a tokenizer."""
+    """A model that reads prompts, replies to them and fills `stats`. The model needs a tokenizer."""
 
     model: Model
     sampling: Sampling

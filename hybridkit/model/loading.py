@@ -29,9 +29,9 @@ def own_tokenizer(run: Run, data: Data) -> Data:
 def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Plan:
     """What a recipe describes, compiled and checked; nothing is allocated.
 
-    `vocab` is that of trained weights; None: what model and tokenizer come to. `of`: the run whose copy stands for a
-    tokenizer's file that is gone, by default the one whose recipe this is. Raises PatternError with the place in the
-    recipe, and UserError where model and tokenizer do not fit.
+    `vocab`: the rows of trained weights; None: what the recipe and its tokenizer say. `of`: the run whose copy of the
+    tokenizer is read where its file no longer exists; by default the run that this recipe belongs to.
+    Raises PatternError with the place in the recipe, and UserError where model and tokenizer do not fit.
     """
     recipe = loaded.recipe
     data = (
@@ -61,9 +61,9 @@ def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
-    check_weights(model, weights, str(run))  # before anything of a size that only the recipe says is allocated
+    check_weights(model, weights, str(run))  # first: nothing is allocated on the recipe's word alone
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
-    model.share_weights()  # moving from the meta device has parted them
+    model.share_weights()  # to_empty gave each its own memory
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from hybridkit.recipe.schema import Recipe
 
 NORM_EPS = 1e-6
-# How tied models begin. A row meets itself in the head: the more of it is left in the stream, the larger is a token's
-# own logit, which would grow with the width. So tied rows are smaller as input than the 1 of untied ones, and the last
-# norm begins low enough that this logit is at most `OWN_LOGIT`.
+# Initial sizes of tied models. The head multiplies the stream by the rows that it began with, so that a token's own
+# logit would grow with the width. So tied rows are smaller as input than untied ones, whose size is 1, and the weight
+# of the final norm starts so small that this logit is at most `OWN_LOGIT`.
 TIED_SIZE = 0.25
 OWN_LOGIT = 2.0
 
@@ -33,7 +33,7 @@ Windows = Sequence[GivenWindow | Tensor]  # one an entry
 
 
 class Residual(nn.Module):
-    """x + layer(norm(x)); the layer stands under its name in the pattern, so that weights read like it."""
+    """x + layer(norm(x)). The layer has its name in the pattern, so that names of weights show the block."""
 
     def __init__(self, name: str, layer: Layer, width: int) -> None:
         super().__init__()
@@ -49,24 +49,24 @@ class Residual(nn.Module):
     def forward(
         self, x: Tensor, state: State | None, window: GivenWindow | Tensor, document_starts: Tensor | None
     ) -> tuple[Tensor, State]:
-        """(B, T, D) and a state to the same."""
+        """Outputs (B, T, D), and the state after them."""
         y, state = self.layer(self.norm(x), state, window=window, document_starts=document_starts)
         return x + y, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (B, 1, D); `state` is given away."""
+        """One token (B, 1, D); `state` may be changed in place."""
         y, state = self.layer.step(self.norm(x), state)
         return x + y, state
 
     def decoder(self, rows: int) -> StepFunction:
-        """`step` with the weights, as they are now, in the layout that suits it."""
+        """`step` with a copy of the current weights in a layout that is fast for `rows`."""
         return self.layer.decoder(self.norm, rows)
 
 
 class Embedding(nn.Embedding):
-    """A row of the table for every token, times `scale`. What is read begins with numbers of about `size`.
+    """A row of the table for every token, times `scale`. In a new model the result has a standard deviation of `size`.
 
-    At size 1 a token's own vector outlasts what the first mixers add to the stream.
+    At size 1 a token's own vector stays larger than what the first mixers add to the stream.
     """
 
     def __init__(self, vocab: int, width: int, scale: float, size: float) -> None:
@@ -84,7 +84,7 @@ class Embedding(nn.Embedding):
 
 
 class Head(nn.Module):
-    """Logits, softly capped where `cap` is given, or the loss without holding them all."""
+    """Logits, softly capped where `cap` is given, or the loss without storing all logits."""
 
     def __init__(self, width: int, vocab: int, cap: float | None) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class Model(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.tokenizer: Tokenizer | None = None  # what its ids stand for; a run's model knows
-        self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
+        self.tokenizer: Tokenizer | None = None  # set where the model comes from a run
+        self.recipe: Recipe | None = None  # set where the model comes from a run
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
         config = plan.config
         width, vocab = config.width, config.vocab
@@ -155,13 +155,13 @@ class Model(nn.Module):
         return self.norm(x), after
 
     def step(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
-        """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
+        """Logits (B, V) after one more token (B,). The states need room (`reserve`) and may be changed in place."""
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
     def run_steps(
         self, steps: Sequence[StepFunction], tokens: Tensor, states: Sequence[State]
     ) -> tuple[Tensor, list[State]]:
-        """`step` by these functions, one an entry."""
+        """`step` with these functions, one an entry, in place of the layers' own."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []
         for step, state in zip(steps, states, strict=True):

@@ -1,6 +1,6 @@
-"""Calls to entries to a graph: what a pattern and a model's sizes describe, before any weight exists.
+"""From the calls of a pattern to entries and a graph: what pattern and config describe, before any weight exists.
 
-The graph is what `show` draws and what validates: embedding -> entry 0 -> ... -> norm -> head, and an edge from
+`show` draws the graph: embedding -> entry 0 -> ... -> norm -> head, and an edge from
 embedding to head where they share a weight.
 """
 
@@ -129,17 +129,17 @@ def _where(source: Source | None) -> str:
 
 @lru_cache(1 << 14)
 def layer_parameters(block: Block, dims: Dims) -> int:
-    """Elements of a block's weights, counted where they take no memory. Raises ValueError where `dims` do not fit."""
+    """Elements of a block's weights, counted on the meta device. Raises ValueError where `dims` do not fit."""
     with torch.device("meta"), Uninitialized():
         return sum(weight.numel() for weight in block.build(dims).parameters())
 
 
 class Uninitialized(TorchFunctionMode):
-    """Builds modules without filling their weights: what has no data needs no values, and torch would import its
-    compiler, a second's worth, to draw them."""
+    """Builds modules without initial values. Weights on the meta device have no data, and drawing values for them
+    would make torch import its compiler, which takes a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls `func`, unless it is one of torch.nn.init or draws in place."""
+        """Skips functions of torch.nn.init and those that draw in place; calls all others."""
         if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

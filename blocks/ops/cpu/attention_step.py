@@ -1,4 +1,4 @@
-"""One token of attention on a CPU, for many tokens: weights side by side, and no question that the last answer settles.
+"""One token of attention on a CPU, for decoding many: projections joined in one product, checks done once.
 
 B batch, H heads, K key-value heads, E width of a head, G = H / K, S slots of the ring.
 """
@@ -66,7 +66,7 @@ def rotary(head: int, theta: float | None, like: Tensor) -> Turned:
 
 
 def attend_(query: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, position: int) -> Tensor:
-    """Scaled queries (BK, G, E) over the ring and the own k and v (B, K, 1, E), which it takes in: (BK, G, E)."""
+    """Scaled queries (BK, G, E) over ring and own k, v (B, K, 1, E): (BK, G, E). Adds k and v to the ring."""
     size, since, window = state.k.shape[2], int(state.since.max()), int(state.window[0])
     all_seen = since <= max(0, position - size) and (window == 0 or size < window)
     if all_seen and position < size:

@@ -5,8 +5,8 @@ n blocks of b queries each, L keys of a block's band.
 
 A block of queries begin <= t < end sees no key outside of (begin - window, end). Bands of equal length are a strided
 view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
-copied. Only the gradients of the overlapping bands need adding up, which is why its forward and backward kernels are
-called by name, some blocks at a time, and autograd never sees the bands. Everything inside is at least fp32.
+copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
+blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def bands(tokens: int, keys: int, window: WindowLimit) -> Iterator[Bands]:
     past, begin = keys - tokens, 0
     window = min(window or keys, keys)
     block = min(block_size(window), tokens)
-    back = min(-(-(window - 1) // 8) * 8, keys)  # keys before a block's first, to a multiple that products like
+    back = min(-(-(window - 1) // 8) * 8, keys)  # keys before a block's first, to a multiple of 8, which is faster
     while begin < tokens:
         size = min(block, tokens - begin)
         low = max(0, past + begin - back)
@@ -53,7 +53,7 @@ def bands(tokens: int, keys: int, window: WindowLimit) -> Iterator[Bands]:
 
 
 def block_size(window: int) -> int:
-    """Queries of a block: fewer multiply fewer keys only to hide them, more make thicker products (measured)."""
+    """Queries of a block (measured): in small blocks fewer products are masked, large ones have faster products."""
     return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
@@ -145,7 +145,7 @@ def _tiles(q: Tensor, k: Tensor, window: WindowLimit, documents: Tensor | None) 
 
 
 def _mask(like: Tensor, block: int, reach: int, window: WindowLimit) -> Tensor:
-    """What a block's queries add to the scores of its band (b, L); a smaller block or band takes the last corner."""
+    """What a block's queries add to the scores of its band (b, L); a smaller block or band uses the last corner."""
     age = torch.arange(block, device=like.device)[:, None] + reach - block - torch.arange(reach, device=like.device)
     hidden = age < 0 if window is None else (age < 0) | (age >= window)
     return like.new_zeros(block, reach).masked_fill_(hidden, -torch.inf)
@@ -159,7 +159,7 @@ def _split(alike: Bands, most: int) -> Iterator[Bands]:
 
 
 def _within_documents(single: list[Bands], documents: Tensor) -> Iterator[tuple[Bands, bool]]:
-    """Single blocks, their bands cut where the document of the first query begins; True where others are left."""
+    """Single blocks, bands cut where the document of the first query begins; True where other documents are left."""
     _, _, block, low, reach = torch.tensor(single, device=documents.device).unbind(1)
     high = low + reach
     own = documents[:, high - block].contiguous()

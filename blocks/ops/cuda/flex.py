@@ -22,7 +22,9 @@ from hybridkit.block import WindowLimit
 BLOCK = 128
 
 
-@torch.compiler.disable(recursive=False)  # compiled here, once for all: a model's graph would compile it per window
+@torch.compiler.disable(
+    recursive=False
+)  # compiled here, once: within a model's graph it would compile for every window
 def flex(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None) -> Tensor:
     """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     tokens, keys = q.shape[1], k.shape[1]
@@ -38,9 +40,9 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, document
 
 @cache
 def _options(dtype: torch.dtype) -> dict[str, Any] | None:
-    """The ordinary kernel in fp32: the one for less than 128 queries, flex-decoding, does not compile there.
+    """The ordinary kernel in fp32, since flex-decoding, for less than 128 queries, does not compile there.
 
-    Of the two ways to ask for it, the one that the installed torch knows; None where it knows neither.
+    torch has two names for the option: the one that the installed version knows; None where it knows neither.
     """
     known = getattr(flex_attention_module, "FlexKernelOptions", None)
     names: Any = getattr(known, "__annotations__", {})
