@@ -1,7 +1,7 @@
-"""How fast a recipe runs here, beside what this machine could do at most: the figures of `hybridkit bench`.
+"""How fast a recipe runs here, compared with what this machine can do at most: what `hybridkit bench` measures.
 
-B rows, T tokens of a row, D width. Every pass is the one that other verbs run: forward is validation, the training step
-is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
+B rows, T tokens of a row, D width. The passes are those of other verbs: forward is validation, the training step is
+the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
 around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on
 them.
 """
@@ -72,12 +72,12 @@ class Job:
 
     @property
     def case(self) -> CostSettings:
-        """The circumstances under which it is costed."""
+        """The settings for its costs."""
         return CostSettings(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
 
 
 class Part(NamedTuple):
-    """A stretch of the training step: how often it occurs, one occurrence's FLOPs, and how to run it once."""
+    """A part of the training step: how often it occurs, the FLOPs of one occurrence, and how to run it once."""
 
     name: str
     kind: str
@@ -96,7 +96,7 @@ def job(
     window: int | None = None,
     precision: str | None = None,
 ) -> Job:
-    """The job of a recipe: what is not given is as in training, a micro-batch of the recipe's sequences.
+    """The job of a recipe. What is not given is as in training: a micro-batch of the recipe's sequences.
 
     Raises UserError for a window where the recipe has none, and for more than memory holds.
     """
@@ -157,7 +157,7 @@ def _refuse_too_large(job: Job) -> None:
     states = persistent_memory(job.plan, Training(job.precision))
     needed = states.weights + states.gradients + states.optimizer
     spare = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else spare_memory()
-    if needed < spare:  # else no activation needs to be looked at
+    if needed < spare:  # otherwise activations make no difference
         one, two = (_activation_bytes(job, rows) for rows in (1, 2))
         needed += one + (job.batch - 1) * (two - one)
     if needed > spare:
@@ -194,7 +194,7 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
     decoded = 2 + _DECODED * (repeat + 1)
     stream = decode_tokens(model, read(), Sampling(temperature=0), decoded)
     with peak:
-        next(stream), next(stream)  # the first step brings the weights into the layout that suits steps
+        next(stream), next(stream)  # the first step copies the weights into their layout for decoding
         some = {"decode": lambda: list(islice(stream, _DECODED))}
         taken = medians(some, job.device, repeat, ceilings.measure)
     later = CostSettings(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
@@ -234,7 +234,7 @@ def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str,
 
 
 def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
-    """Every distinct layer of the stack, and what stands before and after it."""
+    """Every distinct layer of the stack, and the modules before and after it."""
     model, plan, windows = engine.model, job.plan, job.windows
     autocast = partial(torch.autocast, job.device.type, torch.bfloat16, enabled=job.precision == "bf16")
     stream = torch.randn(*batch.tokens.shape, plan.dims.width, dtype=model.norm.weight.dtype, device=job.device)
@@ -255,7 +255,7 @@ def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
 
 
 def _alone(layer: Residual, window: int | Tensor | None, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
-    """What the stack does at a layer: (B, T, D) to the same."""
+    """One layer as the stack runs it: (B, T, D) to (B, T, D)."""
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 
     def through(x: Tensor) -> Tensor:

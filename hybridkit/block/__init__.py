@@ -10,9 +10,10 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 
 from hybridkit.block.block import Block, Count, Dims, Entry, window_of
 from hybridkit.block.init import small_init_, wang_init_
-from hybridkit.block.layer import Layer, State, StepFunction
+from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
+from hybridkit.block.state import State, clone_state, state_bytes, state_like
 from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, window_limit
 
 __all__ = [
@@ -31,7 +32,10 @@ __all__ = [
     "Value",
     "Window",
     "WindowLimit",
+    "clone_state",
     "small_init_",
+    "state_bytes",
+    "state_like",
     "wang_init_",
     "window_limit",
     "window_of",

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from hybridkit.block.layer import Layer, State
+from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
+from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow, Window
 
 Count = Literal["exact", "paper", "hardware"]

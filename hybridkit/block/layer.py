@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hybridkit.block.sequence_parallel import SequenceParallel
+from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow
 
-State = tuple[Tensor, ...]  # a NamedTuple of tensors, batch first; () for a block that carries nothing
 StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); may change the state in place
 
 

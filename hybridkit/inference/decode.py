@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import GivenWindow, State, StepFunction
+from hybridkit.block import GivenWindow, State, StepFunction, clone_state, state_bytes
 from hybridkit.inference.sampling import Sampler, Sampling
 from hybridkit.system.errors import UserError
 
@@ -55,7 +55,7 @@ class Context:
 
 def size_of(states: Sequence[State]) -> int:
     """Bytes of the states of all rows."""
-    return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state)
+    return sum(map(state_bytes, states))
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def _decode(
     most = math.inf if max_tokens is None else context.tokens + max_tokens
     lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
     graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
-    states: Sequence[State] = [clone(state) for state in context.states]
+    states: Sequence[State] = [clone_state(state) for state in context.states]
     empty = _without_token(model)
     while True:
         with torch.inference_mode():  # not around the loop: it would stay on in the caller's code
@@ -158,7 +158,7 @@ def _without_token(model: Model) -> Tensor | None:
 
 def _captured(model: Model, token: Tensor, states: Sequence[State]) -> ModelStep:
     """`model.step` on these states as one CUDA graph; plain where a block does not change its state in place."""
-    own, kept = token.clone(), [clone(state) for state in states]
+    own, kept = token.clone(), [clone_state(state) for state in states]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # a first run, whose one-time work is not to be captured
@@ -204,11 +204,6 @@ def layer_decoders(model: Model, rows: int) -> list[StepFunction]:
         _kept.pop(model, None)  # first, so that no two copies exist at once
         kept = _kept[model] = given, [layer.decoder(rows) for layer in model.layers]
     return kept[1]
-
-
-def clone(state: State) -> State:
-    """A copy that shares no memory with the state."""
-    return type(state)(*(tensor.clone() for tensor in state)) if state else state
 
 
 def _split(tokens: Prompts) -> list[Prompt]:

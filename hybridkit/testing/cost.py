@@ -1,13 +1,12 @@
-"""Law 5: what a block says that it costs, held to what independent counters see.
+"""Law 5: the costs that a block states are those that independent counters see.
 
 T tokens, D width. `exact` is the least that any form of the layer computes, so that
 
-- a block that does not mix costs its products, or the elements of the weights that its output depends on, twice: of a
-  mixture of experts the active ones alone;
-- a mixer costs its linear layers on every token, and beside them what the reference that it names multiplies
-  (`Block.cost_reference`), to the operation;
-- a mixer without a reference lies between bounds: a token adds its linear layers at least, and at most what the layer
-  executes for that one token from its state; `UnverifiedCost` says so.
+- a block that does not mix costs its products, or twice the elements of the weights that its output depends on (of a
+  mixture of experts, the active experts alone);
+- a mixer costs its linear layers on every token, plus exactly the products of its reference (`Block.cost_reference`);
+- the cost of a mixer without a reference lies between bounds: a token adds at least its linear layers, and at most what
+  the layer executes for that token from its state; a warning, `UnverifiedCost`, says so.
 """
 
 import warnings
@@ -15,29 +14,29 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer
-from hybridkit.testing.trial import Trial, clone
+from hybridkit.block import Block, Count, Dims, Layer, clone_state
+from hybridkit.testing.trial import Trial
 from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
 LENGTHS = (1, 48, 130)
-PLACES = (0, 40, 300, 999)  # tokens before the one that is looked at
+PLACES = (0, 40, 300, 999)  # tokens before the one whose cost is checked
 
 
 class UnverifiedCost(UserWarning):
-    """A mixer's FLOPs lie between bounds, and nothing says that they are right: it names no reference."""
+    """A mixer's FLOPs lie between bounds, but may still be wrong: it has no reference to compare with."""
 
 
 def check_cost(block: Block, dims: Dims) -> None:
-    """FLOPs are those that independent counters see. Warns of UnverifiedCost where only bounds can be held."""
+    """FLOPs are those that independent counters see. Warns of UnverifiedCost where only bounds can be checked."""
     _check_cost(block, dims)
     warn_unverified(block, dims)
 
 
 def warn_unverified(block: Block, dims: Dims) -> None:
-    """Say it loudly where a mixer names no reference for its exact count."""
+    """Warn where a mixer has no reference for its exact count."""
     if block.is_mixer and block.cost_reference(dims, LENGTHS[0]) is None:
-        said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only held between bounds"
+        said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only checked against bounds"
         warnings.warn(said, UnverifiedCost, stacklevel=3)
 
 
@@ -157,7 +156,7 @@ def _executed(trial: Trial, window: int | None) -> None:
 @torch.no_grad()
 def work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> ExecutedWork:
     """What one call executes."""
-    held = None if state is None else clone(state)  # type: ignore[arg-type]
+    held = None if state is None else clone_state(state)  # type: ignore[arg-type]
     with ExecutedWork(trial.layer) as found:
         trial.run(x, held, window=window)
     return found

@@ -10,9 +10,9 @@ from hybridkit.block import Block, Dims, State
 from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
-STEP = 1e-5  # of a central difference, whose error is the step's square, or the rounding of a sum over the step
-CLOSE = 1e-5  # relative to the gradient: a hundred times either of these errors
-TRIES = 3  # a step may cross a corner (a maximum, a choice of experts), where there is no gradient
+STEP = 1e-5  # of a central difference; its error is about STEP squared, plus rounding divided by STEP
+CLOSE = 1e-5  # relative to the gradient: a hundred times either error
+TRIES = 3  # a difference may cross a kink (a maximum, a choice of experts), where there is no gradient
 
 Tensors = Mapping[str, Tensor]
 
@@ -42,8 +42,8 @@ def _has_parameters(trial: Trial) -> bool:
 def check_gradients(block: Block, dims: Dims) -> None:
     """Law 8: gradients equal finite differences along random directions, in float64.
 
-    Of the input and of each parameter alone; for several lengths of all together, and through a carried state where
-    the block says `differentiable_state`.
+    For the input and each parameter alone; for all together at several lengths; and through a carried state where the
+    block has `differentiable_state`.
     """
     trial = Trial(block, dims)
     for window in trial.some_windows:
@@ -71,7 +71,7 @@ def _through_states(trial: Trial, window: int | None) -> None:
 
 
 def _equal_differences(trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None) -> None:
-    """One direction in which only `names` change; another one where a corner lies in the way."""
+    """One direction in which only `names` change; another direction where there is a kink."""
     found = []
     for seed in range(TRIES):
         slope, right, size = _both(trial, leaves, names, window, seed)

@@ -1,4 +1,4 @@
-"""Laws 2 and 3: what an output may depend on. No later token, no other document."""
+"""Laws 2 and 3: an output depends on no later token and on no other document."""
 
 import itertools
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _far(trial: Trial) -> None:
 
 
 def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """Law 3: packed documents, other ones in every row, give what each gives alone; so does what comes after them."""
+    """Law 3: packed documents, different in every row, give what each gives alone; so do the tokens after them."""
     trial = Trial(block, dims, precision)
     for layout in LAYOUTS:
         for window in trial.windows if layout is LAYOUTS[0] else trial.some_windows:
@@ -81,7 +81,7 @@ def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int |
 
 
 def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
-    """Every document of a row in a call of its own (1, T, D); the last is as long as x allows."""
+    """Every document of a row in a call of its own (1, T, D); the last one ends with x."""
     begins = [0, *itertools.accumulate(layout[row][:-1])]
     cuts = itertools.pairwise([*begins, x.shape[1]])
     return torch.cat([trial.run(x[row : row + 1, a:b], window=window)[0] for a, b in cuts], 1)

@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Dims, State, StepFunction, window_of
-from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, clone, random_starts
+from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
+from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
@@ -26,7 +26,7 @@ def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
 
 
 def _long_splits(trial: Trial) -> None:
-    """A leak or a loss may begin only in long calls: 300 tokens one by one, and `LONG` in some parts."""
+    """A fault may appear only in long calls: 300 tokens one by one, and `LONG` in some parts."""
     for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
         for window in dict.fromkeys(trial.some_windows[place] for place in windows):
@@ -50,7 +50,7 @@ def _same_parts(
 
 
 def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """The same for the owner of a state: `reserve` then `step`, token by token, equals one forward."""
+    """The same for decoding: `reserve`, then `step` token by token, equals one forward."""
     trial = Trial(block, dims, precision)
     for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
         _same_steps(trial, trial.input(2, 26), prompt, window)
@@ -72,7 +72,7 @@ def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> Non
         state = trial.run(x[:, :prompt], window=window, document_starts=document_starts[:, :prompt])[1]
     else:
         state = trial.empty(batch, 0, window)
-    state = trial.layer.reserve(clone(state), tokens)
+    state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():
             y, state = trial.layer.step(x[:, t : t + 1], state)
@@ -102,7 +102,7 @@ def _same_decoded(
     document_starts[:, prompt:] = False
     whole = x + trial.run(norm(x), window=window, document_starts=document_starts)[0]
     state = trial.run(norm(x[:, :prompt]), window=window, document_starts=document_starts[:, :prompt])[1]
-    state = trial.layer.reserve(clone(state), tokens)
+    state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():
             y, state = decode(x[:, t : t + 1], state)
@@ -123,7 +123,7 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
         _reach(trial, tokens, window)
     for before in (4, 37):
         _, state = trial.run(x[:, :before], window=16)
-        y, _ = trial.run(x[:, before:], clone(state), window=9)
+        y, _ = trial.run(x[:, before:], clone_state(state), window=9)
         trial.same(y, trial.run(x, window=9)[0][:, before:], "a smaller window on a carried state")
         try:
             trial.run(x[:, before:], state, window=17)

@@ -26,8 +26,8 @@ from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
 from hybridkit.recipe.files import shipped
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import load_recipe
-from hybridkit.testing import linear_flops
-from hybridkit.testing.mlstm_reference import counted, mlstm_chunkwise, mlstm_recurrent
+from hybridkit.testing import counted, linear_flops
+from hybridkit.testing.mlstm_reference import mlstm_chunkwise, mlstm_recurrent
 from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
 
 RECIPES = sorted({path.stem: name for name, path in shipped().items() if path.parent.name != "studies"}.values())
@@ -138,7 +138,8 @@ class PluggedLayer(Layer):
 
 def test_a_plug_in_block_is_counted_like_any_other() -> None:
     entry = Entry(Plugged())
-    found = cost(Plan((entry,) * 2, (entry,) * 2, Dims(8, 1, 10)), CostSettings(6, batch=5, dtype=torch.bfloat16))
+    plugged = Plan((entry,) * 2, (entry,) * 2, ModelConfig(8, 1, 10))
+    found = cost(plugged, CostSettings(6, batch=5, dtype=torch.bfloat16))
     assert found.parameters == (80, 80, 2 * (64 + 8) + 8)
     assert found.forward == 2 * 6 + 160
     assert found.training == 3 * found.forward and found.recompute == 12

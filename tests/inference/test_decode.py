@@ -9,8 +9,9 @@ import torch
 from tiny import some_ids, tiny
 from torch import Tensor
 
+from hybridkit.block import clone_state
 from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.inference.decode import clone, layer_decoders
+from hybridkit.inference.decode import layer_decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -77,7 +78,7 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: tor
 def test_a_context_can_be_used_again(pattern: str) -> None:
     model = tiny(pattern)
     context = model.prefill(some_ids(40))
-    kept = [clone(state) for state in context.states]
+    kept = [clone_state(state) for state in context.states]
     first = list(model.generate(context, max_tokens=20, seed=3))
     model.prefill(some_ids(9), context)
     assert first == list(model.generate(context, max_tokens=20, seed=3))
