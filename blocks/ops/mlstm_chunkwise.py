@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from hybridkit_blocks.ops import mlstm_span as span
 from hybridkit_blocks.ops.mlstm_gates import Gates
 
-CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
+MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
 SPAN_ELEMENTS = 2**21  # elements of a work tensor at most (docs/decisions/05-custom-autograd-on-a-cpu.md)
 
 
@@ -59,7 +59,7 @@ def no_autocast(t: Tensor) -> AbstractContextManager[object]:
 
 def tiles(tokens: int) -> tuple[int, int]:
     """How many chunks cover `tokens`, and how many tokens each holds: as even as they can be, to pad the least."""
-    chunks = -(-tokens // CHUNK)
+    chunks = -(-tokens // MAX_CHUNK)
     return chunks, -(-tokens // chunks)
 
 

@@ -52,7 +52,7 @@ _DECODED = 16  # tokens of a row that are timed together
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """What is measured. `window` None: each policy's largest."""
 
     name: str
@@ -71,12 +71,12 @@ class Job:
         return [window_limit(window_of(entry.block), self.window) for entry in self.plan.entries]
 
     @property
-    def case(self) -> CostSettings:
+    def settings(self) -> CostSettings:
         """The settings for its costs."""
         return CostSettings(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """A part of the training step: how often it occurs, the FLOPs of one occurrence, and how to run it once."""
 
     name: str
@@ -95,7 +95,7 @@ def job(
     batch: int | None = None,
     window: int | None = None,
     precision: str | None = None,
-) -> Job:
+) -> BenchJob:
     """The job of a recipe. What is not given is as in training: a micro-batch of the recipe's sequences.
 
     Raises UserError for a window where the recipe has none, and for more than memory holds.
@@ -110,12 +110,12 @@ def job(
     rows = automatic_rows(plan, train, tokens, device, chosen) if train.micro_batch == "auto" else train.micro_batch
     most = max(1, train.batch_tokens // tokens)
     resets = recipe.data.documents == "reset"
-    found = Job(name, plan, train, device, chosen, tokens, batch or min(rows, most), window, resets)
+    found = BenchJob(name, plan, train, device, chosen, tokens, batch or min(rows, most), window, resets)
     _refuse_too_large(found)
     return found
 
 
-def measure(job: Job, repeat: int) -> dict[str, Any]:
+def measure(job: BenchJob, repeat: int) -> dict[str, Any]:
     """All figures as plain data, medians of `repeat` (docs/bench.md says what each means)."""
     peak, batch, ceilings = Peak(job.device), _batch(job), _ceilings(job)
     inference = _inference(job, batch.tokens, repeat, peak, ceilings)  # first: training leaves more memory behind
@@ -146,14 +146,14 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
     }
 
 
-def _ceilings(job: Job) -> Ceilings:
+def _ceilings(job: BenchJob) -> Ceilings:
     tokens = job.batch * job.sequence
-    read = int(cost(job.plan, job.case).decode_bytes)
+    read = int(cost(job.plan, job.settings).decode_bytes)
     matrix = matrix_ceiling(job.device, job.precision, largest_weights(job.plan), tokens)
     return Ceilings(matrix, copy_ceiling(job.device, max(1, read)))
 
 
-def _refuse_too_large(job: Job) -> None:
+def _refuse_too_large(job: BenchJob) -> None:
     states = persistent_memory(job.plan, Training(job.precision))
     needed = states.weights + states.gradients + states.optimizer
     spare = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else spare_memory()
@@ -167,12 +167,12 @@ def _refuse_too_large(job: Job) -> None:
         )
 
 
-def _activation_bytes(job: Job, rows: int) -> int:
-    kept = activations(job.plan, Training(job.precision, rows, resets=job.resets), job.case)
+def _activation_bytes(job: BenchJob, rows: int) -> int:
+    kept = activations(job.plan, Training(job.precision, rows, resets=job.resets), job.settings)
     return kept.recomputed if job.train.recompute else kept.kept
 
 
-def _batch(job: Job) -> Batch:
+def _batch(job: BenchJob) -> Batch:
     """Random tokens, each the target of the one before; documents begin at random where the recipe keeps them apart."""
     shape, generator = (job.batch, job.sequence), torch.Generator().manual_seed(0)
     tokens = torch.randint(job.plan.dims.vocab, shape, generator=generator).to(job.device)
@@ -183,13 +183,13 @@ def _batch(job: Job) -> Batch:
     return Batch(tokens, targets, document_starts, 0)
 
 
-def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
+def _inference(job: BenchJob, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
     """Prefill of all rows, then decoding from there, by a model of the job's precision without gradients."""
     model = initial_model(job.plan, job.train.seed).to(job.device, DTYPES[job.precision]).requires_grad_(False).eval()
     read = partial(prefill, model, tokens, window=job.window)
     with peak:
         seconds = medians({"prefill": read}, job.device, repeat, ceilings.measure)["prefill"]
-    prompt = cost(job.plan, job.case)
+    prompt = cost(job.plan, job.settings)
     reading = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
     decoded = 2 + _DECODED * (repeat + 1)
     stream = decode_tokens(model, read(), Sampling(temperature=0), decoded)
@@ -197,7 +197,7 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
         next(stream), next(stream)  # the first step copies the weights into their layout for decoding
         some = {"decode": lambda: list(islice(stream, _DECODED))}
         taken = medians(some, job.device, repeat, ceilings.measure)
-    later = CostSettings(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
+    later = CostSettings(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.settings.dtype)
     step = cost(job.plan, later)
     decode = _figures(taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
     moved = float(step.decode_bytes) * decode["tokens_per_second"]
@@ -205,7 +205,7 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
 
 
 def _training(
-    job: Job, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak, ceilings: Ceilings
+    job: BenchJob, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak, ceilings: Ceilings
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """The figures of forward and of the training step, and the seconds that clipping and AdamW take of the latter."""
     flops, tokens = job.batch * forward_flops(job.plan, job.sequence, job.windows), batch.tokens.numel()
@@ -233,7 +233,7 @@ def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str,
     }
 
 
-def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
+def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     """Every distinct layer of the stack, and the modules before and after it."""
     model, plan, windows = engine.model, job.plan, job.windows
     autocast = partial(torch.autocast, job.device.type, torch.bfloat16, enabled=job.precision == "bf16")
@@ -245,13 +245,13 @@ def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
         layer, block = model.layers[index], entry.block
         through = partial(_through, _alone(layer, handed[index], batch, model.recompute), [layer], stream, autocast)
         flops = TRAINING * job.batch * block.flops(plan.dims, job.sequence, windows[index])
-        parts.append(Part(str(block), block.name(), times, windows[index], flops, through))
+        parts.append(StepPart(str(block), block.name(), times, windows[index], flops, through))
     embed = partial(_through, lambda _: model.embedding(batch.tokens), [model.embedding], stream, autocast)
-    parts.append(Part("embedding", "embedding", 1, None, 0, embed))
+    parts.append(StepPart("embedding", "embedding", 1, None, 0, embed))
     ends = [model.norm, model.head]
     end = partial(_through, lambda x: model.head(model.norm(x), batch.targets), ends, stream, autocast)
     flops = TRAINING * batch.tokens.numel() * head_flops(plan)
-    return [*parts, Part("norm, head, loss", "head", 1, None, flops, end)]
+    return [*parts, StepPart("norm, head, loss", "head", 1, None, flops, end)]
 
 
 def _alone(layer: Residual, window: int | Tensor | None, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
@@ -281,7 +281,7 @@ def _through(
 
 
 def _measured(
-    job: Job, parts: Sequence[Part], update: float, repeat: int, step: float, ceilings: Ceilings
+    job: BenchJob, parts: Sequence[StepPart], update: float, repeat: int, step: float, ceilings: Ceilings
 ) -> list[dict[str, Any]]:
     """The parts with their times and shares of the step; the optimizer's was measured along with the step."""
     taken = medians({part.name: part.run for part in parts}, job.device, repeat, ceilings.matrix.measure)

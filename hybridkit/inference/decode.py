@@ -33,8 +33,8 @@ _LASTING = 32  # tokens from which on it pays to copy the weights, which takes a
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
 ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
-Prompt = str | Sequence[int] | np.ndarray | Tensor
-Prompts = Prompt | Sequence[Prompt]
+TokenRow = str | Sequence[int] | np.ndarray | Tensor
+TokenRows = TokenRow | Sequence[TokenRow]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def size_of(states: Sequence[State]) -> int:
 
 @torch.no_grad()
 def prefill(
-    model: Model, tokens: Prompts, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
+    model: Model, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
 ) -> Context:
     """Read tokens, `chunk` at a time, after those of `context`.
 
@@ -206,7 +206,7 @@ def layer_decoders(model: Model, rows: int) -> list[StepFunction]:
     return kept[1]
 
 
-def _split(tokens: Prompts) -> list[Prompt]:
+def _split(tokens: TokenRows) -> list[TokenRow]:
     if isinstance(tokens, Tensor):
         tokens = tokens.cpu().numpy()
     if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
@@ -214,7 +214,7 @@ def _split(tokens: Prompts) -> list[Prompt]:
     return list(tokens)
 
 
-def _ids(model: Model, row: Prompt) -> np.ndarray:
+def _ids(model: Model, row: TokenRow) -> np.ndarray:
     """The ids (T,) of a row, in their own type, so that a long text takes little memory."""
     if isinstance(row, str):
         if model.tokenizer is None:

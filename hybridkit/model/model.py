@@ -29,7 +29,7 @@ NORM_EPS = 1e-6
 TIED_SIZE = 0.25
 OWN_LOGIT = 2.0
 
-Windows = Sequence[GivenWindow | Tensor]  # one an entry
+EntryWindows = Sequence[GivenWindow | Tensor]  # one an entry
 
 
 class Residual(nn.Module):
@@ -129,7 +129,7 @@ class Model(nn.Module):
         tokens: Tensor,  # (B, T)
         states: Sequence[State] | None = None,
         *,
-        windows: Windows | None = None,
+        windows: EntryWindows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
     ) -> tuple[Tensor, list[State]]:
@@ -142,7 +142,7 @@ class Model(nn.Module):
         tokens: Tensor,
         states: Sequence[State] | None = None,
         *,
-        windows: Windows | None = None,
+        windows: EntryWindows | None = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """What the head reads, (B, T, D), and the states after the tokens."""

@@ -10,7 +10,7 @@ from hybridkit.block import Block, Dims, State
 from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
-STEP = 1e-5  # of a central difference; its error is about STEP squared, plus rounding divided by STEP
+DIFFERENCE = 1e-5  # of a central difference; its error is about its square, plus rounding divided by it
 CLOSE = 1e-5  # relative to the gradient: a hundred times either error
 TRIES = 3  # a difference may cross a kink (a maximum, a choice of experts), where there is no gradient
 
@@ -96,11 +96,15 @@ def _both(
     slope = sum(float((grad * along).sum()) for grad, along in pairs)
     size = sum(float(grad.norm()) for grad, _ in pairs)
     ends = [
-        float(_loss(trial, {n: x + s * STEP * direction[n] if n in names else x for n, x in leaves.items()}, window)[0])
+        float(
+            _loss(
+                trial, {n: x + s * DIFFERENCE * direction[n] if n in names else x for n, x in leaves.items()}, window
+            )[0]
+        )
         for s in (1, -1)
     ]
-    right = (ends[0] - ends[1]) / (2 * STEP)
-    return slope, right, max(size, abs(right)) + 2.0**-52 * most / STEP / CLOSE
+    right = (ends[0] - ends[1]) / (2 * DIFFERENCE)
+    return slope, right, max(size, abs(right)) + 2.0**-52 * most / DIFFERENCE / CLOSE
 
 
 def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:

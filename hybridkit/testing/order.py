@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, rows_of
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, rows_of
 
-LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
+LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
     ((500, 7, 593), (129, 971)),
 )
@@ -18,10 +18,12 @@ LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
 def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 2: changing the tokens from t on changes no output before t."""
     trial = Trial(block, dims, precision)
-    for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG, (3, 500, 1029))):
+    for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG_CALL, (3, 500, 1029))):
         for window in trial.windows if tokens < 100 else trial.some_windows:
             _no_later(trial, tokens, places, window)
-    if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG)) > sum(t.numel() for t in trial.empty(1, LONG)):
+    if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG_CALL)) > sum(
+        t.numel() for t in trial.empty(1, LONG_CALL)
+    ):
         _far(trial)
 
 
@@ -41,12 +43,14 @@ def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | No
 
 def _far(trial: Trial) -> None:
     """A state that grows with every token keeps every token: the first one reaches the last output."""
-    x = trial.input(1, LONG)
+    x = trial.input(1, LONG_CALL)
     other = x.clone()
     other[:, 0] = 4 * trial.input(1, 1, seed=7)[:, 0]
     y, changed = trial.run(x)[0][:, -1], trial.run(other)[0][:, -1]
     if trial.precision.dtype == torch.float64:  # a thousandth of a sum is below the rounding of bf16
-        trial.check(not torch.equal(y, changed), f"token 0 does not reach output {LONG - 1}, though the state grows")
+        trial.check(
+            not torch.equal(y, changed), f"token 0 does not reach output {LONG_CALL - 1}, though the state grows"
+        )
 
 
 def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:

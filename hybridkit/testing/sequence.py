@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
-from hybridkit.testing.trial import FLOAT64, LONG, Arithmetic, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
@@ -26,8 +26,8 @@ def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
 
 
 def _long_splits(trial: Trial) -> None:
-    """A fault may appear only in long calls: 300 tokens one by one, and `LONG` in some parts."""
-    for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
+    """A fault may appear only in long calls: 300 tokens one by one, and `LONG_CALL` in some parts."""
+    for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG_CALL, LONG_CUTS, [0, -1])):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
         for window in dict.fromkeys(trial.some_windows[place] for place in windows):
             _same_parts(
@@ -119,7 +119,7 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
     trial.same(trial.run(x, window=60)[0], trial.run(x, window=600)[0], "a window of T is not full attention")
     largest = trial.run(x, window=policy.largest)[0]
     trial.same(trial.run(x)[0], largest, f"without a window it is not the policy's largest, {policy.largest}")
-    for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG, 16), (LONG, 500)):
+    for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG_CALL, 16), (LONG_CALL, 500)):
         _reach(trial, tokens, window)
     for before in (4, 37):
         _, state = trial.run(x[:, :before], window=16)

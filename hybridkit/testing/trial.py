@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybridkit.block import Block, Dims, Layer, State, state_like, window_of
 
 TOLERANCE = 1e-10  # float64: a thousand times the rounding of some thousand additions of numbers near 1
-LONG = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
+LONG_CALL = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
 
 
 @dataclass(frozen=True)

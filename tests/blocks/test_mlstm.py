@@ -88,7 +88,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
     document_starts = documents(300)
     whole, parts = [], []
     for outputs, span in ((whole, 2**19), (parts, 1)):
-        monkeypatch.setattr(chunkwise_module, "SPAN", span)
+        monkeypatch.setattr(chunkwise_module, "SPAN_ELEMENTS", span)
         h, after = chunkwise(*leaves, state, document_starts)
         outputs += [h, *after, *torch.autograd.grad(h.square().sum() + after.C.sum(), leaves)]
     assert_close(parts, whole)
@@ -96,7 +96,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
-    monkeypatch.setattr(chunkwise_module, "CHUNK", 3)
+    monkeypatch.setattr(chunkwise_module, "MAX_CHUNK", 3)
     leaves, state = inputs(7)
     document_starts = torch.tensor([[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0]], dtype=torch.bool) if packed else None
 
@@ -114,7 +114,7 @@ def test_one_product_of_all_projections_gives_what_each_alone_gives(monkeypatch:
         torch.nn.init.normal_(parameter, std=0.3)
     found = []
     for joined in (True, False):
-        monkeypatch.setattr(mlstm, "by_hand", lambda x, weight, joined=joined: joined)
+        monkeypatch.setattr(mlstm, "custom_autograd", lambda x, weight, joined=joined: joined)
         y = layer(x)[0]
         slope = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
         found.append([y, *torch.autograd.grad(y, [x, *layer.parameters()], slope)])
