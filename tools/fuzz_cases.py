@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hybridkit.language.parser import parse
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
@@ -244,9 +243,8 @@ def _read_recipe(content: bytes) -> None:
 def _read_pattern(content: bytes) -> None:
     """Compiled, and its canonical form compiled to the same."""
     text = content.decode("utf-8", "surrogatepass") if content.isascii() else content.decode("utf-8", "surrogateescape")
-    parse(text)
-    plan_ = compile_pattern(text, ModelConfig(width=64, heads=4, vocab=257))
-    assert compile_pattern(plan_.pattern, ModelConfig(width=64, heads=4, vocab=257)).entries == plan_.entries
+    read = compile_pattern(text, ModelConfig(width=64, heads=4, vocab=257))
+    assert compile_pattern(read.pattern, read.config).entries == read.entries
 
 
 def _read_manifest(content: bytes) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import window_limit, window_of
+from hybridkit.block import GivenWindow, window_limit
 from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
@@ -33,13 +33,7 @@ from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import (
-    DTYPES,
-    Precision,
-    choose_device,
-    choose_precision,
-    spare_memory,
-)
+from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, spare_memory
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import for_graphs
@@ -53,7 +47,7 @@ _DECODED = 16  # tokens of a row that are timed together
 
 @dataclass(frozen=True)
 class BenchJob:
-    """What is measured. `window` None: each policy's largest."""
+    """What is measured."""
 
     name: str
     plan: Plan
@@ -62,13 +56,13 @@ class BenchJob:
     precision: Precision
     sequence: int
     batch: int
-    window: int | None
+    window: GivenWindow
     resets: bool
 
     @property
-    def windows(self) -> list[int | None]:
+    def windows(self) -> list[GivenWindow]:
         """The window of every entry."""
-        return [window_limit(window_of(entry.block), self.window) for entry in self.plan.entries]
+        return [window_limit(policy, self.window) for policy in self.plan.policies]
 
     @property
     def settings(self) -> CostSettings:
@@ -82,7 +76,7 @@ class StepPart(NamedTuple):
     name: str
     kind: str
     times: int
-    window: int | None
+    window: GivenWindow
     flops: int
     run: Callable[[], object]
 
@@ -93,7 +87,7 @@ def job(
     *,
     sequence: int | None = None,
     batch: int | None = None,
-    window: int | None = None,
+    window: GivenWindow = None,
     precision: str | None = None,
 ) -> BenchJob:
     """The job of a recipe. What is not given is as in training: a micro-batch of the recipe's sequences.
@@ -254,7 +248,7 @@ def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     return [*parts, StepPart("norm, head, loss", "head", 1, None, flops, end)]
 
 
-def _alone(layer: Residual, window: int | Tensor | None, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
+def _alone(layer: Residual, window: GivenWindow | Tensor, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
     """One layer as the stack runs it: (B, T, D) to (B, T, D)."""
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 
