@@ -1,7 +1,7 @@
 """Gated feed-forward network with SiLU: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202).
 
 `ffn` has width 8/3 of the model's, rounded up to a multiple of 64; `ffn(width=5632)` says its own.
-B batch, T tokens, N = B T, D width, F width between.
+B batch, T tokens, N = B T, D width, F inner width.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-from hybridkit_blocks._custom_autograd import custom_autograd
-from hybridkit_blocks._packed import Unit, product, residual, side_by_side
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
-SLICE = 1024  # tokens: fewer make thinner products, more gain little (measured for F of 384, 704 and 2752)
+SLICE = 1024  # tokens: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
 
 class FeedForward(Block):
@@ -27,13 +27,13 @@ class FeedForward(Block):
     width: int | None = Field(None, ge=1)
 
     def inner(self, dims: Dims) -> int:
-        """The width between: an exact 8/3 is rounded up to a multiple of 64."""
+        """The inner width: where none is given, 8/3 of the model's, rounded up to a multiple of 64."""
         return self.width or -(-8 * dims.width // 192) * 64
 
     def build(self, dims: Dims) -> Layer:
         return SwiGLU(dims, self.inner(dims))
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         return 6 * tokens * dims.width * self.inner(dims)
 
 
@@ -54,14 +54,14 @@ class SwiGLU(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         if custom_autograd(x, self.down.weight):
             return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
         return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)
         down = residual(self.down.weight, rows)
 
@@ -74,9 +74,10 @@ class SwiGLU(Layer):
 
 
 class _InSlices(torch.autograd.Function):
-    """x (B, T, D) and the weights to the same, a slice of tokens at a time: what a product makes is used while near.
+    """From x (B, T, D) and the weights to y (B, T, D), a slice of tokens at a time, so that results are still in the
+    cache when they are used.
 
-    Keeps gate(x) and up(x), 2 F a token, and makes their SiLU and product anew for the gradient.
+    Keeps gate(x) and up(x), 2 F numbers a token; the gradient computes their SiLU and product again.
     """
 
     @staticmethod
@@ -116,11 +117,11 @@ def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _plus(x: Tensor, a: Tensor, b: Tensor) -> None:
-    """x += a @ b, in the form that FLOP counters know."""
+    """x += a @ b, as an operation that FLOP counters know."""
     torch.addmm(x, a, b, out=x)
 
 
 def _silu(x: Tensor, out: Tensor) -> Tensor:
-    """`F.silu` into a tensor at hand."""
+    """`F.silu` into an existing tensor."""
     made: Tensor = torch.ops.aten.silu.out(x, out=out)
     return made

@@ -3,9 +3,9 @@
     y = out(sigmoid(ogate(x)) * norm(cell(q, k, v, i, f)))
 
 q and k project to half the width, v to all of it; the gates i and f, one number a head, are capped softly at 15; the
-norm centres and scales each head. The pre-norm and the residual are the stack's. The cell's equations are in
-_mlstm_chunkwise.py; _kernels.py says which implementation of it runs where. Projections, cell and output are separate
-steps over (B, H, T, .), so that sequence parallelism over heads can wrap the cell.
+norm centres and scales each head. The model adds the pre-norm and the residual. The cell's equations stand in
+ops/mlstm_chunkwise.py; ops/mlstm_kernels.py says which implementation of it runs where. Projections, cell and output
+are separate steps over (B, H, T, .), so that sequence parallelism over heads can run between them.
 
 Letters: B batch, T tokens, D width, H heads, K = D / 2H and V = D / H width of a head's key and value.
 """
@@ -20,13 +20,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_
-
-from . import _kernels
-from ._custom_autograd import custom_autograd
-from ._mlstm_chunkwise import Memory, no_autocast, recurrent_, tiles, wide
-from ._mlstm_span import columns
-from ._packed import Product, Unit, product, residual, side_by_side
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, no_autocast, recurrent_, tiles, wide
+from hybridkit_blocks.ops.mlstm_span import columns
 
 GATE_CAP = 15.0
 
@@ -34,8 +33,8 @@ GATE_CAP = 15.0
 class Mlstm(Block):
     """mLSTM (xLSTM-7B): a recurrent matrix memory of constant size; `heads` defaults to the model's.
 
-    `igate_bias` is where the input gates begin. At xLSTM-7B's -10 hardly anything is written at first, which long
-    training wants; small models that train for minutes learn sooner from a wider gate.
+    `igate_bias` is the initial bias of the input gates. At -10, that of xLSTM-7B, almost nothing is written at first,
+    which suits long training; small models that train for minutes learn faster with a larger one.
     """
 
     differentiable_state: ClassVar[bool] = True
@@ -46,12 +45,12 @@ class Mlstm(Block):
         self._head(dims)
         return MlstmLayer(dims, self.heads or dims.heads, self.igate_bias)
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers and the cell: 4 K V a token and head in the recurrent form, the least that any form needs.
 
         `paper` leaves the gate projections out. `hardware` is the own chunkwise form: with chunks of L tokens and E
-        columns of a value (n's and the fill to a multiple of 16 among them), 4 K E + 2 L (K + E) a token and head, for
-        whole L x L tiles, the last chunk's fill counted.
+        columns of a value (with that of n and the padding to a multiple of 16), 4 K E + 2 L (K + E) a token and head,
+        for whole L x L tiles, the last chunk's padding included.
         """
         heads, key, value = self._head(dims)
         gates = 0 if count == "paper" else 2 * heads * dims.width
@@ -62,7 +61,7 @@ class Mlstm(Block):
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
         """The recurrent form: k v^T written into C and q read from it, token by token. Tiles are the kernels' own."""
         if count != "exact":
@@ -76,21 +75,21 @@ class Mlstm(Block):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Memory:
+    ) -> MlstmState:
         """An empty memory, at least fp32: H (K V + K + 1) numbers a sequence, however many tokens."""
         heads, key, value = self._head(dims)
         kind = wide(dtype or torch.get_default_dtype())
         shapes = (batch, heads, key, value), (batch, heads, key), (batch, heads, 1)
-        return Memory(*(torch.zeros(shape, device=device, dtype=kind) for shape in shapes))
+        return MlstmState(*(torch.zeros(shape, device=device, dtype=kind) for shape in shapes))
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
-        return _kernels.choice(device)
+        return mlstm_kernels.choose_kernel(device)
 
     def _head(self, dims: Dims) -> tuple[int, int, int]:
         """Heads, K and V. Raises ValueError unless the heads divide half the width."""
@@ -163,39 +162,39 @@ class MlstmLayer(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, MlstmState]:
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: an mLSTM has none."""
         if window is not None:
             raise ValueError("mlstm has no window; leave it out")
-        memory = Memory(*state) if state else None
+        memory = MlstmState(*state) if state else None
         gather = self.sequence_parallel.gather
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
-        h, after = _kernels.cell(q, k, v, i, f, memory, document_starts)
+        h, after = mlstm_kernels.cell(q, k, v, i, f, memory, document_starts)
         return self._emit(o, self.sequence_parallel.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
 
     def no_weight_decay(self) -> Sequence[nn.Module]:
         return self.igate, self.fgate
 
     @torch.no_grad()
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, Memory]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory, (q, k, v, i, f, o) = Memory(*state), self._project(x)
+        memory, (q, k, v, i, f, o) = MlstmState(*state), self._project(x)
         gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
         q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
         return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
         out = residual(self.out.weight * self.norm.weight, rows)
         bias = F.pad(torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
 
-        def run(x: Tensor, state: State) -> tuple[Tensor, Memory]:
-            memory, x = Memory(*state), x[:, 0]
+        def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
+            memory, x = MlstmState(*state), x[:, 0]
             batch, heads = len(x), self.heads
             q, k, v, o, gates = project(unit(x)).split_with_sizes(cuts, -1)
             gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
@@ -218,7 +217,7 @@ class MlstmLayer(Layer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
-        if custom_autograd(x, self.q.weight):  # one product does it, and one each its gradients
+        if custom_autograd(x, self.q.weight):  # one product for all, and one for each gradient
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)

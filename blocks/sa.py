@@ -3,7 +3,7 @@
 Its state grows with every token.
 """
 
-from hybridkit_blocks._attention import AttentionBlock
+from hybridkit_blocks.ops.attention import AttentionBlock
 
 
 class SelfAttention(AttentionBlock):

@@ -6,7 +6,7 @@ A window of w sees the w most recent positions, the token's own included; its st
 from typing import ClassVar
 
 from hybridkit.block import Window
-from hybridkit_blocks._attention import AttentionBlock
+from hybridkit_blocks.ops.attention import AttentionBlock
 
 
 class SlidingWindowAttention(AttentionBlock):

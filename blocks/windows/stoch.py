@@ -12,7 +12,7 @@ from hybridkit.block import TrainStep, Window
 
 
 class Stoch(Window):
-    """A coin thrown anew for every batch: `short` with probability `p`, else `long`; only `long` after `until`."""
+    """Drawn for every batch: `short` with probability `p`, else `long`; only `long` after `until`."""
 
     short: int = Field(ge=1)
     long: int = Field(ge=1)

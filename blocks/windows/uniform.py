@@ -1,4 +1,4 @@
-"""Windows drawn uniformly from low, low + step, ... high, anew for every batch.
+"""Windows drawn uniformly from low, low + step, ... high, for every batch.
 
 A summary of arXiv 2509.24552 describes its draw so; the paper itself draws one of the two ends (`stoch`).
 """
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hybridkit.block import TrainStep, Window
 
-MAX_WINDOWS = 1 << 12  # each has a share, a cost and a number of its own
+MAX_WINDOWS = 1 << 12  # each is costed and listed on its own
 
 
 class Uniform(Window):

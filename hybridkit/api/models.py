@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hybridkit.inference.language_model import LanguageModel
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as
 from hybridkit.model.plan import compile_pattern
 
@@ -20,7 +21,8 @@ def build(
 
     Raises PatternError for a mistake in the pattern.
     """
-    return LanguageModel(compile_pattern(pattern, width=width, heads=heads, vocab=vocab, tie=tie, logit_cap=logit_cap))
+    config = ModelConfig(width, heads, vocab, tie=tie, logit_cap=logit_cap)
+    return LanguageModel(compile_pattern(pattern, config))
 
 
 def load(run: Path | str, step: int | None = None) -> LanguageModel:

@@ -1,7 +1,7 @@
-"""How fast a recipe runs here, beside what this machine could do at most: the figures of `hybridkit bench`.
+"""How fast a recipe runs here, compared with what this machine can do at most: what `hybridkit bench` measures.
 
-B rows, T tokens of a row, D width. Every pass is the one that other verbs run: forward is validation, the training step
-is the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
+B rows, T tokens of a row, D width. The passes are those of other verbs: forward is validation, the training step is
+the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
 around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on
 them.
 """
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.cost.flops import TRAINING, Case, cost, forward_flops, head_flops, largest_window
+from hybridkit.block import GivenWindow, window_limit
+from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.inference.decode import generate, prefill
+from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Residual
@@ -32,27 +33,21 @@ from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import (
-    DTYPES,
-    Precision,
-    choose_device,
-    choose_precision,
-    spare_memory,
-)
+from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, spare_memory
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import for_graphs
 from hybridkit.training.engines.local.engine import LocalEngine, initial_model
 from hybridkit.training.micro_batches import automatic_rows, num_targets
 
-SCHEMA = 1
+BENCH_SCHEMA = 1
 DOCUMENT = 1024  # tokens of a document on average, where documents are kept apart
 _DECODED = 16  # tokens of a row that are timed together
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is measured. `window` None: each policy's largest."""
+class BenchJob:
+    """What is measured."""
 
     name: str
     plan: Plan
@@ -61,27 +56,27 @@ class Job:
     precision: Precision
     sequence: int
     batch: int
-    window: int | None
+    window: GivenWindow
     resets: bool
 
     @property
-    def windows(self) -> list[int | None]:
+    def windows(self) -> list[GivenWindow]:
         """The window of every entry."""
-        return [largest_window(entry, self.window) for entry in self.plan.entries]
+        return [window_limit(policy, self.window) for policy in self.plan.policies]
 
     @property
-    def case(self) -> Case:
-        """The circumstances under which it is costed."""
-        return Case(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
+    def settings(self) -> CostSettings:
+        """The settings for its costs."""
+        return CostSettings(self.sequence, window=self.window, batch=self.batch, dtype=DTYPES[self.precision])
 
 
-class Part(NamedTuple):
-    """A stretch of the training step: how often it occurs, one occurrence's FLOPs, and how to run it once."""
+class StepPart(NamedTuple):
+    """A part of the training step: how often it occurs, the FLOPs of one occurrence, and how to run it once."""
 
     name: str
     kind: str
     times: int
-    window: int | None
+    window: GivenWindow
     flops: int
     run: Callable[[], object]
 
@@ -92,15 +87,15 @@ def job(
     *,
     sequence: int | None = None,
     batch: int | None = None,
-    window: int | None = None,
+    window: GivenWindow = None,
     precision: str | None = None,
-) -> Job:
-    """The job of a recipe: what is not given is as in training, a micro-batch of the recipe's sequences.
+) -> BenchJob:
+    """The job of a recipe. What is not given is as in training: a micro-batch of the recipe's sequences.
 
     Raises UserError for a window where the recipe has none, and for more than memory holds.
     """
     recipe, plan = loaded.recipe, compile_recipe(loaded)
-    if window and not any(entry.window for entry in plan.entries):
+    if window and not plan.has_windows:
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     train = recipe.train.model_copy(update={"precision": precision or recipe.train.precision})
     device = choose_device(train.device)
@@ -109,12 +104,12 @@ def job(
     rows = automatic_rows(plan, train, tokens, device, chosen) if train.micro_batch == "auto" else train.micro_batch
     most = max(1, train.batch_tokens // tokens)
     resets = recipe.data.documents == "reset"
-    found = Job(name, plan, train, device, chosen, tokens, batch or min(rows, most), window, resets)
+    found = BenchJob(name, plan, train, device, chosen, tokens, batch or min(rows, most), window, resets)
     _refuse_too_large(found)
     return found
 
 
-def measure(job: Job, repeat: int) -> dict[str, Any]:
+def measure(job: BenchJob, repeat: int) -> dict[str, Any]:
     """All figures as plain data, medians of `repeat` (docs/bench.md says what each means)."""
     peak, batch, ceilings = Peak(job.device), _batch(job), _ceilings(job)
     inference = _inference(job, batch.tokens, repeat, peak, ceilings)  # first: training leaves more memory behind
@@ -125,7 +120,7 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
     passes = training | inference
     ceilings.share(passes, parts)
     return {
-        "schema": SCHEMA,
+        "schema": BENCH_SCHEMA,
         "recipe": job.name,
         "pattern": job.plan.pattern,
         "code": hashes(code_of(job.plan.entries)),
@@ -145,18 +140,18 @@ def measure(job: Job, repeat: int) -> dict[str, Any]:
     }
 
 
-def _ceilings(job: Job) -> Ceilings:
+def _ceilings(job: BenchJob) -> Ceilings:
     tokens = job.batch * job.sequence
-    read = int(cost(job.plan, job.case).decode_bytes)
+    read = int(cost(job.plan, job.settings).decode_bytes)
     matrix = matrix_ceiling(job.device, job.precision, largest_weights(job.plan), tokens)
     return Ceilings(matrix, copy_ceiling(job.device, max(1, read)))
 
 
-def _refuse_too_large(job: Job) -> None:
+def _refuse_too_large(job: BenchJob) -> None:
     states = persistent_memory(job.plan, Training(job.precision))
     needed = states.weights + states.gradients + states.optimizer
     spare = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else spare_memory()
-    if needed < spare:  # else no activation needs to be looked at
+    if needed < spare:  # otherwise activations make no difference
         one, two = (_activation_bytes(job, rows) for rows in (1, 2))
         needed += one + (job.batch - 1) * (two - one)
     if needed > spare:
@@ -166,12 +161,12 @@ def _refuse_too_large(job: Job) -> None:
         )
 
 
-def _activation_bytes(job: Job, rows: int) -> int:
-    kept = activations(job.plan, Training(job.precision, rows, resets=job.resets), job.case)
+def _activation_bytes(job: BenchJob, rows: int) -> int:
+    kept = activations(job.plan, Training(job.precision, rows, resets=job.resets), job.settings)
     return kept.recomputed if job.train.recompute else kept.kept
 
 
-def _batch(job: Job) -> Batch:
+def _batch(job: BenchJob) -> Batch:
     """Random tokens, each the target of the one before; documents begin at random where the recipe keeps them apart."""
     shape, generator = (job.batch, job.sequence), torch.Generator().manual_seed(0)
     tokens = torch.randint(job.plan.dims.vocab, shape, generator=generator).to(job.device)
@@ -182,21 +177,21 @@ def _batch(job: Job) -> Batch:
     return Batch(tokens, targets, document_starts, 0)
 
 
-def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
+def _inference(job: BenchJob, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
     """Prefill of all rows, then decoding from there, by a model of the job's precision without gradients."""
     model = initial_model(job.plan, job.train.seed).to(job.device, DTYPES[job.precision]).requires_grad_(False).eval()
     read = partial(prefill, model, tokens, window=job.window)
     with peak:
         seconds = medians({"prefill": read}, job.device, repeat, ceilings.measure)["prefill"]
-    prompt = cost(job.plan, job.case)
+    prompt = cost(job.plan, job.settings)
     reading = _figures(seconds, tokens.numel(), job.batch * prompt.prefill, peak)
     decoded = 2 + _DECODED * (repeat + 1)
-    stream = generate(model, read(), Sampling(temperature=0), decoded)
+    stream = decode_tokens(model, read(), Sampling(temperature=0), decoded)
     with peak:
-        next(stream), next(stream)  # the first step brings the weights into the layout that suits steps
+        next(stream), next(stream)  # the first step copies the weights into their layout for decoding
         some = {"decode": lambda: list(islice(stream, _DECODED))}
         taken = medians(some, job.device, repeat, ceilings.measure)
-    later = Case(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.case.dtype)
+    later = CostSettings(job.sequence + decoded // 2, window=job.window, batch=job.batch, dtype=job.settings.dtype)
     step = cost(job.plan, later)
     decode = _figures(taken["decode"] / _DECODED, job.batch, float(job.batch * step.decode), peak)
     moved = float(step.decode_bytes) * decode["tokens_per_second"]
@@ -204,7 +199,7 @@ def _inference(job: Job, tokens: Tensor, repeat: int, peak: Peak, ceilings: Ceil
 
 
 def _training(
-    job: Job, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak, ceilings: Ceilings
+    job: BenchJob, engine: LocalEngine, batch: Batch, repeat: int, peak: Peak, ceilings: Ceilings
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """The figures of forward and of the training step, and the seconds that clipping and AdamW take of the latter."""
     flops, tokens = job.batch * forward_flops(job.plan, job.sequence, job.windows), batch.tokens.numel()
@@ -232,8 +227,8 @@ def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str,
     }
 
 
-def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
-    """Every distinct layer of the stack, and what stands before and after it."""
+def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
+    """Every distinct layer of the stack, and the modules before and after it."""
     model, plan, windows = engine.model, job.plan, job.windows
     autocast = partial(torch.autocast, job.device.type, torch.bfloat16, enabled=job.precision == "bf16")
     stream = torch.randn(*batch.tokens.shape, plan.dims.width, dtype=model.norm.weight.dtype, device=job.device)
@@ -244,17 +239,17 @@ def _parts(job: Job, engine: LocalEngine, batch: Batch) -> list[Part]:
         layer, block = model.layers[index], entry.block
         through = partial(_through, _alone(layer, handed[index], batch, model.recompute), [layer], stream, autocast)
         flops = TRAINING * job.batch * block.flops(plan.dims, job.sequence, windows[index])
-        parts.append(Part(str(block), block.name(), times, windows[index], flops, through))
+        parts.append(StepPart(str(block), block.name(), times, windows[index], flops, through))
     embed = partial(_through, lambda _: model.embedding(batch.tokens), [model.embedding], stream, autocast)
-    parts.append(Part("embedding", "embedding", 1, None, 0, embed))
+    parts.append(StepPart("embedding", "embedding", 1, None, 0, embed))
     ends = [model.norm, model.head]
     end = partial(_through, lambda x: model.head(model.norm(x), batch.targets), ends, stream, autocast)
     flops = TRAINING * batch.tokens.numel() * head_flops(plan)
-    return [*parts, Part("norm, head, loss", "head", 1, None, flops, end)]
+    return [*parts, StepPart("norm, head, loss", "head", 1, None, flops, end)]
 
 
-def _alone(layer: Residual, window: int | Tensor | None, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
-    """What the stack does at a layer: (B, T, D) to the same."""
+def _alone(layer: Residual, window: GivenWindow | Tensor, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
+    """One layer as the stack runs it: (B, T, D) to (B, T, D)."""
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 
     def through(x: Tensor) -> Tensor:
@@ -280,7 +275,7 @@ def _through(
 
 
 def _measured(
-    job: Job, parts: Sequence[Part], update: float, repeat: int, step: float, ceilings: Ceilings
+    job: BenchJob, parts: Sequence[StepPart], update: float, repeat: int, step: float, ceilings: Ceilings
 ) -> list[dict[str, Any]]:
     """The parts with their times and shares of the step; the optimizer's was measured along with the step."""
     taken = medians({part.name: part.run for part in parts}, job.device, repeat, ceilings.matrix.measure)

@@ -10,10 +10,11 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 
 from hybridkit.block.block import Block, Count, Dims, Entry, window_of
 from hybridkit.block.init import small_init_, wang_init_
-from hybridkit.block.layer import Layer, State, Step
+from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
-from hybridkit.block.window import TrainStep, Window
+from hybridkit.block.state import State, clone_state, state_bytes, state_like
+from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, window_limit
 
 __all__ = [
     "Argument",
@@ -21,16 +22,22 @@ __all__ = [
     "Count",
     "Dims",
     "Entry",
+    "GivenWindow",
     "Layer",
     "SequenceParallel",
     "Spec",
     "State",
-    "Step",
+    "StepFunction",
     "TrainStep",
     "Value",
     "Window",
+    "WindowLimit",
+    "clone_state",
     "small_init_",
+    "state_bytes",
+    "state_like",
     "wang_init_",
+    "window_limit",
     "window_of",
     "write_value",
 ]

@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from hybridkit.block.layer import Layer, State
+from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
-from hybridkit.block.window import Window
+from hybridkit.block.state import State
+from hybridkit.block.window import GivenWindow, Window
 
 Count = Literal["exact", "paper", "hardware"]
 
@@ -35,26 +36,28 @@ class Block(Spec, ABC):
     kind: ClassVar[str] = "block"
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
-    differentiable_state: ClassVar[bool] = False  # True: gradients pass through a carried state, to all that made it
+    differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
 
     @abstractmethod
     def build(self, dims: Dims) -> Layer:
         """The layer, on torch's current default device and dtype. Raises ValueError where `dims` do not fit."""
 
     @abstractmethod
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
-        """Forward FLOPs of one sequence of `tokens`, 2 per multiply-add; `window` None means the policy's largest.
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        """Forward FLOPs of one sequence of `tokens`, 2 per multiply-add. `window` None means the policy's largest.
 
         `exact` counts causal pairs in the window, `paper` the conventions of arXiv 2509.24552 Table 1, `hardware`
         what the kernels execute.
         """
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """What `flops` counts beside nn.Linear modules, as matrix products that torch's counter sees, for the laws.
+        """A function that runs, as matrix products, what `flops` counts beside nn.Linear modules.
 
-        None: no reference for this count; without one for `exact`, a mixer's FLOPs are only held between bounds."""
+        The laws compare `flops` with what torch's counter sees of it. None: there is no reference for this count.
+        Without one for `exact`, the laws only check that a mixer's FLOPs lie between bounds.
+        """
         return None
 
     def init_state(
@@ -62,12 +65,12 @@ class Block(Spec, ABC):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """A state that has seen nothing and has room for `tokens`: the bytes that any state holds after as many."""
+        """An empty state with room for `tokens`; it has the size in bytes of any state after so many tokens."""
         return ()
 
     @classmethod
@@ -83,13 +86,13 @@ class Block(Spec, ABC):
 
 
 def _short(window: Window) -> str:
-    """A policy as the colon takes it: a bare number for a fixed window."""
+    """A policy as it is written after the colon: a fixed window as a bare number."""
     text, name = str(window), f"{window.name()}("
     return text[len(name) : -1] if window.name() == "fixed" else text
 
 
 def window_of(block: Block) -> Window | None:
-    """The window policy that a pattern gave the block, if blocks of its kind have one."""
+    """The window policy that a pattern gave the block; None where blocks of its kind have none."""
     return block.window if block.has_window else None  # type: ignore[attr-defined]
 
 
@@ -97,4 +100,3 @@ class Entry(NamedTuple):
     """One element of the compiled stack, pre-norm and residual."""
 
     block: Block
-    window: Window | None

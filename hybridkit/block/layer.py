@@ -9,9 +9,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hybridkit.block.sequence_parallel import SequenceParallel
+from hybridkit.block.state import State
+from hybridkit.block.window import GivenWindow
 
-State = tuple[Tensor, ...]  # a NamedTuple of tensors, batch first; () for a block that carries nothing
-Step = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); the state is given away
+StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]  # one token (B, 1, D); may change the state in place
 
 
 class Layer(nn.Module, ABC):
@@ -20,7 +21,7 @@ class Layer(nn.Module, ABC):
     The split law: for any cut, `f([a, b])` equals `f(a)` followed by `f(b)` from the state after `a`, to rounding.
     """
 
-    supports_sequence_parallel: ClassVar[bool] = False  # True: asks `sequence_parallel` for what other processes hold
+    supports_sequence_parallel: ClassVar[bool] = False  # True: exchanges tokens by `sequence_parallel`
     sequence_parallel = SequenceParallel()
 
     @abstractmethod
@@ -29,7 +30,7 @@ class Layer(nn.Module, ABC):
         x: Tensor,  # (B, T, D)
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,  # (B, T) bool: a document begins here and sees nothing earlier
     ) -> tuple[Tensor, State]:
         """Outputs (B, T, D) and the state after them. `state` None means nothing came before; it is never modified.
@@ -39,20 +40,21 @@ class Layer(nn.Module, ABC):
         """
 
     def reserve(self, state: State, tokens: int) -> State:
-        """The same state with room for `tokens` in all, so that `step` can run until as many were seen."""
+        """The same state with room for `tokens` in all, so that `step` can run up to that many."""
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """`forward` of one token (B, 1, D) by an owner who gives `state` away: it may be updated in place.
+        """`forward` of one token (B, 1, D), for decoding. It may change `state` in place: use only what it returns.
 
-        The window is the one `state` was built with. Blocks whose state grows need `reserve` first.
+        The window is the one that `state` was built with. Where the state grows, call `reserve` first.
         """
         return self(x, state)
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
-        """`x + step(norm(x))` for many tokens on a CPU: it may hold the weights, as they are now, in another layout.
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        """A function that computes `x + step(norm(x))`, for decoding many tokens on a CPU.
 
-        The layout may be the best for so many `rows`; others must be right too. Gradients are off wherever it runs.
+        It may copy the current weights into a layout that is fast for a batch of `rows`; it must be right for any
+        batch. It runs without gradients.
         """
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -62,5 +64,5 @@ class Layer(nn.Module, ABC):
         return run
 
     def no_weight_decay(self) -> Sequence[nn.Module]:
-        """Submodules that weight decay leaves alone, as it does every bias and one-dimensional weight: gates."""
+        """Submodules without weight decay, such as gates. Biases and one-dimensional weights never have any."""
         return ()

@@ -1,4 +1,4 @@
-"""How a training sequence lies over processes."""
+"""How a training sequence is divided among processes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 class SequenceParallel:
-    """How a training sequence lies over processes. This class: one process holds all of it.
+    """How a training sequence is divided among processes. In this class, one process holds all of it.
 
-    Where several share it, each projects its own stretch of tokens, works on all tokens of its own heads, and projects
-    its own tokens back; `gather` and `scatter` are the exchanges between.
+    A subclass divides it: each process projects its own range of tokens, works on all tokens for its own heads, and
+    projects its own tokens back. `gather` and `scatter` exchange the tokens in between.
     """
 
     def begin(self, tokens: int) -> int:
-        """The position of this process's first token, if each holds so many."""
+        """The position of this process's first token, where each process holds `tokens`."""
         return 0
 
     def gather(self, x: Tensor) -> Tensor:

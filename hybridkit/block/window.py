@@ -1,4 +1,14 @@
-"""Window policies: which window a layer has at a step."""
+"""Window policies: which window a layer has at a step; and the types in which a window is passed on.
+
+A window of w covers the w most recent positions, the token's own included. Where a signature takes or gives a window:
+
+- `Window` is a policy, as a pattern names it;
+- `GivenWindow` is one window for a block. None gives none: the block takes its default, the policy's largest window,
+  or all positions where it has no policy;
+- `WindowLimit` is how many positions a block then sees (`window_limit`). None: all positions.
+
+A layer also takes a scalar tensor in place of the number, so that one compiled graph serves all windows of a policy.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +19,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hybridkit.block.spec import Spec
+
+GivenWindow = int | None  # None: the block's default
+WindowLimit = int | None  # None: all positions
 
 
 @dataclass(frozen=True)
@@ -50,4 +63,9 @@ class Window(Spec, ABC):
 
     @abstractmethod
     def probabilities(self) -> Mapping[int, float]:
-        """The long-run share of training steps at each window; the shares add up to 1."""
+        """The share of all training steps that has each window; the shares add up to 1."""
+
+
+def window_limit(policy: Window | None, given: GivenWindow = None) -> WindowLimit:
+    """How many positions a block with this policy sees: `given`, else the policy's largest; all without a policy."""
+    return None if policy is None else given or policy.largest

@@ -35,7 +35,7 @@ def bench(
     }
     from hybridkit.runs.run import Run, load_recipe
 
-    run = Path(what)  # mistakes in a recipe answer before torch is imported
+    run = Path(what)  # mistakes in a recipe are reported before torch is imported
     loaded = load_recipe(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
     from hybridkit.bench.benchmark import job, measure
 

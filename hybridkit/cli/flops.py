@@ -14,7 +14,7 @@ from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
-    from hybridkit.cost.summary import Question
+    from hybridkit.cost.summary import CostRequest
     from hybridkit.recipe.files import Loaded
 
 CountName = Literal["exact", "paper", "hardware"]
@@ -51,12 +51,12 @@ def flops(
         from hybridkit.report.figure import check_plot_file
 
         check_plot_file(plot)
-    from hybridkit.cost.summary import questions
+    from hybridkit.cost.summary import cost_requests
 
     asked = [
-        question
+        request
         for name, recipe in loaded.items()
-        for question in questions(name, recipe, contexts, precision=dtype, ranks=ranks, **settings)
+        for request in cost_requests(name, recipe, contexts, precision=dtype, ranks=ranks, **settings)
     ]
     if match:
         _match(asked, match, as_json)
@@ -81,33 +81,32 @@ def _load(what: Sequence[str]) -> dict[str, Loaded]:
     return {name: load_recipe(name, overrides) for name in names}
 
 
-def _report(asked: Sequence[Question], memory: bool, as_json: bool) -> None:
-    from hybridkit.cost.summary import SCHEMA, describe, with_activations
+def _report(asked: Sequence[CostRequest], memory: bool, as_json: bool) -> None:
+    from hybridkit.cost.summary import FLOPS_SCHEMA, cost_entry, with_activations
 
-    entries = [describe(question) for question in asked]
+    entries = [cost_entry(request) for request in asked]
     if memory:
-        entries = [with_activations(entry, question) for entry, question in zip(entries, asked, strict=True)]
+        entries = [with_activations(entry, request) for entry, request in zip(entries, asked, strict=True)]
     if as_json:
-        say(format_json({"schema": SCHEMA, "recipes": entries}))
+        say(format_json({"schema": FLOPS_SCHEMA, "recipes": entries}))
         return
     from hybridkit.report.flops import print_costs
 
     print_costs(entries)
 
 
-def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> None:
+def _match(asked: Sequence[CostRequest], measure: MeasureName, as_json: bool) -> None:
     if len(asked) != 2:
         raise UserError(f"--match takes two recipes and at most one context, not {len(asked)} of them")
     from hybridkit.cost.match import match
-    from hybridkit.cost.summary import SCHEMA
+    from hybridkit.cost.summary import FLOPS_SCHEMA
     from hybridkit.recipe.files import dump
 
     target, other = asked
-    found = match(target.plan, other.loaded, measure, target.case)
+    found = match(target.plan, other.loaded, measure, target.settings)
     if as_json:
-        say(
-            format_json({"schema": SCHEMA, "measure": measure, "matches": [candidate.summary() for candidate in found]})
-        )
+        matches = [candidate.summary() for candidate in found]
+        say(format_json({"schema": FLOPS_SCHEMA, "measure": measure, "matches": matches}))
         return
     say(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
     for candidate in found:
@@ -115,14 +114,14 @@ def _match(asked: Sequence[Question], measure: MeasureName, as_json: bool) -> No
     say(dump(found[0].loaded.recipe), end="")
 
 
-def _verify(asked: Sequence[Question], as_json: bool) -> None:
+def _verify(asked: Sequence[CostRequest], as_json: bool) -> None:
     from hybridkit.cost.cross_check import BLIND_SPOTS, verify
-    from hybridkit.cost.summary import SCHEMA
+    from hybridkit.cost.summary import FLOPS_SCHEMA
 
-    rows = {question.name: verify(question.plan) for question in asked}
+    rows = {request.name: verify(request.plan) for request in asked}
     if as_json:
         recipes = [{"recipe": name, "layers": [row._asdict() for row in found]} for name, found in rows.items()]
-        say(format_json({"schema": SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
+        say(format_json({"schema": FLOPS_SCHEMA, "verify": recipes, "blind_spots": BLIND_SPOTS}))
         return
     from hybridkit.report.flops import print_check
 

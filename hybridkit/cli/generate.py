@@ -40,14 +40,14 @@ def generate(
 ) -> None:
     """Stream text from a run, in constant memory where its blocks are bounded.
 
-    Several prompts are one batch; from a loaded state they go on one after another. Temperature comes first, then
+    Several prompts are one batch; from a loaded state each continues on its own. Temperature comes first, then
     top-k, top-p and min-p.
     """
     texts = [*map(_given, prompts), *map(_read, file)]
     _check(texts, load_state, save_state, window)
     from hybridkit.inference.sampling import Sampling
 
-    sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # its mistakes answer before a model is read
+    sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # wrong values are reported before a model is read
     from hybridkit.inference.streaming import Writer
     from hybridkit.model.loading import load
 
@@ -104,7 +104,7 @@ def _check(texts: Sequence[str], load_state: Path | None, save_state: Path | Non
 def _contexts(
     writer: Writer, texts: Sequence[str], load_state: Path | None, window: int | None, chunk: int
 ) -> Iterator[Context]:
-    """What to go on from: one context of all prompts, or the loaded one after each prompt."""
+    """The contexts to continue: one of all prompts, or the loaded one after each prompt."""
     if load_state is None:
         yield writer.read(texts, window=window, chunk=chunk)
         return

@@ -1,6 +1,6 @@
-"""The exact count held against two independent ones, fvcore's and torch's, on a small instance of the same pattern.
+"""The exact count compared with two independent ones, fvcore's and torch's, on a small instance of the same pattern.
 
-Both see matrix products, and neither sees all: that is why they check this package's count and cannot replace it.
+Both see matrix products, and neither sees all of them: they can check this package's count, but not replace it.
 """
 
 import warnings
@@ -57,13 +57,13 @@ def _check(block: Block, dims: Dims, x: Tensor, times: int) -> Check:
 
 def scaled_down(plan: Plan) -> Plan:
     """The same pattern with a small vocabulary and the smallest width from `WIDTH` on that its blocks can have."""
-    sizes = (replace(plan.dims, width=width, vocab=VOCAB, depth=1) for width in count(WIDTH))
-    return replace(plan, dims=next(dims for dims in sizes if _fits(plan, dims)))
+    sizes = (replace(plan, config=replace(plan.config, width=width, vocab=VOCAB)) for width in count(WIDTH))
+    return next(small for small in sizes if _fits(small))
 
 
-def _fits(plan: Plan, dims: Dims) -> bool:
+def _fits(plan: Plan) -> bool:
     try:
-        return all(layer_parameters(entry.block, dims) for entry in set(plan.entries))
+        return all(layer_parameters(entry.block, plan.dims) for entry in set(plan.entries))
     except ValueError:
         return False
 
@@ -98,5 +98,5 @@ def _doubled(module: nn.Module, x: Tensor) -> int:
 
 
 def _nothing(inputs: object, outputs: object) -> int:
-    """What fvcore is told that an operation costs."""
+    """The cost of an operation that the exact count leaves out."""
     return 0

@@ -2,7 +2,7 @@
 
 Units are those of `hybridkit.block`: FLOPs are forward, of one sequence, 2 per multiply-add; states are bytes;
 parameters are elements. Matrix products and attention pairs count; norms, non-linearities, RoPE, softmax and the
-embedding's look-up do not. A plug-in block is counted without a change here: every question is asked of the object.
+embedding's look-up do not. Plug-in blocks need no change here: each block answers for itself.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from typing import NamedTuple
 
 import torch
 
-from hybridkit.block import Block, Count, Dims, Entry
+from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, window_limit, window_of
 from hybridkit.model.plan import Plan, layer_parameters
 
 TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
 
 
 @dataclass(frozen=True)
-class Case:
-    """Under which circumstances costs are asked for.
+class CostSettings:
+    """What costs depend on beside the plan.
 
-    `context` tokens of a sequence; `window` in place of every policy's own; `batch` rows that decode together;
-    `dtype` of weights and states.
+    `context`: tokens of a sequence. `window`: one for all blocks in place of their policies. `batch`: rows that decode
+    together. `dtype`: of weights and states.
     """
 
     context: int
     count: Count = "exact"
-    window: int | None = None
+    window: GivenWindow = None
     batch: int = 1
     dtype: torch.dtype = torch.float32
 
@@ -48,10 +48,10 @@ class Parameters(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """One entry's, its pre-norm included."""
+    """The costs of one entry, its pre-norm included."""
 
     parameters: int
-    forward: Fraction  # FLOPs of one sequence, each window of the policy weighing its share of training
+    forward: Fraction  # FLOPs of one sequence, the mean over training steps and their windows
     prefill: int  # FLOPs of one sequence at the largest window
     decode: Fraction  # FLOPs of the token at position `context`
     state: int  # bytes of `batch` rows after `context` tokens
@@ -60,17 +60,17 @@ class LayerCost(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """A plan's. The head counts for every token of a forward pass, and once for a prompt."""
+    """The costs of a plan. The head counts for every token of a forward pass, and once for a prompt."""
 
     plan: Plan
-    case: Case
+    settings: CostSettings
     parameters: Parameters
     layers: tuple[LayerCost, ...]
 
     @property
     def forward(self) -> Fraction:
         """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
-        return sum(layer.forward for layer in self.layers) / Fraction(self.case.context) + head_flops(self.plan)
+        return sum(layer.forward for layer in self.layers) / Fraction(self.settings.context) + head_flops(self.plan)
 
     @property
     def training(self) -> Fraction:
@@ -99,35 +99,37 @@ class Cost:
 
     @property
     def decode_bytes(self) -> Fraction:
-        """Bytes that one token moves: its share of the weights, its row's state read, and what it writes of it."""
-        read = (self.parameters.total - (0 if self.plan.tie else self.parameters.embedding)) * self.case.dtype.itemsize
-        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.case.batch)
+        """Bytes that decoding a token moves: its share of the weights, its row's state read, and the part written."""
+        weights = self.parameters.total - (0 if self.plan.config.tie else self.parameters.embedding)
+        read = weights * self.settings.dtype.itemsize
+        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
 
 
-def cost(plan: Plan, case: Case) -> Cost:
-    """Everything that is asked of a plan at `case`, but its training memory (`hybridkit.cost.memory`)."""
+def cost(plan: Plan, settings: CostSettings) -> Cost:
+    """All costs of a plan except its training memory (`hybridkit.cost.memory`)."""
     dims = _sizes(plan)
-    return Cost(plan, case, parameters(plan), tuple(layer_cost(entry, dims, case) for entry in plan.entries))
+    return Cost(plan, settings, parameters(plan), tuple(layer_cost(entry, dims, settings) for entry in plan.entries))
 
 
 @lru_cache(1 << 14)
-def layer_cost(entry: Entry, dims: Dims, case: Case) -> LayerCost:
+def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
     """The costs of one entry."""
-    block, window, tokens = entry.block, largest_window(entry, case.window), case.context
+    block, tokens = entry.block, settings.context
+    window = window_limit(window_of(block), settings.window)
     return LayerCost(
         _with_norm(block, dims),
-        _expected(entry, dims, case),
-        _flops(block, dims, tokens, window, case.count),
-        _decode(block, dims, window, case),
-        layer_state(block, dims, tokens, window, case.batch, case.dtype),
-        layer_state(block, dims, 1, window, case.batch, case.dtype),
+        _expected(entry, dims, settings),
+        _flops(block, dims, tokens, window, settings.count),
+        _decode(block, dims, window, settings),
+        layer_state(block, dims, tokens, window, settings.batch, settings.dtype),
+        layer_state(block, dims, 1, window, settings.batch, settings.dtype),
     )
 
 
-def forward_flops(plan: Plan, tokens: int, windows: Sequence[int | None] | None = None, count: Count = "exact") -> int:
+def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None = None, count: Count = "exact") -> int:
     """FLOPs of one sequence of `tokens`, its head included. `windows`: one an entry; None: each policy's largest.
 
-    Cheap enough to ask at every training step, since the blocks' answers are kept.
+    Fast enough for every training step, since the blocks' answers are cached.
     """
     dims, asked = _sizes(plan), zip(plan.entries, windows or [None] * len(plan.entries), strict=True)
     return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan)
@@ -139,10 +141,10 @@ def head_flops(plan: Plan) -> int:
 
 
 def parameters(plan: Plan) -> Parameters:
-    """The elements of a plan's weights, counted where they take no memory."""
+    """The elements of a plan's weights, counted on the meta device."""
     table = plan.dims.width * plan.dims.vocab
     body = sum(_with_norm(entry.block, _sizes(plan)) for entry in plan.entries) + plan.dims.width
-    return Parameters(table, 0 if plan.tie else table, body)
+    return Parameters(table, 0 if plan.config.tie else table, body)
 
 
 def _with_norm(block: Block, dims: Dims) -> int:
@@ -150,51 +152,55 @@ def _with_norm(block: Block, dims: Dims) -> int:
     return layer_parameters(block, dims) + dims.width
 
 
-def state_bytes(plan: Plan, case: Case) -> int:
-    """Bytes of the states of `case.batch` rows after `case.context` tokens."""
+def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
+    """Bytes of the states of `settings.batch` rows after `settings.context` tokens."""
     dims = _sizes(plan)
     return sum(
-        layer_state(e.block, dims, case.context, largest_window(e, case.window), case.batch, case.dtype)
+        layer_state(
+            e.block,
+            dims,
+            settings.context,
+            window_limit(window_of(e.block), settings.window),
+            settings.batch,
+            settings.dtype,
+        )
         for e in plan.entries
     )
 
 
 @lru_cache(1 << 16)
-def layer_state(block: Block, dims: Dims, tokens: int, window: int | None, batch: int, dtype: torch.dtype) -> int:
-    """Bytes of one entry's state after `tokens`: every tensor of it, with room for no more."""
+def layer_state(block: Block, dims: Dims, tokens: int, window: GivenWindow, batch: int, dtype: torch.dtype) -> int:
+    """Bytes of all tensors of one entry's state after `tokens`, with room for no more."""
     state = block.init_state(dims, batch, tokens, window, device="meta", dtype=dtype)
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def largest_window(entry: Entry, override: int | None = None) -> int | None:
-    """The window of an entry outside training: `override` or else its policy's largest; None for one without."""
-    return (override or entry.window.largest) if entry.window else None
-
-
-def _expected(entry: Entry, dims: Dims, case: Case) -> Fraction:
-    """The mean over training steps: every window of the policy weighs its share."""
-    if entry.window is None or case.window is not None:
-        window = largest_window(entry, case.window)
-        return Fraction(_flops(entry.block, dims, case.context, window, case.count))
-    shares = entry.window.probabilities().items()
-    asked = (Fraction(share) * _flops(entry.block, dims, case.context, w, case.count) for w, share in shares)
+def _expected(entry: Entry, dims: Dims, settings: CostSettings) -> Fraction:
+    """The mean over training steps: every window of the policy counts by its share of them."""
+    policy = window_of(entry.block)
+    if policy is None or settings.window is not None:
+        window = window_limit(policy, settings.window)
+        return Fraction(_flops(entry.block, dims, settings.context, window, settings.count))
+    shares = policy.probabilities().items()
+    asked = (Fraction(share) * _flops(entry.block, dims, settings.context, w, settings.count) for w, share in shares)
     return sum(asked, Fraction())
 
 
-def _decode(block: Block, dims: Dims, window: int | None, case: Case) -> Fraction:
-    """A step runs the recurrent form over the ring of keys, so that kernels execute the exact count; `paper` gives
-    every token the same."""
-    if case.count == "paper":
-        return Fraction(_flops(block, dims, case.context, window, "paper"), case.context)
-    before, after = (_flops(block, dims, tokens, window, "exact") for tokens in (case.context - 1, case.context))
+def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSettings) -> Fraction:
+    """FLOPs of the token at position `context`. Decoding runs the recurrent form, whose kernels execute the `exact`
+    count; `paper` divides a sequence's FLOPs evenly."""
+    tokens = settings.context
+    if settings.count == "paper":
+        return Fraction(_flops(block, dims, tokens, window, "paper"), tokens)
+    before, after = (_flops(block, dims, length, window, "exact") for length in (tokens - 1, tokens))
     return Fraction(after - before)
 
 
 @lru_cache(1 << 16)
-def _flops(block: Block, dims: Dims, tokens: int, window: int | None, count: Count) -> int:
+def _flops(block: Block, dims: Dims, tokens: int, window: GivenWindow, count: Count) -> int:
     return block.flops(dims, tokens, window, count)
 
 
 def _sizes(plan: Plan) -> Dims:
-    """The sizes that costs depend on: plans of different depths share what is kept."""
+    """The dims without depth, on which no cost depends: plans of different depths then share cached answers."""
     return replace(plan.dims, depth=1)

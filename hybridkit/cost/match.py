@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
-from hybridkit.cost.flops import Case, cost, parameters, state_bytes
+from hybridkit.cost.flops import CostSettings, cost, parameters, total_state_bytes
 from hybridkit.language.parser import MAX_ENTRIES
 from hybridkit.language.printer import canonical, period
 from hybridkit.model.loading import plan
@@ -14,12 +14,12 @@ from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.system.errors import UserError
 
-Measure = Literal["flops", "params", "state"]
-Change = Literal["width", "depth"]
-MEASURES: dict[Measure, Callable[[Plan, Case], Fraction]] = {
-    "flops": lambda plan, case: cost(plan, case).training,
-    "params": lambda plan, case: Fraction(parameters(plan).total),
-    "state": lambda plan, case: Fraction(state_bytes(plan, case)),
+CostMeasure = Literal["flops", "params", "state"]
+Resize = Literal["width", "depth"]
+MEASURES: dict[CostMeasure, Callable[[Plan, CostSettings], Fraction]] = {
+    "flops": lambda plan, settings: cost(plan, settings).training,
+    "params": lambda plan, settings: Fraction(parameters(plan).total),
+    "state": lambda plan, settings: Fraction(total_state_bytes(plan, settings)),
 }
 MAX_WIDTH = 1 << 20  # as a recipe may say
 
@@ -27,7 +27,7 @@ MAX_WIDTH = 1 << 20  # as a recipe may say
 class Match(NamedTuple):
     """A recipe changed in its width or depth so that it costs nearly as much as the target."""
 
-    change: Change
+    change: Resize
     size: int  # of the residual stream; or repeats of the pattern's smallest unit
     value: Fraction
     target: Fraction
@@ -49,24 +49,24 @@ class Match(NamedTuple):
         return {"change": self.change, "size": self.size, **figures, "recipe": recipe}
 
 
-def match(target: Plan, other: Loaded, measure: Measure, case: Case) -> list[Match]:
+def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSettings) -> list[Match]:
     """The nearest width and the nearest depth of `other`, the better of the two first.
 
     Raises UserError where no size of it comes to what `target` has.
     """
-    wanted, own = (MEASURES[measure](described, case) for described in (target, plan(other)))
+    wanted, own = (MEASURES[measure](described, settings) for described in (target, plan(other)))
     if not (wanted and own):
         raise UserError(f"--match {measure}: both recipes must have some, and one has none")
     said = [str(entry.block) for entry in plan(other).written]
     step, unit = width_step(other), said[: period(said)]
 
-    def resize(change: Change, n: int) -> Loaded:
+    def resize(change: Resize, n: int) -> Loaded:
         return with_width(other, n * step) if change == "width" else with_pattern(other, canonical(list(unit) * n))
 
-    def nearest(change: Change, scale: int, most: int) -> Match:
-        n = nearest_size(lambda n: MEASURES[measure](plan(resize(change, n)), case), wanted, most)
+    def nearest(change: Resize, scale: int, most: int) -> Match:
+        n = nearest_size(lambda n: MEASURES[measure](plan(resize(change, n)), settings), wanted, most)
         built = resize(change, n)
-        return Match(change, n * scale, MEASURES[measure](plan(built), case), wanted, built)
+        return Match(change, n * scale, MEASURES[measure](plan(built), settings), wanted, built)
 
     found = [nearest("width", step, MAX_WIDTH // step), nearest("depth", 1, MAX_ENTRIES // len(unit))]
     return sorted(found, key=lambda candidate: abs(candidate.difference))
@@ -81,8 +81,8 @@ def nearest_size(measure: Callable[[int], Fraction], wanted: Fraction, most: int
 def width_step(loaded: Loaded) -> int:
     """The least change of width that all blocks can be built with.
 
-    What they ask of a width is that numbers divide it, which the recipe's own width does: so the widths that fit are
-    the multiples of the least that can be added.
+    Blocks ask that certain numbers divide the width, and these divide the recipe's own width. So the widths that fit
+    are the multiples of the least number that can be added to it.
     """
     width = loaded.recipe.model.width
     return next(step for step in count(1) if width % step == 0 and _fits(with_width(loaded, width + step)))
@@ -95,7 +95,7 @@ def with_width(loaded: Loaded, width: int) -> Loaded:
 
 
 def with_pattern(loaded: Loaded, pattern: str) -> Loaded:
-    """The recipe with another pattern, which no longer stands in its file."""
+    """The recipe with another pattern, which its file does not hold."""
     return loaded._replace(recipe=loaded.recipe.model_copy(update={"pattern": pattern}), source=None)
 
 

@@ -1,8 +1,8 @@
 """What training a plan takes in memory, in bytes: weights, gradients, AdamW's moments, activations.
 
-No block states what it keeps for backward: every distinct layer runs forward on fake tensors, which have shapes and
-storages but no data, and what autograd saves is added up. Two short lengths give the line on which longer ones lie.
-The kernels are those of a CPU.
+Blocks do not declare what they keep for backward. Instead every distinct layer runs forward on fake tensors, which have
+shapes and storages but no data, and the tensors that autograd saves are added up. This is done for two short lengths;
+longer ones follow by linear extrapolation. The kernels are those of a CPU.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hybridkit.cost.flops import Case, largest_window, parameters
+from hybridkit.block import Entry, GivenWindow, window_limit, window_of
+from hybridkit.cost.flops import CostSettings, parameters
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import Precision, weight_type
 
-STAGES = (0, 1, 2, 3)  # of ZeRO
+ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
 
 
@@ -36,14 +38,14 @@ class Training:
 
 @dataclass(frozen=True)
 class PersistentMemory:
-    """Bytes of what outlives a step: master weights, their gradients, the mean and variance that AdamW keeps."""
+    """Bytes that stay allocated between steps: master weights, their gradients, AdamW's mean and variance."""
 
     weights: int
     gradients: int
     optimizer: int
 
     def on_rank(self, stage: int, ranks: int) -> int:
-        """Bytes on each rank: ZeRO (arXiv 1910.02054) shares out the optimizer's from stage 1, gradients from stage 2,
+        """Bytes on each rank: ZeRO (arXiv 1910.02054) divides the optimizer's from stage 1, gradients from stage 2,
         weights at stage 3."""
         parts = ((self.optimizer, 1), (self.gradients, 2), (self.weights, 3))
         return sum(-(-size // ranks) if stage >= since else size for size, since in parts)
@@ -63,22 +65,24 @@ def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
     return PersistentMemory(weights, weights, 2 * weights)
 
 
-def activations(plan: Plan, training: Training, case: Case) -> Activations:
-    """Of `micro_batch` sequences of `case.context` tokens, at the largest windows or `case.window`."""
-    bare = replace(plan, written=(), entries=(), tie=False, dims=replace(plan.dims, vocab=1, depth=1))
-    around, stream = _kept(bare, None, training, case.context)
-    layers = [
-        _kept(replace(bare, entries=(entry,)), largest_window(entry, case.window), training, case.context)[0] - around
-        for entry in plan.entries
-    ]
-    # The loss forms the gradients of what it reads and of the head's weight while the logits are at hand.
+def activations(plan: Plan, training: Training, settings: CostSettings) -> Activations:
+    """Of `micro_batch` sequences of `settings.context` tokens, at `settings.window` or else the largest windows."""
+    bare = Plan((), (), ModelConfig(plan.config.width, plan.config.heads, vocab=1))
+    around, stream = _kept(bare, None, training, settings.context)
+
+    def alone(entry: Entry) -> int:
+        window = window_limit(window_of(entry.block), settings.window)
+        return _kept(replace(bare, entries=(entry,)), window, training, settings.context)[0] - around
+
+    layers = [alone(entry) for entry in plan.entries]
+    # The loss computes the gradients of its input and of the head's weight in forward (hybridkit.model.loss).
     loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
     recomputed = stream * len(layers) + max(layers, default=0)
     return Activations(around + loss + sum(layers), around + loss + recomputed)
 
 
 @lru_cache(1 << 12)
-def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+def _kept(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
     """Bytes that a stack keeps for backward, and bytes of its output."""
     (first, output), (second, longer) = (_fake_run(plan, window, training, length) for length in _LENGTHS)
     along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
@@ -87,23 +91,25 @@ def _kept(plan: Plan, window: int | None, training: Training, tokens: int) -> tu
     return width * int(first + along * (second - first)), width * int(output + along * (longer - output))
 
 
-def _fake_run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
+def _fake_run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
     # Imported here, since it brings torch's compiler with it: a second.
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     try:
         with FakeTensorMode():
             return _run(plan, window, training, tokens)
-    except (DataDependentOutputException, DynamicOutputShapeException):  # a layer that looks at values needs some
+    except (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+    ):  # the layer reads values, which fake tensors lack
         return _run(plan, window, training, tokens)
 
 
-def _run(plan: Plan, window: int | None, training: Training, tokens: int) -> tuple[int, int]:
-    """One forward pass of the stack: bytes of the storages that autograd saved, the weights' own left out, and of the
-    output."""
+def _run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
+    """One forward pass of the stack: bytes of the storages that autograd saved, weights left out, and of the output."""
     with Uninitialized():
         model = Model(plan)
-    shape, saved = (training.micro_batch, tokens), list[Tensor]()  # tensors, so that no storage's place is used again
+    shape, saved = (training.micro_batch, tokens), list[Tensor]()  # kept alive, so that no address is used twice
     document_starts = torch.zeros(shape, dtype=torch.bool) if training.resets else None
 
     def keep(tensor: Tensor) -> Tensor:

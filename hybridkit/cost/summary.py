@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from hybridkit.cost.flops import Case, Cost, LayerCost, cost, state_bytes
-from hybridkit.cost.memory import STAGES, Training, activations, persistent_memory
+from hybridkit.block import window_of
+from hybridkit.cost.flops import Cost, CostSettings, LayerCost, cost, total_state_bytes
+from hybridkit.cost.memory import ZERO_STAGES, Training, activations, persistent_memory
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
@@ -14,21 +15,21 @@ from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, weight_type
 
-SCHEMA = 1
+FLOPS_SCHEMA = 1
 CONTEXTS = tuple(1024 << n for n in range(11))  # 1k ... 1M tokens
 
 
-class Question(NamedTuple):
+class CostRequest(NamedTuple):
     """A recipe, by the name it was asked for, and the circumstances under which it is costed."""
 
     name: str
     loaded: Loaded
     plan: Plan
     training: Training
-    case: Case
+    settings: CostSettings
 
 
-def questions(
+def cost_requests(
     name: str,
     loaded: Loaded,
     contexts: Sequence[int] = (),
@@ -36,86 +37,87 @@ def questions(
     precision: Precision | None = None,
     ranks: int = 1,
     **settings: Any,
-) -> list[Question]:
-    """One question for each context, data.sequence by default; `settings` are further fields of `Case`.
+) -> list[CostRequest]:
+    """One request for each context, data.sequence by default; `settings` are further fields of `CostSettings`.
 
     `precision` is that of weights and states, by default the type that a run of the recipe decodes in.
     Raises UserError for a pattern that does not fit its sizes, and for a window where the recipe has none.
     """
     described, train = plan(loaded), loaded.recipe.train
-    if settings.get("window") and not any(entry.window for entry in described.entries):
+    if settings.get("window") and not described.has_windows:
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     own = choose_precision(train.precision, choose_device("auto").type)
     kind = DTYPES[precision] if precision else weight_type(own)
     micro_batch = 1 if train.micro_batch == "auto" else train.micro_batch
     training = Training(own, micro_batch, ranks, loaded.recipe.data.documents == "reset")
     return [
-        Question(name, loaded, described, training, Case(context, dtype=kind, **settings))
+        CostRequest(name, loaded, described, training, CostSettings(context, dtype=kind, **settings))
         for context in contexts or (loaded.recipe.data.sequence,)
     ]
 
 
-def describe(question: Question) -> dict[str, Any]:
+def cost_entry(request: CostRequest) -> dict[str, Any]:
     """An entry of the schema. Whole numbers are exact; means over positions and windows are the nearest float."""
-    case = question.case
-    found = cost(question.plan, case)
+    settings = request.settings
+    found = cost(request.plan, settings)
     return {
-        "recipe": question.name,
-        "pattern": question.plan.pattern,
-        "code": hashes(code_of(question.plan.entries)),
-        "count": case.count,
-        "context": case.context,
-        "window": case.window,
-        "batch": case.batch,
-        "dtype": str(case.dtype).removeprefix("torch."),
+        "recipe": request.name,
+        "pattern": request.plan.pattern,
+        "code": hashes(code_of(request.plan.entries)),
+        "count": settings.count,
+        "context": settings.context,
+        "window": settings.window,
+        "batch": settings.batch,
+        "dtype": str(settings.dtype).removeprefix("torch."),
         "params": {"total": found.parameters.total, **found.parameters._asdict()},
         "flops_per_token": {
-            name: number(getattr(found, name)) for name in ("forward", "training", "recompute", "decode")
+            name: as_number(getattr(found, name)) for name in ("forward", "training", "recompute", "decode")
         },
         "prefill_flops": found.prefill,
-        "decode_bytes_per_token": number(found.decode_bytes),
-        "state_bytes": {str(n): size for n, size in state_curve(question.plan, case).items()},
-        "memory": _memory(question),
+        "decode_bytes_per_token": as_number(found.decode_bytes),
+        "state_bytes": {str(n): size for n, size in state_curve(request.plan, settings).items()},
+        "memory": _memory(request),
         "layers": [_layer(found, index, layer) for index, layer in enumerate(found.layers)],
     }
 
 
-def with_activations(entry: dict[str, Any], question: Question) -> dict[str, Any]:
-    """The entry of a question, with the bytes of activations in its `memory`."""
-    found = activations(question.plan, question.training, question.case)
+def with_activations(entry: dict[str, Any], request: CostRequest) -> dict[str, Any]:
+    """The entry of a request, with the bytes of activations in its `memory`."""
+    found = activations(request.plan, request.training, request.settings)
     return {**entry, "memory": {**entry["memory"], "activations": asdict(found)}}
 
 
-def state_curve(plan: Plan, case: Case) -> dict[int, int]:
-    """State bytes after 1k ... 1M tokens, and after `case.context`."""
-    return {n: state_bytes(plan, replace(case, context=n)) for n in sorted({*CONTEXTS, case.context})}
+def state_curve(plan: Plan, settings: CostSettings) -> dict[int, int]:
+    """State bytes after 1k ... 1M tokens, and after `settings.context`."""
+    return {n: total_state_bytes(plan, replace(settings, context=n)) for n in sorted({*CONTEXTS, settings.context})}
 
 
-def number(value: Fraction) -> int | float:
+def as_number(value: Fraction) -> int | float:
     """A fraction as JSON has it."""
     return int(value) if value.denominator == 1 else float(value)
 
 
-def _memory(question: Question) -> dict[str, Any]:
-    training = question.training
-    states = persistent_memory(question.plan, training)
+def _memory(request: CostRequest) -> dict[str, Any]:
+    training = request.training
+    states = persistent_memory(request.plan, training)
     return {
         "precision": training.precision,
         "micro_batch": training.micro_batch,
         "ranks": training.ranks,
         **asdict(states),
-        "zero": {str(stage): states.on_rank(stage, training.ranks) for stage in STAGES},
+        "zero": {str(stage): states.on_rank(stage, training.ranks) for stage in ZERO_STAGES},
     }
 
 
 def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
-    block, window = found.plan.entries[index]
+    block = found.plan.entries[index].block
+    window = window_of(block)
     return {
         "index": index,
         "block": block.name(),
         "entry": str(block),
         "window": None if window is None else str(window),
         "params": layer.parameters,
-        "forward_flops_per_token": number(layer.forward / found.case.context),
+        "forward_flops_per_token": as_number(layer.forward / found.settings.context),
         "state_bytes": layer.state,
     }

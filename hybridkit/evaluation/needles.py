@@ -21,7 +21,7 @@ from hybridkit.evaluation.request import Scoring
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
-from hybridkit.inference.decode import generate, prefill
+from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.runs.manifest import parse_json
@@ -45,7 +45,7 @@ def answer_generated(model: Model, prompts: Sequence[Prompt], reading: ReadOptio
     context = prefill(model, [p.text for p in prompts], window=reading.window, chunk=reading.chunk)
     rows: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)
-    for tokens in generate(model, context, Sampling(temperature=0), ANSWER_TOKENS):
+    for tokens in decode_tokens(model, context, Sampling(temperature=0), ANSWER_TOKENS):
         for place, token in enumerate(tokens.tolist()):
             going[place] &= token != tokenizer.end
             rows[place] += [token] * going[place]

@@ -45,7 +45,7 @@ def stream_scores(
 
     `restart`: as if a document began at every multiple of so many tokens.
     """
-    windows = model.fixed_windows(reading.window) if reading.window else None
+    windows = model.fixed_windows(reading.window)
     device, states = model.head.weight.device, None
     for begin in range(0, batch.tokens.shape[1], reading.chunk):
         span = slice(begin, begin + reading.chunk)

@@ -52,7 +52,7 @@ class EvalTarget:
     @property
     def trained_windows(self) -> str:
         """The window policies of its stack as a pattern says them; empty where it has none."""
-        return ", ".join(dict.fromkeys(_said(entry.window) for entry in self.plan.entries if entry.window))
+        return ", ".join(dict.fromkeys(_said(policy) for policy in self.plan.policies if policy))
 
     @cached_property
     def text(self) -> EvalText:
@@ -76,7 +76,7 @@ def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), sile
         raise UserError(f"{path} holds no valid checkpoint")
     tokenizer = run_tokenizer(run, loaded.recipe.rules)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
-    if any(windows) and not any(entry.window for entry in compiled.entries):
+    if any(windows) and not compiled.has_windows:
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
     if silenced:
         ablate.check_ablation(compiled, silenced)

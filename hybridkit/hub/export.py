@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hybridkit.block import Entry
+from hybridkit.block import Entry, window_of
 from hybridkit.model.loading import load
 from hybridkit.model.model import NORM_EPS, Model
 from hybridkit.runs.weights import weights_of
@@ -41,9 +41,9 @@ def model_config(model: Model) -> dict[str, Any]:
         "width": plan.dims.width,
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
-        "tied": plan.tie,
-        "embedding_scale": plan.embedding_scale,
-        "logit_cap": plan.logit_cap,
+        "tied": plan.config.tie,
+        "embedding_scale": plan.config.embedding_scale,
+        "logit_cap": plan.config.logit_cap,
         "norm_eps": NORM_EPS,
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,
         "layers": [_entry(entry) for entry in plan.entries],
@@ -51,7 +51,7 @@ def model_config(model: Model) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    block = entry.block
-    arguments = block.model_dump(exclude={"window"}) if entry.window else block.model_dump()
-    window = {"policy": str(entry.window), "largest": entry.window.largest} if entry.window else None
+    block, policy = entry.block, window_of(entry.block)
+    arguments = block.model_dump(exclude={"window"}) if policy else block.model_dump()
+    window = {"policy": str(policy), "largest": policy.largest} if policy else None
     return {"block": block.name(), "arguments": arguments, "window": window}

@@ -69,32 +69,34 @@ def load_context(path: Path, model: Model) -> Context:
 def fingerprint(model: Model) -> str:
     """A hash of everything that decides what a model computes: its layers, sizes and weights."""
     plan = model.plan
-    layers = {"entries": [str(entry.block) for entry in plan.entries], "dims": str(plan.dims), "cap": plan.logit_cap}
-    if plan.embedding_scale != 1:
-        layers["embedding_scale"] = plan.embedding_scale
+    layers = {
+        "entries": [str(entry.block) for entry in plan.entries],
+        "dims": str(plan.dims),
+        "cap": plan.config.logit_cap,
+    }
+    if plan.config.embedding_scale != 1:
+        layers["embedding_scale"] = plan.config.embedding_scale
     return _hash(layers, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 
 @torch.no_grad()
 def _context(model: Model, about: About, tensors: Mapping[str, Tensor]) -> Context:
-    """The context of what a file holds, whoever wrote it. Raises what tensors that do not fit lead to."""
+    """The context in a file from any source. Raises various errors for tensors that do not fit."""
     logits = _fitting("logits", tensors, (-1, model.plan.dims.vocab), model.head.weight.dtype)
-    states = list[State]()
-    for index, entry in enumerate(model.plan.entries):
-        window = about.window if entry.window else None
+    states, windows = list[State](), model.fixed_windows(about.window)
+    for index, (entry, window) in enumerate(zip(model.plan.entries, windows, strict=True)):
         like = entry.block.init_state(
             model.plan.dims, len(logits), about.tokens, window, device="meta", dtype=model.head.weight.dtype
         )
         names = [f"{index}.{field}" for field in _fields(like)]
         fields = [_fitting(name, tensors, wanted.shape, wanted.dtype) for name, wanted in zip(names, like, strict=True)]
         states.append(type(like)(*fields) if fields else like)
-    windows = None if about.window is None else model.fixed_windows(about.window)
     model.hidden(torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device), states, windows=windows)
     return Context(states, logits, about.tokens, about.window, _last(about, len(logits)))
 
 
 def _last(about: About, rows: int) -> tuple[tuple[int, ...], ...]:
-    """The last ids of each row; files of the first round do not have them. Raises ValueError."""
+    """The last ids of each row; older files do not have them. Raises ValueError."""
     if about.last and len(about.last) != rows:
         raise ValueError(f"the last ids of {len(about.last)} rows instead of {rows}")
     return tuple(map(tuple, about.last))

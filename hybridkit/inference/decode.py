@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import State, Step
+from hybridkit.block import GivenWindow, State, StepFunction, clone_state, state_bytes
 from hybridkit.inference.sampling import Sampler, Sampling
 from hybridkit.system.errors import UserError
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 CHUNK = 2048  # tokens read at once
 LAST = 16  # ids that a context remembers
-_LASTING = 32  # tokens that are worth copying the weights for, which takes as long as a few steps
+_LASTING = 32  # tokens from which on it pays to copy the weights, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
-Decoder = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
-Row = str | Sequence[int] | np.ndarray | Tensor
-Rows = Row | Sequence[Row]
+ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
+TokenRow = str | Sequence[int] | np.ndarray | Tensor
+TokenRows = TokenRow | Sequence[TokenRow]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a model holds of the tokens it has read. Nothing that is done with it changes it."""
+    """What a model remembers of the tokens it has read. No function changes it."""
 
     states: list[State]  # one an entry
     logits: Tensor  # (B, V) of the token that comes next
     tokens: int  # positions read, pads included
-    window: int | None = None  # of every windowed block; None: each block's own
-    last: tuple[tuple[int, ...], ...] = ()  # the last ids of each row, which the text of a reply goes on from
+    window: GivenWindow = None  # of every block that has one
+    last: tuple[tuple[int, ...], ...] = ()  # the last ids of each row, for the text of a reply
 
     @property
     def bytes(self) -> int:
@@ -55,12 +55,12 @@ class Context:
 
 def size_of(states: Sequence[State]) -> int:
     """Bytes of the states of all rows."""
-    return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state)
+    return sum(map(state_bytes, states))
 
 
 @torch.no_grad()
 def prefill(
-    model: Model, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+    model: Model, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
 ) -> Context:
     """Read tokens, `chunk` at a time, after those of `context`.
 
@@ -80,7 +80,7 @@ def prefill(
         window = context.window
     if window is not None and window >= 2**63:
         raise UserError(f"the window is {window}; it is at most 2**63 - 1")
-    windows = None if window is None else model.fixed_windows(window)
+    windows = model.fixed_windows(window)
     device = model.head.weight.device
     for begin in range(0, longest, chunk):
         ids, document_starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
@@ -96,25 +96,24 @@ def _last(rows: list[np.ndarray], context: Context | None) -> tuple[tuple[int, .
     return tuple((*old, *new)[-LAST:] for old, new in zip(before, ends, strict=True))
 
 
-def generate(
+def decode_tokens(
     model: Model,
     context: Context,
     sampling: Sampling,
     max_tokens: int | None = None,
-    held: Callable[[Sequence[State]], object] | None = None,
+    on_growth: Callable[[Sequence[State]], object] | None = None,
 ) -> Iterator[Tensor]:
-    """Tokens (B,) one after another, without end unless `max_tokens` is given; the context stays as it is.
+    """Tokens (B,) one after another, without end unless `max_tokens` is given. The context stays unchanged.
 
-    `held` is given the states whenever they grow: they have room for more tokens than were read.
-
-    A model with a tokenizer gives no id that stands for nothing, as rows of a padded vocabulary do.
+    `on_growth` is called with the states whenever they grow: they have room for more tokens than were read.
+    A model with a tokenizer never gives an id that stands for no token, as rows of a padded vocabulary do.
     Raises UserError for a negative `max_tokens`.
     """
     if max_tokens is not None and max_tokens < 0:
         raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
     most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
     sampler = Sampler(sampling, len(context.logits))
-    return itertools.islice(_decode(model, context, sampler, max_tokens, held or size_of), most)
+    return itertools.islice(_decode(model, context, sampler, max_tokens, on_growth or size_of), most)
 
 
 def _decode(
@@ -122,28 +121,28 @@ def _decode(
     context: Context,
     sampler: Sampler,
     max_tokens: int | None,
-    held: Callable[[Sequence[State]], object],
+    on_growth: Callable[[Sequence[State]], object],
 ) -> Iterator[Tensor]:
     logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
     lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
     graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
-    states: Sequence[State] = [clone(state) for state in context.states]
+    states: Sequence[State] = [clone_state(state) for state in context.states]
     empty = _without_token(model)
     while True:
-        with torch.inference_mode():  # not around the loop: it would hold while the caller works
+        with torch.inference_mode():  # not around the loop: it would stay on in the caller's code
             token = sampler(logits if empty is None else logits.masked_fill(empty, -torch.inf))
         yield token
         read += 1
         with torch.inference_mode():
-            if read > room:  # doubling copies a growing state a constant number of times, whatever the length
+            if read > room:  # doubled: in all, copying then takes time proportional to the length
                 room = int(min(max(2 * read, _LEAST_ROOM), most))
                 states, step = model.reserve(states, room), None if graph else step
-                held(states)
+                on_growth(states)
             if step is None and graph:
                 step = _captured(model, token, states)
-            elif step is None:  # on a GPU memory is short, and launches take the time
-                step = decoder(model, len(logits)) if lasting and device == "cpu" else model.step
+            elif step is None:  # not on a GPU: memory is short, and kernel launches take the time
+                step = packed_step(model, len(logits)) if lasting and device == "cpu" else model.step
             logits, states = step(token, states)
 
 
@@ -157,12 +156,12 @@ def _without_token(model: Model) -> Tensor | None:
     return torch.from_numpy(empty).to(model.head.weight.device) if empty.any() else None
 
 
-def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
-    """`model.step` on these states as one CUDA graph; as it is where a block does not update its state in place."""
-    own, kept = token.clone(), [clone(state) for state in states]
+def _captured(model: Model, token: Tensor, states: Sequence[State]) -> ModelStep:
+    """`model.step` on these states as one CUDA graph; plain where a block does not change its state in place."""
+    own, kept = token.clone(), [clone_state(state) for state in states]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what happens once is not to be captured
+    with torch.cuda.stream(side):  # a first run, whose one-time work is not to be captured
         _, after = model.step(own, states)
     torch.cuda.current_stream().wait_stream(side)
     places = [[tensor.data_ptr() for state in some for tensor in state] for some in (states, after)]
@@ -183,36 +182,31 @@ def _captured(model: Model, token: Tensor, states: Sequence[State]) -> Decoder:
     return run
 
 
-def decoder(model: Model, rows: int) -> Decoder:
-    """`model.step` for many tokens on a CPU: faster, and with a copy of the weights as they are now. No gradients.
+def packed_step(model: Model, rows: int) -> ModelStep:
+    """`model.step` for many tokens on a CPU: faster, with a copy of the current weights, without gradients.
 
-    The copy is kept for the next call, for as long as the weights and the layout that `rows` asks for stay the same.
+    The copy is kept for the next call, until the weights change or `rows` asks for another layout.
     """
-    return partial(model.run_steps, decoders(model, rows))
+    return partial(model.run_steps, layer_decoders(model, rows))
 
 
-_kept: WeakKeyDictionary[Model, tuple[object, list[Step]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Model, tuple[object, list[StepFunction]]] = WeakKeyDictionary()
 
 
-def decoders(model: Model, rows: int) -> list[Step]:
-    """The decoder of every layer of a model, made anew only where its weights or the layout have changed."""
+def layer_decoders(model: Model, rows: int) -> list[StepFunction]:
+    """The decoders of all layers of a model; they are built again only after weights or layout have changed."""
     weights = list(model.parameters())
     versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
-    # Sums besides, for changes through `.data` have no version. They take a fraction of the time of a token.
+    # The sums show changes through `.data`, which have no version. They take less time than a token.
     given = rows == 1, versions, torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
     kept = _kept.get(model)
     if kept is None or kept[0] != given:
-        _kept.pop(model, None)  # first: two copies would not fit where one does
+        _kept.pop(model, None)  # first, so that no two copies exist at once
         kept = _kept[model] = given, [layer.decoder(rows) for layer in model.layers]
     return kept[1]
 
 
-def clone(state: State) -> State:
-    """A copy that shares no memory with the state."""
-    return type(state)(*(tensor.clone() for tensor in state)) if state else state
-
-
-def _split(tokens: Rows) -> list[Row]:
+def _split(tokens: TokenRows) -> list[TokenRow]:
     if isinstance(tokens, Tensor):
         tokens = tokens.cpu().numpy()
     if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
@@ -220,8 +214,8 @@ def _split(tokens: Rows) -> list[Row]:
     return list(tokens)
 
 
-def _ids(model: Model, row: Row) -> np.ndarray:
-    """The ids (T,) of a row, in the type they came in: a long text is held once, and small."""
+def _ids(model: Model, row: TokenRow) -> np.ndarray:
+    """The ids (T,) of a row, in their own type, so that a long text takes little memory."""
     if isinstance(row, str):
         if model.tokenizer is None:
             raise UserError("this model has no tokenizer: give it ids, or load it from a run")
@@ -238,7 +232,10 @@ def _ids(model: Model, row: Row) -> np.ndarray:
 
 
 def _aligned(rows: list[np.ndarray], longest: int, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
-    """Columns begin to end of the rows, padded in front: ids (B, T), and which of them start one: None if none does."""
+    """Columns `begin` to `end` of the rows, padded in front: ids (B, T), and marks (B, T) of each row's first token.
+
+    The marks are None where they are not needed.
+    """
     ids, document_starts = np.zeros((len(rows), end - begin), np.int64), np.zeros((len(rows), end - begin), bool)
     for place, row in enumerate(rows):
         pads = longest - len(row)

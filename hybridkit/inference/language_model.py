@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from hybridkit.inference.decode import CHUNK, Context, Rows, generate, prefill
+from hybridkit.block import GivenWindow
+from hybridkit.inference.decode import CHUNK, Context, TokenRows, decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 
@@ -15,7 +16,7 @@ class LanguageModel(Model):
     """What `hybridkit.build` and `hybridkit.load` give."""
 
     def prefill(
-        self, tokens: Rows, context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+        self, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
     ) -> Context:
         """Read text or ids in memory that does not grow with their number, and keep what they leave (`decode`)."""
         return prefill(self, tokens, context, window=window, chunk=chunk)
@@ -32,4 +33,4 @@ class LanguageModel(Model):
         seed: int = 0,
     ) -> Iterator[Tensor]:
         """Tokens (B,), one after another, that go on from a context (`decode`); it can be used again."""
-        return generate(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)
+        return decode_tokens(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)

@@ -70,7 +70,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 class Sampler:
-    """Draws tokens for `rows` rows, each from a generator of its own: one uniform number a token, whatever it holds."""
+    """Draws tokens for `rows` rows, each row by its own generator: one uniform number a token, whatever the logits."""
 
     def __init__(self, sampling: Sampling, rows: int) -> None:
         self.sampling = sampling
@@ -82,5 +82,5 @@ class Sampler:
             return logits.argmax(dim=-1)
         mass = self.sampling.filter(logits.double()).softmax(dim=-1).cumsum(dim=-1)
         draws = torch.cat([torch.rand(1, dtype=torch.float64, generator=one) for one in self._generators])
-        # The first token whose cumulative mass exceeds the draw: never one of no mass, as draw * total < total.
+        # The first token whose cumulative mass exceeds the draw. It has mass, since draw * total < total.
         return torch.searchsorted(mass, draws.to(mass.device)[:, None] * mass[:, -1:], right=True)[:, 0]

@@ -1,13 +1,13 @@
-"""Text from a model as it comes: whole characters, up to a stop string or the end of the document, and how fast."""
+"""Text from a model while it is generated, in whole characters, up to a stop string or the end of the document."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hybridkit.block import State
+from hybridkit.block import GivenWindow, State
 from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.inference.decode import CHUNK, Context, generate, prefill, size_of
+from hybridkit.inference.decode import CHUNK, Context, decode_tokens, prefill, size_of
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -16,9 +16,9 @@ Ending = Literal["stop", "end", "tokens"]  # a stop string, the end of the docum
 
 
 class Stops:
-    """Lets text through up to the first stop string, and holds back what may be the beginning of one.
+    """Passes text on up to the first stop string, and holds back what may be the beginning of one.
 
-    First is the one complete first, so that it does not matter in which pieces the text comes.
+    The first is the one that is complete first, so that the pieces in which the text comes do not matter.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class Stops:
         self._strings, self._held = strings, ""
 
     def feed(self, text: str) -> str:
-        """The text that stands before any stop string, whatever comes next."""
+        """The text that certainly stands before any stop string."""
         self._held += text
         if ends := [(place + len(s), place) for s in self._strings if (place := self._held.find(s)) >= 0]:
             self.found = True
@@ -46,12 +46,12 @@ class Stops:
 
 
 class Reply:
-    """One row's text as its ids come, `after` those of its prompt."""
+    """The text of one row, id by id; `after` are the last ids of its prompt."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), after: Sequence[int] = ()) -> None:
-        self.text = ""  # all that was given out
-        self.tokens = 0  # ids taken in
-        self.ending: Ending | None = None  # None: it goes on
+        self.text = ""  # all text so far
+        self.tokens = 0  # ids so far
+        self.ending: Ending | None = None  # None: not ended
         self._stream, self._end, self._stops = tokenizer.stream(after), tokenizer.end, Stops(stops)
 
     def feed(self, token: int) -> str:
@@ -66,7 +66,7 @@ class Reply:
         return "" if self.ending else self._give(self._stream.close(), ending)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole text, and how it came to its end."""
+        """The whole text, and why it ended."""
         return {"text": self.text, "tokens": self.tokens, "ending": self.ending}
 
     def _give(self, text: str, ending: Ending | None) -> str:
@@ -108,7 +108,7 @@ class Stats:
 
 @dataclass
 class Writer:
-    """A model that reads prompts, replies to them and keeps count. The model has a tokenizer."""
+    """A model that reads prompts, replies to them and fills `stats`. The model needs a tokenizer."""
 
     model: Model
     sampling: Sampling
@@ -117,10 +117,10 @@ class Writer:
     stats: Stats = field(default_factory=Stats)
 
     def read(
-        self, texts: Sequence[str], context: Context | None = None, *, window: int | None = None, chunk: int = CHUNK
+        self, texts: Sequence[str], context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
     ) -> Context:
         """Read one text a row, after `context`. Raises UserError for what the model cannot read."""
-        if window and not any(entry.window for entry in self.model.plan.entries):
+        if window and not self.model.plan.has_windows:
             raise UserError(f"no block of {self.model.plan.pattern} has a window")
         start = time.perf_counter()
         try:
@@ -145,7 +145,7 @@ class Writer:
 
         held(context.states)
         start = time.perf_counter()
-        for tokens in generate(self.model, context, sampling, self.max_tokens, held):
+        for tokens in decode_tokens(self.model, context, sampling, self.max_tokens, held):
             yield [row.feed(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
             if all(row.ending for row in rows):
                 break

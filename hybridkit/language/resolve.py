@@ -50,9 +50,9 @@ def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -
     window = _window(call, cls, registry, at)
     block = read_call(call, cls, at, **({"window": window} if window else {}))
 
-    from hybridkit.block import Entry, window_of
+    from hybridkit.block import Entry
 
-    return Entry(block, window_of(block))
+    return Entry(block)
 
 
 def check_names(calls: Iterable[Call], registry: Registry, text: str, source: Source | None = None) -> None:

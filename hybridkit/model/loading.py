@@ -7,10 +7,10 @@ import torch
 
 from hybridkit.data.tokenizers.base import SAVED
 from hybridkit.data.tokenizers.choice import run_tokenizer, tokenizer_vocab
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import check_weights, load_weights
@@ -29,11 +29,11 @@ def own_tokenizer(run: Run, data: Data) -> Data:
 def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Plan:
     """What a recipe describes, compiled and checked; nothing is allocated.
 
-    `vocab` is that of trained weights; None: what model and tokenizer come to. `of`: the run whose copy stands for a
-    tokenizer's file that is gone, by default the one whose recipe this is. Raises PatternError with the place in the
-    recipe, and UserError where model and tokenizer do not fit.
+    `vocab`: the rows of trained weights; None: what the recipe and its tokenizer say. `of`: the run whose copy of the
+    tokenizer is read where its file no longer exists; by default the run that this recipe belongs to.
+    Raises PatternError with the place in the recipe, and UserError where model and tokenizer do not fit.
     """
-    recipe, model = loaded.recipe, loaded.recipe.model
+    recipe = loaded.recipe
     data = (
         own_tokenizer(of or Run(loaded.path.parent), recipe.data)
         if of or loaded.path.name == RUN_RECIPE
@@ -41,13 +41,7 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
     return compile_pattern(
         recipe.pattern,
-        width=model.width,
-        heads=model.heads,
-        vocab=vocab or tokenizer_vocab(data.tokenizer, model.vocab),
-        ffn=model.ffn,
-        tie=model.tie,
-        logit_cap=model.logit_cap,
-        rules=recipe.rules or CURRENT_RULES,
+        ModelConfig.of(recipe, vocab or tokenizer_vocab(data.tokenizer, recipe.model.vocab)),
         source=loaded.source,
         registry=loaded.registry,
     )
@@ -67,9 +61,9 @@ def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
-    check_weights(model, weights, str(run))  # before anything of a size that only the recipe says is allocated
+    check_weights(model, weights, str(run))  # first: nothing is allocated on the recipe's word alone
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
-    model.share_weights()  # moving from the meta device has parted them
+    model.share_weights()  # to_empty gave each its own memory
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()

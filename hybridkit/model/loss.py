@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear head, a slice of tokens at a time: all logits of a long sequence never exist at once.
+"""Cross-entropy of a linear head, slice by slice, so that a long sequence's logits never exist all at once.
 
 N tokens, D width, V vocabulary. With z = x W^T, softly capped as c tanh(z / c) where a cap c is given,
 loss = sum over counted tokens of logsumexp(z) - z[target].
@@ -21,7 +21,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float 
 
     x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing.
     """
-    if x.device.type == "cpu":  # where to ask how many are counted stalls nothing: no logits for the others
+    if x.device.type == "cpu":  # skips ignored targets; elsewhere asking how many would wait for the device
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
@@ -34,7 +34,7 @@ def cap_logits(logits: Tensor, cap: float | None) -> Tensor:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradients are formed along with the loss, while a slice's logits are at hand, and only scaled in backward."""
+    """Forward also computes the gradients, while it has a slice's logits; backward only scales them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Layer, State, Step, TrainStep, small_init_
+from hybridkit.block import GivenWindow, Layer, State, StepFunction, TrainStep, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from hybridkit.recipe.schema import Recipe
 
 NORM_EPS = 1e-6
-# How tied models begin. A row meets itself in the head: the more of it is left in the stream, the larger is a token's
-# own logit, which would grow with the width. So tied rows are smaller as input than the 1 of untied ones, and the last
-# norm begins low enough that this logit is at most `OWN_LOGIT`.
+# Initial sizes of tied models. The head multiplies the stream by the rows that it began with, so that a token's own
+# logit would grow with the width. So tied rows are smaller as input than untied ones, whose size is 1, and the weight
+# of the final norm starts so small that this logit is at most `OWN_LOGIT`.
 TIED_SIZE = 0.25
 OWN_LOGIT = 2.0
 
-Windows = Sequence[int | Tensor | None]  # one an entry; None: the block's own default
+EntryWindows = Sequence[GivenWindow | Tensor]  # one an entry
 
 
 class Residual(nn.Module):
-    """x + layer(norm(x)); the layer stands under its name in the pattern, so that weights read like it."""
+    """x + layer(norm(x)). The layer has its name in the pattern, so that names of weights show the block."""
 
     def __init__(self, name: str, layer: Layer, width: int) -> None:
         super().__init__()
@@ -47,26 +47,26 @@ class Residual(nn.Module):
         return self.get_submodule(self._name)  # type: ignore[return-value]
 
     def forward(
-        self, x: Tensor, state: State | None, window: int | Tensor | None, document_starts: Tensor | None
+        self, x: Tensor, state: State | None, window: GivenWindow | Tensor, document_starts: Tensor | None
     ) -> tuple[Tensor, State]:
-        """(B, T, D) and a state to the same."""
+        """Outputs (B, T, D), and the state after them."""
         y, state = self.layer(self.norm(x), state, window=window, document_starts=document_starts)
         return x + y, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (B, 1, D); `state` is given away."""
+        """One token (B, 1, D); `state` may be changed in place."""
         y, state = self.layer.step(self.norm(x), state)
         return x + y, state
 
-    def decoder(self, rows: int) -> Step:
-        """`step` with the weights, as they are now, in the layout that suits it."""
+    def decoder(self, rows: int) -> StepFunction:
+        """`step` with a copy of the current weights in a layout that is fast for `rows`."""
         return self.layer.decoder(self.norm, rows)
 
 
 class Embedding(nn.Embedding):
-    """A row of the table for every token, times `scale`. What is read begins with numbers of about `size`.
+    """A row of the table for every token, times `scale`. In a new model the result has a standard deviation of `size`.
 
-    At size 1 a token's own vector outlasts what the first mixers add to the stream.
+    At size 1 a token's own vector stays larger than what the first mixers add to the stream.
     """
 
     def __init__(self, vocab: int, width: int, scale: float, size: float) -> None:
@@ -84,7 +84,7 @@ class Embedding(nn.Embedding):
 
 
 class Head(nn.Module):
-    """Logits, softly capped where `cap` is given, or the loss without holding them all."""
+    """Logits, softly capped where `cap` is given, or the loss without storing all logits."""
 
     def __init__(self, width: int, vocab: int, cap: float | None) -> None:
         super().__init__()
@@ -105,22 +105,23 @@ class Model(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.tokenizer: Tokenizer | None = None  # what its ids stand for; a run's model knows
-        self.recipe: Recipe | None = None  # what it was trained with; a run's model knows
+        self.tokenizer: Tokenizer | None = None  # set where the model comes from a run
+        self.recipe: Recipe | None = None  # set where the model comes from a run
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
-        width, vocab = plan.dims.width, plan.dims.vocab
-        self.embedding = Embedding(vocab, width, plan.embedding_scale, TIED_SIZE if plan.tie else 1.0)
+        config = plan.config
+        width, vocab = config.width, config.vocab
+        self.embedding = Embedding(vocab, width, config.embedding_scale, TIED_SIZE if config.tie else 1.0)
         entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = RMSNorm(width, eps=NORM_EPS)
-        if plan.tie:
-            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * plan.embedding_scale / (TIED_SIZE * width)))
-        self.head = Head(width, vocab, plan.logit_cap)
+        if config.tie:
+            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * config.embedding_scale / (TIED_SIZE * width)))
+        self.head = Head(width, vocab, config.logit_cap)
         self.share_weights()
 
     def share_weights(self) -> None:
         """Make the head's weight the embedding's, where the plan says so."""
-        if self.plan.tie:
+        if self.plan.config.tie:
             self.head.weight = self.embedding.weight  # type: ignore[assignment]  # torch's stubs say Tensor
 
     def forward(
@@ -128,7 +129,7 @@ class Model(nn.Module):
         tokens: Tensor,  # (B, T)
         states: Sequence[State] | None = None,
         *,
-        windows: Windows | None = None,
+        windows: EntryWindows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
     ) -> tuple[Tensor, list[State]]:
@@ -141,7 +142,7 @@ class Model(nn.Module):
         tokens: Tensor,
         states: Sequence[State] | None = None,
         *,
-        windows: Windows | None = None,
+        windows: EntryWindows | None = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """What the head reads, (B, T, D), and the states after the tokens."""
@@ -154,11 +155,13 @@ class Model(nn.Module):
         return self.norm(x), after
 
     def step(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
-        """Logits (B, V) after one more token (B,). The states are given away; they need room (`reserve`)."""
+        """Logits (B, V) after one more token (B,). The states need room (`reserve`) and may be changed in place."""
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
-    def run_steps(self, steps: Sequence[Step], tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
-        """`step` by these functions, one an entry."""
+    def run_steps(
+        self, steps: Sequence[StepFunction], tokens: Tensor, states: Sequence[State]
+    ) -> tuple[Tensor, list[State]]:
+        """`step` with these functions, one an entry, in place of the layers' own."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []
         for step, state in zip(steps, states, strict=True):
@@ -170,10 +173,10 @@ class Model(nn.Module):
         """The same states with room for `tokens` in all."""
         return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
 
-    def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a training step; None where the entry has none."""
+    def windows(self, step: TrainStep) -> list[GivenWindow]:
+        """What the policy of every entry gives at a training step."""
         return self.plan.windows(step)
 
-    def fixed_windows(self, window: int) -> list[int | None]:
-        """`window` for every entry that has one: the test-time window."""
-        return [window if e.window else None for e in self.plan.entries]
+    def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
+        """`window` for every entry with a policy: the window outside training."""
+        return self.plan.fixed_windows(window)

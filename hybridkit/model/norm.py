@@ -4,8 +4,8 @@ y = r x w with r = (mean(x^2) + eps)^(-1/2), channel by channel. With g = dL/dy:
 
     dL/dx = r g w - x r^3 / D sum(g w x)        dL/dw = sum over tokens of r g x
 
-N tokens, D width. Torch forms both gradients from some fifteen operations on whole tensors: alone that takes
-up to four times as long, and in a training step some hundredths of it more.
+N tokens, D width. Torch computes both gradients by about fifteen operations on whole tensors, which takes up to four
+times as long (docs/decisions/05-custom-autograd-on-a-cpu.md).
 """
 
 from typing import Any

@@ -1,11 +1,11 @@
-"""Calls to entries to a graph: what a pattern and a model's sizes describe, before any weight exists.
+"""From the calls of a pattern to entries and a graph: what pattern and config describe, before any weight exists.
 
-The graph is what `show` draws and what validates: embedding -> entry 0 -> ... -> norm -> head, and an edge from
+`show` draws the graph: embedding -> entry 0 -> ... -> norm -> head, and an edge from
 embedding to head where they share a weight.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -14,37 +14,52 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hybridkit.block import Block, Dims, Entry, TrainStep, window_of
+from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
 from hybridkit.language.source import Source, error_at
-from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
+from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
-
-DEFAULT_FFN: Mapping[str, Any] = {"block": "ffn"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled pattern: its entries, FFNs included, and the sizes they are built with."""
+    """A compiled pattern: its entries, FFNs included, and the config they are built by."""
 
     written: tuple[Entry, ...]  # as the pattern says them
     entries: tuple[Entry, ...]  # with the FFNs added
-    dims: Dims
-    tie: bool = False
-    logit_cap: float | None = None
-    embedding_scale: float = 1.0  # what a row of the embedding is multiplied with when it is read as input
+    config: ModelConfig
+
+    @cached_property
+    def dims(self) -> Dims:
+        """The sizes that blocks are built with."""
+        depth = sum(entry.block.is_mixer for entry in self.entries) or 1
+        return Dims(self.config.width, self.config.heads, self.config.vocab, depth)
 
     @property
     def pattern(self) -> str:
         """The canonical pattern: equal stacks print alike."""
         return canonical([str(entry.block) for entry in self.written])
 
-    def windows(self, step: TrainStep) -> list[int | None]:
-        """The window of every entry at a training step; None where the entry has none."""
-        return [e.window(step, index) if e.window else None for index, e in enumerate(self.entries)]
+    @property
+    def policies(self) -> list[Window | None]:
+        """The window policy of every entry; None where its block has none."""
+        return [window_of(entry.block) for entry in self.entries]
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any entry has a window policy."""
+        return any(self.policies)
+
+    def windows(self, step: TrainStep) -> list[GivenWindow]:
+        """What the policy of every entry gives at a training step."""
+        return [policy(step, index) if policy else None for index, policy in enumerate(self.policies)]
+
+    def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
+        """`window` for every entry with a policy: the window outside training."""
+        return [window if policy else None for policy in self.policies]
 
     @cached_property
     def graph(self) -> nx.DiGraph:
@@ -52,48 +67,33 @@ class Plan:
         graph = nx.DiGraph()
         graph.add_nodes_from((index, {"entry": entry}) for index, entry in enumerate(self.entries))
         nx.add_path(graph, ["embedding", *range(len(self.entries)), "norm", "head"], kind="residual")
-        if self.tie:
+        if self.config.tie:
             graph.add_edge("embedding", "head", kind="tied")
         return graph
 
 
 def compile_pattern(
-    text: str,
-    *,
-    width: int,
-    heads: int,
-    vocab: int,
-    ffn: Mapping[str, Any] | None = DEFAULT_FFN,
-    tie: bool = False,
-    logit_cap: float | None = None,
-    rules: int = CURRENT_RULES,
-    source: Source | None = None,
-    registry: Registry = REGISTRY,
+    text: str, config: ModelConfig, *, source: Source | None = None, registry: Registry = REGISTRY
 ) -> Plan:
     """Read a pattern and check that every block of it can be built; no weight is allocated.
 
-    `ffn` names the block that follows every mixer (None: none), unless the pattern itself names one that does not mix.
-    Raises PatternError, with a caret, for what the pattern says wrong, and UserError for what `ffn` does.
+    A pattern that itself names a block which does not mix gets no FFNs added. Raises PatternError, with a caret, for
+    what the pattern says wrong, and UserError for what `config.ffn` does.
     """
     calls = parse_pattern(text, source)
     written = tuple(resolve(call, registry, text, source) for call in calls)
-    added = _ffn(ffn, registry, source) if ffn and all(entry.block.is_mixer for entry in written) else None
+    only_mixers = all(entry.block.is_mixer for entry in written)
+    added = _ffn(config.ffn, registry, source) if config.ffn and only_mixers else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    dims = Dims(width, heads, vocab, depth=sum(entry.block.is_mixer for entry in entries) or 1)
     spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
     for block in {entry.block: None for entry in entries}:
         try:
-            _check(block, replace(dims, depth=1))
+            _check(block, Dims(config.width, config.heads, config.vocab))
         except ValueError as error:
             if block not in spans:
                 raise UserError(f"{_where(source)}model.ffn: {error}") from error
             raise error_at(source, text, spans[block].name, str(error)) from error
-    return Plan(written, entries, dims, tie, logit_cap, embedding_scale(width, tie, rules))
-
-
-def embedding_scale(width: int, tie: bool, rules: int) -> float:
-    """What a row is multiplied with as input: sqrt(width) where it serves the head as well, which wants it small."""
-    return width**0.5 if tie and rules >= SCALED_TIED_ROWS else 1.0
+    return Plan(written, entries, config)
 
 
 def _check(block: Block, dims: Dims) -> None:
@@ -120,7 +120,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
         raise UserError(f"{where}model.ffn: {message}" + (f"; did you mean `{near}`?" if near else "")) from None
     if block.is_mixer:
         raise UserError(f"{where}model.ffn: {name} mixes over time; name a block that does not, such as ffn")
-    return Entry(block, window_of(block))
+    return Entry(block)
 
 
 def _where(source: Source | None) -> str:
@@ -129,17 +129,17 @@ def _where(source: Source | None) -> str:
 
 @lru_cache(1 << 14)
 def layer_parameters(block: Block, dims: Dims) -> int:
-    """Elements of a block's weights, counted where they take no memory. Raises ValueError where `dims` do not fit."""
+    """Elements of a block's weights, counted on the meta device. Raises ValueError where `dims` do not fit."""
     with torch.device("meta"), Uninitialized():
         return sum(weight.numel() for weight in block.build(dims).parameters())
 
 
 class Uninitialized(TorchFunctionMode):
-    """Builds modules without filling their weights: what has no data needs no values, and torch would import its
-    compiler, a second's worth, to draw them."""
+    """Builds modules without initial values. Weights on the meta device have no data, and drawing values for them
+    would make torch import its compiler, which takes a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls `func`, unless it is one of torch.nn.init or draws in place."""
+        """Skips functions of torch.nn.init and those that draw in place; calls all others."""
         if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.cost.flops import cost, state_bytes
+from hybridkit.cost.flops import cost, total_state_bytes
 from hybridkit.report.figure import labels, save_figure
 from hybridkit.report.flops import short
 from hybridkit.report.numbers import format_bytes, format_count, format_tokens
@@ -18,7 +18,7 @@ from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hybridkit.cost.summary import Question
+    from hybridkit.cost.summary import CostRequest
 
 _CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
 STYLES = ("-", "--", "-.", ":")  # lines that lie on each other stay apart
@@ -32,7 +32,7 @@ class Crossing(NamedTuple):
     figure: float
 
 
-def draw_costs(asked: Sequence[Question], file: Path) -> None:
+def draw_costs(asked: Sequence[CostRequest], file: Path) -> None:
     """Two panels on logarithmic axes. Raises UserError for a file that cannot be written."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -41,7 +41,7 @@ def draw_costs(asked: Sequence[Question], file: Path) -> None:
     state, flops = figure.subplots(1, 2)
     _panel(state, "state bytes of a sequence", asked, _state, format_bytes)
     state.yaxis.set_major_locator(LogLocator(base=4))
-    _panel(flops, f"forward FLOPs a token, {asked[0].case.count} count", asked, _forward, format_count)
+    _panel(flops, f"forward FLOPs a token, {asked[0].settings.count} count", asked, _forward, format_count)
     flops.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     handles, labels = state.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
@@ -65,23 +65,23 @@ def _between(low: float, high: float, share: float) -> float:
     return low * (high / low) ** share
 
 
-def _state(question: Question, context: int) -> float:
-    return state_bytes(question.plan, replace(question.case, context=context))
+def _state(request: CostRequest, context: int) -> float:
+    return total_state_bytes(request.plan, replace(request.settings, context=context))
 
 
-def _forward(question: Question, context: int) -> float:
-    return float(cost(question.plan, replace(question.case, context=context)).forward)
+def _forward(request: CostRequest, context: int) -> float:
+    return float(cost(request.plan, replace(request.settings, context=context)).forward)
 
 
 def _panel(
     axes: Axes,
     title: str,
-    asked: Sequence[Question],
-    measure: Callable[[Question, int], float],
+    asked: Sequence[CostRequest],
+    measure: Callable[[CostRequest, int], float],
     write: Callable[[float], str],
 ) -> None:
-    curves = [[measure(question, context) for context in _CONTEXTS] for question in asked]
-    names = short(question.name for question in asked)
+    curves = [[measure(request, context) for context in _CONTEXTS] for request in asked]
+    names = short(request.name for request in asked)
     shown = labels(names)
     for name, curve, style in zip(names, curves, cycle(STYLES), strict=False):
         axes.plot(_CONTEXTS, curve, style, label=shown[name], linewidth=2)

@@ -24,8 +24,8 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
         "width": plan.dims.width,
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
-        "tied": plan.tie,
-        "embedding_scale": plan.embedding_scale,
+        "tied": plan.config.tie,
+        "embedding_scale": plan.config.embedding_scale,
         "mixers": sum(entry.block.is_mixer for entry in nodes),
         "params": {**count._asdict(), "total": count.total},
         "entries": [

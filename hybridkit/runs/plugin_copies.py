@@ -39,7 +39,9 @@ def code_of(entries: Iterable[Entry], *others: object) -> dict[str, bytes]:
 
     `others`: what else a run uses that may come from a plug-in, such as its optimizer.
     """
-    parts = [*(part for entry in entries for part in (entry.block, entry.window) if part), *others]
+    from hybridkit.block import window_of
+
+    parts = [*(part for entry in entries for part in (entry.block, window_of(entry.block)) if part), *others]
     return sources(type(part).__module__ for part in parts)
 
 

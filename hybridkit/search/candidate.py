@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from hybridkit.cost.flops import Case
+from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
@@ -116,7 +116,7 @@ class CandidateFactory:
         measure = self.definition.measure
         if measure is None:
             return loaded
-        case, step = Case(loaded.recipe.data.sequence), width_step(loaded)
+        case, step = CostSettings(loaded.recipe.data.sequence), width_step(loaded)
         size = nearest_size(
             lambda n: MEASURES[measure](plan(with_width(loaded, n * step)), case), self._wanted, MAX_WIDTH // step
         )
@@ -127,7 +127,7 @@ class CandidateFactory:
         """The cost that `match` brings every candidate to."""
         target, measure = self.definition.target, self.definition.measure
         assert target is not None and measure is not None
-        return MEASURES[measure](plan(target), Case(target.recipe.data.sequence))
+        return MEASURES[measure](plan(target), CostSettings(target.recipe.data.sequence))
 
     def _place(self) -> str:
         return self.definition.where("patterns" if self.definition.file.patterns else "space")

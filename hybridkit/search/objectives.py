@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import mean, median
 from typing import Any
 
-from hybridkit.cost.summary import Question, describe, questions
+from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import read_size
@@ -38,13 +38,13 @@ class Costs:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        self._question: Question = questions("candidate", loaded)[0]
+        self._request: CostRequest = cost_requests("candidate", loaded)[0]
         self._entries: dict[int, Tree] = {}
 
     @property
     def plan(self) -> Plan:
         """What the recipe describes."""
-        return self._question.plan
+        return self._request.plan
 
     def __call__(self, name: str) -> float:
         """The figure `params`, `flops_per_token.decode` or `state_bytes@131072`; the context is data.sequence else.
@@ -53,7 +53,7 @@ class Costs:
         """
         path, _, at = name.partition("@")
         try:
-            context = read_size(at) if at else self._question.case.context
+            context = read_size(at) if at else self._request.settings.context
         except ValueError:
             raise UnknownMetric(name, [f"{path}@131072"]) from None
         entry = self._at(context)
@@ -65,12 +65,12 @@ class Costs:
     @cached_property
     def names(self) -> list[str]:
         """Every name at the recipe's own context."""
-        return [name for name in _names(self._at(self._question.case.context), "") if not name.startswith("layers")]
+        return [name for name in _names(self._at(self._request.settings.context), "") if not name.startswith("layers")]
 
     def _at(self, context: int) -> Tree:
         if context not in self._entries:
-            case = replace(self._question.case, context=context)
-            self._entries[context] = describe(self._question._replace(case=case))
+            case = replace(self._request.settings, context=context)
+            self._entries[context] = cost_entry(self._request._replace(settings=case))
         return self._entries[context]
 
 

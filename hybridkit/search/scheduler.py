@@ -186,7 +186,7 @@ class WorkerPool:
         candidate = self._study.candidate(trial)
         recipes = tuple(candidate.run(seed) for seed in range(settings.seeds))
         arguments = None if settings.evaluate is None else read_arguments(settings.evaluate)
-        has_window = any(entry.window for entry in candidate.costs.plan.entries)
+        has_window = candidate.costs.plan.has_windows
         return TrialJob(folder, recipes, arguments, tuple(settings.windows), has_window, self._threads, self._plugins)
 
     def _start(self, job: TrialJob) -> ForkServerProcess:

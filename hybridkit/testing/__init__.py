@@ -3,13 +3,13 @@
     from hybridkit.testing import check_block, check_window
     check_block(MyBlock.read([]), Dims(width=32, heads=4, vocab=257))
 
-Every check raises AssertionError and says what broke. Blocks are checked in float64, where an error is a mistake and
-not taste; those of `ROUNDED_LAWS` also take `precision=BF16` or `AUTOCAST` (docs/blocks.md has the list).
+Every check raises AssertionError and says what broke. Blocks are checked in float64, where a difference is a mistake,
+not rounding; those of `ROUNDED_LAWS` also take `precision=BF16` or `AUTOCAST` (docs/blocks.md has the list).
 """
 
 from collections.abc import Callable
 
-from hybridkit.block import Block, Dims
+from hybridkit.block import Block, Dims, state_bytes
 from hybridkit.testing.cost import UnverifiedCost, check_cost, linear_flops, mask_pairs, warn_unverified
 from hybridkit.testing.cost import _check_cost as _costs
 from hybridkit.testing.gradients import check_gradients, check_lengths
@@ -19,7 +19,7 @@ from hybridkit.testing.purity import check_purity
 from hybridkit.testing.rows import check_rows
 from hybridkit.testing.sequence import check_decoder, check_split, check_step, check_windows
 from hybridkit.testing.state import check_state
-from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Precision, state_bytes
+from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Arithmetic
 from hybridkit.testing.types import check_rounding, check_types
 from hybridkit.testing.work import counted
 
@@ -67,8 +67,8 @@ __all__ = [
     "LAWS",
     "ROUNDED_LAWS",
     "TOLERANCE",
+    "Arithmetic",
     "Law",
-    "Precision",
     "UnverifiedCost",
     "check_block",
     "check_causality",

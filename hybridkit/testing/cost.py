@@ -1,13 +1,12 @@
-"""Law 5: what a block says that it costs, held to what independent counters see.
+"""Law 5: the costs that a block states are those that independent counters see.
 
 T tokens, D width. `exact` is the least that any form of the layer computes, so that
 
-- a block that does not mix costs its products, or the elements of the weights that its output depends on, twice: of a
-  mixture of experts the active ones alone;
-- a mixer costs its linear layers on every token, and beside them what the reference that it names multiplies
-  (`Block.cost_reference`), to the operation;
-- a mixer without a reference lies between bounds: a token adds its linear layers at least, and at most what the layer
-  executes for that one token from its state; `UnverifiedCost` says so.
+- a block that does not mix costs its products, or twice the elements of the weights that its output depends on (of a
+  mixture of experts, the active experts alone);
+- a mixer costs its linear layers on every token, plus exactly the products of its reference (`Block.cost_reference`);
+- the cost of a mixer without a reference lies between bounds: a token adds at least its linear layers, and at most what
+  the layer executes for that token from its state; a warning, `UnverifiedCost`, says so.
 """
 
 import warnings
@@ -15,36 +14,36 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer
-from hybridkit.testing.trial import Trial, clone
-from hybridkit.testing.work import Work, counted
+from hybridkit.block import Block, Count, Dims, Layer, clone_state
+from hybridkit.testing.executed_work import ExecutedWork, counted
+from hybridkit.testing.trial import Trial
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
-LENGTHS = (1, 48, 130)
-PLACES = (0, 40, 300, 999)  # tokens before the one that is looked at
+COST_LENGTHS = (1, 48, 130)
+COST_POSITIONS = (0, 40, 300, 999)  # tokens before the one whose cost is checked
 
 
 class UnverifiedCost(UserWarning):
-    """A mixer's FLOPs lie between bounds, and nothing says that they are right: it names no reference."""
+    """A mixer's FLOPs lie between bounds, but may still be wrong: it has no reference to compare with."""
 
 
 def check_cost(block: Block, dims: Dims) -> None:
-    """FLOPs are those that independent counters see. Warns of UnverifiedCost where only bounds can be held."""
+    """FLOPs are those that independent counters see. Warns of UnverifiedCost where only bounds can be checked."""
     _check_cost(block, dims)
     warn_unverified(block, dims)
 
 
 def warn_unverified(block: Block, dims: Dims) -> None:
-    """Say it loudly where a mixer names no reference for its exact count."""
-    if block.is_mixer and block.cost_reference(dims, LENGTHS[0]) is None:
-        said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only held between bounds"
+    """Warn where a mixer has no reference for its exact count."""
+    if block.is_mixer and block.cost_reference(dims, COST_LENGTHS[0]) is None:
+        said = f"unverified cost: {block} names no cost_reference, so its FLOPs were only checked against bounds"
         warnings.warn(said, UnverifiedCost, stacklevel=3)
 
 
 def _check_cost(block: Block, dims: Dims) -> None:
     trial = Trial(block, dims)
     for window in trial.all_windows:
-        for tokens in LENGTHS:
+        for tokens in COST_LENGTHS:
             _sane(trial, tokens, window)
         if not block.is_mixer:
             _tokenwise(trial)
@@ -64,11 +63,11 @@ def _sane(trial: Trial, tokens: int, window: int | None) -> None:
 
 
 def _tokenwise(trial: Trial) -> None:
-    block, dims, tokens = trial.block, trial.dims, LENGTHS[-1]
+    block, dims, tokens = trial.block, trial.dims, COST_LENGTHS[-1]
     one = block.flops(dims, 1)
-    for n in LENGTHS:
+    for n in COST_LENGTHS:
         trial.check(block.flops(dims, n) == n * one, f"{n} tokens cost other than {n} times one, and it does not mix")
-    products = work(trial, trial.input(1, tokens)).products
+    products = executed_work(trial, trial.input(1, tokens)).products
     x = trial.input(1, 3)
     reached = sum(2 * _reached(trial, x[:, t : t + 1]) for t in range(3)) / 3
     reference = block.cost_reference(dims, 1)
@@ -111,7 +110,7 @@ def _equals_reference(trial: Trial, window: int | None) -> bool:
     """Whether there is a reference; raises AssertionError where a count differs from it."""
     block, dims, known = trial.block, trial.dims, False
     for count in COUNTS:
-        for tokens in LENGTHS:
+        for tokens in COST_LENGTHS:
             reference = block.cost_reference(dims, tokens, window, count)
             if reference is None:
                 continue
@@ -126,21 +125,21 @@ def _equals_reference(trial: Trial, window: int | None) -> bool:
 @torch.no_grad()
 def _between_bounds(trial: Trial, window: int | None) -> None:
     block, dims = trial.block, trial.dims
-    x, spent = trial.input(1, PLACES[-1] + 1), []
-    for place in PLACES:
+    x, spent = trial.input(1, COST_POSITIONS[-1] + 1), []
+    for place in COST_POSITIONS:
         state = trial.run(x[:, :place], window=window)[1] if place else None
-        spent.append(work(trial, x[:, place : place + 1], state, window))
+        spent.append(executed_work(trial, x[:, place : place + 1], state, window))
     modules = linear_flops(trial.layer, dims, 1)
     linear = max(modules, spent[0].linear)
-    added = [block.flops(dims, n + 1, window) - (block.flops(dims, n, window) if n else 0) for n in PLACES]
-    for place, flops, executed in zip(PLACES, added, spent, strict=True):
+    added = [block.flops(dims, n + 1, window) - (block.flops(dims, n, window) if n else 0) for n in COST_POSITIONS]
+    for place, flops, executed in zip(COST_POSITIONS, added, spent, strict=True):
         where = f"token {place} adds {flops} FLOPs, window {window}"
         trial.check(flops > modules and flops >= linear, f"{where}; its linear layers alone have {linear}")
         trial.check(flops <= executed.total, f"{where}, and the layer executes only {executed.total} for it")
         grown, right = flops - added[0], executed.products - spent[0].products
         trial.check(grown >= 0.75 * right, f"{where}, {grown} more than the first, where products grow by {right}")
     most = max(executed.total for executed in spent)
-    for n in (48, 333, PLACES[-1] + 1):
+    for n in (48, 333, COST_POSITIONS[-1] + 1):
         flops, where = block.flops(dims, n, window), f"{n} tokens, window {window}"
         trial.check(linear * n <= flops <= most * n, f"{flops} FLOPs for {where}; a token has {linear} to {most}")
 
@@ -148,17 +147,17 @@ def _between_bounds(trial: Trial, window: int | None) -> None:
 @torch.no_grad()
 def _executed(trial: Trial, window: int | None) -> None:
     """`hardware` is what kernels execute: no more than twice what this machine's form does, padding included."""
-    tokens = PLACES[-1] + 1
+    tokens = COST_POSITIONS[-1] + 1
     hardware = trial.block.flops(trial.dims, tokens, window, "hardware")
-    most = 2 * work(trial, trial.input(1, tokens), None, window).total
+    most = 2 * executed_work(trial, trial.input(1, tokens), None, window).total
     trial.check(hardware <= most, f"hardware FLOPs {hardware} of {tokens} tokens, window {window}; {most // 2} run")
 
 
 @torch.no_grad()
-def work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> Work:
+def executed_work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> ExecutedWork:
     """What one call executes."""
-    held = None if state is None else clone(state)  # type: ignore[arg-type]
-    with Work(trial.layer) as found:
+    held = None if state is None else clone_state(state)  # type: ignore[arg-type]
+    with ExecutedWork(trial.layer) as found:
         trial.run(x, held, window=window)
     return found
 

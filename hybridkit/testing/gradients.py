@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
-STEP = 1e-5  # of a central difference, whose error is the step's square, or the rounding of a sum over the step
-CLOSE = 1e-5  # relative to the gradient: a hundred times either of these errors
-TRIES = 3  # a step may cross a corner (a maximum, a choice of experts), where there is no gradient
+DIFFERENCE = 1e-5  # of a central difference; its error is about its square, plus rounding divided by it
+CLOSE = 1e-5  # relative to the gradient: a hundred times either error
+TRIES = 3  # a difference may cross a kink (a maximum, a choice of experts), where there is no gradient
 
 Tensors = Mapping[str, Tensor]
 
 
-def check_lengths(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_lengths(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 6: any length and batch; gradients are finite, and reach every input and parameter."""
     trial, reached = Trial(block, dims, precision), set[str]()
     names, parameters = zip(*trial.layer.named_parameters(), strict=True) if _has_parameters(trial) else ((), ())
@@ -42,8 +42,8 @@ def _has_parameters(trial: Trial) -> bool:
 def check_gradients(block: Block, dims: Dims) -> None:
     """Law 8: gradients equal finite differences along random directions, in float64.
 
-    Of the input and of each parameter alone; for several lengths of all together, and through a carried state where
-    the block says `differentiable_state`.
+    For the input and each parameter alone; for all together at several lengths; and through a carried state where the
+    block has `differentiable_state`.
     """
     trial = Trial(block, dims)
     for window in trial.some_windows:
@@ -71,7 +71,7 @@ def _through_states(trial: Trial, window: int | None) -> None:
 
 
 def _equal_differences(trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None) -> None:
-    """One direction in which only `names` change; another one where a corner lies in the way."""
+    """One direction in which only `names` change; another direction where there is a kink."""
     found = []
     for seed in range(TRIES):
         slope, right, size = _both(trial, leaves, names, window, seed)
@@ -96,11 +96,15 @@ def _both(
     slope = sum(float((grad * along).sum()) for grad, along in pairs)
     size = sum(float(grad.norm()) for grad, _ in pairs)
     ends = [
-        float(_loss(trial, {n: x + s * STEP * direction[n] if n in names else x for n, x in leaves.items()}, window)[0])
+        float(
+            _loss(
+                trial, {n: x + s * DIFFERENCE * direction[n] if n in names else x for n, x in leaves.items()}, window
+            )[0]
+        )
         for s in (1, -1)
     ]
-    right = (ends[0] - ends[1]) / (2 * STEP)
-    return slope, right, max(size, abs(right)) + 2.0**-52 * most / STEP / CLOSE
+    right = (ends[0] - ends[1]) / (2 * DIFFERENCE)
+    return slope, right, max(size, abs(right)) + 2.0**-52 * most / DIFFERENCE / CLOSE
 
 
 def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:

@@ -11,12 +11,9 @@ elementwise, as `exact` does not count them. In the chunkwise form n is a column
 column of ones, and zeros up to a multiple of 16, the width of the tiles that matrix units multiply.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 TILE = 16  # columns that a matrix unit multiplies at a time
 
@@ -47,13 +44,6 @@ def mlstm_chunkwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, lengt
         keep, write = decay[:, -1, None], (decay[:, -1:] - decay + i_).exp()[..., None] * k_
         C = keep.exp()[..., None] * C + write.mT @ v_
     return torch.cat(outputs, 1)
-
-
-def counted(run: Callable[[], object]) -> int:
-    """FLOPs of the matrix products in a call, as torch's counter sees them."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def _read(q: Tensor, C: Tensor, n: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Laws 2 and 3: what an output may depend on. No later token, no other document."""
+"""Laws 2 and 3: an output depends on no later token and on no other document."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,21 +7,23 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, rows_of
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, rows_of
 
-LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG
+LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
     ((500, 7, 593), (129, 971)),
 )
 
 
-def check_causality(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 2: changing the tokens from t on changes no output before t."""
     trial = Trial(block, dims, precision)
-    for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG, (3, 500, 1029))):
+    for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG_CALL, (3, 500, 1029))):
         for window in trial.windows if tokens < 100 else trial.some_windows:
             _no_later(trial, tokens, places, window)
-    if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG)) > sum(t.numel() for t in trial.empty(1, LONG)):
+    if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG_CALL)) > sum(
+        t.numel() for t in trial.empty(1, LONG_CALL)
+    ):
         _far(trial)
 
 
@@ -41,16 +43,18 @@ def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | No
 
 def _far(trial: Trial) -> None:
     """A state that grows with every token keeps every token: the first one reaches the last output."""
-    x = trial.input(1, LONG)
+    x = trial.input(1, LONG_CALL)
     other = x.clone()
     other[:, 0] = 4 * trial.input(1, 1, seed=7)[:, 0]
     y, changed = trial.run(x)[0][:, -1], trial.run(other)[0][:, -1]
     if trial.precision.dtype == torch.float64:  # a thousandth of a sum is below the rounding of bf16
-        trial.check(not torch.equal(y, changed), f"token 0 does not reach output {LONG - 1}, though the state grows")
+        trial.check(
+            not torch.equal(y, changed), f"token 0 does not reach output {LONG_CALL - 1}, though the state grows"
+        )
 
 
-def check_documents(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """Law 3: packed documents, other ones in every row, give what each gives alone; so does what comes after them."""
+def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
+    """Law 3: packed documents, different in every row, give what each gives alone; so do the tokens after them."""
     trial = Trial(block, dims, precision)
     for layout in LAYOUTS:
         for window in trial.windows if layout is LAYOUTS[0] else trial.some_windows:
@@ -81,7 +85,7 @@ def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int |
 
 
 def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
-    """Every document of a row in a call of its own (1, T, D); the last is as long as x allows."""
+    """Every document of a row in a call of its own (1, T, D); the last one ends with x."""
     begins = [0, *itertools.accumulate(layout[row][:-1])]
     cuts = itertools.pairwise([*begins, x.shape[1]])
     return torch.cat([trial.run(x[row : row + 1, a:b], window=window)[0] for a, b in cuts], 1)

@@ -16,13 +16,13 @@ import torch
 from hybridkit.block import TrainStep, Window
 
 SEEDS = 10
-SIGMAS = 5.0  # of a binomial share: one right policy in a million is refused
+SIGMAS = 5.0  # of a binomial share: at this bound one correct policy in a million fails
 CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "HOSTNAME", "CUDA_VISIBLE_DEVICES")
 
 
 def check_window(window: Window, total_steps: int = 1000) -> None:
-    """A policy is pure, stays within its shares, keeps them over a run, and gives `largest` outside training."""
+    """A policy is pure, gives each window in the share of steps that it states, and `largest` outside training."""
     _shares(window, total_steps)
     steps = [TrainStep(seed, step, total_steps) for seed in range(SEEDS) for step in range(total_steps)]
     drawn = [window(step, 0) for step in steps]
@@ -55,7 +55,7 @@ def _shares(window: Window, total_steps: int) -> None:
 
 
 def _pure(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int]) -> None:
-    """The same answers in any order, from an equal policy, and whatever the process, rank, clock and generators are."""
+    """The same answers in any order, from an equal policy, in any process and rank, at any time, for any generator."""
     said = f"{window} answers differently the second time"
     assert drawn == [window(step, 0) for step in steps], said
     assert all(type(value) is int for value in drawn), f"{window}: a window is a whole number"
@@ -126,7 +126,7 @@ def _replace(stack: ExitStack, module: ModuleType, owner: ModuleType, name: str,
 
 
 def _later(clock: Callable[[], float]) -> Callable[[], float]:
-    """A clock that is ahead by some days, and by another time at every look; any other number likewise."""
+    """A clock that is some days ahead, by a different time at every call; other functions likewise."""
     looks = iter(range(1, 1 << 40))
 
     def look() -> float:

@@ -1,4 +1,4 @@
-"""A layer is a function of its input, its state and its weights, and of nothing else."""
+"""A layer depends on its input, its state and its weights, and on nothing else."""
 
 import random
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts
+from hybridkit.block import Block, Dims, State, clone_state, state_like
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
 
 
-def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """Not of earlier calls, random generators, training or evaluation, gradients kept or not, or the memory's layout.
+def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
+    """Not on earlier calls, random generators, train or eval mode, gradient mode, or the layout of memory.
 
     It modifies no input, weight or buffer, draws nothing, and holds in its `state_dict` all that decides its output.
     """
@@ -19,7 +19,7 @@ def check_purity(block: Block, dims: Dims, precision: Precision = FLOAT64) -> No
     for tokens in (1, 40, 200):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.05)
         _, state = trial.run(trial.input(2, 12, seed=3))
-        state = of_state(state, [tensor.detach() for tensor in state])
+        state = state_like(state, [tensor.detach() for tensor in state])
         _leaves_alone(trial, x, state, document_starts)
         _same_again(trial, x, state, document_starts)
     _same_weights(trial)
@@ -32,7 +32,7 @@ def _leaves_alone(trial: Trial, x: Tensor, state: State, document_starts: Tensor
     given, marks, generator, numbers = x.clone(), document_starts.clone(), torch.get_rng_state(), random.getstate()
     for training in (True, False):
         trial.layer.train(training)
-        trial.run(x, clone(state), document_starts=document_starts)
+        trial.run(x, clone_state(state), document_starts=document_starts)
         said = f"a call of {x.shape[1]} tokens modifies"
         trial.check(torch.equal(x, given), f"{said} its input")
         trial.check(torch.equal(document_starts, marks), f"{said} the marks of documents")
@@ -77,7 +77,7 @@ def _same_again(trial: Trial, x: Tensor, state: State, document_starts: Tensor) 
         lambda: trial.run(x.clone().requires_grad_(), state, document_starts=document_starts),
     )
     loose, marks = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in (x, document_starts))
-    held = of_state(state, [_strided(tensor) for tensor in state])
+    held = state_like(state, [_strided(tensor) for tensor in state])
     same("memory that is not contiguous", lambda: trial.run(loose, held, document_starts=marks))
     same("a slice of a wider tensor", lambda: trial.run(_strided(x), state, document_starts=_strided(document_starts)))
 
@@ -100,7 +100,7 @@ def _same_weights(trial: Trial) -> None:
 
 
 def _on_meta(trial: Trial) -> None:
-    """It builds without memory: parameters are counted so."""
+    """It builds on the meta device, where parameters are counted."""
     with torch.device("meta"):
         layer = trial.block.build(trial.dims)
     tensors = dict(layer.named_parameters())

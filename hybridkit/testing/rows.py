@@ -1,18 +1,18 @@
-"""Law 7: the rows of a batch know nothing of each other."""
+"""Law 7: the rows of a batch do not influence each other."""
 
 import itertools
 
 import torch
 from torch import Tensor
 
-from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, random_starts, rows_of
+from hybridkit.block import Block, Dims, State, clone_state, state_like
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts, rows_of
 
 ROWS = 3
 
 
-def check_rows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """Outputs, states and gradients of a row are what it has alone, each with its own documents."""
+def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
+    """Outputs, states and gradients of a row are those of the row alone, each row with its own documents."""
     trial = Trial(block, dims, precision)
     for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
         _as_alone(trial, tokens, window)
@@ -23,7 +23,7 @@ def _as_alone(trial: Trial, tokens: int, window: int | None) -> None:
     document_starts, slope = random_starts(ROWS, tokens, 0.04), trial.input(ROWS, tokens, seed=6)
     document_starts[1] = False  # one row is one document
     _, state = trial.run(earlier, window=window, document_starts=random_starts(ROWS, 25))
-    state = of_state(state, [tensor.detach() for tensor in state])
+    state = state_like(state, [tensor.detach() for tensor in state])
     for before in (None, state):
         y, after, grad = _call(trial, x, before, window, document_starts, slope)
         for row in range(ROWS):
@@ -44,23 +44,23 @@ def _call(
     """Output, state after it, and the gradient of the input."""
     x = x.clone().requires_grad_()
     y, after = trial.run(x, state, window=window, document_starts=document_starts)
-    return y.detach(), of_state(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
+    return y.detach(), state_like(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
 
 
 def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, document_starts: Tensor) -> None:
     order = torch.arange(ROWS).roll(1)
-    turned = of_state(state, [tensor[order] for tensor in state])
+    turned = state_like(state, [tensor[order] for tensor in state])
     y, after = trial.run(x[order], turned, window=window, document_starts=document_starts[order])
     right, left = trial.run(x, state, window=window, document_starts=document_starts)
     said = f"rows in another order give other results, {x.shape[1]} tokens, window {window}"
     trial.same(y, right[order], said)
-    trial.same_state(after, of_state(left, [tensor[order] for tensor in left]), said)
+    trial.same_state(after, state_like(left, [tensor[order] for tensor in left]), said)
 
 
 @torch.no_grad()
 def _steps(trial: Trial, x: Tensor, state: State) -> None:
     """One step of all rows is a step of each."""
-    together = trial.layer.reserve(clone(state), 200)
+    together = trial.layer.reserve(clone_state(state), 200)
     alone = [trial.layer.reserve(rows_of(state, row, row + 1), 200) for row in range(ROWS)]
     with trial.precision.on():
         y, _ = trial.layer.step(x[:, :1], together)

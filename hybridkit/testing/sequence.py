@@ -5,15 +5,15 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Dims, State, Step, window_of
-from hybridkit.testing.trial import FLOAT64, LONG, Precision, Trial, clone, random_starts
+from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 
 
 @torch.no_grad()
-def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
     trial, tokens = Trial(block, dims, precision), 67
     x, document_starts = trial.input(2, tokens), random_starts(2, tokens)
@@ -26,8 +26,8 @@ def check_split(block: Block, dims: Dims, precision: Precision = FLOAT64) -> Non
 
 
 def _long_splits(trial: Trial) -> None:
-    """A leak or a loss may begin only in long calls: 300 tokens one by one, and `LONG` in some parts."""
-    for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG, LONG_CUTS, [0, -1])):
+    """A fault may appear only in long calls: 300 tokens one by one, and `LONG_CALL` in some parts."""
+    for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG_CALL, LONG_CUTS, [0, -1])):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
         for window in dict.fromkeys(trial.some_windows[place] for place in windows):
             _same_parts(
@@ -49,8 +49,8 @@ def _same_parts(
     trial.same_state(state, whole[1], f"the state differs {where}")
 
 
-def check_step(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """The same for the owner of a state: `reserve` then `step`, token by token, equals one forward."""
+def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
+    """The same for decoding: `reserve`, then `step` token by token, equals one forward."""
     trial = Trial(block, dims, precision)
     for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
         _same_steps(trial, trial.input(2, 26), prompt, window)
@@ -72,7 +72,7 @@ def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> Non
         state = trial.run(x[:, :prompt], window=window, document_starts=document_starts[:, :prompt])[1]
     else:
         state = trial.empty(batch, 0, window)
-    state = trial.layer.reserve(clone(state), tokens)
+    state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():
             y, state = trial.layer.step(x[:, t : t + 1], state)
@@ -82,7 +82,7 @@ def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> Non
 
 
 @torch.no_grad()
-def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
     trial = Trial(block, dims, precision)
     norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=precision.dtype)
@@ -94,13 +94,15 @@ def check_decoder(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
     _same_decoded(trial, norm, trial.layer.decoder(norm, rows=2), trial.input(2, 290), 250, trial.some_windows[-1])
 
 
-def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt: int, window: int | None) -> None:
+def _same_decoded(
+    trial: Trial, norm: nn.Module, decode: StepFunction, x: Tensor, prompt: int, window: int | None
+) -> None:
     batch, tokens = x.shape[:2]
     document_starts = random_starts(batch, tokens, 0.2)
     document_starts[:, prompt:] = False
     whole = x + trial.run(norm(x), window=window, document_starts=document_starts)[0]
     state = trial.run(norm(x[:, :prompt]), window=window, document_starts=document_starts[:, :prompt])[1]
-    state = trial.layer.reserve(clone(state), tokens)
+    state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():
             y, state = decode(x[:, t : t + 1], state)
@@ -108,7 +110,7 @@ def _same_decoded(trial: Trial, norm: nn.Module, decode: Step, x: Tensor, prompt
         trial.same(y[:, 0], whole[:, t], where)
 
 
-def check_windows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """A window of w sees w positions, its own included; a carried state takes a smaller one, and no larger one."""
     trial, policy = Trial(block, dims, precision), window_of(block)
     if policy is None:
@@ -117,11 +119,11 @@ def check_windows(block: Block, dims: Dims, precision: Precision = FLOAT64) -> N
     trial.same(trial.run(x, window=60)[0], trial.run(x, window=600)[0], "a window of T is not full attention")
     largest = trial.run(x, window=policy.largest)[0]
     trial.same(trial.run(x)[0], largest, f"without a window it is not the policy's largest, {policy.largest}")
-    for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG, 16), (LONG, 500)):
+    for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG_CALL, 16), (LONG_CALL, 500)):
         _reach(trial, tokens, window)
     for before in (4, 37):
         _, state = trial.run(x[:, :before], window=16)
-        y, _ = trial.run(x[:, before:], clone(state), window=9)
+        y, _ = trial.run(x[:, before:], clone_state(state), window=9)
         trial.same(y, trial.run(x, window=9)[0][:, before:], "a smaller window on a carried state")
         try:
             trial.run(x[:, before:], state, window=17)

@@ -1,20 +1,20 @@
-"""Law 4: a state is as large as it says, is not modified by who reads it, and shares nothing with what is."""
+"""Law 4: a state has the stated size, no call modifies it, and it shares no memory with tensors that change."""
 
 import itertools
 from collections.abc import Sequence
 
 import torch
 
-from hybridkit.block import Block, Dims, State, window_of
-from hybridkit.testing.trial import FLOAT64, Precision, Trial, clone, of_state, state_bytes
+from hybridkit.block import Block, Dims, State, clone_state, state_bytes, state_like, window_of
+from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial
 
 TOKENS = (1, 8, 33, 90, 257, 600)
 BATCHES = (1, 2, 5)
 SPAN = 512  # tokens between two sizes of a state that are compared
 
 
-def check_state(block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
-    """Bytes held are those of `init_state`, and stop growing; a state given is not modified; an empty one is none."""
+def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
+    """Its bytes are those of `init_state`, and stop growing; no call modifies it; an empty one changes no output."""
     trial = Trial(block, dims, precision)
     for window in trial.all_windows:
         for batch in BATCHES:
@@ -36,7 +36,7 @@ def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | 
             trial.precision.autocast or kinds == right_kinds, f"state types {kinds}, not {right_kinds}; {where}"
         )
         for fresh in (empty, room):
-            kept = clone(fresh)
+            kept = clone_state(fresh)
             trial.same(trial.run(x[:, :tokens], fresh, window=window)[0], y, f"an empty state changes outputs, {where}")
             trial.check(_equal(fresh, kept), f"it modifies the empty state that it is given, {where}")
     on_meta = trial.empty(batch, tokens, window, device="meta")
@@ -45,7 +45,7 @@ def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | 
 
 
 def _bounded(trial: Trial, window: int | None) -> None:
-    """What has stopped growing does not grow again, and what grows does so evenly or ever less."""
+    """A state that has stopped growing does not grow again; one that grows does so evenly or more slowly."""
     bytes_at = [state_bytes(trial.empty(1, n * SPAN, window, device="meta")) for n in (0, 1, 2, 3, 20, 21)]
     grown = [b - a for a, b in itertools.pairwise(bytes_at[1:])]
     said = f"its state grows by {grown[0]}, {grown[1]} and later {grown[3]} bytes in {SPAN} tokens, window {window}"
@@ -63,11 +63,11 @@ def _not_modified(trial: Trial, window: int | None) -> None:
     """Neither by a call, nor by steps on what the call returns; and overwriting the input changes no state."""
     x, more = trial.input(2, 40), trial.input(2, 30, seed=2)
     y, state = trial.run(x, window=window)
-    outputs, kept = y.clone(), clone(state)
+    outputs, kept = y.clone(), clone_state(state)
     with torch.no_grad():
         _, after = trial.run(more, state, window=window)
         trial.check(_equal(state, kept), f"it modifies the state that it is given, window {window}")
-        later = clone(after)
+        later = clone_state(after)
         _step(trial, after, more)
         trial.check(_equal(state, kept), f"steps on its new state modify the old one, window {window}")
         _, after = trial.run(more, state, window=window)
@@ -79,7 +79,7 @@ def _not_modified(trial: Trial, window: int | None) -> None:
 
 
 def _step(trial: Trial, state: State, x: torch.Tensor) -> None:
-    """Some steps of an owner of `state` who gives it away."""
+    """Some steps that may change `state` in place."""
     state = trial.layer.reserve(state, 200)
     for t in range(5):
         with trial.precision.on():
@@ -87,4 +87,4 @@ def _step(trial: Trial, state: State, x: torch.Tensor) -> None:
 
 
 def _equal(a: State, b: State) -> bool:
-    return all(map(torch.equal, a, of_state(a, list(b))))
+    return all(map(torch.equal, a, state_like(a, list(b))))

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Dims, Layer, State, window_of
+from hybridkit.block import Block, Dims, Layer, State, state_like, window_of
 
-TOLERANCE = 1e-10  # float64: three digits more than the rounding of some thousand additions of numbers near 1
-LONG = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
+TOLERANCE = 1e-10  # float64: a thousand times the rounding of some thousand additions of numbers near 1
+LONG_CALL = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
 
 
 @dataclass(frozen=True)
-class Precision:
+class Arithmetic:
     """The arithmetic of a trial: the type of weights and inputs, whether autocast to bf16 is on, and rounding allowed.
 
-    `bound` is relative to the largest value of what is compared: two ways to the same result round apart.
+    `bound` is relative to the largest value compared: two ways to compute a result round differently.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Precision:
 
 # bf16 rounds by 2^-9. Projections, keys, scores, values and output round about eight times in one layer, and a sum
 # over keys weighs such errors with probabilities: 16 roundings of the largest value.
-FLOAT64 = Precision("float64", torch.float64, TOLERANCE)
-BF16 = Precision("bf16", torch.bfloat16, 16 * 2.0**-9)
-AUTOCAST = Precision("autocast", torch.float32, 16 * 2.0**-9, autocast=True)
+FLOAT64 = Arithmetic("float64", torch.float64, TOLERANCE)
+BF16 = Arithmetic("bf16", torch.bfloat16, 16 * 2.0**-9)
+AUTOCAST = Arithmetic("autocast", torch.float32, 16 * 2.0**-9, autocast=True)
 
 
 class Trial:
-    """A built layer, each weight random, so that no gate is closed and no path is zero."""
+    """A built layer with all weights random, so that no gate is closed and no path is zero."""
 
-    def __init__(self, block: Block, dims: Dims, precision: Precision = FLOAT64) -> None:
+    def __init__(self, block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
         self.block, self.dims, self.precision = block, dims, precision
         self.layer = built(block, dims).to(precision.dtype)
 
@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def all_windows(self) -> Sequence[int | None]:
-        """With None, the policy's largest, where it is another than all of `windows`."""
+        """`windows` and None, for which the policy's largest is used."""
         return tuple(dict.fromkeys((None, *self.windows)))
 
     def input(self, batch: int, tokens: int, seed: int = 1) -> Tensor:
@@ -101,7 +101,7 @@ class Trial:
             return
         if self.precision.dtype == torch.float64:
             if a.dtype == b.dtype and torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE):
-                return  # many times faster than what says where they differ
+                return  # many times faster than assert_close
             torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE, msg=self._saying(what))
             return
         error, size = (a.double() - b.double()).abs().max().item(), b.double().abs().max().item()
@@ -136,25 +136,10 @@ def built(block: Block, dims: Dims) -> Layer:
 
 
 def random_starts(batch: int, tokens: int, share: float = 0.1) -> Tensor:
-    """Marks (B, T) of random documents, other ones in every row."""
+    """Marks (B, T) of random documents, different in every row."""
     return torch.rand(batch, tokens, generator=torch.Generator().manual_seed(2)) < share
-
-
-def clone(state: State) -> State:
-    """A copy that shares no memory."""
-    return of_state(state, [tensor.clone() for tensor in state])
 
 
 def rows_of(state: State, begin: int, end: int) -> State:
     """Some rows of a state, in memory of their own."""
-    return of_state(state, [tensor[begin:end].clone() for tensor in state])
-
-
-def of_state(like: State, tensors: Sequence[Tensor]) -> State:
-    """A state of the same class with other tensors."""
-    return type(like)(*tensors) if hasattr(like, "_fields") else type(like)(tensors)
-
-
-def state_bytes(state: State) -> int:
-    """Bytes of every tensor of a state."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state)
+    return state_like(state, [tensor[begin:end].clone() for tensor in state])

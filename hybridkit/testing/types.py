@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import AUTOCAST, Precision, Trial, clone, random_starts
+from hybridkit.block import Block, Dims, State, clone_state
+from hybridkit.testing.trial import AUTOCAST, Arithmetic, Trial, random_starts
 
-# The type, and how far from float64 a layer may be: some may be ill-conditioned, or choose another expert.
+# Each type, and the relative error allowed: a layer may be ill-conditioned, or choose another expert.
 TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
 
 
@@ -14,7 +14,7 @@ def check_types(block: Block, dims: Dims) -> None:
     """In fp32, bf16 and float64, and under autocast: calls, calls from a state, steps and the decoder; finite too."""
     exact = Trial(block, dims)
     for dtype, loose in TYPES.items():
-        trial = Trial(block, dims, Precision(str(dtype).removeprefix("torch."), dtype, 0))
+        trial = Trial(block, dims, Arithmetic(str(dtype).removeprefix("torch."), dtype, 0))
         for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
         y, right = trial.run(trial.input(2, 7))[0].double(), exact.run(exact.input(2, 7))[0]
@@ -23,10 +23,10 @@ def check_types(block: Block, dims: Dims) -> None:
         _types(Trial(block, dims, AUTOCAST), tokens)
 
 
-def check_rounding(block: Block, dims: Dims, precision: Precision, tokens: int = 70) -> None:
-    """Outputs and gradients are, to rounding, those that float64 has for the same rounded weights and input.
+def check_rounding(block: Block, dims: Dims, precision: Arithmetic, tokens: int = 70) -> None:
+    """Outputs and gradients equal, to rounding, those in float64 for the same rounded weights and input.
 
-    Relative to the length of what is compared; a gradient, which passes the layer twice, may round twice as much.
+    The bound is relative to the norm of what is compared; it is doubled for gradients, which pass the layer twice.
     """
     trial, exact = Trial(block, dims, precision), Trial(block, dims)
     exact.layer.load_state_dict(trial.layer.state_dict())
@@ -39,7 +39,7 @@ def check_rounding(block: Block, dims: Dims, precision: Precision, tokens: int =
 
 
 def _size(found: dict[str, Tensor], name: str) -> Tensor:
-    """The length of a tensor; of a bias at least a column's of its matrix, since what is summed for it may cancel."""
+    """The norm of a tensor; for a bias at least that of a column of its matrix, since its gradient may cancel."""
     matrix = found.get(f"{name.removesuffix('bias')}weight") if name.endswith(".bias") else None
     own = found[name].norm()
     return own if matrix is None else torch.maximum(own, matrix.norm() / matrix.shape[-1] ** 0.5)
@@ -77,10 +77,10 @@ def _types(trial: Trial, tokens: int) -> None:
     if trial.precision.autocast:
         return
     with torch.no_grad():
-        held = trial.layer.reserve(clone(states[0]), tokens + 2)
+        held = trial.layer.reserve(clone_state(states[0]), tokens + 2)
         right(*trial.layer.step(x[:, :1], held), "a step")
         norm = nn.RMSNorm(x.shape[-1], eps=1e-6, dtype=kind)
-        held = trial.layer.reserve(clone(states[0]), tokens + 2)
+        held = trial.layer.reserve(clone_state(states[0]), tokens + 2)
         right(*trial.layer.decoder(norm, rows=2)(x[:, :1], held), "the decoder")
         kinds, first = [t.dtype for t in trial.empty(2, tokens)], [t.dtype for t in states[0]]
         trial.check(kinds == first, f"state types {first}, where init_state says {kinds}")

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from hybridkit.block import Layer
 
 
-class Work(TorchDispatchMode):
+class ExecutedWork(TorchDispatchMode):
     """Counts while it is on: `products`, those with a linear layer's weight in `linear`, `elements` read and written.
 
-    An exact count is the least of all forms; `products + elements` is more than it, for any code that does the work.
+    The exact count is the least that any form needs; `products + elements` is more, for any code that computes it.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -25,7 +25,7 @@ class Work(TorchDispatchMode):
 
     @property
     def total(self) -> int:
-        """FLOPs at most that the call is worth."""
+        """An upper bound of the FLOPs that the call needs."""
         return self.products + self.elements
 
     def __torch_dispatch__(
@@ -48,7 +48,7 @@ class Work(TorchDispatchMode):
 
 
 def _is_view(func: Any) -> bool:
-    """Whether an operation only looks at memory otherwise."""
+    """Whether an operation only makes a view."""
     return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
 
 

@@ -4,11 +4,12 @@ torch guards integers, and gives a function up for eager after 8 graphs; the lim
 need. A policy of more than `MANY` windows hands its window over as a tensor that the mask reads: one graph for all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hybridkit.block import GivenWindow, Window, window_of
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 
@@ -18,19 +19,20 @@ _MODES = 4  # training or evaluation, with or without document starts
 
 def compile_layers(model: Model) -> None:
     """Compile every layer in place; its weights keep their names."""
-    graphs = sum(_graphs(entry.window.probabilities()) if entry.window else 1 for entry in set(model.plan.entries))
+    graphs = sum(_graphs(window_of(entry.block)) for entry in set(model.plan.entries))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MODES * graphs)
     for layer in model.layers:
         layer.compile(dynamic=False)
 
 
-def for_graphs(plan: Plan, windows: Sequence[int | None]) -> list[int | Tensor | None]:
+def for_graphs(plan: Plan, windows: Sequence[GivenWindow]) -> list[GivenWindow | Tensor]:
     """The windows as compiled layers take them."""
     return [
-        torch.tensor(window) if entry.window and len(entry.window.probabilities()) > MANY else window
-        for entry, window in zip(plan.entries, windows, strict=True)
+        torch.tensor(window) if policy and len(policy.probabilities()) > MANY else window
+        for policy, window in zip(plan.policies, windows, strict=True)
     ]
 
 
-def _graphs(shares: Mapping[int, float]) -> int:
-    return len(shares) if len(shares) <= MANY else 1
+def _graphs(policy: Window | None) -> int:
+    windows = len(policy.probabilities()) if policy else 1
+    return windows if windows <= MANY else 1

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hybridkit.cost.flops import Case, cost
+from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
@@ -26,7 +26,7 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
     share = -(-train.batch_tokens * engine.sequence_ranks // (sequence * ranks))  # sequences of a step on a rank
     training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
-    case = Case(sequence)
+    case = CostSettings(sequence)
     lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
     memory = {"held": engine.persistent_bytes(lasting, ranks)}
     memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // engine.sequence_ranks

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridkit.data.tokenizers.choice import run_tokenizer
-from hybridkit.model.plan import embedding_scale
+from hybridkit.model.config import ModelConfig
 from hybridkit.recipe.files import difference
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest
@@ -25,11 +25,11 @@ def refuse_begun(run: Run, resume: bool) -> None:
 
 def refuse_old_rules(recipe: Recipe, run: Run) -> None:
     """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
-    if recipe.rules not in (None, CURRENT):
-        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT}; take `rules` out of the recipe")
-    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT:
+    if recipe.rules not in (None, CURRENT_RULES):
+        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe")
+    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT_RULES:
         raise UserError(
-            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT}, so that it cannot"
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it cannot"
             " be resumed: go on with the hybridkit that began it, or begin another run with --run"
             " (show, eval, generate and export read it as it is)"
         )
@@ -52,7 +52,7 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
 
 def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
-    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    scales = [ModelConfig.of(one, vocab=1).embedding_scale for one in (source, recipe)]
     if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
         raise UserError(
             f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"

@@ -210,8 +210,8 @@ def _tell(found: Newest, run: Run, reporter: Reporter, resume: bool) -> None:
 def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     """What a manifest says of a run, but for step and files."""
     recipe, plan, train = job.recipe, job.plan, job.recipe.train
-    dims = plan.dims
-    sizes = f"width={dims.width} heads={dims.heads} vocab={dims.vocab} tie={plan.tie} logit_cap={plan.logit_cap}"
+    made = plan.config
+    sizes = f"width={made.width} heads={made.heads} vocab={made.vocab} tie={made.tie} logit_cap={made.logit_cap}"
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,

@@ -14,7 +14,7 @@ from fences import fences
 
 import hybridkit.bench.benchmark
 from hybridkit.cli import main
-from hybridkit.cost.flops import Case, cost, forward_flops
+from hybridkit.cost.flops import CostSettings, cost, forward_flops
 from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.system.timing import medians
@@ -95,7 +95,7 @@ def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
     job = hybridkit.bench.benchmark.job("small", load_recipe(recipe, []), sequence=64, batch=2, window=8)
     passes = hybridkit.bench.benchmark.measure(job, 1)["passes"]
     forward = 2 * forward_flops(job.plan, 64, job.windows)
-    prompt = 2 * cost(job.plan, Case(64, window=8)).prefill
+    prompt = 2 * cost(job.plan, CostSettings(64, window=8)).prefill
     for name, flops in {"forward": forward, "training": 3 * forward, "prefill": prompt}.items():
         assert passes[name]["flops_per_second"] * passes[name]["seconds"] == pytest.approx(flops)
         assert passes[name]["tokens_per_second"] * passes[name]["seconds"] == pytest.approx(128)

@@ -6,6 +6,7 @@ import pytest
 
 from hybridkit import testing
 from hybridkit.block import Block, Dims
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 
 DIMS = Dims(width=32, heads=4, vocab=257)
@@ -23,7 +24,11 @@ PRECISIONS = [testing.BF16, testing.AUTOCAST]
 
 
 def block(text: str) -> Block:
-    return compile_pattern(text, width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None).entries[0].block
+    return (
+        compile_pattern(text, ModelConfig(width=DIMS.width, heads=DIMS.heads, vocab=DIMS.vocab, ffn=None))
+        .entries[0]
+        .block
+    )
 
 
 @pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
@@ -35,7 +40,7 @@ def test_law(text: str, law: Callable[[Block, Dims], None]) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 @pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
 @pytest.mark.parametrize("text", ROUNDED)
-def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Precision) -> None:
+def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Arithmetic) -> None:
     law(block(text), DIMS, precision)
 
 

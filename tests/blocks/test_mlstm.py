@@ -9,11 +9,11 @@ from sums import of_mlstm
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import hybridkit_blocks._mlstm_chunkwise as chunkwise_module
+import hybridkit_blocks.ops.mlstm_chunkwise as chunkwise_module
 from hybridkit.block import Dims
 from hybridkit_blocks import mlstm
-from hybridkit_blocks._mlstm_chunkwise import Memory, chunkwise, recurrent_, tiles
 from hybridkit_blocks.mlstm import Mlstm
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise, recurrent_, tiles
 
 B, H, K, V = 2, 3, 4, 6
 DIMS = Dims(width=32, heads=4, vocab=257)
@@ -22,8 +22,8 @@ SIZES = {1: "gates near 1", 12: "gates near the cap of 15", 40: "gates beyond it
 
 
 def recurrence(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory, document_starts: Tensor | None = None
-) -> tuple[Tensor, Memory]:
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState, document_starts: Tensor | None = None
+) -> tuple[Tensor, MlstmState]:
     """The xLSTM paper's equations, token by token; every operation differentiable by autograd."""
     (C, n, m), outputs = state, []
     for t in range(q.shape[2]):
@@ -38,17 +38,17 @@ def recurrence(
         query = q[:, :, t] * q.shape[-1] ** -0.5
         norm = torch.maximum((query * n).sum(-1, keepdim=True).abs(), torch.exp(-m)) + 1e-6
         outputs.append(torch.einsum("bhk,bhkv->bhv", query, C) / norm)
-    return torch.stack(outputs, 2), Memory(C, n, m)
+    return torch.stack(outputs, 2), MlstmState(C, n, m)
 
 
-def inputs(tokens: int, size: float = 1.0) -> tuple[list[Tensor], Memory]:
+def inputs(tokens: int, size: float = 1.0) -> tuple[list[Tensor], MlstmState]:
     """Random q, k, v, i, f with gates of the given size, and a random memory."""
     torch.manual_seed(tokens)
     shapes = [(B, H, tokens, width) for width in (K, K, V)] + [(B, H, tokens)] * 2
     drawn = [torch.randn(shape, dtype=torch.float64) for shape in (*shapes, (B, H, K, V), (B, H, K), (B, H, 1))]
     drawn[3:5] = [gate * size for gate in drawn[3:5]]
     leaves = [t.requires_grad_() for t in drawn]
-    return leaves[:5], Memory(*leaves[5:])
+    return leaves[:5], MlstmState(*leaves[5:])
 
 
 def documents(tokens: int) -> Tensor:
@@ -88,7 +88,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
     document_starts = documents(300)
     whole, parts = [], []
     for outputs, span in ((whole, 2**19), (parts, 1)):
-        monkeypatch.setattr(chunkwise_module, "SPAN", span)
+        monkeypatch.setattr(chunkwise_module, "SPAN_ELEMENTS", span)
         h, after = chunkwise(*leaves, state, document_starts)
         outputs += [h, *after, *torch.autograd.grad(h.square().sum() + after.C.sum(), leaves)]
     assert_close(parts, whole)
@@ -96,12 +96,12 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
-    monkeypatch.setattr(chunkwise_module, "CHUNK", 3)
+    monkeypatch.setattr(chunkwise_module, "MAX_CHUNK", 3)
     leaves, state = inputs(7)
     document_starts = torch.tensor([[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0]], dtype=torch.bool) if packed else None
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        h, after = chunkwise(*tensors[:5], Memory(*tensors[5:]), document_starts)
+        h, after = chunkwise(*tensors[:5], MlstmState(*tensors[5:]), document_starts)
         return h, *after
 
     assert torch.autograd.gradcheck(flat, (*leaves, *state))
@@ -126,7 +126,7 @@ def test_the_step_in_place_is_the_recurrence() -> None:
     with torch.no_grad():
         leaves, state = inputs(9)
         h, after = recurrence(*leaves, state)
-        own = Memory(*(t.clone() for t in state))
+        own = MlstmState(*(t.clone() for t in state))
         addresses = [t.data_ptr() for t in own]
         steps = []
         for t in range(9):

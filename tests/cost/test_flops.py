@@ -9,25 +9,33 @@ import torch
 from project import ROOT
 from torch import nn
 
-from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_of
+from hybridkit.block import Block, Count, Dims, Entry, Layer, TrainStep, window_limit, window_of
 from hybridkit.cost.cross_check import scaled_down
-from hybridkit.cost.flops import Case, cost, forward_flops, head_flops, largest_window, parameters, state_bytes
+from hybridkit.cost.flops import (
+    CostSettings,
+    cost,
+    forward_flops,
+    head_flops,
+    parameters,
+    total_state_bytes,
+)
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.model import Head, Model
 from hybridkit.model.plan import Plan, Uninitialized, compile_pattern
 from hybridkit.recipe.files import shipped
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import load_recipe
-from hybridkit.testing import linear_flops
-from hybridkit.testing.mlstm_reference import counted, mlstm_chunkwise, mlstm_recurrent
-from hybridkit_blocks._mlstm_chunkwise import chunkwise
+from hybridkit.testing import counted, linear_flops
+from hybridkit.testing.mlstm_reference import mlstm_chunkwise, mlstm_recurrent
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
 
 RECIPES = sorted({path.stem: name for name, path in shipped().items() if path.parent.name != "studies"}.values())
 TOKENS = 48
 
 
 def compiled(pattern: str, width: int = 32, heads: int = 4, vocab: int = 257) -> Plan:
-    return compile_pattern(pattern, width=width, heads=heads, vocab=vocab)
+    return compile_pattern(pattern, ModelConfig(width=width, heads=heads, vocab=vocab))
 
 
 def pairs(tokens: int, window: int | None) -> int:
@@ -58,7 +66,7 @@ def reference(block: Block, dims: Dims, count: Count) -> int:
     """What a block costs beside its linear layers, counted on something else than its formula."""
     if block.name() in ("sa", "swa"):
         queries = on_meta(block, dims).get_parameter("q.weight")  # (H E, D)
-        window = largest_window(Entry(block, window_of(block)))
+        window = window_limit(window_of(block))
         return 4 * len(queries) * pairs(TOKENS, window)
     if block.name() == "mlstm":
         return counted_cell(block.heads or dims.heads, dims.width, count)  # type: ignore[attr-defined]
@@ -129,8 +137,9 @@ class PluggedLayer(Layer):
 
 
 def test_a_plug_in_block_is_counted_like_any_other() -> None:
-    entry = Entry(Plugged(), None)
-    found = cost(Plan((entry,) * 2, (entry,) * 2, Dims(8, 1, 10)), Case(6, batch=5, dtype=torch.bfloat16))
+    entry = Entry(Plugged())
+    plugged = Plan((entry,) * 2, (entry,) * 2, ModelConfig(8, 1, 10))
+    found = cost(plugged, CostSettings(6, batch=5, dtype=torch.bfloat16))
     assert found.parameters == (80, 80, 2 * (64 + 8) + 8)
     assert found.forward == 2 * 6 + 160
     assert found.training == 3 * found.forward and found.recompute == 12
@@ -143,17 +152,17 @@ def test_a_plug_in_block_is_counted_like_any_other() -> None:
 
 def test_decoding_every_position_costs_the_prompt() -> None:
     described = compiled("[swa:5, sa(kv_heads=2), mlstm]")
-    steps = [cost(described, Case(n)).decode - head_flops(described) for n in range(1, 20)]
-    assert sum(steps) == cost(described, Case(19)).prefill - head_flops(described)
-    assert [cost(described, Case(n, "hardware")).decode - head_flops(described) for n in range(1, 20)] == steps
-    at_19 = cost(described, Case(19, "paper"))
+    steps = [cost(described, CostSettings(n)).decode - head_flops(described) for n in range(1, 20)]
+    assert sum(steps) == cost(described, CostSettings(19)).prefill - head_flops(described)
+    assert [cost(described, CostSettings(n, "hardware")).decode - head_flops(described) for n in range(1, 20)] == steps
+    at_19 = cost(described, CostSettings(19, "paper"))
     assert at_19.decode == at_19.forward, "the paper's convention gives all tokens the same"
 
 
 def test_training_is_the_mean_over_the_draws_of_a_run() -> None:
     described, steps, tokens = compiled("[swa:stoch(4,16,p=.25,until=.8), mlstm]*2"), 4000, 64
     drawn = [forward_flops(described, tokens, described.windows(TrainStep(0, step, steps))) for step in range(steps)]
-    expected = cost(described, Case(tokens)).forward * tokens
+    expected = cost(described, CostSettings(tokens)).forward * tokens
     low, high = (forward_flops(described, tokens, [w, None, None, None] * 2) for w in (4, 16))
     # Four standard deviations of the mean of 3200 throws of a coin.
     assert abs(sum(drawn) / steps - expected) < 4 * (high - low) * (0.25 * 0.75 / 3200) ** 0.5
@@ -163,7 +172,8 @@ def test_training_is_the_mean_over_the_draws_of_a_run() -> None:
 def test_a_window_overrides_every_policy() -> None:
     stochastic, fixed = compiled("[swa:stoch(4,16), mlstm]"), compiled("[swa:7, mlstm]")
     for figure in ("forward", "prefill", "decode", "state"):
-        assert getattr(cost(stochastic, Case(40, window=7)), figure) == getattr(cost(fixed, Case(40)), figure)
+        overridden, own = cost(stochastic, CostSettings(40, window=7)), cost(fixed, CostSettings(40))
+        assert getattr(overridden, figure) == getattr(own, figure)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -174,7 +184,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     found = parameters(described)
     assert found.total == sum(weight.numel() for weight in model.parameters())
     assert found.body == sum(w.numel() for part in (model.layers, model.norm) for w in part.parameters())
-    assert (found.head == 0) == described.tie
+    assert (found.head == 0) == described.config.tie
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -184,7 +194,7 @@ def test_state_bytes_are_those_that_a_model_holds(batch: int) -> None:
     for tokens in (1, 8, 30):
         _, states = model(torch.zeros(batch, tokens, dtype=torch.int64))
         held = sum(tensor.nbytes for state in states for tensor in state)
-        assert state_bytes(described, Case(tokens, batch=batch, dtype=torch.bfloat16)) == held
+        assert total_state_bytes(described, CostSettings(tokens, batch=batch, dtype=torch.bfloat16)) == held
 
 
 def test_the_xlstm_7b_shape_has_as_many_parameters_as_transformers_says() -> None:
@@ -211,4 +221,4 @@ def test_the_papers_table_is_reproduced() -> None:
 
 def test_plans_of_other_depths_share_what_is_known() -> None:
     shallow, deep = compiled("mlstm"), compiled("mlstm*3")
-    assert cost(shallow, Case(10)).layers[0] is cost(deep, Case(10)).layers[0]
+    assert cost(shallow, CostSettings(10)).layers[0] is cost(deep, CostSettings(10)).layers[0]

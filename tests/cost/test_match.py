@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridkit.cost.flops import Case
-from hybridkit.cost.match import MEASURES, Measure, match, nearest_size, width_step, with_width
+from hybridkit.cost.flops import CostSettings
+from hybridkit.cost.match import MEASURES, CostMeasure, match, nearest_size, width_step, with_width
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
 
-CASE = Case(4096)
+CASE = CostSettings(4096)
 
 
 def recipe(folder: Path, pattern: str, name: str = "other.yaml", **model: int) -> Loaded:
@@ -25,7 +25,7 @@ def recipe(folder: Path, pattern: str, name: str = "other.yaml", **model: int) -
 
 
 @pytest.mark.parametrize("measure", ["flops", "params", "state"])
-def test_a_match_costs_what_it_says_and_its_neighbours_are_no_nearer(measure: Measure, tmp_path: Path) -> None:
+def test_a_match_costs_what_it_says_and_its_neighbours_are_no_nearer(measure: CostMeasure, tmp_path: Path) -> None:
     target = plan(recipe(tmp_path, "[swa:1024, mlstm]*6", "target.yaml", width=192))
     other = recipe(tmp_path, "[sa(kv_heads=2), mlstm(heads=8)]*2")
     best, second = match(target, other, measure, CASE)

@@ -5,8 +5,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.block import Dims, Entry, Layer
-from hybridkit.cost.flops import Case
+from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.memory import PersistentMemory, Training, activations, persistent_memory
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -18,7 +19,7 @@ PATTERNS = ["swa:16*2", "[sa(kv_heads=2)]*2", "mlstm*2", "[swa:stoch(16,64), mls
 
 
 def compiled(pattern: str, tie: bool = False) -> Plan:
-    return compile_pattern(pattern, width=64, heads=4, vocab=257, tie=tie)
+    return compile_pattern(pattern, ModelConfig(width=64, heads=4, vocab=257, tie=tie))
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -57,25 +58,25 @@ def test_weights_gradients_and_optimizer_are_what_a_step_leaves(tie: bool) -> No
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_activations_are_what_a_forward_pass_keeps(pattern: str, precision: str) -> None:
     model = Model(compiled(pattern))
-    found = activations(model.plan, Training(precision, ROWS), Case(TOKENS))  # type: ignore[arg-type]
+    found = activations(model.plan, Training(precision, ROWS), CostSettings(TOKENS))  # type: ignore[arg-type]
     assert found.kept == pytest.approx(live_bytes(model, precision == "bf16"), rel=0.15)
 
 
 def test_recomputation_keeps_the_stream_and_one_layer() -> None:
     model = Model(compiled("[swa:16, mlstm]*4"))
-    found = activations(model.plan, Training("fp32", ROWS), Case(TOKENS))
+    found = activations(model.plan, Training("fp32", ROWS), CostSettings(TOKENS))
     model.recompute = True
     left = live_bytes(model, False)  # the inputs of 16 layers and the final norm, and what the loss keeps
     stream = ROWS * TOKENS * 64 * 4
     assert left == pytest.approx(18 * stream + 257 * 64 * 4, rel=0.15)
-    one = activations(compiled("[swa:16, mlstm]"), Training("fp32", ROWS), Case(TOKENS)).kept
+    one = activations(compiled("[swa:16, mlstm]"), Training("fp32", ROWS), CostSettings(TOKENS)).kept
     assert left < found.recomputed < left + one < found.kept
 
 
 def test_twice_the_tokens_or_rows_take_twice_the_memory_of_the_layers() -> None:
     plan = compiled("[swa:64, mlstm]")
     one, rows, tokens = (
-        activations(plan, Training("fp32", n), Case(m)).kept for n, m in ((1, 1024), (2, 1024), (1, 2048))
+        activations(plan, Training("fp32", n), CostSettings(m)).kept for n, m in ((1, 1024), (2, 1024), (1, 2048))
     )
     assert rows == pytest.approx(2 * one, rel=0.05) and tokens == pytest.approx(2 * one, rel=0.05)
 
@@ -103,6 +104,6 @@ def test_a_layer_that_looks_at_its_values_is_run_for_real() -> None:
         def build(self, dims: Dims) -> Layer:
             return Looking()
 
-    entry = Entry(Look(), None)
-    found = activations(Plan((entry,), (entry,), Dims(64, 4, 257)), Training("fp32", ROWS), Case(TOKENS))
+    entry = Entry(Look())
+    found = activations(Plan((entry,), (entry,), ModelConfig(64, 4, 257)), Training("fp32", ROWS), CostSettings(TOKENS))
     assert found.kept > ROWS * TOKENS * 64 * 4

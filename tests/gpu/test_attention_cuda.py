@@ -8,9 +8,9 @@ from sums import of_attention
 from torch import Tensor
 
 from hybridkit.block import Dims
-from hybridkit_blocks import _flex
-from hybridkit_blocks._banded import banded
-from hybridkit_blocks._core import attend
+from hybridkit_blocks.ops.attend import attend
+from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.cuda import flex
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
 
@@ -56,16 +56,16 @@ def test_short_prompts_are_read(tokens: int, dtype: torch.dtype) -> None:
     for window in (None, 50):
         right = banded(*(x.double().cpu() for x in (q, k, v)), window, None)
         summed = of_attention(q.cpu(), k.cpu(), v.cpu(), window, None, torch.zeros_like(q).cpu())[0]
-        ours = _flex.flex(q, k, v, window, None).double().cpu()
+        ours = flex.flex(q, k, v, window, None).double().cpu()
         assert ((ours - right).abs() <= TOLERANCE[dtype] * summed).all()
 
 
 def test_a_switch_of_window_compiles_nothing() -> None:
     q, k, v = inputs(512, 512, torch.bfloat16)
-    _flex.flex(q, k, v, 128, None)
+    flex.flex(q, k, v, 128, None)
     with torch.compiler.set_stance("fail_on_recompile"):
         for window in (1, 200, 512):
-            _flex.flex(q, k, v, window, None)
+            flex.flex(q, k, v, window, None)
 
 
 @torch.no_grad()

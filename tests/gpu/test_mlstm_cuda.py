@@ -5,9 +5,9 @@ import torch
 from sums import of_mlstm
 
 from hybridkit.block import Dims
-from hybridkit_blocks import _kernels
-from hybridkit_blocks._mlstm_chunkwise import chunkwise
 from hybridkit_blocks.mlstm import Mlstm
+from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,7 +20,7 @@ DIMS = Dims(width=512, heads=4, vocab=257)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_kernel_passes_its_gate(dtype: torch.dtype) -> None:
     pytest.importorskip("triton")
-    assert not _kernels._fault("triton", CUDA, dtype, 64, 128)
+    assert not mlstm_kernels._fault("triton", CUDA, dtype, 64, 128)
 
 
 def test_the_own_form_is_the_same_on_both_devices() -> None:

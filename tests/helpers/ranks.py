@@ -14,6 +14,7 @@ import torch
 
 from hybridkit.block import TrainStep
 from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engine import Engine, open_engine
@@ -25,9 +26,11 @@ FEW = 12  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
 PART = 3  # steps before a checkpoint, and after
 SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
-PLAN = compile_pattern("[swa:stoch(4,16,p=.5), mlstm]", width=32, heads=4, vocab=257)
-MIXERS = compile_pattern("[swa(kv_heads=2):stoch(4,16,p=.5), mlstm, sa]", width=32, heads=4, vocab=257, ffn=None)
-TIED = compile_pattern("[swa:stoch(4,16,p=.5), ffn(width=48)]", width=32, heads=4, vocab=257, tie=True)
+PLAN = compile_pattern("[swa:stoch(4,16,p=.5), mlstm]", ModelConfig(width=32, heads=4, vocab=257))
+MIXERS = compile_pattern(
+    "[swa(kv_heads=2):stoch(4,16,p=.5), mlstm, sa]", ModelConfig(width=32, heads=4, vocab=257, ffn=None)
+)
+TIED = compile_pattern("[swa:stoch(4,16,p=.5), ffn(width=48)]", ModelConfig(width=32, heads=4, vocab=257, tie=True))
 
 
 def batch(step: int) -> Batch:

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from hybridkit_blocks import _kernels
+from hybridkit_blocks.ops import mlstm_kernels
 
 
 def of_attention(
@@ -48,13 +48,13 @@ def of_mlstm(layer: nn.Module, x: Tensor, **given: Tensor) -> tuple[list[Tensor]
     gates alike is cancelled by the normalizer, but for its floor, and so is the sum of the tokens' gradients.
     """
     drawn: list[Tensor] = []
-    cell = _kernels.cell
+    cell = mlstm_kernels.cell
 
     def watched(*given: Any) -> Any:
         given[3].register_hook(drawn.append)  # the input gate, (B, H, T)
         return cell(*given)
 
-    with mock.patch.object(_kernels, "cell", watched):
+    with mock.patch.object(mlstm_kernels, "cell", watched):
         y = layer(x, **given)[0]
     y.float().square().sum().backward()
     named = {"y": y.detach()} | {name: weight.grad for name, weight in layer.named_parameters()}

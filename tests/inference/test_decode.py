@@ -9,8 +9,9 @@ import torch
 from tiny import some_ids, tiny
 from torch import Tensor
 
+from hybridkit.block import clone_state
 from hybridkit.data.tokenizers.base import ByteTokenizer
-from hybridkit.inference.decode import clone, decoders
+from hybridkit.inference.decode import layer_decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -65,7 +66,7 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(pattern: str, prompt: 
 def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: torch.dtype) -> None:
     model = tiny(pattern, dtype)
     prompts = [some_ids(length, seed=length)[0] for length in (1, 2, 5, 9, 17, 33, 64, 70)]
-    for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' decoders, and without
+    for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' layer_decoders, and without
         options = {"max_tokens": most, "temperature": temperature, "top_p": 0.9}
         together = torch.stack(list(model.generate(model.prefill(prompts, chunk=chunk), **options)))
         for row, prompt in enumerate(prompts):
@@ -77,7 +78,7 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: tor
 def test_a_context_can_be_used_again(pattern: str) -> None:
     model = tiny(pattern)
     context = model.prefill(some_ids(40))
-    kept = [clone(state) for state in context.states]
+    kept = [clone_state(state) for state in context.states]
     first = list(model.generate(context, max_tokens=20, seed=3))
     model.prefill(some_ids(9), context)
     assert first == list(model.generate(context, max_tokens=20, seed=3))
@@ -88,13 +89,13 @@ def test_a_context_can_be_used_again(pattern: str) -> None:
 @torch.no_grad()
 def test_the_copy_of_the_weights_is_kept_until_they_change() -> None:
     model = tiny("[swa:8, mlstm, ffn]", torch.float32)
-    first = decoders(model, 1)
-    assert decoders(model, 1) is first
-    assert decoders(model, 8) is not first  # another layout
+    first = layer_decoders(model, 1)
+    assert layer_decoders(model, 1) is first
+    assert layer_decoders(model, 8) is not first  # another layout
     for change in (lambda w: w.mul_(2), lambda w: w.data.mul_(2), lambda w: setattr(w, "data", w.data.clone())):
-        before = decoders(model, 1)
+        before = layer_decoders(model, 1)
         change(model.layers[2].layer.get_submodule("up").weight)
-        after = decoders(model, 1)
+        after = layer_decoders(model, 1)
         assert after is not before
     x = torch.randn(1, 1, 32)
     torch.testing.assert_close(after[2](x, ())[0], model.layers[2].step(x, ())[0])

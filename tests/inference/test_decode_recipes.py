@@ -28,7 +28,7 @@ def scaled() -> dict[tuple[str, int], str]:
 @pytest.mark.parametrize(("pattern", "heads"), scaled(), ids=scaled().values())
 def test_every_recipe_reads_and_decodes_as_the_whole(pattern: str, heads: int) -> None:
     model, ids = tiny(pattern, heads=heads, width=4 * heads), some_ids(149)
-    for window, chunk in ((None, 64), (5, 7)) if any(e.window for e in model.plan.entries) else ((None, 64),):
+    for window, chunk in ((None, 64), (5, 7)) if model.plan.has_windows else ((None, 64),):
         windows = model.fixed_windows(window) if window else None
         whole = model(ids, windows=windows)[0]
         context = model.prefill(ids[:, :133], window=window, chunk=chunk)

@@ -15,7 +15,7 @@ import hybridkit
 from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
 from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train_bpe
 from hybridkit.inference.context_file import load_context, save_context
-from hybridkit.inference.decode import generate
+from hybridkit.inference.decode import decode_tokens
 from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Stops, Writer
 from hybridkit.model.model import Model
@@ -123,7 +123,7 @@ def padded() -> Model:
 def test_rows_without_a_token_are_never_picked(padded: Model, sampling: Sampling) -> None:
     context = padded.prefill(["the at", "an an"])
     assert (context.logits.argmax(dim=-1) >= padded.tokenizer.vocab).any()
-    for tokens in generate(padded, context, sampling, 20):
+    for tokens in decode_tokens(padded, context, sampling, 20):
         assert (tokens < padded.tokenizer.vocab).all()
 
 
@@ -139,7 +139,7 @@ def test_a_hole_within_the_vocabulary_is_never_picked(padded: Model) -> None:
         model = hybridkit.build("[swa:8]", width=32, vocab=tokenizer.vocab).requires_grad_(False)
     model.tokenizer = tokenizer
     model.head.weight[101] *= 1000
-    picked = torch.cat(list(generate(model, model.prefill("abc"), Sampling(), 20)))
+    picked = torch.cat(list(decode_tokens(model, model.prefill("abc"), Sampling(), 20)))
     assert 101 not in picked.tolist()
 
 
@@ -153,7 +153,7 @@ def test_prompt_and_reply_are_the_text_of_all_ids(padded: Model, prompt: str, tm
     before = list(tokenizer.encode(prompt.encode()))
     for place in (context, load_context(tmp_path / "state", padded)):
         replies: list[Reply] = []
-        ids = [int(token) for token in generate(padded, place, Sampling(2.0, seed=3), 20)]
+        ids = [int(token) for token in decode_tokens(padded, place, Sampling(2.0, seed=3), 20)]
         ids = ids[: ids.index(tokenizer.end)] if tokenizer.end in ids else ids
         for _ in Writer(padded, Sampling(2.0, seed=3), 20).reply(place, replies):
             pass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridkit.block import Block, Window
+from hybridkit.block import Block, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.language.source import Line, PatternError, Source
@@ -13,16 +13,16 @@ from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.stoch import Stoch
 
 
-def entry(text: str, registry: Registry = REGISTRY) -> tuple[Block, Window | None]:
-    return resolve(parse_pattern(text)[0], registry, text)
+def block_of(text: str, registry: Registry = REGISTRY) -> Block:
+    return resolve(parse_pattern(text)[0], registry, text).block
 
 
 def test_the_colon_fills_the_window_and_arguments_the_fields() -> None:
-    block, window = entry("swa(kv_heads=2, theta=null):stoch(128,2048,p=.75)")
+    block = block_of("swa(kv_heads=2, theta=null):stoch(128,2048,p=.75)")
     policy = Stoch(short=128, long=2048, p=0.75)
-    assert (block, window) == (SlidingWindowAttention(kv_heads=2, theta=None, window=policy), policy)
-    assert entry("swa:128") == entry("swa:fixed(128)") == entry("swa:fixed(window=128)")
-    assert entry("mlstm") == (REGISTRY.block("mlstm")(), None)
+    assert block == SlidingWindowAttention(kv_heads=2, theta=None, window=policy) and window_of(block) == policy
+    assert block_of("swa:128") == block_of("swa:fixed(128)") == block_of("swa:fixed(window=128)")
+    assert block_of("mlstm") == REGISTRY.block("mlstm")() and window_of(block_of("mlstm")) is None
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_the_colon_fills_the_window_and_arguments_the_fields() -> None:
     ],
 )
 def test_an_entry_says_itself_back(text: str) -> None:
-    block, _ = entry(text)
+    block = block_of(text)
     assert str(block) == text
-    assert entry(str(block))[0] == block
+    assert block_of(str(block)) == block
 
 
 # Each with bars around the place that the carets have to mark, and words that the message has to hold.
@@ -82,7 +82,7 @@ def test_an_entry_says_itself_back(text: str) -> None:
 def test_mistakes_are_pointed_at(marked: str, said: str) -> None:
     before, wrong, after = marked.split("|")
     with pytest.raises(PatternError) as raised:
-        entry(before + wrong + after)
+        block_of(before + wrong + after)
     message, drawn, carets = str(raised.value).split("\n")
     assert said in message
     assert (drawn, carets) == (f"  {before}{wrong}{after}", f"  {' ' * len(before)}{'^' * len(wrong)}")
@@ -98,7 +98,7 @@ def test_values_that_python_calls_equal_are_told_apart(tmp_path: Path) -> None:
     )
     registry = Registry((tmp_path / "tagged.py",))
     texts = ["tagged(1)", "tagged(true)", 'tagged("1")', 'tagged("true")']
-    assert [str(entry(text, registry)[0]) for text in texts] == texts
+    assert [str(block_of(text, registry)[0]) for text in texts] == texts
 
 
 def test_a_mistake_in_a_file_is_pointed_at_there() -> None:

@@ -3,11 +3,13 @@
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.model import OWN_LOGIT, TIED_SIZE, Model
 from hybridkit.model.plan import Plan, compile_pattern
@@ -32,12 +34,9 @@ def narrow(name: str) -> Plan:
     recipe, described = loaded.recipe, plan(loaded)
     text = re.sub(r"ffn\(width=\d+", "ffn(width=96", recipe.pattern)
     ffn = recipe.model.ffn and {**recipe.model.ffn, **({"width": 96} if "width" in recipe.model.ffn else {})}
-    sizes = {"heads": recipe.model.heads, "vocab": described.dims.vocab}
     for width in range(64, 1024, 16):
         try:
-            return compile_pattern(
-                text, width=width, ffn=ffn, tie=described.tie, logit_cap=described.logit_cap, **sizes
-            )
+            return compile_pattern(text, replace(described.config, width=width, ffn=ffn))
         except ValueError:
             continue
     raise AssertionError(f"no width below 1024 fits {name}")
@@ -52,10 +51,9 @@ def recipes() -> dict[Plan, str]:
 def alike(described: Plan) -> Plan:
     """The plan with every window at 32, beyond `TOKENS`."""
     text = re.sub(r":[a-z]+\([^)]*\)|:\d+", lambda window: ":32", described.pattern)
-    sizes = {"width": described.dims.width, "heads": described.dims.heads, "vocab": described.dims.vocab}
     ffn = next((e.block for e in described.entries if not e.block.is_mixer), None)
     added = ffn and {"block": ffn.name(), **ffn.model_dump(exclude_none=True)}
-    return compile_pattern(text, ffn=added, tie=described.tie, logit_cap=described.logit_cap, **sizes)
+    return compile_pattern(text, replace(described.config, ffn=added))
 
 
 def patterns() -> dict[Plan, str]:
@@ -71,7 +69,7 @@ def patterns() -> dict[Plan, str]:
     for text in texts:
         for tie in (False, True):
             sizes = {"width": draw.choice((32, 64)), "heads": 4, "vocab": draw.choice((48, 257, 2000))}
-            found[compile_pattern(text, tie=tie, **sizes)] = f"{text} {'tied' if tie else 'untied'}"
+            found[compile_pattern(text, ModelConfig(tie=tie, **sizes))] = f"{text} {'tied' if tie else 'untied'}"
     return found
 
 
@@ -95,7 +93,7 @@ def test_a_model_begins_right(described: Plan) -> None:
         layer.register_forward_pre_hook(lambda _, given: sizes.append(given[0].detach().square().mean().sqrt().item()))
     loss = model(tokens, targets=targets)[0] / targets.numel()
     assert loss.item() == pytest.approx(math.log(described.dims.vocab), rel=FIRST_LOSS)
-    assert sizes[0] == pytest.approx(TIED_SIZE if described.tie else 1, rel=0.1) and max(sizes) < STREAM
+    assert sizes[0] == pytest.approx(TIED_SIZE if described.config.tie else 1, rel=0.1) and max(sizes) < STREAM
     loss.backward()
     reached = tokens.unique()
     for name, weight in model.named_parameters():
@@ -107,6 +105,6 @@ def test_a_model_begins_right(described: Plan) -> None:
 @pytest.mark.parametrize("width", [64, 2048, 4096])
 def test_a_tied_models_own_logit_does_not_grow_with_the_width(width: int) -> None:
     """A token's row meets itself in the head: 45 at width 2048 if the last norm began at 1."""
-    model, tokens, _ = drawn(compile_pattern("sa", width=width, heads=8, vocab=64, ffn=None, tie=True))
+    model, tokens, _ = drawn(compile_pattern("sa", ModelConfig(width=width, heads=8, vocab=64, ffn=None, tie=True)))
     logits = model.head(model.norm(model.embedding(tokens)))
     assert logits.gather(2, tokens[..., None]).mean().item() == pytest.approx(OWN_LOGIT, rel=0.1)

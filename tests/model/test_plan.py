@@ -4,6 +4,7 @@ import networkx as nx
 import pytest
 
 from hybridkit.language.source import PatternError
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.system.errors import UserError
 
@@ -11,7 +12,7 @@ SIZES = {"width": 64, "heads": 4, "vocab": 257}
 
 
 def blocks(pattern: str, **options: object) -> list[str]:
-    return [str(entry.block) for entry in compile_pattern(pattern, **SIZES | options).entries]
+    return [str(entry.block) for entry in compile_pattern(pattern, ModelConfig(**SIZES | options)).entries]
 
 
 def test_every_mixer_is_followed_by_the_ffn() -> None:
@@ -28,13 +29,15 @@ def test_the_recipe_chooses_the_ffn() -> None:
 
 
 def test_the_canonical_pattern_leaves_out_what_was_added_and_what_is_default() -> None:
-    plan = compile_pattern("[[swa(theta=1e4):stoch(128,2048,p=.5), mlstm], [swa:stoch(128,2048), mlstm]]*6", **SIZES)
+    plan = compile_pattern(
+        "[[swa(theta=1e4):stoch(128,2048,p=.5), mlstm], [swa:stoch(128,2048), mlstm]]*6", ModelConfig(**SIZES)
+    )
     assert plan.pattern == "[swa:stoch(128,2048), mlstm]*12"
-    assert compile_pattern(plan.pattern, **SIZES) == plan
+    assert compile_pattern(plan.pattern, ModelConfig(**SIZES)) == plan
 
 
 def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
-    plan = compile_pattern("[swa:8, mlstm]*2", **SIZES, tie=True)
+    plan = compile_pattern("[swa:8, mlstm]*2", ModelConfig(**SIZES, tie=True))
     kinds = nx.get_edge_attributes(plan.graph, "kind")
     assert nx.is_directed_acyclic_graph(plan.graph)
     assert list(nx.topological_sort(plan.graph)) == ["embedding", *range(8), "norm", "head"]
@@ -54,7 +57,7 @@ def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
 )
 def test_what_cannot_be_built_is_pointed_at(pattern: str, column: int, words: str) -> None:
     with pytest.raises(PatternError, match=words) as caught:
-        compile_pattern(pattern, **SIZES)
+        compile_pattern(pattern, ModelConfig(**SIZES))
     assert caught.value.column == column
 
 
@@ -69,5 +72,5 @@ def test_what_cannot_be_built_is_pointed_at(pattern: str, column: int, words: st
 )
 def test_an_ffn_that_is_none_names_its_key(ffn: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        compile_pattern("mlstm", **SIZES, ffn=ffn)
+        compile_pattern("mlstm", ModelConfig(**SIZES, ffn=ffn))
     assert "model.ffn" in str(caught.value)

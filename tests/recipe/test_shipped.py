@@ -2,6 +2,7 @@
 
 import pytest
 
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import read_recipe, shipped
 
@@ -15,9 +16,7 @@ def test_shipped_recipes_load_and_the_papers_have_as_many_mixers_as_it_says() ->
     for name in (name for name in names if not name.startswith("studies/")):  # those are spaces: tests/search
         recipe = read_recipe(name).recipe
         model = recipe.model
-        plan = compile_pattern(
-            recipe.pattern, width=model.width, heads=model.heads, vocab=model.vocab or 257, ffn=model.ffn, tie=model.tie
-        )
+        plan = compile_pattern(recipe.pattern, ModelConfig.of(recipe, model.vocab or 257))
         mixers = sum(entry.block.is_mixer for entry in plan.entries)
         assert mixers == len(plan.entries) / 2, "every mixer has its FFN"
         if name.startswith("paper/"):

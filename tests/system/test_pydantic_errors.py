@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import read_recipe
 from hybridkit.recipe.schema import leaves
@@ -41,11 +42,11 @@ def test_arguments_of_blocks_and_of_the_ffn(block: str, value: Any) -> None:
         for window in ("", ":8"):
             said = {None: "null", True: "true"}.get(value, f"{value}") if not isinstance(value, str) else f"{value}"
             try:
-                compile_pattern(f"{block}({name}={said}){window}", width=16, heads=2, vocab=257)
+                compile_pattern(f"{block}({name}={said}){window}", ModelConfig(width=16, heads=2, vocab=257))
             except UserError as error:
                 plain(error)
         try:
-            compile_pattern("sa", width=16, heads=2, vocab=257, ffn={"block": block, name: value})
+            compile_pattern("sa", ModelConfig(width=16, heads=2, vocab=257, ffn={"block": block, name: value}))
         except UserError as error:
             plain(error)
 

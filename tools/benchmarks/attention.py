@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit_blocks._core import attend
+from hybridkit_blocks.ops.attend import attend
 
 HEADS, HEAD = 8, 64
 

@@ -10,7 +10,8 @@ import random
 import time
 from collections.abc import Iterator
 
-from hybridkit.cost.flops import Case, cost
+from hybridkit.cost.flops import CostSettings, cost
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 
 WINDOWS = (64, 128, 256, 512, 1024, 2048)
@@ -47,7 +48,7 @@ def main() -> None:
     candidates = [pattern for pattern, _ in zip(patterns(0), range(number), strict=False)]
     begin = time.perf_counter()
     for pattern in candidates:
-        found = cost(compile_pattern(pattern, width=2048, heads=16, vocab=131072), Case(16384))
+        found = cost(compile_pattern(pattern, ModelConfig(width=2048, heads=16, vocab=131072)), CostSettings(16384))
         assert found.training > 0 and found.parameters.total > 0 and found.state > 0
     seconds = time.perf_counter() - begin
     print(f"{number} patterns in {seconds:.2f} s: {number / seconds:.0f} a second")

@@ -20,7 +20,7 @@ from mlstm_kernels.torch import get_mlstm_kernel
 from torch import Tensor
 
 from hybridkit.training.ceiling import matrix_ceiling
-from hybridkit_blocks._mlstm_chunkwise import chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
 
 Run = Callable[..., Tensor]
 

@@ -15,7 +15,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -33,7 +35,7 @@ def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
 
 def our_engine(pattern: str, width: int, device: str, cap: float | None = None) -> LocalEngine:
     """The local engine with initial weights."""
-    plan = compile_pattern(pattern, width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap)
+    plan = compile_pattern(pattern, ModelConfig(width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap))
     given: dict[str, Any] = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
     return LocalEngine(plan, Train(**given))
 
@@ -53,7 +55,7 @@ def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | Non
 
 def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
     """`window`, or each policy's largest, for every entry that has one."""
-    return [(window or entry.window.largest) if entry.window else None for entry in plan.entries]
+    return [window_limit(policy, window) for policy in plan.policies]
 
 
 def their_step(model: nn.Module, ids: Tensor) -> Step:

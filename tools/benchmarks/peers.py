@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from hybridkit.system.timing import synchronize
 from hybridkit.training.ceiling import peak_flops
-from hybridkit_blocks._core import attend
+from hybridkit_blocks.ops.attend import attend
 
 WIDTH, LAYERS, WINDOW = 256, 8, 128
 OURS = "ours"

@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
+from hybridkit.block import window_limit
 from hybridkit.cost.memory import Training, persistent_memory
 from hybridkit.data.batches import Batch
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engine import open_engine
 from hybridkit.training.ranks import free_port
 
-PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", width=256, heads=4, vocab=4096)
+PLAN: Plan = compile_pattern("[swa:128, mlstm]*4", ModelConfig(width=256, heads=4, vocab=4096))
 MIB = 2**20
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 
@@ -46,7 +48,7 @@ def measure(stage: int) -> tuple[int, int]:
         PLAN, Train(engine="deepspeed", zero=stage, deepspeed={"zero_optimization": zero}, device="cpu")
     )
     tokens = torch.zeros(1, 64, dtype=torch.int64)
-    windows = [entry.window.largest if entry.window else None for entry in PLAN.entries]
+    windows = [window_limit(policy) for policy in PLAN.policies]
     for _ in range(2):
         engine.gradients([Batch(tokens, tokens, None, 0)], windows, 64 * engine.ranks)
         before = alive()

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hybridkit.cost.flops import Case, cost
+from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.model.loading import plan
 from hybridkit.runs.run import load_recipe
 
@@ -40,7 +40,7 @@ class Cell(NamedTuple):
 def cells() -> Iterator[Cell]:
     """The eight cells; ours are counted from the shipped recipes by the paper's convention."""
     for name, paper in PAPER.items():
-        found = cost(plan(load_recipe(name)), Case(CONTEXT, count="paper"))
+        found = cost(plan(load_recipe(name)), CostSettings(CONTEXT, count="paper"))
         yield Cell(name, paper, float(found.forward) / 1e9)
 
 

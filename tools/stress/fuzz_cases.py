@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from hybridkit.language.parser import parse_pattern
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import dump
@@ -245,8 +246,8 @@ def _read_pattern(content: bytes) -> None:
     """Compile a pattern; its canonical form must compile to the same entries."""
     text = content.decode("utf-8", "surrogatepass") if content.isascii() else content.decode("utf-8", "surrogateescape")
     parse_pattern(text)
-    plan_ = compile_pattern(text, width=64, heads=4, vocab=257)
-    assert compile_pattern(plan_.pattern, width=64, heads=4, vocab=257).entries == plan_.entries
+    plan_ = compile_pattern(text, ModelConfig(width=64, heads=4, vocab=257))
+    assert compile_pattern(plan_.pattern, plan_.config).entries == plan_.entries
 
 
 def _read_manifest(content: bytes) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from hybridkit.block import TrainStep, Window
 from hybridkit.language.parser import parse_pattern
+from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing import check_window
@@ -56,7 +57,7 @@ def test_one_number_decides_for_policies_of_any_size() -> None:
 def test_all_policies_of_a_stack_read_one_number_a_batch() -> None:
     """At batch scope; a layer that draws for itself agrees with the others about as often as chance has it."""
     pattern = "[swa:stoch(8,64,p=.25), swa:stoch(128,2048,p=.75), swa:uniform(1,4), swa:stoch(3,5,p=.25,scope=layer)]"
-    plan = compile_pattern(pattern, width=32, heads=2, vocab=8, ffn=None)
+    plan = compile_pattern(pattern, ModelConfig(width=32, heads=2, vocab=8, ffn=None))
     steps = [plan.windows(TrainStep(7, step, 400)) for step in range(400)]
     for first, second, quarter, _ in steps:
         assert (first == 8) == (quarter == 1)  # u < 1/4

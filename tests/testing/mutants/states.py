@@ -2,7 +2,7 @@
 
 import torch
 
-from hybridkit_blocks.mlstm import Memory, Mlstm
+from hybridkit_blocks.mlstm import Mlstm, MlstmState
 from hybridkit_blocks.sa import SelfAttention
 from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
 
@@ -127,7 +127,9 @@ MUTANTS = [
     mutant("one row of the state too few", forward=returning(lambda x, state, after: Sum(after.total[:1]))),
     mutant("the state is detached", forward=returning(lambda x, state, after: Sum(after.total.detach()))),
     mutant(
-        "the state is detached", MLSTM, forward=returning(lambda x, state, after: Memory(*(t.detach() for t in after)))
+        "the state is detached",
+        MLSTM,
+        forward=returning(lambda x, state, after: MlstmState(*(t.detach() for t in after))),
     ),
     mutant(
         "the state is detached",

@@ -1,4 +1,4 @@
-"""Attention between projections, head by head, by the kernel that is best on the device at hand.
+"""Attention between the projections, head by head, by the best kernel for the device.
 
 B batch, T queries, S = past + T keys, H heads, K key-value heads, E width of a head, G = H / K.
 """
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit_blocks import _cache
-from hybridkit_blocks._banded import banded
+from hybridkit.block import WindowLimit
+from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops.cpu.banded import banded
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
@@ -33,7 +34,7 @@ def attend(
     q: Tensor,  # (B, T, H, E)
     k: Tensor,  # (B, S, K, E)
     v: Tensor,  # (B, S, K, E)
-    window: int | Tensor | None,
+    window: WindowLimit | Tensor,
     documents: Tensor | None,  # (B, S) int64, never falling
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E)."""
@@ -44,25 +45,25 @@ def attend(
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
 
         return flash_attn_func(q, k, v, causal=True, window_size=(-1 if window is None else window - 1, 0))
-    from hybridkit_blocks._flex import flex  # imports the compiler, which a CPU does not need
+    from hybridkit_blocks.ops.cuda.flex import flex  # imports the compiler, which a CPU does not need
 
     return flex(q, k, v, window, documents)
 
 
-def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
     if documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0]):
-        # The compiler would unroll every tile. Told here and not by a decorator, which takes a second to import.
+        # The compiler would unroll every tile. Not by a decorator, which would import it: a second.
         run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded
         return run(q, k, v, window, documents)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
 
 
-def decode(q: Tensor, k: Tensor, v: Tensor, state: _cache.KV) -> Tensor:
+def decode(q: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV) -> Tensor:
     """One token's q (B, 1, H, E) over the ring and its own k and v (B, 1, K, E): (B, 1, H, E). Copies no ring."""
     head, (batch, kv_heads, size, _) = q.shape[-1], state.k.shape
     query, key, value = (x.view(batch, kv_heads, -1, head).to(state.k.dtype) for x in (q, k, v))  # (B, K, G or 1, E)
-    scores = (query @ state.k.mT).masked_fill(~_cache.visible(state)[:, None, None], -torch.inf)  # (B, K, G, S)
+    scores = (query @ state.k.mT).masked_fill(~kv_cache.visible(state)[:, None, None], -torch.inf)  # (B, K, G, S)
     scores = torch.cat([scores, query @ key.mT], -1).to(torch.promote_types(q.dtype, torch.float32))
     p = (scores * head**-0.5).softmax(-1).to(query.dtype)
     return (p[..., :size] @ state.v + p[..., size:] * value).to(q.dtype).view_as(q)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from hybridkit_blocks import _flex
-from hybridkit_blocks._banded import banded
-from hybridkit_blocks._flex import BLOCK, block_mask
+from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.cuda import flex
+from hybridkit_blocks.ops.cuda.flex import BLOCK, block_mask
 
 CPU = torch.device("cpu")
 
@@ -77,11 +77,11 @@ def test_fp32_asks_for_the_ordinary_kernel(
         given.append(options.pop("kernel_options"))  # type: ignore[arg-type]
         return flex_attention(q, k, v, **options)  # type: ignore[arg-type,return-value]
 
-    monkeypatch.setattr(_flex, "_compiled", lambda: run)
-    monkeypatch.setattr(_flex, "flex_attention", run)
+    monkeypatch.setattr(flex, "_compiled", lambda: run)
+    monkeypatch.setattr(flex, "flex_attention", run)
     q, k, v = (torch.randn(1, n, 2, 16, dtype=dtype) for n in (tokens, keys, keys))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch advises to compile it
-        _flex.flex(q, k, v, 40, None)
+        flex.flex(q, k, v, 40, None)
     ordinary = {"FORCE_USE_FLEX_ATTENTION": True} if dtype == torch.float32 else None
     assert given == [ordinary]

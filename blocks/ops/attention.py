@@ -4,8 +4,8 @@ B batch, T tokens of this call, n cached tokens, S = n + T keys, D width, H head
 
     y_t = out sum_s p_ts v_s,   p_ts = softmax over s in (t - window, t] of q_t . k_s / sqrt(E)
 
-(arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) The layer keeps projecting, attending and projecting
-back apart: what lies between works head by head.
+(arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) Projection, attention
+and output projection are separate steps; those in between work on each head alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,25 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, Layer, State, Step, small_init_, wang_init_, window_of
-from hybridkit_blocks import _cache, _core, _step
-from hybridkit_blocks._banded import bands
-from hybridkit_blocks._rope import rotate, turns
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    State,
+    StepFunction,
+    WindowLimit,
+    small_init_,
+    wang_init_,
+    window_limit,
+    window_of,
+)
+from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops.attend import attend, decode, kernel
+from hybridkit_blocks.ops.cpu import attention_step
+from hybridkit_blocks.ops.cpu.banded import bands
+from hybridkit_blocks.ops.rope import rope_angles, rotate
 
 
 class Heads(NamedTuple):
@@ -55,28 +70,23 @@ class AttentionBlock(Block):
             raise ValueError(f"rotary positions need an even head, not {size}: choose head={size + 1}, or theta=null")
         return Heads(heads, kv_heads, size)
 
-    def _largest(self, window: int | None = None) -> int | None:
-        """The window in force: None for a block that sees all."""
-        policy = window_of(self)
-        return None if policy is None else window or policy.largest
-
     def build(self, dims: Dims) -> Attention:
-        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, self._largest())
+        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, window_limit(window_of(self)))
 
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
-        heads, window = self.shape(dims), self._largest(window)
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        heads, limit = self.shape(dims), window_limit(window_of(self), window)
         linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
-        return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(window or tokens, tokens))
+        return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
 
     def cost_reference(
-        self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact"
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object] | None:
-        """Each query times the keys that it sees; those that see equally many together. Tiles are the kernels' own."""
+        """Each query times the keys that it sees, queries that see equally many together. None for `hardware`."""
         if count == "hardware":
             return None
-        heads, window = self.shape(dims), self._largest(window) or tokens
+        heads, limit = self.shape(dims), window_limit(window_of(self), window) or tokens
         ages = range(tokens) if count == "exact" else [tokens] * tokens  # a query sees no more keys than there are
-        seen = Counter(min(window, age + (count == "exact")) for age in ages)
+        seen = Counter(min(limit, age + (count == "exact")) for age in ages)
         q, keys = torch.zeros(heads.q, tokens, heads.size), torch.zeros(heads.q, heads.size, tokens)
         return lambda: [(q[:, :times] @ keys[..., :n]) @ keys[..., :n].mT for n, times in seen.items()]
 
@@ -85,17 +95,19 @@ class AttentionBlock(Block):
         dims: Dims,
         batch: int,
         tokens: int,
-        window: int | None = None,
+        window: GivenWindow = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> _cache.KV:
+    ) -> kv_cache.KV:
         heads = self.shape(dims)
-        return _cache.empty(batch, heads.kv, heads.size, tokens, self._largest(window), device, dtype)
+        return kv_cache.empty_cache(
+            batch, heads.kv, heads.size, tokens, window_limit(window_of(self), window), device, dtype
+        )
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
-        return _core.kernel(device)
+        return kernel(device)
 
 
 def _exact_pairs(tokens: int, window: int) -> int:
@@ -114,7 +126,7 @@ class Attention(Layer):
 
     supports_sequence_parallel = True
 
-    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: int | None) -> None:
+    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: WindowLimit) -> None:
         super().__init__()
         self.theta, self.largest = theta, largest
         self.q = nn.Linear(dims.width, heads.q * heads.size, bias=False)
@@ -133,22 +145,22 @@ class Attention(Layer):
         x: Tensor,
         state: State | None = None,
         *,
-        window: int | Tensor | None = None,
+        window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
-    ) -> tuple[Tensor, _cache.KV]:
-        assert state is None or isinstance(state, _cache.KV)
+    ) -> tuple[Tensor, kv_cache.KV]:
+        assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
-        window = self._window(window, state)
-        past = _cache.read(state, window)
+        limit = self._limit(window, state)
+        past = kv_cache.read_cache(state, limit)
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, document_starts, x)
-        y = self.sequence_parallel.scatter(_core.attend(q, k, v, window, documents))
-        return self.out(y.flatten(2)).to(x.dtype), _cache.write(
-            past, k, v, q.shape[1], window, self.largest, document_starts
+        y = self.sequence_parallel.scatter(attend(q, k, v, limit, documents))
+        return self.out(y.flatten(2)).to(x.dtype), kv_cache.write_cache(
+            past, k, v, q.shape[1], limit, self.largest, document_starts
         )
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,11 +170,11 @@ class Attention(Layer):
             kind = self.q_norm.weight.dtype
             q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
         if self.theta is not None:
-            turn = turns(positions, self.head, self.theta, x.dtype)
-            q, k = rotate(q, turn), rotate(k, turn)
+            angles = rope_angles(positions, self.head, self.theta, x.dtype)
+            q, k = rotate(q, angles), rotate(k, angles)
         return q.to(v.dtype), k.to(v.dtype), v
 
-    def _window(self, window: int | Tensor | None, state: State | None) -> int | Tensor | None:
+    def _limit(self, window: GivenWindow | Tensor, state: State | None) -> WindowLimit | Tensor:
         """The window in force; one that shapes a carried state is an integer."""
         if window is None:
             return self.largest
@@ -174,22 +186,22 @@ class Attention(Layer):
             raise ValueError(f"a window is at least 1, not {window}")
         return window
 
-    def reserve(self, state: State, tokens: int) -> _cache.KV:
-        assert isinstance(state, _cache.KV)
-        return _cache.enlarge(state, tokens, int(state.window.max()) or None)
+    def reserve(self, state: State, tokens: int) -> kv_cache.KV:
+        assert isinstance(state, kv_cache.KV)
+        return kv_cache.enlarge(state, tokens, int(state.window.max()) or None)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, _cache.KV]:
-        assert isinstance(state, _cache.KV)
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
+        assert isinstance(state, kv_cache.KV)
         q, k, v = self.project(x, state.position[:, None])
-        y = _core.decode(q, k, v, state)
-        return self.out(y.flatten(2)).to(x.dtype), _cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+        y = decode(q, k, v, state)
+        return self.out(y.flatten(2)).to(x.dtype), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> Step:
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out
-        return _step.decoder(norm, rows, *parts, self.head, self.theta)
+        return attention_step.attention_decoder(norm, rows, *parts, self.head, self.theta)
 
 
-def _documents(past: _cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
+def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
     """The number of its document for every key (B, n + T); None where all keys belong to one."""
     cached = past.documents if past else None
     if document_starts is None and cached is None:

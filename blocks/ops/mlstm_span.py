@@ -1,10 +1,10 @@
-"""Matrix products of the chunkwise mLSTM over one span of chunks, forward and gradient; equations in _mlstm_chunkwise.
+"""Matrix products of the chunkwise mLSTM over one span of chunks, forward and gradient; equations in mlstm_chunkwise.
 
 n is C's last column: v gets a column of ones (and zeros up to a multiple of 16, which matrix products run faster on).
 
 Letters: N chunks, R rows (batch times heads), M = N R chunks of all rows, L tokens a chunk, K and V width of a key and
 a value, E = V and the extra columns. A chunk's rows lie together, so that the scan over chunks takes contiguous slices.
-q is scaled by K^-1/2 through the weights that it meets: they are smaller than q, or made anyway.
+The factor K^-1/2 on q is put into the weights that q is multiplied with, since they are smaller or computed anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._mlstm_gates import Gates, gates, m_gradient
+from hybridkit_blocks.ops.mlstm_gates import Gates, gates, m_gradient
 
 EPS = 1e-6  # as in mlstm_kernels and transformers
 
@@ -97,7 +97,7 @@ def backward(
 
 
 def _plus(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """x += a @ b, in the form that FLOP counters know."""
+    """x += a @ b, as an operation that FLOP counters know."""
     return torch.baddbmm(x, a, b, out=x)
 
 
@@ -109,8 +109,8 @@ def _column(weights: Tensor) -> Tensor:
 def _decay_gradient(drawn: Tensor, given: Tensor, passed: Tensor, saved: Saved) -> Tensor:
     """The gradient of log_f (N, R, L) at a fixed m.
 
-    A token's b raises what it draws, dh . h less the normalizer's part, and lowers what it gives, k . dk; the last b of
-    a chunk also raises all that is passed on (N, R).
+    A token's b adds to what the token reads, dh . h minus the normalizer's part, and takes from what it writes, k . dk;
+    the last b of a chunk also adds to all that the chunk passes on (N, R).
     """
     ddecay = drawn * torch.where(saved.side != 0, EPS / saved.norm, 1) - given
     ddecay[..., -1] += passed

@@ -1,22 +1,19 @@
-"""Which implementation of the mLSTM cell runs where, and the gate that a compiled one has to pass first.
+"""Which implementation of the mLSTM cell runs where, and the check that a compiled one must pass first.
 
-`own` is the chunkwise form of _mlstm_chunkwise.py. It runs wherever nothing else is named below: it alone is exact in
-float64 for documents and carried states, and it is the fastest on a CPU. Forward and backward for B1 H4 T4096, keys of
-64 and values of 128, fp32, one core of an EPYC with AVX-512, CPU time, medians of 15 in turn: 103 ms, against 268 of
-mlstm_kernels' `native_autograd` (chunk 128) and 169 and 205 of its `native_custbw` (64 and 128), whose gradient leaves
-the normalizer out. tools/benchmarks/mlstm.py measures them anew.
+`own` is the chunkwise form of mlstm_chunkwise.py. It is the default: it alone is exact in float64 for documents and
+carried states, and it is the fastest on a CPU (docs/decisions/11-mlstm-cells-compared.md).
 
-`native` is mlstm_kernels' chunkwise form in plain torch, to compare with and to fall back on.
+`native` is mlstm_kernels' chunkwise form in plain torch, for comparison.
 
 `triton` is mlstm_kernels' compiled form, the default on CUDA below float64, in chunks of 128: with larger ones its
 gradients are wrong (mlstm_kernels#10). It runs only after its outputs and gradients have agreed with `own` on this
-device, type and shape (#16: a card on which they are wrong and finite). Gradients do not pass through the memory that
-it returns, so training over a carried memory takes `own`.
+device, type and shape, since on some cards they are finite but wrong. Gradients do not flow through the memory that it
+returns, so training over a carried memory uses `own`.
 
 The library's forms know no documents. Before a document's first token their forget gate is closed to exp(-100), which
 moves outputs by about eps = 1e-6: far below the rounding of fp32 products in TF32 or of bf16.
 
-HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choice.
+HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choose_kernel.
 """
 
 from __future__ import annotations
@@ -35,11 +32,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._mlstm_chunkwise import Memory, chunkwise, no_autocast, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise, no_autocast, wide
 
-Cell = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Memory | None, Tensor | None], tuple[Tensor, Memory]]
+CellFunction = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, MlstmState | None, Tensor | None], tuple[Tensor, MlstmState]
+]
 
-SHUT = 100.0  # a gate's pre-activation that is as good as infinite, and adds to sums without ruining them
+SHUT = 100.0  # pre-activation of a closed gate: in effect infinite, but sums with it stay precise
 
 
 def cell(
@@ -48,31 +47,32 @@ def cell(
     v: Tensor,
     i: Tensor,
     f: Tensor,
-    state: Memory | None = None,
+    state: MlstmState | None = None,
     document_starts: Tensor | None = None,
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) and the memory after q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T), starts (B, T).
 
     torch.compile leaves it out: its products are as fast as they get, and its loop over chunks would be unrolled.
     """
     if torch.compiler.is_compiling():
-        run: Cell = torch.compiler.disable(_chosen)  # here rather than as a decorator, which takes a second to import
+        # Called here: as a decorator it would import the compiler, which takes a second.
+        run: CellFunction = torch.compiler.disable(_chosen)
         return run(q, k, v, i, f, state, document_starts)
     return _chosen(q, k, v, i, f, state, document_starts)
 
 
 def _chosen(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
-) -> tuple[Tensor, Memory]:
-    name = choice(q.device.type)[0]
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
+    name = choose_kernel(q.device.type)[0]
     carried = state is not None and torch.is_grad_enabled()
     heads = k.shape[-1], v.shape[-1]
-    if name == "triton" and (carried or q.dtype == torch.float64 or not trusted(name, q.device, q.dtype, *heads)):
+    if name == "triton" and (carried or q.dtype == torch.float64 or not agrees(name, q.device, q.dtype, *heads)):
         name = "own"
     return CELLS[name](q, k, v, i, f, state, document_starts)
 
 
-def choice(device: str) -> tuple[str, str]:
+def choose_kernel(device: str) -> tuple[str, str]:
     """The kernel for a kind of device and why. Raises ValueError where HYBRIDKIT_MLSTM asks for what is not there."""
     forced = os.environ.get("HYBRIDKIT_MLSTM")
     if forced:
@@ -94,10 +94,10 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> bool:
+def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> bool:
     """Whether kernel `name` agrees with `own` on this device for heads of `key` x `value`; if not, a warning says so.
 
-    Asked once a process; what passed is remembered on disk, by the versions of all that it depends on.
+    Checked once a process. A check that passed is recorded on disk, with the versions of all that it depends on.
     """
     versions = [f"{package} {metadata.version(package)}" for package in ("torch", "triton", "mlstm_kernels")]
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -108,12 +108,12 @@ def trusted(name: str, device: torch.device, dtype: torch.dtype, key: int, value
         return True
     try:
         fault = _fault(name, device, dtype, key, value)
-    except Exception as error:  # whatever a compiler throws: the own form works
+    except Exception as error:  # whatever fails in a compiler, the own form works
         fault = f"it fails with {type(error).__name__}: {error}"
     if fault:
         warnings.warn(f"the mLSTM runs in plain torch, slower, since {case}: {fault}", RuntimeWarning, stacklevel=2)
         return False
-    with suppress(OSError):  # a home that cannot be written costs one more check
+    with suppress(OSError):  # where nothing can be written, the next process checks again
         if not cache.is_absolute():  # there is no home
             return True
         cache.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     """How a kernel's outputs and gradients differ from the own form's by more than rounding; empty if they do not.
 
     Compared behind a norm of each head, as in the block: the library's gradients are right only there. The tolerance
-    is 8 roundings of the type, of TF32 (2^-10) at least; wrong gradients differ by about as much as they measure.
+    is 8 roundings of the type, of TF32 (2^-10) at least; a wrong gradient is off by about its own size.
     """
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, 2, 300, width) for width in (key, key, value)] + [(1, 2, 300)] * 2
@@ -144,7 +144,9 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     return ""
 
 
-def _outputs_and_gradients(run: Cell, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
+def _outputs_and_gradients(
+    run: CellFunction, inputs: list[Tensor], slope: Tensor, document_starts: Tensor
+) -> list[Tensor]:
     with torch.enable_grad(), torch.inference_mode(False):
         q, k, v, i, f = leaves = [t.clone().requires_grad_() for t in inputs]
         h = F.layer_norm(run(q, k, v, i, f, None, document_starts)[0].float(), slope.shape[-1:])
@@ -159,16 +161,16 @@ def _library(
     v: Tensor,
     i: Tensor,
     f: Tensor,
-    state: Memory | None,
+    state: MlstmState | None,
     document_starts: Tensor | None,
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """mlstm_kernels' chunkwise form `name`, for any length, with documents."""
     from mlstm_kernels.torch import get_mlstm_kernel
 
     tokens = q.shape[2]
     if document_starts is not None:
         f = f.masked_fill(document_starts[:, None], -SHUT)
-    if spare := -tokens % chunk:  # what fills up the last chunk writes nothing and forgets nothing
+    if spare := -tokens % chunk:  # padding of the last chunk: it writes and forgets nothing
         q, k, v = (F.pad(t, (0, 0, 0, spare)) for t in (q, k, v))
         i, f = F.pad(i, (0, spare), value=-SHUT), F.pad(f, (0, spare), value=SHUT)
     inputs = [t.contiguous() for t in (q, k, v, i, f)]
@@ -176,12 +178,12 @@ def _library(
         h, (C, n, m) = get_mlstm_kernel(name)(
             *inputs, *(state or (None, None, None)), return_last_states=True, chunk_size=chunk
         )
-    return h[:, :, :tokens], Memory(C, n, m.reshape(*q.shape[:2], 1))
+    return h[:, :, :tokens], MlstmState(C, n, m.reshape(*q.shape[:2], 1))
 
 
 def _native(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Memory | None, document_starts: Tensor | None
-) -> tuple[Tensor, Memory]:
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
     """The library's plain torch form, which wants one type throughout."""
     kind = wide(q.dtype)
     h, after = _library(
@@ -190,7 +192,7 @@ def _native(
     return h.to(q.dtype), after
 
 
-CELLS: dict[str, Cell] = {
+CELLS: dict[str, CellFunction] = {
     "own": chunkwise,
     "native": _native,
     "triton": functools.partial(_library, "chunkwise--triton_xl_chunk", 128),

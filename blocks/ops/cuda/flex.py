@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex_attention_module
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from hybridkit.block import WindowLimit
+
 BLOCK = 128
 
 
-@torch.compiler.disable(recursive=False)  # compiled here, once for all: a model's graph would compile it per window
-def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents: Tensor | None) -> Tensor:
-    """`attend` of _core.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+@torch.compiler.disable(
+    recursive=False
+)  # compiled here, once: within a model's graph it would compile for every window
+def flex(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None) -> Tensor:
+    """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     tokens, keys = q.shape[1], k.shape[1]
     if documents is None and not isinstance(window, Tensor):
         mask = _cached_mask(tokens, keys, window, q.device)
@@ -36,9 +40,9 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int | Tensor | None, documents
 
 @cache
 def _options(dtype: torch.dtype) -> dict[str, Any] | None:
-    """The ordinary kernel in fp32: the one for less than 128 queries, flex-decoding, does not compile there.
+    """The ordinary kernel in fp32, since flex-decoding, for less than 128 queries, does not compile there.
 
-    Of the two ways to ask for it, the one that the installed torch knows; None where it knows neither.
+    torch has two names for the option: the one that the installed version knows; None where it knows neither.
     """
     known = getattr(flex_attention_module, "FlexKernelOptions", None)
     names: Any = getattr(known, "__annotations__", {})
@@ -53,13 +57,13 @@ def _compiled() -> Callable[..., Tensor]:
 
 
 @lru_cache(maxsize=32)
-def _cached_mask(tokens: int, keys: int, window: int | None, device: torch.device) -> BlockMask:
+def _cached_mask(tokens: int, keys: int, window: WindowLimit, device: torch.device) -> BlockMask:
     with torch.inference_mode(False):  # a mask first made while generating must also serve training
         return block_mask(tokens, keys, window, None, device)
 
 
 def block_mask(
-    tokens: int, keys: int, window: int | Tensor | None, documents: Tensor | None, device: torch.device
+    tokens: int, keys: int, window: WindowLimit | Tensor, documents: Tensor | None, device: torch.device
 ) -> BlockMask:
     """Query t sits at key t + S - T, and sees keys of its document (B, S) less than `window` back."""
     past = keys - tokens

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridkit.block import Block, Dims
 from hybridkit.testing import state_bytes
-from hybridkit_blocks._cache import KV
+from hybridkit_blocks.ops.kv_cache import KV
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed

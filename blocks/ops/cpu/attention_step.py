@@ -1,4 +1,4 @@
-"""One token of attention on a CPU, for many tokens: weights side by side, and no question that the last answer settles.
+"""One token of attention on a CPU, for decoding many: projections joined in one product, checks done once.
 
 B batch, H heads, K key-value heads, E width of a head, G = H / K, S slots of the ring.
 """
@@ -11,14 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import State, Step
-from hybridkit_blocks import _cache
-from hybridkit_blocks._packed import Unit, product, residual, side_by_side
+from hybridkit.block import State, StepFunction
+from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 
 Turned = Callable[[Tensor, int], Tensor]
 
 
-def decoder(
+def attention_decoder(
     norm: nn.RMSNorm,
     rows: int,
     projections: tuple[nn.Linear, nn.Linear, nn.Linear],  # q, k, v
@@ -26,7 +26,7 @@ def decoder(
     back: nn.Linear,
     head: int,
     theta: float | None,
-) -> Step:
+) -> StepFunction:
     """`x + step(norm(x))` of the attention with these parts."""
     q, k, v = (linear.weight for linear in projections)
     heads, kv_heads, plain = len(q) // head, len(k) // head, isinstance(norms[0], nn.Identity)
@@ -34,8 +34,8 @@ def decoder(
     turned, wide = rotary(head, theta, q), torch.promote_types(q.dtype, torch.float32)
     scale = torch.full((), head**-0.5, dtype=wide)
 
-    def run(x: Tensor, state: State) -> tuple[Tensor, _cache.KV]:
-        assert isinstance(state, _cache.KV)
+    def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
+        assert isinstance(state, kv_cache.KV)
         x, position = x[:, 0], int(state.position[0])  # every row has seen equally many
         both, v = into(unit(x)).view(len(x), -1, head).split((heads + kv_heads, kv_heads), 1)
         if not plain:
@@ -50,7 +50,7 @@ def decoder(
 
 
 def rotary(head: int, theta: float | None, like: Tensor) -> Turned:
-    """Turn (B, N, E) to one position, as _rope.py does: y = x cos(a) + swapped halves of x times (-sin(a), sin(a))."""
+    """Rotates x (B, N, E) to one position, as rope.py does: y = x cos(a) + swapped halves of x * (-sin(a), sin(a))."""
     if theta is None:
         return lambda x, position: x
     half, wide = head // 2, torch.promote_types(like.dtype, torch.float32)
@@ -65,22 +65,22 @@ def rotary(head: int, theta: float | None, like: Tensor) -> Turned:
     return turned
 
 
-def attend_(query: Tensor, k: Tensor, v: Tensor, state: _cache.KV, position: int) -> Tensor:
-    """Scaled queries (BK, G, E) over the ring and the own k and v (B, K, 1, E), which it takes in: (BK, G, E)."""
+def attend_(query: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, position: int) -> Tensor:
+    """Scaled queries (BK, G, E) over ring and own k, v (B, K, 1, E): (BK, G, E). Adds k and v to the ring."""
     size, since, window = state.k.shape[2], int(state.since.max()), int(state.window[0])
     all_seen = since <= max(0, position - size) and (window == 0 or size < window)
     if all_seen and position < size:
-        _cache.append_(state, k, v, position)
+        kv_cache.append_(state, k, v, position)
         keys, values = (ring[:, :, : position + 1].flatten(0, 1) for ring in (state.k, state.v))
         return torch.bmm(_softmax(torch.bmm(query, keys.mT)), values)
     keys, values = state.k.flatten(0, 1), state.v.flatten(0, 1)
     scores = torch.bmm(query, keys.mT)
     if not all_seen:
-        hidden = ~_cache.visible(state).repeat_interleave(k.shape[1], 0)[:, None]
+        hidden = ~kv_cache.visible(state).repeat_interleave(k.shape[1], 0)[:, None]
         scores.masked_fill_(hidden, -torch.inf)
     p = _softmax(torch.cat([scores, torch.bmm(query, k.flatten(0, 1).mT)], -1))
     y = torch.addcmul(torch.bmm(p[..., :size], values), p[..., size:], v.flatten(0, 1))
-    _cache.append_(state, k, v, position)
+    kv_cache.append_(state, k, v, position)
     return y
 
 

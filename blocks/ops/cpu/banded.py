@@ -5,8 +5,8 @@ n blocks of b queries each, L keys of a block's band.
 
 A block of queries begin <= t < end sees no key outside of (begin - window, end). Bands of equal length are a strided
 view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
-copied. Only the gradients of the overlapping bands need adding up, which is why its forward and backward kernels are
-called by name, some blocks at a time, and autograd never sees the bands. Everything inside is at least fp32.
+copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
+blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from hybridkit.block import WindowLimit
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -36,12 +38,12 @@ class Bands(NamedTuple):
     reach: int
 
 
-def bands(tokens: int, keys: int, window: int | None) -> Iterator[Bands]:
+def bands(tokens: int, keys: int, window: WindowLimit) -> Iterator[Bands]:
     """All blocks of queries, those with bands of equal length together; the last query sits at the last key."""
     past, begin = keys - tokens, 0
     window = min(window or keys, keys)
     block = min(block_size(window), tokens)
-    back = min(-(-(window - 1) // 8) * 8, keys)  # keys before a block's first, to a multiple that products like
+    back = min(-(-(window - 1) // 8) * 8, keys)  # keys before a block's first, to a multiple of 8, which is faster
     while begin < tokens:
         size = min(block, tokens - begin)
         low = max(0, past + begin - back)
@@ -51,12 +53,12 @@ def bands(tokens: int, keys: int, window: int | None) -> Iterator[Bands]:
 
 
 def block_size(window: int) -> int:
-    """Queries of a block: fewer multiply fewer keys only to hide them, more make thicker products (measured)."""
+    """Queries of a block (measured): in small blocks fewer products are masked, large ones have faster products."""
     return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
-    """`attend` of _core.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+def banded(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
+    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     out = _Banded.apply(
@@ -72,7 +74,7 @@ class _Banded(torch.autograd.Function):
     """q (N, T, G, E), k and v (N, S, E) to (N, T, G, E)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
         out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
         with torch.autocast(q.device.type, enabled=False):
             for tile, mask in _tiles(q, k, window, documents):
@@ -121,7 +123,7 @@ def _add_bands_(x: Tensor, bands: Tensor, tile: Bands) -> None:
         _band(x, at).add_(part)
 
 
-def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -> Iterator[tuple[Bands, Tensor]]:
+def _tiles(q: Tensor, k: Tensor, window: WindowLimit, documents: Tensor | None) -> Iterator[tuple[Bands, Tensor]]:
     """What one call takes, and what it adds to the scores: 0 or -inf, (bG, L) or (N, 1, bG, L)."""
     (n, tokens, groups, width), keys = q.shape, k.shape[1]
     found = list(bands(tokens, keys, window))
@@ -142,8 +144,8 @@ def _tiles(q: Tensor, k: Tensor, window: int | None, documents: Tensor | None) -
         yield tile, corner
 
 
-def _mask(like: Tensor, block: int, reach: int, window: int | None) -> Tensor:
-    """What a block's queries add to the scores of its band (b, L); a smaller block or band takes the last corner."""
+def _mask(like: Tensor, block: int, reach: int, window: WindowLimit) -> Tensor:
+    """What a block's queries add to the scores of its band (b, L); a smaller block or band uses the last corner."""
     age = torch.arange(block, device=like.device)[:, None] + reach - block - torch.arange(reach, device=like.device)
     hidden = age < 0 if window is None else (age < 0) | (age >= window)
     return like.new_zeros(block, reach).masked_fill_(hidden, -torch.inf)
@@ -157,7 +159,7 @@ def _split(alike: Bands, most: int) -> Iterator[Bands]:
 
 
 def _within_documents(single: list[Bands], documents: Tensor) -> Iterator[tuple[Bands, bool]]:
-    """Single blocks, their bands cut where the document of the first query begins; True where others are left."""
+    """Single blocks, bands cut where the document of the first query begins; True where other documents are left."""
     _, _, block, low, reach = torch.tensor(single, device=documents.device).unbind(1)
     high = low + reach
     own = documents[:, high - block].contiguous()

@@ -12,31 +12,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Turn(NamedTuple):
-    """The rotation of every position: both (T, 1, E / 2) or (B, T, 1, E / 2), at least fp32."""
+class RopeAngles(NamedTuple):
+    """Cosine and sine of the angles of every position: both (T, 1, E / 2) or (B, T, 1, E / 2), at least fp32."""
 
     cos: Tensor
     sin: Tensor
 
 
-def turns(positions: Tensor, head: int, theta: float, dtype: torch.dtype) -> Turn:
-    """The rotations at positions (T,) or (B, T).
+def rope_angles(positions: Tensor, head: int, theta: float, dtype: torch.dtype) -> RopeAngles:
+    """The angles at positions (T,) or (B, T).
 
     Angles are float64: at position 10^6 an fp32 product is off by a twentieth of a radian.
     """
     half, wide = head // 2, torch.promote_types(dtype, torch.float32)
     speeds = theta ** -(torch.arange(half, dtype=torch.float64, device=positions.device) / half)
     angles = (positions[..., None] * speeds)[..., None, :]
-    return Turn(angles.cos().to(wide), angles.sin().to(wide))
+    return RopeAngles(angles.cos().to(wide), angles.sin().to(wide))
 
 
-def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Turn x (B, T, H, E) by its positions: same dtype and shape, laid out head by head in memory."""
-    return _Rotate.apply(x, *turn)
+def rotate(x: Tensor, angles: RopeAngles) -> Tensor:
+    """Rotate x (B, T, H, E) to its positions: same dtype and shape, each head contiguous in memory."""
+    return _Rotate.apply(x, *angles)
 
 
 class _Rotate(torch.autograd.Function):
-    """By hand, for its passes over memory: three, where cutting, multiplying and joining halves takes seven."""
+    """Custom, since it passes over memory three times; splitting, multiplying and joining halves takes seven."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Dims
-from hybridkit_blocks import _kernels
-from hybridkit_blocks._mlstm_chunkwise import Memory, chunkwise
 from hybridkit_blocks.mlstm import Mlstm
+from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 
 CPU = torch.device("cpu")
 
@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
-    _kernels.trusted.cache_clear()
+    mlstm_kernels.agrees.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("HYBRIDKIT_MLSTM", raising=False)
-    monkeypatch.setattr(_kernels.metadata, "version", lambda package: "1.0")
+    monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "1.0")
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -36,7 +36,7 @@ def test_the_librarys_native_form_agrees_with_the_own_one(tokens: int) -> None:
     state = chunkwise(q, k, v, i, f)[1]
     outputs = []
     for name in ("own", "native"):
-        h, after = _kernels.CELLS[name](q, k, v, i, f, state, document_starts)
+        h, after = mlstm_kernels.CELLS[name](q, k, v, i, f, state, document_starts)
         outputs.append((h, *after, *torch.autograd.grad(h.square().mean(), (q, k, v, i, f), retain_graph=True)))
     for a, b in zip(*outputs, strict=True):
         close(b, a, 1e-3)  # fp32, and n . q near zero, which magnifies rounding where it divides
@@ -45,13 +45,13 @@ def test_the_librarys_native_form_agrees_with_the_own_one(tokens: int) -> None:
 def test_the_library_is_what_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 70, 32)
     own, ran = layer(x)[0], []
-    monkeypatch.setitem(_kernels.CELLS, "native", lambda *a: ran.append(a) or native(*a))
+    monkeypatch.setitem(mlstm_kernels.CELLS, "native", lambda *a: ran.append(a) or native(*a))
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "native")
     close(layer(x)[0], own, 1e-5)
     assert ran and Mlstm().kernel("cpu") == ("native", "HYBRIDKIT_MLSTM=native asks for it")
 
 
-native = _kernels.CELLS["native"]
+native = mlstm_kernels.CELLS["native"]
 
 
 def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="HYBRIDKIT_MLSTM=fast: it may be own, native, triton"):
         Mlstm().kernel("cpu")
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
-    monkeypatch.setattr(_kernels, "_has_triton", lambda: False)
+    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'hybridkit\[triton\]'"):
         Mlstm().kernel("cpu")
 
@@ -67,7 +67,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Mlstm().kernel("cpu")[0] == "own"
     for has, name in ((False, "own"), (True, "triton")):
-        monkeypatch.setattr(_kernels, "_has_triton", lambda has=has: has)
+        monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda has=has: has)
         assert Mlstm().kernel("cuda")[0] == name
 
 
@@ -83,21 +83,21 @@ class Scaled(torch.autograd.Function):
         return 1.1 * grad
 
 
-def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     q, k, v, i, f, *rest = inputs
     return chunkwise(Scaled.apply(q), k, v, i, f, *rest)
 
 
-def wrong_output(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def wrong_output(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     h, after = chunkwise(*inputs)
     return h.roll(1, 2), after
 
 
-def leaky(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def leaky(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     return chunkwise(*inputs[:6], None)
 
 
-def broken(*inputs: Tensor) -> tuple[Tensor, Memory]:
+def broken(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     raise RuntimeError("no such instruction")
 
 
@@ -111,10 +111,10 @@ def broken(*inputs: Tensor) -> tuple[Tensor, Memory]:
     ],
 )
 def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
-    kernel: _kernels.Cell, fault: str, monkeypatch: pytest.MonkeyPatch
+    kernel: mlstm_kernels.CellFunction, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_kernels.CELLS, "triton", kernel)
-    monkeypatch.setattr(_kernels, "_has_triton", lambda: True)
+    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", kernel)
+    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 70, 32)
     with pytest.warns(RuntimeWarning, match=fault):
@@ -124,21 +124,21 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
 
 
 def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_kernels.CELLS, "triton", chunkwise)
-    assert _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
-    monkeypatch.setitem(_kernels.CELLS, "triton", broken)
-    _kernels.trusted.cache_clear()
-    assert _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
-    monkeypatch.setattr(_kernels.metadata, "version", lambda package: "2.0")
-    _kernels.trusted.cache_clear()
+    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", chunkwise)
+    assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)
+    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
+    mlstm_kernels.agrees.cache_clear()
+    assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
+    monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "2.0")
+    mlstm_kernels.agrees.cache_clear()
     with pytest.warns(RuntimeWarning, match="no such instruction"):
-        assert not _kernels.trusted("triton", CPU, torch.bfloat16, 4, 8)
+        assert not mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)
 
 
 def test_training_over_a_carried_memory_and_float64_keep_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_kernels.CELLS, "triton", broken)
-    monkeypatch.setattr(_kernels, "_has_triton", lambda: True)
-    monkeypatch.setattr(_kernels, "trusted", lambda *case: True)
+    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
+    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
+    monkeypatch.setattr(mlstm_kernels, "agrees", lambda *case: True)
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 7, 32)
     layer(x, Mlstm().init_state(Dims(32, 4, 257), 2, 7))

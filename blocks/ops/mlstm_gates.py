@@ -87,8 +87,8 @@ def _scan(fall: Tensor, old: Tensor, most: Tensor, before: Tensor) -> Tensor:
 def m_gradient(dm: Tensor, g: Gates, i: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What gradients dm (N, R, L) of every m give i and log_f, (N, R, L), and m before the first token, (R,).
 
-    From one token whose input gate won the maximum to the next, m moves with the forget gates alone: the gradients
-    between them all reach that winner's i, and on the way the log_f of the tokens between.
+    From one token whose input gate is the maximum to the next, m changes by the forget gates alone. So the gradients of
+    every m in between reach the i of the first of the two, and the log_f of the tokens that they pass.
     """
     chunks, (dm, m, i, log_f) = len(dm), (_line(t) for t in (dm, g.m, i, g.log_f))
     started = torch.zeros_like(i, dtype=torch.bool) if g.document_starts is None else _line(g.document_starts)

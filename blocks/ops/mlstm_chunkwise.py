@@ -7,14 +7,14 @@ The cell (xLSTM, arXiv 2405.04517, equations 19 to 27), for one head, with f~ = 
     h_t = C_t^T q_t / (max(|n_t . q_t|, exp(-m_t)) + eps)                       q scaled by K^-1/2
 
 Cut into chunks of L tokens (the form of arXiv 2503.14376): the states at chunk borders come from one short scan, all
-else is matrix products over many chunks at once. A document starts from C = n = m = 0; inside a chunk it is kept apart
-by masking the pairs of tokens, so that nothing of an earlier document is even scaled down: it is absent.
+else is matrix products over many chunks at once. A document starts from C = n = m = 0; inside a chunk,
+pairs of tokens from two documents are masked, so that nothing of an earlier document enters at all.
 
 The gradient needs no sums over pairs for the gates. With W_ts the weight of token s in h_t, the sum over s of
-dL/dlog W_ts is dh_t . h_t, less what the normalizer Z_t takes back, and the sum over t is k_s . dk_s. As h depends on
+dL/dlog W_ts is dh_t . h_t, minus the part of the normalizer Z_t, and the sum over t is k_s . dk_s. As h depends on
 m only through eps, dL/dm_t = -(dh_t . h_t) eps / (Z_t + eps), which flows to the gate that won the maximum.
 
-Letters: B batch, H heads, T tokens, K and V width of a key and of a value; further ones in _mlstm_span.py.
+Letters: B batch, H heads, T tokens, K and V width of a key and of a value; further ones in mlstm_span.py.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import _mlstm_span as span
-from ._mlstm_gates import Gates
+from hybridkit_blocks.ops import mlstm_span as span
+from hybridkit_blocks.ops.mlstm_gates import Gates
 
-CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
-SPAN = 2**21  # elements of a work tensor at most: a quarter takes 10 to 14 % longer, twice 2 to 8 % less
+MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
+SPAN_ELEMENTS = 2**21  # elements of a work tensor at most (docs/decisions/05-custom-autograd-on-a-cpu.md)
 
 
-class Memory(NamedTuple):
+class MlstmState(NamedTuple):
     """What an mLSTM carries: the matrix C (B, H, K, V), the normalizer n (B, H, K) and the log scale m (B, H, 1).
 
-    At least fp32. The memory proper is exp(m) C; zeros hold nothing.
+    At least fp32. The true memory is exp(m) C. All zeros: empty.
     """
 
     C: Tensor
@@ -59,15 +59,15 @@ def no_autocast(t: Tensor) -> AbstractContextManager[object]:
 
 def tiles(tokens: int) -> tuple[int, int]:
     """How many chunks cover `tokens`, and how many tokens each holds: as even as they can be, to pad the least."""
-    chunks = -(-tokens // CHUNK)
+    chunks = -(-tokens // MAX_CHUNK)
     return chunks, -(-tokens // chunks)
 
 
-def empty(k: Tensor, v: Tensor) -> Memory:
+def empty_state(k: Tensor, v: Tensor) -> MlstmState:
     """The memory that has seen nothing, for keys (B, H, T, K) and values (B, H, T, V)."""
     batch, heads, _, width = k.shape
     shapes = (batch, heads, width, v.shape[-1]), (batch, heads, width), (batch, heads, 1)
-    return Memory(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
+    return MlstmState(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
 
 
 def chunkwise(
@@ -76,23 +76,23 @@ def chunkwise(
     v: Tensor,  # (B, H, T, V)
     i: Tensor,  # (B, H, T), before the exponential
     f: Tensor,  # (B, H, T), before the sigmoid
-    state: Memory | None = None,
+    state: MlstmState | None = None,
     document_starts: Tensor | None = None,  # (B, T) bool
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
-        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty(k, v)), document_starts)
-    return h, Memory(*after)
+        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
+    return h, MlstmState(*after)
 
 
-def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: Memory) -> Tensor:
+def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState) -> Tensor:
     """One token: scaled q (B, H, 1, K), k (B, H, K, 1), v (B, H, 1, V) to h (B, H, 1, V), `state` changed in place.
 
-    `gates` (B, 3, H, 1, 1) holds i, f and zeros, and is used up. All are of the memory's type.
+    `gates` (B, 3, H, 1, 1) holds i, f and zeros, and is overwritten. All are of the memory's type.
     """
     C, n, m = state
     level, column = m.unsqueeze(-1), n.unsqueeze(-1)
-    write, keep, floor = gates.unbind(1)  # what they will be; first i, f and 0
+    write, keep, floor = gates.unbind(1)  # their final meaning; before that i, f and 0
     torch.add(F.logsigmoid(keep), level, out=keep)
     torch.maximum(keep, write, out=level)
     gates.sub_(level.unsqueeze(1)).exp_()
@@ -136,7 +136,7 @@ class _Chunkwise(torch.autograd.Function):
             _put(h[at], made, length)
             memory, last = saved.states[-1], g.m[-1, :, -1]
             kept += [*x, *saved, *g] if any(ctx.needs_input_grad) else []
-        ctx.save_for_backward(h, *kept)  # in C's type: what is summed up of it nearly cancels
+        ctx.save_for_backward(h, *kept)  # in C's type, since sums over it nearly cancel
         ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
         return h.to(v.dtype), *_without_n(memory, C), last.reshape(m.shape)
 
@@ -149,7 +149,7 @@ class _Chunkwise(torch.autograd.Function):
     @staticmethod
     def gradient(ctx: Any, dh: Tensor, dC: Tensor, dn: Tensor, dm: Tensor) -> Any:
         """Gradients of all inputs of `forward`, from those of all outputs."""
-        h, *kept = ctx.saved_tensors  # once: under checkpointing each look recomputes them
+        h, *kept = ctx.saved_tensors  # read once: under checkpointing every access computes them again
         size = len(kept) // len(ctx.parts)
         dq, dk, dv = (_by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
@@ -165,15 +165,15 @@ class _Chunkwise(torch.autograd.Function):
 
 
 def _spans(q: Tensor, v: Tensor) -> list[slice]:
-    """Cuts of T, each of as many whole chunks as SPAN allows."""
+    """Cuts of T, each of as many whole chunks as SPAN_ELEMENTS allows."""
     batch, heads, tokens, key = q.shape
     length = tiles(tokens)[1]
-    step = length * max(1, SPAN // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
+    step = length * max(1, SPAN_ELEMENTS // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
 
 def _inputs(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, length: int) -> span.Inputs:
-    """A span, cut into chunks of `length`, the last filled up with tokens that change nothing."""
+    """A span, cut into chunks of `length`, the last padded with tokens that change nothing."""
     kind, width = wide(q.dtype), v.shape[-1]
     values = _chunks(v, length)
     extended = values.new_empty(*values.shape[:-1], span.columns(width), dtype=kind)
@@ -196,19 +196,19 @@ def _restored(kept: tuple[Tensor, ...]) -> tuple[span.Inputs, span.Saved, Gates]
 
 
 def _chunks(t: Tensor, length: int, fill: float = 0) -> Tensor:
-    """(B, H, T) or (B, H, T, X) as chunks (N, B, H, L) or (N, B, H, L, X): a view, but where the end is filled up."""
+    """(B, H, T) or (B, H, T, X) as chunks (N, B, H, L) or (N, B, H, L, X): a view, unless the end is padded."""
     if spare := -t.shape[2] % length:
         t = F.pad(t, (0, 0) * (t.dim() - 3) + (0, spare), value=fill)
     return t.unflatten(2, (-1, length)).movedim(2, 0)
 
 
 def _cut(t: Tensor, length: int, dtype: torch.dtype, fill: float = 0) -> Tensor:
-    """(B, H, T) or (B, H, T, X) to chunks (N, R, L) or (N, R, L, X), filled up at the end, by one copy at most."""
+    """(B, H, T) or (B, H, T, X) to chunks (N, R, L) or (N, R, L, X), padded at the end, by one copy at most."""
     return _chunks(t, length, fill).to(dtype, memory_format=torch.contiguous_format).contiguous().flatten(1, 2)
 
 
 def _put(whole: Tensor, made: Tensor, length: int) -> None:
-    """Chunks (N, R, L) or (M, L, X) into their place (B, H, T) or (B, H, T, X), less what they were filled up with."""
+    """Chunks (N, R, L) or (M, L, X) into their place (B, H, T) or (B, H, T, X), without the padding."""
     chunks, tokens = made.view(-1, *whole.shape[:2], length, *whole.shape[3:]), whole.shape[2]
     rest = tokens % length
     full = tokens - rest
@@ -218,7 +218,7 @@ def _put(whole: Tensor, made: Tensor, length: int) -> None:
 
 
 def _by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width): what projections give and take."""
+    """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width), as projections read and write it."""
     batch, heads, tokens, _ = like.shape
     return like.new_empty(batch, tokens, heads, width, dtype=dtype).transpose(1, 2)
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hybridkit.block import WindowLimit
+
 
 class KV(NamedTuple):
     """Rotated keys and values of the last S tokens; every row of a batch has seen equally many."""
@@ -20,12 +22,12 @@ class KV(NamedTuple):
     k: Tensor  # (B, K, S, E)
     v: Tensor  # (B, K, S, E)
     position: Tensor  # (B,) int64: tokens seen so far
-    since: Tensor  # (B,) int64: where the current document began; what lies before is invisible for ever
-    window: Tensor  # (B,) int64: the window that the state was built with, 0 where there is none
+    since: Tensor  # (B,) int64: where the current document began; later tokens see nothing before it
+    window: Tensor  # (B,) int64: the limit that the state was built with; 0: none
 
 
 class Past(NamedTuple):
-    """What a call reads from a state: the keys that its window can reach, oldest first."""
+    """What a call reads from a state: the keys within its limit, oldest first."""
 
     position: int
     k: list[Tensor]  # pieces (B, n_i, K, E)
@@ -34,30 +36,30 @@ class Past(NamedTuple):
     since: Tensor  # (B,)
 
 
-def slots(tokens: int, window: int | None) -> int:
-    """Slots of the ring after so many tokens: a query sees itself and window - 1 earlier ones."""
-    return tokens if window is None else min(tokens, window - 1)
+def slots(tokens: int, limit: WindowLimit) -> int:
+    """Slots of the ring after so many tokens: a query sees itself and limit - 1 earlier ones."""
+    return tokens if limit is None else min(tokens, limit - 1)
 
 
-def empty(
+def empty_cache(
     batch: int,
     heads: int,
     head: int,
     tokens: int,
-    window: int | None,
+    limit: WindowLimit,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> KV:
     """A state that has seen nothing, with room for `tokens`."""
-    ring = torch.zeros(2, batch, heads, slots(tokens, window), head, device=device, dtype=dtype)
+    ring = torch.zeros(2, batch, heads, slots(tokens, limit), head, device=device, dtype=dtype)
     count = torch.zeros(3, batch, device=device, dtype=torch.int64)
-    return KV(ring[0], ring[1], count[0], count[1], count[2].fill_(window or 0))
+    return KV(ring[0], ring[1], count[0], count[1], count[2].fill_(limit or 0))
 
 
-def read(state: KV | None, window: int | None) -> Past | None:
-    """The part of a carried state that `window` reaches; None for a state that has seen nothing.
+def read_cache(state: KV | None, limit: WindowLimit) -> Past | None:
+    """The part of a carried state within `limit`; None for a state that has seen nothing.
 
-    Raises ValueError for a window larger than the state's own.
+    Raises ValueError for a limit larger than the state's own.
     """
     if state is None:
         return None
@@ -66,12 +68,12 @@ def read(state: KV | None, window: int | None) -> Past | None:
     position, since, largest, own = numbers.tolist()
     if position == 0:
         return None
-    if own != largest or (window or 0) > own > 0:
+    if own != largest or (limit or 0) > own > 0:
         raise ValueError(
-            f"window {window} is larger than {own}, the window that the carried state was built with: "
+            f"window {limit} is larger than {own}, the window that the carried state was built with: "
             f"use at most {own}, or start from a fresh state"
         )
-    n = min(position, slots(state.k.shape[2], window))
+    n = min(position, slots(state.k.shape[2], limit))
     documents = None
     if since > position - n:
         held = torch.arange(position - n, position, device=state.k.device)
@@ -80,31 +82,31 @@ def read(state: KV | None, window: int | None) -> Past | None:
 
 
 def _ordered(ring: Tensor, position: int, n: int) -> list[Tensor]:
-    """The last n entries of a ring, oldest first, in at most two pieces (B, n_i, K, E) that copy nothing."""
+    """The last n entries of a ring, oldest first, as at most two views (B, n_i, K, E)."""
     size = ring.shape[2]
     begin = (position - n) % max(size, 1)
     first = min(n, size - begin)
     return [ring[:, :, begin : begin + first].transpose(1, 2), ring[:, :, : n - first].transpose(1, 2)]
 
 
-def write(
+def write_cache(
     past: Past | None,
     k: Tensor,
     v: Tensor,
     tokens: int,
-    window: int | Tensor | None,
-    largest: int | None,
+    limit: WindowLimit | Tensor,
+    largest: WindowLimit,
     document_starts: Tensor | None,
 ) -> KV:
     """The state after a call whose keys and values, cached ones included, are k and v (B, n + T, K, E)."""
     position = (past.position if past else 0) + tokens
-    size = slots(position, window if isinstance(window, int) else largest)
+    size = slots(position, limit if isinstance(limit, int) else largest)
     since = past.since if past else k.new_zeros(len(k), dtype=torch.int64)
     if document_starts is not None:
         begins = torch.arange(position - tokens, position, device=k.device).where(document_starts, -1).amax(1)
         since = begins.where(begins >= 0, since)
     count = torch.full_like(since, position)
-    built = torch.zeros_like(since) + (0 if window is None else window)
+    built = torch.zeros_like(since) + (0 if limit is None else limit)
     return KV(_ring(k, position, size), _ring(v, position, size), count, since, built)
 
 
@@ -129,9 +131,9 @@ def _held(position: Tensor, size: int) -> Tensor:
     return last - (last - torch.arange(size, device=position.device)) % max(size, 1)
 
 
-def enlarge(state: KV, tokens: int, window: int | None) -> KV:
+def enlarge(state: KV, tokens: int, limit: WindowLimit) -> KV:
     """The same state with a ring that has room for `tokens`; never smaller than it was."""
-    size = max(slots(tokens, window), state.k.shape[2])
+    size = max(slots(tokens, limit), state.k.shape[2])
     old = state.k.shape[2]
     position = _held(state.position, size)
     source = (position % max(old, 1))[:, None, :, None]
@@ -147,7 +149,7 @@ def enlarge(state: KV, tokens: int, window: int | None) -> KV:
 def append_(state: KV, k: Tensor, v: Tensor, position: int | None = None) -> KV:
     """Put one more token's keys and values (B, K, 1, E) into the ring, in place and without asking the device.
 
-    An owner who knows the position, which all rows share, may tell it.
+    `position`, which all rows share: for a caller that knows it already.
     """
     size = state.k.shape[2]
     if size and position is not None:

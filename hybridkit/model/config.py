@@ -1,0 +1,47 @@
+"""What a model is beside its pattern: the `model:` section of a recipe, or the keywords of `hybridkit.build`.
+
+A new option is a field of `hybridkit.recipe.schema.Model` and one of the same name here; a plan holds the config, and
+the code where the option acts reads it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from hybridkit.recipe.rules import CURRENT, SCALED
+from hybridkit.recipe.schema import Recipe
+
+
+def _default_ffn() -> Mapping[str, Any]:
+    return {"block": "ffn"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes and options of a model.
+
+    `ffn` names the block that follows every mixer, with its arguments (None: none); it takes no part in comparisons,
+    since a plan's entries already show it. `rules` is the version of the rules that the model is made by
+    (`hybridkit.recipe.rules`).
+    """
+
+    width: int
+    heads: int
+    vocab: int
+    tie: bool = False
+    logit_cap: float | None = None
+    ffn: Mapping[str, Any] | None = field(default_factory=_default_ffn, compare=False)
+    rules: int = CURRENT
+
+    @classmethod
+    def of(cls, recipe: Recipe, vocab: int) -> Self:
+        """The config of a recipe whose tokenizer and weights come to `vocab` rows."""
+        given = {one.name: getattr(recipe.model, one.name) for one in fields(cls) if hasattr(recipe.model, one.name)}
+        return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT})
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor on a row of the embedding as input: sqrt(width) where the head shares it and needs it small."""
+        return self.width**0.5 if self.tie and self.rules >= SCALED else 1.0
