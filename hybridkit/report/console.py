@@ -42,14 +42,14 @@ class Console(_console.Console):
 
 
 class Table(_table.Table):
-    """Columns without lines; `right`: those whose figures stand at the right. No cell is cut: it goes on below."""
+    """Columns without lines; those at the places `right` (all but the first) stand at the right. No cell is cut."""
 
-    def __init__(self, *columns: str, right: slice = slice(1, None)) -> None:
+    def __init__(self, *columns: str, right: Iterable[int] | None = None) -> None:
         super().__init__(box=None, pad_edge=False)
         for name in columns:
             self.add_column(one_line(name), overflow="fold")
-        for column in self.columns[right]:
-            column.justify = "right"
+        for at in range(1, len(columns)) if right is None else right:
+            self.columns[at].justify = "right"
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """A cell is one line of text, or a `styled` one."""
@@ -57,7 +57,7 @@ class Table(_table.Table):
 
 
 class Progress(_progress.Progress):
-    """A live bar between two texts: the description, and the field `figures`."""
+    """One live bar between two texts: what is done, and the field `figures`."""
 
     def __init__(self, *, stderr: bool = False, transient: bool = False) -> None:
         columns = (_progress.BarColumn(), _progress.MofNCompleteColumn(), _progress.TimeRemainingColumn())
@@ -65,6 +65,14 @@ class Progress(_progress.Progress):
             _Words("{task.description}"), *columns, _Words("{task.fields[figures]}"),
             console=Console(stderr=stderr), transient=transient,
         )  # fmt: skip
+        self._bar, self._what = self.add_task("", total=None, figures=""), ""
+
+    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
+        """Move the bar. Where `what` is another than before, the clock of the remaining time starts again."""
+        if what != self._what:
+            self.reset(self._bar, description=what)
+            self._what = what
+        self.update(self._bar, completed=done, total=total, figures=figures)
 
 
 class _Words(_progress.TextColumn):
