@@ -23,6 +23,7 @@ from hybridkit.system.terminal import harmless, is_terminal, one_line
 __all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
 
 WIDE = 1 << 20  # columns of what is no terminal: its lines are as long as they are
+_LEFT = 8  # characters that a folded column at the left keeps at least
 _ENDS = "/\\-_. =,"  # after which a common beginning of names may end
 
 
@@ -42,18 +43,35 @@ class Console(_console.Console):
 
 
 class Table(_table.Table):
-    """Columns without lines; those at the places `right` (all but the first) stand at the right. No cell is cut."""
+    """Columns without lines; those at the places `right` (all but the first) stand at the right. No cell is cut.
+
+    Where a terminal is too narrow, the columns at the left fold first: they hold words, the others numbers.
+    """
 
     def __init__(self, *columns: str, right: Iterable[int] | None = None) -> None:
         super().__init__(box=None, pad_edge=False)
         for name in columns:
             self.add_column(one_line(name), overflow="fold")
-        for at in range(1, len(columns)) if right is None else right:
+        self._right = list(range(1, len(columns)) if right is None else right)
+        for at in self._right:
             self.columns[at].justify = "right"
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """A cell is one line of text, or a `styled` one."""
         super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+    def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
+        widths = {at: self._widest(at) for at in range(len(self.columns))}
+        needed = sum(width if at in self._right else min(width, _LEFT) for at, width in widths.items())
+        room = options.max_width - 2 * len(self.columns)
+        for at in self._right:
+            self.columns[at].no_wrap = needed <= room
+        yield from super().__rich_console__(console, options)
+
+    def _widest(self, at: int) -> int:
+        """The characters of a column's widest cell, its name included."""
+        column = self.columns[at]
+        return max(len(str(cell)) for cell in (column.header, *column.cells))
 
 
 class Progress(_progress.Progress):
