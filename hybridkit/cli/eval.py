@@ -160,7 +160,7 @@ def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResul
         import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
     from hybridkit.evaluation.runner import Evaluator
     from hybridkit.evaluation.target import open_eval_target
-    from hybridkit.report.eval import watching
+    from hybridkit.report.progress import watching
 
     paths = dict.fromkeys(runs)
     targets = [
@@ -171,7 +171,7 @@ def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResul
 
 
 def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
-    from hybridkit.report.eval import print_findings
+    from hybridkit.report.eval import print_eval_result
     from hybridkit.report.html import write_report
 
     written = write_report(result, folder)
@@ -180,7 +180,7 @@ def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
             say(f"hybridkit: {note}", file=sys.stderr)
         say(format_json(result.to_json()))
         return
-    print_findings(result)
+    print_eval_result(result)
     say(f"report: {written}")
 
 

@@ -22,6 +22,7 @@ from hybridkit.model.model import Model
 from hybridkit.runs.weights import FLOATS
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
+from hybridkit.system.pydantic_errors import first_error
 from hybridkit.system.strict_json import parse_json
 
 _KEY, _VERSION = "hybridkit context", 1
@@ -143,9 +144,7 @@ def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
     try:
         return About.model_validate(about), tensors
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        raise UserError(f"{path} is no saved state: {place}: {first['msg'][:200]}; save the state again") from error
+        raise UserError(f"{path} is no saved state: {first_error(error)}; save the state again") from error
 
 
 def _hash(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -36,7 +36,7 @@ from hybridkit.recipe.yaml_reader import (
 )
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError, nearest
-from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.pydantic_errors import dotted, unknown_key, wrong
 
 __all__ = ["Data", "Loaded", "Model", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
 __all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped", "sort_words"]
@@ -275,7 +275,7 @@ def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeErro
     alternatives = " or ".join([said[0], *(message.removeprefix("should be ") for message in said[1:])])
     value = reduce(getitem, path, document.data)
     shown = "" if isinstance(value, dict | list) else f", not {_shown(value)}"
-    return RecipeError(f"{document.where(path)}: {'.'.join(map(str, path))} {alternatives}{shown}")
+    return RecipeError(f"{document.where(path)}: {dotted(path)} {alternatives}{shown}")
 
 
 def _shown(value: Any) -> str:
@@ -293,10 +293,8 @@ def _unknown(document: Document, path: KeyPath, known: Sequence[str] = ()) -> Re
         for key in around:
             section = section.model_fields[key].annotation
         known = _names(section)
-    close = nearest(str(name), known)
-    hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
-    owner = ".".join(map(str, around)) or "a recipe"
-    return RecipeError(f"{document.keys.get(path) or document.where(path)}: {owner} has no {_shown(name)}; {hint}")
+    said = unknown_key(dotted(around) or "a recipe", _shown(name), str(name), known)
+    return RecipeError(f"{document.keys.get(path) or document.where(path)}: {said}")
 
 
 def _names(section: type[BaseModel]) -> list[str]:

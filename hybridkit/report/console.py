@@ -23,6 +23,7 @@ from hybridkit.system.terminal import harmless, is_terminal, one_line
 __all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
 
 WIDE = 1 << 20  # columns of what is no terminal: its lines are as long as they are
+_LEFT = 8  # characters that a folded column at the left keeps at least
 _ENDS = "/\\-_. =,"  # after which a common beginning of names may end
 
 
@@ -42,22 +43,39 @@ class Console(_console.Console):
 
 
 class Table(_table.Table):
-    """Columns without lines; `right`: those whose figures stand at the right. No cell is cut: it goes on below."""
+    """Columns without lines; those at the places `right` (all but the first) stand at the right. No cell is cut.
 
-    def __init__(self, *columns: str, right: slice = slice(1, None)) -> None:
+    Where a terminal is too narrow, the columns at the left fold first: they hold words, the others numbers.
+    """
+
+    def __init__(self, *columns: str, right: Iterable[int] | None = None) -> None:
         super().__init__(box=None, pad_edge=False)
         for name in columns:
             self.add_column(one_line(name), overflow="fold")
-        for column in self.columns[right]:
-            column.justify = "right"
+        self._right = list(range(1, len(columns)) if right is None else right)
+        for at in self._right:
+            self.columns[at].justify = "right"
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """A cell is one line of text, or a `styled` one."""
         super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
 
+    def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
+        widths = {at: self._widest(at) for at in range(len(self.columns))}
+        needed = sum(width if at in self._right else min(width, _LEFT) for at, width in widths.items())
+        room = options.max_width - 2 * len(self.columns)
+        for at in self._right:
+            self.columns[at].no_wrap = needed <= room
+        yield from super().__rich_console__(console, options)
+
+    def _widest(self, at: int) -> int:
+        """The characters of a column's widest cell, its name included."""
+        column = self.columns[at]
+        return max(len(str(cell)) for cell in (column.header, *column.cells))
+
 
 class Progress(_progress.Progress):
-    """A live bar between two texts: the description, and the field `figures`."""
+    """One live bar between two texts: what is done, and the field `figures`."""
 
     def __init__(self, *, stderr: bool = False, transient: bool = False) -> None:
         columns = (_progress.BarColumn(), _progress.MofNCompleteColumn(), _progress.TimeRemainingColumn())
@@ -65,6 +83,14 @@ class Progress(_progress.Progress):
             _Words("{task.description}"), *columns, _Words("{task.fields[figures]}"),
             console=Console(stderr=stderr), transient=transient,
         )  # fmt: skip
+        self._bar, self._what = self.add_task("", total=None, figures=""), ""
+
+    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
+        """Move the bar. Where `what` is another than before, the clock of the remaining time starts again."""
+        if what != self._what:
+            self.reset(self._bar, description=what)
+            self._what = what
+        self.update(self._bar, completed=done, total=total, figures=figures)
 
 
 class _Words(_progress.TextColumn):

@@ -12,31 +12,24 @@ from pathlib import Path
 from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadable, read_history, with_new
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
-from hybridkit.report.eval import markdown, notes, tables
+from hybridkit.report.eval import markdown_pages, notes, tables
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.markup import html_table, in_html
+from hybridkit.report.markup import in_html
+from hybridkit.report.page import html_page, inline_svg, write_files
 from hybridkit.system.errors import Failure
-from hybridkit.system.files import write_whole
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}.wide{overflow-x:auto}"
-)
 
+def write_report(result: EvalResult, folder: Path) -> Path:
+    """Add a result to report.html, report.md, results.json and the pictures (PNG and SVG); the path of the first.
 
-def write_report(findings: EvalResult, folder: Path) -> Path:
-    """Add findings to report.html, report.md, results.json and the pictures (PNG and SVG); the path of the first.
-
-    What was found before stays, behind them. Raises Failure where the folder cannot be written.
+    Earlier results stay, behind it. Raises Failure where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            _write(with_new(findings, _before(folder)), folder)
+            _write(with_new(result, _before(folder)), folder)
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / "report.html"
@@ -47,13 +40,12 @@ def _write(history: Sequence[EvalResult], folder: Path) -> None:
     drawn = [
         {f"{name}{end}": made for name, made in eval_pictures(one)} for one, end in zip(history, ends, strict=True)
     ]
-    files = {RESULTS: format_json(history_to_json(history), indent=1) + "\n", "report.md": markdown(history)}
+    files = {RESULTS: format_json(history_to_json(history), indent=1) + "\n", "report.md": markdown_pages(history)}
     for name, picture in (pair for figures in drawn for pair in figures.items()):
         files[f"{name}.svg"] = figure.svg(picture)
         figure.write_figure(picture, folder / f"{name}.png", dpi=120)
     files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
-    for name, text in files.items():
-        write_whole(folder / name, text.encode())
+    write_files(folder, files)
 
 
 @contextmanager
@@ -78,18 +70,12 @@ def _before(folder: Path) -> list[EvalResult]:
 
 
 def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[str]]) -> str:
-    """The HTML document: for each evaluation, newest first, its tables, then its pictures inlined."""
-    body = [_section(findings, images) for findings, images in zip(history, drawn, strict=True)]
-    head = f'<meta charset="utf-8"><title>Evaluation</title><style>{_STYLE}</style>'
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>Evaluation</h1>\n'
-        + "\n<hr>\n<h1>Earlier</h1>\n".join(body)
-        + "\n</body></html>\n"
-    )
+    """The HTML document: for each evaluation, newest first, its tables, then its pictures, then its notes."""
+    sections = [_section(result, images) for result, images in zip(history, drawn, strict=True)]
+    return html_page("Evaluation", ["\n<hr>\n<h1>Earlier</h1>\n".join(sections)])
 
 
-def _section(findings: EvalResult, images: Sequence[str]) -> str:
-    figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in images]
-    said = (f"<p>{in_html(note)}</p>" for note in (*notes(findings), f"Intervals: {findings.settings['interval']}."))
-    parts = (f"<h2>{in_html(t.title)}</h2>\n{html_table(t.columns, t.rows)}" for t in tables(findings))
-    return "\n".join([*parts, *figures, *said])
+def _section(result: EvalResult, images: Sequence[str]) -> str:
+    said = (*notes(result), f"Intervals: {result.settings['interval']}.")
+    paragraphs = (f"<p>{in_html(note)}</p>" for note in said)
+    return "\n".join([*(table.html() for table in tables(result)), *map(inline_svg, images), *paragraphs])

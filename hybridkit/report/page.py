@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hybridkit.report.console import Console, Table
 from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.system.files import write_whole
+from hybridkit.system.terminal import one_line
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}"
@@ -40,6 +42,14 @@ class TextTable(NamedTuple):
     def markdown(self) -> str:
         """A heading and the table."""
         return f"## {in_markdown(self.title)}\n\n{markdown_table(self.columns, self.rows)}"
+
+
+def print_table(console: Console, table: TextTable) -> None:
+    """Print a title, the table and an empty line."""
+    drawn = Table(*table.columns, right=table.number_columns())
+    for row in table.rows:
+        drawn.add_row(*row)
+    console.print(one_line(table.title), drawn, "", sep="\n")
 
 
 def inline_svg(svg: str) -> str:

@@ -1,22 +1,28 @@
-"""How training goes: a bar in a terminal, plain lines elsewhere (a log file, a pipe)."""
+"""How training and evaluation go: a bar in a terminal, plain lines elsewhere (a log file, a pipe)."""
+
+from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from hybridkit.report.console import Progress
-from hybridkit.system.terminal import say
+from hybridkit.report.numbers import format_loss
+from hybridkit.report.pace import Eta, Throttle
+from hybridkit.system.terminal import is_terminal, say
 from hybridkit.training.callback import Start
 from hybridkit.training.reporter import Reporter
+
+if TYPE_CHECKING:
+    from hybridkit.evaluation.runner import EvalProgress
 
 LINES = 100  # plain lines of a run
 
 
 def reporter() -> Reporter:
-    """The one for this standard output."""
-    return Bar() if sys.stdout.isatty() else Lines()
+    """What shows training on this standard output."""
+    return Bar() if is_terminal(sys.stdout) else Lines()
 
 
 def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
@@ -30,11 +36,6 @@ def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
     return f"loss {format_loss(line['loss'])}{bits_said}{_window(line['window'])}  {speed}"
 
 
-def format_loss(loss: float | None) -> str:
-    """A loss as people read it: a dash where no target was counted."""
-    return "-" if loss is None else f"{loss:.4f}"
-
-
 def _window(window: int | Mapping[str, int] | None) -> str:
     if window is None:
         return ""
@@ -43,34 +44,32 @@ def _window(window: int | Mapping[str, int] | None) -> str:
 
 
 class Lines(Reporter):
-    """Plain text, some hundred lines a run."""
+    """About a hundred plain lines a run."""
 
     def __init__(self) -> None:
-        self._steps, self._begin, self._first = 1, 0.0, 0
+        self._steps, self._first, self._eta = 1, 0, Eta()
 
     def on_start(self, start: Start) -> None:
         """Say where the run begins."""
-        self._steps, self._first, self._begin = start.steps, start.step, time.monotonic()
+        self._steps, self._first, self._eta = start.steps, start.step, Eta(start.step)
         say(f"training in {start.run}, from step {start.step} of {start.steps}")
 
     def on_step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
         """A line for the first step, the last, and some in between."""
         step = line["step"]
         if step == self._first + 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
-            left = (time.monotonic() - self._begin) / (step - self._first) * (self._steps - step)
-            eta = timedelta(seconds=round(left))
-            say(f"step {step}/{self._steps}  {figures(line, bits_per_byte)}  ETA {eta}")
+            say(f"step {step}/{self._steps}  {figures(line, bits_per_byte)}  {self._eta.text(step, self._steps)}")
 
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """Always a line."""
         say(f"step {line['step']}/{self._steps}  {figures(line, None)}")
 
     def message(self, text: str) -> None:
-        """As it is."""
+        """The text itself."""
         say(text)
 
     def preparing(self, what: str, done: int, total: int | None) -> None:
-        """Once for each thing that is done."""
+        """A line when a part of the corpus is ready."""
         if total is not None and done >= total:
             say(f"{what}: {total / 1e6:,.1f} MB")
 
@@ -79,17 +78,17 @@ class Bar(Reporter):
     """A live bar at the bottom of a terminal; validations and messages scroll above it."""
 
     def __init__(self) -> None:
-        self._bar = Progress()
-        self._task = self._bar.add_task("data", total=None, figures="")
+        self._bar, self._run, self._steps = Progress(), "", 0
 
     def on_start(self, start: Start) -> None:
         """From here on the bar counts steps."""
+        self._run, self._steps = str(start.run), start.steps
         self._bar.start()
-        self._bar.reset(self._task, description=str(start.run), total=start.steps, completed=start.step, figures="")
+        self._bar.show(self._run, start.step, start.steps)
 
     def on_step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
-        """The figures beside the bar."""
-        self._bar.update(self._task, completed=line["step"], figures=figures(line, bits_per_byte))
+        """The bar moves; the figures stand beside it."""
+        self._bar.show(self._run, line["step"], self._steps, figures(line, bits_per_byte))
 
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
@@ -100,10 +99,33 @@ class Bar(Reporter):
         self._bar.console.print(text)
 
     def preparing(self, what: str, done: int, total: int | None) -> None:
-        """The corpus is being read; bytes."""
+        """The bar counts the bytes of the corpus that are read."""
         self._bar.start()
-        self._bar.update(self._task, description=what, completed=done, total=total)
+        self._bar.show(what, done, total)
 
     def on_end(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()
+
+
+@contextmanager
+def watching() -> Iterator[EvalProgress]:
+    """Shows on standard error what an evaluation does: a bar in a terminal, plain lines elsewhere."""
+    if not is_terminal(sys.stderr):
+        yield _EvalLines()
+        return
+    with Progress(stderr=True, transient=True) as bar:
+        yield bar.show
+
+
+class _EvalLines:
+    """A line when a part begins and when it ends, and one every few seconds in between."""
+
+    def __init__(self) -> None:
+        self._what, self._eta, self._throttle = "", Eta(), Throttle()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what, self._eta, self._throttle = what, Eta(done), Throttle()
+        if self._throttle.due(always=done == total):
+            say(", ".join(filter(None, (f"{what}: {done}/{total}", self._eta.text(done, total)))), file=sys.stderr)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from hybridkit.report.console import Console, Group, Live, Table
+from hybridkit.report.numbers import format_duration
+from hybridkit.report.pace import Throttle
 from hybridkit.search.results import RankedTrial, Results, results
 from hybridkit.search.scheduler import SearchProgress
 from hybridkit.search.trials import Trial
 
 SHOWN = 5  # trials of the front that the live table shows
-MOST = 1e9  # seconds that an ETA says
-EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class LiveTable:
     """Draws progress in place on a terminal, and as a line now and then elsewhere; within `with`."""
 
     def __init__(self, workers: int) -> None:
-        self._workers, self._console, self._last = workers, Console(stderr=True), ("", float("-inf"))
+        self._workers, self._console, self._last = workers, Console(stderr=True), ""
+        self._throttle = Throttle()
         self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -43,11 +42,10 @@ class LiveTable:
         if self._live:
             self._live.update(Group(summary, _running(progress), ranked(found, found.rows[:SHOWN])))
             return
-        said, when = self._last
         counts = summary.partition("; about")[0]
-        if counts != said and (time.monotonic() - when > EVERY or not progress.running):
+        if counts != self._last and self._throttle.due(always=not progress.running):
             self._console.print(summary)
-            self._last = (counts, time.monotonic())
+            self._last = counts
 
     def message(self, text: str) -> None:
         """Say something in a line."""
@@ -65,7 +63,7 @@ def summarize(found: Results, left: float | None = None) -> str:
     if len(found.objectives) > 1:
         parts.append(f"{sum(row.on_front for row in found.rows)} on the front")
     parts += [f"{found.counts.rejected:,} out of budget", f"{found.counts.duplicates:,} known"]
-    return ", ".join(parts) + (f"; about {timedelta(seconds=round(left))} left" if left is not None else "")
+    return ", ".join(parts) + (f"; about {format_duration(left)} left" if left is not None else "")
 
 
 def eta(progress: SearchProgress, workers: int) -> float | None:
@@ -74,12 +72,12 @@ def eta(progress: SearchProgress, workers: int) -> float | None:
     if not took:
         return None
     left = progress.study.wanted - sum(trial.state != "running" for trial in progress.trials)
-    return min(MOST, max(0, left) * sum(took) / len(took) / workers)
+    return max(0, left) * sum(took) / len(took) / workers
 
 
 def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
     """Trials, the best first; a star marks the front."""
-    table = Table("", "trial", *found.objectives, "choice", "pattern", right=slice(1, 2 + len(found.objectives)))
+    table = Table("", "trial", *found.objectives, "choice", "pattern", right=range(1, 2 + len(found.objectives)))
     for row in rows:
         figures = map(figure, row.means, row.half_intervals)
         mark = "*" if row.on_front and len(found.objectives) > 1 else ""
@@ -110,7 +108,7 @@ def choice(trial: Trial) -> str:
 
 
 def _running(progress: SearchProgress) -> Table:
-    table = Table("running", "seed", "step", "loss", "choice", right=slice(0))
+    table = Table("running", "seed", "step", "loss", "choice", right=())
     for running in progress.running:
         loss = "" if running.loss is None else f"{running.loss:.4f}"
         step = f"{running.step:,} / {running.steps:,}"

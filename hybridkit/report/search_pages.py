@@ -5,35 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hybridkit.report.figure import svg
-from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
+from hybridkit.report.markup import in_html, in_markdown
+from hybridkit.report.page import TextTable, html_page, inline_svg, write_files
 from hybridkit.report.search import choice, figure, summarize
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import Failure
-from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 
 if TYPE_CHECKING:
     from hybridkit.search.study import Study
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;"
-    "border-bottom:1px solid #ddd}tr.front{background:#fdf3e7}svg{max-width:100%;height:auto}.wide{overflow-x:auto}"
-)
-
-
-class Sheet(NamedTuple):
-    """A table of text; `front` are the rows that stand out."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    front: Sequence[int] = ()
 
 
 def write_pages(study: Study) -> list[Path]:
@@ -49,14 +34,13 @@ def write_pages(study: Study) -> list[Path]:
     check_tree(study.folder)
     try:
         folder.mkdir(exist_ok=True)
-        for name, text in files.items():
-            write_whole(folder / name, text.encode())
+        write_files(folder, files)
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return [folder / "report.html", folder / "report.md"]
 
 
-def ranking(found: Results) -> Sheet:
+def ranking(found: Results) -> TextTable:
     """Every finished trial, the best first."""
     columns = ("place", "trial", *found.objectives, "choice", "pattern")
     rows = [
@@ -70,7 +54,7 @@ def ranking(found: Results) -> Sheet:
         for row in found.rows
     ]
     seeds = f"mean ± half the 95 % interval over {found.seeds} seeds" if found.seeds > 1 else "one seed"
-    return Sheet(
+    return TextTable(
         f"Ranking ({seeds}; the front stands out)",
         columns,
         rows,
@@ -78,7 +62,7 @@ def ranking(found: Results) -> Sheet:
     )
 
 
-def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[Sheet]:
+def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[TextTable]:
     """Scores by length or distance, a sheet for each task and test window, trials in the order of the ranking."""
     order = [row.trial for row in found.rows]
     sheets = []
@@ -89,7 +73,7 @@ def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[
             for trial in order
             if trial.number in trials
         ]
-        sheets.append(Sheet(title, ("choice", *lengths), rows))
+        sheets.append(TextTable(title, ("choice", *lengths), rows))
     return sheets
 
 
@@ -97,25 +81,19 @@ def _cell(scores: Sequence[float] | None) -> str:
     return figure(fmean(scores), half_interval(scores)) if scores else ""
 
 
-def _failures(found: Results) -> Sheet:
+def _failures(found: Results) -> TextTable:
     ended = [trial for trial in found.trials if trial.state in ("failed", "pruned")]
     rows = [(str(trial.number), trial.state, trial.reason, choice(trial), trial.pattern) for trial in ended]
-    return Sheet("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
+    return TextTable("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
 
 
-def _html(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
-    body = [f"<h1>{in_html(found.name)}</h1>", f"<p>{in_html(summarize(found))}</p>", *map(_table, sheets)]
-    body += [f'<h2>{in_html(title)}</h2><div class="wide">{svg[svg.index("<svg") :]}</div>' for _, title, svg in drawn]
-    head = f'<meta charset="utf-8"><title>{in_html(found.name)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, str]]) -> str:
+    pictures = (f"<h2>{in_html(title)}</h2>{inline_svg(svg)}" for _, title, svg in drawn)
+    summary = f"<p>{in_html(summarize(found))}</p>"
+    return html_page(found.name, [summary, *(sheet.html() for sheet in sheets), *pictures])
 
 
-def _table(sheet: Sheet) -> str:
-    return f"<h2>{in_html(sheet.title)}</h2>{html_table(sheet.columns, sheet.rows, sheet.front)}"
-
-
-def _markdown(found: Results, sheets: Sequence[Sheet], drawn: Sequence[tuple[str, str, str]]) -> str:
-    parts = [f"# {in_markdown(found.name)}", in_markdown(summarize(found))]
-    parts += [f"## {in_markdown(sheet.title)}\n\n{markdown_table(sheet.columns, sheet.rows)}" for sheet in sheets]
+def _markdown(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, str]]) -> str:
+    parts = [f"# {in_markdown(found.name)}", in_markdown(summarize(found)), *(sheet.markdown() for sheet in sheets)]
     parts += [f"## {title}\n\n![{title}]({name}.svg)" for name, title, _ in drawn]
     return "\n\n".join(parts) + "\n"

@@ -94,13 +94,13 @@ def print_doctor(found: dict[str, Any]) -> None:
     console = Console()
     console.print(f"Python {found['python']} on {found['device']}, {found['threads']} threads, {found['precision']}")
     console.print("installed: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in found["packages"].items()))
-    extras = Table("extra", "packages", "", right=slice(0))
+    extras = Table("extra", "packages", "", right=())
     for extra, versions in found["extras"].items():
         missing = not all(versions.values())
         said = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
         extras.add_row(extra, said, f"pip install 'hybridkit[{extra}]'" if missing else "")
     console.print(extras)
-    kernels = Table("block", "kernel here", "why", right=slice(0))
+    kernels = Table("block", "kernel here", "why", right=())
     for name, kernel in found["kernels"].items():
         kernels.add_row(name, kernel["kernel"], kernel["reason"])
     console.print(kernels)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.pydantic_errors import first_error
 from hybridkit.system.strict_json import parse_json
 
 NAME = "manifest.json"
@@ -113,9 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise Invalid(f"{NAME}: {place[:80]} {wrong(first)[:200]}") from error
+        raise Invalid(f"{NAME}: {first_error(error)}") from error
     if folder.name != f"step-{manifest.step}":
         raise Invalid(f"{NAME} is that of step {manifest.step}")
     return manifest

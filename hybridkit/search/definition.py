@@ -18,8 +18,8 @@ from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
 from hybridkit.search.schema import MatchSettings, MeasureName, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
-from hybridkit.system.errors import UserError, nearest
-from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.errors import UserError
+from hybridkit.system.pydantic_errors import dotted, first_error, unknown_key, wrong
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
 
@@ -147,12 +147,10 @@ def _complaint(document: Document, error: ValidationError) -> UserError:
     first = error.errors()[0]
     path = first["loc"]
     if first["type"] == "extra_forbidden":
-        known = _fields(path[:-1])
-        close = nearest(str(path[-1]), known)
-        hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
-        return UserError(f"{document.keys[path]}: {_dotted(path[:-1]) or 'a space file'} has no {path[-1]}; {hint}")
+        said = unknown_key(dotted(path[:-1]) or "a space file", str(path[-1]), str(path[-1]), _fields(path[:-1]))
+        return UserError(f"{document.keys[path]}: {said}")
     path = document.known(path)
-    return UserError(f"{document.where(path)}: {_dotted(path)} {wrong(first)}")
+    return UserError(f"{document.where(path)}: {dotted(path)} {wrong(first)}")
 
 
 def _fields(path: KeyPath) -> list[str]:
@@ -163,10 +161,6 @@ def _fields(path: KeyPath) -> list[str]:
             part for part in (annotation, *getattr(annotation, "__args__", ())) if hasattr(part, "model_fields")
         )
     return list(section.model_fields)
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(map(str, path))
 
 
 def recipe_with(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
@@ -183,5 +177,4 @@ def recipe_with(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{_dotted(first['loc'])} {wrong(first)}") from None
+        raise ValueError(first_error(error)) from None

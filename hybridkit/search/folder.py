@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hybridkit.runs.manifest import Invalid, read_json
 from hybridkit.system.errors import UserError
 from hybridkit.system.links import check_tree
+from hybridkit.system.pydantic_errors import first_error
 
 SETTINGS = "study.json"
 OUTSIDE = "outside"  # the trials are in a storage whose address the folder does not say
@@ -42,9 +43,7 @@ def read_settings(folder: Path) -> StudySettings:
     except Invalid as error:
         raise _damaged(folder, str(error)) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        raise _damaged(folder, f"{place}: {first['msg'][:200]}" if place else first["msg"][:200]) from error
+        raise _damaged(folder, first_error(error)) from error
 
 
 def _damaged(folder: Path, why: str) -> UserError:

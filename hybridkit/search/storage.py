@@ -17,6 +17,7 @@ from hybridkit.search.samplers import BaseDistribution, BaseSampler, FrozenTrial
 from hybridkit.search.trials import Alias, Counts, StateName, Trial
 from hybridkit.search.variables import Variable
 from hybridkit.system.errors import UserError
+from hybridkit.system.pydantic_errors import first_error
 
 JOURNAL = "journal.log"
 _MOST = 1 << 53  # of whole numbers in a trial
@@ -181,8 +182,7 @@ def _reading(place: str) -> Iterator[None]:
 def _said(error: Exception) -> str:
     """An error in one line of bounded length, in characters that any terminal shows."""
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        text = first_error(error)
     else:
         text = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__} {error}"
     return ascii(" ".join(text.split())[:200])[1:-1]

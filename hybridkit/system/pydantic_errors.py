@@ -1,6 +1,11 @@
 """What pydantic finds wrong with a value, in the words of somebody who wrote a recipe and knows no pydantic."""
 
+from collections.abc import Sequence
+
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from hybridkit.system.errors import nearest
 
 _WORDS = {
     "model_type": "should be a mapping of keys to values",
@@ -25,6 +30,25 @@ _WORDS = {
     "none_required": "should be null",
     "is_instance_of": "is of another kind than what belongs here",
 }
+
+
+def first_error(error: ValidationError) -> str:
+    """The first mistake in one line of bounded length: the dotted name of the value, and what is wrong with it."""
+    first = error.errors()[0]
+    said = "is missing" if first["type"] == "missing" else wrong(first)  # wrong() says it of a list's places
+    return f"{dotted(first['loc'])[:80]} {said[:200]}".lstrip()
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """The keys and places that lead to a value, as recipes and messages write them: `train.betas.0`."""
+    return ".".join(map(str, path))
+
+
+def unknown_key(owner: str, name: str, key: str, known: Sequence[str]) -> str:
+    """That `owner` has no key `key`, which is shown as `name`: the nearest known key, or all of them."""
+    close = nearest(key, known)
+    hint = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
+    return f"{owner} has no {name}; {hint}"
 
 
 def wrong(error: ErrorDetails) -> str:

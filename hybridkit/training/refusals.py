@@ -26,11 +26,13 @@ def refuse_begun(run: Run, resume: bool) -> None:
 def refuse_old_rules(recipe: Recipe, run: Run) -> None:
     """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
     if recipe.rules not in (None, CURRENT_RULES):
-        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe")
+        raise UserError(
+            f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
+        )
     if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT_RULES:
         raise UserError(
-            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it cannot"
-            " be resumed: go on with the hybridkit that began it, or begin another run with --run"
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it"
+            " cannot be resumed: go on with the hybridkit that began it, or begin another run with --run"
             " (show, eval, generate and export read it as it is)"
         )
 

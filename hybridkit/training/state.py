@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridkit.runs.manifest import STATE, Invalid, read_json
 from hybridkit.runs.run import Checkpoint
-from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.pydantic_errors import first_error
 
 RECENT = 100  # losses that a spike is held against
 MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
@@ -46,7 +46,7 @@ def load_state(checkpoint: Checkpoint) -> State:
     try:
         state = State.model_validate(read_json(checkpoint.folder / STATE))
     except ValidationError as error:
-        raise Invalid(f"{STATE}: {'.'.join(map(str, error.errors()[0]['loc']))} {wrong(error.errors()[0])}") from error
+        raise Invalid(f"{STATE}: {first_error(error)}") from error
     if state.step != checkpoint.step or (state.scheduled or 0) > state.step:
         raise Invalid(f"{STATE} is not that of step {checkpoint.step}")
     return state
