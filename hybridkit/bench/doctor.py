@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybridkit.registry.kinds import BLOCK
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.system.machine import choose_precision
 
@@ -28,7 +29,7 @@ def examine() -> dict[str, Any]:
     """Everything `hybridkit doctor` says, as plain data."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kernels = {}
-    for name in REGISTRY.names("block"):
+    for name in REGISTRY.names(BLOCK):
         kernel, reason = REGISTRY.block(name).kernel(device)
         kernels[name] = {"kernel": kernel, "reason": reason}
     return {

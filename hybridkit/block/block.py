@@ -32,6 +32,7 @@ class Dims:
 class Block(Spec, ABC):
     """What a pattern entry says: a kind of layer with its arguments. Parameters and state bytes are derived from it."""
 
+    kind: ClassVar[str] = "block"
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients pass through a carried state, to all that made it

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hybridkit.block.spec import Spec
 
@@ -35,6 +36,8 @@ class TrainStep:
 
 class Window(Spec, ABC):
     """A window policy: which window a layer has at a step. Pure: it hashes, it never draws."""
+
+    kind: ClassVar[str] = "window"
 
     @abstractmethod
     def __call__(self, step: TrainStep, index: int) -> int:

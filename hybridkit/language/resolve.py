@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from pydantic import ValidationError
 
 from hybridkit.language.source import PatternError, Source, Span, error_at
-from hybridkit.registry.plugin import Kind
+from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong
 from hybridkit.system.terminal import shown
@@ -45,7 +45,7 @@ def resolve(call: Call, registry: Registry, text: str, source: Source | None = N
 
 def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
     at = partial(error_at, source, text)
-    _check_name(call, "block", registry, at)
+    _check_name(call, BLOCK, registry, at)
     cls = registry.block(call.name)
     window = _window(call, cls, registry, at)
     block = read_call(call, cls, at, **({"window": window} if window else {}))
@@ -63,21 +63,21 @@ def check_names(calls: Iterable[Call], registry: Registry, text: str, source: So
 
 def _check_names(call: Call, registry: Registry, text: str, source: Source | None) -> None:
     at = partial(error_at, source, text)
-    _check_name(call, "block", registry, at)
+    _check_name(call, BLOCK, registry, at)
     if call.window is not None:
-        _check_name(call.window, "window", registry, at)
+        _check_name(call.window, WINDOW, registry, at)
 
 
 def _check_name(call: Call, kind: Kind, registry: Registry, at: _At) -> None:
     known = registry.names(kind)
     if call.name in known:
         return
-    if kind == "block" and call.name in registry.names("window"):
+    if kind == BLOCK and call.name in registry.names(WINDOW):
         raise at(call.span.name, f"`{call.name}` is a window policy: it stands after a block's colon, as in swa:128")
-    if kind == "window" and call.name in registry.names("block"):
+    if kind == WINDOW and call.name in registry.names(BLOCK):
         raise at(call.span.name, f"`{call.name}` is a block, not a window policy; policies are {', '.join(known)}")
     near = nearest(call.name, known)
-    what = "block" if kind == "block" else "window policy"
+    what = "block" if kind == BLOCK else "window policy"
     others = "" if near else f"; known: {', '.join(known)}, and what --plugin FILE.py names"
     raise at(call.span.name, f"unknown {what} {shown(call.name)}{others}", near)
 
@@ -89,7 +89,7 @@ def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window
         return None
     if not cls.has_window:
         raise at(call.window.span.name, f"{call.name} has no window")
-    _check_name(call.window, "window", registry, at)
+    _check_name(call.window, WINDOW, registry, at)
     return read_call(call.window, registry.window(call.window.name), at)
 
 

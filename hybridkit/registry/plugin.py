@@ -1,4 +1,4 @@
-"""A module to the one class it holds: blocks, window policies, and the plugin files that bring them."""
+"""A module to the one public class of a kind that it holds, and the plugin files that bring such classes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
 
 from hybridkit.registry.plugin_package import open_package
 from hybridkit.system.errors import UserError
 
-if TYPE_CHECKING:  # the vocabulary imports torch; naming a module needs none
-    from hybridkit.block import Block, Window
-
-Kind = Literal["block", "window"]
-
 
 def plugin_path(path: str | Path) -> Path:
-    """The absolute path of a plugin. Raises UserError unless it is a Python file that a pattern could name."""
+    """The absolute path of a plugin. Raises UserError unless it is a Python file whose name can be a name."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: {'a plugin is a file, not a folder' if path.is_dir() else 'no such plugin file'}")
     if path.suffix != ".py" or not path.stem.isidentifier() or path.stem.startswith("_"):
-        raise UserError(f"{path}: a plugin's file name is its name in a pattern, such as my_block.py")
+        raise UserError(f"{path}: a plugin's file name is its name in a pattern or recipe, such as my_block.py")
     return path.resolve()
 
 
@@ -33,28 +27,32 @@ def plugin_module(path: Path, expected: Mapping[str, str] | None = None, *, name
     """The name under which a plugin file can be imported, in this process: one package for every folder of plugins.
 
     An ordinary package rather than a file executed by hand: its classes pickle, it may import its neighbours
-    (`from ._helper import f`), and its last part is the file's stem, which names the block. `expected`: the SHA-256 of
-    all files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
+    (`from ._helper import f`), and its last part is the file's stem, the plugin's name. `expected`: the SHA-256 of all
+    files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
     """
     return f"{open_package(path.parent, expected, named=named).name}.{path.stem}"
 
 
-def public_class(module: str, owner: str) -> tuple[Kind, type[Block] | type[Window]]:
-    """The kind of the one public Block or Window class that `module` defines, and the class.
+def public_class(module: str, owner: str) -> tuple[str, type]:
+    """The kind ("block") of the one public class of any kind that `module` defines, and the class.
 
     Raises UserError, beginning with `owner`, where the import fails or there is not exactly one such class.
     """
-    from hybridkit.block import Block, Window
-
     held = [
-        cls
+        (kind, cls)
         for name, cls in vars(_imported(module, owner)).items()
-        if inspect.isclass(cls) and issubclass(cls, Block | Window) and cls.__module__ == module and name[0] != "_"
+        if inspect.isclass(cls) and cls.__module__ == module and name[0] != "_" and (kind := _kind(cls))
     ]
     if len(held) != 1:
-        found = f"holds {len(held)}: {', '.join(cls.__name__ for cls in held)}" if held else "holds none"
-        raise UserError(f"{owner}: {module} needs one public Block or Window class, and {found}")
-    return ("block" if issubclass(held[0], Block) else "window"), held[0]
+        found = f"holds {len(held)}: {', '.join(cls.__name__ for _, cls in held)}" if held else "holds none"
+        raise UserError(f"{owner}: {module} needs one public class of a kind, such as Block or Window, and {found}")
+    return held[0]
+
+
+def _kind(cls: type) -> str | None:
+    """What the base of a class says of its kind; a class that says it of itself is such a base, or none."""
+    said = (vars(base).get("kind") for base in cls.__mro__[1:])
+    return next((kind for kind in said if isinstance(kind, str)), None)
 
 
 def _imported(module: str, owner: str) -> ModuleType:

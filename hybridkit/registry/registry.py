@@ -1,7 +1,7 @@
-"""Which names a pattern may use, and the classes behind them.
+"""Names and the classes behind them, for every kind: blocks, window policies, optimizers, engines and others.
 
-Names come from the folder of blocks, from entry points of installed packages and from plugin files; none of their
-modules is imported before its class is asked for, save the plugin files', whose one class tells what they are.
+Names come from the folder of a kind, from entry points of installed packages and from plugin files. No module is
+imported before its class is asked for, except plugin files, whose one class tells their kind.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybridkit.registry.plugin import Kind, plugin_module, plugin_path, public_class
+from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
+from hybridkit.registry.plugin import plugin_module, plugin_path, public_class
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch; a list of names needs none
-    from hybridkit.block import Block, Spec, Window
+    from hybridkit.block import Block, Window
 
 
 @dataclass(frozen=True)
 class Known:
-    """A name that patterns may use: a block or a window policy, the module that holds it, and whose it is."""
+    """A name of a kind, the module that holds its class, and who brings it."""
 
-    kind: Kind
+    kind: str
     name: str
     module: str
     owner: str  # a file, or a package that is installed
 
-    def load(self) -> type[Spec]:
+    def load(self) -> type:
         """The class, imported on first use. Raises UserError where the module fails or holds no such class."""
         kind, cls = public_class(self.module, self.owner)
         if kind != self.kind:
@@ -43,7 +44,7 @@ class Known:
 class Row(NamedTuple):
     """One line of `hybridkit blocks`; `arguments` as a pattern writes them: `p=.5` with its default, else `short`."""
 
-    kind: Kind
+    kind: str
     name: str
     owner: str
     arguments: tuple[str, ...]
@@ -51,7 +52,7 @@ class Row(NamedTuple):
 
 
 class Registry:
-    """The names that patterns may use. A name that two owners claim is a UserError at the first look-up."""
+    """The names of every kind. A name that two owners claim is a UserError at the first look-up of its kind."""
 
     def __init__(self, plugins: tuple[str | Path, ...] = ()) -> None:
         self._plugins: dict[Path, _Plugin] = {}
@@ -66,7 +67,16 @@ class Registry:
         """
         path = plugin_path(path)
         self._plugins[path] = _Plugin(path, expected, named or (path in self._plugins and self._plugins[path].named))
+        self._forget()
+
+    def clear(self) -> None:
+        """Take every plugin file out again."""
+        self._plugins.clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self.__dict__.pop("_known", None)
+        self.__dict__.pop("_plugged", None)
 
     @property
     def plugins(self) -> tuple[Path, ...]:
@@ -83,57 +93,80 @@ class Registry:
         """Pickled as its plugin files, since classes of plug-ins can only be imported where those were added."""
         return "REGISTRY" if self is REGISTRY else (_with_plugins, (tuple(self._plugins.values()),))
 
+    def get(self, kind: Kind, name: str) -> Any:
+        """The class of a name. Raises UserError for an unknown name, or where its module fails."""
+        known = self._of(kind)
+        if name not in known:
+            raise UserError(f"unknown {kind} {shown(name)}; {self._hint(kind, name)}")
+        return known[name].load()
+
     def block(self, name: str) -> type[Block]:
-        """The class of a block. Raises UserError for an unknown name, or where its module fails."""
-        return self._load("block", name)
+        """The class of a block; see `get`."""
+        return self.get(BLOCK, name)
 
     def window(self, name: str) -> type[Window]:
-        """The class of a window policy. Raises UserError for an unknown name, or where its module fails."""
-        return self._load("window", name)
+        """The class of a window policy; see `get`."""
+        return self.get(WINDOW, name)
 
     def names(self, kind: Kind) -> list[str]:
         """The known names of a kind, in order."""
-        return sorted(name for of, name in self._known if of == kind)
+        return sorted(self._of(kind))
 
-    def listing(self) -> list[Row]:
-        """Everything that patterns may name: blocks, then windows, each with its arguments. Imports all of them."""
-        return [_row(known) for _, known in sorted(self._known.items())]
+    def listing(self, *kinds: Kind) -> list[Row]:
+        """Everything of these kinds, each with its arguments; imports all of it. None given: blocks, then windows."""
+        return [_row(known) for kind in kinds or (BLOCK, WINDOW) for _, known in sorted(self._of(kind).items())]
 
-    def _load(self, kind: Kind, name: str) -> Any:
-        if (kind, name) not in self._known:
-            near = nearest(name, self.names(kind))
-            hint = f"did you mean `{near}`?" if near else f"known are {', '.join(self.names(kind))}"
-            raise UserError(f"unknown {kind} {shown(name)}; {hint}")
-        return self._known[kind, name].load()
+    def _hint(self, kind: Kind, name: str) -> str:
+        """What may be meant by an unknown name."""
+        other = next((plugin for plugin in self._plugged if plugin.name == name), None)
+        if other:
+            return f"{other.owner} is a {other.kind}, not a {kind}"
+        known = self.names(kind)
+        near = nearest(name, known)
+        return f"did you mean `{near}`?" if near else f"known are {', '.join(known)}, and what --plugin FILE.py names"
+
+    def _of(self, kind: Kind) -> dict[str, Known]:
+        if kind not in self._known:
+            found = (*_in_folder(kind), *_installed(kind), *(one for one in self._plugged if one.kind == kind.name))
+            self._known[kind] = _by_name(found)
+        return self._known[kind]
 
     @cached_property
-    def _known(self) -> dict[tuple[Kind, str], Known]:
-        known: dict[tuple[Kind, str], Known] = {}
-        for found in (*_in_folder(), *_installed(), *map(_plugin, self._plugins.values())):
-            other = known.setdefault((found.kind, found.name), found)
-            if other is not found:
-                raise UserError(f"two {found.kind}s are named `{found.name}`: by {other.owner} and by {found.owner}")
-        return known
+    def _known(self) -> dict[Kind, dict[str, Known]]:
+        """What was looked up so far."""
+        return {}
+
+    @cached_property
+    def _plugged(self) -> tuple[Known, ...]:
+        """What the plugin files hold; imports them."""
+        return tuple(map(_plugin, self._plugins.values()))
 
 
-def _in_folder() -> Iterator[Known]:
-    spec = importlib.util.find_spec("hybridkit_blocks")
+def _by_name(found: Iterable[Known]) -> dict[str, Known]:
+    known: dict[str, Known] = {}
+    for one in found:
+        other = known.setdefault(one.name, one)
+        if other is not one:
+            raise UserError(f"two {one.kind}s are named `{one.name}`: by {other.owner} and by {one.owner}")
+    return known
+
+
+def _in_folder(kind: Kind) -> Iterator[Known]:
+    spec = importlib.util.find_spec(kind.package)
     assert spec is not None and spec.submodule_search_locations is not None
-    places: tuple[tuple[Kind, str, str], ...] = (("block", ".", ""), ("window", "windows", "windows."))
-    for kind, folder, package in places:
-        for root in spec.submodule_search_locations:
-            for file in sorted((Path(root) / folder).glob("[!_]*.py")):
-                yield Known(kind, file.stem, f"hybridkit_blocks.{package}{file.stem}", str(file))
+    for root in map(Path, spec.submodule_search_locations):
+        for file in sorted(root.glob("[!_]*.py")):
+            yield Known(kind.name, file.stem, f"{kind.package}.{file.stem}", str(file))
+        for file in sorted(root.glob("[!_]*/__init__.py")) if kind.subfolders else ():
+            yield Known(kind.name, file.parent.name, f"{kind.package}.{file.parent.name}", str(file))
 
 
-def _installed() -> Iterator[Known]:
-    groups: tuple[tuple[Kind, str], ...] = (("block", "hybridkit.blocks"), ("window", "hybridkit.windows"))
-    for kind, group in groups:
-        for point in metadata.entry_points(group=group):
-            owner = f"package {point.dist.name}" if point.dist else f"entry point {point.value}"
-            if point.module.rpartition(".")[2] != point.name:
-                raise UserError(f"{owner}: entry point `{point.name}` should be named like its module, {point.module}")
-            yield Known(kind, point.name, point.module, owner)
+def _installed(kind: Kind) -> Iterator[Known]:
+    for point in metadata.entry_points(group=kind.group):
+        owner = f"package {point.dist.name}" if point.dist else f"entry point {point.value}"
+        if point.module.rpartition(".")[2] != point.name:
+            raise UserError(f"{owner}: entry point `{point.name}` should be named like its module, {point.module}")
+        yield Known(kind.name, point.name, point.module, owner)
 
 
 class _Plugin(NamedTuple):
@@ -160,7 +193,8 @@ def _plugin(plugin: _Plugin) -> Known:
 def _row(known: Known) -> Row:
     cls = known.load()
     doc = (inspect.getdoc(cls) or "").partition("\n")[0]
-    return Row(known.kind, known.name, known.owner, cls.usage(), doc)
+    usage = getattr(cls, "usage", tuple)
+    return Row(known.kind, known.name, known.owner, usage(), doc)
 
 
 REGISTRY = Registry()

@@ -12,6 +12,7 @@ from hybridkit.model.loading import plan
 from hybridkit.model.model import OWN_LOGIT, TIED_SIZE, Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import shipped
+from hybridkit.registry.kinds import BLOCK
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import load_recipe
 
@@ -59,7 +60,7 @@ def alike(described: Plan) -> Plan:
 
 def patterns() -> dict[Plan, str]:
     """Small random stacks of all blocks, and stacks of 64 entries, tied and not."""
-    draw, names = random.Random(0), [name for name in REGISTRY.names("block") if REGISTRY.block(name).is_mixer]
+    draw, names = random.Random(0), [name for name in REGISTRY.names(BLOCK) if REGISTRY.block(name).is_mixer]
 
     def entry(name: str) -> str:
         return f"{name}:{draw.randint(2, 40)}" if REGISTRY.block(name).has_window else name

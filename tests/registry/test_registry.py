@@ -12,11 +12,11 @@ from project import ROOT
 from hybridkit.block import Block, Dims, Window
 from hybridkit.language.parser import parse
 from hybridkit.language.resolve import resolve
-from hybridkit.registry.plugin import Kind
+from hybridkit.registry.kinds import BLOCK, WINDOW
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
-BLOCK = '''
+BLOCK_FILE = '''
 from ._names import DOC
 from hybridkit.block import Block, Dims, Layer, Window
 from torch import nn
@@ -33,7 +33,7 @@ class Echo(Block):
     def build(self, dims): return _Pass()
     def flops(self, dims, tokens, window=None, count="exact"): return 0
 '''
-WINDOW = """
+WINDOW_FILE = """
 from hybridkit.block import Window
 class Twice(Window):
     small: int
@@ -47,24 +47,23 @@ class Twice(Window):
 @pytest.fixture
 def plugins(tmp_path: Path) -> Path:
     (tmp_path / "_names.py").write_text("DOC = 'a helper beside the plugin'")
-    (tmp_path / "echo.py").write_text(BLOCK)
-    (tmp_path / "twice.py").write_text(WINDOW)
+    (tmp_path / "echo.py").write_text(BLOCK_FILE)
+    (tmp_path / "twice.py").write_text(WINDOW_FILE)
     return tmp_path
 
 
 def refused(*paths: Path) -> str:
     with pytest.raises(UserError) as raised:
-        Registry(paths).names("block")
+        Registry(paths).names(BLOCK)
     return str(raised.value)
 
 
 def test_every_file_of_the_folder_has_a_name_and_a_class_named_like_it() -> None:
     folder = ROOT / "blocks"
-    kinds: tuple[tuple[Kind, Path], ...] = (("block", folder), ("window", folder / "windows"))
-    for kind, files in kinds:
+    for kind, files in ((BLOCK, folder), (WINDOW, folder / "windows")):
         names = [file.stem for file in sorted(files.glob("*.py")) if not file.stem.startswith("_")]
         assert REGISTRY.names(kind) == names
-        load = REGISTRY.block if kind == "block" else REGISTRY.window
+        load = REGISTRY.block if kind == BLOCK else REGISTRY.window
         assert [load(name).name() for name in names] == names
 
 
@@ -78,8 +77,8 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 def test_a_plugin_is_what_its_one_public_class_is(plugins: Path) -> None:
     registry = Registry((plugins / "echo.py", plugins / "twice.py", plugins / ".." / plugins.name / "echo.py"))
     assert issubclass(registry.block("echo"), Block) and issubclass(registry.window("twice"), Window)
-    assert "echo" in registry.names("block") and "twice" in registry.names("window")
-    assert "echo" not in REGISTRY.names("block")
+    assert "echo" in registry.names(BLOCK) and "twice" in registry.names(WINDOW)
+    assert "echo" not in REGISTRY.names(BLOCK)
     entry = resolve(parse("echo(.5)")[0], registry, "echo(.5)")
     assert str(entry.block) == "echo(gain=.5)"
     layer = entry.block.build(Dims(8, 2, 16))
@@ -91,20 +90,20 @@ def test_a_plugin_is_what_its_one_public_class_is(plugins: Path) -> None:
 def test_plugins_of_one_name_in_two_folders_live_side_by_side(plugins: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    (other / "echo.py").write_text(BLOCK.replace("from ._names import DOC", "").replace("1.0", "2.0"))
+    (other / "echo.py").write_text(BLOCK_FILE.replace("from ._names import DOC", "").replace("1.0", "2.0"))
     first, second = (Registry((folder / "echo.py",)).block("echo") for folder in (plugins, other))
     assert (first.model_fields["gain"].default, second.model_fields["gain"].default) == (1.0, 2.0)
 
 
 def test_adding_a_plugin_is_seen_at_once(plugins: Path) -> None:
     registry = Registry()
-    assert "echo" not in registry.names("block")
+    assert "echo" not in registry.names(BLOCK)
     registry.add(plugins / "echo.py")
-    assert "echo" in registry.names("block")
+    assert "echo" in registry.names(BLOCK)
 
 
 def test_a_clash_names_both_owners(plugins: Path) -> None:
-    (plugins / "swa.py").write_text(BLOCK)
+    (plugins / "swa.py").write_text(BLOCK_FILE)
     message = refused(plugins / "swa.py")
     assert str(plugins / "swa.py") in message and str(Path("blocks") / "swa.py") in message
 
@@ -113,7 +112,7 @@ def test_a_clash_names_both_owners(plugins: Path) -> None:
     ("text", "said"),
     [
         ("x = 1", "holds none"),
-        (BLOCK + "\nclass Other(Echo): pass", "holds 2: Echo, Other"),
+        (BLOCK_FILE + "\nclass Other(Echo): pass", "holds 2: Echo, Other"),
         ("from hybridkit_blocks.windows.stoch import Stoch", "holds none"),
         ("x = 1\n\ny = 1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("def f():\n    raise KeyError('a')\n\nf()", "line 2: KeyError"),
@@ -136,7 +135,7 @@ def test_what_is_no_plugin_file_is_refused_at_once(plugins: Path) -> None:
         ("_names.py", "its name in"),
         ("a.txt", "its name in"),
     ):
-        (plugins / name).write_text(BLOCK)
+        (plugins / name).write_text(BLOCK_FILE)
         assert said in refused(plugins / name)
     assert "no such plugin file" in refused(plugins / "missing.py")
     assert "not a folder" in refused(plugins)
@@ -161,14 +160,14 @@ def test_installed_packages_bring_blocks_and_windows(
     package(plugins, "echoes", points)
     monkeypatch.syspath_prepend(plugins)
     registry = Registry()
-    assert "echo" in registry.names("block") and "echo_package.echo" not in sys.modules
+    assert "echo" in registry.names(BLOCK) and "echo_package.echo" not in sys.modules
     assert registry.block("echo").name() == "echo" and registry.window("twice").read([(None, 3)]).largest == 6
     assert [row.owner for row in registry.listing() if row.name == "echo"] == ["package echoes"]
 
     package(tmp_path / "second", "sounds", points)
     monkeypatch.syspath_prepend(tmp_path / "second")
     with pytest.raises(UserError, match="two blocks are named `echo`") as raised:
-        Registry().names("block")
+        Registry().names(BLOCK)
     assert "package echoes" in str(raised.value) and "package sounds" in str(raised.value)
 
 
@@ -203,9 +202,9 @@ def test_the_listing_shows_arguments_as_patterns_write_them(plugins: Path) -> No
 def test_names_wait_for_no_torch() -> None:
     code = """
 import sys
-from hybridkit.registry.plugin import Kind
+from hybridkit.registry.kinds import BLOCK, WINDOW
 from hybridkit.registry.registry import REGISTRY
-print(*REGISTRY.names("block"), *REGISTRY.names("window"))
+print(*REGISTRY.names(BLOCK), *REGISTRY.names(WINDOW))
 assert "torch" not in sys.modules and not any(name.startswith("hybridkit_blocks.") for name in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ import torch
 
 import hybridkit
 from hybridkit.cli.options import _add_plugins
+from hybridkit.language import resolve
 from hybridkit.registry import plugin_package, registry, trust
 from hybridkit.registry.plugin_package import loaded_hash, sha256
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -57,9 +58,8 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def forget() -> None:
-    REGISTRY._plugins.clear()
-    REGISTRY._entries.clear()
-    REGISTRY.__dict__.pop("_known", None)
+    REGISTRY.clear()
+    resolve._entries.clear()
 
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:

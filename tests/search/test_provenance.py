@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from spaces import BASE, full_attention, try_all
 
+from hybridkit.language import resolve
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
 from hybridkit.search.provenance import difference
@@ -80,6 +81,6 @@ def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path) -> None:
 
 
 def _forget(before: dict) -> None:  # type: ignore[type-arg]
-    REGISTRY._plugins = before.copy()
-    REGISTRY._entries.clear()
-    REGISTRY.__dict__.pop("_known", None)
+    REGISTRY.clear()
+    REGISTRY._plugins.update(before)
+    resolve._entries.clear()

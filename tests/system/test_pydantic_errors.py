@@ -8,6 +8,7 @@ import pytest
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import load
 from hybridkit.recipe.schema import leaves
+from hybridkit.registry.kinds import BLOCK
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
 from hybridkit.search.schema import PrunerSettings, StudyFile, TrialSettings
@@ -33,7 +34,7 @@ def test_recipes(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, "x", None, True, -1, 2**70])
-@pytest.mark.parametrize("block", REGISTRY.names("block"))
+@pytest.mark.parametrize("block", REGISTRY.names(BLOCK))
 def test_arguments_of_blocks_and_of_the_ffn(block: str, value: Any) -> None:
     cls = REGISTRY.block(block)
     for name in (*(field for field in cls.model_fields if field != "window"), "foo"):
