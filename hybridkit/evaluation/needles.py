@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from hybridkit.data.batches import IGNORED
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.feed import IGNORED
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.request import Scoring
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples

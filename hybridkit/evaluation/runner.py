@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import context_length, held_out_batches, open_feed, open_recall
+from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
+from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
@@ -39,7 +40,7 @@ class Evaluator:
         self._contexts: dict[str, int] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
         for target in targets:
-            if request.gaps and not open_recall(target.recipe.data):
+            if request.gaps and not isinstance(feed_source(target.recipe.data), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
             if request.perplexity:
                 data, rules = target.text.data, target.recipe.rules
@@ -178,8 +179,8 @@ class _RunAtWindow:
 
     def _recall(self) -> None:
         data = self.target.recipe.data
-        task = open_recall(data)
-        assert task
+        task = feed_source(data)
+        assert isinstance(task, RecallTask)
         batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
         for distance, rows in recall.near(self.model, batches, self.reading).items():
             self._score("recall_near", distance, rows)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridkit.data.cache import cache_root, digest_of
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.haystack import Essays
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, make_prompt
 from hybridkit.system.errors import UserError

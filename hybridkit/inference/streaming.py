@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hybridkit.block import State
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.inference.decode import CHUNK, Context, generate, prefill, size_of
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model

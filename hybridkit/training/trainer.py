@@ -11,7 +11,7 @@ import torch
 
 from hybridkit.data.batches import Feed
 from hybridkit.data.open import describe_feed, open_feed
-from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan, embedding_scale

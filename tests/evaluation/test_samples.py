@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation import samples as module
 from hybridkit.evaluation.haystack import Essays, open_essays
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, make_prompt

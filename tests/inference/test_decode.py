@@ -9,7 +9,7 @@ import torch
 from tiny import some_ids, tiny
 from torch import Tensor
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.inference.decode import clone, decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
