@@ -172,9 +172,9 @@ def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResul
 
 def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
     from hybridkit.report.eval import print_findings
-    from hybridkit.report.html import write
+    from hybridkit.report.html import write_report
 
-    written = write(result, folder)
+    written = write_report(result, folder)
     if as_json:
         for note in result.notes:
             say(f"hybridkit: {note}", file=sys.stderr)

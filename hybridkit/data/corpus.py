@@ -16,7 +16,7 @@ from hybridkit.data.prepare import BuildProgress, CorpusSpec, build_corpus
 from hybridkit.data.source import open_text
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 
@@ -90,7 +90,7 @@ def prepare_corpus(
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
-    rules = rules or CURRENT
+    rules = rules or CURRENT_RULES
     text, root = open_text(source), store.cache_root(cache)
     wanted = CorpusSpec(text, field, choose_tokenizer(tokenizer), validation, text.fingerprint(field), rules)
     seen = store.find_entry(root, wanted.stamp)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from hybridkit.language.parser import Call, tree
+from hybridkit.language.parser import Call, pattern_tree
 from hybridkit.language.resolve import read_call
 from hybridkit.language.source import Source as CodeSource
 from hybridkit.language.source import error_at
@@ -35,7 +35,7 @@ class NamedSpec(Spec, ABC):
             return None
         place = CodeSource(cls.key, CodeSource.inline(text).lines)
         at = partial(error_at, place, text)
-        call = tree(text, place)
+        call = pattern_tree(text, place)
         if not isinstance(call, Call) or call.window:
             raise at((0, len(text)), f"this is one call: {cls.name()}({', '.join(cls.usage())})")
         return read_call(call, cls, at)

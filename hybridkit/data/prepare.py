@@ -17,7 +17,7 @@ from hybridkit.data import cache
 from hybridkit.data.source import TextSource
 from hybridkit.data.split import ByteSpan, document_hash, split
 from hybridkit.data.tokenizer import SAVED, Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 BuildProgress = Callable[[str, int, int | None], object]  # what is done now, bytes done, of how many, if known
@@ -32,7 +32,7 @@ class CorpusSpec(NamedTuple):
     tokenizer: TokenizerSpec
     validation: float
     fingerprint: object  # of the source
-    rules: int = CURRENT  # of the split and the tokens
+    rules: int = CURRENT_RULES  # of the split and the tokens
 
     @property
     def settings(self) -> list[object]:

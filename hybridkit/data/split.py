@@ -15,7 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 SPLIT_TOLERANCE = 0.25  # of the smaller side's share
@@ -25,7 +25,7 @@ TextBytes = bytes | mmap.mmap
 
 
 def split(
-    text: TextBytes, ends: Sequence[int], hashes: np.ndarray, fraction: float, rules: int = CURRENT
+    text: TextBytes, ends: Sequence[int], hashes: np.ndarray, fraction: float, rules: int = CURRENT_RULES
 ) -> tuple[list[ByteSpan], list[ByteSpan]]:
     """The training and the held-out stretches of documents that end at `ends` and have `hashes`, each in order.
 
@@ -86,7 +86,7 @@ def held_out_of_rules_1(hashes: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def cut_place(raw: bytes, fraction: float, rules: int = CURRENT) -> int:
+def cut_place(raw: bytes, fraction: float, rules: int = CURRENT_RULES) -> int:
     """Where a corpus of one document is cut, the held-out part last: the line end nearest to `fraction` from its end.
 
     Where no line ends within `TOLERANCE` of it (by rules 1: anywhere), between two characters. Raises UserError if it

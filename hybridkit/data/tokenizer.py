@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from hybridkit.data.named import NamedSpec
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.registry.kinds import Kind
 
 TOKENIZER = Kind("tokenizer", "hybridkit.data.tokenizers")
@@ -92,22 +92,22 @@ class TokenizerSpec(NamedSpec, ABC):
     key: ClassVar[str] = "data.tokenizer"
 
     @abstractmethod
-    def vocab(self, rules: int = CURRENT) -> int:
+    def vocab(self, rules: int = CURRENT_RULES) -> int:
         """How many ids it has at most. Raises UserError where a file cannot be read."""
 
     @abstractmethod
-    def make(self, documents: Iterable[bytes], rules: int = CURRENT) -> Tokenizer:
+    def make(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
         """The tokenizer. `documents` are those of the training side, for one that is trained."""
 
-    def identity(self, rules: int = CURRENT) -> str:
+    def identity(self, rules: int = CURRENT_RULES) -> str:
         """A text that differs once the same documents may get other ids; by default the name and its plug-in."""
         return "".join([str(self), *(f" {name} {digest}" for name, digest in self.code().items())])
 
-    def build(self, documents: Iterable[bytes], rules: int = CURRENT) -> Tokenizer:
+    def build(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
         """As `make`, and the tokenizer knows what it was made by."""
         return self._mark(self.make(documents, rules))
 
-    def restore(self, state: Any, rules: int = CURRENT) -> Tokenizer:
+    def restore(self, state: Any, rules: int = CURRENT_RULES) -> Tokenizer:
         """As `load`, and the tokenizer knows what it was made by."""
         return self._mark(self.load(state, rules))
 
@@ -115,7 +115,7 @@ class TokenizerSpec(NamedSpec, ABC):
         made.made_by = made.made_by or {MARK: str(self), "code": dict(self.code())}
         return made
 
-    def load(self, state: Any, rules: int = CURRENT) -> Tokenizer:
+    def load(self, state: Any, rules: int = CURRENT_RULES) -> Tokenizer:
         """The tokenizer whose `state` was saved; by default, `make` without documents."""
         return self.make((), rules)
 

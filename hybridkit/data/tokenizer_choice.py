@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hybridkit.data.named import read_named
 from hybridkit.data.tokenizer import SAVED, TOKENIZER, ByteTokenizer, Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
@@ -34,7 +34,7 @@ def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
     return vocab or least
 
 
-def load_tokenizer(folder: Path, rules: int = CURRENT) -> Tokenizer:
+def load_tokenizer(folder: Path, rules: int = CURRENT_RULES) -> Tokenizer:
     """The tokenizer that was saved in `folder`, as `rules` have it; `bytes` if none was.
 
     Raises UserError for a damaged file.
@@ -51,7 +51,7 @@ def run_tokenizer(run: Run, rules: int | None = None) -> Tokenizer:
     Raises UserError where it is damaged, or not the recorded one.
     """
     run.check_exists()
-    found, manifest = load_tokenizer(run.path, rules or CURRENT), run.record()
+    found, manifest = load_tokenizer(run.path, rules or CURRENT_RULES), run.record()
     wanted = manifest.tokenizer if manifest else None
     if wanted not in (None, found.digest):
         now = f"has sha256 {found.digest}" if (run.path / SAVED).exists() else "is missing"

@@ -16,7 +16,7 @@ from hybridkit.report.markup import in_markdown, markdown_table
 from hybridkit.system.terminal import one_line, say
 
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
-SECONDS = 10.0  # between plain lines
+LINE_EVERY = 10.0  # between plain lines
 
 Watch = Callable[[str, int, int], None]
 
@@ -59,7 +59,7 @@ class _Lines:
         now = time.monotonic()
         if what != self._what:
             self._what, self._begin, self._said, self._first = what, now, 0.0, done
-        if done == total or now - self._said >= SECONDS:
+        if done == total or now - self._said >= LINE_EVERY:
             self._said = now
             fresh = done - self._first
             left = f", ETA {timedelta(seconds=round((now - self._begin) / fresh * (total - done)))}" if fresh else ""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
 
 PANELS = 3  # beside each other
-Grid = Sequence[Sequence[float | None]]
+_Grid = Sequence[Sequence[float | None]]
 
 
-def pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
+def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
     """The figures that the findings suffice for, each with the name of its file, without suffix."""
     needles = [cell for cell in findings.cells if not cell.task.startswith("recall_")]
     for task in dict.fromkeys(depth.task for depth in findings.depths):
@@ -119,7 +119,7 @@ def _panels(count: int, title: str) -> tuple[Figure, Sequence[Axes]]:
     return figure, panels[:count]
 
 
-def _heat(axes: Axes, grid: Grid, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str) -> None:
+def _heat(axes: Axes, grid: _Grid, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str) -> None:
     """Percentages as colours, and as numbers in them; nothing where there are none."""
     axes.imshow(
         [[float("nan") if v is None else v for v in row] for row in grid],

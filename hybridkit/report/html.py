@@ -13,7 +13,7 @@ from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadab
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
 from hybridkit.report.eval import markdown, notes, tables
-from hybridkit.report.heatmap import pictures
+from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.markup import html_table, in_html
 from hybridkit.system.errors import Failure
 from hybridkit.system.files import write_whole
@@ -28,7 +28,7 @@ _STYLE = (
 )
 
 
-def write(findings: EvalResult, folder: Path) -> Path:
+def write_report(findings: EvalResult, folder: Path) -> Path:
     """Add findings to report.html, report.md, results.json and the pictures (PNG and SVG); the path of the first.
 
     What was found before stays, behind them. Raises Failure where the folder cannot be written.
@@ -44,11 +44,13 @@ def write(findings: EvalResult, folder: Path) -> Path:
 
 def _write(history: Sequence[EvalResult], folder: Path) -> None:
     ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
-    drawn = [{f"{name}{end}": made for name, made in pictures(one)} for one, end in zip(history, ends, strict=True)]
+    drawn = [
+        {f"{name}{end}": made for name, made in eval_pictures(one)} for one, end in zip(history, ends, strict=True)
+    ]
     files = {RESULTS: format_json(history_to_json(history), indent=1) + "\n", "report.md": markdown(history)}
     for name, picture in (pair for figures in drawn for pair in figures.items()):
         files[f"{name}.svg"] = figure.svg(picture)
-        figure.write(picture, folder / f"{name}.png", dpi=120)
+        figure.write_figure(picture, folder / f"{name}.png", dpi=120)
     files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
     for name, text in files.items():
         write_whole(folder / name, text.encode())

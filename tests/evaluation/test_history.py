@@ -8,7 +8,7 @@ import pytest
 
 from hybridkit.evaluation.history import history_to_json, read_history, with_new
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
-from hybridkit.report.html import write
+from hybridkit.report.html import write_report
 
 SETTINGS = {"samples": 3, "seed": 42, "scoring": "ruler", "haystack": None, "harness": None, "interval": "95 %"}
 
@@ -69,8 +69,8 @@ def test_a_run_that_moved_keeps_its_answers() -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    write(of("a", "x", 10), tmp_path)
-    write(of("a", "y"), tmp_path)
+    write_report(of("a", "x", 10), tmp_path)
+    write_report(of("a", "y"), tmp_path)
     history = read_history(tmp_path)
     assert history_to_json(history) == json.loads((tmp_path / "results.json").read_text())
     assert scores(history) == [[], [10]]
@@ -83,7 +83,7 @@ def test_a_report_of_the_first_round_stays_as_an_earlier_one(tmp_path: Path) -> 
     for key in ("trained", "origins", "notes"):
         del old[key]
     (tmp_path / "results.json").write_text(json.dumps(old))
-    write(of("a", "x", 20), tmp_path)
+    write_report(of("a", "x", 20), tmp_path)
     assert scores(read_history(tmp_path)) == [[20], [10]]
 
 
@@ -93,6 +93,6 @@ def test_a_report_of_the_first_round_stays_as_an_earlier_one(tmp_path: Path) -> 
 )
 def test_what_is_no_report_is_put_aside(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").write_text(text)
-    write(of("a", "x", 20), tmp_path)
+    write_report(of("a", "x", 20), tmp_path)
     assert scores(read_history(tmp_path)) == [[20]]
     assert (tmp_path / "unreadable-results.json").read_text() == text and "cannot be read" in capsys.readouterr().err

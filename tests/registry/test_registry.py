@@ -10,7 +10,7 @@ import pytest
 from project import ROOT
 
 from hybridkit.block import Block, Dims, Window
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.kinds import BLOCK, WINDOW
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -79,7 +79,7 @@ def test_a_plugin_is_what_its_one_public_class_is(plugins: Path) -> None:
     assert issubclass(registry.block("echo"), Block) and issubclass(registry.window("twice"), Window)
     assert "echo" in registry.names(BLOCK) and "twice" in registry.names(WINDOW)
     assert "echo" not in REGISTRY.names(BLOCK)
-    entry = resolve(parse("echo(.5)")[0], registry, "echo(.5)")
+    entry = resolve(parse_pattern("echo(.5)")[0], registry, "echo(.5)")
     assert str(entry.block) == "echo(gain=.5)"
     layer = entry.block.build(Dims(8, 2, 16))
     for again in (pickle.loads(pickle.dumps(entry)), copy.deepcopy(entry)):

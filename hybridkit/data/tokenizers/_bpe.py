@@ -27,13 +27,13 @@ from hybridkit.data.tokenizers._json_file import (
     unknown_name,
 )
 from hybridkit.data.tokenizers._parts import WINDOW, TokenPart, encode_parts
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 
 VERSION = f"tokenizers {tokenizers.__version__}"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # surrogateescape's spelling of stray bytes
 
 
-def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT) -> ByteLevel:
+def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT_RULES) -> ByteLevel:
     """Byte-level BPE (Sennrich et al., arXiv 1508.07909) of at most `vocab` tokens; the same text gives the same one.
 
     Ids: 0 the end of a document, then the 256 bytes, then merges by rank. Little text gives fewer tokens.
@@ -51,7 +51,7 @@ def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT) -> B
     return ByteLevel(library.to_str(), rules)
 
 
-def read_tokenizer(path: Path, rules: int = CURRENT) -> ByteLevel | Measured:
+def read_tokenizer(path: Path, rules: int = CURRENT_RULES) -> ByteLevel | Measured:
     """The tokenizer of a tokenizer.json, as `rules` have it. Raises UserError for a file that is none."""
     with library_errors(f"{path}: not a tokenizer.json that can be read"):
         text = read_tokenizer_text(path)
@@ -66,7 +66,7 @@ class _Library:
 
     _knows_all = False  # no text is unknown
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         self.saved, self._rules = text, rules
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         made = parse_tokenizer(text)
@@ -113,7 +113,7 @@ class ByteLevel(_Library, PieceTokenizer):
 
     _knows_all = True
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         super().__init__(text, rules)
         added = {token: one.content.encode() for token, one in self.library.get_added_tokens_decoder().items()}
         names = {token: name for name, token in self.known.items() if token not in added}
@@ -138,7 +138,7 @@ class Measured(_Library, Tokenizer):
 
     lengths = None
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         super().__init__(text, rules)
         self._decoded = bytes_decoder(parse_tokenizer(text), self.library)
 

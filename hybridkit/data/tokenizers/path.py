@@ -14,7 +14,7 @@ from hybridkit.data.named import read_named
 from hybridkit.data.tokenizer import MARK, SAVED, TOKENIZER, Tokenizer, TokenizerSpec
 from hybridkit.data.tokenizers._bpe import VERSION, read_tokenizer
 from hybridkit.data.tokenizers._json_file import library_errors, read_tokenizer_text
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.system.errors import UserError, nearest
 
@@ -42,13 +42,13 @@ class TokenizerFile(TokenizerSpec):
             )
         return cls(path=path)
 
-    def vocab(self, rules: int = CURRENT) -> int:
+    def vocab(self, rules: int = CURRENT_RULES) -> int:
         return self.make((), rules).vocab
 
-    def identity(self, rules: int = CURRENT) -> str:
+    def identity(self, rules: int = CURRENT_RULES) -> str:
         return f"{self.make((), rules).digest} {VERSION}"
 
-    def make(self, documents: Iterable[bytes], rules: int = CURRENT) -> Tokenizer:
+    def make(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
         if rules not in self._read:
             self._read[rules] = _written(Path(self.path), rules) or read_tokenizer(Path(self.path), rules)
         return self._read[rules]

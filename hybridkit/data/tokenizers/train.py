@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from hybridkit.data.tokenizer import Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 _LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document
@@ -28,15 +28,15 @@ class Train(TokenizerSpec):
             raise UserError(f"data.tokenizer: {text} is out of range: V is {_LEAST} (bytes and end) to {_MOST}")
         return cls(size=size)
 
-    def vocab(self, rules: int = CURRENT) -> int:
+    def vocab(self, rules: int = CURRENT_RULES) -> int:
         return self.size
 
-    def identity(self, rules: int = CURRENT) -> str:
+    def identity(self, rules: int = CURRENT_RULES) -> str:
         from hybridkit.data.tokenizers._bpe import VERSION
 
         return f"train({self.size}) {VERSION}"
 
-    def make(self, documents: Iterable[bytes], rules: int = CURRENT) -> Tokenizer:
+    def make(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
         from hybridkit.data.tokenizers._bpe import train_bpe  # slow to import
 
         return train_bpe(documents, self.size, rules)

@@ -1,9 +1,9 @@
-"""What loss by position costs over long rows: 8k to 128k tokens, streamed, each length in a process of its own.
+"""Speed and memory of the loss by position over long rows: 8k to 128k tokens, read in chunks.
 
-    python tools/long_eval.py
+    python tools/benchmarks/long_eval.py
 
-Prints tokens a second and the peak memory of the process as the kernel counts it. Weights and text are random: cost
-does not depend on them.
+Prints tokens per second and the peak memory of the process as the kernel counts it; each length is measured in a new
+process. Weights and tokens are random, since time and memory do not depend on them.
 """
 
 import argparse
