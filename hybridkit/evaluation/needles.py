@@ -18,9 +18,9 @@ from torch import Tensor
 from hybridkit.data.feed import IGNORED
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.request import Scoring
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
+from hybridkit.evaluation.task import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.inference.decode import generate, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model

@@ -15,10 +15,10 @@ from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
-from hybridkit.evaluation.ruler import TASKS
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.evaluation.target import EvalTarget
+from hybridkit.evaluation.task import choose_task
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -107,7 +107,7 @@ class Evaluator:
         """What scores depend on beside the runs."""
         request, essays = self.request, self._essays
         harness = {"limit": request.limit, "include": request.include and str(request.include)}
-        used = any(TASKS[task].haystack == "essay" for task in request.tasks)
+        used = any(choose_task(name).uses_essays for name in request.tasks)
         return {
             "samples": request.samples,
             "seed": request.seed,
