@@ -126,17 +126,18 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 def _tasks(text: str) -> tuple[str, ...]:
     """The needle tasks that names, groups and `all` stand for, each once. Raises UserError."""
-    from hybridkit.evaluation.ruler import TASKS
+    from hybridkit.evaluation.ruler import GROUPS
+    from hybridkit.evaluation.task import TASK
+    from hybridkit.registry.registry import REGISTRY
 
-    groups = {"all": "niah", "niah_single": "niah_single_", "niah_multikey": "niah_multikey_"}
+    known = dict.fromkeys([*GROUPS["all"], *REGISTRY.names(TASK)])
     found: list[str] = []
     for name in text.split(",") if text else ():
-        begin = groups.get(name.strip())
-        chosen = [task for task in TASKS if task.startswith(begin)] if begin else [name.strip()]
-        if chosen[0] not in TASKS:
-            close = nearest(chosen[0], [*TASKS, *groups])
+        chosen = GROUPS.get(name.strip(), (name.strip(),))
+        if chosen[0] not in known:
+            close = nearest(chosen[0], [*known, *GROUPS])
             hint = f"did you mean `{close}`? Known" if close else "known"
-            raise UserError(f"--needles {name}: no such task; {hint} are {', '.join([*groups, *TASKS])}")
+            raise UserError(f"--needles {name}: no such task; {hint} are {', '.join([*GROUPS, *known])}")
         found += chosen
     return tuple(dict.fromkeys(found))
 

@@ -10,43 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hybridkit.data.corpus import Corpus, Tokens
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.feed import IGNORED, Batch, Documents, Feed
 from hybridkit.system.errors import UserError
 
-Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
-IGNORED = -100  # the target of a token that is not predicted
-_ROUNDS = 6
+__all__ = ["IGNORED", "Batch", "Batches", "Documents", "Feed", "cover"]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences, and what follows each of their tokens."""
-
-    tokens: Tensor  # (B, T) int64
-    targets: Tensor  # (B, T) int64, IGNORED where not counted
-    document_starts: Tensor | None  # (B, T) bool: a document begins here; None where documents flow into each other
-    bytes: int  # raw bytes of text that the counted targets stand for
-
-
-class Feed(Protocol):
-    """What a trainer reads, be it packed text (`Batches`) or made up on the spot."""
-
-    tokenizer: Tokenizer
-    digest: str  # what was trained on: a run resumes on the same digest only
-
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """Rows of the batch of a step, which counts from 0. Pure: the same answer in any process, in any order."""
-
-    def validation(self) -> Iterator[Batch]:
-        """The held-out batches, always the same."""
+_ROUNDS = 6  # of the permutation
 
 
 class Batches:

@@ -13,9 +13,9 @@ import numpy as np
 
 from hybridkit.data import cache as store
 from hybridkit.data.prepare import BuildProgress, CorpusSpec, build_corpus
-from hybridkit.data.sources import open_source
-from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer
+from hybridkit.data.source import open_text
+from hybridkit.data.tokenizer import Tokenizer
+from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
@@ -91,15 +91,14 @@ def prepare_corpus(
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
     rules = rules or CURRENT_RULES
-    text, root = open_source(source, field), store.cache_root(cache)
-    wanted = CorpusSpec(text, choose_tokenizer(tokenizer, rules), validation, text.fingerprint(), rules)
+    text, root = open_text(source), store.cache_root(cache)
+    wanted = CorpusSpec(text, field, choose_tokenizer(tokenizer), validation, text.fingerprint(field), rules)
     seen = store.find_entry(root, wanted.stamp)
     if seen is None:
         with store.building(root, wanted.stamp) as part:
             seen = store.find_entry(root, wanted.stamp)  # another process may have built it while this one waited
             if seen is None:
-                folder = build_corpus(wanted, part, progress or _silent)
-                seen = store.CacheEntry(folder, dict(text.skipped))
+                seen = build_corpus(wanted, part, progress or _silent)
                 store.remember_entry(root, wanted.stamp, seen)
     return _load(seen, rules)
 

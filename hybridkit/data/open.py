@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from hybridkit.data.batches import Batch, Batches, Feed, cover
+from hybridkit.data.batches import Batches, cover
 from hybridkit.data.corpus import Corpus, prepare_corpus
+from hybridkit.data.feed import Batch, Feed
 from hybridkit.data.prepare import BuildProgress
-from hybridkit.data.recall import RecallFeed, RecallTask, read_recall
+from hybridkit.data.source import FeedSource, open_source
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
@@ -18,17 +19,19 @@ def open_feed(data: Data, train: Train, progress: BuildProgress | None = None, r
     Raises UserError for what cannot be read or made.
     """
     batch = train.batch_tokens // data.sequence
-    if task := open_recall(data):
-        return RecallFeed(task, data.sequence, batch, train.seed)
+    if source := feed_source(data):
+        return source.feed(data.sequence, batch, train.seed)
     return Batches(_corpus(data, progress, rules), data.sequence, batch, train.seed, data.documents)
 
 
-def open_recall(data: Data) -> RecallTask | None:
-    """The task of `source: recall(...)`; None where the source is text. Raises UserError for another tokenizer."""
-    task = read_recall(data.source)
-    if task and data.tokenizer != "bytes":
-        raise UserError(f"data.tokenizer: {data.source} makes bytes of its own; leave the tokenizer at `bytes`")
-    return task
+def feed_source(data: Data) -> FeedSource | None:
+    """The source, if it makes its own sequences; None where it is text. Raises UserError for another tokenizer."""
+    source = open_source(data.source)
+    if not isinstance(source, FeedSource):
+        return None
+    if data.tokenizer != "bytes":
+        raise UserError(f"data.tokenizer: {data.source} makes its own bytes; leave the tokenizer at `bytes`")
+    return source
 
 
 def describe_feed(feed: Feed, train: Train, vocab: int) -> list[str]:
@@ -60,7 +63,7 @@ def context_length(data: Data, wanted: int | None, rules: int | None = None) -> 
 
     Raises UserError where there is less held-out text than wanted.
     """
-    have = None if open_recall(data) else len(_corpus(data, None, rules).validation) - 1
+    have = None if feed_source(data) else len(_corpus(data, None, rules).validation) - 1
     if wanted and have is not None and wanted > have:
         raise UserError(f"--context {wanted:,}: the held-out text has only {have:,} tokens to predict")
     long = LONG_CONTEXT * data.sequence
@@ -69,8 +72,8 @@ def context_length(data: Data, wanted: int | None, rules: int | None = None) -> 
 
 def held_out_batches(data: Data, context: int, rows: int, rules: int | None = None) -> Iterator[Batch]:
     """The held-out text in rows of `context` tokens, `rows` at a time; documents flow into each other."""
-    if task := open_recall(data):
-        return RecallFeed(task, context, rows).validation()
+    if source := feed_source(data):
+        return source.feed(context, rows).validation()
     return cover(_corpus(data, None, rules).validation, context, rows, "flow")
 
 

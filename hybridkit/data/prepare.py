@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 from array import array
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hybridkit.data import cache
-from hybridkit.data.sources import TextSource
+from hybridkit.data.source import TextSource
 from hybridkit.data.split import ByteSpan, document_hash, split
-from hybridkit.data.tokenizers.base import SAVED, Tokenizer
-from hybridkit.data.tokenizers.choice import TokenizerChoice
+from hybridkit.data.tokenizer import SAVED, Tokenizer, TokenizerSpec
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
@@ -28,20 +28,21 @@ class CorpusSpec(NamedTuple):
     """What a corpus is to be made of, and how its source looked when it was asked for."""
 
     source: TextSource
-    tokenizer: TokenizerChoice
+    field: str  # of rows, that holds the text
+    tokenizer: TokenizerSpec
     validation: float
-    seen: object  # the source's fingerprint
+    fingerprint: object  # of the source
     rules: int = CURRENT_RULES  # of the split and the tokens
 
     @property
     def settings(self) -> list[object]:
         """All that the files depend on besides the text."""
-        return [_FORMAT, self.tokenizer.identity, self.validation, self.rules]
+        return [_FORMAT, self.tokenizer.identity(self.rules), self.validation, self.rules]
 
     @property
     def stamp(self) -> str:
         """The name of this wish: it changes when the source does."""
-        return cache.digest_of([self.seen, self.settings])
+        return cache.digest_of([self.fingerprint, self.settings])
 
 
 class _Copy(NamedTuple):
@@ -58,33 +59,34 @@ class _Copy(NamedTuple):
             yield text
 
 
-def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> Path:
+def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> cache.CacheEntry:
     """Build in `part` and publish beside it: the folder, named by the text and the settings.
 
     Raises UserError for an empty corpus, and for one that changes while it is read.
     """
-    copy = _copied(wanted.source, part / "text", progress)
-    if wanted.source.fingerprint() != wanted.seen:
+    skipped = Counter[str]()
+    copy = _copied(wanted.source.documents(wanted.field, skipped), part / "text", progress)
+    if wanted.source.fingerprint(wanted.field) != wanted.fingerprint:
         raise UserError("data.source: the text changed while it was read; start again when nothing writes to it")
     folder = part.parent / cache.digest_of([wanted.settings, copy.digest])
     if cache.valid_manifest(folder):  # the same text elsewhere, or files that were only touched
-        return folder
+        return cache.CacheEntry(folder, dict(skipped))
     with copy.text() as text:
         train, held = split(text, copy.ends.tolist(), copy.hashes, wanted.validation, wanted.rules)
         sides = {"train": train, "validation": held}
         progress("making the tokenizer", 0, None)
-        tokenizer = wanted.tokenizer.make(text[begin:end] for begin, end in sides["train"])
+        tokenizer = wanted.tokenizer.build((text[begin:end] for begin, end in sides["train"]), wanted.rules)
         tokenizer.save(part)
         raw, digest = _tokenized(text, sides, tokenizer, part, progress)
     copy.path.unlink()
     cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
-    return folder
+    return cache.CacheEntry(folder, dict(skipped))
 
 
-def _copied(source: TextSource, path: Path, progress: BuildProgress) -> _Copy:
+def _copied(documents: Iterable[bytes], path: Path, progress: BuildProgress) -> _Copy:
     ends, hashes, digest, end = array("q"), array("Q"), hashlib.blake2b(digest_size=16), 0
     with path.open("wb") as file:
-        for raw in source.documents():
+        for raw in documents:
             file.write(raw)
             end += len(raw)
             ends.append(end)

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hybridkit.data.batches import IGNORED
-from hybridkit.data.tokenizers.base import SAVED
+from hybridkit.data.feed import IGNORED
+from hybridkit.data.tokenizer import SAVED
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.sampling import Sampling

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from hybridkit.data.batches import IGNORED
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.feed import IGNORED
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.request import Scoring
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
+from hybridkit.evaluation.task import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model

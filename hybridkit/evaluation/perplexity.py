@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.data.feed import IGNORED, Batch
 from hybridkit.evaluation.scoring import ReadOptions, stream_scores
 from hybridkit.model.model import Model
 

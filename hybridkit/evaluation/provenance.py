@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import open_recall, text_digest
+from hybridkit.data.open import feed_source, text_digest
 from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.runs.manifest import WEIGHTS, Manifest
 from hybridkit.runs.run import Run
@@ -68,7 +68,7 @@ def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     it was made from. Raises UserError where the text cannot be read.
     """
     data, rules = recipe.data, recipe.rules
-    if open_recall(data):
+    if feed_source(data):
         return EvalText(data, digest_of(data.source), True)
     try:
         if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules)) == trained:
@@ -81,7 +81,7 @@ def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
 
 
 def _own(run: Run) -> str:
-    from hybridkit.data.tokenizers.base import SAVED
+    from hybridkit.data.tokenizer import SAVED
 
     file = Path(run.path, SAVED)
     return str(file) if file.exists() else "bytes"

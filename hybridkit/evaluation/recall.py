@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.data.recall import RecallTask, UniformNumbers
+from hybridkit.data.feed import IGNORED, Batch
+from hybridkit.data.sources.recall import RecallTask, UniformNumbers
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 

@@ -1,4 +1,4 @@
-"""RULER's eight needle-in-a-haystack tasks (arXiv 2404.06654; github.com/NVIDIA/RULER), worded as there.
+"""What RULER's eight needle-in-a-haystack tasks share (arXiv 2404.06654; github.com/NVIDIA/RULER), worded as there.
 
 A sample is a pure function of the task, the number of haystack units and a generator. It draws from the generator in
 the order of RULER's own code, so that equal streams give equal prompts. Units are words of essays, lines of noise, or
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import uuid
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hybridkit.evaluation.haystack import Essays, key_words
+from hybridkit.evaluation.task import Prompt, Task
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
@@ -31,59 +33,47 @@ ONE_TEMPLATE = (
 ONE_PREFIX = " The special magic {kind} for {query} mentioned in the provided text is"
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))  # percent, where essays take needles
 SHUFFLE_SEED = 42  # of the needles' order
-ANSWER_TOKENS = 128  # room for the answer, and the tokens generated
 
 HaystackKind = Literal["noise", "essay", "needle"]
 ValueKind = Literal["words", "numbers", "uuids"]
 
 
-@dataclass(frozen=True)
-class Task:
+class NeedleTask(Task, ABC):
     """A task: what hides the needles, what they say, and how many keys, values a key, and queries there are."""
 
-    haystack: HaystackKind
-    key: ValueKind
-    value: ValueKind
-    keys: int = 1
-    values: int = 1
-    queries: int = 1
+    haystack: ClassVar[HaystackKind]
+    key: ClassVar[ValueKind]
+    value: ClassVar[ValueKind]
+    keys: ClassVar[int] = 1
+    values: ClassVar[int] = 1
+    queries: ClassVar[int] = 1
 
     @property
-    def needles(self) -> int:
-        """Needles hidden."""
+    def least(self) -> int:
+        """As many units of haystack as needles."""
         return self.keys * self.values
+
+    @property
+    def uses_essays(self) -> bool:
+        return self.haystack == "essay"
 
     @property
     def answers(self) -> int:
         """Values asked for."""
         return self.queries * self.values
 
+    def prompt(self, units: int, rng: random.Random, essays: Essays) -> Prompt:
+        return make_prompt(self, units, rng, essays)
 
-TASKS: Mapping[str, Task] = {
-    "niah_single_1": Task("noise", "words", "numbers"),
-    "niah_single_2": Task("essay", "words", "numbers"),
-    "niah_single_3": Task("essay", "words", "uuids"),
-    "niah_multikey_1": Task("essay", "words", "numbers", keys=4),
-    "niah_multikey_2": Task("needle", "words", "numbers"),
-    "niah_multikey_3": Task("needle", "uuids", "uuids"),
-    "niah_multivalue": Task("essay", "words", "numbers", values=4),
-    "niah_multiquery": Task("essay", "words", "numbers", keys=4, queries=4),
+
+GROUPS = {  # of tasks, in RULER's order
+    "all": (
+        *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+        *("niah_multivalue", "niah_multiquery"),
+    ),
+    "niah_single": ("niah_single_1", "niah_single_2", "niah_single_3"),
+    "niah_multikey": ("niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
 }
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a model reads, and what it should say."""
-
-    input: str
-    answer_prefix: str
-    outputs: tuple[str, ...]
-    depths: tuple[float, ...]  # percent of the haystack that stands before the needle of each output
-
-    @property
-    def text(self) -> str:
-        """All that the model reads."""
-        return self.input + self.answer_prefix
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class _Needle:
         return NEEDLE.format(kind=self.kind, key=self.key, value=self.value)
 
 
-def make_prompt(task: Task, units: int, rng: random.Random, essays: Essays) -> Prompt:
+def make_prompt(task: NeedleTask, units: int, rng: random.Random, essays: Essays) -> Prompt:
     """A prompt with `units` units of haystack, at least as many as needles.
 
     Raises UserError where the essays are too short.
@@ -124,21 +114,6 @@ def make_prompt(task: Task, units: int, rng: random.Random, essays: Essays) -> P
     )
 
 
-def score(prediction: str, outputs: Sequence[str]) -> float:
-    """RULER's string_match_all of one sample: the share of outputs that the prediction holds, case aside."""
-    return sum(found(prediction, outputs)) / len(outputs)
-
-
-def found(prediction: str, outputs: Sequence[str]) -> list[bool]:
-    """Whether the prediction holds each output, case aside."""
-    return [output.lower() in prediction.lower() for output in outputs]
-
-
-def clean(prediction: str) -> str:
-    """A prediction as RULER compares it: control characters become line ends, and the ends are bare."""
-    return "".join("\n" if character < " " else character for character in prediction.strip()).strip()
-
-
 def _draw(kind: ValueKind, rng: random.Random) -> str:
     if kind == "numbers":
         return str(rng.randint(10**6, 10**7 - 1))
@@ -162,16 +137,16 @@ def _in_lines(lines: list[str], needles: Sequence[_Needle], rng: random.Random) 
     return "\n".join(lines), depths
 
 
-def _in_noise(task: Task, needles: Sequence[_Needle], units: int, rng: random.Random, _: Essays) -> _Hidden:
+def _in_noise(task: NeedleTask, needles: Sequence[_Needle], units: int, rng: random.Random, _: Essays) -> _Hidden:
     return _in_lines([NOISE] * units, needles, rng)
 
 
-def _in_needles(task: Task, needles: Sequence[_Needle], units: int, rng: random.Random, _: Essays) -> _Hidden:
+def _in_needles(task: NeedleTask, needles: Sequence[_Needle], units: int, rng: random.Random, _: Essays) -> _Hidden:
     others = [str(_Needle(_draw(task.key, rng), _draw(task.value, rng), task.value)) for _ in range(units)]
     return _in_lines(others, needles, rng)
 
 
-def _in_essay(task: Task, needles: Sequence[_Needle], units: int, rng: random.Random, essays: Essays) -> _Hidden:
+def _in_essay(task: NeedleTask, needles: Sequence[_Needle], units: int, rng: random.Random, essays: Essays) -> _Hidden:
     sentences = essays.sentences(units)
     depths = sorted(rng.sample(DEPTHS, len(needles)))
     ends = [0, *(int(len(sentences) * (depth / 100)) for depth in depths)]
@@ -181,7 +156,7 @@ def _in_essay(task: Task, needles: Sequence[_Needle], units: int, rng: random.Ra
     return " ".join([*parts, " ".join(sentences[ends[-1] :])]), [float(depth) for depth in depths]
 
 
-_HIDE: Mapping[HaystackKind, Callable[[Task, Sequence[_Needle], int, random.Random, Essays], _Hidden]] = {
+_HIDE: Mapping[HaystackKind, Callable[[NeedleTask, Sequence[_Needle], int, random.Random, Essays], _Hidden]] = {
     "noise": _in_noise,
     "essay": _in_essay,
     "needle": _in_needles,

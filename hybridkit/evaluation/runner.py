@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import context_length, held_out_batches, open_feed, open_recall
+from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
+from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
-from hybridkit.evaluation.ruler import TASKS
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.evaluation.target import EvalTarget
+from hybridkit.evaluation.task import choose_task
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -39,7 +40,7 @@ class Evaluator:
         self._contexts: dict[str, int] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
         for target in targets:
-            if request.gaps and not open_recall(target.recipe.data):
+            if request.gaps and not isinstance(feed_source(target.recipe.data), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
             if request.perplexity:
                 data, rules = target.text.data, target.recipe.rules
@@ -106,7 +107,7 @@ class Evaluator:
         """What scores depend on beside the runs."""
         request, essays = self.request, self._essays
         harness = {"limit": request.limit, "include": request.include and str(request.include)}
-        used = any(TASKS[task].haystack == "essay" for task in request.tasks)
+        used = any(choose_task(name).uses_essays for name in request.tasks)
         return {
             "samples": request.samples,
             "seed": request.seed,
@@ -178,8 +179,8 @@ class _RunAtWindow:
 
     def _recall(self) -> None:
         data = self.target.recipe.data
-        task = open_recall(data)
-        assert task
+        task = feed_source(data)
+        assert isinstance(task, RecallTask)
         batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
         for distance, rows in recall.near(self.model, batches, self.reading).items():
             self._score("recall_near", distance, rows)

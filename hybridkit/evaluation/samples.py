@@ -12,12 +12,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hybridkit.data.cache import cache_root, digest_of
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.haystack import Essays
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, make_prompt
+from hybridkit.evaluation.task import ANSWER_TOKENS, Prompt, Task, choose_task
 from hybridkit.system.errors import UserError
 
 _FORMAT = 1  # of samples; another number makes other ones
@@ -47,8 +48,13 @@ class Samples:
     @property
     def digest(self) -> str:
         """What differs once any sample differs."""
-        text = self.essays.digest if TASKS[self.task].haystack == "essay" else ""
-        return digest_of([_FORMAT, self.task, self.length, self.seed, self.tokenizer_digest, text])
+        text = self.essays.digest if self._task.uses_essays else ""
+        code = [dict(found)] if (found := self._task.code()) else []
+        return digest_of([_FORMAT, self.task, self.length, self.seed, self.tokenizer_digest, text, *code])
+
+    @cached_property
+    def _task(self) -> Task:
+        return choose_task(self.task)
 
     def prepare(self, count: int) -> Iterator[int]:
         """Size the first `count` samples; yields how many are done.
@@ -70,13 +76,13 @@ class Samples:
 
     def _prompt(self, index: int, units: int) -> Prompt:
         rng = random.Random(f"{self.seed}/{self.task}/{self.length}/{index}")
-        return make_prompt(TASKS[self.task], units, rng, self.essays)
+        return self._task.prompt(units, rng, self.essays)
 
     def _tokens(self, prompt: Prompt) -> int:
         return len(self.tokenizer.encode(prompt.text.encode()))
 
     def _largest(self, index: int) -> int:
-        least = TASKS[self.task].needles
+        least = self._task.least
         room = self.length - ANSWER_TOKENS
         if (alone := self._tokens(self._prompt(index, least))) > room:
             raise UserError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.data.batches import IGNORED, Batch
+from hybridkit.data.feed import IGNORED, Batch
 from hybridkit.inference.decode import CHUNK
 from hybridkit.model.model import Model
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hybridkit.data.tokenizers.base import Tokenizer
-from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.data.tokenizer import Tokenizer
+from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
 from hybridkit.evaluation.provenance import EvalText, Origin, open_text, run_origin
 from hybridkit.model.loading import load, plan

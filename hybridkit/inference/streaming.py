@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hybridkit.block import GivenWindow, State
-from hybridkit.data.tokenizers.base import Tokenizer
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.inference.decode import CHUNK, Context, decode_tokens, prefill, size_of
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model

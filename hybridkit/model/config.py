@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from hybridkit.recipe.rules import CURRENT, SCALED
+from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
 from hybridkit.recipe.schema import Recipe
 
 
@@ -33,15 +33,15 @@ class ModelConfig:
     tie: bool = False
     logit_cap: float | None = None
     ffn: Mapping[str, Any] | None = field(default_factory=_default_ffn, compare=False)
-    rules: int = CURRENT
+    rules: int = CURRENT_RULES
 
     @classmethod
     def of(cls, recipe: Recipe, vocab: int) -> Self:
         """The config of a recipe whose tokenizer and weights come to `vocab` rows."""
         given = {one.name: getattr(recipe.model, one.name) for one in fields(cls) if hasattr(recipe.model, one.name)}
-        return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT})
+        return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT_RULES})
 
     @property
     def embedding_scale(self) -> float:
         """The factor on a row of the embedding as input: sqrt(width) where the head shares it and needs it small."""
-        return self.width**0.5 if self.tie and self.rules >= SCALED else 1.0
+        return self.width**0.5 if self.tie and self.rules >= SCALED_TIED_ROWS else 1.0

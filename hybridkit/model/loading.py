@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import torch
 
-from hybridkit.data.tokenizers.base import SAVED
-from hybridkit.data.tokenizers.choice import run_tokenizer, tokenizer_vocab
+from hybridkit.data.tokenizer import SAVED
+from hybridkit.data.tokenizer_choice import run_tokenizer, tokenizer_vocab
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern

@@ -19,7 +19,7 @@ from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
 
 if TYPE_CHECKING:
-    from hybridkit.data.tokenizers.base import Tokenizer
+    from hybridkit.data.tokenizer import Tokenizer
     from hybridkit.recipe.schema import Recipe
 
 NORM_EPS = 1e-6

@@ -65,7 +65,7 @@ def short(recipes: Iterable[str]) -> list[str]:
 def _heading(entry: CostEntry) -> str:
     window = "own windows" if entry["window"] is None else f"window {entry['window']}"
     counted = f"{format_tokens(entry['context'])} tokens, count {entry['count']}, {window}"
-    return f"{counted}\nweights and states in {entry['dtype']}, batch {entry['batch']}\n"
+    return f"{counted}; weights and states in {entry['dtype']}, batch {entry['batch']}\n"
 
 
 def _totals(entries: Sequence[CostEntry]) -> Table:

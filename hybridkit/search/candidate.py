@@ -140,9 +140,10 @@ def asked_for(arguments: str) -> list[str]:
     if "--recall" in words:
         tasks += ["recall_near", "recall_far"]
     if "--needles" in words:
-        from hybridkit.evaluation.ruler import TASKS
+        from hybridkit.evaluation.task import TASK
+        from hybridkit.registry.registry import REGISTRY
 
-        tasks += [task if "forced" not in words else f"{task} (forced)" for task in TASKS]
+        tasks += [task if "forced" not in words else f"{task} (forced)" for task in REGISTRY.names(TASK)]
     return tasks
 
 

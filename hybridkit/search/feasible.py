@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.budget import BudgetCheck, Constraint
 from hybridkit.search.candidate import CandidateFactory, said
-from hybridkit.search.samplers import Proposal
+from hybridkit.search.sampler import Proposal
 from hybridkit.search.space import Params
 from hybridkit.search.variables import Categorical, Variable
 from hybridkit.system.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from hybridkit.data.open import open_recall, text_digest
+from hybridkit.data.open import feed_source, text_digest
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run
@@ -20,7 +20,7 @@ def candidate_origin(candidate: Candidate) -> dict[str, str]:
     Raises UserError for text that cannot be read.
     """
     data = candidate.loaded.recipe.data
-    text = {_text(data): data.source if open_recall(data) else text_digest(data)}
+    text = {_text(data): data.source if feed_source(data) else text_digest(data)}
     return text | _code(hashes(code_of(candidate.costs.plan.entries)))
 
 
@@ -29,7 +29,7 @@ def run_origin(candidate: Candidate, run: Run) -> dict[str, str]:
     data, manifest = candidate.loaded.recipe.data, run.record()
     if manifest is None:
         return {}
-    return ({} if open_recall(data) else {_text(data): manifest.data}) | _code(manifest.code or {})
+    return ({} if feed_source(data) else {_text(data): manifest.data}) | _code(manifest.code or {})
 
 
 def difference(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:

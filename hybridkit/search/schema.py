@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from hybridkit.recipe.schema import Section, Size
+from hybridkit.registry.kinds import Kind
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.arguments import read_arguments
 
-SamplerName = Literal["grid", "random", "tpe", "nsga2", "evolution"]
+SAMPLER = Kind("sampler", "hybridkit.search.samplers")
 Aim = Literal["min", "max"]
 MeasureName = Literal["params", "flops", "state"]
 
@@ -68,6 +70,14 @@ class StudyFile(Section):
     objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Metrics to optimize.")
     trial: TrialSettings = Field(default=TrialSettings(), description="How a candidate is trained and evaluated.")
     trials: int = Field(default=40, ge=1, le=100_000, description="Candidates to train; a grid has its own number.")
-    sampler: SamplerName = Field(default="tpe", description="How candidates are proposed.")
+    sampler: str = Field(default="tpe", description="How candidates are proposed.")
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Of the sampler.")
     pruner: PrunerSettings | None = Field(default=None, description="Early stopping; null: none.")
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, sampler: str) -> str:
+        known = REGISTRY.names(SAMPLER)
+        if sampler not in known:
+            raise ValueError(f"should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+        return sampler

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from hybridkit.search.candidate import Candidate, CandidateFactory, said
-from hybridkit.search.samplers import Proposal, SamplerMemory
+from hybridkit.search.sampler import Proposal, SamplerMemory
 from hybridkit.search.trials import Alias, Counts, Trial
 from hybridkit.system.errors import UserError
 

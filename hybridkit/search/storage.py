@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridkit.recipe.schema import Scalar
-from hybridkit.search.samplers import BaseDistribution, BaseSampler, FrozenTrial, TrialState, optuna
+from hybridkit.search.sampler import BaseDistribution, BaseSampler, FrozenTrial, TrialState, optuna
 from hybridkit.search.trials import Alias, Counts, StateName, Trial
 from hybridkit.search.variables import Variable
 from hybridkit.system.errors import UserError

@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hybridkit.search.feasible import require_feasible
 from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
 from hybridkit.search.provenance import candidate_origin, difference, refuse_other_origin, run_origin
-from hybridkit.search.samplers import Proposal, Proposer, distribution
+from hybridkit.search.sampler import PATIENCE, Proposal, SearchGoal, choose_sampler, distribution
 from hybridkit.search.screening import Accepted, CandidateFilter, Counts
 from hybridkit.search.storage import TrialStorage, create_storage, open_storage
 from hybridkit.search.trials import Trial, is_value
@@ -27,9 +26,7 @@ from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 
-__all__ = ["Study", "create", "holds_study", "open_study", "resume"]
-
-PATIENCE = 1000  # proposals in a row without a new candidate within the budget, after which a search gives up
+__all__ = ["PATIENCE", "Study", "create", "holds_study", "open_study", "resume"]
 
 
 class Study:
@@ -44,10 +41,7 @@ class Study:
     @property
     def wanted(self) -> int:
         """Trials that the study shall have: those asked for, or all of a grid."""
-        file = self.definition.file
-        if file.sampler == "grid":
-            return self.definition.space.size() or 0
-        return file.trials
+        return choose_sampler(self.definition.file.sampler).count(goal_of(self.definition))
 
     def trials(self) -> list[Trial]:
         """All trials so far."""
@@ -158,11 +152,13 @@ class Study:
 
 def proposals(definition: Definition, trials: Sequence[Trial], first: int) -> Iterator[Proposal]:
     """What may be tried next, from proposal number `first` on, given the trials so far."""
-    file, space = definition.file, definition.space
-    if file.sampler == "grid":
-        return (Proposal(number, params, {}) for number, params in enumerate(space.grid()) if number >= first)
-    proposer = Proposer(file.sampler, space.variables, definition.maximized, file.trials)
-    return islice(proposer.stream(file.seed, first, trials), PATIENCE)
+    return choose_sampler(definition.file.sampler).proposals(goal_of(definition), trials, first)
+
+
+def goal_of(definition: Definition) -> SearchGoal:
+    """What a definition asks of its sampler."""
+    file = definition.file
+    return SearchGoal(definition.space, definition.maximized, file.trials, file.seed)
 
 
 def create(definition: Definition, folder: Path, url: str | None) -> Study:

@@ -6,15 +6,15 @@ Every function here raises UserError, which says what differs and what would be 
 from collections.abc import Mapping
 from typing import Any
 
-from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.model.config import ModelConfig
-from hybridkit.recipe.files import difference
+from hybridkit.recipe.files import recipe_changes
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import refuse_changed
-from hybridkit.runs.run import Found, Run
+from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import UserError
 
 
@@ -41,7 +41,7 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
     """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
     if not run.recipe_file.exists():
         raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
-    changes = difference(run.recipe.recipe, recipe, registry)
+    changes = recipe_changes(run.recipe.recipe, recipe, registry)
     said = {change.key: f"{change.key}: {change.old} in the run, {change.new} now" for change in changes}
     if refused := [said[change.key] for change in changes if not change.allowed]:
         raise UserError(
@@ -73,7 +73,7 @@ def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
         )
 
 
-def refuse_other_code(found: Found, code: Mapping[str, str], run: Run) -> None:
+def refuse_other_code(found: Newest, code: Mapping[str, str], run: Run) -> None:
     """Raises UserError where plug-ins are not those that the checkpoint was trained with."""
     if found.manifest and found.manifest.code is not None:
         remedy = f"the run's own copies are in {run.path}/plugins; or name another folder with --run"

@@ -10,7 +10,7 @@ from tiny import tiny
 from typer.testing import CliRunner, Result
 
 from hybridkit.cli.generate import generate
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.data.open import context_length, held_out_batches, open_feed, open_recall
-from hybridkit.data.recall import RecallFeed, RecallTask, UniformNumbers, make_sequences, read_recall
+from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
+from hybridkit.data.source import open_source
+from hybridkit.data.sources.recall import RecallFeed, RecallTask, UniformNumbers, make_sequences
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
@@ -83,14 +84,15 @@ def test_streams_never_change() -> None:
 
 
 def test_the_call_is_read_and_mistakes_are_pointed_at() -> None:
-    assert read_recall("recall") == read_recall("recall()") == RecallTask()
-    assert read_recall("recall(4, noise=.25)") == RecallTask(pairs=4, noise=0.25)
-    assert read_recall("recall.txt") is None and read_recall("stdlib") is None
+    assert open_source("recall") == open_source("recall()") == RecallTask()
+    assert open_source("recall(4, noise=.25)") == RecallTask(pairs=4, noise=0.25)
+    with pytest.raises(UserError, match="no file"):
+        open_source("recall.txt")
     for text in ("recall(pairs=33)", "recall(keys=200, values=200)", "recall(pear=1)", "recall(1", "recall(noise=1)"):
         with pytest.raises(UserError, match=r"data\.source:1:"):
-            read_recall(text)
+            open_source(text)
     with pytest.raises(UserError, match="one call"):
-        read_recall("recall(pairs=3):8")
+        open_source("recall(pairs=3):8")
 
 
 def test_a_feed_is_opened_by_its_name() -> None:
@@ -100,6 +102,6 @@ def test_a_feed_is_opened_by_its_name() -> None:
     assert feed.digest != open_feed(data, Train(batch_tokens=256, seed=1)).digest
     assert context_length(data, None) == 1024 and next(held_out_batches(data, 1024, 2)).tokens.shape == (2, 1024)
     with pytest.raises(UserError, match="tokenizer"):
-        open_recall(Data(source="recall", tokenizer="train(512)"))
+        feed_source(Data(source="recall", tokenizer="train(512)"))
     with pytest.raises(UserError, match="at least 24 tokens"):
         open_feed(Data(source="recall(far=.5)", sequence=16), train)

@@ -5,31 +5,33 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from hybridkit.data.sources import HubSource, StdlibSource, open_source
+from hybridkit.data.source import open_source, open_text
+from hybridkit.data.sources.stdlib import Stdlib
 from hybridkit.system.errors import MissingExtra, UserError
 
 
 def documents(source: object, field: str = "text") -> list[bytes]:
-    return list(open_source(str(source), field).documents())
+    return list(open_text(str(source)).documents(field, Counter()))
 
 
 def test_stdlib_is_the_interpreters_own_text() -> None:
-    source = StdlibSource()
+    source = Stdlib()
     names = [path.name for path in source.paths()]
-    found = list(source.documents())
+    found = list(source.documents("text", Counter()))
     assert {"json", "asyncio"} <= {path.parent.name for path in source.paths()}
     assert "argparse.py" in names and not any(
         path.parts[-2] in ("test", "tests", "idle_test") for path in source.paths()
     )
     assert not any("site-packages" in path.parts for path in source.paths())
     assert sum(map(len, found)) > 8e6 and len(found) > 400
-    assert list(source.documents()) == found
+    assert list(source.documents("text", Counter())) == found
     assert Path(json.__file__).read_bytes() in found
 
 
@@ -110,7 +112,7 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file, folder or glob 'stdlb'.*did you mean `stdlib`"):
         open_source("stdlb")
-    for text in ("", "a" * 5000, "a\0b", "a\0b/*", "~nobody/x", "[", "recall(pairs=6)", str(tmp_path / "*.txt")):
+    for text in ("", "a" * 5000, "a\0b", "a\0b/*", "~nobody/x", "[", str(tmp_path / "*.txt")):
         with pytest.raises(UserError, match="no file, folder or glob") as caught:
             open_source(text)
         assert len(str(caught.value)) < 400
@@ -127,12 +129,12 @@ def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one")
     stamp = path.stat()
-    prints = [open_source(str(tmp_path)).fingerprint()]
+    prints = [open_text(str(tmp_path)).fingerprint("text")]
     path.write_text("two")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # same size, and the old time set back
-    prints.append(open_source(str(tmp_path)).fingerprint())
+    prints.append(open_text(str(tmp_path)).fingerprint("text"))
     (tmp_path / "b.txt").write_text("more")
-    prints.append(open_source(str(tmp_path)).fingerprint())
+    prints.append(open_text(str(tmp_path)).fingerprint("text"))
     assert len({json.dumps(one) for one in prints}) == 3
 
 
@@ -142,7 +144,8 @@ def test_the_datasets_library_reads_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train.jsonl").write_text('{"text": "a"}\n{"text": ""}\n{"text": "c"}\n{"text": "d"}\n')
     code = (
-        "import sys; from hybridkit.data.sources import open_source; print(list(open_source(sys.argv[1]).documents()))"
+        "import sys; from collections import Counter; from hybridkit.data.source import open_text;"
+        " print(list(open_text(sys.argv[1]).documents('text', Counter())))"
     )
     offline = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     spec = f"hf:{tmp_path / 'rows'}:train[:3]"
@@ -177,4 +180,4 @@ def test_a_hub_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
             documents(spec)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"datasets.*hybridkit\[hf\]"):
-        list(HubSource("hf:owner/name").documents())
+        documents("hf:owner/name")

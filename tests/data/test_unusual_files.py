@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 
 from hybridkit.data import readers as files
 from hybridkit.data.corpus import prepare_corpus
-from hybridkit.data.sources import open_source
-from hybridkit.data.tokenizers import json_file as tokenizer_json
-from hybridkit.data.tokenizers.bpe import read_tokenizer, train_bpe
+from hybridkit.data.source import open_source, open_text
+from hybridkit.data.tokenizers import _json_file as tokenizer_json
+from hybridkit.data.tokenizers._bpe import read_tokenizer, train_bpe
 from hybridkit.system.errors import UserError
 
 ROWS = [{"text": "eins"}, {"text": ""}, {"text": 'zwei,\n"drei"'}]
@@ -23,7 +24,7 @@ FOUND = [b"eins", b'zwei,\n"drei"']
 
 
 def documents(source: object, field: str = "text") -> list[bytes]:
-    return list(open_source(str(source), field).documents())
+    return list(open_text(str(source)).documents(field, Counter()))
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def odd(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pattern", ["", "**/*", "**"])
 def test_what_is_no_file_is_left_out_and_counted(odd: Path, pattern: str) -> None:
-    source = open_source(str(odd / pattern))
-    assert list(source.documents()) == [b"text"] == list(source.documents())
-    assert source.skipped == {
+    source, skipped = open_text(str(odd / pattern)), Counter[str]()
+    assert list(source.documents("text", skipped)) == [b"text"] == list(source.documents("text", Counter()))
+    assert skipped == {
         "pipes, sockets or devices": 5, "links that lead nowhere": 2, "links to folders": 2, "not UTF-8 text": 2,
         "empty": 1,
     }  # fmt: skip

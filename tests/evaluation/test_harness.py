@@ -15,7 +15,7 @@ from scripted import Scripted
 from tiny import tiny
 from torch.nn import functional as F
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError

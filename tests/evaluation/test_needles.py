@@ -8,7 +8,7 @@ import torch
 from scripted import Scripted
 from tiny import tiny
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import answer_forced, answer_generated, read_lines, run_cell
 from hybridkit.evaluation.runner import by_depth

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.data.tokenizers import bpe
-from hybridkit.data.tokenizers.choice import run_tokenizer
+from hybridkit.data.tokenizer_choice import run_tokenizer
+from hybridkit.data.tokenizers import _bpe as bpe
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.request import EvalRequest
 from hybridkit.evaluation.runner import Evaluator, needle_file

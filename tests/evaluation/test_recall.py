@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridkit.data.recall import RecallFeed, RecallTask
+from hybridkit.data.sources.recall import RecallFeed, RecallTask
 from hybridkit.evaluation.recall import distances, far, near, probe
 from hybridkit.evaluation.scoring import ReadOptions
 

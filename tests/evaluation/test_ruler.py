@@ -14,7 +14,8 @@ import pytest
 import wonderwords
 
 from hybridkit.evaluation.haystack import Essays, Words, key_words, open_essays, split_sentences
-from hybridkit.evaluation.ruler import TASKS, clean, found, make_prompt, score
+from hybridkit.evaluation.ruler import GROUPS, make_prompt
+from hybridkit.evaluation.task import choose_task, clean, found, score
 from hybridkit.system.errors import UserError
 
 ESSAYS = Essays("test", tuple(f"Word{n}{'.' if n % 7 == 6 else ''}" for n in range(400)))
@@ -48,10 +49,10 @@ def theirs() -> Iterator[ModuleType]:
     key_words.cache_clear()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", GROUPS["all"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_streams_give_the_harness_prompts(name: str, seed: int, theirs: ModuleType) -> None:
-    task = TASKS[name]
+    task = choose_task(name)
     haystack = {"noise": "repeat", "essay": "essay", "needle": "needle"}[task.haystack]
     random.seed(seed)
     text, answers, query = theirs.generate_input_output(
@@ -92,9 +93,9 @@ def test_words_that_begin_other_words_are_sorted_as_one_list() -> None:
     assert list(Words(adjectives, nouns)) == expected and len(Words(adjectives, nouns)) == len(expected)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", GROUPS["all"])
 def test_every_answer_stands_in_the_text_at_its_depth(name: str) -> None:
-    prompt = make_prompt(TASKS[name], UNITS, random.Random(3), ESSAYS)
+    prompt = make_prompt(choose_task(name), UNITS, random.Random(3), ESSAYS)
     context = prompt.input.split("\n", 1)[1].rsplit("\n", 1)[0]
     for output, depth in zip(prompt.outputs, prompt.depths, strict=True):
         (place,) = [match.start() for match in re.finditer(f"is: {output}[.]", context)]

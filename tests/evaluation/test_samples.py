@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation import samples as module
 from hybridkit.evaluation.haystack import Essays, open_essays
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, make_prompt
+from hybridkit.evaluation.ruler import GROUPS
 from hybridkit.evaluation.samples import Samples, largest
+from hybridkit.evaluation.task import ANSWER_TOKENS, choose_task
 from hybridkit.system.errors import UserError
 
 
@@ -24,7 +25,7 @@ def made(task: str, length: int, count: int = 3, seed: int = 42, essays: Essays 
     return samples
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", GROUPS["all"])
 @pytest.mark.parametrize("length", [1024, 3000])
 def test_no_larger_haystack_fits(task: str, length: int) -> None:
     samples = made(task, length)
@@ -32,7 +33,7 @@ def test_no_larger_haystack_fits(task: str, length: int) -> None:
         sample, units = samples[index], samples._sizes[index]
         assert sample.tokens == len(sample.prompt.text.encode()) <= length - ANSWER_TOKENS
         rng = random.Random(f"42/{task}/{length}/{index}")
-        larger = make_prompt(TASKS[task], units + 1, rng, open_essays())
+        larger = choose_task(task).prompt(units + 1, rng, open_essays())
         assert len(larger.text.encode()) > length - ANSWER_TOKENS
 
 

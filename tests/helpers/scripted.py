@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 
 VOCAB = 257
 ASKED = re.compile(r".* for (.+?) mentioned in the provided text is(.*)$", re.DOTALL)

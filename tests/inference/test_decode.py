@@ -10,7 +10,7 @@ from tiny import some_ids, tiny
 from torch import Tensor
 
 from hybridkit.block import clone_state
-from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.inference.decode import layer_decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 import hybridkit
-from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
-from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train_bpe
+from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
+from hybridkit.data.tokenizers._bpe import ByteLevel, Measured, train_bpe
 from hybridkit.inference.context_file import load_context, save_context
 from hybridkit.inference.decode import decode_tokens
 from hybridkit.inference.sampling import Sampling

@@ -18,7 +18,8 @@ from hybridkit.report.search import ranked, summarize
 from hybridkit.search.definition import read_definition
 from hybridkit.search.folder import SETTINGS, holds_study
 from hybridkit.search.results import curves, evaluations, results, results_json
-from hybridkit.search.samplers import Proposer
+from hybridkit.search.sampler import Proposer
+from hybridkit.search.samplers.tpe import Tpe
 from hybridkit.search.storage import JOURNAL
 from hybridkit.search.study import create, open_study, resume
 from hybridkit.search.trials import pareto_front, rank
@@ -145,7 +146,7 @@ def use(folder: Path) -> None:
     if found.best:
         opened.candidate(found.best.trial)
     definition, trials = opened.definition, found.trials
-    proposer = Proposer("tpe", definition.space.variables, definition.maximized, 9)
+    proposer = Proposer(Tpe().build, definition.space.variables, definition.maximized, 9)
     next(proposer.stream(0, 0, trials))
     assert all(opened.trial_folder(trial.number).is_relative_to(folder) for trial in trials)
 

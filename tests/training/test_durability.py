@@ -14,7 +14,7 @@ from hybridkit.runs.run import Run
 from hybridkit.system import files
 from hybridkit.system.errors import Failure
 from hybridkit.system.files import FileOperations
-from hybridkit.training import checkpoint, logs
+from hybridkit.training import checkpoint, metrics_log
 
 SHORT = ("pattern=swa:4", "train.batch_tokens=32", "train.steps=2", "train.checkpoint_every=1", "train.keep=1")
 
@@ -60,7 +60,7 @@ class Faulty(FileOperations):
 def put(monkeypatch: pytest.MonkeyPatch, faulty: FileOperations) -> None:
     from hybridkit.training.engines import local
 
-    for module in (files, checkpoint, logs, local):
+    for module in (files, checkpoint, metrics_log, local):
         monkeypatch.setattr(module, "FILES", faulty)
 
 

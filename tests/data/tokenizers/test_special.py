@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
-from hybridkit.data.tokenizers import bpe, parts
-from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
-from hybridkit.data.tokenizers.bpe import read_tokenizer
+from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
+from hybridkit.data.tokenizers import _bpe as bpe
+from hybridkit.data.tokenizers import _parts as parts
+from hybridkit.data.tokenizers._bpe import read_tokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<eos>", "[SEP]", "[MASK]", "<|endoftext|>", "<0x41>", "<0x0A>", "##s"]
 TEXT = [

@@ -10,9 +10,9 @@ import tokenizers
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
-from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, read_tokenizer, train_bpe
-from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer, tokenizer_vocab
+from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
+from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer, tokenizer_vocab
+from hybridkit.data.tokenizers._bpe import ByteLevel, Measured, read_tokenizer, train_bpe
 from hybridkit.system.errors import UserError
 
 TEXT = [f"def f{n}(x):\r\n    return x ** {n}  # grüße, 世界 {chr(0x1F600 + n)}\n" for n in range(40)]
@@ -192,7 +192,7 @@ def test_bad_tokenizers(tmp_path: Path) -> None:
     for content in (b"", b"{}", b"[1]", b'{"model": 3}', b"\xff\xfe", b'{"model": {"type": "BPE", "vocab": {}}}'):
         (tmp_path / "t.json").write_bytes(content)
         with pytest.raises(UserError, match=r"t\.json: not a tokenizer\.json"):
-            choose_tokenizer(str(tmp_path / "t.json"))
+            choose_tokenizer(str(tmp_path / "t.json")).vocab()
     with pytest.raises(UserError, match="did you mean `bytes`"):
         choose_tokenizer("byte")
     with pytest.raises(UserError, match="V is 257"):
@@ -212,4 +212,4 @@ def test_the_vocabulary_is_known_without_a_corpus(tmp_path: Path) -> None:
 
 
 def test_the_library_is_the_version_that_identities_name() -> None:
-    assert tokenizers.__version__ in choose_tokenizer("train(300)").identity
+    assert tokenizers.__version__ in choose_tokenizer("train(300)").identity()

@@ -1,18 +1,28 @@
-"""Bytes to token ids and back: the protocol, the byte tokenizer, and the one that `data.tokenizer` names.
+"""Bytes to token ids and back, and the kind "tokenizer": what `data.tokenizer` of a recipe names.
 
-Letters: V vocabulary, N tokens.
+One file of `data/tokenizers/`, or a plug-in, holds one `TokenizerSpec`. Letters: V vocabulary, N tokens.
 """
 
 from __future__ import annotations
 
 import codecs
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from hybridkit.data.named import NamedSpec
+from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.registry.kinds import Kind
+
+TOKENIZER = Kind("tokenizer", "hybridkit.data.tokenizers")
+MARK = "hybridkit"  # first key of a tokenizer.json that a plug-in's tokenizer wrote: what data.tokenizer said
 SAVED = "tokenizer.json"  # the file in a folder that holds a tokenizer other than `bytes`
 
 
@@ -27,11 +37,11 @@ class TextDecoder(Protocol):
 
 
 class Tokenizer(ABC):
-    """Token ids of text. `end` stands after every document, never inside one, and for no bytes."""
+    """Token ids of text. `end` stands after every document, never inside one; it is the only token of 0 bytes."""
 
     vocab: int  # ids are 0 ... vocab - 1
     end: int
-    digest: str  # `bytes`, or the SHA-256 of the tokenizer.json that `save` writes
+    made_by: Mapping[str, Any] = MappingProxyType({})  # what data.tokenizer says, and its plug-in; set by `build`
     lengths: np.ndarray | None  # (V,) int64: raw bytes that each token stands for; None where that varies with the text
     rows: np.ndarray  # (V,) bool: the ids that are tokens; no text has the others
 
@@ -56,9 +66,58 @@ class Tokenizer(ABC):
     def stream(self, after: Sequence[int] = ()) -> TextDecoder:
         """A decoder for ids that come one at a time, after others, whose text has been given already."""
 
-    @abstractmethod
+    def state(self) -> Any:
+        """What was learned from text, as JSON can hold it, for `TokenizerSpec.load`; None where nothing was."""
+        return None
+
+    @cached_property
+    def saved(self) -> str:
+        """The content of tokenizer.json: by default what the tokenizer was made by, and its state."""
+        return json.dumps({**self.made_by, "state": self.state()})
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the tokenizer.json; `bytes` for the byte tokenizer."""
+        return hashlib.sha256(self.saved.encode()).hexdigest()
+
     def save(self, folder: Path) -> None:
-        """Make `load_tokenizer(folder)` give this tokenizer: by a tokenizer.json, or for `bytes` by having none."""
+        """Write tokenizer.json, from which `load_tokenizer(folder)` makes this tokenizer again."""
+        (folder / SAVED).write_text(self.saved, encoding="utf-8")
+
+
+class TokenizerSpec(NamedSpec, ABC):
+    """What `data.tokenizer` says. `rules` is the version of the rules that a run was made by."""
+
+    kind: ClassVar[str] = TOKENIZER.name
+    key: ClassVar[str] = "data.tokenizer"
+
+    @abstractmethod
+    def vocab(self, rules: int = CURRENT_RULES) -> int:
+        """How many ids it has at most. Raises UserError where a file cannot be read."""
+
+    @abstractmethod
+    def make(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
+        """The tokenizer. `documents` are those of the training side, for one that is trained."""
+
+    def identity(self, rules: int = CURRENT_RULES) -> str:
+        """A text that differs once the same documents may get other ids; by default the name and its plug-in."""
+        return "".join([str(self), *(f" {name} {digest}" for name, digest in self.code().items())])
+
+    def build(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:
+        """As `make`, and the tokenizer knows what it was made by."""
+        return self._mark(self.make(documents, rules))
+
+    def restore(self, state: Any, rules: int = CURRENT_RULES) -> Tokenizer:
+        """As `load`, and the tokenizer knows what it was made by."""
+        return self._mark(self.load(state, rules))
+
+    def _mark(self, made: Tokenizer) -> Tokenizer:
+        made.made_by = made.made_by or {MARK: str(self), "code": dict(self.code())}
+        return made
+
+    def load(self, state: Any, rules: int = CURRENT_RULES) -> Tokenizer:
+        """The tokenizer whose `state` was saved; by default, `make` without documents."""
+        return self.make((), rules)
 
 
 class PieceTokenizer(Tokenizer):
@@ -88,15 +147,15 @@ class PieceTokenizer(Tokenizer):
 class ByteTokenizer(PieceTokenizer):
     """A token a byte: ids are byte values, and 256 ends a document."""
 
-    digest = "bytes"
-
     def __init__(self) -> None:
+        self.digest = "bytes"
         super().__init__([*(bytes([value]) for value in range(256)), b""], end=256)
 
     def encode(self, raw: bytes) -> np.ndarray:
         return np.frombuffer(raw, np.uint8).astype(self.dtype)
 
     def save(self, folder: Path) -> None:
+        """A folder without a tokenizer.json holds this tokenizer."""
         (folder / SAVED).unlink(missing_ok=True)
 
 

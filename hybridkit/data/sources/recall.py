@@ -11,31 +11,25 @@ Letters: B sequences, T tokens, S = ceil(T / 2) slots, P pairs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from hybridkit.block import Spec
-from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.cache import digest_of
-from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
-from hybridkit.language.parser import Call, pattern_tree
-from hybridkit.language.resolve import read_call
-from hybridkit.language.source import Source, error_at
+from hybridkit.data.feed import IGNORED, Batch
+from hybridkit.data.source import FeedSource
+from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
 from hybridkit.system.errors import UserError
 
 HELD_OUT = 2**16  # tokens of the validation, or one sequence if that has more
-_CALL = re.compile(r"\s*recall\s*(\(.*)?", re.DOTALL)
 _TOKENS = 256  # byte values
 _SPACE = 32  # the first printable byte
 
 
-class RecallTask(Spec):
+class RecallTask(FeedSource):
     """What a sequence is made of. `far` is the expected share of queries whose key stands at the other end."""
 
     pairs: int = Field(6, ge=1)
@@ -52,6 +46,9 @@ class RecallTask(Spec):
         if (total := self.noises + self.keys + self.values) > _TOKENS:
             raise ValueError(f"noises, keys and values are {total} tokens in all; at most {_TOKENS}, one a byte")
         return self
+
+    def feed(self, sequence: int, batch: int, seed: int = 0) -> RecallFeed:
+        return RecallFeed(self, sequence, batch, seed)
 
     @property
     def first(self) -> Vocabulary:
@@ -76,17 +73,6 @@ class Vocabulary(NamedTuple):
     noise: int
     key: int
     value: int
-
-
-def read_recall(source: str) -> RecallTask | None:
-    """The task that `data.source` describes, or None where it names text. Raises PatternError for a wrong call."""
-    if not _CALL.fullmatch(source):
-        return None
-    at = partial(error_at, Source("data.source", Source.inline(source).lines), source)
-    call = pattern_tree(source, Source("data.source", Source.inline(source).lines))
-    if not isinstance(call, Call) or call.window:
-        raise at((0, len(source)), "this is one call: recall(pairs=6, noise=.5)")
-    return read_call(call, RecallTask, at)
 
 
 class RecallFeed:

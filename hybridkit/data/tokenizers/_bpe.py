@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from hybridkit.data.tokenizers.base import SAVED, PieceTokenizer, TextDecoder, Tokenizer
-from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, bytes_decoder
-from hybridkit.data.tokenizers.json_file import (
+from hybridkit.data.tokenizer import PieceTokenizer, TextDecoder, Tokenizer
+from hybridkit.data.tokenizers._decoding import BYTE_OF, TextStream, bytes_decoder
+from hybridkit.data.tokenizers._json_file import (
     ENDS,
     library_errors,
     parse_tokenizer,
@@ -26,7 +26,7 @@ from hybridkit.data.tokenizers.json_file import (
     seal_special_tokens,
     unknown_name,
 )
-from hybridkit.data.tokenizers.parts import WINDOW, TokenPart, encode_parts
+from hybridkit.data.tokenizers._parts import WINDOW, TokenPart, encode_parts
 from hybridkit.recipe.rules import CURRENT_RULES
 
 VERSION = f"tokenizers {tokenizers.__version__}"
@@ -67,9 +67,8 @@ class _Library:
     _knows_all = False  # no text is unknown
 
     def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
-        self._text, self._rules = text, rules
+        self.saved, self._rules = text, rules
         self.digest = hashlib.sha256(text.encode()).hexdigest()
-        self.identity = f"{self.digest} {VERSION}"
         made = parse_tokenizer(text)
         self.library = _loaded(made)
         self.known = self.library.get_vocab()
@@ -79,9 +78,6 @@ class _Library:
         copy = seal_special_tokens(made, self.end) if rules > 1 else None
         self._encoder = _loaded(copy) if copy else self.library
         self.rows = np.isin(np.arange(self.vocab), [*self.known.values(), self.end])  # (V,)
-
-    def save(self, folder: Path) -> None:
-        (folder / SAVED).write_text(self._text, encoding="utf-8")
 
     def parts(self, text: str) -> list[TokenPart]:
         """The tokens of a text, in order. Raises UserError for a text that the tokenizer cannot encode."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from hybridkit.data.tokenizers.json_file import BYTE_NAME
+from hybridkit.data.tokenizers._json_file import BYTE_NAME
 
 CONTEXT = 16  # ids that decoding begins with, since the text of a token may depend on those before it
 _PRIVATE = range(0xF0000, 0x110000, 256)  # where a block of characters that no token holds is looked for

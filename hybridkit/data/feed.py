@@ -1,0 +1,38 @@
+"""Batches, and the protocol of what a trainer reads them from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hybridkit.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # text is prepared without torch
+    from torch import Tensor
+
+Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
+IGNORED = -100  # the target of a token that is not predicted
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences, and the token that follows each of their tokens."""
+
+    tokens: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64, IGNORED where not counted
+    document_starts: Tensor | None  # (B, T) bool: a document begins here; None where documents flow into each other
+    bytes: int  # raw bytes of text that the counted targets stand for
+
+
+class Feed(Protocol):
+    """What a trainer reads: packed text (`batches.Batches`), or sequences that a source makes itself."""
+
+    tokenizer: Tokenizer
+    digest: str  # of what was trained on: a run resumes on the same digest only
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """Rows of the batch of a step, which counts from 0. Pure: the same answer in any process, in any order."""
+
+    def validation(self) -> Iterator[Batch]:
+        """The held-out batches, always the same."""

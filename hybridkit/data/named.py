@@ -1,0 +1,56 @@
+"""What a field of the recipe names: `name`, `name(arguments)`, or a text that the named class reads itself."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Self
+
+from hybridkit.language.parser import Call, pattern_tree
+from hybridkit.language.resolve import read_call
+from hybridkit.language.source import Source as CodeSource
+from hybridkit.language.source import error_at
+from hybridkit.registry.kinds import Kind
+from hybridkit.registry.plugin_package import sha256, sources
+from hybridkit.registry.registry import REGISTRY
+from hybridkit.system.spec import Spec
+
+_NAME = re.compile(r"\s*([^\W\d]\w*)")
+
+
+class NamedSpec(Spec, ABC):
+    """A class that a text of the recipe names, with its arguments; frozen."""
+
+    key: ClassVar[str]  # of the recipe, for messages: "data.source"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The object that `text` says, or None where the text says something else.
+
+        Called for texts that begin with the name of the class. Raises PatternError for wrong arguments.
+        """
+        if not re.fullmatch(rf"\s*{cls.name()}\s*(\(.*)?", text, re.DOTALL):
+            return None
+        place = CodeSource(cls.key, CodeSource.inline(text).lines)
+        at = partial(error_at, place, text)
+        call = pattern_tree(text, place)
+        if not isinstance(call, Call) or call.window:
+            raise at((0, len(text)), f"this is one call: {cls.name()}({', '.join(cls.usage())})")
+        return read_call(call, cls, at)
+
+    def code(self) -> Mapping[str, str]:
+        """SHA-256 of the plug-in's files that define it, by name; none for a class of this package."""
+        return {name: sha256(raw) for name, raw in sources([type(self).__module__]).items()}
+
+
+def read_named(kind: Kind, text: str) -> Any:
+    """The object of a kind that `text` names, or None where its first word is no name of the kind.
+
+    Raises UserError where the class cannot be loaded or its arguments are wrong.
+    """
+    found = _NAME.match(text)
+    if not found or found[1] not in REGISTRY.names(kind):
+        return None
+    return REGISTRY.get(kind, found[1]).parse(text)
