@@ -10,6 +10,7 @@ from fences import fences
 from project import ROOT
 
 
+@pytest.mark.slow
 def test_the_block_that_the_guide_writes_keeps_the_laws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block, laws = fences("docs/blocks.md", "python")
     (tmp_path / "decay.py").write_text(block)
