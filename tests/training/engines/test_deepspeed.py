@@ -13,9 +13,10 @@ import pytest
 from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-pytestmark = pytest.mark.slow  # ranks take seconds to start
+import ranks as found_by_ranks
 from ranks import FEW, LENGTHS, STEPS, in_stretches, settings, trained
 
+pytestmark = pytest.mark.slow  # ranks take seconds to start
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
 CLOSE = 1e-5  # nats: sums in another order, over 50 updates, in fp32
 Found = dict[str, Any]
@@ -24,7 +25,7 @@ Found = dict[str, Any]
 def run_ranks(ranks: int, out: Path) -> Found:
     port = free_port()
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(out)]
+    command = [sys.executable, str(Path(found_by_ranks.__file__)), str(out)]
     processes = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(ranks)
