@@ -1,0 +1,85 @@
+"""Layers under torch.compile: every kind is one graph that computes what the layer does, and a window compiles once."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from project import ROOT
+from torch import Tensor, nn
+
+from hybridkit.block import TrainStep
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.training.compile import MANY, for_graphs
+
+KINDS = sorted(path.stem for path in (ROOT / "blocks").glob("[!_]*.py"))
+WITH_WINDOW = {"swa": "swa:stoch(4,8)"}
+Call = Callable[..., tuple[Tensor, object]]
+
+
+class Graphs:
+    """A backend of torch.compile that runs the graphs of forward and backward as they are, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
+        self.count += 1
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+
+def plan(pattern: str) -> Plan:
+    return compile_pattern(pattern, width=16, heads=2, vocab=257, ffn=None)
+
+
+def layer(kind: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = plan(WITH_WINDOW.get(kind, kind))
+        made = small.entries[0].block.build(small.dims)
+        for parameter in made.parameters():  # fresh weights of some kinds leave gates shut
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return made.double()
+
+
+def results(call: Call, made: nn.Module, window: int | Tensor | None, packed: bool) -> list[Tensor]:
+    """The output on 21 tokens, and the gradients of the input and of every weight."""
+    made.zero_grad()
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 21, 16, dtype=torch.float64, generator=draw, requires_grad=True)
+    starts = (torch.rand(2, 21, generator=draw) < 0.2) if packed else None
+    y = call(x, window=window, document_starts=starts)[0]
+    (y * torch.randn(y.shape, dtype=y.dtype, generator=draw)).sum().backward()
+    return [y, x.grad, *(p.grad for p in made.parameters())]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_one_graph_a_window_that_computes_what_the_layer_does(kind: str, packed: bool) -> None:
+    made, graphs = layer(kind), Graphs()
+    compiled = torch.compile(made, backend=graphs, fullgraph=True, dynamic=False)
+    windows = [4, 8, 4, 8] if kind in WITH_WINDOW else [None, None]
+    for window in windows:
+        found, expected = (results(call, made, window, packed) for call in (compiled, made))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert graphs.count == len(set(windows))
+
+
+@pytest.mark.slow
+def test_a_policy_of_many_windows_is_one_graph() -> None:
+    many = plan(f"swa:uniform(1,{MANY + 1})")
+    made, graphs = layer("swa"), Graphs()
+    compiled = torch.compile(made, backend=graphs, fullgraph=True, dynamic=False)
+    for step in range(6):
+        (window,) = many.windows(TrainStep(0, step, 6))
+        (handed,) = for_graphs(many, [window])
+        assert isinstance(handed, Tensor)
+        torch.testing.assert_close(
+            results(compiled, made, handed, True), results(made, made, window, True), rtol=1e-10, atol=1e-12
+        )
+    assert graphs.count == 1
