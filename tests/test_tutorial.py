@@ -28,7 +28,8 @@ def run(command: str, folder: Path) -> None:
         assert done.returncode == 0, (command, done.stderr)
     else:
         environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-        shell = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True)
+        script = f'hybridkit() {{ python -m hybridkit.cli "$@"; }}\n{command}'
+        shell = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
         assert shell.returncode == 0, (command, shell.stderr)
 
 
