@@ -89,7 +89,7 @@ def _scaled(number: float, base: int, units: Sequence[str]) -> str:
 
 
 def _heading(entry: Entry) -> str:
-    window = "each policy's windows" if entry["window"] is None else f"window {entry['window']}"
+    window = "own windows" if entry["window"] is None else f"window {entry['window']}"
     counted = f"{tokens(entry['context'])} tokens, count {entry['count']}, {window}"
     return f"{counted}; weights and states in {entry['dtype']}, batch {entry['batch']}\n"
 

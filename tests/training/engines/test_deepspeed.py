@@ -13,7 +13,7 @@ import pytest
 from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-import ranks as found_by_ranks
+from project import ROOT
 from ranks import FEW, LENGTHS, STEPS, in_stretches, settings, trained
 
 pytestmark = pytest.mark.slow  # ranks take seconds to start
@@ -25,7 +25,7 @@ Found = dict[str, Any]
 def run_ranks(ranks: int, out: Path) -> Found:
     port = free_port()
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(found_by_ranks.__file__)), str(out)]
+    command = [sys.executable, str(ROOT / "tests/helpers/ranks.py"), str(out)]
     processes = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(ranks)
