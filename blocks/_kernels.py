@@ -4,7 +4,7 @@
 float64 for documents and carried states, and it is the fastest on a CPU. Forward and backward for B1 H4 T4096, keys of
 64 and values of 128, fp32, one core of an EPYC with AVX-512, CPU time, medians of 15 in turn: 103 ms, against 268 of
 mlstm_kernels' `native_autograd` (chunk 128) and 169 and 205 of its `native_custbw` (64 and 128), whose gradient leaves
-the normalizer out. tools/bench_mlstm.py measures them anew.
+the normalizer out. tools/benchmarks/mlstm.py measures them anew.
 
 `native` is mlstm_kernels' chunkwise form in plain torch, to compare with and to fall back on.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hybridkit.cli.options import Json, Overrides, Plugins, read_size
+from hybridkit.cli.options import Json, Overrides, Plugins, size_option
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -30,7 +30,9 @@ def bench(
     plugin: Plugins = [],
 ) -> None:
     """Measure this machine's ceilings, then forward, training step, prefill and decode, and each layer alone."""
-    sizes = {name: read_size(f"--{name}", said) for name, said in (("sequence", sequence), ("window", window)) if said}
+    sizes = {
+        name: size_option(f"--{name}", said) for name, said in (("sequence", sequence), ("window", window)) if said
+    }
     from hybridkit.runs.run import Run, load_recipe
 
     run = Path(what)  # mistakes in a recipe answer before torch is imported

@@ -18,72 +18,72 @@ from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
-    from hybridkit.evaluation.runner import Findings, Questions
+    from hybridkit.evaluation.request import EvalRequest, EvalResult
 
 RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
-MAX_SIZE = 1 << 30  # tokens
+_MAX_SIZE = 1 << 30  # tokens
 
-ScoreName = Literal["ruler", "forced"]
-DeviceName = Literal["auto", "cpu", "cuda"]
+_ScoreName = Literal["ruler", "forced"]
+_DeviceName = Literal["auto", "cpu", "cuda"]
 
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
-Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
-Context = Annotated[
+_Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
+_Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
+_Context = Annotated[
     str, typer.Option(metavar="N", help="Tokens of a row for the loss by position; default: 16 training sequences.")
 ]
-Needles = Annotated[
+_Needles = Annotated[
     str, typer.Option(metavar="TASK[,TASK...]", help="RULER's needle tasks, groups of them (niah_single), or all.")
 ]
-Lengths = Annotated[
+_Lengths = Annotated[
     str, typer.Option(metavar="N[,N...]", help=f"Of the needle tasks' prompts; default: {RULER_LENGTHS}.")
 ]
-Windows = Annotated[str, typer.Option(metavar="W[,W...]", help="Windows at test time; default: each block's largest.")]
-Samples = Annotated[int, typer.Option(min=1, help="Of each needle or recall cell.")]
-Seed = Annotated[int, typer.Option(help="Of the samples.")]
-Score = Annotated[
-    ScoreName, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
+_Windows = Annotated[str, typer.Option(metavar="W[,W...]", help="Windows at test time; default: each block's largest.")]
+_Samples = Annotated[int, typer.Option(min=1, help="Of each needle or recall cell.")]
+_Seed = Annotated[int, typer.Option(help="Of the samples.")]
+_Score = Annotated[
+    _ScoreName, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
 ]
-Haystack = Annotated[
+_Haystack = Annotated[
     Path | None, typer.Option(metavar="PATH", help="A text file or folder for the essays; default: Python's reference.")
 ]
-Recall = Annotated[
+_Recall = Annotated[
     str, typer.Option(metavar="N[,N...]", help="Recall over gaps of N tokens, of runs on `source: recall(...)`.")
 ]
-Ablate = Annotated[
+_Ablate = Annotated[
     list[str], typer.Option(metavar="BLOCK", help="Ask again with the output of these blocks zeroed; repeatable.")
 ]
-Tasks = Annotated[str, typer.Option(metavar="TASK[,TASK...]", help="Tasks of lm-evaluation-harness.")]
-Include = Annotated[
+_Tasks = Annotated[str, typer.Option(metavar="TASK[,TASK...]", help="Tasks of lm-evaluation-harness.")]
+_Include = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Task files for --tasks, in place of the harness's own.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harness task.")]
-Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
-Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
-Device = Annotated[DeviceName, typer.Option(help="Where the model runs.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; default: the first run's eval/.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harness task.")]
+_Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
+_Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
+_Device = Annotated[_DeviceName, typer.Option(help="Where the model runs.")]
+_Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; default: the first run's eval/.")]
 
 
 def eval(
-    runs: Runs,
-    perplexity: Text = True,
-    context: Context = "",
-    needles: Needles = "",
-    lengths: Lengths = "",
-    windows: Windows = "",
-    samples: Samples = 500,
-    seed: Seed = 42,
-    score: Score = "ruler",
-    haystack: Haystack = None,
-    recall: Recall = "",
-    ablate: Ablate = [],
-    tasks: Tasks = "",
-    include: Include = None,
-    limit: Limit = None,
-    batch: Batch = 8,
-    chunk: Chunk = 2048,
-    device: Device = "auto",
-    out: Out = None,
+    runs: _Runs,
+    perplexity: _Text = True,
+    context: _Context = "",
+    needles: _Needles = "",
+    lengths: _Lengths = "",
+    windows: _Windows = "",
+    samples: _Samples = 500,
+    seed: _Seed = 42,
+    score: _Score = "ruler",
+    haystack: _Haystack = None,
+    recall: _Recall = "",
+    ablate: _Ablate = [],
+    tasks: _Tasks = "",
+    include: _Include = None,
+    limit: _Limit = None,
+    batch: _Batch = 8,
+    chunk: _Chunk = 2048,
+    device: _Device = "auto",
+    out: _Out = None,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
@@ -91,22 +91,22 @@ def eval(
 
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
-    from hybridkit.evaluation.request import Questions
+    from hybridkit.evaluation.request import EvalRequest
     from hybridkit.system.links import refuse_links
 
-    questions = Questions(
+    request = EvalRequest(
         perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
         tasks=_tasks(needles), lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
         harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
-    _check(questions, lengths, out)
+    _check(request, lengths, out)
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
         refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        findings = _ask(runs, ablate, questions)
-    _report(findings, out or runs[0] / "eval", as_json)
+        result = _ask(runs, ablate, request)
+    _report(result, out or runs[0] / "eval", as_json)
 
 
 def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
@@ -119,8 +119,8 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
             sizes.append(read_size(part.strip()))
         except ValueError as error:
             raise UserError(f"{option} {text}: {part.strip() or 'an empty item'} {error}") from None
-        if not least <= sizes[-1] <= MAX_SIZE:
-            raise UserError(f"{option} {text}: {sizes[-1]} should be at least {least} and at most {MAX_SIZE}")
+        if not least <= sizes[-1] <= _MAX_SIZE:
+            raise UserError(f"{option} {text}: {sizes[-1]} should be at least {least} and at most {_MAX_SIZE}")
     return tuple(dict.fromkeys(sizes))
 
 
@@ -141,46 +141,46 @@ def _tasks(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check(questions: Questions, lengths: str, out: Path | None) -> None:
+def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
     """Options that say something only beside others."""
-    if lengths and not questions.tasks:
+    if lengths and not request.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
-    if (questions.include or questions.limit) and not questions.harness:
+    if (request.include or request.limit) and not request.harness:
         raise UserError("--include and --limit are for harness tasks: name them with --tasks")
-    if not (questions.perplexity or questions.tasks or questions.gaps or questions.harness):
+    if not (request.perplexity or request.tasks or request.gaps or request.harness):
         raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out {explain(out, 'a folder')}")
-    if questions.include and not questions.include.is_dir():
-        raise UserError(f"--include {questions.include}: no such folder")
+    if request.include and not request.include.is_dir():
+        raise UserError(f"--include {request.include}: no such folder")
 
 
-def _ask(runs: list[Path], ablate: list[str], questions: Questions) -> Findings:
-    if questions.harness:
+def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResult:
+    if request.harness:
         import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
-    from hybridkit.evaluation.runner import Grid
-    from hybridkit.evaluation.target import open_subject
+    from hybridkit.evaluation.runner import Evaluator
+    from hybridkit.evaluation.target import open_eval_target
     from hybridkit.report.eval import watching
 
     paths = dict.fromkeys(runs)
-    subjects = [
-        open_subject(path, questions.windows, kind) for path in paths for kind in (None, *dict.fromkeys(ablate))
+    targets = [
+        open_eval_target(path, request.windows, kind) for path in paths for kind in (None, *dict.fromkeys(ablate))
     ]
     with watching() as watch:
-        return Grid(subjects, questions, watch).answers()
+        return Evaluator(targets, request, watch).run_all()
 
 
-def _report(findings: Findings, folder: Path, as_json: bool) -> None:
+def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
     from hybridkit.report.eval import print_findings
-    from hybridkit.report.html import write
+    from hybridkit.report.html import write_report
 
-    written = write(findings, folder)
+    written = write_report(result, folder)
     if as_json:
-        for note in findings.notes:
+        for note in result.notes:
             say(f"hybridkit: {note}", file=sys.stderr)
-        say(format_json(findings.to_json()))
+        say(format_json(result.to_json()))
         return
-    print_findings(findings)
+    print_findings(result)
     say(f"report: {written}")
 
 

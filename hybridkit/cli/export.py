@@ -17,7 +17,7 @@ def export(
     plugin: Plugins = [],
 ) -> None:
     """Write a run's newest weights as safetensors, with its configuration and tokenizer as JSON."""
-    from hybridkit.hub.export import export as write
+    from hybridkit.hub.export import export_run as write
 
     files = [str(path) for path in write(run, folder)]
     say(format_json({"files": files}) if as_json else "\n".join(files))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hybridkit.cli.options import Json, Plugins, read_size
+from hybridkit.cli.options import Json, Plugins, size_option
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
@@ -44,13 +44,13 @@ def flops(
     plugin: Plugins = [],
 ) -> None:
     """Count FLOPs, parameters, state and memory of recipes, layer by layer, side by side. Nothing is allocated."""
-    contexts = list(dict.fromkeys(read_size("--context", text) for text in context.split(","))) if context else []
-    settings = {"count": count, "batch": batch, "window": read_size("--window", window) if window else None}
+    contexts = list(dict.fromkeys(size_option("--context", text) for text in context.split(","))) if context else []
+    settings = {"count": count, "batch": batch, "window": size_option("--window", window) if window else None}
     loaded = _load(what)
     if plot:
-        from hybridkit.report.figure import check
+        from hybridkit.report.figure import check_plot_file
 
-        check(plot)
+        check_plot_file(plot)
     from hybridkit.cost.summary import questions
 
     asked = [
@@ -65,9 +65,9 @@ def flops(
     else:
         _report(asked, memory, as_json)
     if plot:
-        from hybridkit.report.flops_plot import draw
+        from hybridkit.report.flops_plot import draw_costs
 
-        draw(asked[:: max(len(contexts), 1)], plot)
+        draw_costs(asked[:: max(len(contexts), 1)], plot)
 
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:

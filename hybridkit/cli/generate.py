@@ -12,7 +12,7 @@ import typer
 from hybridkit.cli.options import Json, Plugins, RunFolder
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
-from hybridkit.system.terminal import say, stream
+from hybridkit.system.terminal import say, say_part
 
 if TYPE_CHECKING:
     from hybridkit.inference.decode import Context
@@ -59,11 +59,11 @@ def generate(
             _save(writer, context, save_state)
         for news in writer.reply(context, replies):
             if streamed:
-                stream(news[0])
+                say_part(news[0])
     if as_json:
         say(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
     else:
-        stream("\n" if streamed else "".join(f"--- {place}\n{reply.text}\n" for place, reply in enumerate(replies)))
+        say_part("\n" if streamed else "".join(f"--- {place}\n{reply.text}\n" for place, reply in enumerate(replies)))
     if stats:
         say(writer.stats, file=sys.stderr)
 

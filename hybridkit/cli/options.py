@@ -7,7 +7,7 @@ import typer
 
 from hybridkit.system.errors import UserError
 
-MAX_SIZE = 1 << 40  # tokens of a context or window
+MAX_TOKENS = 1 << 40  # tokens of a context or window
 
 
 def _add_plugins(files: list[Path]) -> list[Path]:
@@ -42,7 +42,7 @@ Overrides = Annotated[
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `hybridkit train` writes it.")]
 
 
-def read_size(option: str, text: str) -> int:
+def size_option(option: str, text: str) -> int:
     """A positive size such as 128, 16k or 1M. Raises UserError."""
     from hybridkit.recipe.schema import read_size
 
@@ -50,6 +50,6 @@ def read_size(option: str, text: str) -> int:
         size = read_size(text.strip())
     except ValueError as error:
         raise UserError(f"{option} {text}: {error}") from None
-    if not 1 <= size <= MAX_SIZE:
-        raise UserError(f"{option} {text}: should be at least 1 and at most {MAX_SIZE}")
+    if not 1 <= size <= MAX_TOKENS:
+        raise UserError(f"{option} {text}: should be at least 1 and at most {MAX_TOKENS}")
     return size

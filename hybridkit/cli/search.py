@@ -46,9 +46,9 @@ def search(
 
 
 def _find(said: str) -> Path:
-    from hybridkit.recipe.files import find
+    from hybridkit.recipe.files import find_recipe
 
-    return find(said)
+    return find_recipe(said)
 
 
 def _search(
@@ -81,7 +81,7 @@ def _search(
             table.message(f"{folder} holds no study yet; beginning one")
         if unverified := opened.unverified:
             table.message(
-                f"trials {', '.join(map(str, unverified))} are of an older version, which did not record text and code:"
+                f"trials {', '.join(map(str, unverified))} are of an older version, which did not trial text and code:"
                 " whether they compare with new ones cannot be verified"
             )
         lead(opened, workers, table, plugin)
@@ -101,22 +101,22 @@ def _check_arguments(place: str, said: str) -> None:
 
 def _print(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search import print_results
-    from hybridkit.search.results import results, to_json
+    from hybridkit.search.results import results, results_json
     from hybridkit.search.study import open_study
 
     found = results(open_study(folder, storage))
-    say(format_json(to_json(found))) if as_json else print_results(found)
+    say(format_json(results_json(found))) if as_json else print_results(found)
 
 
 def _report(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search_pages import write_pages
-    from hybridkit.search.results import results, to_json
+    from hybridkit.search.results import results, results_json
     from hybridkit.search.study import open_study
 
     opened = open_study(folder, storage)
     pages = write_pages(opened)
     if as_json:
-        say(format_json({**to_json(results(opened)), "pages": [str(page) for page in pages]}))
+        say(format_json({**results_json(results(opened)), "pages": [str(page) for page in pages]}))
         return
     for page in pages:
         say(page)
@@ -132,11 +132,11 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
     found = results(opened)
     if found.best is None:
         raise Failure(f"{folder}: no trial has come to its end yet")
-    row, recipe = found.best, opened.candidate(found.best.record).loaded.recipe
+    row, recipe = found.best, opened.candidate(found.best.trial).loaded.recipe
     figures = dict(zip(found.objectives, row.means, strict=True))
     if as_json:
         said = recipe.model_dump(mode="json", by_alias=True)
-        say(format_json({"trial": row.record.number, "objectives": figures, "recipe": said}))
+        say(format_json({"trial": row.trial.number, "objectives": figures, "recipe": said}))
         return
-    say(f"# trial {row.record.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
+    say(f"# trial {row.trial.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
     say(dump(recipe), end="")

@@ -22,11 +22,11 @@ def show(
 ) -> None:
     """Draw a recipe's stack with its parameters and canonical pattern, or compare the training curves of runs."""
     if Run(what[0]).begun or plot:
-        from hybridkit.report.curves import curves_of, draw, print_curves
+        from hybridkit.report.curves import curves_of, draw_curves, print_curves
 
         curves = curves_of([Path(run) for run in what])
         if plot:
-            draw(curves, plot)
+            draw_curves(curves, plot)
         say(format_json({"runs": [curve.summary() for curve in curves]})) if as_json else print_curves(curves)
         return
     recipe, *others = what

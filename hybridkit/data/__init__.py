@@ -1,1 +1,1 @@
-"""Text as training data: `corpus.prepare` a source, then read it as `batches.Batches`."""
+"""Text as training data: `corpus.prepare_corpus` a source, then read it as `batches.Batches`."""

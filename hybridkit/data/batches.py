@@ -42,7 +42,7 @@ class Feed(Protocol):
     tokenizer: Tokenizer
     digest: str  # what was trained on: a run resumes on the same digest only
 
-    def at(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0. Pure: the same answer in any process, in any order."""
 
     def validation(self) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ class Feed(Protocol):
 class Batches:
     """A corpus as a feed: `batch` sequences of `sequence` tokens a step.
 
-    Rank r of R takes `at(step, slice(r, None, R))`, or any other slices that make up the batch. Raises UserError
+    Rank r of R takes `batch(step, slice(r, None, R))`, or any other slices that make up the batch. Raises UserError
     where the training text is shorter than one sequence.
     """
 
@@ -70,7 +70,7 @@ class Batches:
         self.corpus, self._sequence, self._batch, self._seed = corpus, sequence, batch, seed
         self._documents = documents
 
-    def at(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
         number = step * self._batch + np.arange(self._batch)[rows]  # of the sequence, over all epochs
         epochs, places = np.divmod(number, self.chunks)

@@ -46,7 +46,7 @@ def digest_of(value: object) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
-def manifest(folder: Path) -> dict[str, Any] | None:
+def valid_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder that is whole: every file there, as long as it was written; else None."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -56,21 +56,21 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-class Seen(NamedTuple):
+class CacheEntry(NamedTuple):
     """The folder of a source, and how many of what it left out there, by the reason."""
 
     folder: Path
     skipped: dict[str, int]
 
 
-def find(root: Path, stamp: str) -> Seen | None:
+def find_entry(root: Path, stamp: str) -> CacheEntry | None:
     """What `stamp` was last seen to have, if the folder is whole. Writes nothing."""
     try:
         found = json.loads((root / f"{stamp}.seen").read_text(encoding="utf-8"))
-        seen = Seen(root / found["folder"], found["skipped"])
+        seen = CacheEntry(root / found["folder"], found["skipped"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return seen if manifest(seen.folder) else None
+    return seen if valid_manifest(seen.folder) else None
 
 
 @contextmanager
@@ -100,17 +100,17 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
     for path in part.iterdir():
         _fsync(path)
     _fsync(part)
-    if folder.exists() and not manifest(folder):  # somebody damaged it
+    if folder.exists() and not valid_manifest(folder):  # somebody damaged it
         shutil.rmtree(folder)
     try:
         part.rename(folder)
     except OSError:
-        if not manifest(folder):  # else the same text was built from another source at the same time
+        if not valid_manifest(folder):  # else the same text was built from another source at the same time
             raise
     _fsync(folder.parent)
 
 
-def remember(root: Path, stamp: str, seen: Seen) -> None:
+def remember_entry(root: Path, stamp: str, seen: CacheEntry) -> None:
     """From now on `find(root, stamp)` is `seen`. Call it while `building` for `stamp`."""
     new = root / f"{stamp}.new"
     new.write_text(json.dumps({"folder": seen.folder.name, "skipped": seen.skipped}), encoding="utf-8")

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from hybridkit.data import cache as store
-from hybridkit.data.prepare import Progress, Wanted, build
+from hybridkit.data.prepare import BuildProgress, CorpusSpec, build_corpus
 from hybridkit.data.sources import open_source
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 
@@ -73,14 +73,14 @@ class Corpus:
         )
 
 
-def prepare(
+def prepare_corpus(
     source: str,
     tokenizer: str = "bytes",
     *,
     field: str = "text",
     validation: float = 0.02,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
     rules: int | None = None,
 ) -> Corpus:
     """The tokens of `data.source`, from the cache or built now; safe to call in several processes at once.
@@ -90,22 +90,22 @@ def prepare(
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
-    rules = rules or CURRENT
+    rules = rules or CURRENT_RULES
     text, root = open_source(source, field), store.cache_root(cache)
-    wanted = Wanted(text, choose_tokenizer(tokenizer, rules), validation, text.fingerprint(), rules)
-    seen = store.find(root, wanted.stamp)
+    wanted = CorpusSpec(text, choose_tokenizer(tokenizer, rules), validation, text.fingerprint(), rules)
+    seen = store.find_entry(root, wanted.stamp)
     if seen is None:
         with store.building(root, wanted.stamp) as part:
-            seen = store.find(root, wanted.stamp)  # another process may have built it while this one waited
+            seen = store.find_entry(root, wanted.stamp)  # another process may have built it while this one waited
             if seen is None:
-                folder = build(wanted, part, progress or _silent)
-                seen = store.Seen(folder, dict(text.skipped))
-                store.remember(root, wanted.stamp, seen)
+                folder = build_corpus(wanted, part, progress or _silent)
+                seen = store.CacheEntry(folder, dict(text.skipped))
+                store.remember_entry(root, wanted.stamp, seen)
     return _load(seen, rules)
 
 
-def _load(seen: store.Seen, rules: int) -> Corpus:
-    folder, about = seen.folder, store.manifest(seen.folder)
+def _load(seen: store.CacheEntry, rules: int) -> Corpus:
+    folder, about = seen.folder, store.valid_manifest(seen.folder)
     assert about is not None
     tokenizer = load_tokenizer(folder, rules)
 

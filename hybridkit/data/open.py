@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from hybridkit.data.batches import Batch, Batches, Feed, cover
-from hybridkit.data.corpus import Corpus, prepare
-from hybridkit.data.prepare import Progress
-from hybridkit.data.recall import Recall, RecallFeed, read_recall
+from hybridkit.data.corpus import Corpus, prepare_corpus
+from hybridkit.data.prepare import BuildProgress
+from hybridkit.data.recall import RecallFeed, RecallTask, read_recall
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
-LONG = 16  # times the training length that held-out rows have unless told otherwise, where the text suffices
+LONG_CONTEXT = 16  # times the training length that held-out rows have unless told otherwise, where the text suffices
 
 
-def open_feed(data: Data, train: Train, progress: Progress | None = None, rules: int | None = None) -> Feed:
+def open_feed(data: Data, train: Train, progress: BuildProgress | None = None, rules: int | None = None) -> Feed:
     """Text from the cache, or a task made up on the spot. `rules` are those of a run that was made by older ones.
 
     Raises UserError for what cannot be read or made.
@@ -23,7 +23,7 @@ def open_feed(data: Data, train: Train, progress: Progress | None = None, rules:
     return Batches(_corpus(data, progress, rules), data.sequence, batch, train.seed, data.documents)
 
 
-def open_recall(data: Data) -> Recall | None:
+def open_recall(data: Data) -> RecallTask | None:
     """The task of `source: recall(...)`; None where the source is text. Raises UserError for another tokenizer."""
     task = read_recall(data.source)
     if task and data.tokenizer != "bytes":
@@ -31,7 +31,7 @@ def open_recall(data: Data) -> Recall | None:
     return task
 
 
-def describe(feed: Feed, train: Train, vocab: int) -> list[str]:
+def describe_feed(feed: Feed, train: Train, vocab: int) -> list[str]:
     """What was read, in lines: amounts of text, epochs of the run, what was left out, what will be of no use."""
     if not isinstance(feed, Batches):
         return []
@@ -63,18 +63,18 @@ def context_length(data: Data, wanted: int | None, rules: int | None = None) -> 
     have = None if open_recall(data) else len(_corpus(data, None, rules).validation) - 1
     if wanted and have is not None and wanted > have:
         raise UserError(f"--context {wanted:,}: the held-out text has only {have:,} tokens to predict")
-    long = LONG * data.sequence
+    long = LONG_CONTEXT * data.sequence
     return wanted or (long if have is None else min(long, have))
 
 
-def held_out(data: Data, context: int, rows: int, rules: int | None = None) -> Iterator[Batch]:
+def held_out_batches(data: Data, context: int, rows: int, rules: int | None = None) -> Iterator[Batch]:
     """The held-out text in rows of `context` tokens, `rows` at a time; documents flow into each other."""
     if task := open_recall(data):
         return RecallFeed(task, context, rows).validation()
     return cover(_corpus(data, None, rules).validation, context, rows, "flow")
 
 
-def _corpus(data: Data, progress: Progress | None, rules: int | None) -> Corpus:
-    return prepare(
+def _corpus(data: Data, progress: BuildProgress | None, rules: int | None) -> Corpus:
+    return prepare_corpus(
         data.source, data.tokenizer, field=data.field, validation=data.validation, progress=progress, rules=rules
     )

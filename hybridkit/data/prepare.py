@@ -14,24 +14,24 @@ import numpy as np
 
 from hybridkit.data import cache
 from hybridkit.data.sources import TextSource
-from hybridkit.data.split import Span, document_hash, split
+from hybridkit.data.split import ByteSpan, document_hash, split
 from hybridkit.data.tokenizers.base import SAVED, Tokenizer
-from hybridkit.data.tokenizers.choice import Choice
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.data.tokenizers.choice import TokenizerChoice
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
-Progress = Callable[[str, int, int | None], object]  # what is done now, bytes done, bytes in all where that is known
+BuildProgress = Callable[[str, int, int | None], object]  # what is done now, bytes done, of how many, if known
 _FORMAT = 2  # of the files; another number makes other folders
 
 
-class Wanted(NamedTuple):
+class CorpusSpec(NamedTuple):
     """What a corpus is to be made of, and how its source looked when it was asked for."""
 
     source: TextSource
-    tokenizer: Choice
+    tokenizer: TokenizerChoice
     validation: float
     seen: object  # the source's fingerprint
-    rules: int = CURRENT  # of the split and the tokens
+    rules: int = CURRENT_RULES  # of the split and the tokens
 
     @property
     def settings(self) -> list[object]:
@@ -58,7 +58,7 @@ class _Copy(NamedTuple):
             yield text
 
 
-def build(wanted: Wanted, part: Path, progress: Progress) -> Path:
+def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> Path:
     """Build in `part` and publish beside it: the folder, named by the text and the settings.
 
     Raises UserError for an empty corpus, and for one that changes while it is read.
@@ -67,7 +67,7 @@ def build(wanted: Wanted, part: Path, progress: Progress) -> Path:
     if wanted.source.fingerprint() != wanted.seen:
         raise UserError("data.source: the text changed while it was read; start again when nothing writes to it")
     folder = part.parent / cache.digest_of([wanted.settings, copy.digest])
-    if cache.manifest(folder):  # the same text elsewhere, or files that were only touched
+    if cache.valid_manifest(folder):  # the same text elsewhere, or files that were only touched
         return folder
     with copy.text() as text:
         train, held = split(text, copy.ends.tolist(), copy.hashes, wanted.validation, wanted.rules)
@@ -81,7 +81,7 @@ def build(wanted: Wanted, part: Path, progress: Progress) -> Path:
     return folder
 
 
-def _copied(source: TextSource, path: Path, progress: Progress) -> _Copy:
+def _copied(source: TextSource, path: Path, progress: BuildProgress) -> _Copy:
     ends, hashes, digest, end = array("q"), array("Q"), hashlib.blake2b(digest_size=16), 0
     with path.open("wb") as file:
         for raw in source.documents():
@@ -98,7 +98,7 @@ def _copied(source: TextSource, path: Path, progress: Progress) -> _Copy:
 
 
 def _tokenized(
-    text: mmap.mmap, sides: dict[str, list[Span]], tokenizer: Tokenizer, part: Path, progress: Progress
+    text: mmap.mmap, sides: dict[str, list[ByteSpan]], tokenizer: Tokenizer, part: Path, progress: BuildProgress
 ) -> tuple[dict[str, int], str]:
     """Write the tokens of both sides; their bytes of text, and the digest of tokens and tokenizer."""
     saved, done, raw = part / SAVED, 0, {}

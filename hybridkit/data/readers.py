@@ -29,7 +29,7 @@ class NotText(UserError):
     """A file that holds something else than UTF-8 text."""
 
 
-def read(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterator[bytes]:
+def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterator[bytes]:
     """The documents of a file, in order, empty ones left out and counted; `field` names the text in a row.
 
     Raises NotText for what is not UTF-8 text, UserError, with the line or row, for what has no rows of text.
@@ -94,10 +94,10 @@ def _text(path: Path, field: str) -> Iterator[bytes]:
 
 def _jsonl(path: Path, field: str) -> Iterator[bytes]:
     with _opened(path) as file:
-        most, read = max(MAX_ROW, MAX_RATIO * path.stat().st_size), 0
+        most, done = max(MAX_ROW, MAX_RATIO * path.stat().st_size), 0
         for number, line in enumerate(iter(lambda: file.readline(MAX_ROW), b""), start=1):
-            read += len(line)
-            if len(line) == MAX_ROW or read > most:
+            done += len(line)
+            if len(line) == MAX_ROW or done > most:
                 raise UserError(
                     f"{path}:{number}: a row of more than {MAX_ROW >> 20} MiB, or a file that unpacks to more than"
                     f" {MAX_RATIO} times its size, is no text"

@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from hybridkit.block import Spec
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.data.cache import digest_of
-from hybridkit.data.tokenizers.base import Bytes, Tokenizer
-from hybridkit.language.parser import Call, tree
+from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
+from hybridkit.language.parser import Call, pattern_tree
 from hybridkit.language.resolve import read_call
 from hybridkit.language.source import Source, error_at
 from hybridkit.system.errors import UserError
@@ -35,7 +35,7 @@ _TOKENS = 256  # byte values
 _SPACE = 32  # the first printable byte
 
 
-class Recall(Spec):
+class RecallTask(Spec):
     """What a sequence is made of. `far` is the expected share of queries whose key stands at the other end."""
 
     pairs: int = Field(6, ge=1)
@@ -78,15 +78,15 @@ class Vocabulary(NamedTuple):
     value: int
 
 
-def read_recall(source: str) -> Recall | None:
+def read_recall(source: str) -> RecallTask | None:
     """The task that `data.source` describes, or None where it names text. Raises PatternError for a wrong call."""
     if not _CALL.fullmatch(source):
         return None
     at = partial(error_at, Source("data.source", Source.inline(source).lines), source)
-    call = tree(source, Source("data.source", Source.inline(source).lines))
+    call = pattern_tree(source, Source("data.source", Source.inline(source).lines))
     if not isinstance(call, Call) or call.window:
         raise at((0, len(source)), "this is one call: recall(pairs=6, noise=.5)")
-    return read_call(call, Recall, at)
+    return read_call(call, RecallTask, at)
 
 
 class RecallFeed:
@@ -95,28 +95,28 @@ class RecallFeed:
     Raises UserError for a sequence that is too short to ask for anything.
     """
 
-    def __init__(self, task: Recall, sequence: int, batch: int, seed: int = 0) -> None:
+    def __init__(self, task: RecallTask, sequence: int, batch: int, seed: int = 0) -> None:
         least = 4 * task.pairs if task.far else 3
         if sequence < least:
             raise UserError(f"data.sequence: {task} needs sequences of at least {least} tokens, not {sequence}")
         self.task = task
-        self.tokenizer: Tokenizer = Bytes()
+        self.tokenizer: Tokenizer = ByteTokenizer()
         self.digest = digest_of([str(task), sequence, batch, seed])
         self._sequence, self._batch, self._seed = sequence, batch, seed
 
-    def at(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
-        return _batch(*compose(self.task, Uniform(self._seed, step), self._batch, self._sequence), rows)
+        return _batch(*make_sequences(self.task, UniformNumbers(self._seed, step), self._batch, self._sequence), rows)
 
     def validation(self) -> Iterator[Batch]:
         """Sequences that no step trains on, the same for every seed."""
         rows = max(1, HELD_OUT // self._sequence)
-        made = compose(self.task, Uniform("held out"), rows, self._sequence)
+        made = make_sequences(self.task, UniformNumbers("held out"), rows, self._sequence)
         for first in range(0, rows, self._batch):
             yield _batch(*made, slice(first, first + self._batch))
 
 
-class Uniform:
+class UniformNumbers:
     """Numbers in [0, 1) from a counter-based generator: the raw bits of Philox, which no release of numpy changes."""
 
     def __init__(self, *key: int | str) -> None:
@@ -135,7 +135,7 @@ class Uniform:
         return self(rows, limit).argsort(axis=1)[:, :count]
 
 
-def compose(task: Recall, uniform: Uniform, rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def make_sequences(task: RecallTask, uniform: UniformNumbers, rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Sequences (B, T) and the target after each of their tokens (B, T), `IGNORED` where none is asked for."""
     slots, first = -(-tokens // 2), task.first
     keys, values = uniform.distinct(task.keys, task.pairs, rows), uniform.below(task.values, rows, task.pairs)
@@ -151,7 +151,7 @@ def compose(task: Recall, uniform: Uniform, rows: int, tokens: int) -> tuple[np.
     return made.reshape(rows, -1)[:, :tokens], targets.reshape(rows, -1)[:, :tokens]
 
 
-def _stretch(task: Recall, uniform: Uniform, asked: np.ndarray, empty: np.ndarray) -> None:
+def _stretch(task: RecallTask, uniform: UniformNumbers, asked: np.ndarray, empty: np.ndarray) -> None:
     """Turn a share of the rows into far ones: every pair, then noise, then every key again in another order."""
     rows, slots = asked.shape
     chosen = uniform(rows) < task.far_sequences(slots)

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridkit.data.readers import EMPTY, NOT_TEXT, NotText, field_of, read
+from hybridkit.data.readers import EMPTY, NOT_TEXT, NotText, field_of, read_documents
 from hybridkit.system.errors import MissingExtra, UserError, nearest
 
 _HUB = re.compile(r"hf:([^@:\[\]]+)(?:@([^:\[\]]+))?(?::([^:\[\]]+)(?:\[:(\d+)\])?(?::([^:\[\]]+))?)?")
@@ -45,7 +45,7 @@ class TextSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
+class FileSource:
     """Files in the order given: text is one document a file; of rows (JSONL, Parquet, ...) each one, in `field`.
 
     `found`: the files are those of a folder or glob, of which what is not text is left out; else it is an error.
@@ -66,7 +66,7 @@ class Files:
         self.skipped.update(self.left_out)
         for path in self.paths:
             try:
-                yield from read(path, self.field, self.skipped)
+                yield from read_documents(path, self.field, self.skipped)
             except NotText:
                 if not self.found:
                     raise
@@ -74,7 +74,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Stdlib:
+class StdlibSource:
     """The running interpreter's own standard library: its Python files, sorted, without tests and other packages."""
 
     skipped: Counter[str] = dataclass_field(default_factory=Counter, compare=False)
@@ -87,11 +87,11 @@ class Stdlib:
         return [_stamp(path) for path in self.paths()]
 
     def documents(self) -> Iterator[bytes]:
-        yield from Files(self.paths(), found=True, skipped=self.skipped).documents()  # some show other encodings
+        yield from FileSource(self.paths(), found=True, skipped=self.skipped).documents()  # some show other encodings
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubSource:
     """A Hugging Face dataset, streamed: `hf:NAME[@REVISION][:SPLIT[:CONFIG]]`, SPLIT as `train` or `train[:1000]`.
 
     Its fingerprint is this text, so what was read once is not looked up again; a revision pins what is read.
@@ -135,12 +135,12 @@ def open_source(text: str, field: str = "text") -> TextSource:
     Raises UserError where nothing is there, saying the nearest name.
     """
     if text == "stdlib":
-        return Stdlib()
+        return StdlibSource()
     if text.startswith("hf:"):
-        return Hub(text, field)
+        return HubSource(text, field)
     name, left_out = os.path.expanduser(text), Counter[str]()
     if paths := _files(name, left_out):
-        return Files(paths, field, not os.path.isfile(name), left_out)
+        return FileSource(paths, field, not os.path.isfile(name), left_out)
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     if os.path.exists(name):
         wrong = "holds no files" if os.path.isdir(name) else "is neither a file nor a folder"

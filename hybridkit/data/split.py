@@ -15,24 +15,24 @@ from itertools import groupby
 
 import numpy as np
 
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
-TOLERANCE = 0.25  # of the smaller side's share
+SPLIT_TOLERANCE = 0.25  # of the smaller side's share
 _LEAST = (64, 8, 1)  # bytes of a piece at least; fewer where all longer ones are copies
-Span = tuple[int, int]  # where a document, or a stretch of one, begins and ends in the text
-Text = bytes | mmap.mmap
+ByteSpan = tuple[int, int]  # where a document, or a stretch of one, begins and ends in the text
+TextBytes = bytes | mmap.mmap
 
 
 def split(
-    text: Text, ends: Sequence[int], hashes: np.ndarray, fraction: float, rules: int = CURRENT
-) -> tuple[list[Span], list[Span]]:
+    text: TextBytes, ends: Sequence[int], hashes: np.ndarray, fraction: float, rules: int = CURRENT_RULES
+) -> tuple[list[ByteSpan], list[ByteSpan]]:
     """The training and the held-out stretches of documents that end at `ends` and have `hashes`, each in order.
 
     Raises UserError for a text of a single character.
     """
     if len(ends) == 1:
-        place = cut(text[:], fraction, rules)
+        place = cut_place(text[:], fraction, rules)
         return [(0, place)], [(place, len(text))]
     spans = list(zip([0, *ends], ends, strict=False))
     if rules == 1:
@@ -40,7 +40,7 @@ def split(
     else:
         pieces, held = _chosen(text, spans, hashes, fraction)
     sides = iter(held.tolist())
-    out: tuple[list[Span], list[Span]] = [], []
+    out: tuple[list[ByteSpan], list[ByteSpan]] = [], []
     for document in pieces:
         marked = [(next(sides), piece) for piece in document]
         for side, run in groupby(marked, key=lambda pair: pair[0]):
@@ -54,7 +54,7 @@ def document_hash(raw: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"held out").digest(), "big")
 
 
-def held_out(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = None) -> np.ndarray:
+def held_out_pieces(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = None) -> np.ndarray:
     """Which pieces validate: (P,) bool of their hashes, uint64, and sizes, by default equal; copies fall together.
 
     The sizes held out are `fraction` of all, within `TOLERANCE` of the smaller share, if equal pieces together have
@@ -62,7 +62,7 @@ def held_out(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = Non
     """
     keys, group = np.unique(hashes, return_inverse=True)
     amounts = np.bincount(group, weights=sizes)  # (G,) in the order of the hashes
-    aim, slack = fraction * amounts.sum(), TOLERANCE * min(fraction, 1 - fraction) * amounts.sum()
+    aim, slack = fraction * amounts.sum(), SPLIT_TOLERANCE * min(fraction, 1 - fraction) * amounts.sum()
     larger = fraction > 0.5
     chosen = (amounts > 2 * slack) & larger
     small = np.flatnonzero(amounts <= 2 * slack)
@@ -86,14 +86,14 @@ def held_out_of_rules_1(hashes: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def cut(raw: bytes, fraction: float, rules: int = CURRENT) -> int:
+def cut_place(raw: bytes, fraction: float, rules: int = CURRENT_RULES) -> int:
     """Where a corpus of one document is cut, the held-out part last: the line end nearest to `fraction` from its end.
 
     Where no line ends within `TOLERANCE` of it (by rules 1: anywhere), between two characters. Raises UserError if it
     has fewer than two characters.
     """
     aim = max(1, min(round(len(raw) * (1 - fraction)), len(raw) - 1))
-    slack = len(raw) * (TOLERANCE * min(fraction, 1 - fraction) if rules > 1 else 1)
+    slack = len(raw) * (SPLIT_TOLERANCE * min(fraction, 1 - fraction) if rules > 1 else 1)
     before, after = raw.rfind(b"\n", 0, aim) + 1, raw.find(b"\n", aim) + 1
     places = [place for place in (before, after) if 0 < place < len(raw) and abs(place - aim) <= slack]
     if places:
@@ -105,7 +105,9 @@ def cut(raw: bytes, fraction: float, rules: int = CURRENT) -> int:
     return min(starts, key=lambda place: abs(place - aim))
 
 
-def _chosen(text: Text, spans: list[Span], hashes: np.ndarray, fraction: float) -> tuple[list[list[Span]], np.ndarray]:
+def _chosen(
+    text: TextBytes, spans: list[ByteSpan], hashes: np.ndarray, fraction: float
+) -> tuple[list[list[ByteSpan]], np.ndarray]:
     """The pieces of each document, and which of all pieces are held out."""
     for least in _LEAST:
         pieces = _pieces(text, spans, hashes, fraction, least)
@@ -115,28 +117,30 @@ def _chosen(text: Text, spans: list[Span], hashes: np.ndarray, fraction: float) 
             for place in range(len(one))
         ]
         sizes = np.array([end - begin for one in pieces for begin, end in one])
-        held = held_out(np.array(numbers, np.uint64), fraction, sizes)
+        held = held_out_pieces(np.array(numbers, np.uint64), fraction, sizes)
         if held.any() and not held.all():
             return pieces, held
     return pieces, np.arange(len(held)) == 0  # a character again and again
 
 
-def _pieces(text: Text, spans: list[Span], hashes: np.ndarray, fraction: float, least: int) -> list[list[Span]]:
+def _pieces(
+    text: TextBytes, spans: list[ByteSpan], hashes: np.ndarray, fraction: float, least: int
+) -> list[list[ByteSpan]]:
     """Each document whole, or in pieces where it and its copies together are larger than held_out can balance.
 
     The largest size is a power of two, so that what is added to a corpus seldom changes it.
     """
-    exact = int(2 * TOLERANCE * min(fraction, 1 - fraction) * spans[-1][1])
+    exact = int(2 * SPLIT_TOLERANCE * min(fraction, 1 - fraction) * spans[-1][1])
     largest = max(1 << max(0, exact.bit_length() - 1), least)
     _, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     out = []
     for (begin, end), copies in zip(spans, counts[group].tolist(), strict=True):
         most = max(largest // copies, int(least == 1))
-        out.append(list(cut_up(text, begin, end, most)) if least <= most < end - begin else [(begin, end)])
+        out.append(list(cut_pieces(text, begin, end, most)) if least <= most < end - begin else [(begin, end)])
     return out
 
 
-def cut_up(text: Text, begin: int, end: int, most: int) -> Iterator[Span]:
+def cut_pieces(text: TextBytes, begin: int, end: int, most: int) -> Iterator[ByteSpan]:
     """Pieces of at most `most` bytes (or one character), cut where lines end if one does in their second half."""
     while end - begin > most:
         place = text.rfind(b"\n", begin + most // 2, begin + most) + 1

@@ -13,7 +13,7 @@ from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
 
 
-class Silent(Layer):
+class SilentLayer(Layer):
     """A layer that adds nothing to the residual stream and remembers nothing."""
 
     def forward(
@@ -27,7 +27,7 @@ class Silent(Layer):
         return torch.zeros_like(x), ()
 
 
-def check(plan: Plan, name: str) -> None:
+def check_ablation(plan: Plan, name: str) -> None:
     """Raise UserError unless the stack has blocks of this name."""
     known = sorted({entry.block.name() for entry in plan.entries})
     if name not in known:
@@ -42,7 +42,7 @@ def ablated(model: Model, name: str | None) -> Iterator[Model]:
     chosen = list(itertools.compress(model.layers, named))
     kept = [residual.layer for residual in chosen]
     for residual in chosen:
-        residual.add_module(str(name), Silent())
+        residual.add_module(str(name), SilentLayer())
     try:
         yield model
     finally:

@@ -24,7 +24,7 @@ _TINY = 1e-300
 _CLOSE = 1e-9  # relative error
 
 
-class Estimate(NamedTuple):
+class ScoreInterval(NamedTuple):
     """A mean score and the interval around it, in percent."""
 
     score: float
@@ -32,18 +32,18 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(scores: Sequence[float]) -> Estimate:
+def mean_score(scores: Sequence[float]) -> ScoreInterval:
     """The mean of one or more independent scores in [0, 1] with its interval, and in percent."""
     return clustered([[score] for score in scores])
 
 
-def clustered(groups: Sequence[Sequence[float]]) -> Estimate:
+def clustered(groups: Sequence[Sequence[float]]) -> ScoreInterval:
     """As `estimate`, of scores in groups: those of one group may depend on each other, groups do not."""
     groups = [group for group in groups if group]
     total = sum(map(len, groups))
     share = min(1.0, max(0.0, math.fsum(map(math.fsum, groups)) / total))
     low, high = exact(share, _effective(groups, share, total))
-    return Estimate(100 * share, 100 * low, 100 * high)
+    return ScoreInterval(100 * share, 100 * low, 100 * high)
 
 
 def _effective(groups: Sequence[Sequence[float]], share: float, total: int) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hybridkit.data.batches import IGNORED
 from hybridkit.data.tokenizers.base import SAVED
-from hybridkit.evaluation.scoring import Reading, continuation, judge
+from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Writer
@@ -46,7 +46,7 @@ _Found = TypeVar("_Found")
 class Adapter(TemplateLM):
     """A model with a tokenizer as the harness sees it."""
 
-    def __init__(self, model: Model, reading: Reading) -> None:
+    def __init__(self, model: Model, reading: ReadOptions) -> None:
         super().__init__()
         assert model.tokenizer
         self.model, self.reading, self.ids = model, reading, model.tokenizer
@@ -79,9 +79,9 @@ class Adapter(TemplateLM):
 
     def _scored(self, pairs: Sequence[_Pair]) -> list[tuple[float, bool]]:
         batch = continuation([(np.array(read or [self.eot_token_id]), np.array(rest)) for _, read, rest in pairs])
-        judged = judge(self.model, batch, self.reading)
-        right = (judged.right | (batch.targets == IGNORED)).all(dim=1)
-        return list(zip((-judged.nats.double().sum(dim=1)).tolist(), right.tolist(), strict=True))
+        scores = score_tokens(self.model, batch, self.reading)
+        right = (scores.right | (batch.targets == IGNORED)).all(dim=1)
+        return list(zip((-scores.nats.double().sum(dim=1)).tolist(), right.tolist(), strict=True))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each text, up to a stop string of the request's."""
@@ -140,7 +140,7 @@ def _in_batches(
 def evaluate(
     model: Model,
     tasks: Sequence[str],
-    reading: Reading,
+    reading: ReadOptions,
     *,
     include: Path | None = None,
     limit: int | None = None,

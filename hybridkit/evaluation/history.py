@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from hybridkit.evaluation.request import Cell, Depth, Findings
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
 from hybridkit.system.errors import Failure
 
 RESULTS, EARLIER = "results.json", "earlier"
-MAX_BYTES = 1 << 28
+MAX_HISTORY_BYTES = 1 << 28
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -64,10 +64,10 @@ class _Entry(TypedDict, total=False):
     notes: list[str]
 
 
-_ENTRY, _CELL, _DEPTH = TypeAdapter(_Entry), TypeAdapter(Cell), TypeAdapter(Depth)
+_ENTRY, _CELL, _DEPTH = TypeAdapter(_Entry), TypeAdapter(CellScore), TypeAdapter(DepthScore)
 
 
-def read_history(folder: Path) -> list[Findings]:
+def read_history(folder: Path) -> list[EvalResult]:
     """The evaluations that a folder's results.json holds, newest first; none where there is no such file.
 
     Raises ValueError for a file that holds something else.
@@ -75,13 +75,13 @@ def read_history(folder: Path) -> list[Findings]:
     file = folder / RESULTS
     if not file.is_file():
         return []
-    if file.stat().st_size > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+    if file.stat().st_size > MAX_HISTORY_BYTES:
+        raise ValueError(f"more than {MAX_HISTORY_BYTES >> 20} MiB")
     said = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(said, dict):
         raise ValueError("not an object")
     earlier = said.pop(EARLIER, [])
-    return [_findings(entry) for entry in (said, *(earlier if isinstance(earlier, list) else ()))]
+    return [_read_entry(entry) for entry in (said, *(earlier if isinstance(earlier, list) else ()))]
 
 
 def keep_unreadable(folder: Path) -> Path:
@@ -93,13 +93,13 @@ def keep_unreadable(folder: Path) -> Path:
         raise Failure(f"{folder / RESULTS}: cannot be put aside: {error.strerror}") from error
 
 
-def to_json(history: Sequence[Findings]) -> dict[str, Any]:
+def history_to_json(history: Sequence[EvalResult]) -> dict[str, Any]:
     """What results.json holds: the newest evaluation, and a list of earlier ones."""
     newest, *earlier = [findings.to_json() for findings in history]
     return {**newest, EARLIER: earlier}
 
 
-def joined(new: Findings, old: Sequence[Findings]) -> list[Findings]:
+def with_new(new: EvalResult, old: Sequence[EvalResult]) -> list[EvalResult]:
     """All evaluations, newest first: the first of `old` that may be joined with `new` is; no question stands twice."""
     home = next((place for place, one in enumerate(old) if _join(new, one)), None)
     rest = [_without(one, new) for place, one in enumerate(old) if place != home]
@@ -107,10 +107,10 @@ def joined(new: Findings, old: Sequence[Findings]) -> list[Findings]:
     return [first, *(one for one in rest if _holds(one))]
 
 
-def _findings(said: Any) -> Findings:
+def _read_entry(said: Any) -> EvalResult:
     try:
         entry = _ENTRY.validate_python(said)
-        return Findings(
+        return EvalResult(
             dict(entry["settings"]),
             entry.get("trained", {}),
             entry.get("origins", {}),
@@ -125,12 +125,12 @@ def _findings(said: Any) -> Findings:
         raise ValueError(str(error).partition("\n")[0][:200]) from error
 
 
-def _print(findings: Findings, run: str) -> Any:
+def _print(findings: EvalResult, run: str) -> Any:
     """The fingerprint of a run; None where it was not recorded, which equals no other."""
     return findings.origins.get(run, {}).get("fingerprint")
 
 
-def _join(new: Findings, old: Findings) -> bool:
+def _join(new: EvalResult, old: EvalResult) -> bool:
     """Whether two evaluations may stand as one: no run differs, and no setting that scores depend on."""
     shared = [run for run in old.trained if run in new.trained]
     same = all(_print(old, run) == _print(new, run) is not None for run in shared)
@@ -138,7 +138,7 @@ def _join(new: Findings, old: Findings) -> bool:
     return kin and same and _same_settings(new, old) and all(_print(old, run) for run in old.trained)
 
 
-def _same_settings(new: Findings, old: Findings) -> bool:
+def _same_settings(new: EvalResult, old: EvalResult) -> bool:
     """Of settings that one of them has no use for, nothing follows."""
     used = set(new.settings) | set(old.settings)
     used -= set() if new.cells and old.cells else {"samples", "seed", "scoring", "interval"}
@@ -146,7 +146,7 @@ def _same_settings(new: Findings, old: Findings) -> bool:
     return all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
 
 
-def _renamed(old: Findings, new: Findings) -> Findings:
+def _renamed(old: EvalResult, new: EvalResult) -> EvalResult:
     """Old answers under the new names of runs that are the same, though the folder is called otherwise by now."""
     known = {_print(new, run): run for run in new.trained}
     names: dict[str, str] = {run: known.get(_print(old, run), run) for run in old.trained}
@@ -156,7 +156,7 @@ def _renamed(old: Findings, new: Findings) -> Findings:
     def name(run: str) -> str:
         return names.get(run, run)
 
-    return Findings(
+    return EvalResult(
         old.settings,
         {name(run): said for run, said in old.trained.items()},
         {name(run): origin for run, origin in old.origins.items()},
@@ -175,7 +175,7 @@ def _label(label: str, names: Mapping[str, str]) -> str:
     return f"{names.get(run, run)}{comma}{window}"
 
 
-def _without(old: Findings, new: Findings, *, same_settings: bool = False) -> Findings:
+def _without(old: EvalResult, new: EvalResult, *, same_settings: bool = False) -> EvalResult:
     """Old answers without those that `new` gives again, of the same origin and to the same question."""
     prints = {run: _print(old, run) for run in old.origins}
     again = {_print(new, run) for run in new.origins} - {None}
@@ -200,11 +200,11 @@ def _without(old: Findings, new: Findings, *, same_settings: bool = False) -> Fi
     )
 
 
-def _run(row: Cell | Depth) -> str:
+def _run(row: CellScore | DepthScore) -> str:
     return row.run
 
 
-def _cell(row: Cell | Depth) -> tuple[str, int, int | None]:
+def _cell(row: CellScore | DepthScore) -> tuple[str, int, int | None]:
     return row.task, row.length, row.window
 
 
@@ -212,7 +212,7 @@ def _position(row: Row) -> tuple[Any, ...]:
     return row["window"], row.get("context"), row.get("text")
 
 
-def _asked(row: Row, run: str, prints: Mapping[str, Any], new: Findings) -> bool:
+def _asked(row: Row, run: str, prints: Mapping[str, Any], new: EvalResult) -> bool:
     """Whether a row of perplexity is given again."""
     return any(
         (_print(new, name), fresh["window"], fresh.get("text")) == (prints.get(run), row["window"], row.get("text"))
@@ -221,7 +221,9 @@ def _asked(row: Row, run: str, prints: Mapping[str, Any], new: Findings) -> bool
     )
 
 
-def _tasks_without(old: Findings, new: Findings, prints: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def _tasks_without(
+    old: EvalResult, new: EvalResult, prints: Mapping[str, Any]
+) -> dict[str, dict[str, dict[str, float]]]:
     said = {
         (_print(new, run), window, task)
         for label, tasks in new.tasks.items()
@@ -236,7 +238,7 @@ def _tasks_without(old: Findings, new: Findings, prints: Mapping[str, Any]) -> d
     return {label: tasks for label, tasks in left.items() if tasks}
 
 
-def _merged(new: Findings, old: Findings) -> Findings:
+def _merged(new: EvalResult, old: EvalResult) -> EvalResult:
     """One evaluation of both; new answers come first."""
     first, second = (new, old) if new.cells or not old.cells else (old, new)  # whose settings the scores depend on
     chosen = {name: value for name, value in first.settings.items() if value is not None}
@@ -244,7 +246,7 @@ def _merged(new: Findings, old: Findings) -> Findings:
     runs = dict.fromkeys((*new.perplexity, *old.perplexity))
     rows = {run: [*new.perplexity.get(run, []), *old.perplexity.get(run, [])] for run in runs}
     tasks = {run: {**new.tasks.get(run, {}), **old.tasks.get(run, {})} for run in (*new.tasks, *old.tasks)}
-    return Findings(
+    return EvalResult(
         settings,
         new.trained | old.trained,  # where both have a run, they say the same of it
         new.origins | old.origins,
@@ -257,6 +259,6 @@ def _merged(new: Findings, old: Findings) -> Findings:
     )
 
 
-def _holds(findings: Findings) -> bool:
+def _holds(findings: EvalResult) -> bool:
     """Whether anything is left of an evaluation."""
     return bool(findings.cells or findings.perplexity or findings.by_position or findings.tasks)

@@ -20,7 +20,7 @@ from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.evaluation.request import Scoring
 from hybridkit.evaluation.ruler import ANSWER_TOKENS, Prompt, clean, found, score
 from hybridkit.evaluation.samples import Sample, Samples
-from hybridkit.evaluation.scoring import Reading, continuation, judge
+from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
 from hybridkit.inference.decode import generate, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     nats: float | None = None
 
 
-def answer(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[Answer]:
+def answer_generated(model: Model, prompts: Sequence[Prompt], reading: ReadOptions) -> list[Answer]:
     """RULER's way: up to 128 tokens, the likeliest every time, searched for the outputs."""
     tokenizer = model.tokenizer
     assert tokenizer
@@ -55,7 +55,7 @@ def answer(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[An
     return [Answer(text, score(text, p.outputs), found(text, p.outputs)) for text, p in zip(said, prompts, strict=True)]
 
 
-def force(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[Answer]:
+def answer_forced(model: Model, prompts: Sequence[Prompt], reading: ReadOptions) -> list[Answer]:
     """For models too small to answer: the right answer is read on, and an output is right if each of its tokens was
     the likeliest. Not RULER's score."""
     tokenizer = model.tokenizer
@@ -64,17 +64,17 @@ def force(model: Model, prompts: Sequence[Prompt], reading: Reading) -> list[Ans
     read = [tokenizer.encode(prompt.text.encode()) for prompt in prompts]
     pairs = [(ids, np.concatenate(parts)) for ids, parts in zip(read, spans, strict=True)]
     batch = continuation(pairs)
-    judged = judge(model, batch, reading)
+    scores = score_tokens(model, batch, reading)
     counted = batch.targets != IGNORED
     return [
-        _forced(parts, judged.right[row][counted[row]], judged.nats[row][counted[row]])
+        _forced(parts, scores.right[row][counted[row]], scores.nats[row][counted[row]])
         for row, parts in enumerate(spans)
     ]
 
 
-SCORINGS: Mapping[Scoring, Callable[[Model, Sequence[Prompt], Reading], list[Answer]]] = {
-    "ruler": answer,
-    "forced": force,
+SCORINGS: Mapping[Scoring, Callable[[Model, Sequence[Prompt], ReadOptions], list[Answer]]] = {
+    "ruler": answer_generated,
+    "forced": answer_forced,
 }
 
 
@@ -91,7 +91,7 @@ def _forced(spans: list[np.ndarray], right: Tensor, nats: Tensor) -> Answer:
 
 
 def run_cell(
-    model: Model, samples: Samples, count: int, scoring: Scoring, reading: Reading, file: Path
+    model: Model, samples: Samples, count: int, scoring: Scoring, reading: ReadOptions, file: Path
 ) -> Iterator[dict[str, Any]]:
     """The lines of `count` prepared samples: those that the file has, then new ones, written before they are given."""
     lines = read_lines(file)[:count]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.evaluation.scoring import Reading, stream
+from hybridkit.evaluation.scoring import ReadOptions, stream_scores
 from hybridkit.model.model import Model
 
 _BINS = 64
@@ -24,7 +24,7 @@ _MOST = 700.0  # nats whose exponential a float still holds
 
 
 @dataclass
-class Loss:
+class TextLoss:
     """Summed nats of counted targets."""
 
     nats: float = 0.0
@@ -46,7 +46,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Bin:
+class PositionBin:
     """The targets whose context has `first` to `last` tokens."""
 
     first: int
@@ -63,11 +63,11 @@ class Bin:
         return sizes | {"loss": loss, "perplexity": math.exp(min(loss, _MOST)), "gain": gain}
 
 
-def perplexity(model: Model, batches: Iterable[Batch], reading: Reading) -> Loss:
+def perplexity(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> TextLoss:
     """The loss over all counted targets of the batches."""
-    total, begin = Loss(), time.perf_counter()
+    total, begin = TextLoss(), time.perf_counter()
     for batch in batches:
-        total.nats += sum(chunk.nats.sum(dtype=torch.float64).item() for chunk in stream(model, batch, reading))
+        total.nats += sum(chunk.nats.sum(dtype=torch.float64).item() for chunk in stream_scores(model, batch, reading))
         total.tokens += int((batch.targets != IGNORED).sum())
         total.bytes += batch.bytes
         total.read += batch.tokens.numel()
@@ -75,18 +75,22 @@ def perplexity(model: Model, batches: Iterable[Batch], reading: Reading) -> Loss
     return total
 
 
-def by_position(model: Model, batches: Iterable[Batch], reading: Reading, restart: int | None = None) -> list[Bin]:
+def by_position(
+    model: Model, batches: Iterable[Batch], reading: ReadOptions, restart: int | None = None
+) -> list[PositionBin]:
     """The loss in bins of contexts. With `restart` all targets are predicted a second time, their context cut."""
     counts, carried, cut = torch.zeros(3, _BINS, dtype=torch.float64)
     longest = 0
     for batch in batches:
         longest = max(longest, batch.tokens.shape[1])
         counts += _binned([(batch.targets != IGNORED).double()])
-        carried += _binned(chunk.nats for chunk in stream(model, batch, reading))
+        carried += _binned(chunk.nats for chunk in stream_scores(model, batch, reading))
         if restart:
-            cut += _binned(chunk.nats for chunk in stream(model, batch, reading, restart=restart))
+            cut += _binned(chunk.nats for chunk in stream_scores(model, batch, reading, restart=restart))
     return [
-        Bin(2**k, min(2 ** (k + 1) - 1, longest), int(counts[k]), carried[k].item(), cut[k].item() if restart else None)
+        PositionBin(
+            2**k, min(2 ** (k + 1) - 1, longest), int(counts[k]), carried[k].item(), cut[k].item() if restart else None
+        )
         for k in range(_BINS)
         if counts[k]
     ]

@@ -39,7 +39,9 @@ class Origin:
         return {**asdict(self), "fingerprint": self.fingerprint}
 
 
-def origin_of(recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None) -> Origin:
+def run_origin(
+    recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None
+) -> Origin:
     """The origin of what a checkpoint answers."""
     said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train"})
     weights = manifest.files[WEIGHTS].sha256
@@ -47,7 +49,7 @@ def origin_of(recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str
 
 
 @dataclass(frozen=True)
-class Text:
+class EvalText:
     """The text that a run is evaluated on, read with the run's own tokenizer."""
 
     data: Data
@@ -59,7 +61,7 @@ class Text:
         return {"text": self.digest, "same_text": self.same}
 
 
-def open_text(run: Run, recipe: Recipe, trained: str) -> Text:
+def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     """The text that a run's recipe names now, and whether it is what the run was `trained` on.
 
     The tokenizer is the run's own copy, whatever has become of the file that it was copied from, or of the corpus that
@@ -67,15 +69,15 @@ def open_text(run: Run, recipe: Recipe, trained: str) -> Text:
     """
     data, rules = recipe.data, recipe.rules
     if open_recall(data):
-        return Text(data, digest_of(data.source), True)
+        return EvalText(data, digest_of(data.source), True)
     try:
         if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules)) == trained:
-            return Text(data, digest, True)  # as the training left it in the cache
+            return EvalText(data, digest, True)  # as the training left it in the cache
         own = data.model_copy(update={"tokenizer": _own(run)})
         digest = text_digest(own, rules)
     except UserError as error:
         raise UserError(f"{run.path}: its text is not here: {error} (or leave it out: --no-perplexity)") from error
-    return Text(own, digest, digest == trained)
+    return EvalText(own, digest, digest == trained)
 
 
 def _own(run: Run) -> str:

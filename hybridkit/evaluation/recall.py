@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.data.recall import Recall, Uniform
-from hybridkit.evaluation.scoring import Reading, judge
+from hybridkit.data.recall import RecallTask, UniformNumbers
+from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 
 Hits = dict[int, list[list[float]]]  # 1 or 0 for every query, by distance and sequence
 
 
-def near(model: Model, batches: Iterable[Batch], reading: Reading) -> Hits:
+def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> Hits:
     """Queries of held-out sequences, by the largest power of two that their distance reaches."""
     hits: dict[int, dict[int, list[float]]] = {}
     first = 0
     for batch in batches:
-        right, asked = judge(model, batch, reading).right.numpy(), (batch.targets != IGNORED).numpy()
+        right, asked = score_tokens(model, batch, reading).right.numpy(), (batch.targets != IGNORED).numpy()
         bins = 1 << np.log2(distances(batch.tokens.numpy())[asked]).astype(np.int64)
         rows = first + np.nonzero(asked)[0]
         for place, row, hit in zip(bins.tolist(), rows.tolist(), right[asked].tolist(), strict=True):
@@ -34,19 +34,19 @@ def near(model: Model, batches: Iterable[Batch], reading: Reading) -> Hits:
     return {place: list(found.values()) for place, found in sorted(hits.items())}
 
 
-def far(model: Model, task: Recall, gap: int, samples: int, seed: int, reading: Reading) -> list[float]:
+def far(model: Model, task: RecallTask, gap: int, samples: int, seed: int, reading: ReadOptions) -> list[float]:
     """1 or 0 for each of `samples` sequences with a gap of `gap` tokens, the same for every model."""
     tokens, values = (torch.from_numpy(part) for part in probe(task, gap, samples, seed))
     targets = torch.full_like(tokens, IGNORED)
     targets[:, -1] = values
     parts = zip(tokens.split(reading.batch), targets.split(reading.batch), strict=True)
     batches = (Batch(part, wanted, None, 0) for part, wanted in parts)
-    return [float(hit) for batch in batches for hit in judge(model, batch, reading).right[:, -1]]
+    return [float(hit) for batch in batches for hit in score_tokens(model, batch, reading).right[:, -1]]
 
 
-def probe(task: Recall, gap: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def probe(task: RecallTask, gap: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sequences (B, 2P + G + 1), pairs, noise and a key, and the value that the key is bound to (B,)."""
-    uniform, first = Uniform("far recall", seed, gap), task.first
+    uniform, first = UniformNumbers("far recall", seed, gap), task.first
     keys = first.key + uniform.distinct(task.keys, task.pairs, rows)
     values = first.value + uniform.below(task.values, rows, task.pairs)
     noise = first.noise + uniform.below(task.noises, rows, gap)

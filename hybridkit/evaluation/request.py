@@ -10,7 +10,7 @@ Scoring = Literal["ruler", "forced"]
 
 
 @dataclass(frozen=True)
-class Questions:
+class EvalRequest:
     """What is asked of every run."""
 
     perplexity: bool = True
@@ -31,7 +31,7 @@ class Questions:
     limit: int | None = None
 
 
-class Cell(NamedTuple):
+class CellScore(NamedTuple):
     """A score in percent with its 95 % interval; `length` is that of the prompt, or the distance to be bridged."""
 
     run: str
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     high: float
 
 
-class Depth(NamedTuple):
+class DepthScore(NamedTuple):
     """How many of the answers whose needle lay this deep (percent, from here on) were right."""
 
     run: str
@@ -57,14 +57,14 @@ class Depth(NamedTuple):
 
 
 @dataclass
-class Findings:
+class EvalResult:
     """Everything that was found out."""
 
     settings: dict[str, Any]
     trained: dict[str, str]  # the windows that each run was trained with, as a pattern says them
     origins: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each run (hybridkit.evaluation.provenance)
-    cells: list[Cell] = field(default_factory=list)
-    depths: list[Depth] = field(default_factory=list)
+    cells: list[CellScore] = field(default_factory=list)
+    depths: list[DepthScore] = field(default_factory=list)
     perplexity: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     by_position: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # run -> harness task -> figures

@@ -17,13 +17,13 @@ from hybridkit.evaluation.haystack import Essays, key_words
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
-MANY = (
+MANY_TEMPLATE = (
     "Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
     "I will quiz you about the {kind} afterwards.\n{context}\n"
     "What are all the special magic {kind} for {query} mentioned in the provided text?"
 )
 MANY_PREFIX = " The special magic {kind} for {query} mentioned in the provided text are"
-ONE = (
+ONE_TEMPLATE = (
     "A special magic {kind} is hidden within the following text. Make sure to memorize it. "
     "I will quiz you about the {kind} afterwards.\n{context}\n"
     "What is the special magic {kind} for {query} mentioned in the provided text?"
@@ -33,17 +33,17 @@ DEPTHS = tuple(round(100 * step / 39) for step in range(40))  # percent, where e
 SHUFFLE_SEED = 42  # of the needles' order
 ANSWER_TOKENS = 128  # room for the answer, and the tokens generated
 
-Haystack = Literal["noise", "essay", "needle"]
-Kind = Literal["words", "numbers", "uuids"]
+HaystackKind = Literal["noise", "essay", "needle"]
+ValueKind = Literal["words", "numbers", "uuids"]
 
 
 @dataclass(frozen=True)
 class Task:
     """A task: what hides the needles, what they say, and how many keys, values a key, and queries there are."""
 
-    haystack: Haystack
-    key: Kind
-    value: Kind
+    haystack: HaystackKind
+    key: ValueKind
+    value: ValueKind
     keys: int = 1
     values: int = 1
     queries: int = 1
@@ -90,13 +90,13 @@ class Prompt:
 class _Needle:
     key: str
     value: str
-    kind: Kind
+    kind: ValueKind
 
     def __str__(self) -> str:
         return NEEDLE.format(kind=self.kind, key=self.key, value=self.value)
 
 
-def compose(task: Task, units: int, rng: random.Random, essays: Essays) -> Prompt:
+def make_prompt(task: Task, units: int, rng: random.Random, essays: Essays) -> Prompt:
     """A prompt with `units` units of haystack, at least as many as needles.
 
     Raises UserError where the essays are too short.
@@ -114,7 +114,7 @@ def compose(task: Task, units: int, rng: random.Random, essays: Essays) -> Promp
         "kind": task.value if task.answers > 1 else task.value.removesuffix("s"),
         "query": _listed([keys[index] for index in chosen]),
     }
-    template, prefix = (MANY, MANY_PREFIX) if task.answers > 1 else (ONE, ONE_PREFIX)
+    template, prefix = (MANY_TEMPLATE, MANY_PREFIX) if task.answers > 1 else (ONE_TEMPLATE, ONE_PREFIX)
     places = {id(needle): depth for needle, depth in zip(order, depths, strict=True)}
     return Prompt(
         template.format(context=context, **said),
@@ -139,7 +139,7 @@ def clean(prediction: str) -> str:
     return "".join("\n" if character < " " else character for character in prediction.strip()).strip()
 
 
-def _draw(kind: Kind, rng: random.Random) -> str:
+def _draw(kind: ValueKind, rng: random.Random) -> str:
     if kind == "numbers":
         return str(rng.randint(10**6, 10**7 - 1))
     if kind == "words":
@@ -181,7 +181,7 @@ def _in_essay(task: Task, needles: Sequence[_Needle], units: int, rng: random.Ra
     return " ".join([*parts, " ".join(sentences[ends[-1] :])]), [float(depth) for depth in depths]
 
 
-_HIDE: Mapping[Haystack, Callable[[Task, Sequence[_Needle], int, random.Random, Essays], _Hidden]] = {
+_HIDE: Mapping[HaystackKind, Callable[[Task, Sequence[_Needle], int, random.Random, Essays], _Hidden]] = {
     "noise": _in_noise,
     "essay": _in_essay,
     "needle": _in_needles,

@@ -7,96 +7,96 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import context_length, held_out, open_feed, open_recall
+from hybridkit.data.open import context_length, held_out_batches, open_feed, open_recall
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
-from hybridkit.evaluation.request import Cell, Depth, Findings, Questions
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
 from hybridkit.evaluation.ruler import TASKS
 from hybridkit.evaluation.samples import Samples
-from hybridkit.evaluation.scoring import Reading
-from hybridkit.evaluation.target import Subject
+from hybridkit.evaluation.scoring import ReadOptions
+from hybridkit.evaluation.target import EvalTarget
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
 ROW_TOKENS = 16384  # read together where rows are short
 DEPTH_BINS = 10
 
-Watch = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+EvalProgress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
-class Grid:
+class Evaluator:
     """Questions put to runs. Whatever is wrong with them is found on construction, before weights are read.
 
     Raises UserError where a question does not suit a run, or a prompt does not fit its length.
     """
 
-    def __init__(self, subjects: Sequence[Subject], questions: Questions, watch: Watch) -> None:
-        self.subjects, self.questions, self._watch = subjects, questions, watch
-        self._essays = open_essays(questions.haystack)
+    def __init__(self, targets: Sequence[EvalTarget], request: EvalRequest, watch: EvalProgress) -> None:
+        self.targets, self.request, self._watch = targets, request, watch
+        self._essays = open_essays(request.haystack)
         self._contexts: dict[str, int] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
-        for subject in subjects:
-            if questions.gaps and not open_recall(subject.recipe.data):
-                raise UserError(f"--recall: {subject.run.path} was trained on text, not on `source: recall(...)`")
-            if questions.perplexity:
-                data, rules = subject.text.data, subject.recipe.rules
-                self._contexts[subject.name] = context_length(data, questions.context, rules)
-        for subject in subjects:
-            self._prepare(subject)
+        for target in targets:
+            if request.gaps and not open_recall(target.recipe.data):
+                raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
+            if request.perplexity:
+                data, rules = target.text.data, target.recipe.rules
+                self._contexts[target.name] = context_length(data, request.context, rules)
+        for target in targets:
+            self._prepare(target)
 
-    def _prepare(self, subject: Subject) -> None:
-        """Size the samples: once for all subjects with the same tokenizer."""
-        q = self.questions
-        for task in q.tasks:
-            for length in q.lengths:
-                key = subject.tokenizer.digest, task, length
+    def _prepare(self, target: EvalTarget) -> None:
+        """Size the samples: once for all targets with the same tokenizer."""
+        request = self.request
+        for task in request.tasks:
+            for length in request.lengths:
+                key = target.tokenizer.digest, task, length
                 if key in self._samples:
                     continue
-                made = Samples(task, length, q.seed, subject.tokenizer, subject.tokenizer.digest, self._essays)
+                made = Samples(task, length, request.seed, target.tokenizer, target.tokenizer.digest, self._essays)
                 self._samples[key] = made
-                for done in made.prepare(q.samples):
-                    self._watch(f"sizing {task} at {length:,}", done, q.samples)
+                for done in made.prepare(request.samples):
+                    self._watch(f"sizing {task} at {length:,}", done, request.samples)
 
-    def answers(self) -> Findings:
+    def run_all(self) -> EvalResult:
         """Ask every run everything."""
-        findings = Findings(
+        result = EvalResult(
             self._settings(),
-            {subject.name: subject.trained_windows for subject in self.subjects},
-            {subject.name: subject.origin.to_json() for subject in self.subjects},
-            notes=list(dict.fromkeys(note for subject in self.subjects for note in self._notes(subject))),
+            {target.name: target.trained_windows for target in self.targets},
+            {target.name: target.origin.to_json() for target in self.targets},
+            notes=list(dict.fromkeys(note for target in self.targets for note in self._notes(target))),
         )
-        for subject in self.subjects:
-            with subject.model(self.questions.device) as model:
-                for window in self.questions.windows:
-                    _Sitting(self, subject, model, window, findings).ask()
-        return findings
+        for target in self.targets:
+            with target.model(self.request.device) as model:
+                for window in self.request.windows:
+                    _RunAtWindow(self, target, model, window, result).ask()
+        return result
 
-    def _notes(self, subject: Subject) -> Iterator[str]:
+    def _notes(self, target: EvalTarget) -> Iterator[str]:
         """What a reader must know of a run's figures."""
-        text = subject.text if self.questions.perplexity else None
+        text = target.text if self.request.perplexity else None
         known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
-        if missing := [name for name in subject.lacking if name not in known]:
+        if missing := [name for name in target.lacking if name not in known]:
             yield (
-                f"{subject.run.path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether"
+                f"{target.run.path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether"
                 " they are those of its training cannot be verified"
             )
         if text and not text.same:
             yield (
-                f"{subject.run.path}: the text of data.source is not what this run was trained on (digest"
-                f" {text.digest} now, {subject.origin.trained_text} in the run), so that these figures are of"
+                f"{target.run.path}: the text of data.source is not what this run was trained on (digest"
+                f" {text.digest} now, {target.origin.trained_text} in the run), so that these figures are of"
                 " other text, parts of which the run may have been trained on"
             )
 
-    def samples(self, subject: Subject, task: str, length: int) -> Samples:
+    def samples(self, target: EvalTarget, task: str, length: int) -> Samples:
         """The samples of a cell, prepared."""
-        return self._samples[subject.tokenizer.digest, task, length]
+        return self._samples[target.tokenizer.digest, task, length]
 
-    def context(self, subject: Subject) -> int:
+    def context(self, target: EvalTarget) -> int:
         """Tokens of a row for the loss by position."""
-        return self._contexts[subject.name]
+        return self._contexts[target.name]
 
     def watch(self, what: str, done: int, total: int) -> None:
         """Tell whoever watches."""
@@ -104,110 +104,119 @@ class Grid:
 
     def _settings(self) -> dict[str, Any]:
         """What scores depend on beside the runs."""
-        q, essays = self.questions, self._essays
-        used = any(TASKS[task].haystack == "essay" for task in q.tasks)
+        request, essays = self.request, self._essays
+        harness = {"limit": request.limit, "include": request.include and str(request.include)}
+        used = any(TASKS[task].haystack == "essay" for task in request.tasks)
         return {
-            "samples": q.samples,
-            "seed": q.seed,
-            "scoring": q.scoring,
+            "samples": request.samples,
+            "seed": request.seed,
+            "scoring": request.scoring,
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
-            "harness": {"limit": q.limit, "include": q.include and str(q.include)} if q.harness else None,
+            "harness": harness if request.harness else None,
             "interval": "95 %: Clopper and Pearson's on the effective number of samples; a sequence is one sample",
         }
 
 
-class _Sitting:
+class _RunAtWindow:
     """One model at one test-time window."""
 
-    def __init__(self, grid: Grid, subject: Subject, model: Model, window: int | None, findings: Findings) -> None:
-        self.grid, self.q, self.subject, self.model, self.window = grid, grid.questions, subject, model, window
-        self.findings = findings
-        self.reading = Reading(window, self.q.batch, self.q.chunk)
+    def __init__(
+        self, evaluator: Evaluator, target: EvalTarget, model: Model, window: int | None, result: EvalResult
+    ) -> None:
+        self.evaluator, self.request, self.target = evaluator, evaluator.request, target
+        self.model, self.window, self.result = model, window, result
+        self.reading = ReadOptions(window, self.request.batch, self.request.chunk)
 
     def ask(self) -> None:
         """Everything that was asked for."""
-        if self.q.perplexity:
+        if self.request.perplexity:
             self._text()
             self._positions()
-        for task in self.q.tasks:
-            for length in self.q.lengths:
-                self._needles(self.grid.samples(self.subject, task, length))
-        if self.q.gaps:
+        for task in self.request.tasks:
+            for length in self.request.lengths:
+                self._needles(self.evaluator.samples(self.target, task, length))
+        if self.request.gaps:
             self._recall()
-        if self.q.harness:
+        if self.request.harness:
             self._harness()
 
     def _watch(self, what: str, done: int, total: int) -> None:
         at = f", window {self.window:,}" if self.window else ""
-        self.grid.watch(f"{self.subject.name}: {what}{at}", done, total)
+        self.evaluator.watch(f"{self.target.name}: {what}{at}", done, total)
 
     def _text(self) -> None:
-        recipe = self.subject.recipe
-        data, train = self.subject.text.data, recipe.train
+        recipe = self.target.recipe
+        data, train = self.target.text.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
         feed = open_feed(data, train.model_copy(update={"batch_tokens": rows * data.sequence}), rules=recipe.rules)
         self._watch("held-out text", 0, 1)
         loss = perplexity(self.model, feed.validation(), self.reading)
-        found = {"window": self.window} | loss.to_json() | self.subject.text.to_json()
-        self.findings.perplexity.setdefault(self.subject.name, []).append(found)
+        found = {"window": self.window} | loss.to_json() | self.target.text.to_json()
+        self.result.perplexity.setdefault(self.target.name, []).append(found)
         self._watch("held-out text", 1, 1)
 
     def _positions(self) -> None:
-        data, context = self.subject.text.data, self.grid.context(self.subject)
+        data, context = self.target.text.data, self.evaluator.context(self.target)
         self._watch(f"loss by position to {context:,}", 0, 1)
-        text = held_out(data, context, max(1, ROW_TOKENS // context), self.subject.recipe.rules)
+        text = held_out_batches(data, context, max(1, ROW_TOKENS // context), self.target.recipe.rules)
         bins = by_position(self.model, text, self.reading, data.sequence if context > data.sequence else None)
-        place = {"run": self.subject.name, "window": self.window, "context": context} | self.subject.text.to_json()
-        self.findings.by_position += [place | found.to_json() for found in bins]
+        place = {"run": self.target.name, "window": self.window, "context": context} | self.target.text.to_json()
+        self.result.by_position += [place | found.to_json() for found in bins]
         self._watch(f"loss by position to {context:,}", 1, 1)
 
     def _needles(self, samples: Samples) -> None:
         lines: list[dict[str, Any]] = []
-        file = needle_file(self.subject, samples, self.q.scoring, self.window, self.model.head.weight.device.type)
-        for line in run_cell(self.model, samples, self.q.samples, self.q.scoring, self.reading, file):
+        file = needle_file(self.target, samples, self.request.scoring, self.window, self.model.head.weight.device.type)
+        for line in run_cell(self.model, samples, self.request.samples, self.request.scoring, self.reading, file):
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
-            self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.q.samples)
-        name = samples.task if self.q.scoring == "ruler" else f"{samples.task} ({self.q.scoring})"
+            self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.request.samples)
+        name = samples.task if self.request.scoring == "ruler" else f"{samples.task} ({self.request.scoring})"
         self._score(name, samples.length, [[line["score"]] for line in lines])
         depths = by_depth(lines)
-        place = (self.subject.name, name, samples.length, self.window)
-        self.findings.depths += [Depth(*place, depth, asked, found) for depth, asked, found in depths]
+        place = (self.target.name, name, samples.length, self.window)
+        self.result.depths += [DepthScore(*place, depth, asked, found) for depth, asked, found in depths]
 
     def _recall(self) -> None:
-        data = self.subject.recipe.data
+        data = self.target.recipe.data
         task = open_recall(data)
         assert task
-        batches = held_out(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
+        batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
         for distance, rows in recall.near(self.model, batches, self.reading).items():
             self._score("recall_near", distance, rows)
-        for done, gap in enumerate(self.q.gaps, start=1):
-            hits = recall.far(self.model, task, gap, self.q.samples, self.q.seed, self.reading)
+        for done, gap in enumerate(self.request.gaps, start=1):
+            hits = recall.far(self.model, task, gap, self.request.samples, self.request.seed, self.reading)
             self._score("recall_far", gap, [[hit] for hit in hits])
-            self._watch(f"recall over {gap:,} tokens", done, len(self.q.gaps))
+            self._watch(f"recall over {gap:,} tokens", done, len(self.request.gaps))
 
     def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
         """Note the scores of a cell, in groups that are independent of each other."""
         samples = sum(map(len, scores))
-        cell = Cell(self.subject.name, task, length, self.window, samples, *clustered(scores))
-        self.findings.cells.append(cell)
+        cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores))
+        self.result.cells.append(cell)
 
     def _harness(self) -> None:
         from hybridkit.evaluation.harness import evaluate
 
-        q = self.q
-        self._watch(f"harness: {', '.join(q.harness)}", 0, 1)
+        request = self.request
+        self._watch(f"harness: {', '.join(request.harness)}", 0, 1)
         found = evaluate(
-            self.model, q.harness, self.reading, include=q.include, limit=q.limit, lengths=q.lengths, seed=q.seed
+            self.model,
+            request.harness,
+            self.reading,
+            include=request.include,
+            limit=request.limit,
+            lengths=request.lengths,
+            seed=request.seed,
         )
         at = f", window {self.window}" if self.window else ""
-        self.findings.tasks[f"{self.subject.name}{at}"] = found
-        self._watch(f"harness: {', '.join(q.harness)}", 1, 1)
+        self.result.tasks[f"{self.target.name}{at}"] = found
+        self._watch(f"harness: {', '.join(request.harness)}", 1, 1)
 
 
-def needle_file(subject: Subject, samples: Samples, scoring: str, window: int | None, device: str = "cpu") -> Path:
+def needle_file(target: EvalTarget, samples: Samples, scoring: str, window: int | None, device: str = "cpu") -> Path:
     """Where the samples of a cell lie: named by all that its answers depend on."""
-    digest = digest_of([samples.digest, subject.origin.fingerprint, scoring, window, device])
-    return subject.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
+    digest = digest_of([samples.digest, target.origin.fingerprint, scoring, window, device])
+    return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 
 
 def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from hybridkit.data.cache import cache_root, digest_of
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.evaluation.haystack import Essays
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, compose
+from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, Prompt, make_prompt
 from hybridkit.system.errors import UserError
 
 _FORMAT = 1  # of samples; another number makes other ones
@@ -70,7 +70,7 @@ class Samples:
 
     def _prompt(self, index: int, units: int) -> Prompt:
         rng = random.Random(f"{self.seed}/{self.task}/{self.length}/{index}")
-        return compose(TASKS[self.task], units, rng, self.essays)
+        return make_prompt(TASKS[self.task], units, rng, self.essays)
 
     def _tokens(self, prompt: Prompt) -> int:
         return len(self.tokenizer.encode(prompt.text.encode()))

@@ -22,7 +22,7 @@ _LOGITS = 2**25  # held at a time
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How text is read: the test-time window (None: each block's own), rows together, tokens at once."""
 
     window: int | None = None
@@ -30,7 +30,7 @@ class Reading:
     chunk: int = CHUNK
 
 
-class Judged(NamedTuple):
+class TokenScores(NamedTuple):
     """What a model made of a chunk's targets; 0 and False where none counts."""
 
     nats: Tensor  # (B, t), at least fp32
@@ -38,7 +38,9 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def stream(model: Model, batch: Batch, reading: Reading, *, restart: int | None = None) -> Iterator[Judged]:
+def stream_scores(
+    model: Model, batch: Batch, reading: ReadOptions, *, restart: int | None = None
+) -> Iterator[TokenScores]:
     """Every target judged, one chunk after the other, states carried on.
 
     `restart`: as if a document began at every multiple of so many tokens.
@@ -53,13 +55,13 @@ def stream(model: Model, batch: Batch, reading: Reading, *, restart: int | None 
             places = torch.arange(begin, begin + tokens.shape[1], device=device)
             document_starts = (places % restart == 0).expand_as(tokens)
         x, states = model.hidden(tokens, states, windows=windows, document_starts=document_starts)
-        yield _judged(model, x, batch.targets[:, span].to(device))
+        yield _score_chunk(model, x, batch.targets[:, span].to(device))
 
 
-def judge(model: Model, batch: Batch, reading: Reading) -> Judged:
+def score_tokens(model: Model, batch: Batch, reading: ReadOptions) -> TokenScores:
     """Every target of a batch, (B, T), on the CPU."""
-    parts = [Judged(nats.cpu(), right.cpu()) for nats, right in stream(model, batch, reading)]
-    return Judged(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+    parts = [TokenScores(nats.cpu(), right.cpu()) for nats, right in stream_scores(model, batch, reading)]
+    return TokenScores(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
 
 def continuation(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
@@ -74,7 +76,7 @@ def continuation(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
     return Batch(tokens, targets, None, 0)
 
 
-def _judged(model: Model, x: Tensor, targets: Tensor) -> Judged:
+def _score_chunk(model: Model, x: Tensor, targets: Tensor) -> TokenScores:
     """Of hidden states x (B, t, D) and targets (B, t). Logits are formed for the targets that count alone."""
     counted = targets != IGNORED
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -83,7 +85,7 @@ def _judged(model: Model, x: Tensor, targets: Tensor) -> Judged:
     found = [_of(model.head(rows).to(wide), y) for rows, y in _split(x[counted], targets[counted], step)]
     if found:
         nats[counted], right[counted] = (torch.cat(part) for part in zip(*found, strict=True))
-    return Judged(nats, right)
+    return TokenScores(nats, right)
 
 
 def _of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hybridkit.data.tokenizers.base import Tokenizer
 from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
-from hybridkit.evaluation.provenance import Origin, Text, open_text, origin_of
+from hybridkit.evaluation.provenance import EvalText, Origin, open_text, run_origin
 from hybridkit.model.loading import load, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -24,7 +24,7 @@ from hybridkit.system.machine import choose_device
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalTarget:
     """A run, or a run with the layers of one kind silenced."""
 
     run: Run
@@ -55,7 +55,7 @@ class Subject:
         return ", ".join(dict.fromkeys(_said(entry.window) for entry in self.plan.entries if entry.window))
 
     @cached_property
-    def text(self) -> Text:
+    def text(self) -> EvalText:
         """Its text. Raises UserError where that cannot be read."""
         return open_text(self.run, self.recipe, self.origin.trained_text)
 
@@ -66,7 +66,7 @@ class Subject:
             yield model
 
 
-def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None) -> Subject:
+def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None) -> EvalTarget:
     """The run in a folder. Raises UserError where it holds no valid checkpoint, or the questions do not suit it."""
     run = Run(path)
     loaded = run.recipe
@@ -79,10 +79,10 @@ def open_subject(path: Path, windows: tuple[int | None, ...] = (None,), silenced
     if any(windows) and not any(entry.window for entry in compiled.entries):
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
     if silenced:
-        ablate.check(compiled, silenced)
+        ablate.check_ablation(compiled, silenced)
     code = hashes(code_of(compiled.entries))
-    origin = origin_of(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
-    return Subject(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
+    origin = run_origin(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
+    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
 
 
 def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:

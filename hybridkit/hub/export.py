@@ -14,7 +14,7 @@ from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
 
 
-def export(run: Path, folder: Path) -> list[Path]:
+def export_run(run: Path, folder: Path) -> list[Path]:
     """Write `model.safetensors`, `config.json` and, but for bytes, `tokenizer.json` to a new folder; the files' paths.
 
     Raises UserError where the folder exists already or the run has no valid checkpoint.
@@ -25,13 +25,13 @@ def export(run: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
     weights, config = folder / "model.safetensors", folder / "config.json"
     save_file(weights_of(model), weights, metadata={"format": "pt"})
-    config.write_text(json.dumps(describe(model), indent=2) + "\n", encoding="utf-8")
+    config.write_text(json.dumps(model_config(model), indent=2) + "\n", encoding="utf-8")
     assert model.tokenizer is not None
     model.tokenizer.save(folder)
     return sorted(folder.iterdir())
 
 
-def describe(model: Model) -> dict[str, Any]:
+def model_config(model: Model) -> dict[str, Any]:
     """Everything that another program needs to build the same model."""
     plan = model.plan
     return {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not
 
 MAX_ENTRIES = 4096
 MAX_LEVELS = 64
-MAX_BYTES = 64 * 1024
+MAX_PATTERN_BYTES = 64 * 1024
 _MAX_DIGITS = 32  # of a written number; more is a slip, and Python refuses to read very many
 _WORDS: dict[str, Value] = {"null": None, "true": True, "false": False}
 
@@ -41,19 +41,19 @@ class Call:
     span: Spans = field(default=Spans((0, 0), ()), compare=False, repr=False)
 
 
-def parse(text: str, source: Source | None = None) -> tuple[Call, ...]:
+def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
     """The flat list of a pattern, groups and repeats expanded: 1 to 4096 calls.
 
     `source` says where `text` stands, for messages. Raises PatternError for anything that is not a pattern, for more
     than 4096 entries (counted before they are made), 64 levels of brackets or 64 KiB.
     """
-    return tuple(_flat(tree(text, source)))
+    return tuple(_flat(pattern_tree(text, source)))
 
 
-def tree(text: str, source: Source | None = None) -> Group | Call:
+def pattern_tree(text: str, source: Source | None = None) -> Group | Call:
     """A pattern as written, its groups and repeats kept. Raises what `parse` raises."""
-    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        first = Source.inline(text[:MAX_BYTES].partition("\n")[0])  # not a million lines, to point at one
+    if len(text.encode(errors="surrogatepass")) > MAX_PATTERN_BYTES:
+        first = Source.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # not a million lines, to point at one
         raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
     _check_levels(text, source)
     try:

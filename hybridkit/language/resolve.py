@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not w
 _At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
 _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
 
-MAX_SIZE = 1 << 40  # of any whole number in a pattern: what is larger overflows further down
+_MAX_NUMBER = 1 << 40  # of any whole number in a pattern: what is larger overflows further down
 
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
 _S = TypeVar("_S", bound="Spec")
@@ -96,8 +96,8 @@ def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window
 def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
     """What a call's arguments make of `cls`. Raises what `at` makes of the place of the first mistake."""
     for (_, value), span in zip(call.arguments, call.span.arguments, strict=True):
-        if isinstance(value, int) and abs(value) > MAX_SIZE:
-            raise at(span, f"{shown(str(value))} should be at most {MAX_SIZE}")
+        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+            raise at(span, f"{shown(str(value))} should be at most {_MAX_NUMBER}")
     try:
         return cls.read(call.arguments, **given)
     except ValueError as error:

@@ -10,7 +10,7 @@ from hybridkit.data.tokenizers.choice import run_tokenizer, tokenizer_vocab
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import check_weights, load_weights
@@ -47,7 +47,7 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
         ffn=model.ffn,
         tie=model.tie,
         logit_cap=model.logit_cap,
-        rules=recipe.rules or CURRENT,
+        rules=recipe.rules or CURRENT_RULES,
         source=loaded.source,
         registry=loaded.registry,
     )

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hybridkit.block import Block, Dims, Entry, TrainStep, window_of
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
 from hybridkit.language.source import Source, error_at
-from hybridkit.recipe.rules import CURRENT, SCALED
+from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
@@ -66,7 +66,7 @@ def compile_pattern(
     ffn: Mapping[str, Any] | None = DEFAULT_FFN,
     tie: bool = False,
     logit_cap: float | None = None,
-    rules: int = CURRENT,
+    rules: int = CURRENT_RULES,
     source: Source | None = None,
     registry: Registry = REGISTRY,
 ) -> Plan:
@@ -75,7 +75,7 @@ def compile_pattern(
     `ffn` names the block that follows every mixer (None: none), unless the pattern itself names one that does not mix.
     Raises PatternError, with a caret, for what the pattern says wrong, and UserError for what `ffn` does.
     """
-    calls = parse(text, source)
+    calls = parse_pattern(text, source)
     written = tuple(resolve(call, registry, text, source) for call in calls)
     added = _ffn(ffn, registry, source) if ffn and all(entry.block.is_mixer for entry in written) else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
@@ -93,7 +93,7 @@ def compile_pattern(
 
 def embedding_scale(width: int, tie: bool, rules: int) -> float:
     """What a row is multiplied with as input: sqrt(width) where it serves the head as well, which wants it small."""
-    return width**0.5 if tie and rules >= SCALED else 1.0
+    return width**0.5 if tie and rules >= SCALED_TIED_ROWS else 1.0
 
 
 def _check(block: Block, dims: Dims) -> None:

@@ -19,19 +19,28 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hybridkit.language.parser import Call, parse
+from hybridkit.language.parser import Call, parse_pattern
 from hybridkit.language.resolve import check_names
 from hybridkit.language.source import Source
 from hybridkit.recipe.schema import Data, Misfit, Model, Recipe, Train, leaves
-from hybridkit.recipe.yaml_reader import Document, KeyPath, Place, ReadError, missing, read_file, read_text, scalar
+from hybridkit.recipe.yaml_reader import (
+    Document,
+    KeyPath,
+    ReadError,
+    TextPlace,
+    missing,
+    read_yaml_file,
+    read_yaml_text,
+    scalar,
+)
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.pydantic_errors import wrong
 
-__all__ = ["Change", "Data", "Loaded", "Model", "Recipe", "RecipeError", "Train", "difference", "dump"]
-__all__ += ["find", "load", "run_name", "shipped", "sort_words"]
+__all__ = ["Data", "Loaded", "Model", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
+__all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped", "sort_words"]
 
-Known = Callable[[Path, Set[str]], Registry]  # a recipe's file and the names in it to what it may name
+KnownNames = Callable[[Path, Set[str]], Registry]  # a recipe's file and the names in it to what it may name
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
 
@@ -49,7 +58,7 @@ class Loaded(NamedTuple):
     registry: Registry = REGISTRY  # what its pattern may name; of a run's recipe, the run's own plug-ins, too
 
 
-class Change(NamedTuple):
+class RecipeChange(NamedTuple):
     """A field that two recipes say differently; `allowed`: whether a run may be resumed with the new value."""
 
     key: str
@@ -58,18 +67,18 @@ class Change(NamedTuple):
     allowed: bool
 
 
-def load(name: str | Path, overrides: Sequence[str] = (), known: Known | None = None) -> Loaded:
+def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNames | None = None) -> Loaded:
     """Read a recipe: a file's path or the name of a shipped one (`quickstart`, `paper/swax-512-7b`, `swax-512-7b`).
 
     Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `known` says what the pattern
     in a file may name (`hybridkit.runs.run.load_recipe` adds a run's own plug-ins). Raises UserError for files, YAML,
     keys and values that are wrong and for patterns that are none; what only a class can see is for compiling.
     """
-    path = find(name)
+    path = find_recipe(name)
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
     recipe = _checked(document, path)
     source = document.sources.get(("pattern",))
-    calls = parse(recipe.pattern, source)
+    calls = parse_pattern(recipe.pattern, source)
     registry = known(path, _names_in(calls, recipe)) if known else REGISTRY
     check_names(calls, registry, recipe.pattern, source)
     return Loaded(recipe, source, path, registry)
@@ -81,7 +90,7 @@ def _names_in(calls: Sequence[Call], recipe: Recipe) -> set[str]:
     return {*said, str((recipe.model.ffn or {}).get("block"))}
 
 
-def find(name: str | Path) -> Path:
+def find_recipe(name: str | Path) -> Path:
     """The file that `name` says: the one of that path, or else the shipped recipe of that name. Raises UserError."""
     path, known = Path(name), shipped()
     if os.path.isfile(path) or (os.path.exists(path) and str(name) not in known):
@@ -126,10 +135,10 @@ def dump(recipe: Recipe) -> str:
     )
 
 
-def difference(old: Recipe, new: Recipe) -> list[Change]:
+def recipe_changes(old: Recipe, new: Recipe) -> list[RecipeChange]:
     """What `new` says differently, in the order of the schema."""
     pairs = [(leaf, attrgetter(leaf.attribute)(old), attrgetter(leaf.attribute)(new)) for leaf in leaves()]
-    return [Change(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
+    return [RecipeChange(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -153,7 +162,7 @@ def _is_pattern(keys: tuple[str, ...]) -> bool:
 
 def _extended(path: Path, extending: tuple[str, ...]) -> Document:
     """A file's document, merged into the one that it extends. `extending`: the files that lead to it."""
-    document = read_file(path, _is_pattern)
+    document = read_yaml_file(path, _is_pattern)
     if "extends" not in document.data:
         return document
     place, said = document.where(("extends",)), document.data.pop("extends")
@@ -184,14 +193,14 @@ def _override(text: str) -> Document:
     data = said if _is_pattern(keys) else _value(said, origin)
     for key in reversed(keys):
         data = {key: data}
-    places: dict[KeyPath, Place] = {keys[:n]: Place(origin) for n in range(len(keys) + 1)}
+    places: dict[KeyPath, TextPlace] = {keys[:n]: TextPlace(origin) for n in range(len(keys) + 1)}
     source = Source(origin, Source.inline(said).lines)
     return Document(data, places, places, {keys: source} if _is_pattern(keys) else {})
 
 
 def _value(text: str, origin: str) -> Any:
     try:
-        return read_text(text, origin).data
+        return read_yaml_text(text, origin).data
     except ReadError as error:
         raise RecipeError(str(error).replace(str(error.place), origin, 1)) from None
 

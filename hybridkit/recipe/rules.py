@@ -11,6 +11,6 @@ for that version, so that an older run keeps its function, its split and its tok
    whole.
 """
 
-FIRST = 1  # of a run whose recipe says none
-SCALED = 2  # the first with scaled tied rows
-CURRENT = 2
+FIRST_RULES = 1  # of a run whose recipe says none
+SCALED_TIED_ROWS = 2  # the first with scaled tied rows
+CURRENT_RULES = 2

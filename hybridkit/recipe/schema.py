@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic.fields import FieldInfo
 
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.rules import CURRENT_RULES
 
 FIXED: dict[str, JsonValue] = {"fixed": True}  # marks fields (of sections: all of theirs) that --resume may not change
 
@@ -33,8 +33,8 @@ def read_size(text: str) -> int:
 
 
 def _known_rules(version: int) -> int:
-    if not 1 <= version <= CURRENT:
-        raise ValueError(f"should be 1 to {CURRENT}; a newer hybridkit may know others")
+    if not 1 <= version <= CURRENT_RULES:
+        raise ValueError(f"should be 1 to {CURRENT_RULES}; a newer hybridkit may know others")
     return version
 
 

@@ -29,7 +29,7 @@ from hybridkit.system.terminal import character, shown
 
 KeyPath = tuple[str | int, ...]  # the keys and list places that lead to a value
 
-MAX_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 20
 MAX_VALUES = 4096
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
@@ -51,7 +51,7 @@ _WORDS = {word: value for value, words in {
 }.items() for word in words}  # fmt: skip
 
 
-class Place(NamedTuple):
+class TextPlace(NamedTuple):
     """Where something was said: a file's line and column, both from 1, or an origin that has no lines."""
 
     origin: str
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 class ReadError(UserError):
     """A text that cannot be read: where, what is wrong, what would be right."""
 
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, place: TextPlace, message: str) -> None:
         self.place = place
         super().__init__(f"{place}: {message}")
 
@@ -75,15 +75,15 @@ class Document:
     """What a text says. `keys` and `values` hold places by path, `sources` the sources of its patterns."""
 
     data: Any
-    keys: Mapping[KeyPath, Place]
-    values: Mapping[KeyPath, Place]
+    keys: Mapping[KeyPath, TextPlace]
+    values: Mapping[KeyPath, TextPlace]
     sources: Mapping[KeyPath, Source]
 
     def known(self, path: KeyPath) -> KeyPath:
         """The longest beginning of `path` that the text has a value for: pydantic adds the names of its types."""
         return next(path[:n] for n in range(len(path), -1, -1) if _holds(self.data, path[:n]))
 
-    def where(self, path: KeyPath) -> Place:
+    def where(self, path: KeyPath) -> TextPlace:
         """The place of the value at `path`, or of the nearest one around it that was written."""
         return self.values[next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.values)]
 
@@ -96,9 +96,9 @@ def _holds(data: Any, path: KeyPath) -> bool:
     return True
 
 
-def read_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
+def read_yaml_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
     """Read a file whose top level is a mapping. Raises ReadError; a path that is no readable text file included."""
-    document = read_text(_text_of(path), str(path), is_pattern)
+    document = read_yaml_text(_text_of(path), str(path), is_pattern)
     if document.data is None:
         return Document({}, {}, document.values, {})
     if not isinstance(document.data, dict):
@@ -109,14 +109,14 @@ def read_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
     return document
 
 
-def read_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = lambda keys: False) -> Document:
+def read_yaml_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = lambda keys: False) -> Document:
     """Read one YAML value out of a text; `is_pattern` tells the keys whose values are patterns. Raises ReadError."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
-    def place(index: int) -> Place:
+    def place(index: int) -> TextPlace:
         line = bisect_right(starts, index)
-        return Place(origin, line, index - starts[line - 1] + 1)
+        return TextPlace(origin, line, index - starts[line - 1] + 1)
 
     builder = None
     try:
@@ -173,40 +173,40 @@ def missing(path: str | Path, known: Iterable[str] = ()) -> ReadError:
     by_name = {**{name: name for name in known}, **{place.name: str(place) for place in beside}}
     near = nearest(path.name, by_name) or nearest(str(path), by_name)  # by name first: the folder is the same for all
     close = by_name[near] if near else None
-    return ReadError(Place(str(path)), "no such file" + (f"; did you mean {close}?" if close else ""))
+    return ReadError(TextPlace(str(path)), "no such file" + (f"; did you mean {close}?" if close else ""))
 
 
 def _text_of(path: Path) -> str:
     """The text of a file. Raises ReadError for all that keeps it from being one."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise missing(path) from None
     except IsADirectoryError:
         said = advice(path) or "name a YAML file"
-        raise ReadError(Place(str(path)), f"a directory, not a file: {kind(path)}; {said}") from None
+        raise ReadError(TextPlace(str(path)), f"a directory, not a file: {kind(path)}; {said}") from None
     except OSError as error:
-        raise ReadError(Place(str(path)), f"cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ReadError(Place(str(path)), "larger than 1 MiB, which no recipe is")
+        raise ReadError(TextPlace(str(path)), f"cannot be read: {error.strerror}") from None
+    if len(data) > MAX_YAML_BYTES:
+        raise ReadError(TextPlace(str(path)), "larger than 1 MiB, which no recipe is")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ReadError(Place(str(path)), f"binary, not UTF-8 text (byte {error.start})") from None
+        raise ReadError(TextPlace(str(path)), f"binary, not UTF-8 text (byte {error.start})") from None
     if "\0" in text:
-        raise ReadError(Place(str(path)), f"binary, not text (NUL at character {text.index(chr(0))})")
+        raise ReadError(TextPlace(str(path)), f"binary, not text (NUL at character {text.index(chr(0))})")
     return text
 
 
 class _Builder:
     """Builds plain data out of the events of one text."""
 
-    def __init__(self, text: str, is_pattern: Callable[[Keys], bool], place: Callable[[int], Place]) -> None:
+    def __init__(self, text: str, is_pattern: Callable[[Keys], bool], place: Callable[[int], TextPlace]) -> None:
         self.events = Events(text, is_pattern)
         self.text, self.place = text, place
-        self.keys: dict[KeyPath, Place] = {}
-        self.values: dict[KeyPath, Place] = {}
+        self.keys: dict[KeyPath, TextPlace] = {}
+        self.values: dict[KeyPath, TextPlace] = {}
         self.sources: dict[KeyPath, Source] = {}
 
     def document(self) -> Document:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybridkit.report.console import Console, Table
-from hybridkit.report.flops import amount, quantity, tokens
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.measure` gives
 
@@ -24,14 +24,14 @@ def _heading(found: Figures) -> Iterator[str]:
     window = f"window {found['window']}" if found["window"] else "each policy's largest window"
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     ceilings = found["ceilings"]
-    yield f"{found['recipe']}: {found['pattern']}, {quantity(found['parameters'])} parameters"
+    yield f"{found['recipe']}: {found['pattern']}, {format_count(found['parameters'])} parameters"
     yield (
-        f"{found['batch']} x {tokens(found['sequence'])} tokens, {window}, {found['precision']} on {found['device']},"
-        f" {threads}, medians of {found['repeat']}"
+        f"{found['batch']} x {format_tokens(found['sequence'])} tokens, {window}, {found['precision']} on"
+        f" {found['device']}, {threads}, medians of {found['repeat']}"
     )
     matrix, copy = ceilings["matrix_flops_per_second"], ceilings["copy_bytes_per_second"]
-    yield f"ceilings: {quantity(matrix)}FLOP/s of matrix products{_how(ceilings, 'matrix')}"
-    yield f"  {quantity(copy)}B/s of copies{_how(ceilings, 'copy')}"
+    yield f"ceilings: {format_count(matrix)}FLOP/s of matrix products{_how(ceilings, 'matrix')}"
+    yield f"  {format_count(copy)}B/s of copies{_how(ceilings, 'copy')}"
 
 
 def _how(ceilings: Figures, which: str) -> str:
@@ -50,7 +50,7 @@ def _passes(found: Figures) -> Table:
             f"{figures['tokens_per_second']:,.0f}",
             f"{figures['flops_per_second'] / 1e12:.3g}",
             f"{figures['mfu']:.1%}",
-            amount(figures["peak_bytes"]),
+            format_bytes(figures["peak_bytes"]),
         )
     return table
 

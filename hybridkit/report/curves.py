@@ -16,7 +16,7 @@ from hybridkit.system.folders import advice, kind
 
 
 @dataclass(frozen=True)
-class Curve:
+class RunCurve:
     """What a run's metrics say: its training lines and its validation lines."""
 
     name: str
@@ -44,7 +44,7 @@ def _known(figures: Iterable[float | None]) -> list[float]:
     return [figure for figure in figures if figure is not None]
 
 
-def curves_of(runs: Iterable[Path]) -> list[Curve]:
+def curves_of(runs: Iterable[Path]) -> list[RunCurve]:
     """The curves of run folders. Raises UserError for a folder that holds no run."""
     curves = []
     for path in runs:
@@ -53,11 +53,11 @@ def curves_of(runs: Iterable[Path]) -> list[Curve]:
             raise UserError(f"{path} is no run folder: {kind(path)}; {advice(path) or '`hybridkit train` makes one'}")
         lines = run.metrics().lines
         steps = [line for line in lines if line.keys() >= {"loss", "tokens", "tokens_per_second"}]
-        curves.append(Curve(str(path), steps, [line for line in lines if "val_loss" in line]))
+        curves.append(RunCurve(str(path), steps, [line for line in lines if "val_loss" in line]))
     return curves
 
 
-def print_curves(curves: Sequence[Curve]) -> None:
+def print_curves(curves: Sequence[RunCurve]) -> None:
     """One row a run; the loss is the mean of its last 50 steps.
 
     Where a terminal is too narrow for the names, their common beginning stands above the table instead.
@@ -73,7 +73,7 @@ def print_curves(curves: Sequence[Curve]) -> None:
     console.print(drawn)
 
 
-def _table(curves: Sequence[Curve], names: Sequence[str]) -> Table:
+def _table(curves: Sequence[RunCurve], names: Sequence[str]) -> Table:
     table = Table("run", "step", "tokens", "loss", "val loss", "val bits/byte", "tokens/s")
     for curve, name in zip(curves, names, strict=True):
         row = curve.summary()
@@ -84,9 +84,9 @@ def _table(curves: Sequence[Curve], names: Sequence[str]) -> Table:
     return table
 
 
-def draw(curves: Sequence[Curve], file: Path) -> None:
+def draw_curves(curves: Sequence[RunCurve], file: Path) -> None:
     """Loss over tokens: the batches' faintly, smoothed in front, validation as points. Raises UserError."""
-    figure.check(file)
+    figure.check_plot_file(file)
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 5), layout="constrained")
@@ -103,4 +103,4 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
     axes.plot([], [], "o", color="gray", markersize=4, label="validation")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.save(drawing, file)
+    figure.save_figure(drawing, file)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hybridkit.report.numbers import format_bytes
 from hybridkit.system.terminal import say
-
-GIB = 2**30
 
 
 def print_estimate(estimate: Mapping[str, Any]) -> None:
@@ -19,8 +18,8 @@ def print_estimate(estimate: Mapping[str, Any]) -> None:
         "steps": f"{e['steps']:,}",
         "tokens": f"{e['tokens']:,}",
         "cost": f"{e['flops']:.3e} FLOPs, {e['flops_per_token']:.3e} a token (forward and backward, exact)",
-        "memory a rank": f"{memory['total'] / GIB:,.2f} GiB: {memory['held'] / GIB:,.2f} of weights, gradients and"
-        f" optimizer, {memory['activations'] / GIB:,.2f} of activations (micro-batches of {e['micro_batch']})",
+        "memory a rank": f"{format_bytes(memory['total'])}: {format_bytes(memory['held'])} of weights, gradients and"
+        f" optimizer, {format_bytes(memory['activations'])} of activations (micro-batches of {e['micro_batch']})",
     }
     for name, said in rows.items():
         say(f"{name:<14} {said}")

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from hybridkit.evaluation.request import Cell, Findings
+from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.console import Console, Progress
 from hybridkit.report.console import Table as Drawn
 from hybridkit.report.markup import in_markdown, markdown_table
 from hybridkit.system.terminal import one_line, say
 
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
-SECONDS = 10.0  # between plain lines
+LINE_EVERY = 10.0  # between plain lines
 
 Watch = Callable[[str, int, int], None]
 
@@ -59,14 +59,14 @@ class _Lines:
         now = time.monotonic()
         if what != self._what:
             self._what, self._begin, self._said, self._first = what, now, 0.0, done
-        if done == total or now - self._said >= SECONDS:
+        if done == total or now - self._said >= LINE_EVERY:
             self._said = now
             fresh = done - self._first
             left = f", ETA {timedelta(seconds=round((now - self._begin) / fresh * (total - done)))}" if fresh else ""
             say(f"{what}: {done}/{total}{left}", file=sys.stderr)
 
 
-def tables(findings: Findings) -> list[Table]:
+def tables(findings: EvalResult) -> list[Table]:
     """Everything that was found, in tables; none for what was not asked."""
     made = [
         _perplexity(findings),
@@ -79,7 +79,7 @@ def tables(findings: Findings) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def print_findings(findings: Findings) -> None:
+def print_findings(findings: EvalResult) -> None:
     """Print the tables, and which haystack was used."""
     console = Console()
     for table in tables(findings):
@@ -91,24 +91,24 @@ def print_findings(findings: Findings) -> None:
         console.print(note)
 
 
-def markdown(history: Sequence[Findings]) -> str:
+def markdown(history: Sequence[EvalResult]) -> str:
     """The tables of all evaluations, newest first, as a Markdown document."""
     return "\n\n".join(["# Evaluation", "\n\n# Earlier\n\n".join(map(_markdown, history))]) + "\n"
 
 
-def _markdown(findings: Findings) -> str:
+def _markdown(findings: EvalResult) -> str:
     parts = []
     for table in tables(findings):
         parts.append(f"## {in_markdown(table.title)}\n\n{markdown_table(table.columns, table.rows)}")
     return "\n\n".join([*parts, *map(in_markdown, notes(findings))])
 
 
-def notes(findings: Findings) -> list[str]:
+def notes(findings: EvalResult) -> list[str]:
     """What a reader must know to compare figures."""
     return [note for note in (*findings.notes, haystack_note(findings)) if note]
 
 
-def haystack_note(findings: Findings) -> str:
+def haystack_note(findings: EvalResult) -> str:
     """Which text the essays are, for scores on different ones do not compare; empty where none was needed."""
     used = findings.settings["haystack"]
     return (
@@ -121,17 +121,17 @@ def window_name(window: int | None) -> str:
     return "own" if window is None else f"{window:,}"
 
 
-def pivot(cells: Sequence[Cell]) -> tuple[list[int], dict[tuple[str, str, int | None], dict[int, Cell]]]:
+def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, int | None], dict[int, CellScore]]]:
     """All lengths in order, and for each (task, run, window) the cells by length."""
-    rows: dict[tuple[str, str, int | None], dict[int, Cell]] = {}
+    rows: dict[tuple[str, str, int | None], dict[int, CellScore]] = {}
     for cell in cells:
         rows.setdefault((cell.task, cell.run, cell.window), {})[cell.length] = cell
     return sorted({cell.length for cell in cells}), rows
 
 
-def grouped(cells: Sequence[Cell]) -> list[Cell]:
+def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
     """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
-    found: list[Cell] = list(cells)
+    found: list[CellScore] = list(cells)
     for group, members in GROUPS.items():
         places = dict.fromkeys((cell.run, cell.length, cell.window) for cell in cells)
         for run, length, window in places:
@@ -139,11 +139,11 @@ def grouped(cells: Sequence[Cell]) -> list[Cell]:
             if len(parts) == len(members):
                 mean = sum(c.score for c in parts) / len(parts)
                 count = sum(c.samples for c in parts)
-                found.append(Cell(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
+                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
     return found
 
 
-def _perplexity(findings: Findings) -> Table:
+def _perplexity(findings: EvalResult) -> Table:
     columns = ["run", "trained with", "window", "text"]
     columns += ["perplexity", "nats a token", "bits a byte", "tokens", "tokens/s"]
     rows = []
@@ -156,7 +156,7 @@ def _perplexity(findings: Findings) -> Table:
     return Table("Held-out text", columns, rows)
 
 
-def _positions(findings: Findings) -> Iterator[Table]:
+def _positions(findings: EvalResult) -> Iterator[Table]:
     """Loss by the number of tokens read before, and what the context before the training length saves."""
     for (run, window, _, text), rows in position_bins(findings).items():
         shown = [
@@ -172,7 +172,7 @@ def _positions(findings: Findings) -> Iterator[Table]:
         yield Table(f"Loss by position: {run}, window {window_name(window)}, {text} text", columns, shown)
 
 
-def position_bins(findings: Findings) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
+def position_bins(findings: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
     """The loss by position of each run, window, length of rows, and text."""
     bins: dict[tuple[str, int | None, int, str], list[dict[str, Any]]] = {}
     for found in findings.by_position:
@@ -187,7 +187,7 @@ def text_name(row: Mapping[str, Any]) -> str:
     return "unknown" if same is None else "held-out" if same else "other"
 
 
-def _origins(findings: Findings) -> Table:
+def _origins(findings: EvalResult) -> Table:
     columns = ["run", "step", "weights", "tokenizer", "trained on", "model", "plug-ins", "fingerprint"]
     rows = []
     for run, origin in findings.origins.items():
@@ -197,7 +197,7 @@ def _origins(findings: Findings) -> Table:
     return Table("What the figures come from: first digits of hashes", columns, rows)
 
 
-def _scores(cells: Sequence[Cell]) -> Iterator[Table]:
+def _scores(cells: Sequence[CellScore]) -> Iterator[Table]:
     """Needles over lengths, recall over distances: scores in percent with their intervals."""
     kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
     for title, wanted in kinds.items():
@@ -210,7 +210,7 @@ def _scores(cells: Sequence[Cell]) -> Iterator[Table]:
         yield Table(title, ["task", "run", "window", *(f"{length:,}" for length in lengths)], shown)
 
 
-def train_test(findings: Findings) -> tuple[list[str], list[int | None], dict[tuple[str, int | None], float]]:
+def train_test(findings: EvalResult) -> tuple[list[str], list[int | None], dict[tuple[str, int | None], float]]:
     """Runs, test windows, and the mean needle score of each pair over tasks and lengths."""
     needles = [cell for cell in findings.cells if not cell.task.startswith("recall_")]
     scores: dict[tuple[str, int | None], list[float]] = {}
@@ -220,7 +220,7 @@ def train_test(findings: Findings) -> tuple[list[str], list[int | None], dict[tu
     return runs, windows, {place: sum(found) / len(found) for place, found in scores.items()}
 
 
-def _matrix(findings: Findings) -> Table:
+def _matrix(findings: EvalResult) -> Table:
     runs, windows, means = train_test(findings)
     rows = [
         [run, findings.trained.get(run) or "-", *(_number(means.get((run, w)), 1) for w in windows)] for run in runs
@@ -230,7 +230,7 @@ def _matrix(findings: Findings) -> Table:
     return Table(title, columns, rows if len(runs) * len(windows) > 1 else [])
 
 
-def _harness(findings: Findings) -> Iterator[Table]:
+def _harness(findings: EvalResult) -> Iterator[Table]:
     for run, tasks in findings.tasks.items():
         rows = [[task, name, _number(value, 4)] for task, found in tasks.items() for name, value in found.items()]
         yield Table(f"Harness: {run}", ["task", "metric", "value"], rows)
@@ -240,7 +240,7 @@ def _span(row: Mapping[str, Any]) -> str:
     return f"{row['first']:,}" if row["first"] == row["last"] else f"{row['first']:,} to {row['last']:,}"
 
 
-def _interval(cell: Cell | None) -> str:
+def _interval(cell: CellScore | None) -> str:
     if cell is None:
         return "-"
     return f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"

@@ -24,7 +24,7 @@ FORMATS = (".png", ".svg")
 _LONGEST = 48  # characters of a name in a picture
 
 
-def check(file: Path) -> None:
+def check_plot_file(file: Path) -> None:
     """Raise UserError, before anything is computed, unless a picture can be written to the file."""
     if file.suffix not in FORMATS:
         raise UserError(f"--plot {file}: the name must end in {' or '.join(FORMATS)}")
@@ -73,15 +73,15 @@ def _short(axis: Axis) -> bool:
     return high < 10 * low
 
 
-def save(figure: Figure, file: Path) -> None:
+def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure. Raises UserError where the file cannot be written."""
     try:
-        write(figure, file, dpi=150)
+        write_figure(figure, file, dpi=150)
     except OSError as error:
         raise UserError(f"--plot {file}: {error.strerror}; name a file in a folder that can be written") from error
 
 
-def write(figure: Figure, file: Path, dpi: int) -> None:
+def write_figure(figure: Figure, file: Path, dpi: int) -> None:
     """Write a figure. Raises OSError, and UserError where the file is a symbolic link."""
     refuse_links([file])
     with _plain(figure):

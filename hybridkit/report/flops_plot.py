@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.cost.flops import cost, state_bytes
-from hybridkit.report.figure import labels, save
-from hybridkit.report.flops import amount, quantity, short, tokens
+from hybridkit.report.figure import labels, save_figure
+from hybridkit.report.flops import short
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hybridkit.cost.summary import Question
 
-CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
+_CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
 STYLES = ("-", "--", "-.", ":")  # lines that lie on each other stay apart
 TICKS = [1 << n for n in range(6, 21, 2)]
 
@@ -31,20 +32,20 @@ class Crossing(NamedTuple):
     figure: float
 
 
-def draw(asked: Sequence[Question], file: Path) -> None:
+def draw_costs(asked: Sequence[Question], file: Path) -> None:
     """Two panels on logarithmic axes. Raises UserError for a file that cannot be written."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     state, flops = figure.subplots(1, 2)
-    _panel(state, "state bytes of a sequence", asked, _state, amount)
+    _panel(state, "state bytes of a sequence", asked, _state, format_bytes)
     state.yaxis.set_major_locator(LogLocator(base=4))
-    _panel(flops, f"forward FLOPs a token, {asked[0].case.count} count", asked, _forward, quantity)
+    _panel(flops, f"forward FLOPs a token, {asked[0].case.count} count", asked, _forward, format_count)
     flops.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     handles, labels = state.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
-    save(figure, file)
+    save_figure(figure, file)
 
 
 def crossings(contexts: Sequence[int], a: Sequence[float], b: Sequence[float]) -> Iterator[Crossing]:
@@ -79,18 +80,18 @@ def _panel(
     measure: Callable[[Question, int], float],
     write: Callable[[float], str],
 ) -> None:
-    curves = [[measure(question, context) for context in CONTEXTS] for question in asked]
+    curves = [[measure(question, context) for context in _CONTEXTS] for question in asked]
     names = short(question.name for question in asked)
     shown = labels(names)
     for name, curve, style in zip(names, curves, cycle(STYLES), strict=False):
-        axes.plot(CONTEXTS, curve, style, label=shown[name], linewidth=2)
+        axes.plot(_CONTEXTS, curve, style, label=shown[name], linewidth=2)
     axes.set(title=title, xlabel="context (tokens)", yscale="log" if any(map(any, curves)) else "linear")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(TICKS, [tokens(tick) for tick in TICKS])
+    axes.set_xticks(TICKS, [format_tokens(tick) for tick in TICKS])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: re.sub(r"[.]?0+ ", " ", write(value)))
     axes.grid(alpha=0.3)
-    _mark(axes, [c for a, b in combinations(curves, 2) for c in crossings(CONTEXTS, a, b)])
+    _mark(axes, [c for a, b in combinations(curves, 2) for c in crossings(_CONTEXTS, a, b)])
 
 
 def _mark(axes: Axes, met: Sequence[Crossing]) -> None:

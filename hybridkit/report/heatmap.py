@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridkit.evaluation.request import Cell, Findings
+from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.eval import pivot, position_bins, train_test, window_name
 from hybridkit.report.figure import label, labels, logarithmic
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
 
 PANELS = 3  # beside each other
-Grid = Sequence[Sequence[float | None]]
+_Grid = Sequence[Sequence[float | None]]
 
 
-def pictures(findings: Findings) -> Iterator[tuple[str, Figure]]:
+def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
     """The figures that the findings suffice for, each with the name of its file, without suffix."""
     needles = [cell for cell in findings.cells if not cell.task.startswith("recall_")]
     for task in dict.fromkeys(depth.task for depth in findings.depths):
@@ -41,7 +41,7 @@ def _file(task: str) -> str:
     return "".join(character if character.isalnum() else "_" for character in task).strip("_")
 
 
-def _depths(findings: Findings, task: str) -> Figure:
+def _depths(findings: EvalResult, task: str) -> Figure:
     """A panel for each run and window: share of right answers by length and depth."""
     chosen = [depth for depth in findings.depths if depth.task == task]
     places = list(dict.fromkeys((depth.run, depth.window) for depth in chosen))
@@ -56,7 +56,7 @@ def _depths(findings: Findings, task: str) -> Figure:
     return figure
 
 
-def _length_window(needles: Sequence[Cell]) -> Figure:
+def _length_window(needles: Sequence[CellScore]) -> Figure:
     """A panel for each run and task: score by length and test window."""
     lengths, rows = pivot(needles)
     places = list(dict.fromkeys((task, run) for task, run, _ in rows))
@@ -73,7 +73,7 @@ def _length_window(needles: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _positions(findings: Findings) -> Figure:
+def _positions(findings: EvalResult) -> Figure:
     figure, (axes,) = _panels(1, "Loss by position")
     bins = position_bins(findings)
     names = labels(run for run, *_ in bins)
@@ -83,7 +83,7 @@ def _positions(findings: Findings) -> Figure:
     return _labelled(figure, axes, "tokens before", "nats a token")
 
 
-def _curves(cells: Sequence[Cell]) -> Figure:
+def _curves(cells: Sequence[CellScore]) -> Figure:
     """Accuracy with its interval by distance, a curve for each task, run and window."""
     _, rows = pivot(cells)
     figure, (axes,) = _panels(1, "Recall by distance")
@@ -119,7 +119,7 @@ def _panels(count: int, title: str) -> tuple[Figure, Sequence[Axes]]:
     return figure, panels[:count]
 
 
-def _heat(axes: Axes, grid: Grid, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str) -> None:
+def _heat(axes: Axes, grid: _Grid, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str) -> None:
     """Percentages as colours, and as numbers in them; nothing where there are none."""
     axes.imshow(
         [[float("nan") if v is None else v for v in row] for row in grid],

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hybridkit.evaluation.history import RESULTS, joined, keep_unreadable, read_history, to_json
-from hybridkit.evaluation.request import Findings
+from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadable, read_history, with_new
+from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
 from hybridkit.report.eval import markdown, notes, tables
-from hybridkit.report.heatmap import pictures
+from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.markup import html_table, in_html
 from hybridkit.system.errors import Failure
 from hybridkit.system.files import write_whole
@@ -28,7 +28,7 @@ _STYLE = (
 )
 
 
-def write(findings: Findings, folder: Path) -> Path:
+def write_report(findings: EvalResult, folder: Path) -> Path:
     """Add findings to report.html, report.md, results.json and the pictures (PNG and SVG); the path of the first.
 
     What was found before stays, behind them. Raises Failure where the folder cannot be written.
@@ -36,19 +36,21 @@ def write(findings: Findings, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            _write(joined(findings, _before(folder)), folder)
+            _write(with_new(findings, _before(folder)), folder)
     except OSError as error:
         raise Failure(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / "report.html"
 
 
-def _write(history: Sequence[Findings], folder: Path) -> None:
+def _write(history: Sequence[EvalResult], folder: Path) -> None:
     ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
-    drawn = [{f"{name}{end}": made for name, made in pictures(one)} for one, end in zip(history, ends, strict=True)]
-    files = {RESULTS: format_json(to_json(history), indent=1) + "\n", "report.md": markdown(history)}
+    drawn = [
+        {f"{name}{end}": made for name, made in eval_pictures(one)} for one, end in zip(history, ends, strict=True)
+    ]
+    files = {RESULTS: format_json(history_to_json(history), indent=1) + "\n", "report.md": markdown(history)}
     for name, picture in (pair for figures in drawn for pair in figures.items()):
         files[f"{name}.svg"] = figure.svg(picture)
-        figure.write(picture, folder / f"{name}.png", dpi=120)
+        figure.write_figure(picture, folder / f"{name}.png", dpi=120)
     files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
     for name, text in files.items():
         write_whole(folder / name, text.encode())
@@ -65,7 +67,7 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _before(folder: Path) -> list[Findings]:
+def _before(folder: Path) -> list[EvalResult]:
     """The evaluations so far; a file that cannot be read is put aside, and said so."""
     try:
         return read_history(folder)
@@ -75,7 +77,7 @@ def _before(folder: Path) -> list[Findings]:
         return []
 
 
-def page(history: Sequence[Findings], drawn: Sequence[Sequence[str]]) -> str:
+def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[str]]) -> str:
     """The HTML document: for each evaluation, newest first, its tables, then its pictures inlined."""
     body = [_section(findings, images) for findings, images in zip(history, drawn, strict=True)]
     head = f'<meta charset="utf-8"><title>Evaluation</title><style>{_STYLE}</style>'
@@ -86,7 +88,7 @@ def page(history: Sequence[Findings], drawn: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _section(findings: Findings, images: Sequence[str]) -> str:
+def _section(findings: EvalResult, images: Sequence[str]) -> str:
     figures = [f'<div class="wide">{text[text.index("<svg") :]}</div>' for text in images]
     said = (f"<p>{in_html(note)}</p>" for note in (*notes(findings), f"Intervals: {findings.settings['interval']}."))
     parts = (f"<h2>{in_html(t.title)}</h2>\n{html_table(t.columns, t.rows)}" for t in tables(findings))

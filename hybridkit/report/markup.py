@@ -25,12 +25,17 @@ def in_markdown(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], front: Sequence[int] = ()) -> str:
-    """A table of text; the rows at the places `front` are of the class `front`."""
-    head = "".join(f"<th>{in_html(column)}</th>" for column in columns)
-    cells = ["".join(f"<td>{in_html(cell)}</td>" for cell in row) for row in rows]
-    lines = [f"<tr{' class=front' if n in front else ''}>{row}</tr>" for n, row in enumerate(cells)]
-    return f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(lines) + "</table></div>"
+def html_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], front: Sequence[int] = (), numbers: Sequence[int] = ()
+) -> str:
+    """A table of text. Rows at the places `front` are of the class `front`, columns at `numbers` of `number`."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = (" class=number" if at in numbers else "" for at in range(len(cells)))
+        return "".join(f"<{tag}{kind}>{in_html(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+
+    lines = [f"<tr{' class=front' if n in front else ''}>{line(row, 'td')}</tr>" for n, row in enumerate(rows)]
+    return f'<div class="wide"><table><tr>{line(columns, "th")}</tr>\n' + "\n".join(lines) + "</table></div>"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

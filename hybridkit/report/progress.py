@@ -23,13 +23,14 @@ def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
     """A metrics line in words, without its step."""
     if "val_loss" in line:
         bits = line["val_bits_per_byte"]
-        said = f"validation loss {number(line['val_loss'])}"
+        said = f"validation loss {format_loss(line['val_loss'])}"
         return said if bits is None else f"{said}  bits/byte {bits:.4f}"
     bits_said = f"  bits/byte {bits_per_byte:.3f}" if bits_per_byte is not None else ""
-    return f"loss {number(line['loss'])}{bits_said}{_window(line['window'])}  {line['tokens_per_second']:,.0f} tokens/s"
+    speed = f"{line['tokens_per_second']:,.0f} tokens/s"
+    return f"loss {format_loss(line['loss'])}{bits_said}{_window(line['window'])}  {speed}"
 
 
-def number(loss: float | None) -> str:
+def format_loss(loss: float | None) -> str:
     """A loss as people read it: a dash where no target was counted."""
     return "-" if loss is None else f"{loss:.4f}"
 

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from hybridkit.report.console import Console, Group, Live, Table
-from hybridkit.search.results import Results, Row, results
-from hybridkit.search.scheduler import Progress
-from hybridkit.search.trials import Record
+from hybridkit.search.results import RankedTrial, Results, results
+from hybridkit.search.scheduler import SearchProgress
+from hybridkit.search.trials import Trial
 
 SHOWN = 5  # trials of the front that the live table shows
 MOST = 1e9  # seconds that an ETA says
@@ -36,7 +36,7 @@ class LiveTable:
         if self._live:
             self._live.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: SearchProgress) -> None:
         """Draw where the search stands."""
         found = results(progress.study)
         summary = summarize(found, eta(progress, self._workers))
@@ -61,29 +61,29 @@ def summarize(found: Results, left: float | None = None) -> str:
     parts += [f"{found.count(state)} {state}" for state in ("running", "pruned", "failed") if found.count(state)]
     if found.best:
         name = next(iter(found.objectives))
-        parts.append(f"best {name} {found.best.means[0]:.4g} (trial {found.best.record.number})")
+        parts.append(f"best {name} {found.best.means[0]:.4g} (trial {found.best.trial.number})")
     if len(found.objectives) > 1:
-        parts.append(f"{sum(row.best for row in found.rows)} on the front")
+        parts.append(f"{sum(row.on_front for row in found.rows)} on the front")
     parts += [f"{found.counts.rejected:,} out of budget", f"{found.counts.duplicates:,} known"]
     return ", ".join(parts) + (f"; about {timedelta(seconds=round(left))} left" if left is not None else "")
 
 
-def eta(progress: Progress, workers: int) -> float | None:
+def eta(progress: SearchProgress, workers: int) -> float | None:
     """Seconds until the study has all its trials, if they go on taking what they took so far; None at first."""
-    took = [record.seconds for record in progress.records if record.state in ("done", "pruned")]
+    took = [trial.seconds for trial in progress.trials if trial.state in ("done", "pruned")]
     if not took:
         return None
-    left = progress.study.wanted - sum(record.state != "running" for record in progress.records)
+    left = progress.study.wanted - sum(trial.state != "running" for trial in progress.trials)
     return min(MOST, max(0, left) * sum(took) / len(took) / workers)
 
 
-def ranked(found: Results, rows: Sequence[Row]) -> Table:
+def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
     """Trials, the best first; a star marks the front."""
     table = Table("", "trial", *found.objectives, "choice", "pattern", right=slice(1, 2 + len(found.objectives)))
     for row in rows:
-        figures = map(figure, row.means, row.spreads)
-        mark = "*" if row.best and len(found.objectives) > 1 else ""
-        table.add_row(mark, str(row.record.number), *figures, choice(row.record), row.record.pattern)
+        figures = map(figure, row.means, row.half_intervals)
+        mark = "*" if row.on_front and len(found.objectives) > 1 else ""
+        table.add_row(mark, str(row.trial.number), *figures, choice(row.trial), row.trial.pattern)
     return table
 
 
@@ -92,8 +92,8 @@ def print_results(found: Results) -> None:
     console = Console()
     console.print(summarize(found))
     console.print(ranked(found, found.rows))
-    for record in (record for record in found.records if record.state == "failed"):
-        console.print(f"trial {record.number} failed: {record.reason}")
+    for trial in (trial for trial in found.trials if trial.state == "failed"):
+        console.print(f"trial {trial.number} failed: {trial.reason}")
 
 
 def figure(mean: float, spread: float | None) -> str:
@@ -101,18 +101,18 @@ def figure(mean: float, spread: float | None) -> str:
     return f"{mean:.5g}" if spread is None else f"{mean:.5g} ± {spread:.2g}"
 
 
-def choice(record: Record) -> str:
+def choice(trial: Trial) -> str:
     """What a trial chose, a sequence's places left out: the pattern shows them."""
-    shown = {name: value for name, value in record.params.items() if not name.rpartition(".")[2].isdecimal()}
+    shown = {name: value for name, value in trial.params.items() if not name.rpartition(".")[2].isdecimal()}
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
     )
 
 
-def _running(progress: Progress) -> Table:
+def _running(progress: SearchProgress) -> Table:
     table = Table("running", "seed", "step", "loss", "choice", right=slice(0))
     for running in progress.running:
         loss = "" if running.loss is None else f"{running.loss:.4f}"
         step = f"{running.step:,} / {running.steps:,}"
-        table.add_row(f"trial {running.record.number}", str(running.seed), step, loss, choice(running.record))
+        table.add_row(f"trial {running.trial.number}", str(running.seed), step, loss, choice(running.trial))
     return table

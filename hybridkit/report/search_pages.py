@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.report.search import choice, figure, summarize
-from hybridkit.report.search_plots import pictures
+from hybridkit.report.search_plots import study_figures
 from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import Failure
@@ -39,7 +39,7 @@ class Sheet(NamedTuple):
 def write_pages(study: Study) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the pictures; their paths. Raises Failure."""
     found = results(study)
-    drawn = [(name, title, svg(drawing)) for name, title, drawing in pictures(found, curves(study))]
+    drawn = [(name, title, svg(drawing)) for name, title, drawing in study_figures(found, curves(study))]
     sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
     files = {f"{name}.svg": svg for name, _, svg in drawn}
@@ -62,29 +62,32 @@ def ranking(found: Results) -> Sheet:
     rows = [
         (
             str(row.place),
-            str(row.record.number),
-            *map(figure, row.means, row.spreads),
-            choice(row.record),
-            row.record.pattern,
+            str(row.trial.number),
+            *map(figure, row.means, row.half_intervals),
+            choice(row.trial),
+            row.trial.pattern,
         )
         for row in found.rows
     ]
     seeds = f"mean ± half the 95 % interval over {found.seeds} seeds" if found.seeds > 1 else "one seed"
     return Sheet(
-        f"Ranking ({seeds}; the front stands out)", columns, rows, [i for i, row in enumerate(found.rows) if row.best]
+        f"Ranking ({seeds}; the front stands out)",
+        columns,
+        rows,
+        [i for i, row in enumerate(found.rows) if row.on_front],
     )
 
 
 def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[Sheet]:
     """Scores by length or distance, a sheet for each task and test window, trials in the order of the ranking."""
-    order = [row.record for row in found.rows]
+    order = [row.trial for row in found.rows]
     sheets = []
     for title, trials in sorted(tables.items()):
         lengths = sorted({length for scores in trials.values() for length in scores}, key=int)
         rows = [
-            (choice(record) or str(record.number), *(_cell(trials[record.number].get(length)) for length in lengths))
-            for record in order
-            if record.number in trials
+            (choice(trial) or str(trial.number), *(_cell(trials[trial.number].get(length)) for length in lengths))
+            for trial in order
+            if trial.number in trials
         ]
         sheets.append(Sheet(title, ("choice", *lengths), rows))
     return sheets
@@ -95,8 +98,8 @@ def _cell(scores: Sequence[float] | None) -> str:
 
 
 def _failures(found: Results) -> Sheet:
-    ended = [record for record in found.records if record.state in ("failed", "pruned")]
-    rows = [(str(record.number), record.state, record.reason, choice(record), record.pattern) for record in ended]
+    ended = [trial for trial in found.trials if trial.state in ("failed", "pruned")]
+    rows = [(str(trial.number), trial.state, trial.reason, choice(trial), trial.pattern) for trial in ended]
     return Sheet("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybridkit.report.figure import label, logarithmic
 from hybridkit.report.smooth import smooth
-from hybridkit.search.results import Curve, Results
+from hybridkit.search.results import Results, TrialCurve
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # half a second
 MOST = 12  # trials whose curves are labelled, and variables whose importance is drawn
 
 
-def pictures(found: Results, curves: Sequence[Curve]) -> Iterator[tuple[str, str, Figure]]:
+def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tuple[str, str, Figure]]:
     """(name, title, figure) of each picture that there is something to draw in."""
     if found.rows:
         yield "front", "Trials by objective; the front is joined", _front(found)
@@ -40,13 +40,13 @@ def _front(found: Results) -> Figure:
     figure, axes = _new()
     names = list(found.objectives)
     alone = len(names) == 1
-    x, y = ([row.record.number if alone else row.means[1] for row in found.rows], [row.means[0] for row in found.rows])
-    bars = [row.spreads[0] or 0.0 for row in found.rows]
+    x, y = ([row.trial.number if alone else row.means[1] for row in found.rows], [row.means[0] for row in found.rows])
+    bars = [row.half_intervals[0] or 0.0 for row in found.rows]
     axes.errorbar(x, y, bars, fmt="o", color="tab:gray", alpha=0.6, capsize=2)
-    best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.best)
+    best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
     axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="front" if not alone else "best")
     for row, a, b in zip(found.rows, x, y, strict=True):
-        axes.annotate(str(row.record.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
+        axes.annotate(str(row.trial.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
     if not alone and min(x) > 0 and max(x) > 10 * min(x):
         logarithmic(axes, "x")
     axes.set(xlabel="trial" if alone else f"{names[1]} ({found.objectives[names[1]]})")
@@ -58,9 +58,9 @@ def _front(found: Results) -> Figure:
 
 def _parallel(found: Results) -> Figure:
     """An axis for each variable and objective, a line for each trial."""
-    columns = [[row.record.params[name] for row in found.rows] for name in found.rows[0].record.params]
+    columns = [[row.trial.params[name] for row in found.rows] for name in found.rows[0].trial.params]
     columns += [[row.means[place] for row in found.rows] for place in range(len(found.objectives))]
-    names = [*found.rows[0].record.params, *found.objectives]
+    names = [*found.rows[0].trial.params, *found.objectives]
     figure, axes = _new(max(8, 1.1 * len(names)))
     heights = np.array([_heights(column) for column in columns])  # (axes, trials)
     shades = np.linspace(0.95, 0.15, len(found.rows))
@@ -106,10 +106,10 @@ def _importance(found: Results) -> Figure:
     return figure
 
 
-def _curves(curves: Sequence[Curve], found: Results) -> Figure:
+def _curves(curves: Sequence[TrialCurve], found: Results) -> Figure:
     """One line a trial, the best in colour; seeds are averaged as far as all have come."""
     figure, axes = _new()
-    order = {row.record.number: row.place for row in found.rows}
+    order = {row.trial.number: row.place for row in found.rows}
     for number in sorted({curve.trial for curve in curves}, key=lambda trial: -order.get(trial, len(curves) + 1)):
         mine = [curve for curve in curves if curve.trial == number]
         length = min(len(curve.losses) for curve in mine)

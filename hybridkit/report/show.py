@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.cost.flops import layer_parameters, parameters
-from hybridkit.language.parser import Call, Group, tree
+from hybridkit.language.parser import Call, Group, pattern_tree
 from hybridkit.language.printer import canonical
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import Row
 from hybridkit.report.console import Console, Table, Text, Tree, styled
+from hybridkit.report.numbers import format_parameters
 
 
 def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
@@ -47,15 +48,15 @@ def print_outline(drawn: dict[str, Any]) -> None:
     console.print(f"pattern: {drawn['pattern']}")
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
     scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
-    root.add(styled("embedding ", (_count(params["embedding"]) + scaled, "dim")))
-    _grow(root, tree(drawn["stack"]), sizes)
+    root.add(styled("embedding ", (format_parameters(params["embedding"]) + scaled, "dim")))
+    _grow(root, pattern_tree(drawn["stack"]), sizes)
     root.add("norm")
     shared = styled("head ", ("the embedding's weight", "dim"))
     root.add(shared if drawn["tied"] else _counted("head", params["head"]))
     console.print(root)
     others = len(drawn["entries"]) - drawn["mixers"]
     console.print(
-        f"{drawn['mixers']} mixers and {others} FFNs, {_count(params['total'])} parameters"
+        f"{drawn['mixers']} mixers and {others} FFNs, {format_parameters(params['total'])} parameters"
         f" ({params['total']:,}; {params['body']:,} without embedding and head)"
     )
 
@@ -65,7 +66,7 @@ def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
     while isinstance(part, Group) and len(part.parts) == 1 and not (times and isinstance(part.parts[0], Group)):
         part = part.parts[0]
     if isinstance(part, Call):
-        text = next(text for text in sizes if tree(text) == part)
+        text = next(text for text in sizes if pattern_tree(text) == part)
         branch.add(_counted(f"{text}{times}", sizes[text]))
         return
     inner = branch.add(f"repeated{times}") if times else branch
@@ -74,15 +75,7 @@ def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
 
 
 def _counted(name: str, parameters: int) -> Text:
-    return styled(f"{name} ", (_count(parameters), "dim"))
-
-
-def _count(number: int) -> str:
-    """1,490,000,000 as 1.49 B."""
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return str(number)
+    return styled(f"{name} ", (format_parameters(parameters), "dim"))
 
 
 def print_blocks(rows: Sequence[Row]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-SHARE = 0.05  # of a run, over which the middle of the curve is averaged; its ends, over half of that
+SMOOTHED_SHARE = 0.05  # of a run, over which the middle of the curve is averaged; its ends, over half of that
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -13,7 +13,7 @@ def smooth(losses: Sequence[float]) -> list[float]:
     A straight line stays where it is, but for the last SHARE / 2 of it, which lags by at most SHARE / 4 of the run:
     its last point is the mean of the last SHARE / 2. What is not finite counts nowhere.
     """
-    half = round(SHARE / 2 * len(losses))
+    half = round(SMOOTHED_SHARE / 2 * len(losses))
     finite = [math.isfinite(loss) for loss in losses]
     sums = [0.0, *accumulate(loss if good else 0.0 for loss, good in zip(losses, finite, strict=True))]
     counts = [0, *accumulate(finite)]

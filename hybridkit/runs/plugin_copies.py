@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from hybridkit.block import Entry
 
 FOLDER = "plugins"
-MAX_FILES, MAX_BYTES = 1000, 1 << 24  # of copies that no manifest vouches for
+_MAX_FILES, _MAX_BYTES = 1000, 1 << 24  # of copies that no manifest vouches for
 
 
-class Run(Protocol):
+class RunWithPlugins(Protocol):
     """What is asked of a run folder (hybridkit.runs.run)."""
 
     path: Path
@@ -45,7 +45,7 @@ def hashes(code: Mapping[str, bytes]) -> dict[str, str]:
     return {name: sha256(raw) for name, raw in code.items()}
 
 
-def write_copies(run: Run, code: Mapping[str, bytes]) -> None:
+def write_copies(run: RunWithPlugins, code: Mapping[str, bytes]) -> None:
     """Put the copies into a run that begins, in place of any others. Raises OSError."""
     folder = run.path / FOLDER
     if folder.exists():
@@ -55,7 +55,7 @@ def write_copies(run: Run, code: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(raw)
 
 
-def recorded(run: Run) -> dict[str, str]:
+def recorded(run: RunWithPlugins) -> dict[str, str]:
     """SHA-256 of every file that a run was trained with, by its name in `plugins/`; none for runs that keep no record.
 
     Before the first checkpoint that is what lies there.
@@ -66,7 +66,7 @@ def recorded(run: Run) -> dict[str, str]:
     if not run.checkpoint_folder.is_dir():  # no run began here
         return {}
     files = sorted(path for path in folder.rglob("*.py") if path.is_file() and path.stem.isidentifier())
-    if len(files) > MAX_FILES or sum(path.stat().st_size for path in files) > MAX_BYTES:
+    if len(files) > _MAX_FILES or sum(path.stat().st_size for path in files) > _MAX_BYTES:
         raise UserError(f"{folder} holds more than plug-ins; name those of the run with --plugin")
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files}
 
@@ -80,7 +80,7 @@ def refuse_changed(origin: str, was: Mapping[str, str], now: Mapping[str, str], 
             raise UserError(f"{origin}: the plug-in {name} is another one: sha256 {old} there, {new} now; {remedy}")
 
 
-def registry_of(run: Run, names: Collection[str]) -> Registry:
+def registry_of(run: RunWithPlugins, names: Collection[str]) -> Registry:
     """What a pattern with these `names` may use in a run: as ever, and the run's plug-ins that --plugin did not give.
 
     Raises UserError where a given plug-in is another one than the run's, and where a copy is not the recorded one or
@@ -125,7 +125,7 @@ def _flat(code: Mapping[str, str]) -> dict[str, set[str]]:
     return found
 
 
-def _refuse_other(run: Run, given: Path, files: Mapping[str, str], copy: Path) -> None:
+def _refuse_other(run: RunWithPlugins, given: Path, files: Mapping[str, str], copy: Path) -> None:
     """Raises UserError where a plug-in that the user named, or what stands beside it, is not the run's."""
     for name, digest in files.items():
         path = given.parent / name
@@ -136,7 +136,7 @@ def _refuse_other(run: Run, given: Path, files: Mapping[str, str], copy: Path) -
             )
 
 
-def _check_copies(run: Run, folder: Path, files: Mapping[str, str], main: str) -> None:
+def _check_copies(run: RunWithPlugins, folder: Path, files: Mapping[str, str], main: str) -> None:
     """Raises UserError unless all copies are what the run records, and trusted."""
     strange = []
     for name, digest in files.items():

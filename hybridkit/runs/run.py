@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridkit.recipe.files import Loaded, load
-from hybridkit.recipe.rules import FIRST
+from hybridkit.recipe.files import Loaded, read_recipe
+from hybridkit.recipe.rules import FIRST_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, read_metrics
@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
         return manifest
 
 
-class Found(NamedTuple):
+class Newest(NamedTuple):
     """The newest valid checkpoint, and why newer ones are not."""
 
     checkpoint: Checkpoint | None
@@ -77,7 +77,7 @@ class Run:
                 raise UserError(f"{self.path}: a run folder that holds no {self.recipe_file.name}; put it back")
             raise UserError(explain(self.path, "a run folder"))
         loaded = load_recipe(self.recipe_file)
-        rules = loaded.recipe.rules or FIRST
+        rules = loaded.recipe.rules or FIRST_RULES
         return loaded._replace(recipe=loaded.recipe.model_copy(update={"rules": rules}))
 
     def metrics(self) -> Metrics:
@@ -90,15 +90,15 @@ class Run:
         steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
         yield from (Checkpoint(self.checkpoint_folder / f"step-{step}", step) for step in sorted(steps, reverse=True))
 
-    def newest(self, *names: str) -> Found:
+    def newest(self, *names: str) -> Newest:
         """The newest checkpoint of which `names`, or all files where none is given, agree with the manifest."""
         skipped: dict[str, str] = {}
         for checkpoint in self.checkpoints():
             try:
-                return Found(checkpoint, checkpoint.check(*names), skipped)
+                return Newest(checkpoint, checkpoint.check(*names), skipped)
             except Invalid as error:
                 skipped[checkpoint.folder.name] = str(error)
-        return Found(None, None, skipped)
+        return Newest(None, None, skipped)
 
     def record(self) -> Manifest | None:
         """The newest manifest that can be read: what the run was trained with. Its files are not looked at."""
@@ -123,13 +123,13 @@ class Run:
         except Invalid as error:
             raise UserError(f"{found.checkpoint.folder}: {error}") from error
 
-    def _at(self, step: int) -> Found:
+    def _at(self, step: int) -> Newest:
         """The checkpoint of a step, if it is valid."""
         checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
         try:
-            return Found(checkpoint, checkpoint.check(WEIGHTS), {})
+            return Newest(checkpoint, checkpoint.check(WEIGHTS), {})
         except Invalid as error:
-            return Found(None, None, {checkpoint.folder.name: str(error)})
+            return Newest(None, None, {checkpoint.folder.name: str(error)})
 
     def check_exists(self) -> None:
         if not self.path.exists():
@@ -150,7 +150,7 @@ def _because(skipped: dict[str, str]) -> str:
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = (), run: Path | None = None) -> Loaded:
-    """Read a recipe (hybridkit.recipe.files.load). One that lies in a run folder may name the run's own plug-ins.
+    """Read a recipe (recipe.files.read_recipe). One that lies in a run folder may name the run's own plug-ins.
 
     `run`: the folder whose plug-ins it may name, by default that of a file `recipe.yaml`.
     """
@@ -158,4 +158,4 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), run: Path | Non
     def known(path: Path, names: Set[str]) -> Registry:
         return registry_of(Run(run or path.parent), names) if run or path.name == RUN_RECIPE else REGISTRY
 
-    return load(name, overrides, known)
+    return read_recipe(name, overrides, known)

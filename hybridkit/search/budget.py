@@ -28,7 +28,7 @@ class Constraint:
     high: float
     text: str  # as the file says it
 
-    def excess(self, value: float) -> float:
+    def violation(self, value: float) -> float:
         """How far outside the range a value lies, as a share of the end it passes; 0 within."""
         if value > self.high:
             return value / self.high - 1 if self.high else float("inf")
@@ -36,20 +36,20 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BudgetCheck:
     """What a candidate's figures are against a budget."""
 
     values: dict[str, float]  # by constraint
-    excess: float  # summed over constraints; 0: within the budget
+    violation: float  # summed over constraints; 0: within the budget
 
     def __str__(self) -> str:
         return ", ".join(f"{name} = {value:.6g}" for name, value in self.values.items())
 
 
-def judge(budget: Sequence[Constraint], figure: Callable[[str], float]) -> Verdict:
+def check_budget(budget: Sequence[Constraint], figure: Callable[[str], float]) -> BudgetCheck:
     """Hold figures against every constraint of a budget."""
     values = {constraint.name: figure(constraint.name) for constraint in budget}
-    return Verdict(values, sum(constraint.excess(values[constraint.name]) for constraint in budget))
+    return BudgetCheck(values, sum(constraint.violation(values[constraint.name]) for constraint in budget))
 
 
 def read_budget(document: Document) -> tuple[Constraint, ...]:

@@ -14,9 +14,9 @@ from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, 
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.search.arguments import read_arguments
-from hybridkit.search.budget import Verdict, judge
+from hybridkit.search.budget import BudgetCheck, check_budget
 from hybridkit.search.definition import Definition, recipe_with
-from hybridkit.search.objectives import EVAL, METRICS, Costs, Unknown
+from hybridkit.search.objectives import EVAL, METRICS, Costs, UnknownMetric
 from hybridkit.search.space import PATTERN, Params
 from hybridkit.system.errors import UserError, nearest
 
@@ -47,7 +47,7 @@ class Candidate:
         return self.loaded._replace(recipe=recipe.model_copy(update={"train": train}))
 
 
-class Workshop:
+class CandidateFactory:
     """Makes the candidates of a definition."""
 
     def __init__(self, definition: Definition) -> None:
@@ -65,9 +65,9 @@ class Workshop:
         except ValueError as error:  # UserErrors of patterns and sizes included
             raise UserError(f"{self._place()}: with {said(chosen)}: {error}") from None
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def check_budget(self, candidate: Candidate) -> BudgetCheck:
         """The candidate's costs against the budget."""
-        return judge(self.definition.budget, candidate.costs)
+        return check_budget(self.definition.budget, candidate.costs)
 
     def check(self) -> None:
         """Try every value once, and every name of budget and objectives. Raises UserError for what is wrong."""
@@ -98,7 +98,7 @@ class Workshop:
     def _check_name(self, name: str, costs: Costs, section: str, others: Sequence[str] = ()) -> None:
         try:
             costs(name)
-        except Unknown as error:
+        except UnknownMetric as error:
             known = [*(error.known or costs.names), *others]
             close = nearest(name, [*costs.names, *others])
             hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"

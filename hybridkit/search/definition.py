@@ -13,10 +13,10 @@ from pydantic import JsonValue, ValidationError
 
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.schema import Recipe
-from hybridkit.recipe.yaml_reader import Document, KeyPath, read_file
+from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
-from hybridkit.search.schema import MatchSettings, Measure, StudyFile
+from hybridkit.search.schema import MatchSettings, MeasureName, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.pydantic_errors import wrong
@@ -42,7 +42,7 @@ class Definition:
         return tuple(aim == "max" for aim in self.file.objectives.values())
 
     @property
-    def measure(self) -> Measure | None:
+    def measure(self) -> MeasureName | None:
         """The cost that `match` names."""
         return self.file.match.measure if isinstance(self.file.match, MatchSettings) else self.file.match
 
@@ -63,7 +63,7 @@ class Definition:
 
 def read_definition(path: Path) -> Definition:
     """Read a space file. Raises UserError, pointing, for whatever is wrong with it short of what blocks can see."""
-    document = read_file(path, is_pattern)
+    document = read_yaml_file(path, is_pattern)
     file = _checked(document)
     space = read_space(document)
     base = _load(path, file.extends, list(_overrides(file)), f"{document.where(('extends',))}: ")

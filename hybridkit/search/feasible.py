@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hybridkit.recipe.schema import Scalar
-from hybridkit.search.budget import Constraint, Verdict
-from hybridkit.search.candidate import Workshop, said
+from hybridkit.search.budget import BudgetCheck, Constraint
+from hybridkit.search.candidate import CandidateFactory, said
 from hybridkit.search.samplers import Proposal
 from hybridkit.search.space import Params
-from hybridkit.search.variables import Choice, Variable
+from hybridkit.search.variables import Categorical, Variable
 from hybridkit.system.errors import UserError
 
 SECONDS = 2.5  # for all candidates; what has not been found by then is not said to exist
@@ -29,17 +29,19 @@ class Tried(NamedTuple):
     """A candidate, and how far it is from each limit of the budget."""
 
     params: Params
-    verdict: Verdict
-    excesses: tuple[float, ...]
+    check: BudgetCheck
+    violations: tuple[float, ...]
 
 
 class _Enough(Exception):
     """Something is within the budget, or there is no time left."""
 
 
-def require(workshop: Workshop, proposals: Callable[[], Iterator[Proposal]], seconds: float = SECONDS) -> None:
+def require_feasible(
+    factory: CandidateFactory, proposals: Callable[[], Iterator[Proposal]], seconds: float = SECONDS
+) -> None:
     """Raise UserError, naming the limit and the nearest candidate, where nothing that is tried is within the budget."""
-    look = _Look(workshop, seconds)
+    look = _Look(factory, seconds)
     with suppress(_Enough):
         look.everywhere(proposals)
     if look.tried and not look.found:
@@ -47,10 +49,10 @@ def require(workshop: Workshop, proposals: Callable[[], Iterator[Proposal]], sec
 
 
 class _Look:
-    def __init__(self, workshop: Workshop, seconds: float) -> None:
-        self._workshop, self._begin, self._seconds = workshop, time.monotonic(), seconds
+    def __init__(self, factory: CandidateFactory, seconds: float) -> None:
+        self._factory, self._begin, self._seconds = factory, time.monotonic(), seconds
         self._nearest = float("inf")
-        self._budget = workshop.definition.budget
+        self._budget = factory.definition.budget
         self._known: dict[tuple[Scalar, ...], Tried | None] = {}
         self.found = False
 
@@ -61,10 +63,10 @@ class _Look:
 
     def everywhere(self, proposals: Callable[[], Iterator[Proposal]]) -> None:
         """Raises _Enough where something is found, or time is up."""
-        space = self._workshop.definition.space
+        space = self._factory.definition.space
         for params in space.probes():
             self._try(params)
-        aims = [lambda tried, place=place: (tried.excesses[place], tried.verdict.excess)
+        aims = [lambda tried, place=place: (tried.violations[place], tried.check.violation)
                 for place in range(len(self._budget))]  # fmt: skip
         for aim in [_total, *aims]:
             self._descend(aim)
@@ -78,14 +80,14 @@ class _Look:
     def complaint(self) -> str:
         """Which limit nothing meets, and what comes nearest; where each is met by something, what comes nearest."""
         tried = self.tried
-        where = self._workshop.definition.where("budget")
-        unmet = [place for place in range(len(self._budget)) if all(one.excesses[place] for one in tried)]
+        where = self._factory.definition.where("budget")
+        unmet = [place for place in range(len(self._budget)) if all(one.violations[place] for one in tried)]
         begin = f"{where}: budget: none of {len(tried):,} candidates is within it"
         if not unmet:
             near = min(tried, key=_total)
             return f"{begin}: each limit is met by some, all together by none; nearest: {_shown(near)}"
         limit = self._budget[unmet[0]]
-        near = min(tried, key=lambda one: (one.excesses[unmet[0]], one.verdict.excess))
+        near = min(tried, key=lambda one: (one.violations[unmet[0]], one.check.violation))
         others = f", nor {', '.join(f'`{self._budget[place].text}`' for place in unmet[1:])}" if unmet[1:] else ""
         return f"{begin}: nothing meets `{limit.text}`{others}; nearest: {_shown(near)}"
 
@@ -96,7 +98,7 @@ class _Look:
         best, before = min(self.tried, key=aim), None
         while before is None or aim(best) < aim(before):
             before = best
-            for name, variable in self._workshop.definition.space.variables.items():
+            for name, variable in self._factory.definition.space.variables.items():
                 others = [self._try({**best.params, name: value}) for value in _values(variable, best.params[name])]
                 best = min([best, *filter(None, others)], key=aim)
 
@@ -109,36 +111,36 @@ class _Look:
                 raise _Enough
             self._known[key] = self._made(dict(params))
         made = self._known[key]
-        self._nearest = min(self._nearest, made.verdict.excess if made else self._nearest)
-        if made and not made.verdict.excess:
+        self._nearest = min(self._nearest, made.check.violation if made else self._nearest)
+        if made and not made.check.violation:
             self.found = True
             raise _Enough
         return made
 
     def _made(self, params: Params) -> Tried | None:
         try:
-            verdict = self._workshop.judge(self._workshop.make(params))
+            check = self._factory.check_budget(self._factory.make(params))
         except UserError:  # values that do not go together
             return None
-        return Tried(params, verdict, excesses(self._budget, verdict))
+        return Tried(params, check, violations(self._budget, check))
 
 
-def excesses(budget: Sequence[Constraint], verdict: Verdict) -> tuple[float, ...]:
+def violations(budget: Sequence[Constraint], check: BudgetCheck) -> tuple[float, ...]:
     """How far a candidate is outside each limit; 0 within."""
-    return tuple(constraint.excess(verdict.values[constraint.name]) for constraint in budget)
+    return tuple(constraint.violation(check.values[constraint.name]) for constraint in budget)
 
 
 def _total(tried: Tried) -> tuple[float, ...]:
-    return (tried.verdict.excess,)
+    return (tried.check.violation,)
 
 
 def _shown(tried: Tried) -> str:
-    return f"{said(tried.params)} with {tried.verdict}"
+    return f"{said(tried.params)} with {tried.check}"
 
 
 def _values(variable: Variable, now: Scalar) -> list[Scalar]:
     """Other values of a variable: all of a choice; of a range its ends, and what lies half way to them and beside."""
-    if isinstance(variable, Choice):
+    if isinstance(variable, Categorical):
         return [label for label in variable.options if label != now]
     assert isinstance(now, int | float)
     near = [variable.low, variable.high, variable.between(variable.low, now), variable.between(now, variable.high)]

@@ -17,7 +17,7 @@ OUTSIDE = "outside"  # the trials are in a storage whose address the folder does
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class Settings(BaseModel):
+class StudySettings(BaseModel):
     """The study's name in its storage, and which of the searches that share it is this folder's."""
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -32,13 +32,13 @@ def holds_study(folder: Path) -> bool:
     return (folder / SETTINGS).is_file()
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> StudySettings:
     """The settings of a study's folder. Raises UserError where there are none, or they or the folder are damaged."""
     if not holds_study(folder):
         raise UserError(f"{folder} holds no study; `hybridkit search SPACE` makes one")
     check_tree(folder)
     try:
-        return Settings.model_validate(read_json(folder / SETTINGS))
+        return StudySettings.model_validate(read_json(folder / SETTINGS))
     except Invalid as error:
         raise _damaged(folder, str(error)) from error
     except ValidationError as error:

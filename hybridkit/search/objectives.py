@@ -23,7 +23,7 @@ METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "second
 EVAL = "eval."
 
 
-class Unknown(Exception):
+class UnknownMetric(Exception):
     """No figure has this name; the names that stand nearest, or beside it."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
@@ -49,13 +49,13 @@ class Costs:
     def __call__(self, name: str) -> float:
         """The figure `params`, `flops_per_token.decode` or `state_bytes@131072`; the context is data.sequence else.
 
-        Raises Unknown.
+        Raises UnknownMetric.
         """
         path, _, at = name.partition("@")
         try:
             context = read_size(at) if at else self._question.case.context
         except ValueError:
-            raise Unknown(name, [f"{path}@131072"]) from None
+            raise UnknownMetric(name, [f"{path}@131072"]) from None
         entry = self._at(context)
         if path == "state_bytes":
             return float(entry[path][str(context)])
@@ -77,16 +77,16 @@ class Costs:
 def look_up(tree: Tree, name: str) -> float:
     """The number under a dotted name; a name that stops at a table means the mean of its numbers.
 
-    Raises Unknown, also where one of them has no value: null or NaN.
+    Raises UnknownMetric, also where one of them has no value: null or NaN.
     """
     value: Any = tree
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise Unknown(name, _names(value, name.rpartition(key)[0]) if isinstance(value, Mapping) else [])
+            raise UnknownMetric(name, _names(value, name.rpartition(key)[0]) if isinstance(value, Mapping) else [])
         value = value[key]
     leaves = list(_leaves(value))
     if not leaves or not all(map(is_value, leaves)):
-        raise Unknown(name, [])
+        raise UnknownMetric(name, [])
     return mean(float(leaf) for leaf in leaves if leaf is not None)
 
 

@@ -26,7 +26,7 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm", "/run/shm")
 POLL = 0.1  # seconds
 
 
-class Processes:
+class ForkServer:
     """Starts workers, and says when their server has died."""
 
     def __init__(self, preload: Sequence[str]) -> None:

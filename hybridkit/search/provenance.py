@@ -10,11 +10,11 @@ from hybridkit.recipe.schema import Data
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate
-from hybridkit.search.trials import Record
+from hybridkit.search.trials import Trial
 from hybridkit.system.errors import UserError
 
 
-def origin_of(candidate: Candidate) -> dict[str, str]:
+def candidate_origin(candidate: Candidate) -> dict[str, str]:
     """Hashes of the text that a candidate would be trained on now, tokenizer included, and of its plug-ins, by name.
 
     Raises UserError for text that cannot be read.
@@ -24,7 +24,7 @@ def origin_of(candidate: Candidate) -> dict[str, str]:
     return text | _code(hashes(code_of(candidate.costs.plan.entries)))
 
 
-def origin_of_run(candidate: Candidate, run: Run) -> dict[str, str]:
+def run_origin(candidate: Candidate, run: Run) -> dict[str, str]:
     """The same of a run of the candidate, as its newest checkpoint says."""
     data, manifest = candidate.loaded.recipe.data, run.record()
     if manifest is None:
@@ -40,12 +40,12 @@ def difference(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     return None
 
 
-def refuse_other(place: object, records: Iterable[Record], origin: Mapping[str, str]) -> None:
+def refuse_other_origin(place: object, trials: Iterable[Trial], origin: Mapping[str, str]) -> None:
     """Raises UserError where an earlier trial had other text or code, so that it would not compare."""
-    for record in records:
-        if record.state != "failed" and (what := difference(record.origin, origin)):
+    for trial in trials:
+        if trial.state != "failed" and (what := difference(trial.origin, origin)):
             raise UserError(
-                f"{place}: trial {record.number} does not compare with what would be trained now: {what};"
+                f"{place}: trial {trial.number} does not compare with what would be trained now: {what};"
                 " put it back, or begin another study with --study"
             )
 

@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from hybridkit.search.schema import PrunerSettings
-from hybridkit.search.trials import Record, is_value
+from hybridkit.search.trials import Trial, is_value
 
 RECENT = 20  # steps up to a rung whose mean loss is the running loss
 
@@ -36,7 +36,7 @@ def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> 
     return {str(step): mean(found) for step, found in counted.items() if found}
 
 
-def falls_behind(settings: PrunerSettings, mine: Mapping[str, float], others: Iterable[Record]) -> str | None:
+def rung_to_stop_at(settings: PrunerSettings, mine: Mapping[str, float], others: Iterable[Trial]) -> str | None:
     """The first rung at which a trial is to be stopped, given the trials that were judged there before; else None."""
     others = list(others)
     for step, loss in mine.items():

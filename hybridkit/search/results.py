@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hybridkit.recipe.schema import Scalar
 from hybridkit.runs.run import Run
 from hybridkit.search.study import Study
-from hybridkit.search.trials import Counts, Record, front, is_value, rank
+from hybridkit.search.trials import Counts, Trial, is_value, pareto_front, rank
 from hybridkit.search.variables import Number
 from hybridkit.search.worker import read_outcome
 
@@ -20,17 +20,17 @@ _LENGTH = re.compile("[0-9]{1,18}")
 BINS = 4  # of equal counts, into which numbers are put where their importance is asked for
 
 
-class Row(NamedTuple):
+class RankedTrial(NamedTuple):
     """A trial in the ranked table: for each objective its mean over seeds, half the 95 % interval, and the values."""
 
     place: int  # from 1
-    record: Record
+    trial: Trial
     means: list[float]
-    spreads: list[float | None]
-    best: bool  # on the Pareto front
+    half_intervals: list[float | None]
+    on_front: bool  # on the Pareto front
 
 
-class Curve(NamedTuple):
+class TrialCurve(NamedTuple):
     """The training loss of one run."""
 
     trial: int
@@ -44,42 +44,42 @@ class Results(NamedTuple):
 
     name: str
     objectives: dict[str, str]
-    rows: list[Row]
+    rows: list[RankedTrial]
     importance: list[dict[str, float]]  # for each objective, by variable
-    records: list[Record]
+    trials: list[Trial]
     counts: Counts
     wanted: int
     seeds: int
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> RankedTrial | None:
         """The trial on the front that is best in the first objective."""
         return self.rows[0] if self.rows else None
 
     def count(self, state: str) -> int:
         """Trials in a state."""
-        return sum(record.state == state for record in self.records)
+        return sum(trial.state == state for trial in self.trials)
 
 
 def results(study: Study) -> Results:
     """The findings so far."""
-    file, maximized, records = study.definition.file, study.definition.maximized, study.records()
-    done = [record for record in records if record.state == "done"]
-    values = [record.means for record in done]
-    leading = set(front(values, maximized))
+    file, maximized, trials = study.definition.file, study.definition.maximized, study.trials()
+    done = [trial for trial in trials if trial.state == "done"]
+    values = [trial.means for trial in done]
+    leading = set(pareto_front(values, maximized))
     rows = [
-        Row(place, done[index], done[index].means, done[index].spreads, index in leading)
+        RankedTrial(place, done[index], done[index].means, done[index].half_intervals, index in leading)
         for place, index in enumerate(rank(values, maximized), start=1)
     ]
     numbers = {name for name, variable in study.definition.space.variables.items() if isinstance(variable, Number)}
-    choices = [(params, record.means) for record in done for params in _choices(record)]
+    choices = [(params, trial.means) for trial in done for params in _choices(trial)]
     importance = [
         importances([params for params, _ in choices], [means[place] for _, means in choices], numbers)
         for place in range(len(maximized))
     ]
     name = study.folder.resolve().name
     return Results(
-        name, dict(file.objectives), rows, importance, records, study.ledger.counts(), study.wanted, file.trial.seeds
+        name, dict(file.objectives), rows, importance, trials, study.storage.counts(), study.wanted, file.trial.seeds
     )
 
 
@@ -106,27 +106,27 @@ def importances(
     return shares
 
 
-def curves(study: Study) -> list[Curve]:
+def curves(study: Study) -> list[TrialCurve]:
     """The training curves of all runs that this folder holds."""
     found = []
-    for record in study.records():
+    for trial in study.trials():
         for seed in range(study.definition.file.trial.seeds):
-            run = Run(study.trial_folder(record.number) / f"seed-{seed}")
+            run = Run(study.trial_folder(trial.number) / f"seed-{seed}")
             lines = [line for line in run.metrics().lines if is_value(line.get("loss"))]
             if lines:
                 steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-                found.append(Curve(record.number, seed, steps, losses))
+                found.append(TrialCurve(trial.number, seed, steps, losses))
     return found
 
 
 def evaluations(study: Study) -> dict[str, dict[int, dict[str, list[float]]]]:
     """What `eval` found: by task and window, by trial, by length or distance, the scores of the seeds."""
     tables: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for record in study.records():
-        outcome = read_outcome(study.trial_folder(record.number))
+    for trial in study.trials():
+        outcome = read_outcome(study.trial_folder(trial.number))
         for figures in outcome.seeds if outcome else ():
             for title, length, score in _scores(figures.get("eval", {})):
-                tables.setdefault(title, {}).setdefault(record.number, {}).setdefault(length, []).append(score)
+                tables.setdefault(title, {}).setdefault(trial.number, {}).setdefault(length, []).append(score)
     return tables
 
 
@@ -142,7 +142,7 @@ def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
                 )
 
 
-def to_json(found: Results) -> dict[str, Any]:
+def results_json(found: Results) -> dict[str, Any]:
     """The findings as JSON has them."""
     return {
         "study": found.name,
@@ -153,18 +153,18 @@ def to_json(found: Results) -> dict[str, Any]:
         "importance": dict(zip(found.objectives, found.importance, strict=True)),
         "ranked": [
             {
-                "trial": row.record.number,
-                "front": row.best,
-                "pattern": row.record.pattern,
-                "params": row.record.params,
+                "trial": row.trial.number,
+                "front": row.on_front,
+                "pattern": row.trial.pattern,
+                "params": row.trial.params,
                 "objectives": {
                     name: {
                         "mean": mean,
                         "half_interval": spread,
-                        "seeds": [values[place] for values in row.record.values],
+                        "seeds": [values[place] for values in row.trial.values],
                     }
                     for place, (name, mean, spread) in enumerate(
-                        zip(found.objectives, row.means, row.spreads, strict=True)
+                        zip(found.objectives, row.means, row.half_intervals, strict=True)
                     )
                 },
             }
@@ -173,8 +173,8 @@ def to_json(found: Results) -> dict[str, Any]:
     }
 
 
-def _choices(record: Record) -> list[dict[str, Scalar]]:
-    return [record.params, *(alias.params for alias in record.aliases)]
+def _choices(trial: Trial) -> list[dict[str, Scalar]]:
+    return [trial.params, *(alias.params for alias in trial.aliases)]
 
 
 def _binned(column: Sequence[Any]) -> list[Scalar]:

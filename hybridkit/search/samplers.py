@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.schema import SamplerName
-from hybridkit.search.trials import Record, rank
-from hybridkit.search.variables import Choice, Variable
+from hybridkit.search.trials import Trial, rank
+from hybridkit.search.variables import Categorical, Variable
 from hybridkit.system.errors import MissingExtra
 
 try:
@@ -33,7 +33,7 @@ except ImportError:
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-Memory = dict[str, Any]  # what a sampler wants to find again beside a trial: plain data
+SamplerMemory = dict[str, Any]  # what a sampler wants to find again beside a trial: plain data
 POPULATION = (4, 50)  # the fewest and the most members of nsga2's and evolution's populations
 TOURNAMENT = 4  # members of which evolution takes the best
 
@@ -46,7 +46,7 @@ class Proposal(NamedTuple):
 
     number: int
     params: dict[str, Scalar]
-    memory: Memory
+    memory: SamplerMemory
 
 
 class Proposer:
@@ -59,14 +59,14 @@ class Proposer:
         self._space = {name: distribution(variable) for name, variable in variables.items()}
         self._population = max(POPULATION[0], min(POPULATION[1], trials // 4))
 
-    def stream(self, seed: int, first: int, records: Sequence[Record]) -> Iterator[Proposal]:
+    def stream(self, seed: int, first: int, trials: Sequence[Trial]) -> Iterator[Proposal]:
         """Proposals number `first` on, without end: who asks for another has passed over those before.
 
         A sampler hears of those as of trials that break a constraint. Otherwise a model of good trials would come to
         favour what no trial within the budget has ever had.
         """
         study = optuna.create_study(directions=["maximize" if aim else "minimize" for aim in self._aims])
-        study.add_trials([frozen for record in records for frozen in self._known(record, first)])
+        study.add_trials([frozen for trial in trials for frozen in self._known(trial, first)])
         for number in count(first):
             study.sampler = self._sampler(_seed(seed, number))
             trial = study.ask(self._space)
@@ -75,16 +75,16 @@ class Proposer:
             trial.set_constraint("worth training", 1)  # above zero: broken
             study.tell(trial, state=TrialState.PRUNED)
 
-    def _known(self, record: Record, first: int) -> Iterator[FrozenTrial]:
+    def _known(self, trial: Trial, first: int) -> Iterator[FrozenTrial]:
         """A trial as samplers see it, once a choice that comes to the same recipe; failed ones are no evidence."""
-        aliases = [alias.params for alias in record.aliases if alias.proposal < first]
-        for params in (record.params, *aliases) if record.state in SEEN else ():
+        aliases = [alias.params for alias in trial.aliases if alias.proposal < first]
+        for params in (trial.params, *aliases) if trial.state in SEEN else ():
             yield create_trial(
-                state=SEEN[record.state],
-                values=record.means if record.state == "done" else None,
+                state=SEEN[trial.state],
+                values=trial.means if trial.state == "done" else None,
                 params=params,
                 distributions=self._space,
-                system_attrs=record.memory,
+                system_attrs=trial.memory,
             )
 
     def _sampler(self, seed: int) -> BaseSampler:
@@ -137,7 +137,7 @@ class AgingEvolution(BaseSampler):
 
 def distribution(variable: Variable) -> BaseDistribution:
     """A variable as optuna has it."""
-    if isinstance(variable, Choice):
+    if isinstance(variable, Categorical):
         return CategoricalDistribution(list(variable.options))
     if isinstance(variable.low, int):
         return IntDistribution(variable.low, int(variable.high), step=int(variable.step or 1))

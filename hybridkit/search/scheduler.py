@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hybridkit.search.arguments import read_arguments
-from hybridkit.search.processes import Processes, stop
-from hybridkit.search.pruner import falls_behind, rungs, running_losses
+from hybridkit.search.processes import ForkServer, stop
+from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
 from hybridkit.search.storage import mend_journal
 from hybridkit.search.study import Study
-from hybridkit.search.trials import Record
-from hybridkit.search.worker import LOG, NO_ROOM, Job, Outcome, read_outcome, work
+from hybridkit.search.trials import Trial
+from hybridkit.search.worker import LOG, NO_ROOM, Outcome, TrialJob, read_outcome, work
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
@@ -63,8 +63,8 @@ def short_temporary_folder() -> None:
 class Worker:
     """A trial that runs now."""
 
-    record: Record
-    job: Job
+    trial: Trial
+    job: TrialJob
     process: ForkServerProcess
     deaths: int = 0  # since it came further
     reached: int = 0  # steps that checkpoints held at its last death, over all seeds
@@ -74,18 +74,18 @@ class Worker:
 class Running(NamedTuple):
     """Where a running trial stands."""
 
-    record: Record
+    trial: Trial
     seed: int
     step: int
     steps: int
     loss: float | None
 
 
-class Progress(NamedTuple):
+class SearchProgress(NamedTuple):
     """Where a search stands."""
 
     study: Study
-    records: Sequence[Record]
+    trials: Sequence[Trial]
     running: Sequence[Running]
     seconds: float  # since the search was started
 
@@ -93,7 +93,7 @@ class Progress(NamedTuple):
 class Watcher(Protocol):
     """Draws progress; hybridkit.report.search does it for terminals and for log files."""
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: SearchProgress) -> None:
         """Something may have changed."""
 
     def message(self, text: str) -> None:
@@ -110,17 +110,17 @@ def search(study: Study, workers: int, watcher: Watcher, plugins: Sequence[Path]
     with Lock(study.folder, "--study"), Signals() as signals, _kept(study.folder):
         check_tree(study.folder)
         mend_journal(study.folder)
-        team = Team(study, workers, watcher, tuple(plugins))
+        pool = WorkerPool(study, workers, watcher, tuple(plugins))
         try:
-            while team.fill():
-                team.wait()
+            while pool.fill():
+                pool.wait()
                 if signals.stop:
                     raise Interrupted(f"stopped; go on with --resume: {study.folder}", signals.stop)
-                team.look()
-                watcher.update(Progress(study, study.records(), team.running(), time.monotonic() - begun))
+                pool.look()
+                watcher.update(SearchProgress(study, study.trials(), pool.running(), time.monotonic() - begun))
         finally:
-            team.dismiss()
-        watcher.update(Progress(study, study.records(), [], time.monotonic() - begun))
+            pool.dismiss()
+        watcher.update(SearchProgress(study, study.trials(), [], time.monotonic() - begun))
         if study.ended:
             watcher.message(f"the search ends: {study.ended}")
 
@@ -134,25 +134,25 @@ def _kept(folder: Path) -> Iterator[None]:
         raise Failure(f"{folder}: {error}; finished trials are kept, and --resume goes on") from error
 
 
-class Team:
+class WorkerPool:
     """The workers of a search."""
 
     def __init__(self, study: Study, size: int, watcher: Watcher, plugins: tuple[Path, ...]) -> None:
         self._study, self._size, self._watcher, self._plugins = study, size, watcher, plugins
         short_temporary_folder()
-        self._processes = Processes(PRELOAD)
+        self._processes = ForkServer(PRELOAD)
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size))
-        self._left = study.mine()  # begun by a search that was interrupted
+        self._left = study.own_running()  # begun by a search that was interrupted
         self._workers: list[Worker] = []
 
     def fill(self) -> bool:
         """Give every idle worker a trial; whether any is at work."""
         while len(self._workers) < self._size:
-            record = self._left.pop(0) if self._left else self._study.begin()
-            if record is None:
+            trial = self._left.pop(0) if self._left else self._study.begin()
+            if trial is None:
                 break
-            job = self._job(record)
-            self._workers.append(Worker(record, job, self._start(job)))
+            job = self._job(trial)
+            self._workers.append(Worker(trial, job, self._start(job)))
         return bool(self._workers)
 
     def wait(self) -> None:
@@ -176,37 +176,37 @@ class Team:
         """Ask all workers to stop, and wait until they have."""
         stop([worker.process for worker in self._workers], GRACE)
 
-    def _job(self, record: Record) -> Job:
-        trial, folder = self._study.definition.file.trial, self._study.trial_folder(record.number)
+    def _job(self, trial: Trial) -> TrialJob:
+        settings, folder = self._study.definition.file.trial, self._study.trial_folder(trial.number)
         folder.mkdir(parents=True, exist_ok=True)
-        candidate = self._study.candidate(record)
-        recipes = tuple(candidate.run(seed) for seed in range(trial.seeds))
-        arguments = None if trial.evaluate is None else read_arguments(trial.evaluate)
+        candidate = self._study.candidate(trial)
+        recipes = tuple(candidate.run(seed) for seed in range(settings.seeds))
+        arguments = None if settings.evaluate is None else read_arguments(settings.evaluate)
         has_window = any(entry.window for entry in candidate.costs.plan.entries)
-        return Job(folder, recipes, arguments, tuple(trial.windows), has_window, self._threads, self._plugins)
+        return TrialJob(folder, recipes, arguments, tuple(settings.windows), has_window, self._threads, self._plugins)
 
-    def _start(self, job: Job) -> ForkServerProcess:
+    def _start(self, job: TrialJob) -> ForkServerProcess:
         return self._processes.start(work, job)
 
     def _close(self, worker: Worker) -> None:
         """Write down what a trial came to, or start it again where its worker died."""
-        record = worker.record
+        trial = worker.trial
         try:
             outcome = read_outcome(worker.job.folder)
         except UserError as error:
             outcome = Outcome([], str(error))
         if worker.process.exitcode == NO_ROOM:
-            raise Failure(f"trial {record.number}: {_last_line(worker.job.folder)}")
+            raise Failure(f"trial {trial.number}: {_last_line(worker.job.folder)}")
         if worker.behind:
-            self._study.prune(record, f"fell behind at step {worker.behind}")
+            self._study.prune(trial, f"fell behind at step {worker.behind}")
         elif outcome:
-            self._study.end(record, outcome)
+            self._study.end(trial, outcome)
         elif _deaths(worker) <= RETRIES:
-            self._watcher.message(f"trial {record.number}: its worker {_how(worker.process)}; started again")
+            self._watcher.message(f"trial {trial.number}: its worker {_how(worker.process)}; started again")
             worker.process = self._start(worker.job)
             return
         else:
-            self._study.fail(record, f"its worker {_how(worker.process)}, for the {worker.deaths}th time in a row")
+            self._study.fail(trial, f"its worker {_how(worker.process)}, for the {worker.deaths}th time in a row")
         self._workers.remove(worker)
 
     def _judge(self, worker: Worker) -> None:
@@ -214,14 +214,14 @@ class Team:
         settings = self._study.definition.file.pruner
         if settings is None or worker.behind:
             return
-        steps = rungs(settings, worker.record.number, worker.job.recipes[0].recipe.train.steps)
+        steps = rungs(settings, worker.trial.number, worker.job.recipes[0].recipe.train.steps)
         found = running_losses(worker.job.run(0).metrics().lines, steps)
-        records = self._study.records()
-        told = records[worker.record.number].rungs
+        trials = self._study.trials()
+        told = trials[worker.trial.number].rungs
         if found.keys() <= told.keys():
             return
-        self._study.ledger.note(worker.record.number, rungs=found)
-        worker.behind = falls_behind(settings, found, (r for r in records if r.number != worker.record.number))
+        self._study.storage.note(worker.trial.number, rungs=found)
+        worker.behind = rung_to_stop_at(settings, found, (r for r in trials if r.number != worker.trial.number))
         if worker.behind:
             worker.process.terminate()
 
@@ -232,7 +232,7 @@ def _standing(worker: Worker) -> Running:
     seed = max(begun, default=0)
     lines = [line for line in worker.job.run(seed).metrics().lines if "loss" in line]
     last: dict[str, Any] = lines[-1] if lines else {"step": 0, "loss": None}
-    return Running(worker.record, seed, last["step"], worker.job.recipes[seed].recipe.train.steps, last["loss"])
+    return Running(worker.trial, seed, last["step"], worker.job.recipes[seed].recipe.train.steps, last["loss"])
 
 
 def _deaths(worker: Worker) -> int:

@@ -11,7 +11,7 @@ from hybridkit.search.arguments import read_arguments
 
 SamplerName = Literal["grid", "random", "tpe", "nsga2", "evolution"]
 Aim = Literal["min", "max"]
-Measure = Literal["params", "flops", "state"]
+MeasureName = Literal["params", "flops", "state"]
 
 
 class TrialSettings(Section):
@@ -53,7 +53,7 @@ class PrunerSettings(Section):
 class MatchSettings(Section):
     """Which cost every candidate is brought to, by its width."""
 
-    measure: Measure = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
+    measure: MeasureName = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
     recipe: str | None = Field(default=None, description="The recipe that has the cost wanted; default: the base.")
 
 
@@ -64,8 +64,8 @@ class StudyFile(Section):
     space: dict[str, Any] | None = Field(default=None, description="What varies (docs/search.md).")
     patterns: dict[str, Any] | None = Field(default=None, description="Named patterns, one of which is chosen.")
     budget: list[Any] | dict[str, Any] | str | None = Field(default=None, description="Limits of cost.")
-    match: MatchSettings | Measure | None = Field(default=None, description="A cost that all candidates shall have.")
-    objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Figures to optimize.")
+    match: MatchSettings | MeasureName | None = Field(default=None, description="The cost of every candidate.")
+    objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Metrics to optimize.")
     trial: TrialSettings = Field(default=TrialSettings(), description="How a candidate is trained and evaluated.")
     trials: int = Field(default=40, ge=1, le=100_000, description="Candidates to train; a grid has its own number.")
     sampler: SamplerName = Field(default="tpe", description="How candidates are proposed.")

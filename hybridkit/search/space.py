@@ -11,7 +11,7 @@ from typing import Any
 from hybridkit.recipe.schema import Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath
 from hybridkit.search.template import fill, holes
-from hybridkit.search.variables import Choice, FreeSequence, Number, Variable, read_choices, read_item
+from hybridkit.search.variables import Categorical, FreeSequence, Number, Variable, read_choices, read_item
 from hybridkit.system.errors import UserError, nearest
 
 Params = dict[str, Scalar]  # the value of every variable: what a candidate is
@@ -40,7 +40,7 @@ class Space:
         for name, item in self.items.items():
             if isinstance(item, FreeSequence):
                 found |= dict.fromkeys(item.names(name), item.of)
-            elif isinstance(item, Choice | Number):
+            elif isinstance(item, Categorical | Number):
                 found[name] = item
         return found
 
@@ -83,7 +83,7 @@ class Space:
         if isinstance(item, FreeSequence):
             value: Scalar = item.template([params[place] for place in item.names(name)])
         else:
-            value = item.value(params[name]) if isinstance(item, Choice | Number) else item
+            value = item.value(params[name]) if isinstance(item, Categorical | Number) else item
         if not isinstance(value, str):
             return value
         return fill(value, {hole: self._value(hole, params) for hole in holes(value)})
@@ -144,7 +144,7 @@ def _check_names(document: Document, items: Mapping[str, Item]) -> None:
 def _texts(item: Item) -> list[str]:
     """The templates that an item may come to."""
     choice = item.of if isinstance(item, FreeSequence) else item
-    values = choice.options.values() if isinstance(choice, Choice) else [choice]
+    values = choice.options.values() if isinstance(choice, Categorical) else [choice]
     return [value for value in values if isinstance(value, str)]
 
 

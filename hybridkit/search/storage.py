@@ -14,15 +14,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.samplers import BaseDistribution, BaseSampler, FrozenTrial, TrialState, optuna
-from hybridkit.search.trials import Alias, Counts, Record, State
+from hybridkit.search.trials import Alias, Counts, StateName, Trial
 from hybridkit.search.variables import Variable
 from hybridkit.system.errors import UserError
 
 JOURNAL = "journal.log"
-_MOST = 1 << 53  # of whole numbers in a record
+_MOST = 1 << 53  # of whole numbers in a trial
 _STRICT = ConfigDict(strict=True)
-_RECORD, _COUNTS_OF = TypeAdapter(Record), TypeAdapter(tuple[int, int, int], config=_STRICT)
-_STATES: dict[TrialState, State] = {
+_TRIAL, _COUNTS_OF = TypeAdapter(Trial), TypeAdapter(tuple[int, int, int], config=_STRICT)
+_STATES: dict[TrialState, StateName] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
     TrialState.COMPLETE: "done",
@@ -31,10 +31,10 @@ _STATES: dict[TrialState, State] = {
 }
 _FINAL = {state: final for final, state in _STATES.items()}
 _DEFINITION, _COUNTS = "definition", "counts"
-_ABOUT = "about"  # what a trial's record begins with, in one write; later fields stand beside it
+_ABOUT = "about"  # what a trial's trial begins with, in one write; later fields stand beside it
 
 
-class Ledger:
+class TrialStorage:
     """Reads and writes trials. Only the process that leads a search writes; workers never do.
 
     What is read is not trusted: UserError is raised, naming `place`, where it is not what a search writes for such
@@ -50,35 +50,35 @@ class Ledger:
             raise UserError(f"the storage has a study `{self._study.study_name}` already, of another definition")
         self._study.set_user_attr(_DEFINITION, definition)
 
-    def records(self) -> list[Record]:
+    def trials(self) -> list[Trial]:
         """All trials, in the order in which they began."""
         with _reading(self._place):
             about = self._study.user_attrs
             trials = self._study.get_trials(deepcopy=False)
-            return [self._record(trial, about.get(_aliases(trial.number), [])) for trial in trials]
+            return [self._trial(trial, about.get(_aliases(trial.number), [])) for trial in trials]
 
-    def _record(self, trial: FrozenTrial, aliases: Sequence[Any]) -> Record:
-        record = _checked(trial, aliases)
-        for params in (record.params, *(alias.params for alias in record.aliases)):
+    def _trial(self, frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
+        trial = _checked(frozen, aliases)
+        for params in (trial.params, *(alias.params for alias in trial.aliases)):
             if params.keys() != self._variables.keys():
-                raise ValueError(f"trial {trial.number} does not choose the variables of the space")
+                raise ValueError(f"trial {frozen.number} does not choose the variables of the space")
             if wrong := [name for name, value in params.items() if not self._variables[name].holds(value)]:
                 raise ValueError(
-                    f"trial {trial.number}: {wrong[0]}: {params[wrong[0]]!r} is none of the space's values"
+                    f"trial {frozen.number}: {wrong[0]}: {params[wrong[0]]!r} is none of the space's values"
                 )
-        if record.state == "done" and not record.has_values(self._objectives):
-            return replace(record, state="failed", reason="an objective has no value: nothing was counted for it")
-        return record
+        if trial.state == "done" and not trial.has_values(self._objectives):
+            return replace(trial, state="failed", reason="an objective has no value: nothing was counted for it")
+        return trial
 
     def begin(self, params: Mapping[str, Scalar], space: Mapping[str, BaseDistribution], **about: Any) -> int:
-        """Write a new running trial; its number. `about` are further fields of its record."""
+        """Write a new running trial; its number. `about` are further fields of its trial."""
         self._study.sampler = _Given(params)
         trial = self._study.ask(dict(space))
         trial.set_user_attr(_ABOUT, about)
         return trial.number
 
     def note(self, number: int, **about: Any) -> None:
-        """Set fields of a running trial's record."""
+        """Set fields of a running trial's trial."""
         trial = self._study.get_trials(deepcopy=False)[number]
         for name, value in about.items():
             optuna.Trial(self._study, trial._trial_id).set_user_attr(name, value)
@@ -97,14 +97,14 @@ class Ledger:
         with _reading(self._place):
             return Counts(*_COUNTS_OF.validate_python(tuple(self._study.user_attrs.get(_COUNTS, Counts()))))
 
-    def end(self, number: int, state: State, means: Sequence[float] | None = None) -> None:
+    def end(self, number: int, state: StateName, means: Sequence[float] | None = None) -> None:
         """Close a trial."""
         self._study.tell(number, values=means, state=_FINAL[state])
 
 
-def create_ledger(
+def create_storage(
     folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
-) -> Ledger:
+) -> TrialStorage:
     """The study `name` of a storage, made where there is none. Raises UserError for a URL that cannot be opened."""
     either = optuna.study.StudyDirection
     directions = [either.MAXIMIZE if more else either.MINIMIZE for more in maximized]
@@ -112,12 +112,12 @@ def create_ledger(
         study = optuna.create_study(
             storage=_storage(folder, url), study_name=name, directions=directions, load_if_exists=True
         )
-    return Ledger(study, place, variables, len(maximized))
+    return TrialStorage(study, place, variables, len(maximized))
 
 
-def open_ledger(
+def open_storage(
     folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
-) -> Ledger:
+) -> TrialStorage:
     """The study `name` of a storage that has it; nothing is written. Raises UserError where it cannot be read."""
     place = _place(folder, url)
     if url is None and not (folder / JOURNAL).is_file():
@@ -127,7 +127,7 @@ def open_ledger(
         directions = [direction == optuna.study.StudyDirection.MAXIMIZE for direction in study.directions]
     if directions != list(maximized):
         raise UserError(f"{place}: the study `{name}` has other objectives than {folder}")
-    return Ledger(study, place, variables, len(maximized))
+    return TrialStorage(study, place, variables, len(maximized))
 
 
 def mend_journal(folder: Path) -> None:
@@ -174,7 +174,7 @@ def _opening(place: str) -> Iterator[None]:
 def _reading(place: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a record that no search wrote may lead to
+    except Exception as error:  # whatever a trial that no search wrote may lead to
         raise UserError(f"{place}: the study's trials cannot be read: {_said(error)}") from error
 
 
@@ -192,22 +192,22 @@ def _aliases(number: int) -> str:
     return f"aliases of {number}"
 
 
-def _checked(trial: FrozenTrial, aliases: Sequence[Any]) -> Record:
-    """A trial as a record. Raises ValueError, and others, where it is none."""
-    later = {name: value for name, value in trial.user_attrs.items() if name != _ABOUT}
-    begun, ended = trial.datetime_start, trial.datetime_complete
+def _checked(frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
+    """A trial as a trial. Raises ValueError, and others, where it is none."""
+    later = {name: value for name, value in frozen.user_attrs.items() if name != _ABOUT}
+    begun, ended = frozen.datetime_start, frozen.datetime_complete
     seconds = ((ended.timestamp() if ended else time.time()) - begun.timestamp()) if begun else 0.0
-    about = trial.user_attrs.get(_ABOUT, {}) | later
+    about = frozen.user_attrs.get(_ABOUT, {}) | later
     others = [Alias(*alias) for alias in aliases]
-    own: dict[str, Any] = {"number": trial.number, "state": _STATES[trial.state], "params": dict(trial.params)}
+    own: dict[str, Any] = {"number": frozen.number, "state": _STATES[frozen.state], "params": dict(frozen.params)}
     own |= {"aliases": others, "seconds": seconds}
     if both := own.keys() & about.keys():
-        raise ValueError(f"trial {trial.number} says itself what its {min(both)} is")
-    record: Record = _RECORD.validate_python(about | own)
-    numbers = (record.proposals, record.rejected, record.duplicates, *(alias.proposal for alias in others))
+        raise ValueError(f"trial {frozen.number} says itself what its {min(both)} is")
+    trial: Trial = _TRIAL.validate_python(about | own)
+    numbers = (trial.proposals, trial.rejected, trial.duplicates, *(alias.proposal for alias in others))
     if not all(0 <= number < _MOST for number in numbers):
-        raise ValueError(f"trial {trial.number} counts more proposals than there can be")
-    return record
+        raise ValueError(f"trial {frozen.number} counts more proposals than there can be")
+    return trial
 
 
 class _Given(BaseSampler):

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.runs.run import Run
-from hybridkit.search.candidate import Candidate, Workshop
+from hybridkit.search.candidate import Candidate, CandidateFactory
 from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
-from hybridkit.search.feasible import require
-from hybridkit.search.folder import OUTSIDE, SETTINGS, Settings, holds_study, read_settings
-from hybridkit.search.objectives import EVAL, METRICS, Unknown, look_up
-from hybridkit.search.provenance import difference, origin_of, origin_of_run, refuse_other
+from hybridkit.search.feasible import require_feasible
+from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
+from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
+from hybridkit.search.provenance import candidate_origin, difference, refuse_other_origin, run_origin
 from hybridkit.search.samplers import Proposal, Proposer, distribution
-from hybridkit.search.screening import Counts, Found, Hunt
-from hybridkit.search.storage import Ledger, create_ledger, open_ledger
-from hybridkit.search.trials import Record, is_value
+from hybridkit.search.screening import Accepted, CandidateFilter, Counts
+from hybridkit.search.storage import TrialStorage, create_storage, open_storage
+from hybridkit.search.trials import Trial, is_value
 from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
@@ -35,9 +35,9 @@ PATIENCE = 1000  # proposals in a row without a new candidate within the budget,
 class Study:
     """The trials of a definition, in a folder and a storage."""
 
-    def __init__(self, definition: Definition, folder: Path, ledger: Ledger, owner: str) -> None:
-        self.definition, self.folder, self.ledger, self._owner = definition, folder, ledger, owner
-        self.workshop = Workshop(definition)
+    def __init__(self, definition: Definition, folder: Path, storage: TrialStorage, owner: str) -> None:
+        self.definition, self.folder, self.storage, self._owner = definition, folder, storage, owner
+        self.factory = CandidateFactory(definition)
         self._variables = definition.space.variables
         self.ended = ""  # why nothing more is proposed
 
@@ -49,91 +49,91 @@ class Study:
             return self.definition.space.size() or 0
         return file.trials
 
-    def records(self) -> list[Record]:
+    def trials(self) -> list[Trial]:
         """All trials so far."""
-        return self.ledger.records()
+        return self.storage.trials()
 
-    def mine(self) -> list[Record]:
+    def own_running(self) -> list[Trial]:
         """Running trials that this folder's search has begun."""
-        return [record for record in self.records() if record.state == "running" and record.owner == self._owner]
+        return [trial for trial in self.trials() if trial.state == "running" and trial.owner == self._owner]
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial's runs are."""
         return self.folder / "trials" / f"{number:04d}"
 
-    def candidate(self, record: Record) -> Candidate:
+    def candidate(self, trial: Trial) -> Candidate:
         """The candidate that a trial tries."""
-        return self.workshop.make(record.params)
+        return self.factory.make(trial.params)
 
     @property
     def unverified(self) -> list[int]:
         """Trials of older versions, which recorded neither text nor code: whether they compare cannot be told."""
-        return [record.number for record in self.records() if record.state == "done" and not record.origin]
+        return [trial.number for trial in self.trials() if trial.state == "done" and not trial.origin]
 
-    def refuse_other_origin(self) -> None:
+    def check_origins(self) -> None:
         """Raises UserError where text, tokenizer or plug-ins are not those of the trials so far."""
-        records = self.records()
-        for origin in {json.dumps(record.origin, sort_keys=True): record for record in records}.values():
+        trials = self.trials()
+        for origin in {json.dumps(trial.origin, sort_keys=True): trial for trial in trials}.values():
             if origin.origin and origin.state != "failed":
-                refuse_other(self.folder, records, origin_of(self.candidate(origin)))
+                refuse_other_origin(self.folder, trials, candidate_origin(self.candidate(origin)))
 
-    def begin(self) -> Record | None:
+    def begin(self) -> Trial | None:
         """Begin the next trial; None where the study has all it shall have, or nothing new is proposed (`ended`)."""
-        records = self.records()
-        if self.ended or len(records) >= self.wanted:
+        trials = self.trials()
+        if self.ended or len(trials) >= self.wanted:
             return None
-        hunt = Hunt(self.workshop, records)
+        candidates = CandidateFilter(self.factory, trials)
         try:
-            found = hunt.find(proposals(self.definition, records, hunt.counts.proposals))
+            found = candidates.find(proposals(self.definition, trials, candidates.counts.proposals))
         except UserError:
             raise
-        except Exception as error:  # what a sampler makes of a record's `memory` that none has written
+        except Exception as error:  # what a sampler makes of a trial's `memory` that none has written
             said = f"the sampler cannot go on from the trials so far: {type(error).__name__}"
             raise UserError(f"{self.folder}: {said}: {str(error)[:200]!a}") from error
-        self.ledger.add_aliases(hunt.aliases)
-        self.ledger.count(hunt.counts)
+        self.storage.add_aliases(candidates.aliases)
+        self.storage.count(candidates.counts)
         if found is None:
-            none = f"nothing new within the budget in {hunt.counts.proposals:,} proposals"
-            self.ended = none if records else hunt.complaint()
+            none = f"nothing new within the budget in {candidates.counts.proposals:,} proposals"
+            self.ended = none if trials else candidates.complaint()
             return None
-        return self._write(found, hunt.counts)
+        return self._write(found, candidates.counts)
 
-    def end(self, record: Record, outcome: Outcome) -> None:
+    def end(self, trial: Trial, outcome: Outcome) -> None:
         """Close a trial with what its worker says."""
         if outcome.error is not None:
-            return self.fail(record, outcome.error)
-        candidate = self.candidate(record)
+            return self.fail(trial, outcome.error)
+        candidate = self.candidate(trial)
         for seed in range(len(outcome.seeds)):
-            run = Run(self.trial_folder(record.number) / f"seed-{seed}")
-            if what := difference(record.origin, origin_of_run(candidate, run)):
-                return self.fail(record, f"it was trained on something else than it began with: {what}")
+            run = Run(self.trial_folder(trial.number) / f"seed-{seed}")
+            if what := difference(trial.origin, run_origin(candidate, run)):
+                return self.fail(trial, f"it was trained on something else than it began with: {what}")
         try:
             values: list[list[float | None]] = [
                 [self._figure(candidate, seed, name) for name in self.definition.file.objectives]
                 for seed in outcome.seeds
             ]
-        except Unknown as error:
-            return self.fail(record, f"the runs report no {error}; they report {', '.join(error.known) or 'nothing'}")
-        self.ledger.note(record.number, values=values)
-        self.ledger.end(record.number, "done", replace(record, values=values).means)
+        except UnknownMetric as error:
+            return self.fail(trial, f"the runs report no {error}; they report {', '.join(error.known) or 'nothing'}")
+        self.storage.note(trial.number, values=values)
+        self.storage.end(trial.number, "done", replace(trial, values=values).means)
         return None
 
-    def fail(self, record: Record, reason: str) -> None:
+    def fail(self, trial: Trial, reason: str) -> None:
         """Close a trial that came to nothing."""
-        self.ledger.note(record.number, reason=reason)
-        self.ledger.end(record.number, "failed")
+        self.storage.note(trial.number, reason=reason)
+        self.storage.end(trial.number, "failed")
 
-    def prune(self, record: Record, reason: str) -> None:
+    def prune(self, trial: Trial, reason: str) -> None:
         """Close a trial that was stopped early."""
-        self.ledger.note(record.number, reason=reason)
-        self.ledger.end(record.number, "pruned")
+        self.storage.note(trial.number, reason=reason)
+        self.storage.end(trial.number, "pruned")
 
-    def _write(self, found: Found, counts: Counts) -> Record | None:
+    def _write(self, found: Accepted, counts: Counts) -> Trial | None:
         candidate = found.candidate
         space = {name: distribution(variable) for name, variable in self._variables.items()}
-        costs = self.workshop.judge(candidate).values
-        origin = origin_of(candidate)
-        refuse_other(self.folder, self.records(), origin)
+        costs = self.factory.check_budget(candidate).values
+        origin = candidate_origin(candidate)
+        refuse_other_origin(self.folder, self.trials(), origin)
         about = {
             "origin": origin,
             "pattern": candidate.pattern,
@@ -141,28 +141,28 @@ class Study:
             "costs": costs,
             "memory": found.memory,
         }
-        number = self.ledger.begin(candidate.params, space, owner=self._owner, **about, **counts._asdict())
-        records = self.records()
-        if any(other.key == candidate.key for other in records[:number]):  # another machine was quicker
-            self.fail(records[number], "another trial tries the same")
+        number = self.storage.begin(candidate.params, space, owner=self._owner, **about, **counts._asdict())
+        trials = self.trials()
+        if any(other.key == candidate.key for other in trials[:number]):  # another machine was quicker
+            self.fail(trials[number], "another trial tries the same")
             return self.begin()
-        return records[number]
+        return trials[number]
 
     def _figure(self, candidate: Candidate, found: Mapping[str, Any], name: str) -> float:
-        """The figure of an objective. Raises Unknown where the run does not report it, or nothing was counted."""
+        """The figure of an objective. Raises UnknownMetric where the run does not report it, or nothing was counted."""
         value = look_up(found, name) if name in METRICS or name.startswith(EVAL) else candidate.costs(name)
         if not is_value(value):
-            raise Unknown(name, [])
+            raise UnknownMetric(name, [])
         return value
 
 
-def proposals(definition: Definition, records: Sequence[Record], first: int) -> Iterator[Proposal]:
+def proposals(definition: Definition, trials: Sequence[Trial], first: int) -> Iterator[Proposal]:
     """What may be tried next, from proposal number `first` on, given the trials so far."""
     file, space = definition.file, definition.space
     if file.sampler == "grid":
         return (Proposal(number, params, {}) for number, params in enumerate(space.grid()) if number >= first)
     proposer = Proposer(file.sampler, space.variables, definition.maximized, file.trials)
-    return islice(proposer.stream(file.seed, first, records), PATIENCE)
+    return islice(proposer.stream(file.seed, first, trials), PATIENCE)
 
 
 def create(definition: Definition, folder: Path, url: str | None) -> Study:
@@ -170,11 +170,11 @@ def create(definition: Definition, folder: Path, url: str | None) -> Study:
 
     Raises UserError, before anything is written, for what is wrong, a budget that nothing satisfies included.
     """
-    workshop = Workshop(definition)
-    workshop.check_names()
+    factory = CandidateFactory(definition)
+    factory.check_names()
     next(proposals(definition, [], 0), None)  # a grid without end, or too large a one
-    require(workshop, lambda: proposals(definition, [], 0))
-    workshop.check()
+    require_feasible(factory, lambda: proposals(definition, [], 0))
+    factory.check()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -190,11 +190,11 @@ def _write(definition: Definition, folder: Path, url: str | None) -> None:
     if holds_study(folder):
         raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
     name, variables = definition.path.stem[:255], definition.space.variables
-    ledger = create_ledger(folder, url, name, definition.maximized, variables)
-    ledger.claim(json.dumps(definition.fixed(), sort_keys=True))
+    storage = create_storage(folder, url, name, definition.maximized, variables)
+    storage.claim(json.dumps(definition.fixed(), sort_keys=True))
     write_definition(definition, folder)
     # An address stays with its user: a folder may come from somebody else, and nothing is written where that says.
-    settings = Settings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex)
+    settings = StudySettings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex)
     write_whole(folder / SETTINGS, settings.model_dump_json().encode())
 
 
@@ -210,7 +210,7 @@ def resume(definition: Definition, folder: Path, url: str | None = None) -> Stud
     with Lock(folder, "--study"):
         write_definition(definition, folder)
     study = open_study(folder, url)
-    study.refuse_other_origin()
+    study.check_origins()
     return study
 
 
@@ -225,5 +225,5 @@ def open_study(folder: Path, url: str | None = None) -> Study:
     if settings.storage and not url:
         raise UserError(f"{folder} keeps its trials in a storage outside; give its address with --storage")
     definition = read_definition(folder / SPACE)
-    ledger = open_ledger(folder, url, settings.name, definition.maximized, definition.space.variables)
-    return Study(definition, folder, ledger, settings.owner)
+    storage = open_storage(folder, url, settings.name, definition.maximized, definition.space.variables)
+    return Study(definition, folder, storage, settings.owner)

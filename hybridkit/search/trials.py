@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from hybridkit.evaluation.confidence import student
 from hybridkit.recipe.schema import Scalar
 
-State = Literal["running", "done", "pruned", "failed"]
+StateName = Literal["running", "done", "pruned", "failed"]
 
 
 class Alias(NamedTuple):
@@ -33,13 +33,13 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
+class Trial:
     """A trial: the choice it tries and what it came to. `values` hold, for each seed, the figure of each objective."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # for those that are read
 
     number: int
-    state: State
+    state: StateName
     params: dict[str, Scalar]
     pattern: str = ""
     key: str = ""
@@ -64,7 +64,7 @@ class Record:
         return [mean(column) for column in self._columns()]
 
     @property
-    def spreads(self) -> list[float | None]:
+    def half_intervals(self) -> list[float | None]:
         """Half the 95 % confidence interval of each mean, by Student's t; None where seeds do not show it."""
         return [half_interval(column) for column in self._columns()]
 
@@ -94,7 +94,7 @@ def half_interval(values: Sequence[float]) -> float | None:
     return student(len(values) - 1) * spread / len(values) ** 0.5 if spread else None
 
 
-def front(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
+def pareto_front(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
     """The places of the values that no other dominates: none is as good in all objectives and better in one.
 
     A row that lacks a value (None, NaN or infinity) is not compared, and on no front.
@@ -111,7 +111,7 @@ def rank(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) ->
     missing = [place for place in range(len(values)) if place not in losses]
     left = list(losses)
     while left:
-        best = [left[place] for place in front([values[place] for place in left], maximized)]
+        best = [left[place] for place in pareto_front([values[place] for place in left], maximized)]
         order += sorted(best, key=lambda place: (losses[place], place))
         left = [place for place in left if place not in best]
     return order + missing

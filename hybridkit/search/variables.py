@@ -15,7 +15,7 @@ KINDS = ("choice", "int", "float", "log")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Categorical:
     """One of several values, each under a label; a list labels its values by themselves."""
 
     options: Mapping[Scalar, Scalar]
@@ -90,7 +90,7 @@ class Number:
         return self.low - rounding <= label <= self.high + rounding
 
 
-Variable = Choice | Number
+Variable = Categorical | Number
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class FreeSequence:
     """`length` layers, each one `of` some; a symmetric one reads the same backwards."""
 
     length: int
-    of: Choice
+    of: Categorical
     symmetric: bool
 
     def names(self, name: str) -> list[str]:
@@ -130,14 +130,14 @@ def read_item(said: Any) -> Variable | FreeSequence | Scalar:
     return _choice(said[kind]) if kind == "choice" else _number(kind, said[kind], said.get("step"))
 
 
-def read_choices(said: Any) -> Choice:
+def read_choices(said: Any) -> Categorical:
     """Named values, as in `patterns:`. Raises ValueError."""
     if not isinstance(said, dict) or not said or not all(isinstance(value, str) for value in said.values()):
         raise ValueError("should give every pattern a name, as in short: [swa:8, mlstm]*2")
-    return Choice(dict(said))
+    return Categorical(dict(said))
 
 
-def _choice(values: Any) -> Choice:
+def _choice(values: Any) -> Categorical:
     if isinstance(values, dict):
         return read_choices(values)
     if not isinstance(values, list) or not values or any(isinstance(value, list | dict) for value in values):
@@ -145,7 +145,7 @@ def _choice(values: Any) -> Choice:
     options = dict(zip(values, values, strict=True))
     if len(options) < len(values):  # 1, 1.0 and true count as one, here as in the storage
         raise ValueError("names a choice twice")
-    return Choice(options)
+    return Categorical(options)
 
 
 def _number(kind: str, ends: Any, step: Any) -> Number:

@@ -40,7 +40,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """A trial to run: a recipe for each seed."""
 
     folder: Path
@@ -81,7 +81,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     return outcome
 
 
-def work(job: Job) -> None:
+def work(job: TrialJob) -> None:
     """Run a job in this process, which ends with the process that started it."""
     threading.Thread(target=_watch_parent, daemon=True).start()
     refuse_links([job.folder / LOG])
@@ -99,7 +99,7 @@ def work(job: Job) -> None:
         sys.exit(NO_ROOM)
 
 
-def _outcome(job: Job) -> Outcome:
+def _outcome(job: TrialJob) -> Outcome:
     """What the trial comes to. Raises Interrupted, and Failure or OSError where the disk is full or gone."""
     try:
         return Outcome([_run(job, seed) for seed in range(len(job.recipes))])
@@ -123,7 +123,7 @@ def _no_room(error: BaseException | None) -> bool:
     return False
 
 
-def _run(job: Job, seed: int) -> dict[str, Any]:
+def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     run = job.run(seed)
     train(job.recipes[seed], run.path, resume=True, reporter=Silent())
     found: dict[str, Any] = dict(measure(run))
@@ -132,7 +132,7 @@ def _run(job: Job, seed: int) -> dict[str, Any]:
     return found
 
 
-def _evaluate(run: Run, job: Job) -> Any:
+def _evaluate(run: Run, job: TrialJob) -> Any:
     """What `hybridkit eval RUN --json` prints. Raises Failure."""
     words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
     if job.windows and job.has_window:

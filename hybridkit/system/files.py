@@ -12,7 +12,7 @@ from torch import Tensor
 from hybridkit.system.links import refuse_links
 
 
-class Files:
+class FileOperations:
     """The file operations that change a run folder."""
 
     def write(self, file: BinaryIO, data: bytes) -> None:
@@ -44,7 +44,7 @@ class Files:
         shutil.rmtree(folder)
 
 
-FILES = Files()
+FILES = FileOperations()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -52,7 +52,7 @@ def say(text: object = "", *, file: TextIO | None = None, end: str = "\n") -> No
     print(harmless(str(text)), end=end, file=file or sys.stdout, flush=True)
 
 
-def stream(text: str) -> None:
+def say_part(text: str) -> None:
     """Print a part of a model's text: harmlessly on a terminal, unchanged into a pipe or file."""
     print(harmless(text) if is_terminal(sys.stdout) else text, end="", flush=True)
 

@@ -89,7 +89,7 @@ class Loop:
         """One batch; whether it led to a step."""
         began = time.perf_counter()
         state, train = self._state, self._train
-        batch = self._parts.feed.at(state.position)
+        batch = self._parts.feed.batch(state.position)
         windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
         targets = num_targets(batch)
         shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)

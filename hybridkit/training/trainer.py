@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from hybridkit.data.batches import Feed
-from hybridkit.data.open import describe, open_feed
+from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan, embedding_scale
-from hybridkit.recipe.files import Loaded, difference, dump
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.recipe.files import Loaded, dump, recipe_changes
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.manifest import Invalid, Manifest
 from hybridkit.runs.plugin_copies import code_of, hashes, recorded, refuse_changed, write_copies
-from hybridkit.runs.run import Found, Run
+from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
@@ -47,7 +47,7 @@ def train(loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter) -> 
     _refuse_old_rules(loaded.recipe, run)
     plan = compile_recipe(loaded, of=run if run.begun else None)
     recipe = loaded.recipe.model_copy(
-        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT}
+        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     changes = _changes(run, recipe) if run.begun else []
     engine = open_engine(plan, recipe.train)
@@ -81,7 +81,7 @@ def _train(recipe: Recipe, plan: Plan, run: Run, engine: Engine, reporter: Repor
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
     feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
-    for line in describe(feed, recipe.train, plan.dims.vocab):
+    for line in describe_feed(feed, recipe.train, plan.dims.vocab):
         reporter.message(line)
     about = _about(engine, recipe, plan, feed) | {"code": hashes(code)}
     state = _restored(found, about, engine, recipe, reporter)
@@ -152,12 +152,14 @@ def _refuse_begun(run: Run, resume: bool) -> None:
 
 def _refuse_old_rules(recipe: Recipe, run: Run) -> None:
     """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
-    if recipe.rules not in (None, CURRENT):
-        raise UserError(f"rules: {recipe.rules}: training follows rules {CURRENT}; take `rules` out of the recipe")
-    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT:
+    if recipe.rules not in (None, CURRENT_RULES):
         raise UserError(
-            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT}, so that it cannot"
-            " be resumed: go on with the hybridkit that began it, or begin another run with --run"
+            f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
+        )
+    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT_RULES:
+        raise UserError(
+            f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it"
+            " cannot be resumed: go on with the hybridkit that began it, or begin another run with --run"
             " (show, eval, generate and export read it as it is)"
         )
 
@@ -166,7 +168,7 @@ def _changes(run: Run, recipe: Recipe) -> list[str]:
     """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
     if not run.recipe_file.exists():
         raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
-    changes = difference(run.recipe.recipe, recipe)
+    changes = recipe_changes(run.recipe.recipe, recipe)
     said = {change.key: f"{change.key}: {change.old} in the run, {change.new} now" for change in changes}
     if refused := [said[change.key] for change in changes if not change.allowed]:
         raise UserError(
@@ -177,7 +179,7 @@ def _changes(run: Run, recipe: Recipe) -> list[str]:
     return list(said.values())
 
 
-def _tell(found: Found, run: Run, reporter: Reporter, resume: bool) -> None:
+def _tell(found: Newest, run: Run, reporter: Reporter, resume: bool) -> None:
     """Say what is gone on with. Raises UserError where there are checkpoints, and none is valid."""
     reasons = [f"skipped {name}: {reason}" for name, reason in found.skipped.items()]
     if found.checkpoint is None and reasons:
@@ -209,7 +211,7 @@ def _about(engine: Engine, recipe: Recipe, plan: Plan, feed: Feed) -> dict[str, 
     }
 
 
-def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recipe, reporter: Reporter) -> State:
+def _restored(found: Newest, about: dict[str, Any], engine: Engine, recipe: Recipe, reporter: Reporter) -> State:
     """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
     if found.checkpoint and found.manifest:
         _refuse_other(found.manifest, about)
@@ -230,7 +232,7 @@ def _restored(found: Found, about: dict[str, Any], engine: Engine, recipe: Recip
 
 def _refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
-    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT) for r in (source, recipe)]
+    scales = [embedding_scale(r.model.width, r.model.tie, r.rules or CURRENT_RULES) for r in (source, recipe)]
     if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
         raise UserError(
             f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"
@@ -249,7 +251,7 @@ def _refuse_tokenizer(origin: Run, tokenizer: str) -> None:
         )
 
 
-def _refuse_code(found: Found, code: Mapping[str, str], run: Run) -> None:
+def _refuse_code(found: Newest, code: Mapping[str, str], run: Run) -> None:
     """Raises UserError where plug-ins are not those that the checkpoint was trained with."""
     if found.manifest and found.manifest.code is not None:
         remedy = f"the run's own copies are in {run.path}/plugins; or name another folder with --run"

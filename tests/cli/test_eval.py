@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from hybridkit.cli.eval import eval as verb
 from hybridkit.evaluation.perplexity import perplexity
-from hybridkit.evaluation.scoring import Reading
+from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
@@ -74,7 +74,7 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     assert list(answer["perplexity"]) == ["text", "plain"]
     model = hybridkit.load("text")
     feed = open_feed(model.recipe.data, model.recipe.train)
-    expected = perplexity(model, feed.validation(), Reading()).to_json()
+    expected = perplexity(model, feed.validation(), ReadOptions()).to_json()
     (loss,) = answer["perplexity"]["text"]
     assert loss["window"] is None
     for name in ("loss", "perplexity", "bits_per_byte", "tokens"):

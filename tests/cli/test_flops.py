@@ -12,8 +12,8 @@ import pytest
 from project import ROOT
 
 from hybridkit.cli import main
-from hybridkit.report.flops import amount, quantity, tokens
 from hybridkit.report.flops_plot import crossings
+from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -152,9 +152,9 @@ def test_crossings_are_where_curves_change_places() -> None:
 
 
 def test_figures_are_written_for_people() -> None:
-    assert [tokens(n) for n in (1000, 1024, 16384, 1 << 20)] == ["1000", "1k", "16k", "1M"]
-    assert [quantity(n) for n in (0, 999, 1000, 6.1739e9)] == ["0", "999", "1.000 k", "6.174 G"]
-    assert [amount(n) for n in (0, 1023, 25216812)] == ["0 B", "1023 B", "24.05 MiB"]
+    assert [format_tokens(n) for n in (1000, 1024, 16384, 1 << 20)] == ["1000", "1k", "16k", "1M"]
+    assert [format_count(n) for n in (0, 999, 1000, 6.1739e9)] == ["0", "999", "1.000 k", "6.174 G"]
+    assert [format_bytes(n) for n in (0, 1023, 25216812)] == ["0 B", "1023 B", "24.05 MiB"]
 
 
 def test_the_guide_names_every_key_of_the_schema(run: Run, recipe: str) -> None:

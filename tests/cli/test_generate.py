@@ -10,7 +10,7 @@ from tiny import tiny
 from typer.testing import CliRunner, Result
 
 from hybridkit.cli.generate import generate
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -20,7 +20,7 @@ PROMPT = "the quick brown fox"
 @pytest.fixture(scope="module")
 def model() -> Model:
     model = tiny("[swa:8, mlstm]", torch.float32)
-    model.tokenizer = Bytes()
+    model.tokenizer = ByteTokenizer()
     return model
 
 
@@ -134,7 +134,7 @@ def test_a_window_larger_than_the_states_own_is_refused(tmp_path: Path) -> None:
 
 def test_a_window_for_a_model_without_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny("mlstm")
-    other.tokenizer = Bytes()
+    other.tokenizer = ByteTokenizer()
     monkeypatch.setattr("hybridkit.model.loading.load", lambda run: other, raising=False)
     error = call("x", "--window", "7").exception
     assert isinstance(error, UserError) and "no block" in str(error)

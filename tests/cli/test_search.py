@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hybridkit.cli import app
 from hybridkit.recipe.files import shipped
 from hybridkit.runs.run import load_recipe
-from hybridkit.search.candidate import Workshop
+from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
 from hybridkit.system.errors import UserError
 
@@ -86,4 +86,4 @@ def test_a_mistake_is_answered_without_torch_and_before_a_folder_is_made(tmp_pat
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_are_sound(name: str) -> None:
-    Workshop(read_definition(shipped()[name])).check()
+    CandidateFactory(read_definition(shipped()[name])).check()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybridkit.report.console import apart
-from hybridkit.report.curves import Curve, curves_of, draw, print_curves
+from hybridkit.report.curves import RunCurve, curves_of, draw_curves, print_curves
 from hybridkit.report.figure import label, labels
 from hybridkit.system.errors import UserError
 
@@ -44,7 +44,7 @@ def test_rows_of_long_names_differ_in_a_pipe_and_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"runs/{'long-' * 30}seed-{seed}" for seed in range(2)]
-    curves = [Curve(name, [], []) for name in names]
+    curves = [RunCurve(name, [], []) for name in names]
     monkeypatch.setenv("COLUMNS", "60")
     print_curves(curves)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
@@ -58,8 +58,8 @@ def test_rows_of_long_names_differ_in_a_pipe_and_on_a_narrow_terminal(
 def test_a_curve_shows_its_losses_and_every_name(tmp_path: Path) -> None:
     step = {"tokens_per_second": 1.0}
     steps = [{"step": n, "tokens": 8 * n, "loss": None if n == 3 else 3.0 - n / 9} | step for n in range(1, 9)]
-    curves = [Curve(name, steps, [{"step": 8, "val_loss": 2.0}]) for name in ("_x", "a$b^{$", "a$b^{$")]
-    draw(curves, tmp_path / "c.svg")
+    curves = [RunCurve(name, steps, [{"step": 8, "val_loss": 2.0}]) for name in ("_x", "a$b^{$", "a$b^{$")]
+    draw_curves(curves, tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text("utf-8")
     assert "<!--  _x -->" in text and "<!-- a$b^{$ -->" in text
     assert curves[0].summary()["loss"] == pytest.approx(sum(3 - n / 9 for n in (1, 2, 4, 5, 6, 7, 8)) / 7)

@@ -198,7 +198,7 @@ def test_the_xlstm_7b_shape_has_as_many_parameters_as_transformers_says() -> Non
 
 
 def test_the_papers_table_is_reproduced() -> None:
-    file = ROOT / "tools" / "table1.py"
+    file = ROOT / "tools" / "reproduce" / "table1.py"
     spec = importlib.util.spec_from_file_location("table1", file)
     assert spec and spec.loader
     table1 = importlib.util.module_from_spec(spec)

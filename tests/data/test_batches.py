@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hybridkit.data.batches import IGNORED, Batch, Batches, Feed, _shuffled, cover
-from hybridkit.data.corpus import Corpus, prepare
+from hybridkit.data.corpus import Corpus, prepare_corpus
 from hybridkit.system.errors import UserError
 
 
@@ -23,7 +23,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(folder / "words"))
     name = request.param.replace("words", str(folder / "words"))
-    return prepare(str(folder / "text"), name, validation=0.3, cache=folder)
+    return prepare_corpus(str(folder / "text"), name, validation=0.3, cache=folder)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -38,9 +38,9 @@ def same(a: Batch, b: Batch) -> bool:
 def test_a_batch_depends_on_seed_and_step_alone(corpus: Corpus) -> None:
     one, two = Batches(corpus, 16, 4, seed=1), Batches(corpus, 16, 4, seed=1)
     steps = [0, 7, 3, 10**12, 7, 0]
-    assert all(same(one.at(step), two.at(step)) for step in reversed(steps) for _ in (two.at(99),))
-    assert not torch.equal(one.at(0).tokens, one.at(1).tokens)
-    assert not torch.equal(one.at(0).tokens, Batches(corpus, 16, 4, seed=2).at(0).tokens)
+    assert all(same(one.batch(step), two.batch(step)) for step in reversed(steps) for _ in (two.batch(99),))
+    assert not torch.equal(one.batch(0).tokens, one.batch(1).tokens)
+    assert not torch.equal(one.batch(0).tokens, Batches(corpus, 16, 4, seed=2).batch(0).tokens)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
@@ -48,8 +48,8 @@ def test_a_batch_depends_on_seed_and_step_alone(corpus: Corpus) -> None:
 def test_ranks_share_the_batch(corpus: Corpus, ranks: int, documents: str) -> None:
     feed: Feed = Batches(corpus, 16, 8, documents=documents)  # type: ignore[arg-type]
     for step in (0, 5, 123_456):  # the last lies epochs away
-        whole = feed.at(step)
-        parts = [feed.at(step, slice(rank, None, ranks)) for rank in range(ranks)]
+        whole = feed.batch(step)
+        parts = [feed.batch(step, slice(rank, None, ranks)) for rank in range(ranks)]
         for rank, part in enumerate(parts):
             assert torch.equal(part.tokens, whole.tokens[rank::ranks])
             assert torch.equal(part.targets, whole.targets[rank::ranks])
@@ -63,7 +63,7 @@ def test_an_epoch_takes_every_chunk_once(corpus: Corpus) -> None:
     pairs = np.stack([corpus.train.ids, np.roll(corpus.train.ids, -1)], 1)  # every token and the one after, in a ring
     for epoch in range(3):
         rows = range(epoch * feed.chunks, (epoch + 1) * feed.chunks)
-        found = [feed.at(row // batch, slice(row % batch, row % batch + 1)) for row in rows]
+        found = [feed.batch(row // batch, slice(row % batch, row % batch + 1)) for row in rows]
         seen = np.stack(
             [np.concatenate([b.tokens[0] for b in found]), np.concatenate([b.targets[0] for b in found])], 1
         )
@@ -72,14 +72,14 @@ def test_an_epoch_takes_every_chunk_once(corpus: Corpus) -> None:
         for kind, count in zip(*np.unique(seen, axis=0, return_counts=True), strict=True):
             assert count <= have[tuple(kind.tolist())]
         assert len(seen) == feed.chunks * sequence > len(pairs) - sequence
-    assert not torch.equal(feed.at(0, slice(0, 1)).tokens, found[0].tokens)
+    assert not torch.equal(feed.batch(0, slice(0, 1)).tokens, found[0].tokens)
 
 
 def test_targets_follow_tokens_and_starts_follow_ends(corpus: Corpus) -> None:
     end = corpus.tokenizer.end
     reset, flow = Batches(corpus, 24, 8), Batches(corpus, 24, 8, documents="flow")
     for step in range(20):
-        a, b = reset.at(step), flow.at(step)
+        a, b = reset.batch(step), flow.batch(step)
         assert torch.equal(a.tokens, b.tokens) and b.document_starts is None and a.document_starts is not None
         assert torch.equal(b.targets[:, :-1], b.tokens[:, 1:])
         assert torch.equal(a.document_starts[:, 1:], a.tokens[:, :-1] == end)
@@ -145,11 +145,11 @@ def test_the_order_never_changes() -> None:
 
 def test_a_corpus_shorter_than_a_sequence(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("line\n" * 20)
-    corpus = prepare(str(tmp_path / "a.txt"), validation=0.1, cache=tmp_path)
+    corpus = prepare_corpus(str(tmp_path / "a.txt"), validation=0.1, cache=tmp_path)
     have = len(corpus.train)
     with pytest.raises(
         UserError, match=rf"needs {have + 1} tokens, and the training text has {have};.* at most {have - 1}$"
     ):
         Batches(corpus, have, 1)
-    batch = Batches(corpus, have - 1, 2).at(3)
+    batch = Batches(corpus, have - 1, 2).batch(3)
     assert batch.tokens.shape == (2, have - 1)

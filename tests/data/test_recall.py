@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.data.open import context_length, held_out, open_feed, open_recall
-from hybridkit.data.recall import Recall, RecallFeed, Uniform, compose, read_recall
+from hybridkit.data.open import context_length, held_out_batches, open_feed, open_recall
+from hybridkit.data.recall import RecallFeed, RecallTask, UniformNumbers, make_sequences, read_recall
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
-TASK = Recall(pairs=3, keys=8, values=8, noises=4)
+TASK = RecallTask(pairs=3, keys=8, values=8, noises=4)
 
 
-def kinds(task: Recall, token: int) -> str:
+def kinds(task: RecallTask, token: int) -> str:
     first = task.first
     if first.noise <= token < first.key:
         return "noise"
@@ -24,7 +24,7 @@ def kinds(task: Recall, token: int) -> str:
 @pytest.mark.parametrize("tokens", [40, 41])
 def test_targets_are_the_values_of_keys_seen_before_and_no_others(far: float, tokens: int) -> None:
     task = TASK.model_copy(update={"far": far})
-    made, targets = compose(task, Uniform(0), 64, tokens)
+    made, targets = make_sequences(task, UniformNumbers(0), 64, tokens)
     assert made.shape == targets.shape == (64, tokens)
     for row, wanted in zip(made.tolist(), targets.tolist(), strict=True):
         bound: dict[int, int] = {}
@@ -40,19 +40,19 @@ def test_targets_are_the_values_of_keys_seen_before_and_no_others(far: float, to
 
 
 def test_values_follow_their_keys_all_along() -> None:
-    made, targets = compose(TASK, Uniform(1), 200, 60)
+    made, targets = make_sequences(TASK, UniformNumbers(1), 200, 60)
     asked = targets[:, :-1] != IGNORED
     assert asked.sum() > 1000 and (made[:, 1:][asked] == targets[:, :-1][asked]).all()
 
 
 def test_shares_are_those_asked_for() -> None:
     """Within four standard errors of about 13,000 slots and 2,000 sequences."""
-    task = Recall(noise=0.3, far=0.4)
-    made, targets = compose(task.model_copy(update={"far": 0.0}), Uniform(2), 200, 128)
+    task = RecallTask(noise=0.3, far=0.4)
+    made, targets = make_sequences(task.model_copy(update={"far": 0.0}), UniformNumbers(2), 200, 128)
     noise = np.mean([kinds(task, token) == "noise" for token in made[:, ::2].flat])
     assert noise == pytest.approx(0.3, abs=0.017)
     assert (targets != IGNORED).sum() / 200 == pytest.approx(task.queries(64), rel=0.02)
-    made, targets = compose(task, Uniform(3), 2000, 128)
+    made, targets = make_sequences(task, UniformNumbers(3), 2000, 128)
     ends = (targets[:, -12::2] != IGNORED).all(axis=1) & ((targets[:, :-12] == IGNORED).all(axis=1))
     share = 6 * ends.sum() / (targets != IGNORED).sum()
     assert share == pytest.approx(0.4, abs=0.03)
@@ -64,10 +64,10 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_a_batch_is_a_function_of_seed_step_and_rows() -> None:
     feed, again = (RecallFeed(TASK, 32, 8, seed=5) for _ in range(2))
-    whole = feed.at(7)
-    part = again.at(7, slice(1, None, 3))
+    whole = feed.batch(7)
+    part = again.batch(7, slice(1, None, 3))
     assert torch.equal(part.tokens, whole.tokens[1::3]) and torch.equal(part.targets, whole.targets[1::3])
-    assert not same(feed.at(8), whole) and not same(RecallFeed(TASK, 32, 8, seed=6).at(7), whole)
+    assert not same(feed.batch(8), whole) and not same(RecallFeed(TASK, 32, 8, seed=6).batch(7), whole)
     assert whole.bytes == (whole.targets != IGNORED).sum()
 
 
@@ -79,12 +79,12 @@ def test_validation_does_not_depend_on_seed_or_batch() -> None:
 
 def test_streams_never_change() -> None:
     """Runs resume on the same numbers with any release of numpy: these were drawn once and for all."""
-    assert Uniform("held out").below(1000, 5).tolist() == [32, 970, 989, 852, 621]
+    assert UniformNumbers("held out").below(1000, 5).tolist() == [32, 970, 989, 852, 621]
 
 
 def test_the_call_is_read_and_mistakes_are_pointed_at() -> None:
-    assert read_recall("recall") == read_recall("recall()") == Recall()
-    assert read_recall("recall(4, noise=.25)") == Recall(pairs=4, noise=0.25)
+    assert read_recall("recall") == read_recall("recall()") == RecallTask()
+    assert read_recall("recall(4, noise=.25)") == RecallTask(pairs=4, noise=0.25)
     assert read_recall("recall.txt") is None and read_recall("stdlib") is None
     for text in ("recall(pairs=33)", "recall(keys=200, values=200)", "recall(pear=1)", "recall(1", "recall(noise=1)"):
         with pytest.raises(UserError, match=r"data\.source:1:"):
@@ -96,9 +96,9 @@ def test_the_call_is_read_and_mistakes_are_pointed_at() -> None:
 def test_a_feed_is_opened_by_its_name() -> None:
     data, train = Data(source="recall(pairs=2)", sequence=64), Train(batch_tokens=256)
     feed = open_feed(data, train)
-    assert feed.at(0).tokens.shape == (4, 64)
+    assert feed.batch(0).tokens.shape == (4, 64)
     assert feed.digest != open_feed(data, Train(batch_tokens=256, seed=1)).digest
-    assert context_length(data, None) == 1024 and next(held_out(data, 1024, 2)).tokens.shape == (2, 1024)
+    assert context_length(data, None) == 1024 and next(held_out_batches(data, 1024, 2)).tokens.shape == (2, 1024)
     with pytest.raises(UserError, match="tokenizer"):
         open_recall(Data(source="recall", tokenizer="train(512)"))
     with pytest.raises(UserError, match="at least 24 tokens"):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from hybridkit.data.sources import Hub, Stdlib, open_source
+from hybridkit.data.sources import HubSource, StdlibSource, open_source
 from hybridkit.system.errors import MissingExtra, UserError
 
 
@@ -20,7 +20,7 @@ def documents(source: object, field: str = "text") -> list[bytes]:
 
 
 def test_stdlib_is_the_interpreters_own_text() -> None:
-    source = Stdlib()
+    source = StdlibSource()
     names = [path.name for path in source.paths()]
     found = list(source.documents())
     assert {"json", "asyncio"} <= {path.parent.name for path in source.paths()}
@@ -178,4 +178,4 @@ def test_a_hub_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
             documents(spec)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"datasets.*hybridkit\[hf\]"):
-        list(Hub("hf:owner/name").documents())
+        list(HubSource("hf:owner/name").documents())

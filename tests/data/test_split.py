@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridkit.data.batches import Batches
-from hybridkit.data.corpus import prepare
-from hybridkit.data.open import describe
-from hybridkit.data.split import TOLERANCE, cut, cut_up, document_hash, split
+from hybridkit.data.corpus import prepare_corpus
+from hybridkit.data.open import describe_feed
+from hybridkit.data.split import SPLIT_TOLERANCE, cut_pieces, cut_place, document_hash, split
 from hybridkit.recipe.schema import Train
 from hybridkit.system.errors import UserError
 
@@ -53,7 +53,9 @@ def test_as_much_text_is_held_out_as_was_asked_for(name: str, fraction: float) -
     documents = CORPORA[name]
     _, held = sides(documents, fraction)
     share = sum(map(len, held)) / sum(map(len, documents))
-    assert abs(share - fraction) <= TOLERANCE * min(fraction, 1 - fraction) + 1e-4  # a character, where one is cut
+    assert (
+        abs(share - fraction) <= SPLIT_TOLERANCE * min(fraction, 1 - fraction) + 1e-4
+    )  # a character, where one is cut
     assert sides(documents, fraction)[1] == held
 
 
@@ -91,21 +93,23 @@ def test_a_document_stays_on_its_side_when_others_are_added() -> None:
 @given(st.text("ab\né😀", max_size=200), st.integers(1, 40))
 def test_pieces_are_whole_characters_and_not_too_long(text: str, most: int) -> None:
     raw = text.encode()
-    pieces = [raw[slice(*span)] for span in cut_up(raw, 0, len(raw), most)]
+    pieces = [raw[slice(*span)] for span in cut_pieces(raw, 0, len(raw), most)]
     assert b"".join(pieces) == raw and all(piece.decode() for piece in pieces)
     assert all(len(piece) <= max(most, 4) for piece in pieces)
 
 
 def test_a_far_line_end_is_not_where_one_document_is_cut() -> None:
     raw = b"a" * 1000 + b"\n" + b"b" * 1000
-    assert cut(raw, 0.02, rules=1) == 1001 and cut(raw, 0.02) == round(0.98 * 2001)
+    assert cut_place(raw, 0.02, rules=1) == 1001 and cut_place(raw, 0.02) == round(0.98 * 2001)
 
 
 def test_an_older_run_is_evaluated_on_the_text_that_it_held_out(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     for place, document in enumerate(CORPORA["a book and notes"]):
         (tmp_path / "text" / f"{place:02}").write_bytes(document)
-    old, new, again = (prepare(str(tmp_path / "text"), validation=0.1, cache=tmp_path, rules=r) for r in (1, 2, 1))
+    old, new, again = (
+        prepare_corpus(str(tmp_path / "text"), validation=0.1, cache=tmp_path, rules=r) for r in (1, 2, 1)
+    )
     held = sides(CORPORA["a book and notes"], 0.1, rules=1)[1]
     assert old.tokenizer.decode(old.validation.ids) == b"".join(held)
     assert old.digest == again.digest != new.digest and old.validation.raw != new.validation.raw
@@ -115,9 +119,9 @@ def test_a_run_says_what_was_read(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     for name, raw in {"a": BOOK, "b": lines(900, 7), "c": b"", "d": b"\0ELF", "e": b"\xff\xfe"}.items():
         (tmp_path / "text" / name).write_bytes(raw)
-    corpus = prepare(str(tmp_path / "text"), "train(5000)", validation=0.1, cache=tmp_path)
-    for found in (corpus, prepare(str(tmp_path / "text"), "train(5000)", validation=0.1, cache=tmp_path)):
-        said = "\n".join(describe(Batches(found, 64, 8), Train(steps=10, batch_tokens=512), vocab=5000))
+    corpus = prepare_corpus(str(tmp_path / "text"), "train(5000)", validation=0.1, cache=tmp_path)
+    for found in (corpus, prepare_corpus(str(tmp_path / "text"), "train(5000)", validation=0.1, cache=tmp_path)):
+        said = "\n".join(describe_feed(Batches(found, 64, 8), Train(steps=10, batch_tokens=512), vocab=5000))
         assert f"{len(corpus.train):,} tokens" in said and f"{len(corpus.validation):,} tokens" in said
         assert f"{5120 / len(corpus.train):,.2f} epochs" in said and "2 documents" in said
         assert "left out: 1 empty, 2 not UTF-8 text" in said
@@ -130,4 +134,4 @@ def test_a_run_says_what_was_read(tmp_path: Path) -> None:
 def test_a_single_character_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("é")
     with pytest.raises(UserError, match="single character"):
-        prepare(str(tmp_path / "a"), cache=tmp_path / "cache")
+        prepare_corpus(str(tmp_path / "a"), cache=tmp_path / "cache")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from hybridkit.data import readers as files
-from hybridkit.data.corpus import prepare
+from hybridkit.data.corpus import prepare_corpus
 from hybridkit.data.sources import open_source
 from hybridkit.data.tokenizers import json_file as tokenizer_json
-from hybridkit.data.tokenizers.bpe import read, train
+from hybridkit.data.tokenizers.bpe import read_tokenizer, train_bpe
 from hybridkit.system.errors import UserError
 
 ROWS = [{"text": "eins"}, {"text": ""}, {"text": 'zwei,\n"drei"'}]
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_left_out_and_counted(odd: Path, pattern: str) -> Non
 
 
 def test_what_was_left_out_is_kept_with_the_corpus(odd: Path, tmp_path: Path) -> None:
-    corpora = [prepare(str(odd), validation=0.5, cache=tmp_path / "cache") for _ in range(2)]
+    corpora = [prepare_corpus(str(odd), validation=0.5, cache=tmp_path / "cache") for _ in range(2)]
     assert corpora[0].skipped == corpora[1].skipped and corpora[0].skipped["pipes, sockets or devices"] == 5
 
 
@@ -71,14 +71,14 @@ def test_named_itself_it_is_refused(odd: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"neither a file nor a folder|no file, folder or glob"):
         open_source(str(odd / name))
     with pytest.raises(UserError, match="is not bytes, train"):
-        prepare("stdlib", str(odd / name))
+        prepare_corpus("stdlib", str(odd / name))
 
 
 def test_a_file_that_became_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
     for path in (tmp_path / "a.txt", Path("/dev/zero")):
         with pytest.raises(UserError, match=r"cannot read .*: not a regular file"):
-            list(files.read(path, "text"))
+            list(files.read_documents(path, "text"))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_whatever_datasets_raises_is_one_message(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_tokenizer_file_is_checked_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = json.loads(train([b"some text"], 300).library.to_str())
+    made = json.loads(train_bpe([b"some text"], 300).library.to_str())
     path = tmp_path / "tokenizer.json"
 
     def refused(message: str) -> None:
@@ -186,7 +186,7 @@ def test_a_tokenizer_file_is_checked_before_memory_is_taken(tmp_path: Path, monk
                 "tokenizers.Tokenizer.from_str", lambda _: pytest.fail("the library was asked"), raising=False
             )
             with pytest.raises(UserError, match=message):
-                read(path)
+                read_tokenizer(path)
 
     vocab = made["model"]["vocab"]
     last = max(vocab, key=vocab.get)
@@ -198,7 +198,7 @@ def test_a_tokenizer_file_is_checked_before_memory_is_taken(tmp_path: Path, monk
     refused("the largest id is 1000000000")
     del made["added_tokens"][-1]
     path.write_text(json.dumps(made))
-    read(path)
+    read_tokenizer(path)
     monkeypatch.setattr(tokenizer_json, "MAX_FILE", 1000)
     refused("not a tokenizer.json: it has more than")
 
@@ -207,4 +207,4 @@ def test_what_the_library_cannot_encode_is_one_message(tmp_path: Path) -> None:
     model = {"type": "WordLevel", "vocab": {"the": 0}, "unk_token": "[UNK]"}  # which is not there
     (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     with pytest.raises(UserError, match=r"data\.tokenizer: the tokenizer cannot encode the text: .*UNK"):
-        read(tmp_path / "t.json").encode(b"another")
+        read_tokenizer(tmp_path / "t.json").encode(b"another")

@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from hybridkit.evaluation.confidence import beta_cdf, clustered, estimate, exact, student
+from hybridkit.evaluation.confidence import beta_cdf, clustered, exact, mean_score, student
 
 DRAWS = 200  # of a coverage: its standard error at 95 % is 1.5 %
 
@@ -20,7 +20,7 @@ def test_the_ends_are_where_so_extreme_a_result_has_two_and_a_half_percent(right
     low, high = exact(right / samples, samples)
     assert low == 0 if right == 0 else at_least(right, samples, low) == pytest.approx(0.025, rel=1e-6)
     assert high == 1 if right == samples else 1 - at_least(right + 1, samples, high) == pytest.approx(0.025, rel=1e-6)
-    assert estimate([1.0] * right + [0.0] * (samples - right)) == pytest.approx(
+    assert mean_score([1.0] * right + [0.0] * (samples - right)) == pytest.approx(
         (100 * right / samples, 100 * low, 100 * high)
     ), "independent answers count as one each"
 
@@ -40,7 +40,7 @@ def test_students_t_agrees_with_the_tables(freedom: int, quantile: float) -> Non
 
 def test_estimates_are_percentages_in_order() -> None:
     for scores in ([0.0], [1.0], [0.25], [1.0, 0.0, 1.0], [0.25, 0.5, 1.0, 1.0], [1.0, 0.99], [0.1] * 3):
-        found = estimate(scores)
+        found = mean_score(scores)
         assert 0 <= found.low <= found.score <= found.high <= 100
         assert found.score == pytest.approx(100 * sum(scores) / len(scores))
 
@@ -48,14 +48,14 @@ def test_estimates_are_percentages_in_order() -> None:
 def test_equal_scores_are_not_certain() -> None:
     """No width is 0, and more samples make it smaller."""
     for score in (0.0, 0.25, 0.5, 1.0):
-        widths = [found.high - found.low for found in (estimate([score] * n) for n in (1, 2, 10, 100, 1000))]
+        widths = [found.high - found.low for found in (mean_score([score] * n) for n in (1, 2, 10, 100, 1000))]
         assert widths == sorted(widths, reverse=True) and widths[-1] > 0.1
         rows = [clustered([[score] * 8] * n) for n in (1, 2, 10, 100)]
         assert all(found.high - found.low > 0.1 for found in rows)
 
 
 def test_answers_that_agree_within_sequences_count_as_one() -> None:
-    agree, alone = clustered([[1.0] * 8] * 10 + [[0.0] * 8] * 10), estimate([1.0] * 10 + [0.0] * 10)
+    agree, alone = clustered([[1.0] * 8] * 10 + [[0.0] * 8] * 10), mean_score([1.0] * 10 + [0.0] * 10)
     assert agree == pytest.approx(alone)
     mixed = clustered([[1.0, 0.0] * 4] * 20)
     assert mixed.high - mixed.low < (agree.high - agree.low) / 2

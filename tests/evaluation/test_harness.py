@@ -15,8 +15,8 @@ from scripted import Scripted
 from tiny import tiny
 from torch.nn import functional as F
 
-from hybridkit.data.tokenizers.base import Bytes
-from hybridkit.evaluation.scoring import Reading
+from hybridkit.data.tokenizers.base import ByteTokenizer
+from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -52,7 +52,7 @@ def harness() -> Iterator[SimpleNamespace]:
 @pytest.fixture(scope="module")
 def model() -> Model:
     model = tiny("[swa:8, mlstm]", torch.float32).eval()
-    model.tokenizer = Bytes()
+    model.tokenizer = ByteTokenizer()
     return model
 
 
@@ -68,7 +68,7 @@ def nats(model: Model, read: str, rest: str) -> tuple[float, bool]:
 
 
 def test_log_likelihoods_are_those_of_the_model(harness: SimpleNamespace, model: Model) -> None:
-    adapter = harness.Adapter(model, Reading(batch=2, chunk=9))
+    adapter = harness.Adapter(model, ReadOptions(batch=2, chunk=9))
     pairs = [("a question? ", "an answer"), ("x", "y"), ("", "no context"), ("long " * 20, "z")]
     found = adapter.loglikelihood([asked(*pair) for pair in pairs], disable_tqdm=True)
     for (read, rest), (likelihood, greedy) in zip(pairs, found, strict=True):
@@ -91,7 +91,7 @@ metric_list: [{{metric: bits_per_byte}}]
 
 
 def test_an_empty_text_is_certain_and_changes_no_other(harness: SimpleNamespace, model: Model) -> None:
-    adapter = harness.Adapter(model, Reading(batch=2))
+    adapter = harness.Adapter(model, ReadOptions(batch=2))
     texts = ["some text", "", "other", ""]
     rolling = adapter.loglikelihood_rolling([asked(text) for text in texts])
     assert rolling == [pytest.approx(nats(model, "", text)[0], rel=1e-5) if text else 0 for text in texts]
@@ -108,15 +108,15 @@ def test_an_empty_text_is_certain_and_changes_no_other(harness: SimpleNamespace,
 def test_a_task_with_an_empty_document(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "some text")))
     (tmp_path / "texts.yaml").write_text(ROLLING.format(file=tmp_path / "rows.jsonl"))
-    found = harness.evaluate(model, ["texts"], Reading(), include=tmp_path)
+    found = harness.evaluate(model, ["texts"], ReadOptions(), include=tmp_path)
     bits = -nats(model, "", "some text")[0] / math.log(2) / len("some text")
     assert found["texts"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
     with pytest.raises(UserError, match="no document that was asked holds any text"):
-        harness.evaluate(model, ["texts"], Reading(), include=tmp_path, limit=1)
+        harness.evaluate(model, ["texts"], ReadOptions(), include=tmp_path, limit=1)
 
 
 def test_greedy_text_is_what_the_model_generates(harness: SimpleNamespace, model: Model) -> None:
-    adapter = harness.Adapter(model, Reading(batch=2))
+    adapter = harness.Adapter(model, ReadOptions(batch=2))
     texts = ["one", "another", "a third"]
     settings: list[dict[str, object]] = [{"max_gen_toks": 9}, {"max_gen_toks": 5, "until": ["\n"]}, {"max_gen_toks": 9}]
     found = adapter.generate_until([asked(*pair) for pair in zip(texts, settings, strict=True)])
@@ -128,7 +128,7 @@ def test_greedy_text_is_what_the_model_generates(harness: SimpleNamespace, model
 
 
 def test_sampled_repeats_differ_and_repeat_themselves(harness: SimpleNamespace, model: Model) -> None:
-    adapter = harness.Adapter(model, Reading(batch=2))
+    adapter = harness.Adapter(model, ReadOptions(batch=2))
     requests = [asked("x", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12})] * 4
     found = adapter.generate_until(requests)
     assert len(set(found)) == 4 and found == adapter.generate_until(requests)
@@ -143,11 +143,11 @@ def test_a_task_of_local_files(harness: SimpleNamespace, model: Model, tmp_path:
     best = [
         max(range(3), key=lambda n, q=row["question"]: nats(model, q.rstrip(), " " + choices[n])[0]) for row in rows
     ]
-    found = harness.evaluate(model, ["letters"], Reading(), include=tmp_path)
+    found = harness.evaluate(model, ["letters"], ReadOptions(), include=tmp_path)
     right = sum(guess == row["answer"] for guess, row in zip(best, rows, strict=True))
     assert found["letters"]["acc,none"] == pytest.approx(right / 6)
     with pytest.raises(UserError, match="did you mean `letters`"):
-        harness.evaluate(model, ["leters"], Reading(), include=tmp_path)
+        harness.evaluate(model, ["leters"], ReadOptions(), include=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -163,5 +163,5 @@ def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
     monkeypatch.setattr(nltk.data, "find", lambda name: name)
     monkeypatch.setattr(wonderwords, "RandomWord", lambda: SimpleNamespace(_categories=lists))
     folder = Path(importlib.util.find_spec("lm_eval.tasks.ruler").submodule_search_locations[0])
-    found = harness.evaluate(Scripted(right), [task], Reading(batch=50), include=folder, lengths=[4096], limit=100)
+    found = harness.evaluate(Scripted(right), [task], ReadOptions(batch=50), include=folder, lengths=[4096], limit=100)
     assert found[task]["4096,none"] == pytest.approx(right / 100)

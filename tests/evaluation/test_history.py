@@ -6,73 +6,73 @@ from typing import Any
 
 import pytest
 
-from hybridkit.evaluation.history import joined, read_history, to_json
-from hybridkit.evaluation.request import Cell, Depth, Findings
-from hybridkit.report.html import write
+from hybridkit.evaluation.history import history_to_json, read_history, with_new
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
+from hybridkit.report.html import write_report
 
 SETTINGS = {"samples": 3, "seed": 42, "scoring": "ruler", "haystack": None, "harness": None, "interval": "95 %"}
 
 
-def of(run: str, origin: str, score: float | None = None, window: int | None = None, **changes: Any) -> Findings:
+def of(run: str, origin: str, score: float | None = None, window: int | None = None, **changes: Any) -> EvalResult:
     """An evaluation of one run: a needle score, or perplexity where there is none."""
-    found = Findings({**SETTINGS, **changes}, {run: ""}, {run: {"fingerprint": origin, "step": 1}})
+    found = EvalResult({**SETTINGS, **changes}, {run: ""}, {run: {"fingerprint": origin, "step": 1}})
     if score is None:
         row = {"window": window, "loss": 1.0, "tokens": 3, "perplexity": 2.7, "bits_per_byte": 1.4, "text": "t"}
         found.perplexity[run] = [{**row, "tokens_per_second": 1.0, "same_text": True}]
     else:
-        found.cells.append(Cell(run, "niah", 1024, window, 3, score, score, score))
-        found.depths.append(Depth(run, "niah", 1024, window, 50, 3, 1))
+        found.cells.append(CellScore(run, "niah", 1024, window, 3, score, score, score))
+        found.depths.append(DepthScore(run, "niah", 1024, window, 50, 3, 1))
     return found
 
 
-def scores(history: list[Findings]) -> list[list[float]]:
+def scores(history: list[EvalResult]) -> list[list[float]]:
     return [[cell.score for cell in found.cells] for found in history]
 
 
 def test_other_questions_join_and_the_same_one_replaces_its_answer() -> None:
-    history = joined(of("a", "x", 10), [])
-    history = joined(of("a", "x", 20, window=8), history)
-    history = joined(of("a", "x"), history)
+    history = with_new(of("a", "x", 10), [])
+    history = with_new(of("a", "x", 20, window=8), history)
+    history = with_new(of("a", "x"), history)
     assert scores(history) == [[20, 10]] and history[0].perplexity["a"]
-    history = joined(of("a", "x", 30), history)
+    history = with_new(of("a", "x", 30), history)
     assert scores(history) == [[30, 20]] and len(history[0].depths) == 2 and len(history) == 1
-    history = joined(of("a", "x"), history)
+    history = with_new(of("a", "x"), history)
     assert len(history[0].perplexity["a"]) == 1
 
 
 def test_another_origin_or_setting_stands_apart_newest_first() -> None:
-    history = joined(of("a", "x", 10), [])
-    history = joined(of("a", "y", 20), history)
-    history = joined(of("a", "y", 30, seed=1), history)
+    history = with_new(of("a", "x", 10), [])
+    history = with_new(of("a", "y", 20), history)
+    history = with_new(of("a", "y", 30, seed=1), history)
     assert scores(history) == [[30], [20], [10]]
-    history = joined(of("a", "x", 40), history)
+    history = with_new(of("a", "x", 40), history)
     assert scores(history) == [[40], [30], [20]]
 
 
 def test_several_runs_of_which_one_went_on() -> None:
-    both = joined(of("b", "b", 5), joined(of("a", "x", 10), []))
+    both = with_new(of("b", "b", 5), with_new(of("a", "x", 10), []))
     assert scores(both) == [[5], [10]]
     pair = of("a", "x", 11)
     other = of("b", "b", 6)
     pair.cells += other.cells
     pair.trained |= other.trained
     pair.origins |= other.origins
-    history = joined(pair, both)
+    history = with_new(pair, both)
     assert scores(history) == [[11, 6]]
-    assert scores(joined(of("a", "y", 12), history)) == [[12], [11, 6]]
+    assert scores(with_new(of("a", "y", 12), history)) == [[12], [11, 6]]
 
 
 def test_a_run_that_moved_keeps_its_answers() -> None:
-    history = joined(of("new/place", "x", 20, window=8), [of("old", "x", 10)])
+    history = with_new(of("new/place", "x", 20, window=8), [of("old", "x", 10)])
     assert [(cell.run, cell.score) for cell in history[0].cells] == [("new/place", 20), ("new/place", 10)]
     assert list(history[0].origins) == ["new/place"]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    write(of("a", "x", 10), tmp_path)
-    write(of("a", "y"), tmp_path)
+    write_report(of("a", "x", 10), tmp_path)
+    write_report(of("a", "y"), tmp_path)
     history = read_history(tmp_path)
-    assert to_json(history) == json.loads((tmp_path / "results.json").read_text())
+    assert history_to_json(history) == json.loads((tmp_path / "results.json").read_text())
     assert scores(history) == [[], [10]]
     page = (tmp_path / "report.html").read_text()
     assert page.index("Held-out text") < page.index("Earlier") < page.index("Needles")
@@ -83,7 +83,7 @@ def test_a_report_of_the_first_round_stays_as_an_earlier_one(tmp_path: Path) -> 
     for key in ("trained", "origins", "notes"):
         del old[key]
     (tmp_path / "results.json").write_text(json.dumps(old))
-    write(of("a", "x", 20), tmp_path)
+    write_report(of("a", "x", 20), tmp_path)
     assert scores(read_history(tmp_path)) == [[20], [10]]
 
 
@@ -93,6 +93,6 @@ def test_a_report_of_the_first_round_stays_as_an_earlier_one(tmp_path: Path) -> 
 )
 def test_what_is_no_report_is_put_aside(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").write_text(text)
-    write(of("a", "x", 20), tmp_path)
+    write_report(of("a", "x", 20), tmp_path)
     assert scores(read_history(tmp_path)) == [[20]]
     assert (tmp_path / "unreadable-results.json").read_text() == text and "cannot be read" in capsys.readouterr().err

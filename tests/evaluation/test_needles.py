@@ -8,12 +8,12 @@ import torch
 from scripted import Scripted
 from tiny import tiny
 
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 from hybridkit.evaluation.haystack import open_essays
-from hybridkit.evaluation.needles import answer, force, read_lines, run_cell
+from hybridkit.evaluation.needles import answer_forced, answer_generated, read_lines, run_cell
 from hybridkit.evaluation.runner import by_depth
 from hybridkit.evaluation.samples import Samples
-from hybridkit.evaluation.scoring import Reading
+from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.model.model import Model
 
 
@@ -23,7 +23,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def samples(task: str = "niah_single_1", length: int = 700, count: int = 100) -> Samples:
-    made = Samples(task, length, 42, Bytes(), "bytes", open_essays())
+    made = Samples(task, length, 42, ByteTokenizer(), "bytes", open_essays())
     list(made.prepare(count))
     return made
 
@@ -31,14 +31,14 @@ def samples(task: str = "niah_single_1", length: int = 700, count: int = 100) ->
 @pytest.fixture(scope="module")
 def model() -> Model:
     model = tiny("[swa:8, mlstm]", torch.float32).eval()
-    model.tokenizer = Bytes()
+    model.tokenizer = ByteTokenizer()
     return model
 
 
 @pytest.mark.parametrize("right", [0, 37, 100])
 @pytest.mark.parametrize("task", ["niah_single_1", "niah_multikey_2"])
 def test_a_known_share_of_right_answers_is_the_score(right: int, task: str, tmp_path: Path) -> None:
-    lines = list(run_cell(Scripted(right), samples(task), 100, "ruler", Reading(batch=7), tmp_path / "cell"))
+    lines = list(run_cell(Scripted(right), samples(task), 100, "ruler", ReadOptions(batch=7), tmp_path / "cell"))
     assert sum(line["score"] for line in lines) == right
     assert [line["score"] for line in lines] == [float(all(line["found"])) for line in lines]
     bins = by_depth(lines)
@@ -47,7 +47,7 @@ def test_a_known_share_of_right_answers_is_the_score(right: int, task: str, tmp_
 
 def test_a_line_says_what_ruler_says(tmp_path: Path) -> None:
     made = samples(count=2)
-    list(run_cell(Scripted(100), made, 2, "ruler", Reading(), tmp_path / "cell"))
+    list(run_cell(Scripted(100), made, 2, "ruler", ReadOptions(), tmp_path / "cell"))
     first = json.loads((tmp_path / "cell").read_text().splitlines()[0])
     prompt = made[0].prompt
     assert first["input"] == prompt.input and first["answer_prefix"] == prompt.answer_prefix
@@ -59,9 +59,9 @@ def test_a_line_says_what_ruler_says(tmp_path: Path) -> None:
 def test_batches_answer_as_single_prompts_do(model: Model) -> None:
     """Rows differ in length: what pads them must not be seen."""
     prompts = [samples(task, 700, 2)[n].prompt for task in ("niah_single_1", "niah_multikey_2") for n in (0, 1)]
-    for ask in (answer, force):
-        together = ask(model, prompts, Reading(batch=4, chunk=100))
-        alone = [ask(model, [prompt], Reading())[0] for prompt in prompts]
+    for ask in (answer_generated, answer_forced):
+        together = ask(model, prompts, ReadOptions(batch=4, chunk=100))
+        alone = [ask(model, [prompt], ReadOptions())[0] for prompt in prompts]
         for one, other in zip(together, alone, strict=True):
             assert one.prediction == other.prediction and one.found == other.found
             assert one.nats == (None if other.nats is None else pytest.approx(other.nats, rel=1e-4))
@@ -71,8 +71,8 @@ def test_batches_answer_as_single_prompts_do(model: Model) -> None:
 def test_forcing_asks_whether_every_token_of_an_output_is_the_likeliest() -> None:
     """The scripted model is sure of the next byte only where it reads last: fed in single tokens, it is right."""
     prompts = [samples(count=2)[n].prompt for n in (0, 1)]
-    right = force(Scripted(100), prompts, Reading(chunk=1))
-    wrong = force(Scripted(0), prompts, Reading(chunk=1))
+    right = answer_forced(Scripted(100), prompts, ReadOptions(chunk=1))
+    wrong = answer_forced(Scripted(0), prompts, ReadOptions(chunk=1))
     assert [said.score for said in right] == [1, 1] and [said.score for said in wrong] == [0, 0]
     assert all(a.nats < b.nats for a, b in zip(right, wrong, strict=True))
 
@@ -80,8 +80,8 @@ def test_forcing_asks_whether_every_token_of_an_output_is_the_likeliest() -> Non
 @pytest.mark.parametrize("damage", [b"", b'{"index": 1', b'{"index": 1, "score": 1.0}', b"\xff\n", b'{"index": 7}\n'])
 def test_a_killed_evaluation_goes_on_where_it_was(damage: bytes, tmp_path: Path) -> None:
     file, made = tmp_path / "cell", samples(count=6)
-    whole = list(run_cell(Scripted(37), made, 6, "ruler", Reading(batch=2), tmp_path / "whole"))
-    stopped = run_cell(Scripted(37), made, 6, "ruler", Reading(batch=2), file)
+    whole = list(run_cell(Scripted(37), made, 6, "ruler", ReadOptions(batch=2), tmp_path / "whole"))
+    stopped = run_cell(Scripted(37), made, 6, "ruler", ReadOptions(batch=2), file)
     next(stopped)
     stopped.close()
     lines = file.read_bytes().splitlines(keepends=True)
@@ -89,6 +89,6 @@ def test_a_killed_evaluation_goes_on_where_it_was(damage: bytes, tmp_path: Path)
     file.write_bytes(lines[0] + damage)
     assert len(read_lines(file)) == 1
     model = Scripted(37)
-    resumed = list(run_cell(model, made, 6, "ruler", Reading(batch=2), file))
+    resumed = list(run_cell(model, made, 6, "ruler", ReadOptions(batch=2), file))
     assert len(model.asked) == 5 and (tmp_path / "whole").read_bytes() == file.read_bytes()
     assert json.loads(json.dumps(resumed)) == json.loads(json.dumps(whole))

@@ -13,7 +13,7 @@ import hybridkit
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.evaluation.ablation import ablated
 from hybridkit.evaluation.perplexity import by_position, perplexity
-from hybridkit.evaluation.scoring import Reading, continuation, judge, stream
+from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens, stream_scores
 from hybridkit.model.model import Model
 
 TOKENS = 70
@@ -32,7 +32,7 @@ def batch(tokens: int = TOKENS, rows: int = 2, vocab: int = 257) -> Batch:
 def test_chunks_change_nothing(chunk: int, window: int | None) -> None:
     model, text = tiny(PATTERN), batch()
     whole, _ = model(text.tokens, windows=model.fixed_windows(window) if window else None, targets=text.targets)
-    loss = perplexity(model, [text], Reading(window, chunk=chunk))
+    loss = perplexity(model, [text], ReadOptions(window, chunk=chunk))
     assert loss.nats == pytest.approx(whole.item(), rel=1e-12)
     assert loss.tokens == (text.targets != IGNORED).sum() and loss.bytes == 123
     assert loss.to_json()["bits_per_byte"] == pytest.approx(whole.item() / math.log(2) / 123)
@@ -42,16 +42,16 @@ def test_what_is_held_at_once_does_not_grow_with_the_text() -> None:
     model = tiny(PATTERN, torch.float32)
     seen: set[tuple[int, ...]] = set()
     hooks = [m.register_forward_hook(lambda *a: seen.add(tuple(a[1][0].shape))) for m in model.modules()]
-    list(stream(model, batch(64, 1), Reading(chunk=16)))
+    list(stream_scores(model, batch(64, 1), ReadOptions(chunk=16)))
     short = set(seen)
-    list(stream(model, batch(640, 1), Reading(chunk=16)))
+    list(stream_scores(model, batch(640, 1), ReadOptions(chunk=16)))
     assert hooks and seen - short <= {(n, 32) for n in range(17)}  # of the head, counted targets differ by chunk
 
 
 def test_bins_hold_every_target_once() -> None:
     model, text = tiny(PATTERN), batch()
-    bins = by_position(model, [text], Reading(chunk=16))
-    judged = judge(model, text, Reading())
+    bins = by_position(model, [text], ReadOptions(chunk=16))
+    judged = score_tokens(model, text, ReadOptions())
     assert [(b.first, b.last) for b in bins] == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 70)]
     for found in bins:
         span = slice(found.first - 1, found.last)
@@ -63,9 +63,9 @@ def test_bins_hold_every_target_once() -> None:
 def test_the_gain_is_against_reading_each_sequence_alone() -> None:
     """Restarts at multiples of 16 are rows of 16 tokens."""
     model, text = tiny(PATTERN), batch(64)
-    bins = by_position(model, [text], Reading(chunk=24), restart=16)
+    bins = by_position(model, [text], ReadOptions(chunk=24), restart=16)
     alone = Batch(text.tokens.reshape(-1, 16), text.targets.reshape(-1, 16), None, 0)
-    apart = judge(model, alone, Reading()).nats.reshape(2, 64)
+    apart = score_tokens(model, alone, ReadOptions()).nats.reshape(2, 64)
     for found in bins:
         assert found.restarted == pytest.approx(apart[:, found.first - 1 : found.last].sum().item(), rel=1e-12)
         assert found.last >= 16 or found.to_json()["gain"] == pytest.approx(0, abs=1e-12)
@@ -75,7 +75,7 @@ def test_continuations_are_scored_as_if_each_stood_alone() -> None:
     model, ids = tiny(PATTERN), some_ids(30)[0].numpy()
     pairs = [(ids[:5], ids[5:9]), (ids[:20], ids[20:22]), (ids[3:4], ids[4:30])]
     together = continuation(pairs)
-    judged = judge(model, together, Reading(chunk=8))
+    judged = score_tokens(model, together, ReadOptions(chunk=8))
     for row, (read, rest) in enumerate(pairs):
         whole = torch.cat([torch.from_numpy(part) for part in (read, rest)])
         logits = model(whole[None, :-1])[0][0, len(read) - 1 :]
@@ -91,12 +91,12 @@ def test_ablation_is_an_output_projection_of_zeros(name: str) -> None:
     for entry, residual in zip(other.plan.entries, other.layers, strict=True):
         if entry.block.name() == name:
             nn.init.zeros_(residual.layer.out.weight)
-    intact = perplexity(model, [text], Reading()).nats
+    intact = perplexity(model, [text], ReadOptions()).nats
     with ablated(model, name):
-        assert perplexity(model, [text], Reading(5)).nats == pytest.approx(
-            perplexity(other, [text], Reading(5)).nats, rel=1e-12
+        assert perplexity(model, [text], ReadOptions(5)).nats == pytest.approx(
+            perplexity(other, [text], ReadOptions(5)).nats, rel=1e-12
         )
-    assert perplexity(model, [text], Reading()).nats == intact
+    assert perplexity(model, [text], ReadOptions()).nats == intact
 
 
 ATTENTION = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.o_proj"}
@@ -163,6 +163,6 @@ def test_perplexity_is_that_of_transformers_on_the_same_weights(kind: Any, chunk
     text = batch(64, vocab=61)
     logits = theirs.eval()(text.tokens, use_cache=False).logits
     expected = F.cross_entropy(logits.flatten(0, 1).double(), text.targets.flatten(), ignore_index=IGNORED)
-    loss = perplexity(ours.eval(), [text], Reading(chunk=chunk)).to_json()
+    loss = perplexity(ours.eval(), [text], ReadOptions(chunk=chunk)).to_json()
     assert loss["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert loss["perplexity"] == pytest.approx(expected.exp().item(), rel=1e-4)

@@ -14,10 +14,10 @@ from hybridkit.cli import app
 from hybridkit.data.tokenizers import bpe
 from hybridkit.data.tokenizers.choice import run_tokenizer
 from hybridkit.evaluation.haystack import open_essays
-from hybridkit.evaluation.request import Questions
-from hybridkit.evaluation.runner import Grid, needle_file
+from hybridkit.evaluation.request import EvalRequest
+from hybridkit.evaluation.runner import Evaluator, needle_file
 from hybridkit.evaluation.samples import Samples
-from hybridkit.evaluation.target import open_subject
+from hybridkit.evaluation.target import open_eval_target
 from hybridkit.runs.manifest import read_manifest, sealed, stamp
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.runs.weights import read_tensors
@@ -38,7 +38,7 @@ def write_text(folder: Path, parts: int = 8) -> None:
 
 
 def write_tokenizer(file: Path, text: str) -> None:
-    made = bpe.train([text.encode()], TOKENS)
+    made = bpe.train_bpe([text.encode()], TOKENS)
     made.save(file.parent)
     (file.parent / "tokenizer.json").replace(file)
     assert made.vocab == TOKENS
@@ -110,21 +110,21 @@ def test_a_replaced_copy_is_refused_with_both_hashes(runs: Path) -> None:
         assert was in str(raised.value) and stamp(copy).sha256 in str(raised.value)
     copy.unlink()
     with pytest.raises(UserError, match="is missing"):
-        open_subject(runs / "file")
+        open_eval_target(runs / "file")
 
 
 @pytest.mark.parametrize("name", ["file", "trained"])
 def test_other_text_is_read_by_the_run_s_own_tokenizer_and_said_to_be_other(runs: Path, name: str) -> None:
     write_text(runs / "text", parts=12)
-    subject = open_subject(runs / name)
+    target = open_eval_target(runs / name)
     answer = found(runs / name)
     assert loss(answer)[1] is False
     (note,) = answer["notes"]
-    assert subject.text.digest in note and subject.origin.trained_text in note and note.count("\n") == 0
-    assert subject.tokenizer.digest == answer["origins"][str(runs / name)]["tokenizer"]
+    assert target.text.digest in note and target.origin.trained_text in note and note.count("\n") == 0
+    assert target.tokenizer.digest == answer["origins"][str(runs / name)]["tokenizer"]
     report = (runs / name / "eval/report.md").read_text()
     assert note in report and "| other |" in report
-    with pytest.raises(UserError, match=subject.origin.trained_text):
+    with pytest.raises(UserError, match=target.origin.trained_text):
         train(load_recipe(runs / f"{name}.yaml", ["train.steps=9"]), runs / name, resume=True, reporter=Silent())
 
 
@@ -162,10 +162,10 @@ def test_a_cache_of_answers_is_of_one_origin(runs: Path) -> None:
     run = Run(runs / "file")
 
     def file(window: int | None = None) -> Path:
-        subject = open_subject(run.path)
-        digest = subject.tokenizer.digest
-        samples = Samples("niah_single_1", 1200, 42, subject.tokenizer, digest, open_essays())
-        return needle_file(subject, samples, "ruler", window)
+        target = open_eval_target(run.path)
+        digest = target.tokenizer.digest
+        samples = Samples("niah_single_1", 1200, 42, target.tokenizer, digest, open_essays())
+        return needle_file(target, samples, "ruler", window)
 
     files = [file(), file(window=4)]
     assert file() == files[0]
@@ -215,8 +215,8 @@ def test_what_an_older_run_does_not_record_is_said_unless_its_text_shows_it(runs
         (checkpoint.folder / "manifest.json").write_bytes(sealed(older))
 
     def notes() -> list[str]:
-        subject = open_subject(runs / "file")
-        return list(Grid([subject], Questions(context=32), lambda *_: None)._notes(subject))
+        target = open_eval_target(runs / "file")
+        return list(Evaluator([target], EvalRequest(context=32), lambda *_: None)._notes(target))
 
     assert notes() == []  # the digest of the tokens covers the tokenizer
     write_tokenizer(runs / "file/tokenizer.json", OTHER)

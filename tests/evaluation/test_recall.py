@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridkit.data.recall import Recall, RecallFeed
+from hybridkit.data.recall import RecallFeed, RecallTask
 from hybridkit.evaluation.recall import distances, far, near, probe
-from hybridkit.evaluation.scoring import Reading
+from hybridkit.evaluation.scoring import ReadOptions
 
-TASK = Recall(pairs=3, keys=8, values=8, noises=4)
+TASK = RecallTask(pairs=3, keys=8, values=8, noises=4)
 
 
 class Memory:
@@ -50,14 +50,14 @@ def test_the_far_probe_is_pairs_then_noise_then_a_key() -> None:
 @pytest.mark.parametrize(("reach", "gap", "least", "most"), [(100, 16, 1, 1), (16, 16, 0, 0.0), (19, 16, 0.1, 0.6)])
 def test_accuracy_is_that_of_what_is_remembered(reach: int, gap: int, least: float, most: float) -> None:
     """Memories of 19 tokens reach the last pair's key behind a gap of 16, and the one before: 2 of 3 keys at most."""
-    hits = far(Memory(reach), TASK, gap, 60, 0, Reading(batch=9, chunk=5))
+    hits = far(Memory(reach), TASK, gap, 60, 0, ReadOptions(batch=9, chunk=5))
     assert len(hits) == 60 and least <= np.mean(hits) <= most
 
 
 def test_near_queries_are_binned_by_their_distance() -> None:
     feed = RecallFeed(TASK, 40, 8)
     batches = list(feed.validation())[:3]
-    hits = near(Memory(7), batches, Reading(chunk=11))
+    hits = near(Memory(7), batches, ReadOptions(chunk=11))
     asked = sum(int((batch.targets >= 0).sum()) for batch in batches)
     flat = {low: [hit for row in rows for hit in row] for low, rows in hits.items()}
     assert sum(map(len, flat.values())) == asked
@@ -67,9 +67,9 @@ def test_near_queries_are_binned_by_their_distance() -> None:
 
 def test_near_queries_are_grouped_by_their_sequence() -> None:
     batches = list(RecallFeed(TASK, 40, 8).validation())[:2]
-    hits = near(Memory(7), batches, Reading())
+    hits = near(Memory(7), batches, ReadOptions())
     single = [replace(b, tokens=b.tokens[n : n + 1], targets=b.targets[n : n + 1]) for b in batches for n in range(8)]
-    alone = [near(Memory(7), [row], Reading()) for row in single]
+    alone = [near(Memory(7), [row], ReadOptions()) for row in single]
     for low, rows in hits.items():
         assert sorted(rows) == sorted(row for one in alone for row in one.get(low, []))
 

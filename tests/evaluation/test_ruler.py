@@ -14,7 +14,7 @@ import pytest
 import wonderwords
 
 from hybridkit.evaluation.haystack import Essays, Words, key_words, open_essays, split_sentences
-from hybridkit.evaluation.ruler import TASKS, clean, compose, found, score
+from hybridkit.evaluation.ruler import TASKS, clean, found, make_prompt, score
 from hybridkit.system.errors import UserError
 
 ESSAYS = Essays("test", tuple(f"Word{n}{'.' if n % 7 == 6 else ''}" for n in range(400)))
@@ -65,7 +65,7 @@ def test_equal_streams_give_the_harness_prompts(name: str, seed: int, theirs: Mo
         num_needle_q=task.queries,
         template=TEMPLATE,
     )
-    ours = compose(task, UNITS, random.Random(seed), ESSAYS)
+    ours = make_prompt(task, UNITS, random.Random(seed), ESSAYS)
     assert (ours.input, list(ours.outputs)) == (text, answers)
     several = task.queries * task.values > 1
     said = f"{task.value} for {query}" if several else f"{task.value[:-1]} for {query}"
@@ -94,7 +94,7 @@ def test_words_that_begin_other_words_are_sorted_as_one_list() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_answer_stands_in_the_text_at_its_depth(name: str) -> None:
-    prompt = compose(TASKS[name], UNITS, random.Random(3), ESSAYS)
+    prompt = make_prompt(TASKS[name], UNITS, random.Random(3), ESSAYS)
     context = prompt.input.split("\n", 1)[1].rsplit("\n", 1)[0]
     for output, depth in zip(prompt.outputs, prompt.depths, strict=True):
         (place,) = [match.start() for match in re.finditer(f"is: {output}[.]", context)]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 from hybridkit.evaluation import samples as module
 from hybridkit.evaluation.haystack import Essays, open_essays
-from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, compose
+from hybridkit.evaluation.ruler import ANSWER_TOKENS, TASKS, make_prompt
 from hybridkit.evaluation.samples import Samples, largest
 from hybridkit.system.errors import UserError
 
@@ -19,7 +19,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def made(task: str, length: int, count: int = 3, seed: int = 42, essays: Essays | None = None) -> Samples:
-    samples = Samples(task, length, seed, Bytes(), "bytes", essays or open_essays())
+    samples = Samples(task, length, seed, ByteTokenizer(), "bytes", essays or open_essays())
     assert list(samples.prepare(count)) == list(range(1, count + 1))
     return samples
 
@@ -32,7 +32,7 @@ def test_no_larger_haystack_fits(task: str, length: int) -> None:
         sample, units = samples[index], samples._sizes[index]
         assert sample.tokens == len(sample.prompt.text.encode()) <= length - ANSWER_TOKENS
         rng = random.Random(f"42/{task}/{length}/{index}")
-        larger = compose(TASKS[task], units + 1, rng, open_essays())
+        larger = make_prompt(TASKS[task], units + 1, rng, open_essays())
         assert len(larger.text.encode()) > length - ANSWER_TOKENS
 
 
@@ -57,7 +57,7 @@ def test_the_largest_size_is_found_in_few_trials(slope: float, limit: int) -> No
 def test_samples_are_the_same_for_the_same_seed_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     first = made("niah_multikey_2", 1500)
     monkeypatch.setattr(module, "largest", lambda *_: pytest.fail("sized again"))
-    again = Samples("niah_multikey_2", 1500, 42, Bytes(), "bytes", open_essays())
+    again = Samples("niah_multikey_2", 1500, 42, ByteTokenizer(), "bytes", open_essays())
     assert list(again.prepare(3)) == [] and [again[n] for n in range(3)] == [first[n] for n in range(3)]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 
 VOCAB = 257
 ASKED = " mentioned in the provided text is"
@@ -25,7 +25,7 @@ class Scripted:
     """Answers the first `right` of every hundred questions with the needle's value, the others with one digit less."""
 
     def __init__(self, right: int) -> None:
-        self.right, self.tokenizer = right, Bytes()
+        self.right, self.tokenizer = right, ByteTokenizer()
         self.plan = SimpleNamespace(dims=SimpleNamespace(vocab=VOCAB), entries=[])
         self.layers: list[object] = []
         self.head = lambda x: x

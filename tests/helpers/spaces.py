@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hybridkit.search.definition import read_definition
 from hybridkit.search.study import Study, create
-from hybridkit.search.trials import Record
+from hybridkit.search.trials import Trial
 from hybridkit.search.worker import Outcome
 
 BASE = """
@@ -34,17 +34,17 @@ def new_study(folder: Path, text: str, name: str = "study") -> Study:
     return create(read_definition(write_space(folder, text)), folder / name, None)
 
 
-def try_all(study: Study, loss: Callable[[Record], float], most: int = 1000) -> list[Record]:
+def try_all(study: Study, loss: Callable[[Trial], float], most: int = 1000) -> list[Trial]:
     """Run a study with trials that train nothing and report `loss` as their val_loss."""
     for _ in range(most):
-        record = study.begin()
-        if record is None:
+        trial = study.begin()
+        if trial is None:
             break
         seeds = study.definition.file.trial.seeds
-        study.end(record, Outcome([{"val_loss": loss(record) + seed} for seed in range(seeds)]))
-    return study.records()
+        study.end(trial, Outcome([{"val_loss": loss(trial) + seed} for seed in range(seeds)]))
+    return study.trials()
 
 
-def full_attention(record: Record) -> float:
+def full_attention(trial: Trial) -> float:
     """A loss that falls with every sa that a pattern has."""
-    return 4.0 - sum(value == "sa" for value in record.params.values())
+    return 4.0 - sum(value == "sa" for value in trial.params.values())

@@ -9,7 +9,7 @@ import torch
 from tiny import some_ids, tiny
 from torch import Tensor
 
-from hybridkit.data.tokenizers.base import Bytes
+from hybridkit.data.tokenizers.base import ByteTokenizer
 from hybridkit.inference.decode import clone, decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -117,7 +117,7 @@ def test_text_needs_a_tokenizer_and_ids_need_none() -> None:
     model = tiny("mlstm")
     with pytest.raises(UserError, match="no tokenizer"):
         model.prefill("text")
-    model.tokenizer = Bytes()
+    model.tokenizer = ByteTokenizer()
     expected = model.prefill([list(b"two"), list(b"prompts")]).logits
     assert torch.equal(model.prefill(["two", "prompts"]).logits, expected)
     assert torch.equal(model.prefill("prompts").logits, model.prefill(torch.tensor(list(b"prompts"))).logits)
@@ -132,7 +132,7 @@ def test_generation_goes_on_until_it_is_left() -> None:
 
 def test_what_cannot_be_read_is_refused() -> None:
     model = tiny("[swa:8, mlstm]")
-    model.tokenizer = Bytes()
+    model.tokenizer = ByteTokenizer()
     context = model.prefill(some_ids(5, rows=2))
     for tokens, message in (
         ("", "empty"),

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 import hybridkit
-from hybridkit.data.tokenizers.base import Bytes, Tokenizer
-from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train
+from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
+from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, train_bpe
 from hybridkit.inference.context_file import load_context, save_context
 from hybridkit.inference.decode import generate
 from hybridkit.inference.sampling import Sampling
@@ -30,7 +30,9 @@ def fed(tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str] = ()) -> 
 
 @pytest.fixture(scope="module", params=["bytes", "bpe"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    return Bytes() if request.param == "bytes" else train([b"ein paar kurze Worte, ein paar mehr " * 9], 280)
+    return (
+        ByteTokenizer() if request.param == "bytes" else train_bpe([b"ein paar kurze Worte, ein paar mehr " * 9], 280)
+    )
 
 
 @pytest.mark.parametrize("text", ["naïve façade", "日本語 🦊🏽 end", "é" * 20])
@@ -62,10 +64,10 @@ def test_a_stop_string_may_span_tokens(tokenizer: Tokenizer) -> None:
 
 
 def test_the_beginning_of_a_stop_string_is_given_out_in_the_end() -> None:
-    reply, pieces = fed(Bytes(), list(b"abc\nUse"), ["\nUser:"])
+    reply, pieces = fed(ByteTokenizer(), list(b"abc\nUse"), ["\nUser:"])
     assert (reply.text, reply.ending) == ("abc\nUse", "tokens")
     assert pieces[:4] == ["a", "b", "c", ""] and pieces[-1] == "\nUse"
-    assert fed(Bytes(), [*b"abc\nUse", 256], ["\nUser:"])[0].text == "abc\nUse"
+    assert fed(ByteTokenizer(), [*b"abc\nUse", 256], ["\nUser:"])[0].text == "abc\nUse"
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
@@ -126,7 +128,7 @@ def test_rows_without_a_token_are_never_picked(padded: Model, sampling: Sampling
 
 
 def test_a_hole_within_the_vocabulary_is_never_picked(padded: Model) -> None:
-    made = json.loads(train([b"ab"], 300).library.to_str())
+    made = json.loads(train_bpe([b"ab"], 300).library.to_str())
     vocab = made["model"]["vocab"]
     made["model"]["vocab"] = {name: token + (token > 100) for name, token in vocab.items()}  # 101 is no token
     tokenizer = ByteLevel(json.dumps(made))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridkit.block import Value, write_value
-from hybridkit.language.parser import MAX_BYTES, MAX_ENTRIES, MAX_LEVELS, Call, parse
+from hybridkit.language.parser import MAX_ENTRIES, MAX_LEVELS, MAX_PATTERN_BYTES, Call, parse_pattern
 from hybridkit.language.source import Line, PatternError, Source, error_at
 
 SA, MLSTM = Call("sa"), Call("mlstm")
@@ -16,7 +16,7 @@ SA, MLSTM = Call("sa"), Call("mlstm")
 
 def mistake(text: str, source: Source | None = None) -> PatternError:
     with pytest.raises(PatternError) as raised:
-        parse(text, source)
+        parse_pattern(text, source)
     return raised.value
 
 
@@ -42,11 +42,11 @@ def swa(*arguments: object, policy: str = "fixed") -> Call:
     ],
 )
 def test_a_pattern_stands_for_its_flat_list(text: str, calls: tuple[Call, ...]) -> None:
-    assert parse(text) == calls
+    assert parse_pattern(text) == calls
 
 
 def test_arguments_are_numbers_words_and_quoted_text() -> None:
-    (call,) = parse('sa(1, -25, .5, 5e-1, -1.5E+3, null, true, false, layer, a=b, "two \\"words\\"\\n", x="",)')
+    (call,) = parse_pattern('sa(1, -25, .5, 5e-1, -1.5E+3, null, true, false, layer, a=b, "two \\"words\\"\\n", x="",)')
     values = [1, -25, 0.5, 0.5, -1500.0, None, True, False, "layer", "b", 'two "words"\n', ""]
     assert [(type(value), value) for _, value in call.arguments] == [(type(value), value) for value in values]
     assert [key for key, _ in call.arguments if key] == ["a", "x"]
@@ -60,13 +60,13 @@ def test_arguments_are_numbers_words_and_quoted_text() -> None:
     | st.sampled_from([None, True, False, "null", "true", "layer", "\u2118", "a b", '"', "\\"])
 )
 def test_what_blocks_write_of_a_value_reads_back(value: Value) -> None:
-    (call,) = parse(f"sa({write_value(value)}, key={write_value(value)})")
+    (call,) = parse_pattern(f"sa({write_value(value)}, key={write_value(value)})")
     assert call.arguments == ((None, value), ("key", value))
 
 
 def test_spans_mark_names_arguments_and_windows() -> None:
     text = "[sa, swa(kv_heads = 4):stoch(128, p=.5)]"
-    call = parse(text)[1]
+    call = parse_pattern(text)[1]
     assert call.window is not None
     spans = [call.span.name, *call.span.arguments, call.window.span.name, *call.window.span.arguments]
     assert [text[begin:end] for begin, end in spans] == ["swa", "kv_heads = 4", "stoch", "128", "p=.5"]
@@ -148,15 +148,15 @@ def test_error_at_offers_the_nearest_name() -> None:
 
 
 def test_the_bounds_hold_and_are_reached() -> None:
-    assert len(parse(f"sa*{MAX_ENTRIES}")) == MAX_ENTRIES
-    assert parse("[" * MAX_LEVELS + "sa" + "]" * MAX_LEVELS) == (SA,)
-    assert len(parse("[" + '[sa("[[")],' * 100 + "]")) == 100
-    assert parse("sa" + " " * (MAX_BYTES - 2)) == (SA,)
+    assert len(parse_pattern(f"sa*{MAX_ENTRIES}")) == MAX_ENTRIES
+    assert parse_pattern("[" * MAX_LEVELS + "sa" + "]" * MAX_LEVELS) == (SA,)
+    assert len(parse_pattern("[" + '[sa("[[")],' * 100 + "]")) == 100
+    assert parse_pattern("sa" + " " * (MAX_PATTERN_BYTES - 2)) == (SA,)
     for text, said in (
         (f"[sa*{MAX_ENTRIES}, sa]", "4097"),
         ("[" * (MAX_LEVELS + 1) + "sa" + "]" * (MAX_LEVELS + 1), "64 levels"),
-        ("sa" + " " * (MAX_BYTES - 1), "64 KiB"),
-        ("é" * (MAX_BYTES // 2 + 1), "64 KiB"),
+        ("sa" + " " * (MAX_PATTERN_BYTES - 1), "64 KiB"),
+        ("é" * (MAX_PATTERN_BYTES // 2 + 1), "64 KiB"),
         ("[" * 1_000_000, "64 KiB"),
         ("[" * 60_000, "pattern:1:65: brackets nest at most 64 levels"),
         ("[" + "sa*4096," * 8000 + "]", "at most 4096"),
@@ -204,7 +204,7 @@ def test_a_damaged_pattern_is_a_pattern_or_an_error_that_points(good: str, at: i
 
 def _read_or_point(text: str) -> None:
     try:
-        calls = parse(text)
+        calls = parse_pattern(text)
     except PatternError as error:
         lines = text.split("\n")
         assert 1 <= error.line <= len(lines) and 1 <= error.column <= len(lines[error.line - 1]) + 1

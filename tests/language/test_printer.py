@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hybridkit.language.parser import MAX_ENTRIES, parse
+from hybridkit.language.parser import MAX_ENTRIES, parse_pattern
 from hybridkit.language.printer import canonical, period
 
 
 def flat(pattern: str) -> list[str]:
     """The entries of a pattern of plain names."""
-    return [call.name for call in parse(pattern)]
+    return [call.name for call in parse_pattern(pattern)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hybridkit.block import Block, Window
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.language.source import Line, PatternError, Source
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -14,7 +14,7 @@ from hybridkit_blocks.windows.stoch import Stoch
 
 
 def entry(text: str, registry: Registry = REGISTRY) -> tuple[Block, Window | None]:
-    return resolve(parse(text)[0], registry, text)
+    return resolve(parse_pattern(text)[0], registry, text)
 
 
 def test_the_colon_fills_the_window_and_arguments_the_fields() -> None:
@@ -105,4 +105,4 @@ def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
     source = Source("r.yaml", (Line(3, 10, "pattern: [sa, # all"), Line(4, 3, "  mlsm]")))
     text = "[sa,\nmlsm]"
     with pytest.raises(PatternError, match=r"r\.yaml:4:3: unknown block"):
-        resolve(parse(text, source)[1], REGISTRY, text, source)
+        resolve(parse_pattern(text, source)[1], REGISTRY, text, source)

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridkit.recipe.files import Change, Data, Model, Recipe, RecipeError, Train, difference, dump, load
+from hybridkit.recipe.files import (
+    Data,
+    Model,
+    Recipe,
+    RecipeChange,
+    RecipeError,
+    Train,
+    dump,
+    read_recipe,
+    recipe_changes,
+)
 from hybridkit.system.errors import UserError
 
 PATTERN = "pattern: [swa:128, mlstm]*2\n"
@@ -52,7 +62,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def read(text: str, *overrides: str) -> Recipe:
     Path("r.yaml").write_text(text, encoding="utf-8")
-    return load("r.yaml", overrides).recipe
+    return read_recipe("r.yaml", overrides).recipe
 
 
 @pytest.mark.parametrize("text", WRONG)
@@ -98,7 +108,7 @@ OVERRIDES = {
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_an_override_changes_its_field_alone(override: str) -> None:
     plain, changed = read(PATTERN), read(PATTERN, override)
-    assert [(change.key, change.new) for change in difference(plain, changed)] == [OVERRIDES[override]]
+    assert [(change.key, change.new) for change in recipe_changes(plain, changed)] == [OVERRIDES[override]]
 
 
 BAD_OVERRIDES = ["train.lr=x", "train.lr=[1]", "train.lr.x=1", "train.lr", "lr=1", "=", "a..b=1", "train.betas=[.8"]
@@ -142,33 +152,36 @@ def test_extending_in_a_circle_or_too_deep_is_refused() -> None:
     for depth in range(40):
         Path(f"{depth}.yaml").write_text(f"extends: {depth + 1}.yaml")
     with pytest.raises(RecipeError, match="deeper than 16"):
-        load("0.yaml")
+        read_recipe("0.yaml")
 
 
 def test_names_of_files_and_of_shipped_recipes() -> None:
-    assert load("quickstart") == load("quickstart", []) and load("quickstart").path.name == "quickstart.yaml"
-    assert load("swax-stochastic-7b").recipe == load("paper/swax-stochastic-7b").recipe
+    assert (
+        read_recipe("quickstart") == read_recipe("quickstart", [])
+        and read_recipe("quickstart").path.name == "quickstart.yaml"
+    )
+    assert read_recipe("swax-stochastic-7b").recipe == read_recipe("paper/swax-stochastic-7b").recipe
     Path("swax-128-7b").mkdir()
-    assert load("swax-128-7b").recipe.model.width == 4096
+    assert read_recipe("swax-128-7b").recipe.model.width == 4096
     for name, message in {
         "qickstart": "did you mean quickstart",
         "swax-128-7b/": "a directory",
         "x" * 5000: "no such",
     }.items():
         with pytest.raises(UserError, match=message):
-            load(name)
+            read_recipe(name)
 
 
 def test_difference_knows_what_a_resumed_run_may_change() -> None:
     old = read(PATTERN)
     allowed = ["train.steps=5", "train.lr=1", "train.min_lr=0", "train.validate_every=7", "train.engine=deepspeed"]
     refused = ["pattern=[swa:64, mlstm]*2", "model.width=64", "data.source=a", "train.seed=1", "train.batch_tokens=1k"]
-    changes = {change.key: change for change in difference(old, read(PATTERN, *allowed, *refused))}
+    changes = {change.key: change for change in recipe_changes(old, read(PATTERN, *allowed, *refused))}
     assert {key: change.allowed for key, change in changes.items()} == {
         **{text.split("=")[0]: True for text in allowed},
         **{text.split("=")[0]: False for text in refused},
     }
-    assert changes["train.steps"] == Change("train.steps", 1000, 5, True)
+    assert changes["train.steps"] == RecipeChange("train.steps", 1000, 5, True)
 
 
 texts = st.text(
@@ -243,7 +256,7 @@ overrides = st.tuples(
 def test_any_recipe_is_loaded_or_refused(text: str, said: list[str]) -> None:
     Path("r.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        loaded = load("r.yaml", said)
+        loaded = read_recipe("r.yaml", said)
     except UserError as error:
         assert str(error)
         return

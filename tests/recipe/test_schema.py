@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from project import ROOT
 
-from hybridkit.recipe.files import load
+from hybridkit.recipe.files import read_recipe
 from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves, read_size
 
 
 def test_the_pattern_alone_is_a_recipe_and_has_the_documented_defaults(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("pattern: [swa:stoch(128,2048,p=.5), mlstm]*12")
-    recipe = load(tmp_path / "r.yaml").recipe
+    recipe = read_recipe(tmp_path / "r.yaml").recipe
     assert recipe == Recipe(pattern="[swa:stoch(128,2048,p=.5), mlstm]*12")
     assert recipe.model == Model(width=256, heads=4, vocab=None, tie=False, logit_cap=None, ffn={"block": "ffn"})
     assert recipe.data == Data(source="stdlib", tokenizer="bytes", sequence=1024, documents="reset", validation=0.02)

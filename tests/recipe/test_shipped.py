@@ -3,7 +3,7 @@
 import pytest
 
 from hybridkit.model.plan import compile_pattern
-from hybridkit.recipe.files import load, shipped
+from hybridkit.recipe.files import read_recipe, shipped
 
 
 def test_shipped_recipes_load_and_the_papers_have_as_many_mixers_as_it_says() -> None:
@@ -13,7 +13,7 @@ def test_shipped_recipes_load_and_the_papers_have_as_many_mixers_as_it_says() ->
     assert names >= {f"paper/{kind}-{size}" for kind in kinds for size in ("1.4b", "7b")}
     assert len(shipped()) == len({*shipped().values()}) + len(names), "two recipes share a name"
     for name in (name for name in names if not name.startswith("studies/")):  # those are spaces: tests/search
-        recipe = load(name).recipe
+        recipe = read_recipe(name).recipe
         model = recipe.model
         plan = compile_pattern(
             recipe.pattern, width=model.width, heads=model.heads, vocab=model.vocab or 257, ffn=model.ffn, tie=model.tie

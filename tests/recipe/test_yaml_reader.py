@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridkit.language.source import Source
-from hybridkit.recipe.yaml_reader import MAX_BYTES, Document, ReadError, read_file, read_text, scalar
+from hybridkit.recipe.yaml_reader import MAX_YAML_BYTES, Document, ReadError, read_yaml_file, read_yaml_text, scalar
 
 PATTERN = "[swa:stoch(128,2048,p=.5), mlstm]*12"
 
@@ -51,7 +51,7 @@ def is_pattern(keys: tuple[str, ...]) -> bool:
 
 
 def read(text: str) -> Document:
-    return read_text(text, "f.yaml", is_pattern)
+    return read_yaml_text(text, "f.yaml", is_pattern)
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:30]))
@@ -166,25 +166,25 @@ def test_places_of_keys_and_values() -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "nul.yaml").write_bytes(b"a: \0")
     (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
-    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
+    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_YAML_BYTES + 1))
     (tmp_path / "list.yaml").write_text("- a")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").touch()
     reasons = {"nul": "binary", "binary": "binary", "large": "1 MiB", "list": ":1:1: the top level", "nil": "nul.yaml"}
     for name, reason in reasons.items():
         with pytest.raises(ReadError, match=reason):
-            read_file(tmp_path / f"{name}.yaml", is_pattern)
+            read_yaml_file(tmp_path / f"{name}.yaml", is_pattern)
     with pytest.raises(ReadError, match=r"did you mean .*run/recipe\.yaml"):
-        read_file(tmp_path / "run", is_pattern)
+        read_yaml_file(tmp_path / "run", is_pattern)
     with pytest.raises(ReadError, match="cannot be read"):
-        read_file(tmp_path / ("n" * 5000), is_pattern)
+        read_yaml_file(tmp_path / ("n" * 5000), is_pattern)
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_be_empty(tmp_path: Path) -> None:
     (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
     (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert read_file(tmp_path / "mark.yaml", is_pattern).data == {"a": 1}
-    assert read_file(tmp_path / "empty.yaml", is_pattern).data == {}
+    assert read_yaml_file(tmp_path / "mark.yaml", is_pattern).data == {"a": 1}
+    assert read_yaml_file(tmp_path / "empty.yaml", is_pattern).data == {}
 
 
 letters = st.characters(min_codepoint=32, max_codepoint=0x2000, exclude_categories=["Cc", "Cs"])
@@ -196,7 +196,7 @@ data = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictio
 @given(data)
 @settings(deadline=None)
 def test_json_is_read_as_json(value: object) -> None:
-    assert read_text(json.dumps(value, ensure_ascii=False), "f.yaml").data == value
+    assert read_yaml_text(json.dumps(value, ensure_ascii=False), "f.yaml").data == value
 
 
 pieces = st.sampled_from(

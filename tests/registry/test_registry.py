@@ -10,7 +10,7 @@ import pytest
 from project import ROOT
 
 from hybridkit.block import Block, Dims, Window
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.plugin import Kind
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -80,7 +80,7 @@ def test_a_plugin_is_what_its_one_public_class_is(plugins: Path) -> None:
     assert issubclass(registry.block("echo"), Block) and issubclass(registry.window("twice"), Window)
     assert "echo" in registry.names("block") and "twice" in registry.names("window")
     assert "echo" not in REGISTRY.names("block")
-    entry = resolve(parse("echo(.5)")[0], registry, "echo(.5)")
+    entry = resolve(parse_pattern("echo(.5)")[0], registry, "echo(.5)")
     assert str(entry.block) == "echo(gain=.5)"
     layer = entry.block.build(Dims(8, 2, 16))
     for again in (pickle.loads(pickle.dumps(entry)), copy.deepcopy(entry)):

@@ -10,30 +10,30 @@ from names import HOSTILE, raw_controls
 from hybridkit.report.figure import svg
 from hybridkit.report.search import print_results
 from hybridkit.report.search_pages import _html, _markdown, ranking
-from hybridkit.report.search_plots import pictures
-from hybridkit.search.results import Curve, Results, Row
-from hybridkit.search.trials import Counts, Record, half_interval
+from hybridkit.report.search_plots import study_figures
+from hybridkit.search.results import RankedTrial, Results, TrialCurve
+from hybridkit.search.trials import Counts, Trial, half_interval
 
 assert half_interval([1.0]) is None
 
 
 @pytest.fixture(scope="module")
 def found() -> Results:
-    records = [
-        Record(n, "done", {"arm": name, "lr": 10.0**-n}, name, values=[[1.0 + n, 10.0**n % 9e99]])
+    trials = [
+        Trial(n, "done", {"arm": name, "lr": 10.0**-n}, name, values=[[1.0 + n, 10.0**n % 9e99]])
         for n, name in enumerate(HOSTILE)
     ]
-    rows = [Row(n + 1, record, record.means, [None, None], n < 3) for n, record in enumerate(records)]
-    failed = Record(99, "failed", {"arm": "|"}, "sa", reason="[/b] \x1b[31m | `x`")
+    rows = [RankedTrial(n + 1, trial, trial.means, [None, None], n < 3) for n, trial in enumerate(trials)]
+    failed = Trial(99, "failed", {"arm": "|"}, "sa", reason="[/b] \x1b[31m | `x`")
     return Results(
         "_a$b^{$ <b> [x](y)", {"val_loss": "min", "_params": "min"}, rows, [{"arm": 0.5, "_l$r^{": 0.2}] * 2,
-        [*records, failed], Counts(), len(HOSTILE), 1,
+        [*trials, failed], Counts(), len(HOSTILE), 1,
     )  # fmt: skip
 
 
 def test_pages_and_pictures_hold_names_as_text(found: Results) -> None:
-    curves = [Curve(n, 0, [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(2)]
-    drawn = [(name, title, svg(figure)) for name, title, figure in pictures(found, curves)]
+    curves = [TrialCurve(n, 0, [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(2)]
+    drawn = [(name, title, svg(figure)) for name, title, figure in study_figures(found, curves)]
     assert [name for name, _, _ in drawn] == ["front", "parallel", "importance", "curves"]
     for _, _, text in drawn:
         ElementTree.fromstring(text)

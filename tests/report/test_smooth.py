@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from hybridkit.report.smooth import SHARE, smooth
+from hybridkit.report.smooth import SMOOTHED_SHARE, smooth
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 60, 1000])
@@ -18,9 +18,9 @@ def test_a_constant_stays_and_the_length_too(steps: int) -> None:
 def test_a_linear_fall_is_late_by_no_more_than_the_stated_share(steps: int) -> None:
     fall = [4 - step / steps for step in range(steps)]
     late = [(shown - true) * steps for shown, true in zip(smooth(fall), fall, strict=True)]  # in steps
-    half = round(SHARE / 2 * steps)
+    half = round(SMOOTHED_SHARE / 2 * steps)
     assert max(map(abs, late[half : steps - half])) < 1e-6
-    assert max(map(abs, late)) <= SHARE / 4 * steps + 0.5  # half a step: a window is a whole number of them
+    assert max(map(abs, late)) <= SMOOTHED_SHARE / 4 * steps + 0.5  # half a step: a window is a whole number of them
 
 
 def test_a_short_run_ends_where_its_last_losses_are() -> None:
@@ -34,7 +34,7 @@ def test_noise_becomes_less_by_the_root_of_the_window() -> None:
     draw = random.Random(0)
     noise = [draw.gauss(0, 1) for _ in range(4000)]
     spread = math.sqrt(mean(value**2 for value in smooth(noise)[200:-200]))
-    assert spread < 3 / math.sqrt(SHARE * 4000)  # neighbours share losses: a few independent ones remain
+    assert spread < 3 / math.sqrt(SMOOTHED_SHARE * 4000)  # neighbours share losses: a few independent ones remain
 
 
 def test_what_is_not_finite_counts_nowhere() -> None:

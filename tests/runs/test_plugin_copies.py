@@ -242,7 +242,7 @@ def test_a_damaged_record_of_trust_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_older_version_is_read_with_the_plugin_that_is_named(run: Run, tmp_path: Path) -> None:
-    from hybridkit.evaluation.target import open_subject
+    from hybridkit.evaluation.target import open_eval_target
 
     for checkpoint in run.checkpoints():
         manifest = checkpoint.folder / "manifest.json"
@@ -255,7 +255,7 @@ def test_a_run_of_an_older_version_is_read_with_the_plugin_that_is_named(run: Ru
         hybridkit.load(run.path)
     _add_plugins([tmp_path / "mine/gla.py"])
     hybridkit.load(run.path)
-    assert open_subject(run.path).lacking == ("tokenizer", "plug-ins")
+    assert open_eval_target(run.path).lacking == ("tokenizer", "plug-ins")
 
 
 def test_a_registry_of_a_run_crosses_processes(run: Run) -> None:

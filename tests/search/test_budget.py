@@ -8,15 +8,15 @@ from spaces import SEQUENCES, write_space
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.recipe.yaml_reader import read_text
+from hybridkit.recipe.yaml_reader import read_yaml_text
 from hybridkit.runs.run import load_recipe
-from hybridkit.search.budget import Constraint, judge, read_budget
+from hybridkit.search.budget import Constraint, check_budget, read_budget
 from hybridkit.search.definition import read_definition
-from hybridkit.search.objectives import Costs, Unknown, evaluation_tree, look_up
+from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, look_up
 
 
 def read(text: str) -> Constraint:
-    (constraint,) = read_budget(read_text(f"budget: {text}", "f.yaml"))
+    (constraint,) = read_budget(read_yaml_text(f"budget: {text}", "f.yaml"))
     return constraint
 
 
@@ -35,14 +35,17 @@ def test_expressions(text: str, name: str, low: float, high: float) -> None:
     constraint = read(text)
     assert (constraint.name, constraint.high) == (name, pytest.approx(high)) and constraint.low == pytest.approx(low)
     inside = min(high, 1e15) if low == float("-inf") else low
-    assert constraint.excess(inside) == 0 and max(constraint.excess(inside * 1.5), constraint.excess(inside / 2)) == 0.5
+    assert (
+        constraint.violation(inside) == 0
+        and max(constraint.violation(inside * 1.5), constraint.violation(inside / 2)) == 0.5
+    )
 
 
 def test_the_excess_adds_up_and_grows_with_the_distance() -> None:
     budget = (read("[a <= 100]"), read("{b: 10 +- 10%}"))
     figures = {"a": 150.0, "b": 4.5}
-    verdict = judge(budget, figures.__getitem__)
-    assert verdict.excess == pytest.approx(0.5 + 0.5) and str(verdict) == "a = 150, b = 4.5"
+    check = check_budget(budget, figures.__getitem__)
+    assert check.violation == pytest.approx(0.5 + 0.5) and str(check) == "a = 150, b = 4.5"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
 
 def test_an_unknown_figure_names_its_neighbours(tmp_path: Path) -> None:
     write_space(tmp_path, SEQUENCES)
-    with pytest.raises(Unknown) as caught:
+    with pytest.raises(UnknownMetric) as caught:
         Costs(load_recipe(tmp_path / "base.yaml"))("flops_per_token.forwards")
     assert "flops_per_token.forward" in caught.value.known
 

@@ -44,7 +44,7 @@ def test_a_study_goes_on_while_its_text_is_the_same(study: Study) -> None:
 
 def test_changed_text_is_refused_with_both_digests(study: Study) -> None:
     Path("text/9.txt").write_text("one more document\n" * 9)
-    (was,) = study.records()[0].origin.values()
+    (was,) = study.trials()[0].origin.values()
     with pytest.raises(UserError, match=was) as raised:
         resume(read_definition(Path("space.yaml")), Path("study"))
     assert "now; put it back" in str(raised.value)
@@ -70,7 +70,7 @@ def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path) -> None:
         REGISTRY.add(tmp_path / "one/gla.py")
         with_plugin = create(read_definition(Path("space.yaml")), Path("other"), None)
         try_all(with_plugin, full_attention, 1)
-        assert "the plug-in gla.py" in with_plugin.records()[0].origin
+        assert "the plug-in gla.py" in with_plugin.trials()[0].origin
         _forget(before)
         REGISTRY.add(tmp_path / "two/gla.py")
         with pytest.raises(UserError, match=r"the plug-in gla\.py is another one"):
@@ -81,5 +81,4 @@ def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path) -> None:
 
 def _forget(before: dict) -> None:  # type: ignore[type-arg]
     REGISTRY._plugins = before.copy()
-    REGISTRY._entries.clear()
     REGISTRY.__dict__.pop("_known", None)

@@ -15,7 +15,7 @@ from spaces import SEQUENCES, new_study
 
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
-from hybridkit.search.scheduler import Progress, search
+from hybridkit.search.scheduler import SearchProgress, search
 from hybridkit.search.storage import mend_journal
 from hybridkit.search.study import open_study, resume
 from hybridkit.system.errors import Failure, Interrupted, UserError
@@ -32,7 +32,7 @@ class Assassin:
         self.messages: list[str] = []
         self._killed: set[int | None] = set()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: SearchProgress) -> None:
         under_way = any(running.step for running in progress.running)
         victims = {process.pid for process in multiprocessing.active_children()} - self._killed
         if self.left and under_way and victims:
@@ -62,9 +62,9 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     assassin = Assassin(signal.SIGKILL, 2)
     search(killed, 2, assassin)
     assert assassin.left == 0 and sum("SIGKILL" in text for text in assassin.messages) == 2
-    assert [record.state for record in killed.records()] == ["done"] * 2
-    assert [record.params for record in killed.records()] == [record.params for record in calm.records()]
-    assert [record.values for record in killed.records()] == [record.values for record in calm.records()]
+    assert [trial.state for trial in killed.trials()] == ["done"] * 2
+    assert [trial.params for trial in killed.trials()] == [trial.params for trial in calm.trials()]
+    assert [trial.values for trial in killed.trials()] == [trial.values for trial in calm.trials()]
     runs = sorted(path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").glob("trials/*/seed-*"))
     assert len(runs) == 4
     for run in runs:
@@ -78,10 +78,10 @@ def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> Non
         search(study, 2, Assassin(signal.SIGTERM, 1, leader=True))
     assert caught.value.code == 143
     assert not multiprocessing.active_children()
-    assert any(record.state == "running" for record in study.records())
+    assert any(trial.state == "running" for trial in study.trials())
     again = open_study(tmp_path / "study")
     search(again, 2, Assassin(0, 0))
-    assert [record.state for record in again.records()] == ["done"] * 2
+    assert [trial.state for trial in again.trials()] == ["done"] * 2
     assert {len(losses(Run(path))) for path in (tmp_path / "study").glob("trials/*/seed-*")} == {20}
 
 
@@ -96,10 +96,10 @@ sampler: grid
 """
     study = new_study(tmp_path, text)
     search(study, 1, Assassin(0, 0))
-    states = {record.params["train.lr"]: record.state for record in study.records()}
+    states = {trial.params["train.lr"]: trial.state for trial in study.trials()}
     assert states[0.03] == "done"
     assert states[1e-6] == states[2e-6] == "pruned"
-    pruned = next(record for record in study.records() if record.state == "pruned")
+    pruned = next(trial for trial in study.trials() if trial.state == "pruned")
     run = Run(study.trial_folder(pruned.number) / "seed-0")
     assert "step 20" in pruned.reason and 20 <= len(losses(run)) < 120
     assert run.newest().checkpoint, "a stopped run has a checkpoint"
@@ -113,7 +113,7 @@ sampler: grid
 """
     study = new_study(tmp_path, text)
     search(study, 1, Assassin(0, 0))
-    failed, done = study.records()
+    failed, done = study.trials()
     assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
     assert done.state == "done"
 
@@ -135,8 +135,8 @@ def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     while time.monotonic() < deadline and any(map(_alive, workers)):
         time.sleep(0.1)
     assert not any(map(_alive, workers))
-    assert [record.state for record in study.records()] == ["running"] * 2
-    assert len(study.mine()) == 2, "to be taken up by --resume"
+    assert [trial.state for trial in study.trials()] == ["running"] * 2
+    assert len(study.own_running()) == 2, "to be taken up by --resume"
 
 
 def _lead(folder: str) -> None:
@@ -159,7 +159,7 @@ class ServerKiller(Assassin):
         super().__init__(signal.SIGKILL, 1)
         self.workers: list[int] = []
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: SearchProgress) -> None:
         if self.left and any(running.step for running in progress.running):
             self.left = 0
             self.workers = [process.pid for process in multiprocessing.active_children() if process.pid]
@@ -172,15 +172,15 @@ def test_a_search_whose_fork_server_is_killed_says_so_and_can_be_gone_on_with(tm
     with pytest.raises(Failure, match=r"workers start has died.*finished trials are kept, and --resume goes on"):
         search(study, 1, killer)
     assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
-    assert len(study.mine()) == 1
+    assert len(study.own_running()) == 1
 
 
 def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
     """In a process of its own: multiprocessing asks for its folder once."""
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    code = "from hybridkit.search.processes import Processes\n"
-    code += "process = Processes([]).start(print, 'begun')\nprocess.join()\nprint(process.exitcode)"
+    code = "from hybridkit.search.processes import ForkServer\n"
+    code += "process = ForkServer([]).start(print, 'begun')\nprocess.join()\nprint(process.exitcode)"
     environment = {**os.environ, "TMPDIR": str(long)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == ["begun", "0"], done.stderr
@@ -194,10 +194,10 @@ def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
     monkeypatch.setattr("hybridkit.search.scheduler.work", _full_disk)
     with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
         search(study, 1, Assassin(0, 0))
-    assert [record.state for record in study.records()] == ["running"]
+    assert [trial.state for trial in study.trials()] == ["running"]
 
 
-def _full_disk(job: worker.Job) -> None:
+def _full_disk(job: worker.TrialJob) -> None:
     def train(*_: object, **__: object) -> None:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise Failure(f"run: {error}") from error
@@ -226,4 +226,4 @@ def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
         mend_journal(study.folder)
         assert journal.read_bytes().endswith(b"}\n")
     search(open_study(study.folder), 1, Assassin(0, 0))
-    assert [record.state for record in study.records()] == ["done", "done"]
+    assert [trial.state for trial in study.trials()] == ["done", "done"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, write_space
 
-from hybridkit.search.candidate import Workshop
+from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition, write_definition
 from hybridkit.search.template import elements, fill, holes
 from hybridkit.system.errors import UserError
@@ -24,8 +24,8 @@ space:
 
 def patterns(text: str, folder: Path) -> list[str]:
     """Every pattern of a grid, canonical."""
-    workshop = Workshop(read_definition(write_space(folder, text)))
-    return [workshop.make(params).pattern for params in workshop.definition.space.grid()]
+    factory = CandidateFactory(read_definition(write_space(folder, text)))
+    return [factory.make(params).pattern for params in factory.definition.space.grid()]
 
 
 def test_a_template_stands_for_the_patterns_that_it_becomes(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_template_stands_for_the_patterns_that_it_becomes(tmp_path: Path) -> N
 def test_fields_of_the_recipe_are_set_and_all_others_are_the_bases(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SPACE + "trial: {steps: 9, data: {sequence: 32}}"))
     choice = {"w": 4, "n": 1, "p": 0.5, "train.lr": 5e-3, "model.width": 32}
-    recipe = Workshop(definition).make(choice).loaded.recipe
+    recipe = CandidateFactory(definition).make(choice).loaded.recipe
     assert (recipe.train.lr, recipe.model.width, recipe.train.steps, recipe.data.sequence) == (5e-3, 32, 9, 32)
     assert recipe.data.source == "recall(pairs=2, keys=4, values=4)" and recipe.train.min_lr == 1e-4
 
@@ -49,7 +49,7 @@ def test_fields_of_the_recipe_are_set_and_all_others_are_the_bases(tmp_path: Pat
 def test_tokens_are_whole_batches(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SEQUENCES + "trial: {tokens: 5k}"))
     choice = dict.fromkeys(definition.space.variables, "sa")
-    assert Workshop(definition).make(choice).loaded.recipe.train.steps == 3, "2.5 batches of 2k"
+    assert CandidateFactory(definition).make(choice).loaded.recipe.train.steps == 3, "2.5 batches of 2k"
 
 
 @pytest.mark.parametrize("length", [1, 4, 5])
@@ -71,16 +71,16 @@ def test_named_patterns_are_a_choice_by_name(tmp_path: Path) -> None:
     text = "extends: base.yaml\npatterns:\n  short: [swa:4, mlstm]*2\n  none: mlstm*{n}\nspace:\n  n: [1, 2]"
     definition = read_definition(write_space(tmp_path, text))
     assert definition.space.variables["pattern"].grid() == ["short", "none"]
-    assert Workshop(definition).make({"n": 2, "pattern": "none"}).pattern == "mlstm*2"
+    assert CandidateFactory(definition).make({"n": 2, "pattern": "none"}).pattern == "mlstm*2"
 
 
 def test_match_brings_every_candidate_to_the_same_cost(tmp_path: Path) -> None:
     text = SEQUENCES + "match: params\n"
-    workshop = Workshop(read_definition(write_space(tmp_path, text)))
-    wanted = workshop.make(dict.fromkeys(workshop.definition.space.variables, "sa"))
-    base = Workshop(read_definition(write_space(tmp_path, SEQUENCES)))
+    factory = CandidateFactory(read_definition(write_space(tmp_path, text)))
+    wanted = factory.make(dict.fromkeys(factory.definition.space.variables, "sa"))
+    base = CandidateFactory(read_definition(write_space(tmp_path, SEQUENCES)))
     before = base.make(dict.fromkeys(base.definition.space.variables, "sa")).costs("params")
-    after = {layer: workshop.make(dict.fromkeys(workshop.definition.space.variables, layer)).costs("params")
+    after = {layer: factory.make(dict.fromkeys(factory.definition.space.variables, layer)).costs("params")
              for layer in ("swa:4", "mlstm")}  # fmt: skip
     target = 14_000  # what the base has, roughly: half the layers of a candidate
     assert wanted.costs("params") < before, "four layers have to be narrower than the base's two"
@@ -132,7 +132,7 @@ WRONG = {  # what is appended or replaced: what the message names
 def test_a_wrong_space_is_refused_with_what_is_wrong(change: tuple[str, str], tmp_path: Path) -> None:
     lines = SPACE.replace(*change) if "\n" not in change[1] or "w:" in change[0] else SPACE + change[1].strip()
     with pytest.raises(UserError) as caught:
-        Workshop(read_definition(write_space(tmp_path, lines))).check()
+        CandidateFactory(read_definition(write_space(tmp_path, lines))).check()
     assert "space.yaml" in str(caught.value)
     for part in WRONG[change]:
         assert part in str(caught.value)

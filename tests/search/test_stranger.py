@@ -17,11 +17,11 @@ from hybridkit.cli import app
 from hybridkit.report.search import ranked, summarize
 from hybridkit.search.definition import read_definition
 from hybridkit.search.folder import SETTINGS, holds_study
-from hybridkit.search.results import curves, evaluations, results, to_json
+from hybridkit.search.results import curves, evaluations, results, results_json
 from hybridkit.search.samplers import Proposer
 from hybridkit.search.storage import JOURNAL
 from hybridkit.search.study import create, open_study, resume
-from hybridkit.search.trials import front, rank
+from hybridkit.search.trials import pareto_front, rank
 from hybridkit.system.errors import Failure, UserError
 
 AIMS = "objectives: {val_loss: min, params: min}\n"
@@ -140,14 +140,14 @@ def use(folder: Path) -> None:
     """All that the verbs do with a study short of training."""
     opened = open_study(folder)
     found = results(opened)
-    json.dumps(to_json(found), allow_nan=False)
-    evaluations(opened), curves(opened), ranked(found, found.rows), summarize(found), opened.mine()
+    json.dumps(results_json(found), allow_nan=False)
+    evaluations(opened), curves(opened), ranked(found, found.rows), summarize(found), opened.own_running()
     if found.best:
-        opened.candidate(found.best.record)
-    definition, records = opened.definition, found.records
+        opened.candidate(found.best.trial)
+    definition, trials = opened.definition, found.trials
     proposer = Proposer("tpe", definition.space.variables, definition.maximized, 9)
-    next(proposer.stream(0, 0, records))
-    assert all(opened.trial_folder(record.number).is_relative_to(folder) for record in records)
+    next(proposer.stream(0, 0, trials))
+    assert all(opened.trial_folder(trial.number).is_relative_to(folder) for trial in trials)
 
 
 def mutants(lines: list[Any], seed: int, most: int) -> Iterator[list[Any]]:
@@ -200,9 +200,9 @@ def test_whatever_a_space_says_is_read_or_refused_in_words(study: Path, tmp_path
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
 def test_what_has_no_value_is_never_compared(missing: float | None) -> None:
     values = [[2.0, 1.0], [missing, 0.0], [1.0, 2.0], [0.0, missing], [3.0, 3.0]]
-    assert front(values, [False, False]) == [0, 2]
+    assert pareto_front(values, [False, False]) == [0, 2]
     assert rank(values, [False, False]) == [2, 0, 4, 1, 3]
-    assert front([[missing]], [True]) == [] and rank([[missing], [1.0]], [True]) == [1, 0]
+    assert pareto_front([[missing]], [True]) == [] and rank([[missing], [1.0]], [True]) == [1, 0]
 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
@@ -211,12 +211,12 @@ def test_a_trial_without_a_value_is_failed_and_not_ranked_first(tmp_path: Path, 
 
     study = new_study(tmp_path, SEQUENCES + "sampler: random\ntrial: {seeds: 2}\ntrials: 2\n")
     for figures in ([{"val_loss": 1.0}, {"val_loss": missing}], [{"val_loss": 2.0}, {"val_loss": 2.0}]):
-        record = study.begin()
-        assert record
-        study.end(record, Outcome(figures))
+        trial = study.begin()
+        assert trial
+        study.end(trial, Outcome(figures))
     found = results(study)
-    assert [row.record.number for row in found.rows] == [1] and found.records[0].state == "failed"
-    assert "val_loss" in found.records[0].reason
+    assert [row.trial.number for row in found.rows] == [1] and found.trials[0].state == "failed"
+    assert "val_loss" in found.trials[0].reason
     lines = (study.folder / JOURNAL).read_text().replace("[[2.0],[2.0]]", f"[[2.0],[{json.dumps(missing)}]]")
     (study.folder / JOURNAL).write_text(lines)
     found = results(open_study(study.folder))
@@ -238,6 +238,6 @@ def test_a_storage_of_many_machines_is_named_every_time(tmp_path: Path) -> None:
     study = create(definition, tmp_path / "study", url)
     try_all(study, full_attention)
     assert url not in (study.folder / SETTINGS).read_text()
-    assert len(resume(definition, study.folder, url).records()) == 2
+    assert len(resume(definition, study.folder, url).trials()) == 2
     assert search("best", study.folder, "--storage", url) is None
     refused("cannot be opened", "best", study.folder, "--storage", f"sqlite:///{tmp_path}/other.db")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
-from hybridkit.search.candidate import Workshop
+from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
 from hybridkit.search.feasible import SECONDS
-from hybridkit.search.results import results, to_json
+from hybridkit.search.results import results, results_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
-from hybridkit.search.trials import Record
+from hybridkit.search.trials import Trial
 from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
 
@@ -22,8 +22,8 @@ SAMPLERS = ["random", "tpe", "nsga2", "evolution"]
 BUDGET = "budget: [state_bytes@1k <= 20000]\n"
 
 
-def choices(records: list[Record]) -> list[Params]:
-    return [record.params for record in records]
+def choices(trials: list[Trial]) -> list[Params]:
+    return [trial.params for trial in trials]
 
 
 @pytest.mark.slow
@@ -33,10 +33,10 @@ def test_the_same_seed_gives_the_same_study_even_when_it_is_interrupted(sampler:
     whole = try_all(new_study(tmp_path, text, "whole"), full_attention)
     parts = new_study(tmp_path, text, "parts")
     for most in (3, 6, 20):
-        records = try_all(parts, full_attention, most)
+        trials = try_all(parts, full_attention, most)
         parts = open_study(tmp_path / "parts")
-    assert choices(records) == choices(whole) and len(whole) == 14
-    assert [record.proposals for record in records] == [record.proposals for record in whole]
+    assert choices(trials) == choices(whole) and len(whole) == 14
+    assert [trial.proposals for trial in trials] == [trial.proposals for trial in whole]
     other = try_all(new_study(tmp_path, f"{text}seed: 1\n", "other"), full_attention)
     assert choices(other) != choices(whole)
 
@@ -46,30 +46,30 @@ def test_a_random_study_is_the_same_whatever_the_order_in_which_trials_end(tmp_p
     one = choices(try_all(new_study(tmp_path, text, "one"), full_attention))
     several = new_study(tmp_path, text, "several")
     begun = [several.begin() for _ in range(6)]
-    assert choices([record for record in begun if record]) == one
+    assert choices([trial for trial in begun if trial]) == one
 
 
 @pytest.mark.slow
 def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + BUDGET + "sampler: grid\n")
-    records = try_all(study, full_attention)
-    points = [study.workshop.make(params) for params in study.definition.space.grid()]
-    within = {point.key for point in points if study.workshop.judge(point).excess == 0}
-    assert {record.key for record in records} == within and len(records) == len(within)
-    assert study.ledger.counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
+    trials = try_all(study, full_attention)
+    points = [study.factory.make(params) for params in study.definition.space.grid()]
+    within = {point.key for point in points if study.factory.check_budget(point).violation == 0}
+    assert {trial.key for trial in trials} == within and len(trials) == len(within)
+    assert study.storage.counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
 
 
 def test_what_comes_to_the_same_recipe_is_tried_once_and_its_value_stands_for_both(tmp_path: Path) -> None:
     text = "extends: base.yaml\nspace:\n  n: [1, 2]\n  pattern: [{unit}]*{n}\n  unit: [sa, 'sa, sa', mlstm]\n"
     study = new_study(tmp_path, text + "sampler: grid\n")
-    records = try_all(study, lambda record: float(len(record.pattern)))
-    assert Counter(record.pattern for record in records) == Counter(["sa", "sa*2", "mlstm", "sa*4", "mlstm*2"])
-    (twin,) = (record for record in records if record.pattern == "sa*2")
+    trials = try_all(study, lambda trial: float(len(trial.pattern)))
+    assert Counter(trial.pattern for trial in trials) == Counter(["sa", "sa*2", "mlstm", "sa*4", "mlstm*2"])
+    (twin,) = (trial for trial in trials if trial.pattern == "sa*2")
     assert (twin.params, [alias.params for alias in twin.aliases]) == (
         {"n": 1, "unit": "sa, sa"},
         [{"n": 2, "unit": "sa"}],
     )
-    assert to_json(results(study))["duplicates"] == 1
+    assert results_json(results(study))["duplicates"] == 1
 
 
 def refusal(text: str, folder: Path) -> str:
@@ -84,8 +84,8 @@ def refusal(text: str, folder: Path) -> str:
 @pytest.mark.parametrize("sampler", ["random", "grid"])
 def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(sampler: str, tmp_path: Path) -> None:
     text = SEQUENCES + f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
-    workshop = Workshop(definition := read_definition(write_space(tmp_path, text)))
-    fewest = min(workshop.make(params).costs("params") for params in definition.space.grid())
+    factory = CandidateFactory(definition := read_definition(write_space(tmp_path, text)))
+    fewest = min(factory.make(params).costs("params") for params in definition.space.grid())
     said = refusal(text, tmp_path)
     assert "space.yaml:5" in said and "nothing meets `params <= 100`; nearest: layers.1 = " in said
     assert said.endswith(f"with params = {fewest:g}")
@@ -94,8 +94,8 @@ def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(samp
 @pytest.mark.slow
 def test_the_answer_takes_seconds_where_candidates_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand proposals of these would take a minute and more."""
-    make = Workshop.make
-    monkeypatch.setattr(Workshop, "make", lambda self, params: time.sleep(0.05) or make(self, params))
+    make = CandidateFactory.make
+    monkeypatch.setattr(CandidateFactory, "make", lambda self, params: time.sleep(0.05) or make(self, params))
     begin = time.monotonic()
     said = refusal(SEQUENCES.replace("length: 4", "length: 24") + "budget: [params <= 100]\n", tmp_path)
     assert time.monotonic() - begin < SECONDS + 2 and "nothing meets `params <= 100`" in said
@@ -103,7 +103,9 @@ def test_the_answer_takes_seconds_where_candidates_take_long(tmp_path: Path, mon
 
 def test_limits_that_only_some_candidates_meet_are_told_from_those_that_none_does(tmp_path: Path) -> None:
     space = "extends: base.yaml\nspace:\n  n: {int: [1, 9]}\n  pattern: mlstm*{n}\n"
-    sizes = [Workshop(read_definition(write_space(tmp_path, space))).make({"n": n}).costs("params") for n in (1, 9)]
+    sizes = [
+        CandidateFactory(read_definition(write_space(tmp_path, space))).make({"n": n}).costs("params") for n in (1, 9)
+    ]
     both = f"budget: [params <= {sizes[0]:g}, params >= {sizes[1]:g}]\n"
     assert "each limit is met by some, all together by none; nearest: n = " in refusal(space + both, tmp_path)
 
@@ -112,10 +114,10 @@ def test_what_few_candidates_meet_is_found(tmp_path: Path) -> None:
     """One of 9 * 16 * 16 widths: no handful of draws finds it."""
     space = "extends: base.yaml\nspace:\n  n: {int: [1, 9]}\n  model.width: {int: [16, 496], step: 16}\n"
     space += "  pattern: mlstm*{n}\nsampler: random\n"
-    workshop = Workshop(read_definition(write_space(tmp_path, space)))
-    wanted = workshop.make({"n": 7, "model.width": 176}).costs("params")
+    factory = CandidateFactory(read_definition(write_space(tmp_path, space)))
+    wanted = factory.make({"n": 7, "model.width": 176}).costs("params")
     study = new_study(tmp_path, space + f"budget: [params: {wanted:g} +- .1%]\n")
-    assert study.definition.budget[0].excess(wanted) == 0
+    assert study.definition.budget[0].violation(wanted) == 0
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -126,7 +128,7 @@ def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_pat
     try_all(study, full_attention)
     found = results(study)
     assert found.best and found.best.means == [2.0], "two layers of full attention fit, and no three do"
-    assert all(record.costs["state_bytes@1k"] <= 300000 for record in found.records)
+    assert all(trial.costs["state_bytes@1k"] <= 300000 for trial in found.trials)
 
 
 def test_a_study_ends_where_nothing_new_is_left(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_seeds_are_means_with_intervals(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "trial: {seeds: 3}\ntrials: 2\n")
     (first, _) = try_all(study, full_attention)
     assert first.values == [[first.values[0][0] + seed] for seed in range(3)]
-    assert first.means == [first.values[1][0]] and first.spreads[0] == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert first.means == [first.values[1][0]] and first.half_intervals[0] == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     seeds = [study.candidate(first).run(seed).recipe.train.seed for seed in range(3)]
     assert seeds == [0, 1, 2]
 
@@ -151,7 +153,7 @@ def test_costs_are_objectives_and_a_missing_figure_fails_its_trial_alone(tmp_pat
     assert first and second
     study.end(first, Outcome([{"val_loss": 1.0, "eval": {"recall_far": {"8": {"own": 50.0}}}}]))
     study.end(second, Outcome([{"val_loss": 1.0, "eval": {"recall_near": {"8": {"own": 50.0}}}}]))
-    done, failed = study.records()
+    done, failed = study.trials()
     assert done.means == [1.0, study.candidate(done).costs("state_bytes@1k"), 50.0]
     assert failed.state == "failed" and "eval.recall_far.8" in failed.reason
 
@@ -170,14 +172,14 @@ def test_two_folders_share_a_storage(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\ntrials: 6\n"))
     url = f"sqlite:///{tmp_path}/shared.db"
     here, there = (create(definition, tmp_path / name, url) for name in ("here", "there"))
-    begun: list[tuple[Study, Record]] = []
+    begun: list[tuple[Study, Trial]] = []
     for study in (here, there, there, here, here, there, here):
-        if record := study.begin():
-            begun.append((study, record))
-    for study, record in begun:
-        study.end(record, Outcome([{"val_loss": 1.0}]))
-    assert [record.number for record in here.records()] == list(range(6))
-    assert len({record.key for record in there.records()}) == 6
+        if trial := study.begin():
+            begun.append((study, trial))
+    for study, trial in begun:
+        study.end(trial, Outcome([{"val_loss": 1.0}]))
+    assert [trial.number for trial in here.trials()] == list(range(6))
+    assert len({trial.key for trial in there.trials()}) == 6
     other = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\nseed: 9\n"))
     with pytest.raises(UserError, match="another definition"):
         create(other, tmp_path / "third", url)
@@ -186,6 +188,6 @@ def test_two_folders_share_a_storage(tmp_path: Path) -> None:
 def test_findings_are_json(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "objectives: {val_loss: min, params: min}\ntrials: 5\n")
     try_all(study, full_attention)
-    said = json.loads(json.dumps(to_json(results(study))))
+    said = json.loads(json.dumps(results_json(results(study))))
     assert [row["front"] for row in said["ranked"]] == sorted((row["front"] for row in said["ranked"]), reverse=True)
     assert said["trials"] == {"done": 5, "pruned": 0, "failed": 0, "running": 0}

@@ -5,10 +5,10 @@ from itertools import product
 
 import pytest
 
-from hybridkit.search.pruner import falls_behind, rungs, running_losses
+from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
 from hybridkit.search.results import importances
 from hybridkit.search.schema import PrunerSettings
-from hybridkit.search.trials import Record, front, half_interval, rank
+from hybridkit.search.trials import Trial, half_interval, pareto_front, rank
 
 
 def test_the_front_is_what_nothing_dominates() -> None:
@@ -22,7 +22,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
             return no_worse and a != b
 
         best = [i for i, mine in enumerate(points) if not any(beats(other, mine) for other in points)]
-        assert front(points, maximized) == best
+        assert pareto_front(points, maximized) == best
         order = rank(points, maximized)
         assert sorted(order) == list(range(40)) and set(order[: len(best)]) == set(best)
         place = {index: position for position, index in enumerate(order)}
@@ -63,8 +63,8 @@ def test_the_running_loss_is_that_of_the_last_steps() -> None:
 
 def test_a_third_goes_on() -> None:
     settings = PrunerSettings(min_steps=10, factor=3)
-    others = [Record(n, "done", {}, rungs={"10": float(n)}) for n in range(8)]
-    assert falls_behind(settings, {"10": 99.0}, others[:1]) is None, "two have come: no third of them can be told"
-    assert falls_behind(settings, {"10": 2.0}, others) is None
-    assert falls_behind(settings, {"10": 2.5}, others) == "10"
-    assert falls_behind(settings, {"10": -1.0, "30": 99.0}, others) is None, "nobody else has come so far"
+    others = [Trial(n, "done", {}, rungs={"10": float(n)}) for n in range(8)]
+    assert rung_to_stop_at(settings, {"10": 99.0}, others[:1]) is None, "two have come: no third of them can be told"
+    assert rung_to_stop_at(settings, {"10": 2.0}, others) is None
+    assert rung_to_stop_at(settings, {"10": 2.5}, others) == "10"
+    assert rung_to_stop_at(settings, {"10": -1.0, "30": 99.0}, others) is None, "nobody else has come so far"

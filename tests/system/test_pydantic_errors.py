@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hybridkit.model.plan import compile_pattern
-from hybridkit.recipe.files import load
+from hybridkit.recipe.files import read_recipe
 from hybridkit.recipe.schema import leaves
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
@@ -27,7 +27,7 @@ def test_recipes(key: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("pattern: sa\n", "utf-8")
     for value in VALUES:
         try:
-            load(tmp_path / "r.yaml", [f"{key}={value}"])
+            read_recipe(tmp_path / "r.yaml", [f"{key}={value}"])
         except UserError as error:
             plain(error)
 

@@ -11,7 +11,7 @@ import pytest
 from names import HOSTILE, raw_controls
 from project import ROOT
 
-from hybridkit.system.terminal import hanging, harmless, never_fail_to_encode, one_line, say, stream
+from hybridkit.system.terminal import hanging, harmless, never_fail_to_encode, one_line, say, say_part
 
 HOME = ROOT / "hybridkit/system/terminal.py"
 
@@ -42,7 +42,7 @@ def test_a_models_text_is_harmless_on_a_terminal_and_unchanged_in_a_pipe(monkeyp
 
     for out, shown in ((Screen(), "a\\x1b[2J\n"), (io.StringIO(), "a\x1b[2J\n")):
         monkeypatch.setattr(sys, "stdout", out)
-        stream("a\x1b[2J\n")
+        say_part("a\x1b[2J\n")
         assert out.getvalue() == shown
 
 
@@ -52,7 +52,7 @@ def test_a_character_that_the_encoding_lacks_is_written_as_an_escape(monkeypatch
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
         never_fail_to_encode()
         say("日")
-        stream("\u20ac日")
+        say_part("\u20ac日")
         sys.stdout.flush()
         assert raw.getvalue().endswith(b"\\u65e5") and raw.getvalue().startswith(b"\\u65e5\n")
 

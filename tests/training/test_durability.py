@@ -13,7 +13,7 @@ from told import Go
 from hybridkit.runs.run import Run
 from hybridkit.system import files
 from hybridkit.system.errors import Failure
-from hybridkit.system.files import Files
+from hybridkit.system.files import FileOperations
 from hybridkit.training import checkpoint, logs
 
 SHORT = ("pattern=swa:4", "train.batch_tokens=32", "train.steps=2", "train.checkpoint_every=1", "train.keep=1")
@@ -23,7 +23,7 @@ class Killed(BaseException):
     """Stands for a SIGKILL: nothing of the program runs after it, no clean-up either."""
 
 
-class Faulty(Files):
+class Faulty(FileOperations):
     """Counts the operations, and raises at one of them, which is left half done."""
 
     def __init__(self, at: int, error: BaseException) -> None:
@@ -57,7 +57,7 @@ class Faulty(Files):
         self._reach(lambda: whole(folder), lambda: next(folder.iterdir()).unlink())
 
 
-def put(monkeypatch: pytest.MonkeyPatch, faulty: Files) -> None:
+def put(monkeypatch: pytest.MonkeyPatch, faulty: FileOperations) -> None:
     from hybridkit.training.engines import local
 
     for module in (files, checkpoint, logs, local):

@@ -44,10 +44,10 @@ def save() -> None:
 @pytest.fixture
 def spikes(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     """Batches, by their place in the data, whose loss is 20 nats more: the same in every process that reads them."""
-    places, read, honest = set(SPIKES), Batches.at, LocalEngine.gradients
+    places, read, honest = set(SPIKES), Batches.batch, LocalEngine.gradients
     place = -1
 
-    def at(self: Batches, step: int, *rows: slice) -> Batch:
+    def batch(self: Batches, step: int, *rows: slice) -> Batch:
         nonlocal place
         place = step
         return read(self, step, *rows)
@@ -56,7 +56,7 @@ def spikes(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
         found = honest(self, batches, windows, num_targets)
         return found._replace(nats=found.nats + 20 * num_targets) if place in places else found
 
-    monkeypatch.setattr(Batches, "at", at)
+    monkeypatch.setattr(Batches, "batch", batch)
     monkeypatch.setattr(LocalEngine, "gradients", gradients)
     yield places
 

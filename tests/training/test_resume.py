@@ -16,7 +16,7 @@ from told import Go
 
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted, UserError
-from hybridkit.system.files import Files
+from hybridkit.system.files import FileOperations
 from hybridkit.training.loop import Loop
 
 THREADS = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -155,7 +155,7 @@ def test_pruning_comes_first_so_that_a_full_disk_can_be_resumed_with_less(go: Go
     run = Run(tmp_path / "run")
     go(run.path, "train.steps=3", "train.checkpoint_every=1")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
-        patch.setattr(Files, "tensors", _full)
+        patch.setattr(FileOperations, "tensors", _full)
         go(run.path, "train.steps=9", "train.keep=1", resume=True)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
 

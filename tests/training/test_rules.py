@@ -9,9 +9,9 @@ from told import Go
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.hub.export import describe
+from hybridkit.hub.export import model_config
 from hybridkit.model.loading import load as load_run
-from hybridkit.recipe.rules import CURRENT, FIRST
+from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 
@@ -25,9 +25,9 @@ def older(run: Run, folder: Path) -> Run:
 
 
 def test_a_run_says_its_rules_and_an_older_one_has_the_first(whole: Run, tmp_path: Path) -> None:
-    assert f"\nrules: {CURRENT}\n" in whole.recipe_file.read_text()
-    assert whole.recipe.recipe.rules == CURRENT
-    assert older(whole, tmp_path / "old").recipe.recipe.rules == FIRST
+    assert f"\nrules: {CURRENT_RULES}\n" in whole.recipe_file.read_text()
+    assert whole.recipe.recipe.rules == CURRENT_RULES
+    assert older(whole, tmp_path / "old").recipe.recipe.rules == FIRST_RULES
 
 
 def test_an_older_tied_run_is_read_as_it_was_made(go: Go, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_an_older_tied_run_is_read_as_it_was_made(go: Go, tmp_path: Path) -> Non
     torch.testing.assert_close(old_model.embedding(tokens)[0], rows, rtol=0, atol=0)
     torch.testing.assert_close(new_model.embedding(tokens)[0], 4 * rows, rtol=0, atol=0)
     assert not torch.allclose(old_model(tokens)[0], new_model(tokens)[0], atol=1e-3)
-    assert [describe(model)["embedding_scale"] for model in (old_model, new_model)] == [1, 4]
+    assert [model_config(model)["embedding_scale"] for model in (old_model, new_model)] == [1, 4]
     with pytest.raises(UserError, match=r"train\.from: .* is tied and was made by rules 1"):
         go(tmp_path / "next", "model.tie=true", f"train.from={old.path}")
     assert not (tmp_path / "next").exists()
@@ -57,17 +57,17 @@ def test_an_older_run_is_not_resumed(whole: Run, go: Go, tmp_path: Path) -> None
     old = older(whole, tmp_path / "old")
     before = {path: path.read_bytes() for path in sorted(old.path.rglob("*")) if path.is_file()}
     for steps in ("train.steps=12", "train.steps=20"):  # finished or not
-        with pytest.raises(UserError, match=f"was made by rules {FIRST}"):
+        with pytest.raises(UserError, match=f"was made by rules {FIRST_RULES}"):
             go(old.path, steps, resume=True)
     assert {path: path.read_bytes() for path in sorted(old.path.rglob("*")) if path.is_file()} == before
 
 
 def test_training_follows_the_current_rules_alone(go: Go, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"rules: {FIRST}: training follows rules {CURRENT}"):
-        go(tmp_path / "run", f"rules={FIRST}")
+    with pytest.raises(UserError, match=f"rules: {FIRST_RULES}: training follows rules {CURRENT_RULES}"):
+        go(tmp_path / "run", f"rules={FIRST_RULES}")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=f"rules should be 1 to {CURRENT}; a newer hybridkit may know others"):
-        load_recipe("quickstart", [f"rules={CURRENT + 1}"])
+    with pytest.raises(UserError, match=f"rules should be 1 to {CURRENT_RULES}; a newer hybridkit may know others"):
+        load_recipe("quickstart", [f"rules={CURRENT_RULES + 1}"])
 
 
 def test_a_runs_recipe_trains_again(go: Go, whole: Run, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ READ_ONLY = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from forks import Mounts
+from process_harness import Mounts
 Mounts().read_only(Path(sys.argv[2]))
 sys.argv = ["hybridkit", *sys.argv[3:]]
 from hybridkit.cli import main
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written(run: Run, recipe: Path, verb: str) -> N
         "show": ["show", str(run.path)],
         "generate": ["generate", str(run.path), "window", "--tokens", "3"],
     }[verb]
-    tools = ROOT / "tools"
+    tools = ROOT / "tools" / "stress"
     command = [sys.executable, "-c", READ_ONLY, str(tools), str(run.path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if "unshare: " in done.stderr:

@@ -16,7 +16,7 @@ import numpy as np
 SAVED = "tokenizer.json"  # the file in a folder that holds a tokenizer other than `bytes`
 
 
-class Stream(Protocol):
+class TextDecoder(Protocol):
     """Text of ids as they come; all that `feed` and `close` gave, joined, is the text of all ids decoded at once."""
 
     def feed(self, token: int) -> str:
@@ -53,7 +53,7 @@ class Tokenizer(ABC):
         """The bytes of ids; none for `end`, nor for ids from `vocab` on, which a padded model knows."""
 
     @abstractmethod
-    def stream(self, after: Sequence[int] = ()) -> Stream:
+    def stream(self, after: Sequence[int] = ()) -> TextDecoder:
         """A decoder for ids that come one at a time, after others, whose text has been given already."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Tokenizer(ABC):
         """Make `load_tokenizer(folder)` give this tokenizer: by a tokenizer.json, or for `bytes` by having none."""
 
 
-class Pieces(Tokenizer):
+class PieceTokenizer(Tokenizer):
     """A tokenizer each of whose tokens stands for the same bytes wherever it stands."""
 
     def __init__(self, pieces: Sequence[bytes], end: int) -> None:
@@ -81,11 +81,11 @@ class Pieces(Tokenizer):
         """The bytes of one token."""
         return self.pieces[token] if token < self.vocab else b""
 
-    def stream(self, after: Sequence[int] = ()) -> Stream:
+    def stream(self, after: Sequence[int] = ()) -> TextDecoder:
         return _PieceStream(self, after)
 
 
-class Bytes(Pieces):
+class ByteTokenizer(PieceTokenizer):
     """A token a byte: ids are byte values, and 256 ends a document."""
 
     digest = "bytes"
@@ -101,7 +101,7 @@ class Bytes(Pieces):
 
 
 class _PieceStream:
-    def __init__(self, tokenizer: Pieces, after: Sequence[int]) -> None:
+    def __init__(self, tokenizer: PieceTokenizer, after: Sequence[int]) -> None:
         self._piece = tokenizer.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in after:

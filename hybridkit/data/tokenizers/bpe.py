@@ -16,17 +16,24 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from hybridkit.data.tokenizers.base import SAVED, Pieces, Stream, Tokenizer
-from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, decoder
-from hybridkit.data.tokenizers.json_file import ENDS, library_errors, parse, read_text, sealed, unknown_name
-from hybridkit.data.tokenizers.parts import WINDOW, Part, encode_parts
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.data.tokenizers.base import SAVED, PieceTokenizer, TextDecoder, Tokenizer
+from hybridkit.data.tokenizers.decoding import BYTE_OF, TextStream, bytes_decoder
+from hybridkit.data.tokenizers.json_file import (
+    ENDS,
+    library_errors,
+    parse_tokenizer,
+    read_tokenizer_text,
+    seal_special_tokens,
+    unknown_name,
+)
+from hybridkit.data.tokenizers.parts import WINDOW, TokenPart, encode_parts
+from hybridkit.recipe.rules import CURRENT_RULES
 
 VERSION = f"tokenizers {tokenizers.__version__}"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # surrogateescape's spelling of stray bytes
 
 
-def train(documents: Iterable[bytes], vocab: int, rules: int = CURRENT) -> ByteLevel:
+def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT_RULES) -> ByteLevel:
     """Byte-level BPE (Sennrich et al., arXiv 1508.07909) of at most `vocab` tokens; the same text gives the same one.
 
     Ids: 0 the end of a document, then the 256 bytes, then merges by rank. Little text gives fewer tokens.
@@ -44,11 +51,11 @@ def train(documents: Iterable[bytes], vocab: int, rules: int = CURRENT) -> ByteL
     return ByteLevel(library.to_str(), rules)
 
 
-def read(path: Path, rules: int = CURRENT) -> ByteLevel | Measured:
+def read_tokenizer(path: Path, rules: int = CURRENT_RULES) -> ByteLevel | Measured:
     """The tokenizer of a tokenizer.json, as `rules` have it. Raises UserError for a file that is none."""
     with library_errors(f"{path}: not a tokenizer.json that can be read"):
-        text = read_text(path)
-        return ByteLevel(text, rules) if _keeps_bytes(parse(text)) else Measured(text, rules)
+        text = read_tokenizer_text(path)
+        return ByteLevel(text, rules) if _keeps_bytes(parse_tokenizer(text)) else Measured(text, rules)
 
 
 class _Library:
@@ -59,24 +66,24 @@ class _Library:
 
     _knows_all = False  # no text is unknown
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         self._text, self._rules = text, rules
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         self.identity = f"{self.digest} {VERSION}"
-        made = parse(text)
+        made = parse_tokenizer(text)
         self.library = _loaded(made)
         self.known = self.library.get_vocab()
         new = max(self.known.values()) + 1
         self.end = self._end(made, new)
         self.vocab = max(new, self.end + 1)
-        copy = sealed(made, self.end) if rules > 1 else None
+        copy = seal_special_tokens(made, self.end) if rules > 1 else None
         self._encoder = _loaded(copy) if copy else self.library
         self.rows = np.isin(np.arange(self.vocab), [*self.known.values(), self.end])  # (V,)
 
     def save(self, folder: Path) -> None:
         (folder / SAVED).write_text(self._text, encoding="utf-8")
 
-    def parts(self, text: str) -> list[Part]:
+    def parts(self, text: str) -> list[TokenPart]:
         """The tokens of a text, in order. Raises UserError for a text that the tokenizer cannot encode."""
         with library_errors("data.tokenizer: the tokenizer cannot encode the text"):
             if self._rules > 1:
@@ -84,7 +91,7 @@ class _Library:
             parts, begin = [], 0
             for stretch in _stretches(text):
                 part = encode_parts(self._encoded, stretch)[0]
-                parts.append(Part(part.ids, part.begins + begin, part.ends + begin))
+                parts.append(TokenPart(part.ids, part.begins + begin, part.ends + begin))
                 begin += len(stretch)
             return parts
 
@@ -105,17 +112,17 @@ def _loaded(made: dict[str, Any]) -> tokenizers.Tokenizer:
     return library
 
 
-class ByteLevel(_Library, Pieces):
+class ByteLevel(_Library, PieceTokenizer):
     """A byte-level BPE: any bytes can be encoded, and come back as they were."""
 
     _knows_all = True
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         super().__init__(text, rules)
         added = {token: one.content.encode() for token, one in self.library.get_added_tokens_decoder().items()}
         names = {token: name for name, token in self.known.items() if token not in added}
         spelled = {token: bytes(BYTE_OF[char] for char in name) for token, name in names.items()} | added
-        Pieces.__init__(self, [spelled.get(token, b"") for token in range(self.vocab)], self.end)
+        PieceTokenizer.__init__(self, [spelled.get(token, b"") for token in range(self.vocab)], self.end)
         order = sorted(BYTE_OF, key=BYTE_OF.__getitem__)
         self._byte_ids = np.array([self.known[char] for char in order], self.dtype)  # (256,)
 
@@ -135,33 +142,33 @@ class Measured(_Library, Tokenizer):
 
     lengths = None
 
-    def __init__(self, text: str, rules: int = CURRENT) -> None:
+    def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         super().__init__(text, rules)
-        self._decoded = decoder(parse(text), self.library)
+        self._decoded = bytes_decoder(parse_tokenizer(text), self.library)
 
     def measure(self, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Bytes that no token covers count with the next token, those after the last one with the last.
 
         What is not UTF-8 is read, and counted, as U+FFFD.
         """
-        text, begin, read = raw.decode("utf-8", "replace"), 0, 0  # bytes and characters before a part
+        text, begin, passed = raw.decode("utf-8", "replace"), 0, 0  # bytes and characters before a part
         ids, ends = [np.empty(0, self.dtype)], [np.empty(0, np.int64)]
         for part in self.parts(text):
-            places = np.maximum.accumulate(np.append(read, part.ends))[1:]  # characters
-            last = int(places[-1]) if len(places) else read
-            code = np.frombuffer(text[read:last].encode("utf-32-le"), np.uint32)
+            places = np.maximum.accumulate(np.append(passed, part.ends))[1:]  # characters
+            last = int(places[-1]) if len(places) else passed
+            code = np.frombuffer(text[passed:last].encode("utf-32-le"), np.uint32)
             width = np.concatenate([[0], np.cumsum(1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF))])
             ids.append(part.ids)
-            ends.append(begin + width[places - read])
-            begin, read = begin + int(width[-1]), last
+            ends.append(begin + width[places - passed])
+            begin, passed = begin + int(width[-1]), last
         end = np.concatenate(ends)
-        end[-1:] = begin + len(text[read:].encode())
+        end[-1:] = begin + len(text[passed:].encode())
         return np.concatenate(ids, dtype=self.dtype, casting="unsafe"), np.diff(end, prepend=0)
 
     def decode(self, ids: Iterable[int]) -> bytes:
         return self._decoded([int(token) for token in ids if token != self.end and token < self.vocab])
 
-    def stream(self, after: Sequence[int] = ()) -> Stream:
+    def stream(self, after: Sequence[int] = ()) -> TextDecoder:
         return TextStream(self.decode, after)
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridkit.data.tokenizers.base import SAVED, Bytes, Tokenizer
-from hybridkit.recipe.rules import CURRENT
+from hybridkit.data.tokenizers.base import SAVED, ByteTokenizer, Tokenizer
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError, nearest
 
 _LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document
 
 
-class Choice(NamedTuple):
+class TokenizerChoice(NamedTuple):
     """What `data.tokenizer` names: an identity that says which ids it will give, how many, and how to make it."""
 
     identity: str
@@ -24,27 +24,29 @@ class Choice(NamedTuple):
     make: Callable[[Iterable[bytes]], Tokenizer]  # from the training documents, which only `train(V)` reads
 
 
-def choose_tokenizer(text: str, rules: int = CURRENT) -> Choice:
+def choose_tokenizer(text: str, rules: int = CURRENT_RULES) -> TokenizerChoice:
     """The tokenizer that `bytes`, `train(V)` or the path of a tokenizer.json (or of a folder that holds one) names.
 
     Raises UserError where there is none such, or the file is not a tokenizer's.
     """
     if text == "bytes":
-        return Choice(text, _LEAST, lambda _: Bytes())
+        return TokenizerChoice(text, _LEAST, lambda _: ByteTokenizer())
     from hybridkit.data.tokenizers import bpe  # not needed for bytes, and slow to import
 
     if found := re.fullmatch(r"train\(\s*(\d{1,9})(k?)\s*\)", text):
         vocab = int(found[1]) * (1024 if found[2] else 1)
         if not _LEAST <= vocab <= _MOST:
             raise UserError(f"data.tokenizer: {text} is out of range: V is {_LEAST} (bytes and end) to {_MOST}")
-        return Choice(f"train({vocab}) {bpe.VERSION}", vocab, lambda documents: bpe.train(documents, vocab, rules))
+        return TokenizerChoice(
+            f"train({vocab}) {bpe.VERSION}", vocab, lambda documents: bpe.train_bpe(documents, vocab, rules)
+        )
     path = os.path.expanduser(text)
     path = os.path.join(path, SAVED) if os.path.isdir(path) else path
     if not os.path.isfile(path):
         hint = f"; did you mean `{name}`?" if (name := nearest(text, ["bytes", "train(4096)"])) else ""
         raise UserError(f"data.tokenizer: {text[:200]!r} is not bytes, train(V) or the path of a tokenizer.json{hint}")
-    tokenizer = bpe.read(Path(path), rules)
-    return Choice(tokenizer.identity, tokenizer.vocab, lambda _: tokenizer)
+    tokenizer = bpe.read_tokenizer(Path(path), rules)
+    return TokenizerChoice(tokenizer.identity, tokenizer.vocab, lambda _: tokenizer)
 
 
 def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
@@ -58,16 +60,16 @@ def tokenizer_vocab(text: str, vocab: int | None = None) -> int:
     return vocab or least
 
 
-def load_tokenizer(folder: Path, rules: int = CURRENT) -> Tokenizer:
+def load_tokenizer(folder: Path, rules: int = CURRENT_RULES) -> Tokenizer:
     """The tokenizer that was saved in `folder`, as `rules` have it; `bytes` if none was.
 
     Raises UserError for a damaged file.
     """
     if not (folder / SAVED).exists():
-        return Bytes()
+        return ByteTokenizer()
     from hybridkit.data.tokenizers import bpe
 
-    return bpe.read(folder / SAVED, rules)
+    return bpe.read_tokenizer(folder / SAVED, rules)
 
 
 def run_tokenizer(run: Run, rules: int | None = None) -> Tokenizer:
@@ -76,7 +78,7 @@ def run_tokenizer(run: Run, rules: int | None = None) -> Tokenizer:
     Raises UserError where it is damaged, or not the recorded one.
     """
     run.check_exists()
-    found, manifest = load_tokenizer(run.path, rules or CURRENT), run.record()
+    found, manifest = load_tokenizer(run.path, rules or CURRENT_RULES), run.record()
     wanted = manifest.tokenizer if manifest else None
     if wanted not in (None, found.digest):
         now = f"has sha256 {found.digest}" if (run.path / SAVED).exists() else "is missing"

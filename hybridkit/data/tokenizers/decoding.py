@@ -28,7 +28,7 @@ def _byte_alphabet() -> dict[str, int]:
 BYTE_OF = _byte_alphabet()
 
 
-def decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callable[[list[int]], bytes]:
+def bytes_decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callable[[list[int]], bytes]:
     """How ids of the library's tokenizer become bytes; ids without a token give none."""
     added = {token: one.content for token, one in library.get_added_tokens_decoder().items()}
     names = {token: name for name, token in library.get_vocab().items()} | added

@@ -37,7 +37,7 @@ def library_errors(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {str(error)[:200]}") from error
 
 
-def read_text(path: Path) -> str:
+def read_tokenizer_text(path: Path) -> str:
     """The text of the file. Raises UserError where it is larger than `MAX_FILE`, or no file."""
     if not path.is_file():  # a pipe would block
         raise UserError(f"{path}: not a tokenizer.json: not a regular file")
@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
     return raw.decode()
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse_tokenizer(text: str) -> dict[str, Any]:
     """What the text says, without truncation, padding, templates and dropout.
 
     Raises ValueError, also for ids that would take memory out of proportion to the file.
@@ -90,7 +90,7 @@ def unknown_name(model: dict[str, Any]) -> str | None:
     return model.get("unk_token") if place is None else names_of(model)[place][0]
 
 
-def sealed(made: dict[str, Any], end: int) -> dict[str, Any] | None:
+def seal_special_tokens(made: dict[str, Any], end: int) -> dict[str, Any] | None:
     """A copy in which no text spells a special token of two or more characters, nor the id `end`, nor a byte's name.
 
     None where nothing of that kind can happen. Every token keeps its id.

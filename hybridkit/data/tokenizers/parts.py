@@ -18,19 +18,21 @@ OVERLAP = 16385  # characters; windows then begin at multiples of a prime, which
 AGREED = 32  # tokens
 
 
-class Part(NamedTuple):
+class TokenPart(NamedTuple):
     """Tokens in order, N of them, and the characters of the whole text that each covers."""
 
     ids: np.ndarray  # (N,) int64
     begins: np.ndarray  # (N,) int64
     ends: np.ndarray  # (N,) int64
 
-    def cut(self, begin: int, end: int | None = None) -> Part:
+    def cut(self, begin: int, end: int | None = None) -> TokenPart:
         """The tokens from `begin` up to `end`."""
-        return Part(*(field[begin:end] for field in self))
+        return TokenPart(*(field[begin:end] for field in self))
 
 
-def encode_parts(encode: Callable[[str], Any], text: str, window: int = WINDOW, overlap: int = OVERLAP) -> list[Part]:
+def encode_parts(
+    encode: Callable[[str], Any], text: str, window: int = WINDOW, overlap: int = OVERLAP
+) -> list[TokenPart]:
     """The tokens of `text`, in parts. `encode` gives the library's encoding of a text."""
     parts, begin, skip = [], 0, 0
     here = _window(encode, text, 0, window)
@@ -45,13 +47,13 @@ def encode_parts(encode: Callable[[str], Any], text: str, window: int = WINDOW, 
     return [*parts, here.cut(skip)]
 
 
-def _window(encode: Callable[[str], Any], text: str, begin: int, end: int) -> Part:
+def _window(encode: Callable[[str], Any], text: str, begin: int, end: int) -> TokenPart:
     made = encode(text[begin:end])
     places = np.array(made.offsets, np.int64).reshape(-1, 2) + begin
-    return Part(np.array(made.ids, np.int64), places[:, 0], places[:, 1])
+    return TokenPart(np.array(made.ids, np.int64), places[:, 0], places[:, 1])
 
 
-def _joint(one: Part, two: Part, begin: int, end: int) -> tuple[int, int] | None:
+def _joint(one: TokenPart, two: TokenPart, begin: int, end: int) -> tuple[int, int] | None:
     """Where both, which overlap from character `begin` to `end`, go on alike: the places of that token in each."""
     half, quarter = AGREED // 2, (end - begin) // 4
     for middle in sorted(range(begin + quarter, end - quarter + 1, max(1, quarter // 8)), key=_from((begin + end) / 2)):

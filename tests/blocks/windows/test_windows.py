@@ -3,7 +3,7 @@
 import pytest
 
 from hybridkit.block import TrainStep, Window
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing import check_window
@@ -105,6 +105,6 @@ def test_windows_that_make_no_sense_are_refused(wrong: object) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_a_policy_says_itself(policy: Window) -> None:
-    (call,) = parse(f"swa:{policy}")
+    (call,) = parse_pattern(f"swa:{policy}")
     assert call.window is not None
     assert REGISTRY.window(call.window.name).read(call.window.arguments) == policy

@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from hybridkit.data.tokenizers.base import Bytes, Tokenizer
-from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, read, train
+from hybridkit.data.tokenizers.base import ByteTokenizer, Tokenizer
+from hybridkit.data.tokenizers.bpe import ByteLevel, Measured, read_tokenizer, train_bpe
 from hybridkit.data.tokenizers.choice import choose_tokenizer, load_tokenizer, tokenizer_vocab
 from hybridkit.system.errors import UserError
 
@@ -32,7 +32,7 @@ ODD = [
 
 def bpe_file(path: Path, **settings: object) -> Path:
     """A byte-level tokenizer as a model's authors would publish it, with added tokens and a template."""
-    made = json.loads(train([text.encode() for text in TEXT], 400).library.to_str())
+    made = json.loads(train_bpe([text.encode() for text in TEXT], 400).library.to_str())
     added = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     made["added_tokens"].append({"id": 400, "content": "<|user|>", **added})
     path.write_text(json.dumps({**made, **settings}))
@@ -64,8 +64,12 @@ def words_file(path: Path) -> Path:
 @pytest.fixture(params=["bytes", "trained", "file"])
 def exact(request: pytest.FixtureRequest, tmp_path: Path) -> Tokenizer:
     if request.param == "bytes":
-        return Bytes()
-    return read(bpe_file(tmp_path / "t.json")) if request.param == "file" else train(map(str.encode, TEXT), 350)
+        return ByteTokenizer()
+    return (
+        read_tokenizer(bpe_file(tmp_path / "t.json"))
+        if request.param == "file"
+        else train_bpe(map(str.encode, TEXT), 350)
+    )
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -109,15 +113,15 @@ def test_streams_give_whole_characters_and_all_text(exact: Tokenizer) -> None:
 
 def test_training_is_deterministic_and_bounded() -> None:
     raw = [text.encode() for text in TEXT]
-    one, two = train(raw, 350), train(raw, 350)
+    one, two = train_bpe(raw, 350), train_bpe(raw, 350)
     assert one.library.to_str() == two.library.to_str() and one.vocab == 350
-    assert train(raw, 257).vocab == 257
+    assert train_bpe(raw, 257).vocab == 257
     assert len(one.encode(b"".join(raw))) < 0.6 * len(b"".join(raw))
-    assert train([b"ab"], 4000).vocab < 300  # there is nothing more to merge
+    assert train_bpe([b"ab"], 4000).vocab < 300  # there is nothing more to merge
 
 
 def test_saved_tokenizers_come_back(exact: Tokenizer, tmp_path: Path) -> None:
-    train([b"another was here before"], 300).save(tmp_path)
+    train_bpe([b"another was here before"], 300).save(tmp_path)
     exact.save(tmp_path)
     again = load_tokenizer(tmp_path)
     raw = "".join(TEXT).encode()
@@ -126,7 +130,7 @@ def test_saved_tokenizers_come_back(exact: Tokenizer, tmp_path: Path) -> None:
 
 
 def test_a_byte_level_file_gives_the_ids_of_the_library(tmp_path: Path) -> None:
-    tokenizer = read(bpe_file(tmp_path / "t.json"))
+    tokenizer = read_tokenizer(bpe_file(tmp_path / "t.json"))
     library = Library.from_file(str(tmp_path / "t.json"))
     assert isinstance(tokenizer, ByteLevel)
     for text in TEXT:
@@ -137,7 +141,7 @@ def test_a_byte_level_file_gives_the_ids_of_the_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [metaspace_file, words_file])
 def test_other_files_count_every_byte(tmp_path: Path, make: object) -> None:
-    tokenizer = read(make(tmp_path / "t.json"))  # type: ignore[operator]
+    tokenizer = read_tokenizer(make(tmp_path / "t.json"))  # type: ignore[operator]
     assert isinstance(tokenizer, Measured)
     library = Library.from_file(str(tmp_path / "t.json"))
     for text in [*TEXT, "  x  return  ", *ODD[4:7], "ﬁ ½ Å" * 9]:
@@ -149,7 +153,7 @@ def test_other_files_count_every_byte(tmp_path: Path, make: object) -> None:
 
 
 def test_other_files_stream_whole_text(tmp_path: Path) -> None:
-    tokenizer, rng = read(metaspace_file(tmp_path / "t.json")), random.Random(2)
+    tokenizer, rng = read_tokenizer(metaspace_file(tmp_path / "t.json")), random.Random(2)
     ids = tokenizer.encode("".join(TEXT).encode()).tolist()
     assert tokenizer.decode(ids).decode() == "".join(TEXT)
     for _ in range(20):
@@ -161,11 +165,11 @@ def test_other_files_stream_whole_text(tmp_path: Path) -> None:
 
 
 def test_the_end_is_a_special_token_or_a_new_one(tmp_path: Path) -> None:
-    assert read(metaspace_file(tmp_path / "a.json")).end == 1
-    words = read(words_file(tmp_path / "b.json"))
+    assert read_tokenizer(metaspace_file(tmp_path / "a.json")).end == 1
+    words = read_tokenizer(words_file(tmp_path / "b.json"))
     assert (words.end, words.vocab) == (3, 4)
     plain = bpe_file(tmp_path / "c.json", added_tokens=[])  # here <|endoftext|> is a word like any other
-    assert read(plain).end == 400 and read(plain).vocab == 401
+    assert read_tokenizer(plain).end == 400 and read_tokenizer(plain).vocab == 401
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_the_end_is_a_special_token_or_a_new_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_file_says_beyond_the_text_is_left_out(tmp_path: Path, change: dict[str, object], kind: type) -> None:
-    tokenizer = read(bpe_file(tmp_path / "t.json", **change))
+    tokenizer = read_tokenizer(bpe_file(tmp_path / "t.json", **change))
     raw = "".join(TEXT).encode()
     assert type(tokenizer) is kind and tokenizer.measure(raw)[1].sum() == len(raw)
     assert tokenizer.decode(tokenizer.encode(raw)).strip() == raw.strip()

@@ -1,7 +1,9 @@
-"""Far recall over the gap, an arm a curve: `python tools/plot_recall.py STUDY FILE.svg|png [--window 64]`.
+"""Far recall over the gap, one curve for each pattern of a study.
+
+    python tools/reproduce/plot_recall.py STUDY FILE.svg|png [--window 64]
 
 STUDY is the folder of a finished grid study whose trials were evaluated with `--recall`, such as
-recipes/studies/short-window.yaml. Thick lines are means over the seeds, thin ones the seeds.
+recipes/studies/short-window.yaml. Thick lines are means over the seeds, thin lines single seeds.
 """
 
 import argparse
@@ -18,20 +20,20 @@ Scores = dict[int, float]
 
 
 def main() -> None:
-    """Read every seed's results and draw the curves."""
+    """Read the results of every seed and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument(
-        "--window", type=int, default=64, help="the test window; runs without windows are drawn as well"
+        "--window", type=int, default=64, help="the window at test time; runs without windows are drawn too"
     )
     given = parser.parse_args()
-    arms = {trial: seeds for trial in sorted(given.study.glob("trials/*")) if (seeds := scores(trial, given.window))}
-    if not arms:
+    curves = {trial: seeds for trial in sorted(given.study.glob("trials/*")) if (seeds := scores(trial, given.window))}
+    if not curves:
         parser.error(f"{given.study}: no trial with far recall at window {given.window}")
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
-    for trial, seeds in arms.items():
+    for trial, seeds in curves.items():
         gaps = sorted(seeds[0])
         means = [mean(seed[gap] for seed in seeds) for gap in gaps]
         (line,) = axes.plot(gaps, means, marker="o", label=pattern(trial))

@@ -1,10 +1,10 @@
-"""Attention alone on a CPU: ours against SDPA with the window as a mask, and against full causal SDPA.
+"""Attention alone on a CPU: hybridkit, SDPA with the window as a mask, and full causal SDPA.
 
-    .venv/bin/python tools/bench_attention.py --tokens 8192 --repeat 5
-    .venv/bin/python tools/bench_attention.py --memory 8192 32768 131072
+    python tools/benchmarks/attention.py --tokens 8192 --repeat 5
+    python tools/benchmarks/attention.py --memory 8192 32768 131072
 
-Batch 1, 8 heads of 64, fp32, forward and backward. The contestants take turns, and medians are compared, so that a
-machine that is busy or warms up treats them alike. Memory is the peak of a fresh process above what it held before.
+Batch 1, 8 heads of 64, fp32, forward and backward. The implementations take turns and their medians are compared, so
+that other load on the machine affects all of them alike. Memory is the growth of a fresh process's peak.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def main() -> None:
 
 
 def inputs(tokens: int) -> list[Tensor]:
-    """q, k, v and the gradient of the output, (1, T, H, E), head by head in memory: best for every contestant."""
+    """q, k, v and the gradient of the output, (1, T, H, E), each head contiguous: the fastest layout for all."""
     return [torch.randn(1, HEADS, tokens, HEAD).transpose(1, 2).requires_grad_(index < 3) for index in range(4)]
 
 
-def contestants(tokens: int, windows: list[int]) -> dict[str, Callable[..., Tensor]]:
-    """Attention of q, k, v (1, T, H, E) by name: torch's with and without the windows as masks, and ours."""
+def implementations(tokens: int, windows: list[int]) -> dict[str, Callable[..., Tensor]]:
+    """By name, attention of q, k, v (1, T, H, E): torch's with and without a mask for each window, and ours."""
     age = torch.arange(tokens)[:, None] - torch.arange(tokens)
     runs: dict[str, Callable[..., Tensor]] = {"causal SDPA": lambda *x: sdpa(*x, is_causal=True)}
     for window in windows:
@@ -55,7 +55,7 @@ def contestants(tokens: int, windows: list[int]) -> dict[str, Callable[..., Tens
 
 def speed(tokens: int, windows: list[int], repeat: int) -> None:
     """Medians of interleaved repetitions of forward and backward."""
-    times = interleaved(contestants(tokens, windows), inputs(tokens), repeat)
+    times = interleaved(implementations(tokens, windows), inputs(tokens), repeat)
     print(f"{tokens} tokens, {HEADS} heads of {HEAD}, {torch.get_num_threads()} threads, ms forward+backward")
     for name, milliseconds in times.items():
         print(f"{name:18s} {milliseconds:9.1f}")
@@ -72,7 +72,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, **mask: object) -> Tensor:
 
 
 def interleaved(runs: dict[str, Callable[..., Tensor]], leaves: list[Tensor], repeat: int) -> dict[str, float]:
-    """Median milliseconds of each, one after the other, `repeat` times after a first round that does not count."""
+    """Median milliseconds of each. They take turns, `repeat` times after a round that warms up."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeat + 1):
         for name, run in runs.items():
@@ -83,7 +83,7 @@ def interleaved(runs: dict[str, Callable[..., Tensor]], leaves: list[Tensor], re
 
 
 def memory(lengths: list[int], windows: list[int]) -> None:
-    """Peak memory of forward and backward, a fresh process each."""
+    """Print the peak memory of forward and backward, each measured in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for window in windows:
             for tokens in lengths:
@@ -93,7 +93,7 @@ def memory(lengths: list[int], windows: list[int]) -> None:
 
 
 def peak_bytes(tokens: int, window: int) -> tuple[int, int]:
-    """Bytes of the inputs, and the peak above them of one forward and backward."""
+    """Bytes of the inputs, and by how many bytes one forward and backward raise the peak."""
     warm, leaves = inputs(64), inputs(tokens)
     torch.autograd.grad(attend(*warm[:3], 16, None), warm[:3], warm[3])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,9 +1,9 @@
-"""Decoding beside transformers' xLSTM: same shape, same batch, one process, turn by turn.
+"""Decoding speed of hybridkit and of transformers' xLSTM: same shape, same batch, in one process.
 
-    OMP_NUM_THREADS=1 python tools/bench_decode.py
+    OMP_NUM_THREADS=1 python tools/benchmarks/decode.py
 
-Each round generates the same number of greedy tokens with both, prompt included; the table has medians of the rounds.
-Then, for a bounded stack: milliseconds a token after more and more tokens.
+Each round generates the same number of greedy tokens with both, reading the prompt included; the table shows medians.
+A second table shows the milliseconds per token of a bounded stack after 1k, 16k and 128k tokens.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def generate_theirs(model: transformers.PreTrainedModel, ids: Tensor, tokens: in
 
 
 def seconds(run: Callable[[], None]) -> tuple[float, float]:
-    """Wall-clock and processor time of a call; they part where others use the machine."""
+    """Wall-clock and processor seconds of a call; the second is less affected by other load on the machine."""
     start = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def compare(width: int, blocks: int, batch: int, tokens: int, rounds: int) -> None:
-    """One row of the table: medians over the rounds, after one that warms up."""
+    """Print one row: medians over the rounds after one that warms up."""
     ours, theirs = pair(width, blocks, vocab=257)
     ids = torch.randint(256, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
     taken = []
@@ -72,7 +72,7 @@ def compare(width: int, blocks: int, batch: int, tokens: int, rounds: int) -> No
 
 
 def by_position(width: int) -> None:
-    """Milliseconds a token of a bounded stack after 1k to 131k tokens."""
+    """Print the milliseconds per token of a bounded stack after 1k to 128k tokens."""
     model = hybridkit.build(BOUNDED, width=width)
     print(f"\n{BOUNDED}, width {width}\n  tokens read  ms/token")
     ids = torch.randint(256, (1, POSITIONS[-1]), generator=torch.Generator().manual_seed(0))
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     print(f"xLSTM, fp32, {torch.get_num_threads()} threads, prompt {PROMPT}, {arguments.tokens} greedy tokens a row")
-    print("                        tokens a second    ours over theirs")
+    print("                        tokens a second    speed-up of ours")
     print(" width  blocks  batch      ours    theirs    wall  processor")
     for shape in SHAPES:
         compare(*shape, arguments.tokens, arguments.rounds)

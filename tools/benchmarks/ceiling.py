@@ -1,10 +1,10 @@
-"""What a matrix product reaches here: ones or random numbers, one layout or another, now and later.
+"""The speed of matrix products on this machine: of ones and of random numbers, in three layouts, over time.
 
-    OMP_NUM_THREADS=2 python tools/bench_ceiling.py --seconds 30
-    python tools/bench_ceiling.py --device cuda --precision bf16
+    OMP_NUM_THREADS=2 python tools/benchmarks/ceiling.py --seconds 30
+    python tools/benchmarks/ceiling.py --device cuda --precision bf16
 
-Every product of the table takes its turn in each round; best and median are over all rounds. A ceiling has to be the
-best of products like those of layers, x @ W^T of random numbers, measured over some time.
+Each round measures every product once; best and median are over all rounds. A ceiling should be the best speed of the
+products that layers compute, x @ W^T of random numbers, over some time.
 """
 
 import argparse

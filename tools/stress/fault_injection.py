@@ -1,14 +1,15 @@
-"""Kills, fills disks and damages checkpoints, and checks that training goes on as if nothing had happened.
+"""Kill training, fill its disk and corrupt its checkpoints; check that the resumed run equals an uninterrupted one.
 
-Run: python tools/torture.py --kills 200 --damages 500 --disks 50 --folder /tmp/torture
+    python tools/stress/fault_injection.py --kills 200 --corruptions 500 --disks 50 --folder /tmp/faults
 
-Each row of the table it prints is a way to spoil a run; after each the run is resumed, and must end with the files of
-an uninterrupted run (weights, optimizer and state by their SHA-256) and its metrics (but for figures of time):
+Each row of the printed table is a kind of fault. After a fault the run is resumed; it must then have the checkpoint of
+an uninterrupted run (weights, optimizer and state compared by SHA-256) and the same metrics, except for times:
 
-- SIGKILL at random moments of the whole run, in fresh processes first and then in forks (tools/forks.py);
-- the process ending itself with SIGKILL, or ENOSPC raised, at every single write, fsync, rename and removal in turn;
-- a real file system that is too small, of many sizes, and is then made larger;
-- bytes of the newest checkpoint changed and its files cut, all found, a sample also resumed; then every byte in turn.
+- SIGKILL at random moments of the run, first of new processes, then of forks (tools/stress/process_harness.py);
+- SIGKILL, or an ENOSPC error, at each write, fsync, rename and removal of a run in turn;
+- a file system that is too small, of many sizes, which is then made larger;
+- changed bytes and truncated files in the newest checkpoint: every change must be detected, and a part of the runs is
+  also resumed; then each byte is changed in turn.
 
 One core. Exit code 1 if anything differs.
 """
@@ -27,8 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from damage import DAMAGES, each_byte, newest_before, spoil
-from forks import Command, Mounts, Process
+from corruption import CORRUPTIONS, corrupt, detection_error, each_byte
+from process_harness import Command, Mounts, Process
 
 RECIPE = """\
 pattern: [swa:stoch(4,16,p=.5), mlstm]*1
@@ -37,35 +38,35 @@ data: {{source: {text}, sequence: 32, validation: .2}}
 train: {{steps: 40, batch_tokens: 128, lr: 1e-2, min_lr: 1e-3, validate_every: 20, checkpoint_every: 2, keep: 2,
   precision: fp32, device: cpu}}
 """
-SHORT = ("train.steps=6",)  # for faults at every operation
-TIMED = ("seconds", "tokens_per_second", "mfu")
+SHORT = ("train.steps=6",)  # runs with a fault at each operation are short
+TIMES = ("seconds", "tokens_per_second", "mfu")
 OPERATIONS = ("write", "tensors", "fsync", "rename", "remove")
-FRESH = 20  # kills of processes that are no forks
-RESUMED = 10  # of so many damages one is also resumed
-DISK = 4096  # bytes: a small disk's sizes are multiples
-SAME = "resumed bit for bit"
+NEW_PROCESSES = 20  # kills of new processes; all others are forks
+RESUME_EVERY = 10  # one in so many corrupted runs is also resumed
+PAGE = 4096  # bytes; sizes of small disks are multiples
+IDENTICAL = "resumed bit for bit"
 
 
 def main() -> int:
-    """Run all kinds and print the table."""
+    """Inject all kinds of faults and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--damages", type=int, default=50)
+    parser.add_argument("--corruptions", type=int, default=50)
     parser.add_argument("--disks", type=int, default=5)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder; removed at the end if all went well")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    draw, bench = random.Random(options.seed), Bench(options.folder.resolve())
-    few = min(FRESH, options.kills)
+    draw, bench = random.Random(options.seed), FaultBench(options.folder.resolve())
+    few = min(NEW_PROCESSES, options.kills)
     rows: dict[str, Callable[[], Iterator[str]]] = {
         "SIGKILL of a fresh process at a random moment": lambda: bench.kills(few, draw, forked=False),
         "SIGKILL of a forked process at a random moment": lambda: bench.kills(options.kills - few, draw, forked=True),
-        "SIGKILL at each file operation": lambda: bench.faults(_die, -signal.SIGKILL),
-        "ENOSPC at each file operation": lambda: bench.faults(_full, 1),
+        "SIGKILL at each file operation": lambda: bench.faults(_kill_self, -signal.SIGKILL),
+        "ENOSPC at each file operation": lambda: bench.faults(_raise_no_space, 1),
         "a disk that is too small, then larger": lambda: bench.disks(options.disks),
-        "a random change of the newest checkpoint": lambda: bench.damages(options.damages, draw),
+        "a random change of the newest checkpoint": lambda: bench.corruptions(options.corruptions, draw),
         "each byte of the newest checkpoint changed in turn": lambda: each_byte(bench.short, draw),
     }
     wrong = 0
@@ -80,8 +81,8 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-class Bench:
-    """A recipe, its uninterrupted runs, and ways to spoil others. Each way yields the outcome of each time."""
+class FaultBench:
+    """A recipe, its uninterrupted runs, and the kinds of faults. Each kind yields one outcome for each fault."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -98,7 +99,7 @@ class Bench:
         assert self._command.fork(self.short, *SHORT).wait() == 0
 
     def kills(self, times: int, draw: random.Random, *, forked: bool) -> Iterator[str]:
-        """Kill a run at a random moment, go on, kill again, ... until it is done; and so on with another run."""
+        """Kill a run at a random moment, resume it, kill it again, ... until it ends; then begin with a new run."""
         start = self._command.fork if forked else self._command.fresh
         lasts = self._timed(start)
         done, round_ = 0, 0
@@ -106,62 +107,62 @@ class Bench:
             run, round_ = self._folder / f"kill-{forked}-{round_}", round_ + 1
             moments = []
             while done + len(moments) < times:
-                before = _stamp(run)
+                before = _lock_time(run)
                 process = start(run)
-                if not process.kill_after(lambda r=run, b=before: _stamp(r) != b, draw.uniform(0, lasts)):
+                if not process.kill_after(lambda r=run, b=before: _lock_time(r) != b, draw.uniform(0, lasts)):
                     break
-                moments.append(_moment(run))
-            verdict = self._finish(run, self.whole)
+                moments.append(_phase(run))
+            result = self._finish(run, self.whole)
             done += len(moments)
-            yield from (f"{moment}, {verdict}" for moment in moments)
-            if not moments:  # the machine is faster than it was
+            yield from (f"{moment}, {result}" for moment in moments)
+            if not moments:  # the run ended before the kill: measure its time again
                 lasts = self._timed(start)
-                if verdict != SAME:
-                    yield verdict
+                if result != IDENTICAL:
+                    yield result
 
     def _timed(self, start: Callable[[Path], Process]) -> float:
-        """How long a run lasts from when it has locked its folder, in seconds."""
+        """Seconds of a run, from when it has locked its folder."""
         run = self._folder / "timed"
         assert start(run).wait() == 0
-        lasts = time.time() - _stamp(run) / 1e9
-        assert self._judge(run, self.whole) == SAME
+        lasts = time.time() - _lock_time(run) / 1e9
+        assert self._compare(run, self.whole) == IDENTICAL
         return lasts
 
     def faults(self, fault: Callable[[], None], code: int) -> Iterator[str]:
-        """Let `fault` happen at the first operation, at the second, ... until a run makes no more."""
+        """Inject `fault` at the first file operation, then at the second, ... until a run has no more operations."""
         for at in range(1, 10**6):
             run = self._folder / f"fault-{code}-{at}"
             note = run.with_suffix(".note")
-            process = self._command.fork(run, *SHORT, first=lambda r=run, n=note, a=at: _intrude(r, n, a, fault))
+            process = self._command.fork(run, *SHORT, first=lambda r=run, n=note, a=at: _inject(r, n, a, fault))
             ended = process.wait()
             if not note.exists():
                 assert ended == 0
                 shutil.rmtree(run)
                 return
-            if ended != code or (code > 0 and not _plain(process.said)):
-                yield f"WRONG: exit code {ended} after {note.read_text(encoding='utf-8')}: {process.said}"
+            if ended != code or (code > 0 and not _reports_full_disk(process.stderr)):
+                yield f"WRONG: exit code {ended} after {note.read_text(encoding='utf-8')}: {process.stderr}"
             elif _newest(run) < json.loads(note.read_text(encoding="utf-8")):
                 yield "WRONG: a valid checkpoint was lost"
             else:
                 yield self._finish(run, self.short, *SHORT)
 
     def disks(self, times: int) -> Iterator[str]:
-        """Train on disks from far too small to almost large enough, and go on after they grew."""
-        size = sum(path.stat().st_blocks * 512 for path in self.short.rglob("*")) * 3 // 2  # a third is being written
+        """Train on disks from far too small to almost large enough; enlarge each disk and resume."""
+        size = sum(path.stat().st_blocks * 512 for path in self.short.rglob("*")) * 3 // 2  # during a save more
         for turn in range(times):
             run = self._folder / f"disk-{turn}"
             run.mkdir()
-            pages = 1 + turn * (size // DISK) // times
+            pages = 1 + turn * (size // PAGE) // times
             pid = os.fork()
             if pid == 0:
-                self._on_small_disk(run, pages * DISK)
+                self._on_small_disk(run, pages * PAGE)
             os.waitpid(pid, 0)
-            verdict = run.with_suffix(".verdict")
-            yield verdict.read_text(encoding="utf-8") if verdict.exists() else "WRONG: no verdict"
+            result = run.with_suffix(".result")
+            yield result.read_text(encoding="utf-8") if result.exists() else "WRONG: no result"
 
     def _on_small_disk(self, run: Path, size: int) -> None:
-        """In a process of its own, which keeps the disk to itself."""
-        verdict = "WRONG: it went wrong"
+        """In a new process, which alone sees the disk; the result is left in a file."""
+        result = "WRONG: the test itself failed"
         try:
             mounts = Mounts()
             mounts.small(run, size)
@@ -169,45 +170,45 @@ class Bench:
             code = process.wait()
             mounts.grow(run, 1 << 30)
             if code == 0:
-                verdict = f"large enough, {self._finish(run, self.short, *SHORT)}"
-            elif code != 1 or not _plain(process.said):
-                verdict = f"WRONG: exit code {code}: {process.said}"
+                result = f"large enough, {self._finish(run, self.short, *SHORT)}"
+            elif code != 1 or not _reports_full_disk(process.stderr):
+                result = f"WRONG: exit code {code}: {process.stderr}"
             else:
-                verdict = f"full, {self._finish(run, self.short, *SHORT)}"
+                result = f"full, {self._finish(run, self.short, *SHORT)}"
         except OSError as error:
-            verdict = f"not possible here ({error})"
+            result = f"not possible here ({error})"
         finally:
-            run.with_suffix(".verdict").write_text(verdict, encoding="utf-8")
+            run.with_suffix(".result").write_text(result, encoding="utf-8")
             os._exit(0)
 
-    def damages(self, times: int, draw: random.Random) -> Iterator[str]:
-        """Spoil one file of the newest checkpoint, look whether that is found, and now and then resume."""
+    def corruptions(self, times: int, draw: random.Random) -> Iterator[str]:
+        """Corrupt one file of the newest checkpoint, check that this is detected, and resume some of the runs."""
         for turn in range(times):
             run = self._folder / f"damage-{turn}"
             shutil.copytree(self.short, run)
             newest = run / "checkpoints" / "step-6"
-            kind = list(DAMAGES)[turn % len(DAMAGES)]
-            path = sorted(newest.iterdir())[turn // len(DAMAGES) % 4]
-            spoil(path, kind, draw)
-            found = newest_before(run, 6)
+            kind = list(CORRUPTIONS)[turn % len(CORRUPTIONS)]
+            path = sorted(newest.iterdir())[turn // len(CORRUPTIONS) % 4]
+            corrupt(path, kind, draw)
+            found = detection_error(run, 6)
             if found is not None:
                 yield f"WRONG: {kind} of {path.name}: {found}"
-            elif turn // len(DAMAGES) % RESUMED == turn % RESUMED:
-                verdict = self._finish(run, self.short, *SHORT)
-                aside = (newest.parent / "damaged-step-6").exists() or verdict != SAME or not run.exists()
-                yield f"found and {verdict}" if aside else "WRONG: not put aside"
+            elif turn // len(CORRUPTIONS) % RESUME_EVERY == turn % RESUME_EVERY:
+                result = self._finish(run, self.short, *SHORT)
+                aside = (newest.parent / "damaged-step-6").exists() or result != IDENTICAL or not run.exists()
+                yield f"found and {result}" if aside else "WRONG: not put aside"
             else:
                 yield "found"
             shutil.rmtree(run, ignore_errors=True)
 
     def _finish(self, run: Path, whole: Path, *overrides: str) -> str:
-        """Resume to the end and compare; a run that is as it should be is removed."""
+        """Resume to the end and compare; a run without faults is removed."""
         process = self._command.fork(run, *overrides)
         if (code := process.wait()) != 0:
-            return f"WRONG: not resumed, exit code {code}: {process.said}"
-        return self._judge(run, whole)
+            return f"WRONG: not resumed, exit code {code}: {process.stderr}"
+        return self._compare(run, whole)
 
-    def _judge(self, run: Path, whole: Path) -> str:
+    def _compare(self, run: Path, whole: Path) -> str:
         from hybridkit.runs.run import Run
 
         ours, theirs = Run(run), Run(whole)
@@ -217,30 +218,30 @@ class Bench:
             return "WRONG: no valid checkpoint at the end"
         if found.manifest.files != expected.manifest.files:
             return "WRONG: other weights, optimizer or state"
-        if _untimed(ours) != _untimed(theirs):
+        if _without_times(ours) != _without_times(theirs):
             return "WRONG: other metrics"
         if list(ours.checkpoint_folder.glob(".*")):
             return "WRONG: leftovers"
         for path in (run, run.with_name(f"{run.name}.cache")):
             shutil.rmtree(path, ignore_errors=True)
-        return SAME
+        return IDENTICAL
 
 
-def _die() -> None:
+def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _full() -> None:
+def _raise_no_space() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _plain(said: str) -> bool:
-    """Whether a full disk was reported in words."""
+def _reports_full_disk(said: str) -> bool:
+    """Whether the message reports a full disk, without a traceback."""
     return os.strerror(errno.ENOSPC) in said and "Traceback" not in said
 
 
-def _moment(run: Path) -> str:
-    """What a killed run was about."""
+def _phase(run: Path) -> str:
+    """What a killed run was doing."""
     checkpoints = run / "checkpoints"
     if not (run / "recipe.yaml").exists():
         return "before the run began"
@@ -251,8 +252,8 @@ def _moment(run: Path) -> str:
     return "between saves" if list(checkpoints.glob("step-*")) else "before the first save"
 
 
-def _stamp(run: Path) -> int:
-    """When a process last locked the run, in nanoseconds; 0: never."""
+def _lock_time(run: Path) -> int:
+    """When a process last locked the run, in nanoseconds; 0 for never."""
     lock = run / ".lock"
     return lock.stat().st_mtime_ns if lock.exists() else 0
 
@@ -265,14 +266,17 @@ def _newest(run: Path) -> int:
     return found.checkpoint.step if found.checkpoint else 0
 
 
-def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
-    """Make operation number `at` of this process end in `fault`, half done where it can be, noting what is valid."""
-    from hybridkit.system.files import Files
+def _inject(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
+    """Inject `fault` at file operation number `at` of this process; a write is done by half before.
+
+    The step of the newest valid checkpoint at that moment is written to `note`.
+    """
+    from hybridkit.system.files import FileOperations
 
     count = 0
 
     def wrapped(whole: Callable[..., None], name: str) -> Callable[..., None]:
-        def operation(self: Files, *args: Any) -> None:
+        def operation(self: FileOperations, *args: Any) -> None:
             nonlocal count
             count += 1
             if count == at:
@@ -285,11 +289,11 @@ def _intrude(run: Path, note: Path, at: int, fault: Callable[[], None]) -> None:
         return operation
 
     for name in OPERATIONS:
-        setattr(Files, name, wrapped(getattr(Files, name), name))
+        setattr(FileOperations, name, wrapped(getattr(FileOperations, name), name))
 
 
-def _untimed(run: Any) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in TIMED} for line in run.metrics().lines]
+def _without_times(run: Any) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in run.metrics().lines]
 
 
 if __name__ == "__main__":

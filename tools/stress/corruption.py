@@ -1,10 +1,10 @@
-"""Ways in which a file of a checkpoint can be spoiled, and whether a run notices."""
+"""Ways to corrupt a file of a checkpoint, and checks that a run detects it. Imported by `fault_injection.py`."""
 
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-Damage = Callable[[Path, random.Random], bytes]  # a file -> what will stand there instead
+Corruption = Callable[[Path, random.Random], bytes]  # file -> its new content
 
 
 def _flipped(path: Path, draw: random.Random) -> bytes:
@@ -19,9 +19,9 @@ def _cut(path: Path, draw: random.Random) -> bytes:
 
 
 def _zeroed(path: Path, draw: random.Random) -> bytes:
-    """A block that was never written, as after a loss of power."""
+    """A block of zeros, as after a loss of power."""
     content = path.read_bytes()
-    written = [begin for begin in range(0, len(content), 512) if any(content[begin : begin + 512])]  # zeros stay zeros
+    written = [begin for begin in range(0, len(content), 512) if any(content[begin : begin + 512])]  # not zero yet
     begin = draw.choice(written)
     zeros = bytes(len(content[begin : begin + 512]))
     return content[:begin] + zeros + content[begin + 512 :]
@@ -32,7 +32,7 @@ def _longer(path: Path, draw: random.Random) -> bytes:
 
 
 def _older(path: Path, draw: random.Random) -> bytes:
-    """The file of the checkpoint before: sound in itself, and of the same size where it holds tensors."""
+    """The same file of the checkpoint before, which is valid by itself and, for tensors, of equal size."""
     return (path.parent.parent / "step-4" / path.name).read_bytes()
 
 
@@ -42,7 +42,7 @@ def _shuffled(path: Path, draw: random.Random) -> bytes:
     return content[place:] + content[:place]
 
 
-DAMAGES: dict[str, Damage] = {
+CORRUPTIONS: dict[str, Corruption] = {
     "a flipped bit": _flipped,
     "a cut": _cut,
     "another flipped bit": _flipped,
@@ -54,28 +54,28 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-def spoil(path: Path, kind: str, draw: random.Random) -> None:
-    """Put something else in the file's place: zeros over zeros, as optimizers hold them, are drawn again."""
+def corrupt(path: Path, kind: str, draw: random.Random) -> None:
+    """Replace the content of a file by a different one: a corruption that changes nothing is drawn again."""
     good = path.read_bytes()
-    while (bad := DAMAGES[kind](path, draw)) == good:
+    while (bad := CORRUPTIONS[kind](path, draw)) == good:
         pass
     path.write_bytes(bad)
 
 
-def newest_before(run: Path, damaged: int) -> str | None:
-    """What is wrong: None where step `damaged` is passed over with a reason and an older checkpoint taken."""
+def detection_error(run: Path, corrupted: int) -> str | None:
+    """What is wrong; None where step `corrupted` is skipped with a reason and an older checkpoint is used."""
     from hybridkit.runs.run import Run
 
     found = Run(run).newest()
     if found.checkpoint is None:
-        return "no checkpoint was taken"
-    if found.checkpoint.step >= damaged:
-        return "it was taken"
-    return None if found.skipped.get(f"step-{damaged}") else "no reason was given"
+        return "no checkpoint was used"
+    if found.checkpoint.step >= corrupted:
+        return "the corrupted checkpoint was used"
+    return None if found.skipped.get(f"step-{corrupted}") else "no reason was given"
 
 
 def each_byte(run: Path, draw: random.Random) -> Iterator[str]:
-    """Change each byte of every file of the newest checkpoint, one at a time, and look whether that is found."""
+    """Change each byte of every file of the newest checkpoint, one at a time, and check that this is detected."""
     from hybridkit.runs.manifest import Invalid
     from hybridkit.runs.run import Run
 
@@ -85,7 +85,7 @@ def each_byte(run: Path, draw: random.Random) -> Iterator[str]:
         good = path.read_bytes()
         with path.open("r+b", buffering=0) as file:
             for place, byte in enumerate(good):
-                for value in (byte ^ 1 << draw.randrange(8), byte):  # spoiled, and as it was
+                for value in (byte ^ 1 << draw.randrange(8), byte):  # changed, then restored
                     file.seek(place)
                     file.write(bytes([value]))
                     if value == byte:

@@ -1,8 +1,9 @@
-"""Table 1 of arXiv 2509.24552, forward FLOPs a token at 1.4B: the paper's figures beside ours.
+"""Table 1 of arXiv 2509.24552, forward FLOPs per token at 1.4B: the paper's numbers and ours.
 
-python tools/table1.py
+python tools/reproduce/table1.py
 """
 
+import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from hybridkit.model.loading import plan
 from hybridkit.runs.run import load_recipe
 
 CONTEXT = 16384
-PAPER = {  # recipe: 1e9 FLOPs a token
+PAPER = {  # recipe: 1e9 FLOPs per token
     "transformer-1.4b": 6.174,
     "xlstm-1.4b": 2.978,
     "swa-128-1.4b": 3.029,
@@ -24,7 +25,7 @@ PAPER = {  # recipe: 1e9 FLOPs a token
 
 
 class Cell(NamedTuple):
-    """A cell of the table, in 1e9 FLOPs a token."""
+    """A cell of the table, in 1e9 FLOPs per token."""
 
     recipe: str
     paper: float
@@ -32,12 +33,12 @@ class Cell(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """Of ours to the paper's, as a share of it."""
+        """(ours - paper) / paper."""
         return self.ours / self.paper - 1
 
 
 def cells() -> Iterator[Cell]:
-    """The eight cells, ours counted from the shipped recipes with the paper's convention."""
+    """The eight cells; ours are counted from the shipped recipes by the paper's convention."""
     for name, paper in PAPER.items():
         found = cost(plan(load_recipe(name)), Case(CONTEXT, count="paper"))
         yield Cell(name, paper, float(found.forward) / 1e9)
@@ -45,6 +46,7 @@ def cells() -> Iterator[Cell]:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{'recipe':<18}{'paper':>8}{'ours':>10}{'difference':>12}")
     for cell in cells():
         print(f"{cell.recipe:<18}{cell.paper:>8.3f}{cell.ours:>10.4f}{cell.difference:>+12.3%}")

@@ -1,11 +1,11 @@
-"""What a long context costs: prefill 1k to 1M tokens in chunks, then decode, each length in a process of its own.
+"""Time and memory of long contexts: prefill of 1k to 1M tokens in chunks, then decoding.
 
-    python tools/long_context.py --plot long_context.png
+    python tools/benchmarks/long_context.py --plot long_context.png
 
-Prints time a token, peak memory of the process and bytes of the states. Weights and tokens are random: cost does not
-depend on them. Tokens are drawn as they are read, so that no text is held. Times are medians over chunks, after one
-that warms up; a short length is read again until 64 chunks were timed. Processor time is what counts on a busy
-machine. Peak memory is the kernel's count of the process (ru_maxrss): nothing allocated anywhere is missed.
+Prints the time per token, the peak memory of the process and the bytes of the states; each length is measured in a new
+process. Weights and tokens are random, since time and memory do not depend on them; tokens are drawn chunk by chunk.
+Times are medians over at least 64 chunks, after one that warms up. On a busy machine, compare processor times. Peak
+memory is the kernel's count for the whole process (ru_maxrss).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def measure(pattern: str, width: int, tokens: int, chunk: int) -> dict[str, Any]
     torch.manual_seed(0)
     model, draw = hybridkit.build(pattern, width=width), np.random.default_rng(0)
     chunk = min(chunk, tokens)
-    model.prefill(draw.integers(0, 256, chunk, np.uint8), chunk=chunk)  # whatever happens once
+    model.prefill(draw.integers(0, 256, chunk, np.uint8), chunk=chunk)  # warms up
     taken: list[tuple[float, float]] = []
     while len(taken) < CHUNKS:
         context = None
@@ -67,7 +67,7 @@ def measure(pattern: str, width: int, tokens: int, chunk: int) -> dict[str, Any]
 
 
 def measure_apart(arguments: argparse.Namespace, tokens: int) -> dict[str, Any]:
-    """`measure` in a fresh process, whose peak is of nothing else."""
+    """`measure` in a new process, so that the peak is that of this length alone."""
     given = [arguments.pattern, str(arguments.width), str(tokens), str(arguments.chunk)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
     done = subprocess.run(
@@ -77,7 +77,7 @@ def measure_apart(arguments: argparse.Namespace, tokens: int) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
-    """A panel a figure over the length, each from zero."""
+    """One panel for each measured value over the length, its axis from zero."""
     from matplotlib.figure import Figure
 
     names = [name for name in COLUMNS if name not in ("tokens", "processor_us")]
@@ -85,9 +85,9 @@ def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
     figure.suptitle(title)
     panels = figure.subplots(2, 2, sharex=True).flatten()
     for axes, name in zip(panels, names, strict=True):
-        figures = [row[name] / UNITS.get(name, 1) for row in rows]
-        axes.plot([row["tokens"] for row in rows], figures, "o-")
-        axes.set(xscale="log", ylim=(0, 1.2 * max(figures)), title=COLUMNS[name])
+        values = [row[name] / UNITS.get(name, 1) for row in rows]
+        axes.plot([row["tokens"] for row in rows], values, "o-")
+        axes.set(xscale="log", ylim=(0, 1.2 * max(values)), title=COLUMNS[name])
         axes.set_xticks([row["tokens"] for row in rows], [f"{row['tokens']:,}" for row in rows])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
@@ -97,7 +97,7 @@ def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line, measure each length, print the table."""
+    """Measure each length and print the table."""
     if sys.argv[1:2] == ["--child"]:
         pattern, *sizes = sys.argv[2:]
         print(json.dumps(measure(pattern, *map(int, sizes))))
@@ -115,8 +115,8 @@ def main() -> None:
     rows = []
     for tokens in arguments.lengths:
         rows.append(measure_apart(arguments, tokens))
-        figures = {name: rows[-1][name] / UNITS.get(name, 1) for name in COLUMNS}
-        print("".join(f"{figure:20,.{0 if name == 'tokens' else 2}f}" for name, figure in figures.items()), flush=True)
+        values = {name: rows[-1][name] / UNITS.get(name, 1) for name in COLUMNS}
+        print("".join(f"{value:20,.{0 if name == 'tokens' else 2}f}" for name, value in values.items()), flush=True)
     if arguments.plot:
         draw(rows, f"{arguments.pattern}, width {arguments.width}", arguments.plot)
 

@@ -1,8 +1,8 @@
-"""Models of other libraries beside ours of the same shape, and the training step that all of them take.
+"""Models of hybridkit and of other libraries with the same shape, and one training step of each.
 
-What `bench_peers.py` and `bench_training.py` measure; nothing is measured here. Every step is forward, backward,
-clipping to norm 1 and torch's fused AdamW, on the same tokens; ours is the local engine, as `hybridkit train` runs it.
-Arithmetic is fp32 on a CPU, and bf16 under autocast on a GPU.
+Imported by `peers.py` and `training.py`, which measure them. A step is forward, backward, clipping to norm 1 and the
+fused AdamW of torch, on the same tokens; ours is the local engine, as `hybridkit train` runs it. Arithmetic is in fp32
+on a CPU, and in bf16 under autocast on a GPU.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Step = Callable[[], object]
 
 
 def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
-    """Random ids (B, T), the same every time."""
+    """Random ids (B, T) from a fixed seed."""
     return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def our_engine(pattern: str, width: int, device: str, cap: float | None = None) -> LocalEngine:
-    """The local engine with fresh weights."""
+    """The local engine with initial weights."""
     plan = compile_pattern(pattern, width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap)
     given: dict[str, Any] = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
     return LocalEngine(plan, Train(**given))
@@ -40,10 +40,11 @@ def our_engine(pattern: str, width: int, device: str, cap: float | None = None) 
 def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | None = None) -> Step:
     """One training step over micro-batches of ids (B, T): every token predicts the next."""
     batches = [Batch(ids, ids.roll(-1, 1), None, 0) for ids in micro_batches]
-    windows, counted = windows_of(engine.model.plan, window), sum(ids.numel() for ids in micro_batches)
+    windows = windows_of(engine.model.plan, window)
+    num_targets = sum(ids.numel() for ids in micro_batches)
 
     def step() -> None:
-        engine.gradients(batches, windows, counted)
+        engine.gradients(batches, windows, num_targets)
         engine.update(LEARNING_RATE)
 
     return step
@@ -86,8 +87,8 @@ def xlstm_pair(width: int, layers: int, device: str) -> tuple[LocalEngine, nn.Mo
 def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str) -> tuple[LocalEngine, nn.Module]:
     """Ours, and transformers' Mistral.
 
-    On a CPU it has SDPA, which takes the window as a mask (T, T) and computes every pair behind it: the faster of the
-    two that it has there. On a GPU it has flash-attn where that is installed, which skips what the window hides.
+    On a CPU, Mistral uses SDPA with the window as a mask (T, T): it computes every pair, and is faster than its other
+    implementation there. On a GPU it uses flash-attn where that is installed, which skips the pairs outside the window.
     """
     flash = device == "cuda" and find_spec("flash_attn") is not None
     ours = our_engine(f"[swa:{window}, ffn]*{layers}", width, device)
@@ -101,7 +102,7 @@ def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str)
 
 
 def _alike(ours: LocalEngine, theirs: nn.Module) -> tuple[LocalEngine, nn.Module]:
-    """Both, after they were found to have as many parameters."""
+    """Both models, after a check that they have the same number of parameters."""
     sizes = [sum(p.numel() for p in model.parameters()) for model in (ours.model, theirs)]
     assert sizes[0] == sizes[1], f"ours has {sizes[0]:,} parameters, theirs {sizes[1]:,}"
     return ours, theirs

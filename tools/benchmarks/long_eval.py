@@ -1,9 +1,9 @@
-"""What loss by position costs over long rows: 8k to 128k tokens, streamed, each length in a process of its own.
+"""Speed and memory of the loss by position over long rows: 8k to 128k tokens, read in chunks.
 
-    python tools/long_eval.py
+    python tools/benchmarks/long_eval.py
 
-Prints tokens a second and the peak memory of the process as the kernel counts it. Weights and text are random: cost
-does not depend on them.
+Prints tokens per second and the peak memory of the process as the kernel counts it; each length is measured in a new
+process. Weights and tokens are random, since time and memory do not depend on them.
 """
 
 import argparse
@@ -24,13 +24,13 @@ def measure(pattern: str, width: int, tokens: int) -> dict[str, Any]:
     import hybridkit
     from hybridkit.data.batches import Batch
     from hybridkit.evaluation.perplexity import by_position
-    from hybridkit.evaluation.scoring import Reading
+    from hybridkit.evaluation.scoring import ReadOptions
 
     torch.manual_seed(0)
     model = hybridkit.build(pattern, width=width)
     ids = torch.randint(257, (1, tokens + 1))
     begin = time.perf_counter()
-    bins = by_position(model, [Batch(ids[:, :-1], ids[:, 1:], None, tokens)], Reading())
+    bins = by_position(model, [Batch(ids[:, :-1], ids[:, 1:], None, tokens)], ReadOptions())
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"tokens": tokens, "bins": len(bins), "tokens_per_second": tokens / seconds, "peak_mib": peak}

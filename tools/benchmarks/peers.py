@@ -1,13 +1,13 @@
-"""Ours beside what else is there: the same shapes, on the same machine, in one process, turn by turn.
+"""hybridkit and other libraries: the same shapes, on the same machine, in one process.
 
-    python tools/bench_peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu] [--json]
+    python tools/benchmarks/peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu] [--json]
 
-Medians over the rounds after one that warms up; the ratio is theirs over ours, the median of the rounds' own ratios.
-Processor time parts from wall-clock time where others use the machine, and is then the fairer of the two.
+Each round runs every library once; times are medians over the rounds after one that warms up. The ratio is the median
+over the rounds of their time over ours. Where other programs use the machine, compare processor times.
 
-xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/peers.py). decode-1, decode-8: 64
-greedy tokens a row. attention-128, -1024: attention alone, 8,192 tokens, forward and backward. cell: the mLSTM cell
-alone, 4,096 tokens, beside mlstm_kernels called bare. flash, fla: on a GPU, where they are installed.
+xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/benchmarks/models.py). decode-1,
+decode-8: 64 greedy tokens for each of 1 or 8 rows. attention-128, -1024: attention alone, 8,192 tokens, forward and
+backward. cell: the mLSTM cell alone, 4,096 tokens, and mlstm_kernels. flash, fla: on a GPU, where they are installed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
-import bench_attention
-import bench_decode
-import bench_mlstm
+import attention as attention_benchmark
+import decode as decode_benchmark
+import mlstm as mlstm_benchmark
 import torch
 import transformers
-from peers import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
+from models import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
 from torch.nn import functional as F
 
 from hybridkit.system.timing import synchronize
@@ -35,7 +35,7 @@ from hybridkit_blocks._core import attend
 
 WIDTH, LAYERS, WINDOW = 256, 8, 128
 OURS = "ours"
-Runs = Mapping[str, Callable[[], object]]  # by name, ours among them
+Runs = Mapping[str, Callable[[], object]]  # by name; one of them is OURS
 
 
 def xlstm(device: str) -> Runs:
@@ -54,36 +54,37 @@ def mistral(tokens: int, device: str) -> Runs:
 
 
 def decode(batch: int, device: str) -> Runs:
-    """Greedy tokens of xLSTM, a prompt of 16 included."""
-    ours, theirs = (model.to(device) for model in bench_decode.pair(WIDTH, LAYERS, VOCAB))
-    ids = some_tokens(batch, bench_decode.PROMPT, device)
+    """64 greedy tokens of xLSTM after a prompt of 16."""
+    ours, theirs = (model.to(device) for model in decode_benchmark.pair(WIDTH, LAYERS, VOCAB))
+    ids = some_tokens(batch, decode_benchmark.PROMPT, device)
     return {
-        OURS: partial(bench_decode.generate_ours, ours, ids, 64),
-        "transformers' xLSTM": partial(bench_decode.generate_theirs, theirs, ids, 64),
+        OURS: partial(decode_benchmark.generate_ours, ours, ids, 64),
+        "transformers' xLSTM": partial(decode_benchmark.generate_theirs, theirs, ids, 64),
     }
 
 
 def attention(window: int, device: str) -> Runs:
     """Attention alone, forward and backward."""
     with torch.device(device):
-        leaves, runs = bench_attention.inputs(8192), bench_attention.contestants(8192, [window])
+        leaves, runs = attention_benchmark.inputs(8192), attention_benchmark.implementations(8192, [window])
     return {
-        name.replace(f"ours {window}", OURS): partial(bench_mlstm.train, run, leaves[:3], leaves[3])
+        name.replace(f"ours {window}", OURS): partial(mlstm_benchmark.train, run, leaves[:3], leaves[3])
         for name, run in runs.items()
     }
 
 
 def cell(device: str) -> Runs:
     """The mLSTM cell alone, forward and backward."""
-    leaves = bench_mlstm.inputs(1, 4, 4096, 64, 128, device)
+    leaves = mlstm_benchmark.inputs(1, 4, 4096, 64, 128, device)
     slope = torch.randn_like(leaves[2])
     return {
-        name: partial(bench_mlstm.train, run, leaves, slope) for name, run in bench_mlstm.contestants(device).items()
+        name: partial(mlstm_benchmark.train, run, leaves, slope)
+        for name, run in mlstm_benchmark.implementations(device).items()
     }
 
 
 def flash(device: str) -> Runs:
-    """Attention alone in bf16, beside flash-attn with the same window."""
+    """Attention alone in bf16, ours and flash-attn's with the same window."""
     from flash_attn import flash_attn_func
 
     leaves = [torch.randn(1, 8192, 8, 64, device=device, dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
@@ -92,25 +93,25 @@ def flash(device: str) -> Runs:
         "flash-attn": lambda q, k, v: flash_attn_func(q, k, v, causal=True, window_size=(WINDOW - 1, 0)),
     }
     slope = torch.randn_like(leaves[0])
-    return {name: partial(bench_mlstm.train, run, leaves, slope) for name, run in runs.items()}
+    return {name: partial(mlstm_benchmark.train, run, leaves, slope) for name, run in runs.items()}
 
 
 def fla(device: str) -> Runs:
-    """The mLSTM cell beside FLA's simple gated linear attention, which has neither input gate nor normalizer."""
+    """The mLSTM cell and FLA's simple gated linear attention, which has no input gate and no normalizer."""
     from fla.ops.simple_gla import chunk_simple_gla
 
-    leaves = bench_mlstm.inputs(1, 4, 4096, 64, 128, device)
+    leaves = mlstm_benchmark.inputs(1, 4, 4096, 64, 128, device)
     slope = torch.randn_like(leaves[2])
 
     def theirs(*x: torch.Tensor) -> torch.Tensor:
         q, k, v, f = (t.transpose(1, 2) for t in (*x[:3], x[4]))  # (B, T, H, .)
         return chunk_simple_gla(q, k, v, g=F.logsigmoid(f))[0].transpose(1, 2)
 
-    runs = {OURS: bench_mlstm.contestants(device)[OURS], "FLA simple_gla": theirs}
-    return {name: partial(bench_mlstm.train, run, leaves, slope) for name, run in runs.items()}
+    runs = {OURS: mlstm_benchmark.implementations(device)[OURS], "FLA simple_gla": theirs}
+    return {name: partial(mlstm_benchmark.train, run, leaves, slope) for name, run in runs.items()}
 
 
-CONTESTS: dict[str, Callable[[str], Runs]] = {
+COMPARISONS: dict[str, Callable[[str], Runs]] = {
     "xlstm": xlstm,
     "mistral-2k": partial(mistral, 2048),
     "mistral-8k": partial(mistral, 8192),
@@ -127,15 +128,15 @@ NEEDS = {"flash": "flash_attn", "fla": "fla"}
 
 
 def missing(name: str, device: str) -> str | None:
-    """Why a contest cannot be held here; None where it can."""
+    """Why a comparison cannot run here; None where it can."""
     package = NEEDS.get(name)
     if package is None or (device == "cuda" and find_spec(package)):
         return None
     return f"{package} is not installed" if device == "cuda" else "needs a GPU"
 
 
-def hold(runs: Runs, device: str, repeat: int) -> dict[str, dict[str, float]]:
-    """Seconds of each, wall-clock and processor's, and theirs over ours."""
+def run_comparison(runs: Runs, device: str, repeat: int) -> dict[str, dict[str, float]]:
+    """By name: wall-clock and processor seconds, and their ratios to ours."""
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeat + 1):
         for name, run in runs.items():
@@ -154,7 +155,7 @@ def hold(runs: Runs, device: str, repeat: int) -> dict[str, dict[str, float]]:
 
 
 def show(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
-    """The rows of a contest."""
+    """Print the rows of a comparison."""
     for who, figures in found.items():
         seconds, processor = figures["seconds"], figures["processor_seconds"]
         ratios = f"{figures['ratio']:9.2f} {figures['processor_ratio']:10.2f}"
@@ -162,9 +163,9 @@ def show(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def main() -> None:
-    """Hold the contests asked for, and print a table or one JSON object."""
+    """Run the comparisons asked for, and print a table or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), metavar="NAME")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true")
@@ -172,20 +173,20 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     device, threads = torch.device(given.device), torch.get_num_threads()
     ceiling = peak_flops(device, "bf16" if given.device == "cuda" else "fp32")
-    report: dict[str, Any] = {"device": given.device, "threads": threads, "ceiling": ceiling, "contests": {}}
+    report: dict[str, Any] = {"device": given.device, "threads": threads, "ceiling": ceiling, "comparisons": {}}
     if not given.json:
         print(f"{given.device}, {threads} threads, ceiling {ceiling / 1e9:.0f} GFLOP/s, medians of {given.repeat}\n")
         print(f"{'':48} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")
     for name in given.only:
         if reason := missing(name, given.device):
-            report["contests"][name] = {"skipped": reason}
+            report["comparisons"][name] = {"skipped": reason}
             if not given.json:
                 print(f"{name:15} skipped: {reason}")
             continue
         torch.manual_seed(0)
-        report["contests"][name] = hold(CONTESTS[name](given.device), given.device, given.repeat)
+        report["comparisons"][name] = run_comparison(COMPARISONS[name](given.device), given.device, given.repeat)
         if not given.json:
-            show(name, report["contests"][name])
+            show(name, report["comparisons"][name])
     if given.json:
         print(json.dumps(report))
 

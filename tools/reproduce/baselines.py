@@ -1,9 +1,9 @@
-"""A run's bits per byte beside those of simple compressors on the same held-out text.
+"""Bits per byte of a run and of simple compressors on the same held-out text.
 
-    python tools/baselines.py runs/quickstart
+    python tools/reproduce/baselines.py runs/quickstart
 
-The bigram model counts byte pairs of the training text; xz compresses the held-out text alone, and again with the last
-of the training text as a head start (what it adds for the held-out part).
+The bigram model counts byte pairs of the training text. xz compresses the held-out text alone, and then after the end
+of the training text; the second figure counts only the bytes that the held-out text adds.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 
 import hybridkit
 from hybridkit.data.batches import cover
-from hybridkit.data.corpus import Corpus, Tokens, prepare
+from hybridkit.data.corpus import Corpus, Tokens, prepare_corpus
 from hybridkit.model.model import Model
 
 SMOOTHING = 0.1  # added to every pair's count
@@ -30,7 +30,7 @@ def main() -> None:
     model = hybridkit.load(parser.parse_args().run)
     assert model.recipe is not None
     data = model.recipe.data
-    corpus = prepare(data.source, data.tokenizer, field=data.field, validation=data.validation)
+    corpus = prepare_corpus(data.source, data.tokenizer, field=data.field, validation=data.validation)
     train, held_out = (side.tokenizer.decode(side.ids) for side in (corpus.train, corpus.validation))
     rows = {
         "this model": model_bits(model, corpus, data.sequence),
@@ -45,7 +45,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def model_bits(model: Model, corpus: Corpus, sequence: int) -> float:
-    """Total nats over the counted targets / ln 2 / their raw bytes."""
+    """Total nats of all targets / ln 2 / bytes of their text."""
     nats, size = 0.0, 0
     for batch in cover(corpus.validation, sequence, batch=8):
         nats += model(batch.tokens, document_starts=batch.document_starts, targets=batch.targets)[0].item()
@@ -54,13 +54,13 @@ def model_bits(model: Model, corpus: Corpus, sequence: int) -> float:
 
 
 def documents(side: Tokens) -> list[np.ndarray]:
-    """Each document's bytes, and 256 for its end: what the model predicts, too."""
+    """The bytes of each document, with 256 for its end, as the model predicts them."""
     texts = (side.tokenizer.decode(side.document(index)) for index in range(len(side.documents) - 1))
     return [np.append(np.frombuffer(text, np.uint8).astype(np.int64), 256) for text in texts]
 
 
 def bigram_bits(train: list[np.ndarray], held_out: list[np.ndarray]) -> float:
-    """Bits per byte of P(byte | byte before it); as for the model, the first byte of a document is not counted."""
+    """Bits per byte of P(byte | previous byte); the first byte of a document is no target, as for the model."""
     counts = np.full((256, 257), SMOOTHING)
     for text in train:
         np.add.at(counts, (text[:-1], text[1:]), 1)
@@ -70,7 +70,7 @@ def bigram_bits(train: list[np.ndarray], held_out: list[np.ndarray]) -> float:
 
 
 def primed_bits(before: bytes, text: bytes) -> float:
-    """What xz adds for `text` when it has seen `before`."""
+    """Bits per byte that `text` adds when xz compresses it after `before`."""
     alone, both = (len(lzma.compress(part, preset=9)) for part in (before, before + text))
     return 8 * (both - alone) / len(text)
 

@@ -1,10 +1,10 @@
-"""The mLSTM cell alone, forward and backward: ours beside mlstm_kernels' forms, interleaved, against the ceiling.
+"""The mLSTM cell alone, forward and backward: hybridkit and mlstm_kernels, and their share of the ceiling.
 
-    python tools/bench_mlstm.py [--tokens 4096] [--heads 4] [--key 64] [--value 128] [--batch 1] [--threads 2]
+    python tools/benchmarks/mlstm.py [--tokens 4096] [--heads 4] [--key 64] [--value 128] [--batch 1] [--threads 2]
 
-Medians of interleaved repetitions, so that a busy machine is busy for all alike. The share of the ceiling counts 3 x
-the recurrent form's forward FLOPs, the least that any form needs, over the matrix product rate measured in the same
-run. `native_custbw` leaves the normalizer out of its gradient: it is right only behind a norm of each head.
+The forms take turns and their medians are compared, so that other load affects all alike. The share of the ceiling is
+3 x the forward FLOPs of the recurrent form, the fewest of any form, per second, over the speed of matrix products
+measured in the same run. `native_custbw` omits the normalizer's gradient, which is correct only before a norm per head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hybridkit_blocks._mlstm_chunkwise import chunkwise
 Run = Callable[..., Tensor]
 
 
-def contestants(device: str) -> dict[str, Run]:
+def implementations(device: str) -> dict[str, Run]:
     """Every form of the cell that runs on the device: h (B, H, T, V) from q, k, v, i, f."""
     names = [("native_custbw", 128), ("native_custbw", 64), ("native_autograd", 128)]
     if device == "cuda":
@@ -40,7 +40,7 @@ def _library(name: str, chunk: int, *inputs: Tensor) -> Tensor:
 
 
 def inputs(batch: int, heads: int, tokens: int, key: int, value: int, device: str) -> list[Tensor]:
-    """q, k, v as projections give them, (B, H, T, .) over memory laid out (B, T, H, .), and gates as at the start."""
+    """q, k, v (B, H, T, .), laid out in memory as (B, T, H, .) by projections, and gates as at initialization."""
     torch.manual_seed(0)
     rows = [torch.randn(batch, tokens, heads, width, device=device).transpose(1, 2) for width in (key, key, value)]
     i, f = torch.randn(2, batch, heads, tokens, device=device)
@@ -48,7 +48,7 @@ def inputs(batch: int, heads: int, tokens: int, key: int, value: int, device: st
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """One call's time."""
+    """The time of one call."""
     begin = time.perf_counter()
     call()
     if device == "cuda":
@@ -57,7 +57,7 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 
 def main() -> None:
-    """Measure and print a line a form."""
+    """Measure all forms and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = {"batch": 1, "heads": 4, "tokens": 4096, "key": 64, "value": 128}
     for name, default in {**sizes, "threads": 2, "repeats": 7}.items():
@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     leaves = inputs(given.batch, given.heads, given.tokens, given.key, given.value, given.device)
     slope = torch.randn_like(leaves[2])
-    forms = contestants(given.device)
+    forms = implementations(given.device)
     calls = {name: partial(train, run, leaves, slope) for name, run in forms.items()}
     times: dict[str, list[float]] = {name: [] for name in forms}
     ceiling = matrix_ceiling(torch.device(given.device), "fp32", (), 1)
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def train(run: Run, leaves: list[Tensor], slope: Tensor) -> None:
-    """Forward and backward, from a gradient of the output."""
+    """Forward and backward; `slope` is the gradient of the output."""
     torch.autograd.grad(run(*leaves), leaves, slope)
 
 

@@ -1,14 +1,14 @@
-"""Random and mutated recipes, patterns, manifests and metrics files: each is read, or refused in words.
+"""Random and mutated recipes, patterns, manifests and metrics files: each must be read, or refused with a message.
 
-Run: python tools/fuzz.py --cases 20000 --seed 0
+    python tools/stress/fuzz.py --cases 20000 --seed 0
 
-A quarter of the cases is of each kind; half of them are the tests' own hypothesis strategies, half are the shipped
-files with bytes, words and lines changed, and pieces of them repeated to beyond the limits of size. Tensor files and
-verbs (`show`, `flops`, `train --dry-run` in this process) are tried besides, a twentieth as often.
+Each of the four kinds has a quarter of the cases: half come from the tests' hypothesis strategies, half are shipped
+files with changed bytes, words and lines, and with parts repeated beyond the limits of size. Tensor files and verbs
+(`show`, `flops` and `train --dry-run` in this process) are tried as well, --cases / 20 times each.
 
-A case fails where anything but the project's own errors is raised, where it takes more than a second of processor
-time, or where resident memory at its peak is 200 MB above that before the case (Linux: VmHWM, which is reset). Verbs,
-which import and compute, are under neither bound. The failing inputs are written to --keep. Exit code 1 if any failed.
+A case fails if it raises anything but the project's own errors, if it takes more than a second of processor time, or if
+the peak of resident memory rises by more than 200 MB (Linux: VmHWM, which is reset before each case). Verbs have no
+limit of time and memory. Inputs that fail are written to --keep. Exit code 1 if any case failed.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from pathlib import Path
 from types import FrameType
 
 os.environ["OMP_NUM_THREADS"] = "1"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+sys.path += [str(TESTS / folder) for folder in ("helpers", "language", "recipe", "runs")]
 
-from fuzz_cases import Case, Kind, kinds  # noqa: E402  # it needs the tests on its path
+from fuzz_cases import Case, Kind, kinds  # noqa: E402  # it imports tests
 
 from hybridkit.runs.manifest import Invalid  # noqa: E402
 from hybridkit.system.errors import UserError, out_of_memory  # noqa: E402
 
 SECONDS = 1.0  # of processor time
-WATCHDOG = 60  # seconds of real time: a case that does not end at all
+TIMEOUT = 60  # seconds of real time, after which a case that does not end fails
 MEGABYTES = 200
-ADDRESSES = 24 << 30  # bytes: absurd sizes fail here as on any machine, without burdening this one
+ADDRESS_SPACE = 24 << 30  # bytes: huge sizes fail at once
 
 
 def main() -> int:
@@ -45,22 +45,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where failing inputs are put")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for inputs that fail")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, _too_long)
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     print("| kind | cases | read | refused | failed | slowest, s | largest, MB |\n|---|---|---|---|---|---|---|")
     failed = 0
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        judge = Judge(options.keep.absolute())
+        runner = CaseRunner(options.keep.absolute())
         for kind in kinds(options.cases, options.seed):
-            failed += judge.row(kind)
+            failed += runner.row(kind)
     print(f"seed {options.seed}", flush=True)
     return 1 if failed else 0
 
 
-class Judge:
-    """Runs cases, and keeps those that fail."""
+class CaseRunner:
+    """Runs cases, and writes those that fail to a folder."""
 
     def __init__(self, keep: Path) -> None:
         self._keep = keep
@@ -72,7 +72,7 @@ class Judge:
 
         def one(case: Case) -> None:
             nonlocal slowest, largest
-            signal.alarm(WATCHDOG)
+            signal.alarm(TIMEOUT)
             began, before = time.process_time(), _reset_peak()
             try:
                 outcome = _outcome(case, kind.bounded)
@@ -110,8 +110,8 @@ def _outcome(case: Case, bounded: bool) -> str:
         try:
             case.read(case.content)
         except (UserError, Invalid) as error:
-            return "refused" if str(error).strip() else "failed: no words"
-        except (MemoryError, RuntimeError) as error:  # which `main` puts into words
+            return "refused" if str(error).strip() else "failed: no message"
+        except (MemoryError, RuntimeError) as error:  # hybridkit.cli.main turns these into messages
             if bounded or not out_of_memory(error):
                 raise
             return "refused"
@@ -119,17 +119,17 @@ def _outcome(case: Case, bounded: bool) -> str:
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError("it does not end")
+    raise TimeoutError("the case does not end")
 
 
 def _reset_peak() -> float:
-    """Let the peak of resident memory begin again at what is resident now: megabytes."""
+    """Reset the peak of resident memory; megabytes that are resident now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _memory("VmRSS")
 
 
 def _memory(name: str) -> float:
-    """Megabytes."""
+    """A line of /proc/self/status, in megabytes."""
     line = next(
         line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(name)
     )

@@ -1,8 +1,8 @@
-"""How many candidate patterns a second are compiled and costed: what an architecture search spends on each.
+"""How many patterns per second are compiled and costed, as an architecture search does for each candidate.
 
-    python tools/bench_cost.py [--patterns 1000]
+    python tools/benchmarks/cost.py [--patterns 1000]
 
-Every pattern is another one, of 24 to 48 layers with its FFNs, drawn from blocks and windows as a search would.
+All patterns differ. Each has 24 to 48 layers, FFNs included, with random blocks and windows.
 """
 
 import argparse
@@ -17,7 +17,7 @@ WINDOWS = (64, 128, 256, 512, 1024, 2048)
 
 
 def patterns(seed: int) -> Iterator[str]:
-    """Different patterns without end."""
+    """Random patterns, no two alike, without end."""
     draw, said = random.Random(seed), set[str]()
     while True:
         mixers = draw.randint(12, 24)

@@ -1,7 +1,9 @@
-"""Time what a search costs beside training: `python tools/bench_search.py [--sampler random] [--json]`.
+"""The time of a search without training: rejected candidates, and bookkeeping of trials.
 
-Rejections: 1,000 candidates of a base recipe that all miss the budget, from the sampler's proposal to the verdict.
-Trials: what writing a trial to the journal and reading all of them takes, at 40 trials.
+    python tools/benchmarks/search.py [--sampler random] [--json]
+
+Rejections: 1,000 candidates that are all out of budget, from the sampler's proposal to the comparison with the budget.
+Trials: writing a trial to the journal and reading all of them, for 40 trials.
 """
 
 import argparse
@@ -10,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from hybridkit.search.candidate import Workshop
+from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import Definition, read_definition
-from hybridkit.search.screening import Hunt
+from hybridkit.search.screening import CandidateFilter
 from hybridkit.search.study import PATIENCE, Study, create, proposals
 from hybridkit.search.worker import Outcome
 
@@ -29,7 +31,7 @@ trials: 40
 
 
 def define(folder: Path, **settings: str) -> Definition:
-    """Eight free layers."""
+    """A space of eight free layers, written to a new folder."""
     folder.mkdir()
     (folder / "space.yaml").write_text(SPACE.format(**settings), encoding="utf-8")
     return read_definition(folder / "space.yaml")
@@ -38,16 +40,16 @@ def define(folder: Path, **settings: str) -> Definition:
 def rejections(definition: Definition) -> float:
     """Seconds for `PATIENCE` candidates that are out of budget."""
     begin = time.perf_counter()
-    found = Hunt(Workshop(definition), []).find(proposals(definition, [], 0))
+    found = CandidateFilter(CandidateFactory(definition), []).find(proposals(definition, [], 0))
     assert found is None, "a candidate was within the budget"
     return time.perf_counter() - begin
 
 
 def trials(opened: Study) -> float:
-    """Seconds a trial, begun and ended without training."""
+    """Seconds per trial that begins and ends without training."""
     begin = time.perf_counter()
-    while record := opened.begin():
-        opened.end(record, Outcome([{"val_loss": float(record.number % 7)}]))
+    while trial := opened.begin():
+        opened.end(trial, Outcome([{"val_loss": float(trial.number % 7)}]))
     return (time.perf_counter() - begin) / opened.wanted
 
 
@@ -69,7 +71,7 @@ def main() -> None:
         print(json.dumps(found))
     else:
         print(f"{PATIENCE:,} candidates out of budget rejected in {refused:.2f} s")
-        print(f"{tried * 1e3:.0f} ms beside training for each of 40 trials")
+        print(f"{tried * 1e3:.0f} ms for each of 40 trials, training excluded")
 
 
 if __name__ == "__main__":

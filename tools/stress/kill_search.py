@@ -1,7 +1,9 @@
-"""Kill a search's workers while it runs: `python tools/kill_search.py SPACE [--workers 4] [--every 10]`.
+"""Kill workers of a search while it runs, and check its trials.
 
-Runs `hybridkit search SPACE` in a folder of its own and sends SIGKILL to one worker every few seconds. At the end every
-trial must be there once, finished, with all its steps in metrics.jsonl once and in order. Linux.
+    python tools/stress/kill_search.py SPACE [--workers 4] [--every 10]
+
+Runs `hybridkit search SPACE` in a temporary folder and sends SIGKILL to one worker every few seconds. At the end each
+trial must be finished and exist once, with each of its steps once and in order in metrics.jsonl. Linux only.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from hybridkit.runs.run import Run
 
 
 def workers(folder: Path) -> list[int]:
-    """The processes that hold the lock of a trial's run, and are alive."""
+    """The living processes that hold the lock of a trial's run."""
     found = [
         int(text) for lock in folder.glob("trials/*/seed-*/.lock") if (text := lock.read_text(encoding="utf-8").strip())
     ]
@@ -35,21 +37,21 @@ def alive(process: int) -> bool:
 
 
 def mistakes(folder: Path, found: dict[str, object]) -> list[str]:
-    """What is wrong with a finished study; nothing, if all is well."""
+    """What is wrong with a finished study; empty if nothing is."""
     trials = found["trials"]
     assert isinstance(trials, dict)
     wrong = [f"{count} trials are {state}" for state, count in trials.items() if state != "done" and count]
     if len(list(folder.glob("trials/*"))) != trials["done"]:
-        wrong.append("folders and trials differ in number")
+        wrong.append("the number of folders and of trials differs")
     for run in sorted(folder.glob("trials/*/seed-*")):
         steps = [line["step"] for line in Run(run).metrics().lines if "loss" in line]
         if steps != list(range(1, Run(run).recipe.recipe.train.steps + 1)):
-            wrong.append(f"{run}: steps are missing or doubled")
+            wrong.append(f"{run}: steps are missing or stand twice")
     return wrong
 
 
 def main() -> None:
-    """Search while workers are killed; say what became of every trial."""
+    """Run the search, kill workers, and report what is wrong with the trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("space")
     parser.add_argument("--workers", type=int, default=4)
@@ -67,7 +69,7 @@ def main() -> None:
                 kills += 1
         assert search.stdout is not None
         wrong = mistakes(folder, json.loads(search.stdout.read())) if not search.returncode else ["the search failed"]
-    print(f"{kills} workers killed; " + ("; ".join(wrong) or "no trial lost, none doubled"))
+    print(f"{kills} workers killed; " + ("; ".join(wrong) or "no trial is lost, none stands twice"))
     sys.exit(bool(wrong))
 
 

@@ -1,10 +1,10 @@
-"""Training speed over the length of a sequence and over switches of the window, and the memory of a large loss.
+"""Training speed at several sequence lengths, the time of a window switch, and the memory of a large loss.
 
-    python tools/bench_training.py [lengths] [switch] [loss] [--pattern '[swa:128, mlstm]*2'] [--width 128] [--repeat 3]
+    python tools/benchmarks/training.py [lengths] [switch] [loss] [--pattern '[swa:128, mlstm]*2'] [--width 128]
 
-lengths: tokens a second of whole training steps at 65,536 tokens a batch, in the micro-batches of the trainer. The
-lengths take turns, and the processor's own time is given beside the clock's. switch: a step after one with the same
-window, and after one with the other. loss: peak memory of loss and gradient at vocabulary 131,072, 16,384 tokens and
+lengths: tokens per second of training steps of 65,536 tokens, in the trainer's micro-batches; the lengths take turns,
+and wall-clock and processor time are both shown. switch: the time of a step whose window is that of the step before,
+and of one whose window differs. loss: peak memory of loss and gradient with a vocabulary of 131,072, 16,384 tokens and
 width 256, in a fresh process.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from peers import our_engine, our_step, some_tokens
+from models import our_engine, our_step, some_tokens
 
 from hybridkit.model.loss import linear_cross_entropy
 from hybridkit.system.timing import Peak
@@ -37,7 +37,7 @@ def both_clocks(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def lengths(pattern: str, width: int, repeat: int) -> None:
-    """A line a length, and the largest distance from the shortest one."""
+    """Print a line for each length, with its speed relative to the shortest one."""
     engine = our_engine(pattern, width, "cpu")
     steps = {}
     for length in LENGTHS:
@@ -56,13 +56,13 @@ def lengths(pattern: str, width: int, repeat: int) -> None:
 
 
 def switch(width: int, repeat: int) -> None:
-    """Milliseconds of a step that keeps the window, and of one that switches to it."""
+    """Print the milliseconds of a step that keeps the window, and of one that switches to it."""
     engine = our_engine(f"[swa:stoch({SWITCHED[0]},{SWITCHED[1]},p=.5), mlstm]*2", width, "cpu")
     ids = some_tokens(1, 8192, "cpu")
     steps = {window: our_step(engine, [ids], window) for window in SWITCHED}
     taken: dict[tuple[int, bool], list[float]] = {(window, new): [] for window in SWITCHED for new in (True, False)}
     for _ in range(repeat + 1):
-        for (window, _), times in taken.items():  # 128 anew, 128 again, 2048 anew, 2048 again, and so on
+        for (window, _), times in taken.items():  # switch to 128, stay, switch to 2048, stay, ...
             times.append(both_clocks(steps[window])[1])
     print(f"\n8,192 tokens a step, width {width}, processor ms, medians of {repeat}")
     for window in SWITCHED:
@@ -71,18 +71,18 @@ def switch(width: int, repeat: int) -> None:
 
 
 def loss() -> None:
-    """Peak memory of the loss and its gradient."""
+    """Print the peak memory of the loss and its gradient."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         held, peak, meaning = pool.apply(loss_memory)
     print(f"\nloss and gradient, {LOSS}: inputs {held / 2**30:.2f} GiB, {peak / 2**30:.2f} GiB above them ({meaning})")
 
 
 def loss_memory() -> tuple[int, int, str]:
-    """Bytes of the inputs, the peak above them, and what that is a peak of."""
+    """Bytes of the inputs, the growth of the peak in bytes, and what the peak measures."""
     tokens, vocab, width = LOSS.values()
     x, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocab, width, requires_grad=True)
     targets, small, peak = torch.randint(vocab, (tokens,)), torch.randn(8, width), Peak(torch.device("cpu"))
-    linear_cross_entropy(small, weight[:64].detach(), targets[:8] % 64)  # whatever is loaded once
+    linear_cross_entropy(small, weight[:64].detach(), targets[:8] % 64)  # loads libraries before the measurement
     with peak:
         pass
     before = peak.bytes
@@ -92,7 +92,7 @@ def loss_memory() -> tuple[int, int, str]:
 
 
 def main() -> None:
-    """Measure what is asked for, by default everything."""
+    """Run the measurements asked for; by default all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["lengths", "switch", "loss"])
     parser.add_argument("--pattern", default="[swa:128, mlstm]*2")

@@ -1,4 +1,4 @@
-"""What tools/fuzz.py tries: where the inputs of each kind come from, and how they are read."""
+"""The cases of tools/stress/fuzz.py: the inputs of each kind, and the functions that read them."""
 
 import json
 import random
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import test_pattern
-import test_recipe
+import test_files
+import test_parser
 import test_run
 import test_yaml_reader
 import torch
@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hybridkit.language.parser import parse
+from hybridkit.language.parser import parse_pattern
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import dump
-from hybridkit.report.curves import curves_of, draw, print_curves
+from hybridkit.report.curves import curves_of, draw_curves, print_curves
 from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
@@ -47,9 +47,9 @@ class Case(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Cases of one kind: `cases(one)` hands each to `one`; `bounded` in time and memory.
+    """Cases of one kind: `cases(run)` calls `run` with each; `bounded`: time and memory are limited.
 
-    `warm` imports and draws what all of them share, whatever comes of it.
+    `warm` are cases that run first without limits, so that imports do not count.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Kind(NamedTuple):
 
 
 def kinds(count: int, number: int) -> Iterator[Kind]:
-    """All kinds, of which the first four have `count` cases together; the seed `number` decides them all."""
-    files = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+    """All kinds; the first four have `count` cases together. `number` is the seed of all of them."""
+    files = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
     for path in files:
-        Path(path.name).write_bytes(path.read_bytes())  # those that others extend
+        Path(path.name).write_bytes(path.read_bytes())  # some extend others
     recipes = [path.read_bytes() for path in files]
     patterns = [load_pattern(text) for text in recipes]
-    patterns += [text.encode() for text in test_pattern.GOOD]
+    patterns += [text.encode() for text in test_parser.GOOD]
     few = max(1, count // 20)
     for name, seeds, strategy, read, cases, bounded in (
         ("recipes", recipes, _recipes(), _read_recipe, count // 4, True),
@@ -82,7 +82,7 @@ def kinds(count: int, number: int) -> Iterator[Kind]:
 def _both(
     seeds: Sequence[bytes], strategy: st.SearchStrategy[bytes], read: Callable[[bytes], object], count: int, number: int
 ) -> Callable[[Callable[[Case], None]], None]:
-    """Half of the cases by mutation, half by the strategy."""
+    """Half of the cases are mutations of `seeds`, half come from the strategy."""
 
     def cases(one: Callable[[Case], None]) -> None:
         draw = random.Random(number)
@@ -104,7 +104,7 @@ def _both(
 
 
 def mutated(seeds: Sequence[bytes], draw: random.Random) -> bytes:
-    """One of `seeds` after a few changes of bytes, words and lines; one in forty swollen to about the limit."""
+    """One of `seeds` after a few changes of bytes, words and lines; one in forty is then enlarged to the limit."""
     content = draw.choice(seeds)
     for _ in range(draw.choice([1, 1, 1, 2, 2, 4])):
         content = draw.choice(CHANGES)(content, seeds, draw)[: 2 * LIMIT]
@@ -154,7 +154,7 @@ def _lines(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes
 
 
 def _number(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
-    """Another number where one stands."""
+    """Replace a digit by another number."""
     places = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
     if not places:
         return content
@@ -167,19 +167,19 @@ CHANGES = [_put, _put, _put, _twice, _flip, _cut, _splice, _lines, _number]
 
 
 def load_pattern(recipe: bytes) -> bytes:
-    """The pattern of a shipped recipe, as far as its first line goes."""
+    """The first line of the pattern of a shipped recipe."""
     lines = [line for line in recipe.splitlines() if line.startswith(b"pattern:")]
     return lines[0].partition(b":")[2].strip() if lines else b"sa"
 
 
 def _recipes() -> st.SearchStrategy[bytes]:
-    texts = test_recipe.mutated | test_recipe.recipes.map(dump) | test_yaml_reader.garbage
+    texts = test_files.mutated | test_files.recipes.map(dump) | test_yaml_reader.garbage
     return texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
 def _patterns() -> st.SearchStrategy[bytes]:
-    some = st.lists(st.sampled_from(test_pattern.TOKENS), max_size=30).map("".join) | st.text(max_size=30)
-    damaged = st.tuples(st.sampled_from(test_pattern.GOOD), st.integers(0, 40), st.integers(0, 4), some).map(
+    some = st.lists(st.sampled_from(test_parser.TOKENS), max_size=30).map("".join) | st.text(max_size=30)
+    damaged = st.tuples(st.sampled_from(test_parser.GOOD), st.integers(0, 40), st.integers(0, 4), some).map(
         lambda parts: parts[0][: parts[1]] + parts[3] + parts[0][parts[1] + parts[2] :]
     )
     return (some | damaged).map(lambda text: text.encode("utf-8", "surrogatepass"))
@@ -232,7 +232,7 @@ def _tensors() -> bytes:
 
 
 def _read_recipe(content: bytes) -> None:
-    """Read, compiled, written and read again."""
+    """Read and compile a recipe; write it and read it again."""
     Path("r.yaml").write_bytes(content)
     loaded = load_recipe("r.yaml")
     plan(loaded)
@@ -241,15 +241,15 @@ def _read_recipe(content: bytes) -> None:
 
 
 def _read_pattern(content: bytes) -> None:
-    """Compiled, and its canonical form compiled to the same."""
+    """Compile a pattern; its canonical form must compile to the same entries."""
     text = content.decode("utf-8", "surrogatepass") if content.isascii() else content.decode("utf-8", "surrogateescape")
-    parse(text)
+    parse_pattern(text)
     plan_ = compile_pattern(text, width=64, heads=4, vocab=257)
     assert compile_pattern(plan_.pattern, width=64, heads=4, vocab=257).entries == plan_.entries
 
 
 def _read_manifest(content: bytes) -> None:
-    """As it is, and sealed: whoever writes a manifest can seal it; and as state.json."""
+    """Read the content as a manifest, as a manifest with a correct hash, and as state.json."""
     folder = Path("run/checkpoints/step-1")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("manifest.json", "state.json", "model.safetensors"):
@@ -264,11 +264,11 @@ def _read_manifest(content: bytes) -> None:
         except Invalid:
             refused += 1
     if refused == 2:
-        raise Invalid("neither")
+        raise Invalid("neither a manifest nor a state")
 
 
 def _read_metrics(content: bytes) -> None:
-    """Lines, both logs that are made of them, and the curves."""
+    """Read metrics; write them to TensorBoard, print and draw their curves."""
     Path("m").mkdir(exist_ok=True)
     Path("m/metrics.jsonl").write_bytes(content)
     found = read_metrics(Path("m/metrics.jsonl"))
@@ -280,9 +280,9 @@ def _read_metrics(content: bytes) -> None:
     print_curves(curves)
     json.dumps(curves[0].summary())
     if len(content) % 50 == 0:
-        draw(curves, Path("m.svg"))
+        draw_curves(curves, Path("m.svg"))
     if found.damaged and not found.lines:
-        raise Invalid("no line")
+        raise Invalid("no valid line")
 
 
 def _read_tensors(content: bytes) -> None:
@@ -292,7 +292,7 @@ def _read_tensors(content: bytes) -> None:
 
 
 def _read_verbs(content: bytes) -> None:
-    """The verbs that compute something of a recipe alone."""
+    """Run the verbs that need a recipe alone."""
     from hybridkit.cli import app
 
     Path("r.yaml").write_bytes(content)

@@ -1,9 +1,9 @@
-"""Does a tied model learn as well as an untied one? Bits per byte of both on a recipe, seed by seed.
+"""Bits per byte of a tied and an untied model on one recipe, for each seed.
 
-    python tools/tied.py quickstart --seeds 0,1 --folder /tmp/tied
-    python tools/tied.py quickstart --seeds 0 --folder /tmp/small model.width=64 data.sequence=256
+    python tools/reproduce/tied.py quickstart --seeds 0,1 --folder /tmp/tied
+    python tools/reproduce/tied.py quickstart --seeds 0 --folder /tmp/small model.width=64 data.sequence=256
 
-Runs that a folder holds already are not trained again. Exit code 1 where the means differ by more than .02 bits a byte.
+Runs that the folder already holds are not trained again. Exit code 1 if the means differ by more than .02 bits/byte.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
-LIMIT = 0.02  # bits a byte
+LIMIT = 0.02  # bits per byte
 
 
 def trained(recipe: str, folder: Path, tie: bool, seed: int, overrides: list[str]) -> list[dict[str, float]]:
-    """The metrics of a run, trained now or before."""
+    """The metrics of a run, trained now if it is not finished yet."""
     changes = [*overrides, f"model.tie={str(tie).lower()}", f"train.seed={seed}"]
     run = Run(folder / f"{'tied' if tie else 'untied'}-{seed}")
     train(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
@@ -27,6 +27,7 @@ def trained(recipe: str, folder: Path, tie: bool, seed: int, overrides: list[str
 
 
 def main() -> int:
+    """Train both models for each seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", help="key=value, for both")
@@ -34,7 +35,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
     last: dict[bool, list[float]] = {False: [], True: []}
-    print("| seed | | first loss, nats | bits a byte |\n|---|---|---|---|")
+    print("| seed | | first loss, nats | bits per byte |\n|---|---|---|---|")
     for seed in map(int, given.seeds.split(",")):
         for tie in (False, True):
             lines = trained(given.recipe, given.folder, tie, seed, given.overrides)
@@ -43,7 +44,7 @@ def main() -> int:
                 f"| {seed} | {'tied' if tie else 'untied'} | {lines[0]['loss']:.3f} | {last[tie][-1]:.4f} |", flush=True
             )
     difference = statistics.mean(last[True]) - statistics.mean(last[False])
-    print(f"tied less untied: {difference:+.4f} bits a byte; at most {LIMIT} either way is wanted")
+    print(f"tied less untied: {difference:+.4f} bits per byte; should be at most {LIMIT} in size")
     return int(abs(difference) > LIMIT)
 
 

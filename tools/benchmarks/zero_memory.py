@@ -1,11 +1,12 @@
-"""Memory that each rank really holds for weights, gradients and optimizer, beside what `flops --ranks 2` estimates.
+"""Measured memory of weights, gradients and optimizer on each rank, and the estimate of `flops --ranks 2`.
 
-Run: OMP_NUM_THREADS=1 .venv/bin/python tools/zero_memory.py [RANKS]
+    OMP_NUM_THREADS=1 python tools/benchmarks/zero_memory.py [RANKS]
 
-Counted are the storages of all tensors that are alive between a backward pass and the step, and after the step, by
-Python's garbage collector; the batch and the activations are gone by then. Rank 0 prints.
+Measured are the storages of all tensors that Python's garbage collector finds after a backward pass and after the
+optimizer's step; batch and activations have been freed by then. Rank 0 prints.
 """
 
+import argparse
 import gc
 import os
 import subprocess
@@ -28,10 +29,10 @@ TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 def alive() -> int:
-    """Bytes of the storages of all tensors."""
+    """Bytes of the storages of all tensors that exist."""
     gc.collect()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the collector also knows deprecated objects, which complain when looked at
+        warnings.simplefilter("ignore")  # some objects of the collector warn when they are inspected
         tensors = [found for found in gc.get_objects() if type(found) in TENSORS and found.device.type == "cpu"]
         tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]
     storages = [tensor.untyped_storage() for tensor in tensors]
@@ -54,9 +55,12 @@ def measure(stage: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    """One stage in fresh processes, as a rank; all stages, as the parent."""
+    """As the parent: start the ranks of each stage. As a rank: measure one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", nargs="?", type=int, default=2, help="ranks; in a rank: the ZeRO stage")
+    number = parser.parse_args().number
     if "RANK" not in os.environ:
-        ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+        ranks = number
         print(f"{'stage':<7}{'estimate':>10}{'with gradients':>16}{'after the step':>16}   MiB a rank, {ranks} ranks")
         for stage in range(4):
             shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -65,7 +69,7 @@ def main() -> None:
             if any([process.wait() for process in processes]):
                 sys.exit(1)
         return
-    stage, ranks = int(sys.argv[1]), int(os.environ["WORLD_SIZE"])
+    stage, ranks = number, int(os.environ["WORLD_SIZE"])
     before, after = measure(stage)
     if os.environ["RANK"] == "0":
         estimate = persistent_memory(PLAN, Training(ranks=ranks)).on_rank(stage, ranks)

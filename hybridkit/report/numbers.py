@@ -1,0 +1,51 @@
+"""Numbers as people read them: counts, bytes, tokens, losses and durations."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+_MOST_SECONDS = 1e9  # what is longer is shown as this: timedelta overflows
+
+
+def format_tokens(number: int) -> str:
+    """A number of tokens as the command line takes it: 1000, 16k, 1M."""
+    for unit, letter in ((1 << 20, "M"), (1 << 10, "k")):
+        if number % unit == 0:
+            return f"{number // unit}{letter}"
+    return str(number)
+
+
+def format_count(number: float) -> str:
+    """A count with a decimal unit: 6.174 G."""
+    return _scaled(number, 1000, ("", "k", "M", "G", "T", "P", "E"))
+
+
+def format_bytes(number: float) -> str:
+    """Bytes with a binary unit: 24.05 MiB."""
+    return _scaled(number, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+
+
+def format_parameters(number: int) -> str:
+    """A number of parameters in the units of the literature: 1.49 B for 1,490,000,000."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def format_loss(loss: float | None) -> str:
+    """A loss with four decimals; a dash where there is none, since a step had no targets."""
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Hours, minutes and whole seconds: 1:02:03."""
+    return str(timedelta(seconds=round(min(seconds, _MOST_SECONDS))))
+
+
+def _scaled(number: float, base: int, units: Sequence[str]) -> str:
+    place = 0
+    while number >= base and place < len(units) - 1:
+        number, place = number / base, place + 1
+    # Four digits, and as many more as stand before the point: 1023 MiB.
+    digits = max(0, 3 - len(str(int(number))) + 1) if place else 0
+    return f"{number:.{digits}f} {units[place]}".rstrip()
