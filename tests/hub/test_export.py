@@ -1,20 +1,16 @@
 """An exported folder says all that a run's model is: another program builds the same from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import hybridkit as verb
 from safetensors.torch import load_file
 
 import hybridkit
-from hybridkit.hub.export import export
 from hybridkit.model.model import Model
-from hybridkit.model.plan import compile_pattern
-from hybridkit.runs.run import Run, load_recipe
-from hybridkit.system.errors import UserError
-from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
 
 RECIPE = """\
 pattern: [swa(kv_heads=1):stoch(4,8), mlstm, sa]
@@ -30,20 +26,24 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (folder / "text.txt").write_text("def square(x):\n    return x * x\n" * 40)
     (folder / "tiny.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
         patch.setenv("HYBRIDKIT_CACHE", str(folder / "cache"))
-        train(load_recipe("tiny.yaml", [request.param]), folder / "run", resume=False, reporter=Silent())
+        done = verb("train", "tiny.yaml", request.param, "--run", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
     return folder / "run"
+
+
+def export(run: Path, folder: Path) -> list[Path]:
+    done = verb("export", str(run), str(folder), "--json", cwd=run)
+    assert done.returncode == 0, done.stderr
+    return [Path(file) for file in json.loads(done.stdout)["files"]]
 
 
 def rebuilt(folder: Path) -> Model:
     """The model, from the files of an export alone."""
     said = json.loads((folder / "config.json").read_text())
-    names = ("width", "heads", "vocab", "logit_cap")
-    ffn = {"block": "ffn"}
-    plan = compile_pattern(said["pattern"], tie=said["tied"], ffn=ffn, **{name: said[name] for name in names})
-    assert len(plan.entries) == len(said["layers"]) and plan.embedding_scale == said["embedding_scale"]
-    model = Model(plan)
+    sizes = {name: said[name] for name in ("width", "heads", "vocab", "logit_cap")}
+    model = hybridkit.build(said["pattern"], tie=said["tied"], **sizes)
+    assert len(model.layers) == len(said["layers"])
     missing = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) <= ({"head.weight"} if said["tied"] else set())
     return model
@@ -69,8 +69,12 @@ def test_arguments_and_windows_of_every_layer_are_said(run: Path, tmp_path: Path
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exists; name a new folder"):
-        export(run, tmp_path)
-    with pytest.raises(UserError, match="nothing"):
-        export(tmp_path / "nothing", tmp_path / "out")
-    assert not (tmp_path / "out").exists() and Run(run).newest()
+    (tmp_path / "full").mkdir()
+    refused = verb("export", str(run), "full", cwd=tmp_path)
+    assert refused.returncode == 2 and "exists; name a new folder" in refused.stderr
+    shutil.copytree(run, tmp_path / "empty")
+    shutil.rmtree(tmp_path / "empty/checkpoints")
+    for source in ("nothing", "empty"):
+        refused = verb("export", source, "out", cwd=tmp_path)
+        assert refused.returncode == 2 and source in refused.stderr and not (tmp_path / "out").exists()
+    assert not list((tmp_path / "full").iterdir())

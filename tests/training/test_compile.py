@@ -7,8 +7,8 @@ import torch
 from project import ROOT
 from torch import Tensor, nn
 
-from hybridkit.block import TrainStep
-from hybridkit.model.plan import Plan, compile_pattern
+import hybridkit
+from hybridkit.block import Dims, TrainStep
 from hybridkit.training.compile import MANY, for_graphs
 
 pytestmark = [
@@ -31,15 +31,11 @@ class Graphs:
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
 
-def plan(pattern: str) -> Plan:
-    return compile_pattern(pattern, width=16, heads=2, vocab=257, ffn=None)
-
-
 def layer(kind: str) -> nn.Module:
+    block = hybridkit.build(WITH_WINDOW.get(kind, kind), width=16, heads=2).plan.entries[0].block
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        small = plan(WITH_WINDOW.get(kind, kind))
-        made = small.entries[0].block.build(small.dims)
+        made = block.build(Dims(width=16, heads=2, vocab=257))
         for parameter in made.parameters():  # fresh weights of some kinds leave gates shut
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     return made.double()
@@ -76,12 +72,12 @@ def test_every_kind_computes_what_it_does_without_and_a_window_compiles_once(kin
 
 
 def test_a_policy_of_many_windows_is_one_graph() -> None:
-    many = plan(f"swa:uniform(1,{MANY + 1})")
+    many = hybridkit.build(f"swa:uniform(1,{MANY + 1})", width=16, heads=2).plan
     made, graphs = layer("swa"), Graphs()
     compiled = torch.compile(made, backend=graphs, fullgraph=True, dynamic=False)
     for step in range(6):
-        (window,) = many.windows(TrainStep(0, step, 6))
-        (handed,) = for_graphs(many, [window])
+        windows = many.windows(TrainStep(0, step, 6))
+        window, handed = windows[0], for_graphs(many, windows)[0]
         assert isinstance(handed, Tensor)
         torch.testing.assert_close(
             results(compiled, made, handed, True), results(made, made, window, True), rtol=1e-10, atol=1e-12
