@@ -34,10 +34,11 @@ test: develop ## run the whole test suite, a process a core
 test-fast: develop ## the part of it for every save: what is not marked slow
 	$(PYTEST) -m "not slow"
 
-check: develop ## lint, formatting and types
+check: develop ## lint, formatting, types and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: develop ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -3,13 +3,24 @@
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fences import fences
 from project import ROOT
+from typer.main import get_command
+
+from hybridkit.cli import app
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VERBS = {name: {word for parameter in verb.params for word in [*parameter.opts, *parameter.secondary_opts]}
+         for name, verb in get_command(app).commands.items()}  # type: ignore[attr-defined]  # fmt: skip
+OPTION = re.compile(r"--[a-z][a-z_-]*")
+FILE = re.compile(r"\b(?:blocks|docs|hybridkit|recipes|tests|tools)/(?!NAME|windows/NAME)[\w/.-]+\.(?:md|py|yaml)\b")
 
 
+@pytest.mark.slow
 def test_the_block_that_the_guide_writes_keeps_the_laws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block, laws = fences("docs/blocks.md", "python")
     (tmp_path / "decay.py").write_text(block)
@@ -19,7 +30,38 @@ def test_the_block_that_the_guide_writes_keeps_the_laws(tmp_path: Path, monkeypa
     runpy.run_path(str(tmp_path / "laws.py"))
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / link).exists(), f"{document.name} links to {link}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+def code(page: Path) -> Iterator[str]:
+    """Lines of code blocks, and code in sentences."""
+    text = page.read_text("utf-8")
+    block = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    for lines in block.findall(text):
+        yield from (line.partition(" #")[0].strip() for line in lines.splitlines())
+    yield from re.findall(r"`([^`]+)`", block.sub("", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_verbs_and_options_that_a_page_names_exist(page: Path) -> None:
+    for words in code(page):
+        said = re.search(r"\bhybridkit ([a-z]+)\b(.*)", words, re.DOTALL)
+        if said and not words.startswith(("import ", "from ")):
+            assert said[1] in VERBS, words
+            known = VERBS[said[1]]
+        elif words.startswith("--") and page.name != "results.md":  # where measuring programs have options, too
+            known = set().union(*VERBS.values())
+        else:
+            continue
+        assert set(OPTION.findall(words)) <= known, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_the_project_that_a_page_names_exist(page: Path) -> None:
+    for file in re.findall(
+        r"\b(?:blocks|docs|hybridkit|recipes|tests|tools)/[\w/.-]+\.(?:md|py|yaml)\b", page.read_text("utf-8")
+    ):
+        assert (ROOT / file).exists(), file

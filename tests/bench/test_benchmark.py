@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import hybridkit_process
 from fences import fences
 
 import hybridkit.bench.benchmark
@@ -56,6 +57,7 @@ def numbers(data: Any) -> Iterator[float]:
         yield data
 
 
+@pytest.mark.slow
 def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(run: Run, recipe: str) -> None:
     found = reported(run, recipe, *SMALL)
     assert all(math.isfinite(figure) and figure > 0 for figure in numbers(found))
@@ -76,17 +78,13 @@ def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(run: Run,
     assert [parts[name]["window"] for name in ("swa:stoch(16,32)", "mlstm", "sa", "ffn")] == [8, None, None, None]
 
 
+@pytest.mark.slow
 def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
     words = ("mine.yaml", *SMALL, "--plugin", "decay.py", "--json")
-    ran = subprocess.run(
-        [sys.executable, "-m", "hybridkit.cli", "bench", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = hybridkit_process("bench", *words, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     parts = {part["kind"]: part for part in json.loads(ran.stdout)["parts"]}
     assert parts.keys() >= {"decay", "swa", "ffn"} and parts["decay"]["seconds"] > 0
 
@@ -101,6 +99,7 @@ def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
         assert passes[name]["tokens_per_second"] * passes[name]["seconds"] == pytest.approx(128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [["train.recompute=true"], ["train.precision=bf16"], ["data.documents=flow"]])
 def test_it_measures_what_training_does(run: Run, recipe: str, changes: list[str]) -> None:
     found = reported(run, recipe, *changes, *SMALL)
@@ -164,6 +163,7 @@ print(large, peak.bytes, peak.meaning)
 """
 
 
+@pytest.mark.slow
 def test_a_peak_is_of_its_own_block() -> None:
     """In a process that has not trained: one that has keeps the memory that it frees."""
     run = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, check=True, text=True)

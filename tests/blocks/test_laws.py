@@ -37,6 +37,7 @@ def test_law(text: str, law: Callable[[Block, Dims], None]) -> None:
     law(block(text), DIMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 @pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
 @pytest.mark.parametrize("text", ROUNDED)

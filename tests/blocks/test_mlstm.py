@@ -94,6 +94,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
     assert_close(parts, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     monkeypatch.setattr(chunkwise_module, "MAX_CHUNK", 3)

@@ -73,6 +73,7 @@ class Stack(nn.Module):
         return F.linear(F.rms_norm(x, x.shape[-1:], model.norm.weight, EPS), self.other.lm_head.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(
     ("kind", "mixer", "settings"),

@@ -65,6 +65,7 @@ def found(*arguments: str) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     import hybridkit
     from hybridkit.data.open import open_feed
@@ -85,6 +86,7 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     assert rows[5]["gain"] is not None and answer["cells"] == []
 
 
+@pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     words = ["--no-perplexity", "--needles", "niah_single_1,niah_multikey", "--lengths", "1k,1200", "--windows", "4,16"]
     answer = found("text", "recall", *words)
@@ -111,6 +113,7 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
 
 
+@pytest.mark.slow
 def test_recall_forcing_and_ablation(runs: Path) -> None:
     answer = found("recall", "--recall", "0,8", "--ablate", "mlstm", "--needles", "niah_single_1", "--lengths", "700",
                    "--score", "forced", "--windows", "8", "--out", str(runs / "out"))  # fmt: skip
@@ -122,6 +125,7 @@ def test_recall_forcing_and_ablation(runs: Path) -> None:
     assert (runs / "out" / "recall.svg").exists() and not (runs / "out" / "needles").exists()
 
 
+@pytest.mark.slow
 def test_people_get_tables(runs: Path) -> None:
     result = call("recall", "--recall", "8", "--context", "64")
     assert result.exit_code == 0, result.output

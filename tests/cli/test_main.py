@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, one message, no traceback."""
+"""The command line as a user meets it: exit codes, one message, no traceback, the files of a run."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import hybridkit, hybridkit_process
+from fences import fences
 
 TINY = """
 pattern: [swa:stoch(4,8), mlstm]
@@ -13,10 +15,6 @@ model: {width: 16, heads: 2}
 data: {source: text.txt, sequence: 16}
 train: {steps: 4, batch_tokens: 64, warmup: 0, validate_every: 2, checkpoint_every: 2, precision: fp32}
 """
-
-
-def hybridkit(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "hybridkit.cli", *words], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +56,24 @@ def test_a_finished_run_is_resumed_shown_generated_from_and_exported(run: Path) 
     assert config["pattern"] == "[swa:stoch(4,8), mlstm]" and len(config["layers"]) == 4
 
 
+@pytest.mark.slow
 def test_a_plugin_is_as_good_as_a_shipped_block(run: Path) -> None:
-    from fences import fences
-
     (run / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     words = ["tiny.yaml", "pattern=[decay, swa:8]", "train.steps=2"]
-    assert "decay" in hybridkit("show", *words, "--plugin", "decay.py", cwd=run).stdout
-    done = hybridkit("train", *words, "--plugin", "decay.py", "--run", "runs/decay", cwd=run)
+    done = hybridkit_process("train", *words, "--plugin", "decay.py", "--run", "runs/decay", cwd=run)
     assert done.returncode == 0, done.stderr
-    assert hybridkit("generate", "runs/decay", "x", "--tokens", "2", "--plugin", "decay.py", cwd=run).returncode == 0
+    assert (
+        hybridkit_process("generate", "runs/decay", "x", "--tokens", "2", "--plugin", "decay.py", cwd=run).returncode
+        == 0
+    )
+
+
+@pytest.mark.slow
+def test_a_process_says_the_same_with_the_same_exit_code(run: Path) -> None:
+    (run / "bad.yaml").write_text("pattern: [swa:8, mlstn]*2")
+    for words in (["show", "bad.yaml"], ["blocks", "--json"]):
+        here, there = (call(*words, cwd=run) for call in (hybridkit, hybridkit_process))
+        assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
 
 
 @pytest.mark.parametrize("verb", ["blocks", "doctor"])

@@ -41,6 +41,7 @@ def test_the_best_is_a_recipe_that_loads(study: Path, tmp_path: Path) -> None:
     assert said["objectives"]["val_loss"] == min(row["objectives"]["val_loss"]["mean"] for row in ranked)
 
 
+@pytest.mark.slow
 def test_a_report_is_one_page_that_needs_no_other(study: Path) -> None:
     html, markdown = (Path(line) for line in run("report", str(study)).split())
     page = html.read_text()

@@ -75,6 +75,7 @@ def test_show_prints_a_row_of_its_own_for_every_run(call: Call, runs: list[str])
     assert [run["run"] for run in json.loads(out)["runs"]] == runs
 
 
+@pytest.mark.slow
 def test_eval_reports_on_every_run(call: Call, runs: list[str]) -> None:
     asked = [run for run in runs if re.search(r"\x1b.31|[\n<|$_]|&|smile|=1e-3", run)]  # few: each is evaluated
     code, out, err = call("eval", *asked, "--context", "32", "--out", "report")

@@ -125,6 +125,7 @@ def test_the_order_is_a_permutation(size: int) -> None:
         assert sorted(_shuffled(np.arange(size), size, 7, epoch).tolist()) == list(range(size))
 
 
+@pytest.mark.slow
 def test_the_order_is_that_of_a_fair_shuffle() -> None:
     """Every place is as likely as another; 4 standard deviations."""
     counts = np.zeros((6, 6))

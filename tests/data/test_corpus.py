@@ -212,6 +212,7 @@ for left in map(int, sys.argv[3:]):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_is_whole_or_absent(tmp_path: Path) -> None:
     """Killed before and after every fsync and rename, and after every document read and tokenized."""
     (tmp_path / "text").mkdir()

@@ -138,6 +138,7 @@ def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
     assert len({json.dumps(one) for one in prints}) == 3
 
 
+@pytest.mark.slow
 def test_the_datasets_library_reads_a_folder_of_its_own(tmp_path: Path) -> None:
     if find_spec("datasets") is None:
         pytest.skip("needs datasets, of the hf extra")

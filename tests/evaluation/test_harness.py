@@ -21,7 +21,10 @@ from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
 pytest.importorskip("lm_eval", reason="needs the harness extra")
-pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and what it imports warn of themselves
+pytestmark = [
+    pytest.mark.slow,  # the harness takes seconds to import
+    pytest.mark.filterwarnings("ignore"),  # the harness and what it imports warn of themselves
+]
 
 TASK = """\
 task: letters
@@ -147,10 +150,12 @@ def test_a_task_of_local_files(harness: SimpleNamespace, model: Model, tmp_path:
         harness.evaluate(model, ["leters"], ReadOptions(), include=tmp_path)
 
 
-@pytest.mark.parametrize("right", [0, 37, 100])
-@pytest.mark.parametrize("task", ["niah_single_1", "niah_multikey_2"])
+@pytest.mark.parametrize(
+    ("task", "right"),
+    [("niah_single_1", 37), ("niah_multikey_2", 0), ("niah_multikey_2", 37), ("niah_multikey_2", 100)],
+)
 def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
-    right: int, task: str, harness: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    task: str, right: int, harness: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """100 samples of which so many are answered right: the score that test_needles finds with ours."""
     nltk, wonderwords = pytest.importorskip("nltk"), pytest.importorskip("wonderwords")

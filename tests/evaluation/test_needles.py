@@ -67,6 +67,7 @@ def test_batches_answer_as_single_prompts_do(model: Model) -> None:
             assert one.nats == (None if other.nats is None else pytest.approx(other.nats, rel=1e-4))
 
 
+@pytest.mark.slow
 def test_forcing_asks_whether_every_token_of_an_output_is_the_likeliest() -> None:
     """The scripted model is sure of the next byte only where it reads last: fed in single tokens, it is right."""
     prompts = [samples(count=2)[n].prompt for n in (0, 1)]

@@ -87,6 +87,7 @@ def loss(answer: dict[str, Any]) -> tuple[float, bool]:
     return row["loss"], row["same_text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["file", "trained"])
 def test_what_becomes_of_the_tokenizer_outside_does_not_matter(runs: Path, name: str) -> None:
     before = loss(found(runs / name))

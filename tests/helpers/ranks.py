@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -129,7 +130,8 @@ def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
 def main(out: Path) -> None:
     """All that is to be found with this many ranks."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage)) for stage in range(4)}
+    steps = STEPS if int(os.environ["WORLD_SIZE"]) > 1 else FEW
+    found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage), steps) for stage in range(4)}
     if torch.distributed.get_world_size() > 1:
         found["bf16"] = trained(settings(zero=2, precision="bf16"), FEW)
         found["offload"] = trained(settings(zero=3, offload="all", recompute=True), FEW)

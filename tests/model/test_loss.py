@@ -51,6 +51,7 @@ def test_under_autocast_the_loss_is_fp32_and_near() -> None:
     torch.testing.assert_close(rough, exact, rtol=2e-2, atol=0)  # bf16 keeps 8 bits of each logit
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_and_a_long_sequence_stay_under_the_bound() -> None:
     """Vocabulary 131072, 16384 tokens, width 64: all logits at once would take 8 GiB in fp32."""
     code = """

@@ -227,6 +227,7 @@ recipes = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(recipes)
 @settings(deadline=None, max_examples=80)
 def test_what_is_dumped_is_read_back(recipe: Recipe) -> None:
@@ -249,6 +250,7 @@ overrides = st.tuples(
 )
 
 
+@pytest.mark.slow
 @given(mutated, st.lists(overrides.map("=".join), max_size=2))
 @settings(deadline=None, max_examples=400)
 def test_any_recipe_is_loaded_or_refused(text: str, said: list[str]) -> None:

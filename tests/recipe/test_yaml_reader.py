@@ -205,6 +205,7 @@ pieces = st.sampled_from(
 garbage = st.lists(pieces, max_size=60).map("".join) | st.text(max_size=60)
 
 
+@pytest.mark.slow
 @given(garbage)
 @settings(deadline=None, max_examples=800)
 def test_any_text_is_read_or_refused(text: str) -> None:

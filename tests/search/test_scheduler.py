@@ -55,6 +55,7 @@ def losses(run: Run) -> list[float]:
     return [line["loss"] for line in run.metrics().lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     calm, killed = (new_study(tmp_path, SEQUENCES + TRIAL, name) for name in ("calm", "killed"))
     search(calm, 1, Assassin(0, 0))
@@ -70,6 +71,7 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
         assert losses(Run(tmp_path / "killed" / run)) == losses(Run(tmp_path / "calm" / run)) != []
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
     with pytest.raises(Interrupted, match="--resume") as caught:
@@ -83,6 +85,7 @@ def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> Non
     assert {len(losses(Run(path))) for path in (tmp_path / "study").glob("trials/*/seed-*")} == {20}
 
 
+@pytest.mark.slow
 def test_what_falls_behind_is_stopped_and_can_be_gone_on_with(tmp_path: Path) -> None:
     text = """
 extends: base.yaml
@@ -115,6 +118,7 @@ sampler: grid
     assert done.state == "done"
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 100000"))
     folder = str(study.folder)
@@ -182,6 +186,7 @@ def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
     assert done.stdout.split() == ["begun", "0"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +214,7 @@ def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
         resume(study.definition, study.folder)
 
 
+@pytest.mark.slow
 def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
     first = study.begin()

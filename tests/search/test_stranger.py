@@ -232,6 +232,7 @@ def test_an_unfinished_study_has_a_report_and_no_best(tmp_path: Path) -> None:
         study.begin()
 
 
+@pytest.mark.slow
 def test_a_storage_of_many_machines_is_named_every_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shared.db"
     definition = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\ntrials: 2\n"))

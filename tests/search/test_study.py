@@ -26,6 +26,7 @@ def choices(trials: list[Trial]) -> list[Params]:
     return [trial.params for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_gives_the_same_study_even_when_it_is_interrupted(sampler: str, tmp_path: Path) -> None:
     text = f"{SEQUENCES}{BUDGET}sampler: {sampler}\ntrials: 14\n"
@@ -48,6 +49,7 @@ def test_a_random_study_is_the_same_whatever_the_order_in_which_trials_end(tmp_p
     assert choices([trial for trial in begun if trial]) == one
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + BUDGET + "sampler: grid\n")
     trials = try_all(study, full_attention)
@@ -78,6 +80,7 @@ def refusal(text: str, folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "grid"])
 def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(sampler: str, tmp_path: Path) -> None:
     text = SEQUENCES + f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
@@ -88,6 +91,7 @@ def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(samp
     assert said.endswith(f"with params = {fewest:g}")
 
 
+@pytest.mark.slow
 def test_the_answer_takes_seconds_where_candidates_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand proposals of these would take a minute and more."""
     make = CandidateFactory.make

@@ -34,6 +34,7 @@ def test_auto_is_bf16_where_the_processor_says_so(flags: str, tmp_path: Path, mo
     assert choose_precision("auto", "cpu") == "fp32"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the precision of auto is the GPU's here")
 def test_a_whole_process_sees_the_same_processor(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags: {next(flags for flags in FLAGS if FLAGS[flags] == 'bf16')}\n")
@@ -68,6 +69,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_freed_memory_is_kept() -> None:
     """Of the 8 times 16,384 pages of 4 KiB that are else mapped anew."""

@@ -12,6 +12,7 @@ from hybridkit.block import Block, Dims
 DIMS = Dims(width=8, heads=2, vocab=257)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", MUTANTS, ids=lambda m: f"{type(m.block).__name__}: {m.fault}")
 def test_a_broken_block_is_refused(broken: Mutant) -> None:
     with warnings.catch_warnings():
@@ -20,12 +21,14 @@ def test_a_broken_block_is_refused(broken: Mutant) -> None:
             testing.check_block(broken.block, DIMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [RUNNING, ATTEND], ids=str)
 def test_a_right_mixer_passes_and_its_cost_is_said_to_be_unverified(right: Block) -> None:
     with pytest.warns(testing.UnverifiedCost, match="names no cost_reference"):
         testing.check_block(right, DIMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", experts.RIGHT, ids=str)
 def test_a_right_mixture_of_experts_passes(right: Block) -> None:
     testing.check_block(right, DIMS)

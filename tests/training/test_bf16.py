@@ -64,6 +64,7 @@ def test_stopped_and_resumed_it_is_the_same_bit_for_bit(
     assert_same(run, narrow)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_same_bit_for_bit(narrow: Run, go: Go, recipe: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     command = [sys.executable, "-m", "hybridkit.cli", "train", str(recipe), BF16, "--run", str(run.path)]

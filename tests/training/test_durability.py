@@ -74,6 +74,7 @@ def short(go: Go, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
     return run, counting.count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "No space left on device")])
 def test_any_operation_may_fail_or_be_the_last(
     short: tuple[Run, int], go: Go, tmp_path: Path, error: BaseException

@@ -13,6 +13,7 @@ from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
 
 
+@pytest.mark.slow
 def test_text_that_unpacks_without_end_is_refused(tmp_path: Path, go: Go) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=9) as file:

@@ -87,6 +87,7 @@ def void(_: object) -> None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["skip", "rollback"])
 def test_interrupted_runs_equal_the_uninterrupted_one(
     go: Go, tmp_path: Path, spikes: set[int], monkeypatch: pytest.MonkeyPatch, way: str

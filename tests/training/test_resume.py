@@ -33,6 +33,7 @@ def test_metrics_have_a_line_a_step_and_validation(whole: Run) -> None:
     assert list(lines[5]) == ["step", "val_loss", "val_bits_per_byte"]
 
 
+@pytest.mark.slow
 def test_sigkill_then_resume_equals_an_uninterrupted_run(go: Go, recipe: Path, tmp_path: Path) -> None:
     whole, run, steps = Run(tmp_path / "whole"), Run(tmp_path / "run"), "train.steps=60"
     go(whole.path, steps)

@@ -72,6 +72,7 @@ def test_documents_past_and_grouped_heads(heads: int, kv_heads: int, past: int) 
             same_with_gradients(window, documents, *leaves)
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences() -> None:
     leaves = inputs(2, 34, 5, 2, 1, head=2)
     for window, documents in ((7, None), (None, packed(2, 39))):

@@ -14,8 +14,9 @@ from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 from project import ROOT
-from ranks import FEW, LENGTHS, in_stretches, settings, trained
+from ranks import FEW, LENGTHS, STEPS, in_stretches, settings, trained
 
+pytestmark = pytest.mark.slow  # ranks take seconds to start
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
 CLOSE = 1e-5  # nats: sums in another order, over 50 updates, in fp32
 Found = dict[str, Any]
@@ -56,7 +57,8 @@ def test_stages_and_ranks_agree_with_the_local_engine(
     found: Callable[[int], Found], local: Found, stage: str, ranks: int
 ) -> None:
     there = found(ranks)[stage]
-    assert there["losses"] == pytest.approx(local["losses"], abs=CLOSE)
+    assert len(there["losses"]) == (FEW if ranks == 1 else STEPS)
+    assert there["losses"] == pytest.approx(local["losses"][: len(there["losses"])], abs=CLOSE)
     assert there["aside"] == pytest.approx(local["aside"], rel=1e-5), "norm before clipping, validation, and nothing"
 
 

@@ -105,6 +105,7 @@ def test_hostfiles(tmp_path: Path) -> None:
         launch.read_hostfile(file)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_the_largest_recipe_says_what_it_takes() -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     command = [*HYBRIDKIT, "swax-stochastic-7b", "--dry-run", "--ranks", "8", "--json"]
@@ -115,6 +116,7 @@ def test_a_dry_run_of_the_largest_recipe_says_what_it_takes() -> None:
     assert said["flops"] == pytest.approx(said["flops_per_token"] * said["tokens"])
 
 
+@pytest.mark.slow
 def test_killed_ranks_end_the_run_and_other_ranks_go_on(recipe: Path, tmp_path: Path) -> None:
     """Two ranks of stage 3, one killed; then one rank of stage 1, killed; then two of stage 2, to the end."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
@@ -150,6 +152,7 @@ def _killed(run: Run, command: list[str], step: int) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
     """Started by torchrun, where rank 1 alone cannot go on."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
@@ -168,6 +171,7 @@ def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
     assert "out of luck" in ended.stderr and "(rank 1 of 2)" in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     (tmp_path / "run").mkdir()
@@ -178,6 +182,7 @@ def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> Non
     assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_rank_0_refuses_ends_the_others_without_a_word(recipe: Path, tmp_path: Path) -> None:
     """A folder in use is rank 0's to see; the other one waits for it."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")

@@ -54,6 +54,7 @@ def test_blocks_hold_all_visible_pairs(tokens: int, keys: int, with_documents: b
             assert bool(mask.mask_mod(*at)) == bool(seen[b, t, s])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_agrees_with_blocks_of_queries() -> None:
     q, k, v = torch.randn(2, 70, 4, 16), torch.randn(2, 100, 2, 16), torch.randn(2, 100, 2, 16)

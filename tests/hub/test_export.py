@@ -1,0 +1,80 @@
+"""An exported folder says all that a run's model is: another program builds the same from it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import hybridkit as verb
+from safetensors.torch import load_file
+
+import hybridkit
+from hybridkit.model.model import Model
+
+RECIPE = """\
+pattern: [swa(kv_heads=1):stoch(4,8), mlstm, sa]
+model: {width: 16, heads: 2, logit_cap: 30}
+data: {source: text.txt, sequence: 16, validation: .2}
+train: {steps: 1, batch_tokens: 64, precision: fp32, device: cpu}
+"""
+
+
+@pytest.fixture(scope="module", params=["model.tie=false", "model.tie=true", "data.tokenizer=train(300)"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "text.txt").write_text("def square(x):\n    return x * x\n" * 40)
+    (folder / "tiny.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDKIT_CACHE", str(folder / "cache"))
+        done = verb("train", "tiny.yaml", request.param, "--run", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def export(run: Path, folder: Path) -> list[Path]:
+    done = verb("export", str(run), str(folder), "--json", cwd=run)
+    assert done.returncode == 0, done.stderr
+    return [Path(file) for file in json.loads(done.stdout)["files"]]
+
+
+def rebuilt(folder: Path) -> Model:
+    """The model, from the files of an export alone."""
+    said = json.loads((folder / "config.json").read_text())
+    sizes = {name: said[name] for name in ("width", "heads", "vocab", "logit_cap")}
+    model = hybridkit.build(said["pattern"], tie=said["tied"], **sizes)
+    assert len(model.layers) == len(said["layers"])
+    missing = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    assert not missing.unexpected_keys and set(missing.missing_keys) <= ({"head.weight"} if said["tied"] else set())
+    return model
+
+
+def test_a_model_built_from_it_computes_the_same_bits(run: Path, tmp_path: Path) -> None:
+    files = export(run, tmp_path / "out")
+    ids = torch.randint(257, (2, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(rebuilt(tmp_path / "out")(ids)[0], hybridkit.load(run)(ids)[0])
+    expected = {"model.safetensors", "config.json"} | {file.name for file in run.glob("tokenizer.json")}
+    assert {file.name for file in files} == expected == {file.name for file in (tmp_path / "out").iterdir()}
+    for file in run.glob("tokenizer.json"):
+        assert json.loads(file.read_text()) == json.loads((tmp_path / "out" / file.name).read_text())
+
+
+def test_arguments_and_windows_of_every_layer_are_said(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out")
+    layers = json.loads((tmp_path / "out/config.json").read_text())["layers"]
+    assert [layer["block"] for layer in layers] == ["swa", "ffn", "mlstm", "ffn", "sa", "ffn"]
+    assert layers[0]["window"] == {"policy": "stoch(4,8)", "largest": 8} and layers[0]["arguments"]["kv_heads"] == 1
+    assert all(layer["window"] is None for layer in layers[1:])
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    refused = verb("export", str(run), "full", cwd=tmp_path)
+    assert refused.returncode == 2 and "exists; name a new folder" in refused.stderr
+    shutil.copytree(run, tmp_path / "empty")
+    shutil.rmtree(tmp_path / "empty/checkpoints")
+    for source in ("nothing", "empty"):
+        refused = verb("export", source, "out", cwd=tmp_path)
+        assert refused.returncode == 2 and source in refused.stderr and not (tmp_path / "out").exists()
+    assert not list((tmp_path / "full").iterdir())

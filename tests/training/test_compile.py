@@ -1,0 +1,85 @@
+"""Layers under torch.compile: every kind computes what it does without, and a window compiles once."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from project import ROOT
+from torch import Tensor, nn
+
+import hybridkit
+from hybridkit.block import Dims, TrainStep
+from hybridkit.training.compile import MANY, for_graphs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # torch.compile causes warnings by itself, and would fail if they were errors
+]
+KINDS = sorted(path.stem for path in (ROOT / "blocks").glob("[!_]*.py"))
+WITH_WINDOW = {"swa": "swa:stoch(4,8)"}
+Call = Callable[..., tuple[Tensor, object]]
+
+
+class Graphs:
+    """A backend of torch.compile that runs the graphs of forward and backward as they are, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
+        self.count += 1
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+
+def layer(kind: str) -> nn.Module:
+    block = hybridkit.build(WITH_WINDOW.get(kind, kind), width=16, heads=2).plan.entries[0].block
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = block.build(Dims(width=16, heads=2, vocab=257))
+        for parameter in made.parameters():  # fresh weights of some kinds leave gates shut
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return made.double()
+
+
+def results(call: Call, made: nn.Module, window: int | Tensor | None, packed: bool) -> list[Tensor]:
+    """The output on 21 tokens, and the gradients of the input and of every weight."""
+    made.zero_grad()
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 21, 16, dtype=torch.float64, generator=draw, requires_grad=True)
+    starts = (torch.rand(2, 21, generator=draw) < 0.2) if packed else None
+    y = call(x, window=window, document_starts=starts)[0]
+    (y * torch.randn(y.shape, dtype=y.dtype, generator=draw)).sum().backward()
+    return [y, x.grad, *(p.grad for p in made.parameters())]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_computes_what_it_does_without_and_a_window_compiles_once(kind: str, packed: bool) -> None:
+    made, graphs = layer(kind), Graphs()
+    compiled = torch.compile(made, backend=graphs, dynamic=False)
+    windows = [4, 8] if kind in WITH_WINDOW else [None]
+    counts = []
+    for window in windows * 2:
+        found, expected = (results(call, made, window, packed) for call in (compiled, made))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        counts.append(graphs.count)
+    assert counts[0] > 0 and counts[len(windows) - 1] == counts[-1]
+
+
+def test_a_policy_of_many_windows_is_one_graph() -> None:
+    many = hybridkit.build(f"swa:uniform(1,{MANY + 1})", width=16, heads=2).plan
+    made, graphs = layer("swa"), Graphs()
+    compiled = torch.compile(made, backend=graphs, fullgraph=True, dynamic=False)
+    for step in range(6):
+        windows = many.windows(TrainStep(0, step, 6))
+        window, handed = windows[0], for_graphs(many, windows)[0]
+        assert isinstance(handed, Tensor)
+        torch.testing.assert_close(
+            results(compiled, made, handed, True), results(made, made, window, True), rtol=1e-10, atol=1e-12
+        )
+    assert graphs.count == 1
