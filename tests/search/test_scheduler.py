@@ -15,8 +15,8 @@ from spaces import SEQUENCES, new_study
 
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
-from hybridkit.search.scheduler import SearchProgress, search
-from hybridkit.search.storage import mend_journal
+from hybridkit.search.scheduler import SearchProgress, run_search
+from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import open_study, resume
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.lock import Lock
@@ -47,7 +47,7 @@ class Assassin:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridkit.search.scheduler.POLL", 0.05)
+    monkeypatch.setattr("hybridkit.search.scheduler.POLL_SECONDS", 0.05)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -57,9 +57,9 @@ def losses(run: Run) -> list[float]:
 
 def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     calm, killed = (new_study(tmp_path, SEQUENCES + TRIAL, name) for name in ("calm", "killed"))
-    search(calm, 1, Assassin(0, 0))
+    run_search(calm, 1, Assassin(0, 0))
     assassin = Assassin(signal.SIGKILL, 2)
-    search(killed, 2, assassin)
+    run_search(killed, 2, assassin)
     assert assassin.left == 0 and sum("SIGKILL" in text for text in assassin.messages) == 2
     assert [trial.state for trial in killed.trials()] == ["done"] * 2
     assert [trial.params for trial in killed.trials()] == [trial.params for trial in calm.trials()]
@@ -73,12 +73,12 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
 def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
     with pytest.raises(Interrupted, match="--resume") as caught:
-        search(study, 2, Assassin(signal.SIGTERM, 1, leader=True))
+        run_search(study, 2, Assassin(signal.SIGTERM, 1, leader=True))
     assert caught.value.code == 143
     assert not multiprocessing.active_children()
     assert any(trial.state == "running" for trial in study.trials())
     again = open_study(tmp_path / "study")
-    search(again, 2, Assassin(0, 0))
+    run_search(again, 2, Assassin(0, 0))
     assert [trial.state for trial in again.trials()] == ["done"] * 2
     assert {len(losses(Run(path))) for path in (tmp_path / "study").glob("trials/*/seed-*")} == {20}
 
@@ -92,7 +92,7 @@ pruner: {min_steps: 20, factor: 2}
 sampler: grid
 """
     study = new_study(tmp_path, text)
-    search(study, 1, Assassin(0, 0))
+    run_search(study, 1, Assassin(0, 0))
     states = {trial.params["train.lr"]: trial.state for trial in study.trials()}
     assert states[0.03] == "done"
     assert states[1e-6] == states[2e-6] == "pruned"
@@ -109,7 +109,7 @@ space: {data.sequence: [2, 16]}
 sampler: grid
 """
     study = new_study(tmp_path, text)
-    search(study, 1, Assassin(0, 0))
+    run_search(study, 1, Assassin(0, 0))
     failed, done = study.trials()
     assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
     assert done.state == "done"
@@ -137,7 +137,7 @@ def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
 
 def _lead(folder: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    search(open_study(Path(folder)), 2, Assassin(0, 0))
+    run_search(open_study(Path(folder)), 2, Assassin(0, 0))
 
 
 def _alive(process: int) -> bool:
@@ -166,7 +166,7 @@ def test_a_search_whose_fork_server_is_killed_says_so_and_can_be_gone_on_with(tm
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 200"))
     killer = ServerKiller()
     with pytest.raises(Failure, match=r"workers start has died.*finished trials are kept, and --resume goes on"):
-        search(study, 1, killer)
+        run_search(study, 1, killer)
     assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
     assert len(study.own_running()) == 1
 
@@ -186,9 +186,9 @@ def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
-    monkeypatch.setattr("hybridkit.search.scheduler.work", _full_disk)
+    monkeypatch.setattr("hybridkit.search.scheduler.run_job", _full_disk)
     with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
-        search(study, 1, Assassin(0, 0))
+        run_search(study, 1, Assassin(0, 0))
     assert [trial.state for trial in study.trials()] == ["running"]
 
 
@@ -198,13 +198,13 @@ def _full_disk(job: worker.TrialJob) -> None:
         raise Failure(f"run: {error}") from error
 
     worker.train = train  # type: ignore[assignment]
-    worker.work(job)
+    worker.run_job(job)
 
 
 def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
     with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
-        search(study, 1, Assassin(0, 0))
+        run_search(study, 1, Assassin(0, 0))
     with Lock(study.folder), pytest.raises(UserError, match="in use"):
         resume(study.definition, study.folder)
 
@@ -217,7 +217,7 @@ def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
     journal = study.folder / "journal.log"
     for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
         journal.write_bytes(journal.read_bytes() + cut)
-        mend_journal(study.folder)
+        repair_journal(study.folder)
         assert journal.read_bytes().endswith(b"}\n")
-    search(open_study(study.folder), 1, Assassin(0, 0))
+    run_search(open_study(study.folder), 1, Assassin(0, 0))
     assert [trial.state for trial in study.trials()] == ["done", "done"]

@@ -10,7 +10,7 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
-from hybridkit.search.feasible import SECONDS
+from hybridkit.search.feasible import SEARCH_SECONDS
 from hybridkit.search.results import results, results_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
@@ -54,7 +54,7 @@ def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path)
     points = [study.factory.make(params) for params in study.definition.space.grid()]
     within = {point.key for point in points if study.factory.check_budget(point).violation == 0}
     assert {trial.key for trial in trials} == within and len(trials) == len(within)
-    assert study.storage.counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
+    assert study.storage.read_counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
 
 
 def test_what_comes_to_the_same_recipe_is_tried_once_and_its_value_stands_for_both(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_answer_takes_seconds_where_candidates_take_long(tmp_path: Path, mon
     monkeypatch.setattr(CandidateFactory, "make", lambda self, params: time.sleep(0.05) or make(self, params))
     begin = time.monotonic()
     said = refusal(SEQUENCES.replace("length: 4", "length: 24") + "budget: [params <= 100]\n", tmp_path)
-    assert time.monotonic() - begin < SECONDS + 2 and "nothing meets `params <= 100`" in said
+    assert time.monotonic() - begin < SEARCH_SECONDS + 2 and "nothing meets `params <= 100`" in said
 
 
 def test_limits_that_only_some_candidates_meet_are_told_from_those_that_none_does(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_pat
 
 def test_a_study_ends_where_nothing_new_is_left(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES.replace("length: 4", "length: 1") + "sampler: random\ntrials: 9\n")
-    assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.ended
+    assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.stop_reason
 
 
 def test_seeds_are_means_with_intervals(tmp_path: Path) -> None:
