@@ -44,7 +44,7 @@ def _front(found: Results) -> Figure:
     bars = [row.half_intervals[0] or 0.0 for row in found.rows]
     axes.errorbar(x, y, bars, fmt="o", color="tab:gray", alpha=0.6, capsize=2)
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
-    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="front" if not alone else "best")
+    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="best" if alone else "Pareto front")
     for row, a, b in zip(found.rows, x, y, strict=True):
         axes.annotate(str(row.trial.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
     if not alone and min(x) > 0 and max(x) > 10 * min(x):
@@ -103,7 +103,7 @@ def _importance(found: Results) -> Figure:
     axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the variance (eta squared)")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(found.objectives))
     return figure
 
 

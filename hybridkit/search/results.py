@@ -142,11 +142,10 @@ def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     for task, table in tree.items() if isinstance(tree, Mapping) else ():
         for length, windows in table.items() if isinstance(table, Mapping) else ():
             if _LENGTH.fullmatch(length) and task != "perplexity" and isinstance(windows, Mapping):
-                yield from (
-                    (f"{task}, test window {window}", length, score)
-                    for window, score in windows.items()
-                    if is_value(score)
-                )
+                for window, score in windows.items():
+                    if is_value(score):
+                        title = "the model's own window" if window == "own" else f"test window {window}"
+                        yield f"{task}, {title}", length, score
 
 
 def results_json(found: Results) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hybridkit.search.feasible import require_feasible
 from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
 from hybridkit.search.provenance import (
+    RULES,
     candidate_origin,
     origin_difference,
     refuse_other_origin,
@@ -86,7 +87,9 @@ class Study:
 
     def _with_rules(self, trial: Trial) -> Trial:
         """The trial with the rules version in its origin; in an older study only the recipe of its run has it."""
-        return replace(trial, origin=run_rules(self.run(trial, 0)) | trial.origin)
+        if RULES in trial.origin:
+            return trial
+        return replace(trial, origin=trial.origin | run_rules(self.run(trial, 0)))
 
     def begin(self) -> Trial | None:
         """Begin the next trial; None where the study has all its trials, or nothing new is proposed (`stop_reason`)."""
