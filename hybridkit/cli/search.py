@@ -60,7 +60,7 @@ def _search(
 
     if holds_study(space):
         raise UserError(
-            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` goes on with "
+            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` continues "
             f"it, `hybridkit search report {space}` shows what it found"
         )
     definition = read_definition(space)  # before torch is imported, so that a mistake in a space is reported at once
@@ -71,7 +71,7 @@ def _search(
 
     begun = holds_study(folder)
     if begun and not resume:
-        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+        raise UserError(f"{folder} holds a study; continue it with --resume, or name another folder with --study")
     opened = (studies.resume if begun else studies.create)(definition, folder, storage)
     from hybridkit.report.search import LiveTable
     from hybridkit.search.scheduler import run_search

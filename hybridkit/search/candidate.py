@@ -151,6 +151,6 @@ def format_params(params: Params) -> str:
     return ", ".join(f"{name} = {value}" for name, value in params.items())
 
 
-def describe(params: Params, check: BudgetCheck) -> str:
+def describe_candidate(params: Params, check: BudgetCheck) -> str:
     """A choice of variables and its costs, for messages."""
     return f"{format_params(params)} with {check}"

@@ -17,7 +17,7 @@ from hybridkit.recipe.schema import Recipe
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
-from hybridkit.search.schema import MatchSettings, MeasureName, StudyFile
+from hybridkit.search.schema import MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.pydantic_errors import wrong
@@ -43,7 +43,7 @@ class Definition:
         return tuple(aim == "max" for aim in self.file.objectives.values())
 
     @property
-    def measure(self) -> MeasureName | None:
+    def measure(self) -> MatchMeasure | None:
         """The cost that `match` names."""
         return self.file.match.measure if isinstance(self.file.match, MatchSettings) else self.file.match
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.budget import BudgetCheck, Constraint
-from hybridkit.search.candidate import CandidateFactory, describe
+from hybridkit.search.candidate import CandidateFactory, describe_candidate
 from hybridkit.search.samplers import Proposal
 from hybridkit.search.space import Params
 from hybridkit.search.variables import Categorical, Variable
@@ -139,7 +139,7 @@ def _violation_of(place: int) -> Callable[[Evaluated], tuple[float, ...]]:
 
 
 def _shown(candidate: Evaluated) -> str:
-    return describe(candidate.params, candidate.check)
+    return describe_candidate(candidate.params, candidate.check)
 
 
 def _values(variable: Variable, now: Scalar) -> list[Scalar]:

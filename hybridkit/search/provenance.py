@@ -28,7 +28,7 @@ def candidate_origin(candidate: Candidate) -> dict[str, str]:
     return text | _plugins(hashes(code_of(candidate.costs.plan.entries))) | {RULES: str(CURRENT_RULES)}
 
 
-def run_origin(candidate: Candidate, run: Run) -> dict[str, str]:
+def trained_origin(candidate: Candidate, run: Run) -> dict[str, str]:
     """The origin of a run of the candidate, by its recipe and its newest checkpoint, as far as these say it."""
     data, manifest = candidate.loaded.recipe.data, run.record()
     if manifest is None:

@@ -94,7 +94,7 @@ def run_search(study: Study, workers: int, display: SearchDisplay, plugins: Sequ
             while pool.start_trials():
                 pool.wait()
                 if signals.stop:
-                    raise Interrupted(f"stopped; go on with --resume: {study.folder}", signals.stop)
+                    raise Interrupted(f"stopped; continue with --resume: {study.folder}", signals.stop)
                 pool.update()
                 display.update(SearchProgress(study, study.trials(), pool.running(), time.monotonic() - begin))
         finally:

@@ -11,7 +11,7 @@ from hybridkit.search.arguments import read_arguments
 
 SamplerName = Literal["grid", "random", "tpe", "nsga2", "evolution"]
 Aim = Literal["min", "max"]
-MeasureName = Literal["params", "flops", "state"]
+MatchMeasure = Literal["params", "flops", "state"]
 
 
 class TrialSettings(Section):
@@ -53,7 +53,7 @@ class PrunerSettings(Section):
 class MatchSettings(Section):
     """The cost that every candidate gets by the choice of its width."""
 
-    measure: MeasureName = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
+    measure: MatchMeasure = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
     recipe: str | None = Field(default=None, description="The recipe whose cost this is; default: the base.")
 
 
@@ -64,7 +64,7 @@ class StudyFile(Section):
     space: dict[str, Any] | None = Field(default=None, description="What varies (docs/search.md).")
     patterns: dict[str, Any] | None = Field(default=None, description="Named patterns, one of which is chosen.")
     budget: list[Any] | dict[str, Any] | str | None = Field(default=None, description="Limits of cost.")
-    match: MatchSettings | MeasureName | None = Field(default=None, description="The cost of every candidate.")
+    match: MatchSettings | MatchMeasure | None = Field(default=None, description="The cost of every candidate.")
     objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Metrics to optimize.")
     trial: TrialSettings = Field(default=TrialSettings(), description="How a candidate is trained and evaluated.")
     trials: int = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from hybridkit.search.candidate import Candidate, CandidateFactory, describe
+from hybridkit.search.candidate import Candidate, CandidateFactory, describe_candidate
 from hybridkit.search.samplers import Proposal, SamplerMemory
 from hybridkit.search.trials import Alias, Counts, Trial
 from hybridkit.system.errors import UserError
@@ -54,7 +54,7 @@ class CandidateFilter:
             return None
         check = self._factory.check_budget(candidate)
         if check.violation:
-            self._reject(check.violation, describe(candidate.params, check))
+            self._reject(check.violation, describe_candidate(candidate.params, check))
             return None
         if twin := self._known.get(candidate.key):
             self._add_alias(twin, proposal)

@@ -21,8 +21,8 @@ from hybridkit.search.provenance import (
     candidate_origin,
     origin_difference,
     refuse_other_origin,
-    run_origin,
     run_rules,
+    trained_origin,
 )
 from hybridkit.search.samplers import Proposal, Proposer, distribution
 from hybridkit.search.screening import Accepted, CandidateFilter, Counts
@@ -118,7 +118,7 @@ class Study:
             return self.fail(trial, outcome.error)
         candidate = self.candidate(trial)
         for seed in range(len(outcome.seeds)):
-            if difference := origin_difference(trial.origin, run_origin(candidate, self.run(trial, seed))):
+            if difference := origin_difference(trial.origin, trained_origin(candidate, self.run(trial, seed))):
                 return self.fail(trial, f"it was trained on something else than it began with: {difference}")
         try:
             values: list[list[float | None]] = [
@@ -201,7 +201,7 @@ def _write(definition: Definition, folder: Path, url: str | None) -> None:
     """Write a new study. Raises UserError where another search has begun one there."""
     check_tree(folder)
     if holds_study(folder):
-        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+        raise UserError(f"{folder} holds a study; continue it with --resume, or name another folder with --study")
     name, variables = definition.path.stem[:255], definition.space.variables
     storage = create_storage(folder, url, name, definition.maximized, variables)
     storage.claim(json.dumps(definition.fixed(), sort_keys=True))

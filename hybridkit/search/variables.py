@@ -9,7 +9,7 @@ from typing import Any
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.template import elements
 
-LARGEST = 1 << 53  # up to here a float holds all whole numbers
+LARGEST_NUMBER = 1 << 53  # up to here a float holds all whole numbers
 _PROBES = 16  # values of a number up to which all are tried before a study begins
 KINDS = ("choice", "int", "float", "log")
 
@@ -52,7 +52,7 @@ class Number:
 
     def probes(self) -> list[Scalar]:
         """The values that are tried before a study begins."""
-        every = self.grid() if (self.count() or LARGEST) <= _PROBES else None
+        every = self.grid() if (self.count() or LARGEST_NUMBER) <= _PROBES else None
         return every or [self.low, self.high]
 
     def count(self) -> int | None:
@@ -153,8 +153,8 @@ def _number(kind: str, ends: Any, step: Any) -> Number:
     numbers = [*ends, *([] if step is None else [step])] if isinstance(ends, list) and len(ends) == 2 else []
     if not numbers or not all(isinstance(number, types) and not isinstance(number, bool) for number in numbers):
         raise ValueError(f"{kind}: should be the {'whole ' if kind == 'int' else ''}numbers [lowest, highest]")
-    if any(abs(number) > LARGEST for number in numbers):
-        raise ValueError(f"{kind}: numbers should be at most {LARGEST:,}")
+    if any(abs(number) > LARGEST_NUMBER for number in numbers):
+        raise ValueError(f"{kind}: numbers should be at most {LARGEST_NUMBER:,}")
     low, high = ends if kind == "int" else map(float, ends)
     if low >= high or (kind == "log" and low <= 0) or (step is not None and step <= 0):
         raise ValueError(f"{kind}: the lowest number comes first, a step and the ends of a log range are above 0")

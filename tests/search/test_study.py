@@ -79,9 +79,7 @@ def refusal(text: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])
-def test_a_budget_that_nothing_meets_is_refused_with_the_limit_and_the_nearest_candidate(
-    sampler: str, tmp_path: Path
-) -> None:
+def test_a_budget_that_nothing_meets_is_refused_with_the_nearest_candidate(sampler: str, tmp_path: Path) -> None:
     text = SEQUENCES + f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
     factory = CandidateFactory(definition := read_definition(write_space(tmp_path, text)))
     fewest = min(factory.make(params).costs("params") for params in definition.space.grid())
