@@ -1,4 +1,4 @@
-"""`hybridkit search`: find patterns under a budget, and what was found."""
+"""`hybridkit search`: search patterns under a budget, and show the results."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def search(
         raise UserError(f"search {' '.join(what)}: search takes a space file, or a word and a study: {hint}")
 
 
-def _find(said: str) -> Path:
+def _find(name: str) -> Path:
     from hybridkit.recipe.files import find_recipe
 
-    return find_recipe(said)
+    return find_recipe(name)
 
 
 def _search(
@@ -60,10 +60,10 @@ def _search(
 
     if holds_study(space):
         raise UserError(
-            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` goes on with "
+            f"{space} is a study's folder: `hybridkit search {space / SPACE} --study {space} --resume` continues "
             f"it, `hybridkit search report {space}` shows what it found"
         )
-    definition = read_definition(space)  # before torch is imported: mistakes in a space answer at once
+    definition = read_definition(space)  # before torch is imported, so that a mistake in a space is reported at once
     if definition.file.trial.evaluate is not None:
         _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
     folder = folder or Path("studies") / run_name(space)
@@ -71,31 +71,31 @@ def _search(
 
     begun = holds_study(folder)
     if begun and not resume:
-        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+        raise UserError(f"{folder} holds a study; continue it with --resume, or name another folder with --study")
     opened = (studies.resume if begun else studies.create)(definition, folder, storage)
     from hybridkit.report.search import LiveTable
-    from hybridkit.search.scheduler import search as lead
+    from hybridkit.search.scheduler import run_search
 
     with LiveTable(workers) as table:
         if resume and not begun:
             table.message(f"{folder} holds no study yet; beginning one")
-        if unverified := opened.unverified:
+        if trials := opened.trials_without_origin:
             table.message(
-                f"trials {', '.join(map(str, unverified))} are of an older version, which did not trial text and code:"
-                " whether they compare with new ones cannot be verified"
+                f"trials {', '.join(map(str, trials))} are of an older version, which did not record text and plug-ins:"
+                " it cannot be verified that they compare with new ones"
             )
-        lead(opened, workers, table, plugin)
+        run_search(opened, workers, table, plugin)
     _print(folder, storage, as_json)
 
 
-def _check_arguments(place: str, said: str) -> None:
-    """Raise UserError for what `hybridkit eval` would not take, before anything is trained."""
+def _check_arguments(place: str, arguments: str) -> None:
+    """Raise UserError for arguments that `hybridkit eval` refuses, before anything is trained."""
     from hybridkit.cli import app
 
     command = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]  # a group has them
     try:
-        command.make_context("eval", ["RUN", *shlex.split(said)])
-    except Exception as error:  # click's, which some versions of typer import and others carry along
+        command.make_context("eval", ["RUN", *shlex.split(arguments)])
+    except Exception as error:  # of click, or of the copy of click in some versions of typer
         raise UserError(f"{place}: trial.evaluate: {error}") from None
 
 
@@ -131,12 +131,12 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
     opened = open_study(folder, storage)
     found = results(opened)
     if found.best is None:
-        raise Failure(f"{folder}: no trial has come to its end yet")
+        raise Failure(f"{folder}: no trial is finished yet")
     row, recipe = found.best, opened.candidate(found.best.trial).loaded.recipe
-    figures = dict(zip(found.objectives, row.means, strict=True))
+    objectives = dict(zip(found.objectives, row.means, strict=True))
     if as_json:
-        said = recipe.model_dump(mode="json", by_alias=True)
-        say(format_json({"trial": row.trial.number, "objectives": figures, "recipe": said}))
+        fields = recipe.model_dump(mode="json", by_alias=True)
+        say(format_json({"trial": row.trial.number, "objectives": objectives, "recipe": fields}))
         return
-    say(f"# trial {row.trial.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
+    say(f"# trial {row.trial.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in objectives.items()))
     say(dump(recipe), end="")

@@ -1,4 +1,4 @@
-"""A search as people watch it and read it: a live table, lines for log files, the ranked table."""
+"""A search on the console: a live table, lines for log files, and the ranked table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 5  # trials of the front that the live table shows
 
 
 class LiveTable:
-    """Draws progress in place on a terminal, and as a line now and then elsewhere; within `with`."""
+    """Shows progress: a table that is redrawn on a terminal, else a line now and then. A context manager."""
 
     def __init__(self, workers: int) -> None:
         self._workers, self._console, self._last = workers, Console(stderr=True), ""
@@ -36,7 +36,7 @@ class LiveTable:
             self._live.stop()
 
     def update(self, progress: SearchProgress) -> None:
-        """Draw where the search stands."""
+        """Show the progress of the search."""
         found = results(progress.study)
         summary = summarize(found, eta(progress, self._workers))
         if self._live:
@@ -48,14 +48,14 @@ class LiveTable:
             self._last = counts
 
     def message(self, text: str) -> None:
-        """Say something in a line."""
+        """Show a message of one line."""
         self._console.print(text)
 
 
 def summarize(found: Results, left: float | None = None) -> str:
-    """One line: trials, best, front, what was passed over, and the seconds that are left where they are known."""
+    """One line: trials, best, front, proposals not trained, and the remaining seconds where they are known."""
     ended = sum(found.count(state) for state in ("done", "pruned", "failed"))
-    parts = [f"{ended} of {found.wanted} trials"]
+    parts = [f"{ended} of {found.num_trials} trials"]
     parts += [f"{found.count(state)} {state}" for state in ("running", "pruned", "failed") if found.count(state)]
     if found.best:
         name = next(iter(found.objectives))
@@ -67,26 +67,26 @@ def summarize(found: Results, left: float | None = None) -> str:
 
 
 def eta(progress: SearchProgress, workers: int) -> float | None:
-    """Seconds until the study has all its trials, if they go on taking what they took so far; None at first."""
+    """Seconds until the study has all its trials, from the mean time of its trials so far; None without any."""
     took = [trial.seconds for trial in progress.trials if trial.state in ("done", "pruned")]
     if not took:
         return None
-    left = progress.study.wanted - sum(trial.state != "running" for trial in progress.trials)
+    left = progress.study.num_trials - sum(trial.state != "running" for trial in progress.trials)
     return max(0, left) * sum(took) / len(took) / workers
 
 
 def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
-    """Trials, the best first; a star marks the front."""
+    """A table of trials, the best first; a star marks the Pareto front."""
     table = Table("", "trial", *found.objectives, "choice", "pattern", right=range(1, 2 + len(found.objectives)))
     for row in rows:
-        figures = map(figure, row.means, row.half_intervals)
+        means = map(format_mean, row.means, row.half_intervals)
         mark = "*" if row.on_front and len(found.objectives) > 1 else ""
-        table.add_row(mark, str(row.trial.number), *figures, choice(row.trial), row.trial.pattern)
+        table.add_row(mark, str(row.trial.number), *means, format_choice(row.trial), row.trial.pattern)
     return table
 
 
 def print_results(found: Results) -> None:
-    """The whole ranked table, and the trials that failed, with the reason."""
+    """Print the ranked table, and the failed trials with their reasons."""
     console = Console()
     console.print(summarize(found))
     console.print(ranked(found, found.rows))
@@ -94,13 +94,13 @@ def print_results(found: Results) -> None:
         console.print(f"trial {trial.number} failed: {trial.reason}")
 
 
-def figure(mean: float, spread: float | None) -> str:
+def format_mean(mean: float, spread: float | None) -> str:
     """A mean with half its 95 % interval."""
     return f"{mean:.5g}" if spread is None else f"{mean:.5g} ± {spread:.2g}"
 
 
-def choice(trial: Trial) -> str:
-    """What a trial chose, a sequence's places left out: the pattern shows them."""
+def format_choice(trial: Trial) -> str:
+    """The choice of a trial, without the layers of sequences, which the pattern shows."""
     shown = {name: value for name, value in trial.params.items() if not name.rpartition(".")[2].isdecimal()}
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
@@ -112,5 +112,5 @@ def _running(progress: SearchProgress) -> Table:
     for running in progress.running:
         loss = "" if running.loss is None else f"{running.loss:.4f}"
         step = f"{running.step:,} / {running.steps:,}"
-        table.add_row(f"trial {running.trial.number}", str(running.seed), step, loss, choice(running.trial))
+        table.add_row(f"trial {running.trial.number}", str(running.seed), step, loss, format_choice(running.trial))
     return table

@@ -1,4 +1,4 @@
-"""A study's report: one HTML page that needs no other file, a Markdown page, and the pictures beside them."""
+"""The report of a study: an HTML page that needs no other file, a Markdown page, and the figures as files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import in_html, in_markdown
 from hybridkit.report.page import TextTable, html_page, inline_svg, write_files
-from hybridkit.report.search import choice, figure, summarize
+from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.results import Results, curves, evaluations, results
 from hybridkit.search.trials import half_interval
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_pages(study: Study) -> list[Path]:
-    """Write STUDY/report/report.html and report.md with the pictures; their paths. Raises Failure."""
+    """Write STUDY/report/report.html and report.md with the figures; their paths. Raises Failure."""
     found = results(study)
     drawn = [(name, title, svg(drawing)) for name, title, drawing in study_figures(found, curves(study))]
     sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
@@ -47,44 +47,39 @@ def ranking(found: Results) -> TextTable:
         (
             str(row.place),
             str(row.trial.number),
-            *map(figure, row.means, row.half_intervals),
-            choice(row.trial),
+            *map(format_mean, row.means, row.half_intervals),
+            format_choice(row.trial),
             row.trial.pattern,
         )
         for row in found.rows
     ]
     seeds = f"mean ± half the 95 % interval over {found.seeds} seeds" if found.seeds > 1 else "one seed"
-    return TextTable(
-        f"Ranking ({seeds}; the front stands out)",
-        columns,
-        rows,
-        [i for i, row in enumerate(found.rows) if row.on_front],
-    )
+    front = [place for place, row in enumerate(found.rows) if row.on_front]
+    return TextTable(f"Ranking ({seeds}; the Pareto front is highlighted)", columns, rows, front)
 
 
 def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[TextTable]:
-    """Scores by length or distance, a sheet for each task and test window, trials in the order of the ranking."""
+    """Scores by length or gap: a table for each task and test window, trials in the order of the ranking."""
     order = [row.trial for row in found.rows]
     sheets = []
-    for title, trials in sorted(tables.items()):
-        lengths = sorted({length for scores in trials.values() for length in scores}, key=int)
-        rows = [
-            (choice(trial) or str(trial.number), *(_cell(trials[trial.number].get(length)) for length in lengths))
-            for trial in order
-            if trial.number in trials
-        ]
+    for title, scores in sorted(tables.items()):
+        lengths = sorted({length for one in scores.values() for length in one}, key=int)
+        rows = []
+        for trial in (trial for trial in order if trial.number in scores):
+            cells = (_cell(scores[trial.number].get(length)) for length in lengths)
+            rows.append((format_choice(trial) or str(trial.number), *cells))
         sheets.append(TextTable(title, ("choice", *lengths), rows))
     return sheets
 
 
 def _cell(scores: Sequence[float] | None) -> str:
-    return figure(fmean(scores), half_interval(scores)) if scores else ""
+    return format_mean(fmean(scores), half_interval(scores)) if scores else ""
 
 
 def _failures(found: Results) -> TextTable:
     ended = [trial for trial in found.trials if trial.state in ("failed", "pruned")]
-    rows = [(str(trial.number), trial.state, trial.reason, choice(trial), trial.pattern) for trial in ended]
-    return TextTable("Trials that did not come to their end", ("trial", "", "reason", "choice", "pattern"), rows)
+    rows = [(str(trial.number), trial.state, trial.reason, format_choice(trial), trial.pattern) for trial in ended]
+    return TextTable("Trials that failed or were pruned", ("trial", "state", "reason", "choice", "pattern"), rows)
 
 
 def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, str]]) -> str:

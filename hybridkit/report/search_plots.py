@@ -1,4 +1,4 @@
-"""Pictures of a study: the front, parallel coordinates, the variables' importance, learning curves."""
+"""Figures of a study: the Pareto front, parallel coordinates, the importance of variables, training curves."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 12  # trials whose curves are labelled, and variables whose importance is drawn
+TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variables whose importance is shown
 
 
 def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tuple[str, str, Figure]]:
-    """(name, title, figure) of each picture that there is something to draw in."""
+    """Name, title and figure of each picture that has data."""
     if found.rows:
-        yield "front", "Trials by objective; the front is joined", _front(found)
-        yield "parallel", "What each trial chose; better in the first objective is darker", _parallel(found)
+        yield "front", "Trials by objective; a line joins the Pareto front", _front(found)
+        yield "parallel", "The choices of each trial; darker is better in the first objective", _parallel(found)
         yield "importance", "Share of the variance that each variable explains by itself", _importance(found)
     if curves:
-        yield "curves", "Training loss, smoothed; the mean over seeds", _curves(curves, found)
+        yield "curves", "Training loss, smoothed, mean over seeds", _curves(curves, found)
 
 
 def _new(width: float = 8, height: float = 4.5) -> tuple[Figure, Axes]:
@@ -36,7 +36,7 @@ def _new(width: float = 8, height: float = 4.5) -> tuple[Figure, Axes]:
 
 
 def _front(found: Results) -> Figure:
-    """The first two objectives against each other; a single one against the trial's number."""
+    """The first two objectives against each other; a single objective against the trial's number."""
     figure, axes = _new()
     names = list(found.objectives)
     alone = len(names) == 1
@@ -44,7 +44,7 @@ def _front(found: Results) -> Figure:
     bars = [row.half_intervals[0] or 0.0 for row in found.rows]
     axes.errorbar(x, y, bars, fmt="o", color="tab:gray", alpha=0.6, capsize=2)
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
-    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="front" if not alone else "best")
+    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="best" if alone else "Pareto front")
     for row, a, b in zip(found.rows, x, y, strict=True):
         axes.annotate(str(row.trial.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
     if not alone and min(x) > 0 and max(x) > 10 * min(x):
@@ -79,7 +79,7 @@ def _parallel(found: Results) -> Figure:
 
 
 def _heights(column: Sequence[Any]) -> list[float]:
-    """Where values stand on an axis from 0 to 1: numbers by size, others in the order of their names."""
+    """The heights of values on an axis from 0 to 1: numbers by value, others in alphabetical order."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
         low, high = min(column), max(column)
         return [(value - low) / (high - low) if high > low else 0.5 for value in column]
@@ -92,7 +92,8 @@ def _tick(value: Any) -> str:
 
 
 def _importance(found: Results) -> Figure:
-    names = sorted(found.importance[0], key=lambda name: -max(shares[name] for shares in found.importance))[:MOST]
+    largest = {name: max(shares[name] for shares in found.importance) for name in found.importance[0]}
+    names = sorted(largest, key=lambda name: -largest[name])[:TOP_VARIABLES]
     figure, axes = _new(height=1 + 0.35 * len(names))
     thick = 0.8 / len(found.objectives)
     for place, (objective, shares) in enumerate(zip(found.objectives, found.importance, strict=True)):
@@ -102,22 +103,22 @@ def _importance(found: Results) -> Figure:
     axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the variance (eta squared)")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(found.objectives))
     return figure
 
 
 def _curves(curves: Sequence[TrialCurve], found: Results) -> Figure:
-    """One line a trial, the best in colour; seeds are averaged as far as all have come."""
+    """One line for each trial, the best in colour: the mean over seeds up to the step that all have reached."""
     figure, axes = _new()
     order = {row.trial.number: row.place for row in found.rows}
     for number in sorted({curve.trial for curve in curves}, key=lambda trial: -order.get(trial, len(curves) + 1)):
         mine = [curve for curve in curves if curve.trial == number]
         length = min(len(curve.losses) for curve in mine)
         loss = np.mean([curve.losses[:length] for curve in mine], axis=0)
-        top = order.get(number, MOST + 1) <= MOST
+        top = order.get(number, TOP_CURVES + 1) <= TOP_CURVES
         style = {"label": f"trial {number}"} if top else {"color": "lightgray", "linewidth": 0.8}
         axes.plot(mine[0].steps[:length], smooth(loss), **style)
-    axes.set(xlabel="step", ylabel="loss (nats a target)")
+    axes.set(xlabel="step", ylabel="loss (nats per target)")
     axes.grid(alpha=0.3)
     if order:
         axes.legend(fontsize=7, ncols=2)

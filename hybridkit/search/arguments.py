@@ -1,22 +1,22 @@
-"""The arguments of `hybridkit eval` that a space file may give: questions alone, no code, no paths, no other run."""
+"""The arguments of `hybridkit eval` that a space file may give: none that names code, a path or another run."""
 
 from __future__ import annotations
 
 import shlex
 
-_VALUED = "context needles lengths windows samples seed score recall ablate tasks limit batch chunk device"
-ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(_VALUED.split(), True)  # whether with a value
+_WITH_VALUE = "context needles lengths windows samples seed score recall ablate tasks limit batch chunk device"
+ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(_WITH_VALUE.split(), True)  # takes a value?
 
 
 def read_arguments(text: str) -> tuple[str, ...]:
-    """The words of `trial.evaluate`. Raises ValueError for what a space may not ask."""
+    """The words of `trial.evaluate`. Raises ValueError for an argument that a space file may not give."""
     words = shlex.split(text)
     left = list(words)
     while left:
         word = left.pop(0)
         name, sign, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in ALLOWED or (sign and not ALLOWED[name]):
-            raise ValueError(f"{word[:80]!r} cannot be asked by a space file; what can: {_known()}")
+            raise ValueError(f"{word[:80]!r} is not allowed in a space file; allowed: {_known()}")
         if ALLOWED[name] and not sign:
             value = left.pop(0) if left else "--"
         if value.startswith("-"):

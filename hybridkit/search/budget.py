@@ -1,4 +1,4 @@
-"""What candidates may cost: `flops_per_token <= 3.1e9`, `state_bytes@131072 <= 64MiB`, `params: 1.4e9 +- 2%`."""
+"""Budgets limit costs: `flops_per_token <= 3.1e9`, `state_bytes@131072 <= 64MiB`, `params: 1.4e9 +- 2%`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _EXAMPLES = "`flops_per_token <= 3.1e9`, `state_bytes@131072 <= 64MiB` or `param
 
 @dataclass(frozen=True)
 class Constraint:
-    """A figure's name and the range it must lie in, both ends included; either may be infinite."""
+    """The name of a metric and its allowed range, both ends included; either end may be infinite."""
 
     name: str
     low: float
     high: float
-    text: str  # as the file says it
+    text: str  # as in the file
 
     def violation(self, value: float) -> float:
-        """How far outside the range a value lies, as a share of the end it passes; 0 within."""
+        """How far a value is outside the range, as a share of the limit that it exceeds; 0 inside."""
         if value > self.high:
             return value / self.high - 1 if self.high else float("inf")
         return max(0.0, 1 - value / self.low) if self.low > 0 else 0.0
@@ -37,18 +37,18 @@ class Constraint:
 
 @dataclass(frozen=True)
 class BudgetCheck:
-    """What a candidate's figures are against a budget."""
+    """The costs of a candidate that a budget names, and by how much they violate it."""
 
-    values: dict[str, float]  # by constraint
-    violation: float  # summed over constraints; 0: within the budget
+    values: dict[str, float]  # by name of the metric
+    violation: float  # sum over constraints; 0: within the budget
 
     def __str__(self) -> str:
         return ", ".join(f"{name} = {value:.6g}" for name, value in self.values.items())
 
 
-def check_budget(budget: Sequence[Constraint], figure: Callable[[str], float]) -> BudgetCheck:
-    """Hold figures against every constraint of a budget."""
-    values = {constraint.name: figure(constraint.name) for constraint in budget}
+def check_budget(budget: Sequence[Constraint], metric: Callable[[str], float]) -> BudgetCheck:
+    """Compare metrics with every constraint of a budget."""
+    values = {constraint.name: metric(constraint.name) for constraint in budget}
     return BudgetCheck(values, sum(constraint.violation(values[constraint.name]) for constraint in budget))
 
 

@@ -1,4 +1,4 @@
-"""From a choice of variables to a recipe with its costs; no weight exists yet."""
+"""From a choice of variables to a recipe with its costs; no weights are built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hybridkit.system.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Candidate:
-    """A choice of all variables, the recipe it stands for, and what that costs."""
+    """A choice of all variables, its recipe, and the costs of that recipe."""
 
     params: Params
     loaded: Loaded
@@ -31,17 +31,17 @@ class Candidate:
 
     @property
     def pattern(self) -> str:
-        """Its canonical pattern."""
+        """The canonical pattern."""
         return self.costs.plan.pattern
 
     @cached_property
     def key(self) -> str:
-        """The same for candidates that would train alike: canonical pattern and all other fields of the recipe."""
-        said = self.loaded.recipe.model_dump(mode="json", by_alias=True) | {"pattern": self.pattern}
-        return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()
+        """A hash of the canonical pattern and all other fields of the recipe; equal for candidates that train alike."""
+        fields = self.loaded.recipe.model_dump(mode="json", by_alias=True) | {"pattern": self.pattern}
+        return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def run(self, seed: int) -> Loaded:
-        """The recipe of its run number `seed`, from 0: `train.seed` counts on from the recipe's."""
+        """The recipe of run number `seed`, from 0: `train.seed` is the recipe's plus `seed`."""
         recipe = self.loaded.recipe
         train = recipe.train.model_copy(update={"seed": recipe.train.seed + seed})
         return self.loaded._replace(recipe=recipe.model_copy(update={"train": train}))
@@ -54,29 +54,29 @@ class CandidateFactory:
         self.definition = definition
 
     def make(self, params: Mapping[str, object]) -> Candidate:
-        """The candidate of a choice, `match` applied.
+        """The candidate of a choice, its width set by `match`.
 
-        Raises UserError, saying which values, where the recipe or its pattern cannot be built with them.
+        Raises UserError, with the values, where the recipe or its pattern cannot be built with them.
         """
         chosen: Params = {name: params[name] for name in self.definition.space.variables}  # type: ignore[misc]
         try:
             loaded = self._matched(self._loaded(chosen))
             return Candidate(chosen, loaded, Costs(loaded))
-        except ValueError as error:  # UserErrors of patterns and sizes included
-            raise UserError(f"{self._place()}: with {said(chosen)}: {error}") from None
+        except ValueError as error:  # UserError included
+            raise UserError(f"{self._place()}: with {format_params(chosen)}: {error}") from None
 
     def check_budget(self, candidate: Candidate) -> BudgetCheck:
-        """The candidate's costs against the budget."""
+        """Compare the candidate's costs with the budget."""
         return check_budget(self.definition.budget, candidate.costs)
 
     def check(self) -> None:
-        """Try every value once, and every name of budget and objectives. Raises UserError for what is wrong."""
+        """Build candidates with all values, and look up all names of budget and objectives. Raises UserError."""
         for params in self.definition.space.probes():
             self.make(params)
         self.check_names()
 
     def check_names(self) -> None:
-        """Look for every name of budget and objectives in a candidate. Raises UserError for one that there is not."""
+        """Look up all names of budget and objectives. Raises UserError for an unknown one."""
         costs = self.make(next(self.definition.space.probes())).costs
         for constraint in self.definition.budget:
             self._check_name(constraint.name, costs, "budget")
@@ -91,7 +91,7 @@ class CandidateFactory:
         place, arguments = self.definition.where("objectives", name), self.definition.file.trial.evaluate
         if arguments is None:
             raise UserError(f"{place}: {name} needs an evaluation: give the arguments of `eval` as trial.evaluate")
-        task, known = name.split(".")[1], ["perplexity", *asked_for(arguments)]
+        task, known = name.split(".")[1], ["perplexity", *requested_tasks(arguments)]
         if "--tasks" not in arguments and task not in known:
             raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(known)}, and no {task}")
 
@@ -102,7 +102,7 @@ class CandidateFactory:
             known = [*(error.known or costs.names), *others]
             close = nearest(name, [*costs.names, *others])
             hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"
-            raise UserError(f"{self.definition.where(section)}: {section} has no figure {name}; {hint}") from None
+            raise UserError(f"{self.definition.where(section)}: {section} has no metric {name}; {hint}") from None
 
     def _loaded(self, params: Params) -> Loaded:
         fields = dict(self.definition.space.fill(params))
@@ -124,7 +124,7 @@ class CandidateFactory:
 
     @cached_property
     def _wanted(self) -> Fraction:
-        """The cost that `match` brings every candidate to."""
+        """The cost that `match` gives every candidate."""
         target, measure = self.definition.target, self.definition.measure
         assert target is not None and measure is not None
         return MEASURES[measure](plan(target), CostSettings(target.recipe.data.sequence))
@@ -133,8 +133,8 @@ class CandidateFactory:
         return self.definition.where("patterns" if self.definition.file.patterns else "space")
 
 
-def asked_for(arguments: str) -> list[str]:
-    """The probes that the arguments of `eval` ask for, beside perplexity and the harness's tasks."""
+def requested_tasks(arguments: str) -> list[str]:
+    """The tasks that the arguments of `eval` ask for, without perplexity and the tasks of the harness."""
     words = [part for word in read_arguments(arguments) for part in word.split("=", 1)]
     tasks: list[str] = []
     if "--recall" in words:
@@ -147,6 +147,11 @@ def asked_for(arguments: str) -> list[str]:
     return tasks
 
 
-def said(params: Params) -> str:
-    """A choice of variables as a message shows it."""
+def format_params(params: Params) -> str:
+    """A choice of variables, for messages."""
     return ", ".join(f"{name} = {value}" for name, value in params.items())
+
+
+def describe_candidate(params: Params, check: BudgetCheck) -> str:
+    """A choice of variables and its costs, for messages."""
+    return f"{format_params(params)} with {check}"

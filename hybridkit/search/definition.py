@@ -1,4 +1,4 @@
-"""A space file as a study is defined by it: read, checked, and written out so that the study folder needs no other."""
+"""A space file: read, validated, and written to a study's folder together with all files that it names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import yaml
 from pydantic import JsonValue, ValidationError
 
 from hybridkit.recipe.files import Loaded, dump
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
-from hybridkit.search.schema import MatchSettings, MeasureName, StudyFile
+from hybridkit.search.schema import MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError
 from hybridkit.system.pydantic_errors import dotted, first_error, unknown_key, wrong
@@ -26,32 +27,32 @@ BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
 
 @dataclass(frozen=True)
 class Definition:
-    """What a space file says. `base` is the recipe it extends, with the changes of `trial:` made."""
+    """The content of a space file. `base` is the recipe that it extends, with the changes in `trial:`."""
 
     path: Path
     document: Document
     file: StudyFile
     base: Loaded
-    target: Loaded | None  # whose cost `match` brings candidates to
+    target: Loaded | None  # candidates get its cost, by `match`
     space: Space
     budget: tuple[Constraint, ...]
 
     @property
     def maximized(self) -> tuple[bool, ...]:
-        """For each objective, whether more of it is better."""
+        """For each objective, whether it is maximized."""
         return tuple(aim == "max" for aim in self.file.objectives.values())
 
     @property
-    def measure(self) -> MeasureName | None:
+    def measure(self) -> MatchMeasure | None:
         """The cost that `match` names."""
         return self.file.match.measure if isinstance(self.file.match, MatchSettings) else self.file.match
 
     def where(self, *path: str | int) -> str:
-        """The place of a value in the file, for messages."""
+        """File, line and column of a value, for messages."""
         return str(self.document.where(path))
 
     def fixed(self) -> dict[str, Any]:
-        """All that makes it this study: what may not change when it is resumed; more trials may be asked for."""
+        """Everything that may not change when a study is resumed; the number of trials may."""
         said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial"})
         said |= self.file.trial.model_dump(mode="json", include={"tokens", "seeds", "evaluate", "windows"})
         recipes = {"base": self.base, "target": self.target}
@@ -62,7 +63,7 @@ class Definition:
 
 
 def read_definition(path: Path) -> Definition:
-    """Read a space file. Raises UserError, pointing, for whatever is wrong with it short of what blocks can see."""
+    """Read a space file. Raises UserError, with line and column, for all mistakes that need no block to be found."""
     document = read_yaml_file(path, is_pattern)
     file = _checked(document)
     space = read_space(document)
@@ -73,59 +74,64 @@ def read_definition(path: Path) -> Definition:
 
 
 def is_pattern(keys: tuple[str, ...]) -> bool:
-    """Which keys of a space file hold unquoted patterns."""
+    """Whether a key of a space file holds an unquoted pattern."""
     return (
-        keys in (("space", PATTERN), ("pattern",))  # the latter is a recipe's
+        keys in (("space", PATTERN), ("pattern",))  # the second: of a recipe
         or (keys[0] == "patterns" and len(keys) == 2)
         or (keys[0] == "space" and keys[-1] == "of")
     )
 
 
 def write_definition(definition: Definition, folder: Path) -> None:
-    """Write the file and its base recipe to a study's folder, where `read_definition` reads them back."""
+    """Write the file and its recipes to a study's folder, so that `read_definition` reads the same there."""
     from hybridkit.system.files import write_whole  # it imports torch
 
-    said = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
-    said["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # the base has them
+    content = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
+    content["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # they are in the base
     if definition.target and definition.target is not definition.base:
         write_whole(folder / "target.yaml", dump(definition.target.recipe).encode())
-        said["match"] = {"measure": definition.measure, "recipe": "target.yaml"}
+        content["match"] = {"measure": definition.measure, "recipe": "target.yaml"}
     write_whole(folder / BASE, dump(definition.base.recipe).encode())
-    written = yaml.dump(said, Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=1 << 20)
+    written = yaml.dump(content, Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=1 << 20)
     write_whole(folder / SPACE, written.encode())
 
 
 class _Quoted(yaml.SafeDumper):
-    """Every text in quotes, so that this package's reader reads it back."""
+    """Writes all text in quotes, so that patterns are read back as text."""
 
 
 _Quoted.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
 def _overrides(file: StudyFile) -> Iterator[str]:
-    """The changes of `trial:` to the base, as recipes read them."""
+    """The changes of `trial:` to the base, as overrides of a recipe."""
     trial = file.trial
-    for section, said in (("model", trial.model), ("data", trial.data), ("train", trial.train)):
-        yield from _assignments(section, said)
+    for section, changes in (("model", trial.model), ("data", trial.data), ("train", trial.train)):
+        yield from _assignments(section, changes)
     if trial.steps:
         yield f"train.steps={trial.steps}"
 
 
-def _assignments(key: str, said: JsonValue) -> Iterator[str]:
-    """`key.inner=value` for every value of a mapping."""
-    if not isinstance(said, dict):
-        yield f"{key}={json.dumps(said, ensure_ascii=False)}"
+def _assignments(key: str, value: JsonValue) -> Iterator[str]:
+    """`key.inner=value` for each value in a mapping."""
+    if not isinstance(value, dict):
+        yield f"{key}={json.dumps(value, ensure_ascii=False)}"
         return
-    for name, inner in said.items():
+    for name, inner in value.items():
         yield from _assignments(f"{key}.{name}", inner)
 
 
-def _load(path: Path, said: str, overrides: list[str], place: str) -> Loaded:
-    beside = path.parent / said
+def _load(path: Path, name: str, overrides: list[str], place: str) -> Loaded:
+    """The recipe `name`, a path beside the space file or a shipped one. Raises UserError, beginning with `place`."""
+    beside = path.parent / name
     try:
-        return load_recipe(beside if beside.is_file() else said, overrides)
+        loaded = load_recipe(beside if beside.is_file() else name, overrides)
     except UserError as error:
         raise UserError(f"{place}{error}") from None
+    if loaded.recipe.rules not in (None, CURRENT_RULES):
+        advice = f"training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
+        raise UserError(f"{place}{name} has rules {loaded.recipe.rules}; {advice}")
+    return loaded
 
 
 def _checked(document: Document) -> StudyFile:
@@ -137,13 +143,13 @@ def _checked(document: Document) -> StudyFile:
     try:
         file = StudyFile.model_validate(document.data)
     except ValidationError as error:
-        raise _complaint(document, error) from None
+        raise _explain(document, error) from None
     if file.trial.steps and file.trial.tokens:
         raise UserError(f"{document.where(('trial', 'tokens'))}: trial: give steps or tokens, not both")
     return file
 
 
-def _complaint(document: Document, error: ValidationError) -> UserError:
+def _explain(document: Document, error: ValidationError) -> UserError:
     first = error.errors()[0]
     path = first["loc"]
     if first["type"] == "extra_forbidden":
@@ -164,16 +170,16 @@ def _fields(path: KeyPath) -> list[str]:
 
 
 def recipe_with(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
-    """The recipe with dotted fields set. Raises ValueError for fields that there are not, or values they refuse."""
+    """The recipe with new values of dotted fields. Raises ValueError for an unknown field or an invalid value."""
     data = base.model_dump(mode="json", by_alias=True)
     for name, value in fields.items():
-        *around, last = name.split(".")
+        *sections, field = name.split(".")
         section: Any = data
-        for key in around:
+        for key in sections:
             section = section.get(key) if isinstance(section, dict) else None
         if not isinstance(section, dict):
             raise ValueError(f"no recipe has the field {name}")
-        section[last] = value
+        section[field] = value
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,7 @@
-"""What a study's folder says of itself, read without trusting it; quick to import."""
+"""The settings file of a study's folder, which is validated since the folder may be from somebody else.
+
+It imports no torch, so that a mistake is reported at once.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,28 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.pydantic_errors import first_error
 
 SETTINGS = "study.json"
-OUTSIDE = "outside"  # the trials are in a storage whose address the folder does not say
+OUTSIDE = "outside"  # value of `storage`: the trials are in a storage that the user names with --storage
 
-Name = Annotated[str, Field(min_length=1, max_length=255)]
+_Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class StudySettings(BaseModel):
-    """The study's name in its storage, and which of the searches that share it is this folder's."""
+    """The study's name in its storage, and `owner`, which marks the trials that this folder's search runs."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    storage: Annotated[str, Field(max_length=4096)] | None  # None: the journal in the folder
-    name: Name
-    owner: Name
+    storage: Annotated[str, Field(max_length=4096)] | None  # None: the journal in the folder; else OUTSIDE
+    name: _Name
+    owner: _Name
 
 
 def holds_study(folder: Path) -> bool:
-    """Whether a folder holds a study: its settings are the last thing that is written."""
+    """Whether a folder holds a study, whose settings are written last."""
     return (folder / SETTINGS).is_file()
 
 
 def read_settings(folder: Path) -> StudySettings:
-    """The settings of a study's folder. Raises UserError where there are none, or they or the folder are damaged."""
+    """Read the settings of a study. Raises UserError where there are none, or they are damaged, or a link is found."""
     if not holds_study(folder):
         raise UserError(f"{folder} holds no study; `hybridkit search SPACE` makes one")
     check_tree(folder)
@@ -47,5 +50,5 @@ def read_settings(folder: Path) -> StudySettings:
 
 
 def _damaged(folder: Path, why: str) -> UserError:
-    made = "put back the one that `hybridkit search` wrote, or begin another study with --study"
-    return UserError(f"{folder / SETTINGS}: {why.encode(errors='backslashreplace').decode()}; {made}")
+    advice = "put back the one that `hybridkit search` wrote, or begin another study with --study"
+    return UserError(f"{folder / SETTINGS}: {why.encode(errors='backslashreplace').decode()}; {advice}")

@@ -1,4 +1,4 @@
-"""The figures that budgets and objectives name: costs as `flops --json` has them, and what runs came to."""
+"""The metrics that budgets and objectives name: costs, as in `flops --json`, and results of runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hybridkit.search.trials import is_value
 
 Tree = Mapping[str, Any]
 
-BARE = {"params": "total", "flops_per_token": "forward"}  # what a name that stops at one of these tables means
-RECENT = 50  # steps whose mean is the loss of a run
+BARE = {"params": "total", "flops_per_token": "forward"}  # what the name of a table alone means
+LOSS_STEPS = 50  # last steps of a run, whose mean is its loss
 METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "seconds")
 EVAL = "eval."
 
 
 class UnknownMetric(Exception):
-    """No figure has this name; the names that stand nearest, or beside it."""
+    """No metric has this name. `known`: the names in the same table."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.known = sorted(known)
@@ -32,7 +32,7 @@ class UnknownMetric(Exception):
 
 
 class Costs:
-    """The costs of a recipe by dotted name, each context computed when it is first asked for.
+    """The costs of a recipe by dotted name; a context's costs are computed when first needed.
 
     Raises UserError for a recipe whose blocks do not fit its sizes.
     """
@@ -43,11 +43,11 @@ class Costs:
 
     @property
     def plan(self) -> Plan:
-        """What the recipe describes."""
+        """The compiled recipe."""
         return self._request.plan
 
     def __call__(self, name: str) -> float:
-        """The figure `params`, `flops_per_token.decode` or `state_bytes@131072`; the context is data.sequence else.
+        """The value of `params`, `flops_per_token.decode` or `state_bytes@131072`; default context: data.sequence.
 
         Raises UnknownMetric.
         """
@@ -64,7 +64,7 @@ class Costs:
 
     @cached_property
     def names(self) -> list[str]:
-        """Every name at the recipe's own context."""
+        """All names, at the recipe's own context."""
         return [name for name in _names(self._at(self._request.settings.context), "") if not name.startswith("layers")]
 
     def _at(self, context: int) -> Tree:
@@ -75,9 +75,9 @@ class Costs:
 
 
 def look_up(tree: Tree, name: str) -> float:
-    """The number under a dotted name; a name that stops at a table means the mean of its numbers.
+    """The number with a dotted name; the name of a table means the mean of its numbers.
 
-    Raises UnknownMetric, also where one of them has no value: null or NaN.
+    Raises UnknownMetric for an unknown name, and where a number is null or not finite.
     """
     value: Any = tree
     for key in name.split("."):
@@ -90,13 +90,13 @@ def look_up(tree: Tree, name: str) -> float:
     return mean(float(leaf) for leaf in leaves if leaf is not None)
 
 
-def measure(run: Run) -> dict[str, float]:
-    """What the metrics of a run come to; a figure is absent where nothing was counted for it."""
+def run_metrics(run: Run) -> dict[str, float]:
+    """The metrics of a finished run; one without a finite value is absent."""
     lines = run.metrics().lines
     steps = [line for line in lines if "loss" in line]
     last: Tree = next((line for line in reversed(lines) if "val_loss" in line), {})
     found = {key: last.get(key) for key in ("val_loss", "val_bits_per_byte")}
-    if losses := [line["loss"] for line in steps[-RECENT:] if is_value(line["loss"])]:
+    if losses := [line["loss"] for line in steps[-LOSS_STEPS:] if is_value(line["loss"])]:
         found["loss"] = mean(losses)
     if steps:
         found["tokens_per_second"] = median(line["tokens_per_second"] for line in steps)
@@ -105,31 +105,31 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def evaluation_tree(evaluation: Tree, windows: Sequence[int]) -> dict[str, Any]:
-    """The output of `eval --json` on one run, by name: TASK.LENGTH.WINDOW, perplexity.WINDOW and the harness's tasks.
+    """The output of `eval --json` for one run, by name: TASK.LENGTH.WINDOW, perplexity.WINDOW, tasks of the harness.
 
-    What was asked without a window stands under each of `windows`, or under `own` where there are none.
+    A result without a window is entered for each of `windows`, or for `own` where there are none.
     """
     tree: dict[str, Any] = {}
     for cell in evaluation["cells"]:
         table = tree.setdefault(cell["task"], {}).setdefault(str(cell["length"]), {})
         table |= dict.fromkeys(_windows(cell, windows), cell["score"])
     for found in (line for lines in evaluation["perplexity"].values() for line in lines):
-        figures = {key: value for key, value in found.items() if key != "window"}
-        tree.setdefault("perplexity", {}).update(dict.fromkeys(_windows(found, windows), figures))
+        metrics = {key: value for key, value in found.items() if key != "window"}
+        tree.setdefault("perplexity", {}).update(dict.fromkeys(_windows(found, windows), metrics))
     for tasks in evaluation["tasks"].values():
         tree |= tasks
     return tree
 
 
 def _windows(found: Tree, windows: Sequence[int]) -> list[str]:
-    """The names under which a finding stands."""
+    """The names of the windows of a result."""
     if found["window"] is not None:
         return [str(found["window"])]
     return [str(window) for window in windows] or ["own"]
 
 
 def _leaves(value: Any) -> Iterable[float | None]:
-    """The numbers in a table, and None for those without a value."""
+    """The numbers in a table, with None for null."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _leaves(inner)

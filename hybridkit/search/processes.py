@@ -1,7 +1,7 @@
-"""Worker processes: forked from a server that has imported torch and done nothing else, so that one starts at once.
+"""Worker processes, forked from a server process that has only imported torch, so that a worker starts at once.
 
-The server hears of its children's ends and tells; a search whose server dies knows nothing of its workers any more. It
-stops them and ends, and `--resume` goes on.
+The server reports when a worker ends. If the server dies, these reports are missing: the search stops its workers and
+ends, and `--resume` continues it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from typing import Any
 
 from hybridkit.system.errors import Failure, UserError
 
-LONGEST = 70  # bytes of a temporary folder: a socket's whole path has at most 107, of which names take 35
-SHORT = ("/tmp", "/var/tmp", "/dev/shm", "/run/shm")
-POLL = 0.1  # seconds
+_TMPDIR_BYTES = 70  # a socket's path has at most 107 bytes, of which multiprocessing's names take up to 35
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/shm")
+_POLL = 0.1  # seconds between looks at processes that should stop
+_SERVER_DIED = "the process from which workers start has died, killed by somebody or for want of memory"
 
 
 class ForkServer:
-    """Starts workers, and says when their server has died."""
+    """Starts worker processes."""
 
     def __init__(self, preload: Sequence[str]) -> None:
-        _shorten_sockets()
+        _shorten_socket_paths()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
 
@@ -40,71 +41,69 @@ class ForkServer:
         try:
             process.start()
         except (EOFError, ConnectionError) as error:
-            raise Failure(_DEAD) from error
+            raise Failure(_SERVER_DIED) from error
         return process
 
     def check(self) -> None:
         """Raises Failure where the server has died."""
-        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # nothing public says it
-        if server is not None and _ended(server):
-            raise Failure(_DEAD)
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # there is no public name
+        if server is not None and _has_ended(server):
+            raise Failure(_SERVER_DIED)
 
 
-_DEAD = "the process from which workers start has died, killed by somebody or for want of memory"
+def stop_processes(processes: Sequence[ForkServerProcess], grace: float) -> None:
+    """Ask processes to stop, wait until they have ended, and kill those that still run after `grace` seconds.
 
-
-def stop(processes: Sequence[ForkServerProcess], grace: float) -> None:
-    """Ask processes to stop, wait until they have, and kill what has not after `grace` seconds.
-
-    By number, not through their server, which may have died.
+    They are signalled and watched by process id, since their server may have died.
     """
-    left = {process.pid for process in processes if process.pid is not None and process.exitcode in (None, 255)}
-    _send(left, signal.SIGTERM)
+    running = {process.pid for process in processes if process.pid is not None and process.exitcode in (None, 255)}
+    _send(running, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while left := {number for number in left if _alive(number)}:
+    while running := {pid for pid in running if _is_alive(pid)}:
         if time.monotonic() > deadline:
-            _send(left, signal.SIGKILL)
+            _send(running, signal.SIGKILL)
             break
-        time.sleep(POLL)
+        time.sleep(_POLL)
     for process in processes:
         process.join(1.0)
 
 
-def _send(numbers: set[int], what: signal.Signals) -> None:
-    for number in numbers:
+def _send(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(number, what)
+            os.kill(pid, number)
 
 
-def _alive(number: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
-        os.kill(number, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    with suppress(OSError):  # one that has ended may stand in the table until its parent asks
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    with suppress(OSError):  # a process that has ended is still listed until its parent has waited for it
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 
-def _ended(child: int) -> bool:
-    """Whether a child of this process has ended; it is left for whoever waits for it."""
+def _has_ended(child: int) -> bool:
+    """Whether a child of this process has ended; its exit code stays for whoever waits for it."""
     try:
         return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
 
 
-def _shorten_sockets() -> None:
-    """Have multiprocessing keep its sockets in a folder whose path is short enough for them. Raises UserError."""
-    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST:
+def _shorten_socket_paths() -> None:
+    """Make multiprocessing put its sockets into a folder with a short path, if TMPDIR's is long. Raises UserError."""
+    if len(os.fsencode(tempfile.gettempdir())) <= _TMPDIR_BYTES:
         return
     before = tempfile.tempdir
     try:
-        for folder in SHORT:
+        for folder in _SHORT_FOLDERS:
             if os.access(folder, os.W_OK | os.X_OK):
                 tempfile.tempdir = folder
-                multiprocessing.util.get_temp_dir()  # it asks tempfile once, and then remembers
+                multiprocessing.util.get_temp_dir()  # asks tempfile once and keeps the answer
                 return
     finally:
         tempfile.tempdir = before
-    raise UserError(f"TMPDIR: {before} is too long for a socket, and none of {', '.join(SHORT)} can be written")
+    folders = ", ".join(_SHORT_FOLDERS)
+    raise UserError(f"TMPDIR: {before} is too long for the path of a socket, and none of {folders} can be written")

@@ -1,11 +1,16 @@
-"""What the trials of a study are trained on and by: trials compare only where text, tokenizer and code are the same."""
+"""What a trial is trained on and by: text, tokenizer, plug-ins, rules. Trials compare only where these are equal.
+
+A study records it for each trial as its origin: a name and a hash, or a version, for each of these things.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from hybridkit.data.open import feed_source, text_digest
+from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run
@@ -13,47 +18,55 @@ from hybridkit.search.candidate import Candidate
 from hybridkit.search.trials import Trial
 from hybridkit.system.errors import UserError
 
+RULES = "the rules version of hybridkit"  # of initial weights, split and tokens (hybridkit.recipe.rules)
+
 
 def candidate_origin(candidate: Candidate) -> dict[str, str]:
-    """Hashes of the text that a candidate would be trained on now, tokenizer included, and of its plug-ins, by name.
-
-    Raises UserError for text that cannot be read.
-    """
+    """The origin of a candidate that is trained now. Raises UserError for text that cannot be read."""
     data = candidate.loaded.recipe.data
-    text = {_text(data): data.source if feed_source(data) else text_digest(data)}
-    return text | _code(hashes(code_of(candidate.costs.plan.entries)))
+    text = {_text_name(data): data.source if feed_source(data) else text_digest(data)}
+    return text | _plugins(hashes(code_of(candidate.costs.plan.entries))) | {RULES: str(CURRENT_RULES)}
 
 
-def run_origin(candidate: Candidate, run: Run) -> dict[str, str]:
-    """The same of a run of the candidate, as its newest checkpoint says."""
+def trained_origin(candidate: Candidate, run: Run) -> dict[str, str]:
+    """The origin of a run of the candidate, by its recipe and its newest checkpoint, as far as these say it."""
     data, manifest = candidate.loaded.recipe.data, run.record()
     if manifest is None:
-        return {}
-    return ({} if feed_source(data) else {_text(data): manifest.data}) | _code(manifest.code or {})
+        return run_rules(run)
+    text = {} if feed_source(data) else {_text_name(data): manifest.data}
+    return text | _plugins(manifest.code or {}) | run_rules(run)
 
 
-def difference(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """What two origins say differently of the same thing, with both hashes; None where nothing."""
-    for name in was.keys() & now.keys():
-        if was[name] != now[name]:
-            return f"{name} is another one: {was[name]} there, {now[name]} now"
+def run_rules(run: Run) -> dict[str, str]:
+    """The rules version of a run, by its recipe; empty where that cannot be read."""
+    with suppress(UserError):
+        if run.recipe_file.is_file():
+            return {RULES: str(run.recipe.recipe.rules)}
+    return {}
+
+
+def origin_difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first thing that two origins both name and that differs, with both values; None where there is none."""
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            return f"{name} is another one: {before[name]} there, {now[name]} now"
     return None
 
 
 def refuse_other_origin(place: object, trials: Iterable[Trial], origin: Mapping[str, str]) -> None:
-    """Raises UserError where an earlier trial had other text or code, so that it would not compare."""
+    """Raises UserError where a trial that did not fail differs in its origin from one that would be trained now."""
     for trial in trials:
-        if trial.state != "failed" and (what := difference(trial.origin, origin)):
+        if trial.state != "failed" and (difference := origin_difference(trial.origin, origin)):
             raise UserError(
-                f"{place}: trial {trial.number} does not compare with what would be trained now: {what};"
+                f"{place}: trial {trial.number} does not compare with what would be trained now: {difference};"
                 " put it back, or begin another study with --study"
             )
 
 
-def _text(data: Data) -> str:
-    said = [data.source, data.field, data.tokenizer, data.validation]
-    return f"the text of {json.dumps(said, ensure_ascii=False)}"
+def _text_name(data: Data) -> str:
+    settings = [data.source, data.field, data.tokenizer, data.validation]
+    return f"the text of {json.dumps(settings, ensure_ascii=False)}"
 
 
-def _code(code: Mapping[str, str]) -> dict[str, str]:
-    return {f"the plug-in {name}": digest for name, digest in code.items()}
+def _plugins(hashes_by_name: Mapping[str, str]) -> dict[str, str]:
+    return {f"the plug-in {name}": digest for name, digest in hashes_by_name.items()}

@@ -1,4 +1,4 @@
-"""What a study has found, as plain data for tables, pages and JSON."""
+"""The results of a study, as plain data for tables, pages and JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hybridkit.search.variables import Number
 from hybridkit.search.worker import read_outcome
 
 _LENGTH = re.compile("[0-9]{1,18}")
-BINS = 4  # of equal counts, into which numbers are put where their importance is asked for
+BINS = 4  # with equal numbers of trials, into which numbers are sorted for their importance
 
 
 class RankedTrial(NamedTuple):
-    """A trial in the ranked table: for each objective its mean over seeds, half the 95 % interval, and the values."""
+    """A trial in the ranked table: for each objective, its mean over seeds and half the 95 % interval."""
 
     place: int  # from 1
     trial: Trial
@@ -40,7 +40,7 @@ class TrialCurve(NamedTuple):
 
 
 class Results(NamedTuple):
-    """A study's findings."""
+    """The results of a study."""
 
     name: str
     objectives: dict[str, str]
@@ -48,7 +48,7 @@ class Results(NamedTuple):
     importance: list[dict[str, float]]  # for each objective, by variable
     trials: list[Trial]
     counts: Counts
-    wanted: int
+    num_trials: int  # that the study has at its end
     seeds: int
 
     @property
@@ -57,18 +57,18 @@ class Results(NamedTuple):
         return self.rows[0] if self.rows else None
 
     def count(self, state: str) -> int:
-        """Trials in a state."""
+        """The number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
 def results(study: Study) -> Results:
-    """The findings so far."""
+    """The results so far."""
     file, maximized, trials = study.definition.file, study.definition.maximized, study.trials()
     done = [trial for trial in trials if trial.state == "done"]
     values = [trial.means for trial in done]
-    leading = set(pareto_front(values, maximized))
+    on_front = set(pareto_front(values, maximized))
     rows = [
-        RankedTrial(place, done[index], done[index].means, done[index].half_intervals, index in leading)
+        RankedTrial(place, done[index], done[index].means, done[index].half_intervals, index in on_front)
         for place, index in enumerate(rank(values, maximized), start=1)
     ]
     numbers = {name for name, variable in study.definition.space.variables.items() if isinstance(variable, Number)}
@@ -79,7 +79,14 @@ def results(study: Study) -> Results:
     ]
     name = study.folder.resolve().name
     return Results(
-        name, dict(file.objectives), rows, importance, trials, study.storage.counts(), study.wanted, file.trial.seeds
+        name,
+        dict(file.objectives),
+        rows,
+        importance,
+        trials,
+        study.storage.read_counts(),
+        study.num_trials,
+        file.trial.seeds,
     )
 
 
@@ -88,9 +95,9 @@ def importances(
 ) -> dict[str, float]:
     """The share of the values' variance that each variable explains by itself, between 0 and 1 (eta squared).
 
-    That is the variance of the means of the choices that agree in it; `numbers` are put into bins first. Variables
-    that were not tried in several values, and all where the values do not differ, have 0. With few trials, or
-    choices that a sampler made depend on each other, it is a hint and no measurement.
+    This is the variance of the means of groups, one for each value of the variable; `numbers` are put into bins first.
+    It is 0 for a variable with one value, and for all if `values` are equal. With few trials, or with choices that a
+    sampler made dependent on each other, it is only a hint.
     """
     total = _variance(values)
     names = choices[0].keys() if choices else ()
@@ -107,7 +114,7 @@ def importances(
 
 
 def curves(study: Study) -> list[TrialCurve]:
-    """The training curves of all runs that this folder holds."""
+    """The training curves of all runs in the study's folder."""
     found = []
     for trial in study.trials():
         for seed in range(study.definition.file.trial.seeds):
@@ -120,30 +127,29 @@ def curves(study: Study) -> list[TrialCurve]:
 
 
 def evaluations(study: Study) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """What `eval` found: by task and window, by trial, by length or distance, the scores of the seeds."""
+    """The scores of `eval`: by task and window, then by trial, then by length or gap, one score for each seed."""
     tables: dict[str, dict[int, dict[str, list[float]]]] = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))
-        for figures in outcome.seeds if outcome else ():
-            for title, length, score in _scores(figures.get("eval", {})):
+        for metrics in outcome.seeds if outcome else ():
+            for title, length, score in _scores(metrics.get("eval", {})):
                 tables.setdefault(title, {}).setdefault(trial.number, {}).setdefault(length, []).append(score)
     return tables
 
 
 def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """The leaves TASK.LENGTH.WINDOW of an evaluation; perplexity and the harness's tasks have no lengths."""
+    """Title, length and score for each TASK.LENGTH.WINDOW; perplexity and tasks of the harness have no lengths."""
     for task, table in tree.items() if isinstance(tree, Mapping) else ():
         for length, windows in table.items() if isinstance(table, Mapping) else ():
             if _LENGTH.fullmatch(length) and task != "perplexity" and isinstance(windows, Mapping):
-                yield from (
-                    (f"{task}, test window {window}", length, score)
-                    for window, score in windows.items()
-                    if is_value(score)
-                )
+                for window, score in windows.items():
+                    if is_value(score):
+                        title = "the model's own window" if window == "own" else f"test window {window}"
+                        yield f"{task}, {title}", length, score
 
 
 def results_json(found: Results) -> dict[str, Any]:
-    """The findings as JSON has them."""
+    """The results as plain values for JSON."""
     return {
         "study": found.name,
         "objectives": found.objectives,
@@ -178,7 +184,7 @@ def _choices(trial: Trial) -> list[dict[str, Scalar]]:
 
 
 def _binned(column: Sequence[Any]) -> list[Scalar]:
-    """Numbers as the bin that they fall in."""
+    """The bin of each number."""
     order = sorted(column)
     return [order.index(number) * BINS // len(order) for number in column]
 
@@ -187,5 +193,5 @@ def _variance(values: Sequence[float]) -> float:
     try:
         middle = fmean(values) if values else 0.0
         return sum((value - middle) ** 2 for value in values)
-    except OverflowError:  # values so large that their squares are none
+    except OverflowError:  # the square of a large value is infinite
         return math.inf

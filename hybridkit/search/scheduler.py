@@ -1,16 +1,13 @@
-"""Leading a search: one process that proposes, starts workers, watches them and writes down what they came to.
+"""Running a search: one process proposes trials, starts workers, watches them, and stores the results.
 
-A worker that dies is started again where its run stands; what the leading process leaves running when it dies is taken
-up by `--resume`.
+A trial whose worker dies is continued by a new worker. If the process of the search dies, `--resume` continues its
+running trials.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.util
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,62 +18,44 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hybridkit.search.arguments import read_arguments
-from hybridkit.search.processes import ForkServer, stop
+from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
-from hybridkit.search.storage import mend_journal
+from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import Study
 from hybridkit.search.trials import Trial
-from hybridkit.search.worker import LOG, NO_ROOM, Outcome, TrialJob, read_outcome, work
+from hybridkit.search.worker import EXIT_CANNOT_WRITE, LOG, Outcome, TrialJob, read_outcome, run_job
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.signals import Signals
 
-RETRIES = 5  # times that a trial whose worker died is started again without having come any further
-# What training imports only when it begins, so that no worker has to: torch's optimizers bring its compiler.
+RETRIES = 5  # restarts of a trial in a row without a new checkpoint, after which it fails
+# Modules that training imports late. The server imports them once for all workers; torch's optimizers need dynamo.
 PRELOAD = [
     "hybridkit.search.worker",
     "hybridkit.training.engines.local.engine",
     "tensorboard.summary.writer.record_writer",
 ]
 PRELOAD += ["torch._dynamo"]
-POLL = 1.0  # seconds between looks at running trials
-NO_WORDS = "the disk is full, or cannot be written"
-LONGEST = 60  # bytes of TMPDIR: a socket's path has 107, of which multiprocessing adds up to 40
-GRACE = 60.0  # seconds that a worker has to write its last checkpoint
-
-
-def short_temporary_folder() -> None:
-    """Have multiprocessing keep its sockets in /tmp where TMPDIR is too long for them, for this process.
-
-    Raises UserError where that cannot be.
-    """
-    folder = tempfile.gettempdir()
-    if len(os.fsencode(folder)) <= LONGEST:
-        return
-    tempfile.tempdir = "/tmp"
-    try:
-        multiprocessing.util.get_temp_dir()  # which is made once, and kept
-    except OSError as error:
-        raise UserError(f"TMPDIR is longer than the {LONGEST} bytes that sockets allow: name another folder") from error
-    finally:
-        tempfile.tempdir = folder
+POLL_SECONDS = 1.0  # between two looks at running trials
+GRACE_SECONDS = 60.0  # for a worker that is asked to stop, to write its last checkpoint
+_CANNOT_WRITE = "the disk is full, or cannot be written"
 
 
 @dataclass
 class Worker:
-    """A trial that runs now."""
+    """A worker process and the trial that it runs."""
 
     trial: Trial
     job: TrialJob
     process: ForkServerProcess
-    deaths: int = 0  # since it came further
-    reached: int = 0  # steps that checkpoints held at its last death, over all seeds
-    behind: str | None = None  # the rung at which it is to be stopped
+    deaths: int = 0  # in a row without a new checkpoint
+    reached: int = 0  # sum over seeds of the newest checkpoint's step, at the last death
+    stop_rung: str | None = None  # the rung at which the trial is pruned
 
 
 class Running(NamedTuple):
-    """Where a running trial stands."""
+    """The progress of a running trial."""
 
     trial: Trial
     seed: int
@@ -86,7 +65,7 @@ class Running(NamedTuple):
 
 
 class SearchProgress(NamedTuple):
-    """Where a search stands."""
+    """The progress of a search."""
 
     study: Study
     trials: Sequence[Trial]
@@ -94,44 +73,44 @@ class SearchProgress(NamedTuple):
     seconds: float  # since the search was started
 
 
-class Watcher(Protocol):
-    """Draws progress; hybridkit.report.search does it for terminals and for log files."""
+class SearchDisplay(Protocol):
+    """Shows progress; hybridkit.report.search has one for terminals and log files."""
 
     def update(self, progress: SearchProgress) -> None:
-        """Something may have changed."""
+        """Called at least once a second."""
 
     def message(self, text: str) -> None:
-        """Something to know, in a line."""
+        """Show a message of one line."""
 
 
-def search(study: Study, workers: int, watcher: Watcher, plugins: Sequence[Path] = ()) -> None:
+def run_search(study: Study, workers: int, display: SearchDisplay, plugins: Sequence[Path] = ()) -> None:
     """Run a study to its end.
 
     Raises UserError for a folder that another search uses or that cannot be trusted, Interrupted for a signal, and
-    Failure where the machine fails; what is finished is kept then.
+    Failure where the machine fails; finished trials are kept.
     """
-    begun = time.monotonic()
-    with Lock(study.folder, "--study"), Signals() as signals, _kept(study.folder):
+    begin = time.monotonic()
+    with Lock(study.folder, "--study"), Signals() as signals, _resumable(study.folder):
         check_tree(study.folder)
-        mend_journal(study.folder)
-        pool = WorkerPool(study, workers, watcher, tuple(plugins))
+        repair_journal(study.folder)
+        pool = WorkerPool(study, workers, display, tuple(plugins))
         try:
-            while pool.fill():
+            while pool.start_trials():
                 pool.wait()
                 if signals.stop:
-                    raise Interrupted(f"stopped; go on with --resume: {study.folder}", signals.stop)
-                pool.look()
-                watcher.update(SearchProgress(study, study.trials(), pool.running(), time.monotonic() - begun))
+                    raise Interrupted(f"stopped; continue with --resume: {study.folder}", signals.stop)
+                pool.update()
+                display.update(SearchProgress(study, study.trials(), pool.running(), time.monotonic() - begin))
         finally:
-            pool.dismiss()
-        watcher.update(SearchProgress(study, study.trials(), [], time.monotonic() - begun))
-        if study.ended:
-            watcher.message(f"the search ends: {study.ended}")
+            pool.stop()
+        display.update(SearchProgress(study, study.trials(), [], time.monotonic() - begin))
+        if study.stop_reason:
+            display.message(f"the search ends: {study.stop_reason}")
 
 
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
-    """Failures of the machine end a search with what happened, what is kept and how to go on."""
+def _resumable(folder: Path) -> Iterator[None]:
+    """Add to a failure of the machine what is kept, and how to continue."""
     try:
         yield
     except (Failure, OSError) as error:
@@ -141,44 +120,43 @@ def _kept(folder: Path) -> Iterator[None]:
 class WorkerPool:
     """The workers of a search."""
 
-    def __init__(self, study: Study, size: int, watcher: Watcher, plugins: tuple[Path, ...]) -> None:
-        self._study, self._size, self._watcher, self._plugins = study, size, watcher, plugins
-        short_temporary_folder()
-        self._processes = ForkServer(PRELOAD)
+    def __init__(self, study: Study, size: int, display: SearchDisplay, plugins: tuple[Path, ...]) -> None:
+        self._study, self._size, self._display, self._plugins = study, size, display, plugins
+        self._server = ForkServer(PRELOAD)
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size))
-        self._left = study.own_running()  # begun by a search that was interrupted
+        self._unfinished = study.own_running()  # trials of a search that was interrupted
         self._workers: list[Worker] = []
 
-    def fill(self) -> bool:
-        """Give every idle worker a trial; whether any is at work."""
+    def start_trials(self) -> bool:
+        """Start a trial for every free worker; whether any worker runs then."""
         while len(self._workers) < self._size:
-            trial = self._left.pop(0) if self._left else self._study.begin()
+            trial = self._unfinished.pop(0) if self._unfinished else self._study.begin()
             if trial is None:
                 break
             job = self._job(trial)
-            self._workers.append(Worker(trial, job, self._start(job)))
+            self._workers.append(Worker(trial, job, self._server.start(run_job, job)))
         return bool(self._workers)
 
     def wait(self) -> None:
-        """Until a worker ends or it is time for a look. Raises Failure where nothing tells of their ends any more."""
-        wait([worker.process.sentinel for worker in self._workers], POLL)
-        self._processes.check()
+        """Wait until a worker ends, at most POLL_SECONDS. Raises Failure where the server has died."""
+        wait([worker.process.sentinel for worker in self._workers], POLL_SECONDS)
+        self._server.check()
 
-    def look(self) -> None:
-        """Close the trials whose workers have ended, and stop those that fall behind."""
+    def update(self) -> None:
+        """Close the trials whose workers have ended, and stop those that are pruned."""
         for worker in list(self._workers):
             ended = worker.process.exitcode is not None
-            self._judge(worker)
+            self._prune(worker)
             if ended:
                 self._close(worker)
 
     def running(self) -> list[Running]:
-        """Where each running trial stands."""
-        return [_standing(worker) for worker in self._workers]
+        """The progress of each running trial."""
+        return [_progress(worker) for worker in self._workers]
 
-    def dismiss(self) -> None:
-        """Ask all workers to stop, and wait until they have."""
-        stop([worker.process for worker in self._workers], GRACE)
+    def stop(self) -> None:
+        """Ask all workers to stop, and wait until they have ended."""
+        stop_processes([worker.process for worker in self._workers], GRACE_SECONDS)
 
     def _job(self, trial: Trial) -> TrialJob:
         settings, folder = self._study.definition.file.trial, self._study.trial_folder(trial.number)
@@ -189,49 +167,47 @@ class WorkerPool:
         has_window = candidate.costs.plan.has_windows
         return TrialJob(folder, recipes, arguments, tuple(settings.windows), has_window, self._threads, self._plugins)
 
-    def _start(self, job: TrialJob) -> ForkServerProcess:
-        return self._processes.start(work, job)
-
     def _close(self, worker: Worker) -> None:
-        """Write down what a trial came to, or start it again where its worker died."""
+        """Store the result of a trial, or continue it where its worker died."""
         trial = worker.trial
         try:
             outcome = read_outcome(worker.job.folder)
         except UserError as error:
             outcome = Outcome([], str(error))
-        if worker.process.exitcode == NO_ROOM:
+        if worker.process.exitcode == EXIT_CANNOT_WRITE:
             raise Failure(f"trial {trial.number}: {_last_line(worker.job.folder)}")
-        if worker.behind:
-            self._study.prune(trial, f"fell behind at step {worker.behind}")
+        if worker.stop_rung:
+            self._study.prune(trial, f"fell behind at step {worker.stop_rung}")
         elif outcome:
             self._study.end(trial, outcome)
-        elif _deaths(worker) <= RETRIES:
-            self._watcher.message(f"trial {trial.number}: its worker {_how(worker.process)}; started again")
-            worker.process = self._start(worker.job)
+        elif _count_death(worker) <= RETRIES:
+            self._display.message(f"trial {trial.number}: its worker {_how_ended(worker.process)}; started again")
+            worker.process = self._server.start(run_job, worker.job)
             return
         else:
-            self._study.fail(trial, f"its worker {_how(worker.process)}, for the {worker.deaths}th time in a row")
+            times = f"for the {worker.deaths}th time in a row"
+            self._study.fail(trial, f"its worker {_how_ended(worker.process)}, {times}")
         self._workers.remove(worker)
 
-    def _judge(self, worker: Worker) -> None:
-        """Stop a trial that falls behind at a rung it has reached."""
+    def _prune(self, worker: Worker) -> None:
+        """Store the running losses of a trial at its rungs, and stop it where the pruner says so."""
         settings = self._study.definition.file.pruner
-        if settings is None or worker.behind:
+        if settings is None or worker.stop_rung:
             return
-        steps = rungs(settings, worker.trial.number, worker.job.recipes[0].recipe.train.steps)
-        found = running_losses(worker.job.run(0).metrics().lines, steps)
+        number = worker.trial.number
+        steps = rungs(settings, number, worker.job.recipes[0].recipe.train.steps)
+        losses = running_losses(worker.job.run(0).metrics().lines, steps)
         trials = self._study.trials()
-        told = trials[worker.trial.number].rungs
-        if found.keys() <= told.keys():
+        if losses.keys() <= trials[number].rungs.keys():
             return
-        self._study.storage.note(worker.trial.number, rungs=found)
-        worker.behind = rung_to_stop_at(settings, found, (r for r in trials if r.number != worker.trial.number))
-        if worker.behind:
+        self._study.storage.set_fields(number, rungs=losses)
+        worker.stop_rung = rung_to_stop_at(settings, losses, (other for other in trials if other.number != number))
+        if worker.stop_rung:
             worker.process.terminate()
 
 
-def _standing(worker: Worker) -> Running:
-    """The seed that runs now, and its last step."""
+def _progress(worker: Worker) -> Running:
+    """The seed that a worker trains now, and its last step."""
     begun = [seed for seed in range(len(worker.job.recipes)) if worker.job.run(seed).begun]
     seed = max(begun, default=0)
     lines = [line for line in worker.job.run(seed).metrics().lines if "loss" in line]
@@ -239,8 +215,8 @@ def _standing(worker: Worker) -> Running:
     return Running(worker.trial, seed, last["step"], worker.job.recipes[seed].recipe.train.steps, last["loss"])
 
 
-def _deaths(worker: Worker) -> int:
-    """Count a death: the first, if the trial has come further since the one before."""
+def _count_death(worker: Worker) -> int:
+    """Deaths in a row, this one included, without a new checkpoint between them."""
     runs = [worker.job.run(seed) for seed in range(len(worker.job.recipes))]
     reached = sum(max((checkpoint.step for checkpoint in run.checkpoints()), default=0) for run in runs)
     worker.deaths = 1 if reached > worker.reached else worker.deaths + 1
@@ -249,14 +225,13 @@ def _deaths(worker: Worker) -> int:
 
 
 def _last_line(folder: Path) -> str:
-    """What a worker said last."""
+    """The last line of a worker's log."""
     with suppress(OSError):
         if lines := (folder / LOG).read_text("utf-8", errors="replace").split("\n"):
-            return next((line for line in reversed(lines) if line.strip()), NO_WORDS)[:500]
-    return NO_WORDS
+            return next((line for line in reversed(lines) if line.strip()), _CANNOT_WRITE)[:500]
+    return _CANNOT_WRITE
 
 
-def _how(process: ForkServerProcess) -> str:
-    """How a process ended."""
+def _how_ended(process: ForkServerProcess) -> str:
     code = process.exitcode
     return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"

@@ -1,4 +1,4 @@
-"""What a space file may say beside `space:`, `patterns:` and `budget:`."""
+"""The keys of a space file and their values; `space:`, `patterns:` and `budget:` are read elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridkit.search.arguments import read_arguments
 
 SAMPLER = Kind("sampler", "hybridkit.search.samplers")
 Aim = Literal["min", "max"]
-MeasureName = Literal["params", "flops", "state"]
+MatchMeasure = Literal["params", "flops", "state"]
 
 
 class TrialSettings(Section):
@@ -21,55 +21,57 @@ class TrialSettings(Section):
 
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps; default: the recipe's.")
     tokens: Size | None = Field(default=None, ge=1, description="Instead of steps; rounded up to whole batches.")
-    seeds: int = Field(default=1, ge=1, le=64, description="Runs a candidate, at train.seed, train.seed + 1, ...")
+    seeds: int = Field(default=1, ge=1, le=64, description="Runs per candidate, at train.seed, train.seed + 1, ...")
     model: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's model.")
     data: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's data.")
     train: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's train.")
     evaluate: str | None = Field(
-        default=None, description="Arguments of `hybridkit eval`, run on each trained model; null: no evaluation."
+        default=None, description="Arguments of `hybridkit eval` for each trained model; null: no evaluation."
     )
     windows: list[Annotated[int, Field(ge=1, le=1 << 40)]] = Field(
         default=[],
         max_length=64,
-        description="Windows at test time; a model without any answers the same at all of them.",
+        description="Windows at test time; a model without windows has the same results at all of them.",
     )
 
     @field_validator("evaluate")
     @classmethod
-    def _questions_alone(cls, evaluate: str | None) -> str | None:
+    def _only_allowed_arguments(cls, evaluate: str | None) -> str | None:
         if evaluate is not None:
             read_arguments(evaluate)
         return evaluate
 
 
 class PrunerSettings(Section):
-    """Which trials are stopped early: at steps min_steps * factor^k, those beyond the best 1/factor in loss."""
+    """Which trials are stopped early: at steps min_steps * factor^k, those not among the best 1/factor by loss."""
 
     kind: Literal["halving", "hyperband"] = Field(
-        default="halving", description="hyperband: trials take turns in which step is the first to be judged at."
+        default="halving", description="hyperband: trials take turns in the first step at which they may be stopped."
     )
     min_steps: int = Field(default=100, ge=1, description="The first step at which a trial may be stopped.")
-    factor: int = Field(default=3, ge=2, description="The share of trials that goes on, as its reciprocal.")
+    factor: int = Field(default=3, ge=2, description="1/factor of the trials continue.")
 
 
 class MatchSettings(Section):
-    """Which cost every candidate is brought to, by its width."""
+    """The cost that every candidate gets by the choice of its width."""
 
-    measure: MeasureName = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
-    recipe: str | None = Field(default=None, description="The recipe that has the cost wanted; default: the base.")
+    measure: MatchMeasure = Field(description="params, flops (of a training token) or state (bytes at data.sequence).")
+    recipe: str | None = Field(default=None, description="The recipe whose cost this is; default: the base.")
 
 
 class StudyFile(Section):
-    """A space file, as plain values."""
+    """A space file."""
 
-    extends: str = Field(min_length=1, description="The base recipe: a path seen from this file, or a shipped one.")
+    extends: str = Field(min_length=1, description="The base recipe: a path relative to this file, or a shipped name.")
     space: dict[str, Any] | None = Field(default=None, description="What varies (docs/search.md).")
     patterns: dict[str, Any] | None = Field(default=None, description="Named patterns, one of which is chosen.")
     budget: list[Any] | dict[str, Any] | str | None = Field(default=None, description="Limits of cost.")
-    match: MatchSettings | MeasureName | None = Field(default=None, description="The cost of every candidate.")
+    match: MatchSettings | MatchMeasure | None = Field(default=None, description="The cost of every candidate.")
     objectives: dict[str, Aim] = Field(default={"val_loss": "min"}, min_length=1, description="Metrics to optimize.")
     trial: TrialSettings = Field(default=TrialSettings(), description="How a candidate is trained and evaluated.")
-    trials: int = Field(default=40, ge=1, le=100_000, description="Candidates to train; a grid has its own number.")
+    trials: int = Field(
+        default=40, ge=1, le=100_000, description="Candidates to train; a grid trains all of its points."
+    )
     sampler: str = Field(default="tpe", description="How candidates are proposed.")
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Of the sampler.")
     pruner: PrunerSettings | None = Field(default=None, description="Early stopping; null: none.")

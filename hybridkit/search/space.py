@@ -1,4 +1,4 @@
-"""The space of candidates: variables, templates that name them, and the recipe fields they fill."""
+"""The space of candidates: variables, templates with variables, and the recipe fields that they set."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from hybridkit.search.template import fill, holes
 from hybridkit.search.variables import Categorical, FreeSequence, Number, Variable, read_choices, read_item
 from hybridkit.system.errors import UserError, nearest
 
-Params = dict[str, Scalar]  # the value of every variable: what a candidate is
+Params = dict[str, Scalar]  # the values of all variables: a candidate
 Item = Variable | FreeSequence | Scalar
 
 PATTERN = "pattern"
-FREE = "layers"  # a variable of this name is the pattern where the space has no other
-GRID = 1_000_000  # choices of a grid at most
-_TRIED = 128  # combinations of values up to which all are tried before anything runs
+FREE = "layers"  # a variable with this name is the pattern, if the space has no other pattern
+GRID = 1_000_000  # points of a grid at most
+_PROBES = 128  # combinations of values up to which all are tried before a study begins
 
 
 class SpaceError(UserError):
-    """A space that says something wrong: where, what, and what would be right."""
+    """A mistake in a space: its place, what is wrong, and what would be right."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """`items` by name; `pattern` and dotted names are fields of the recipe, all others variables of templates."""
+    """`items` by name: `pattern` and names with a dot are fields of the recipe; others are variables of templates."""
 
     items: Mapping[str, Item]
 
     @property
     def variables(self) -> dict[str, Variable]:
-        """Everything that is chosen, by name, in the order of the file; a sequence has a variable for each place."""
+        """All variables by name, in the order of the file; a sequence has one variable for each free layer."""
         found: dict[str, Variable] = {}
         for name, item in self.items.items():
             if isinstance(item, FreeSequence):
@@ -46,32 +46,34 @@ class Space:
 
     @property
     def fields(self) -> list[str]:
-        """The recipe fields that the space fills, dotted."""
+        """The recipe fields that the space sets, with dots."""
         return [name for name in self.items if name == PATTERN or "." in name]
 
     def fill(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The value of every field for a choice of all variables."""
+        """The values of all fields for a choice of all variables."""
         return {name: self._value(name, params) for name in self.fields}
 
     def size(self) -> int | None:
-        """How many choices there are; None where there is no end of them."""
+        """The number of choices; None where it is infinite."""
         counts = [variable.count() for variable in self.variables.values()]
         return None if any(count is None for count in counts) else prod(count for count in counts if count)
 
     def grid(self) -> Iterator[Params]:
-        """All choices, the first variable changing slowest. Raises SpaceError where they are too many, or endless."""
-        endless = [name for name, variable in self.variables.items() if variable.count() is None]
-        if endless:
-            raise SpaceError(f"sampler: grid needs a list of values, but space.{endless[0]} is a range; give it a step")
+        """All choices; the first variable changes slowest. Raises SpaceError where they are too many or infinite."""
+        infinite = [name for name, variable in self.variables.items() if variable.count() is None]
+        if infinite:
+            raise SpaceError(
+                f"sampler: grid needs a list of values, but space.{infinite[0]} is a range; give it a step"
+            )
         if (size := self.size() or 0) > GRID:
             raise SpaceError(f"sampler: a grid of {size:.3g} choices, more than {GRID:,}; take fewer values or tpe")
         grids = {name: variable.grid() or [] for name, variable in self.variables.items()}
         yield from (dict(zip(grids, values, strict=True)) for values in product(*grids.values()))
 
     def probes(self) -> Iterator[Params]:
-        """Choices that try every value: all of them where they are few, else one variable at a time."""
+        """Choices that contain every value: all choices if they are few, else one variable varies at a time."""
         probes = {name: variable.probes() for name, variable in self.variables.items()}
-        if prod(map(len, probes.values())) <= _TRIED:
+        if prod(map(len, probes.values())) <= _PROBES:
             yield from (dict(zip(probes, values, strict=True)) for values in product(*probes.values()))
             return
         first = {name: values[0] for name, values in probes.items()}
@@ -90,10 +92,10 @@ class Space:
 
 
 def read_space(document: Document) -> Space:
-    """The `space:` and `patterns:` of a file. Raises SpaceError, pointing, for whatever they say wrong."""
+    """Read `space:` and `patterns:` of a file. Raises SpaceError, with line and column, for mistakes."""
     items: dict[str, Item] = {}
-    for name, said in (document.data.get("space") or {}).items():
-        items[name] = _read(document, ("space", name), said, read_item)
+    for name, value in (document.data.get("space") or {}).items():
+        items[name] = _read(document, ("space", name), value, read_item)
     if "patterns" in document.data:
         if PATTERN in items:
             raise _error(document, ("patterns",), "the space has a pattern already; leave one of the two out")
@@ -109,9 +111,9 @@ def read_space(document: Document) -> Space:
     return space
 
 
-def _read(document: Document, path: KeyPath, said: Any, read: Any) -> Any:
+def _read(document: Document, path: KeyPath, value: Any, read: Any) -> Any:
     try:
-        item = read(said)
+        item = read(value)
         for text in _texts(item):
             holes(text)
     except ValueError as error:
@@ -120,12 +122,12 @@ def _read(document: Document, path: KeyPath, said: Any, read: Any) -> Any:
 
 
 def _check_names(document: Document, items: Mapping[str, Item]) -> None:
-    """Every hole has a variable, no variable goes round in a circle, and every variable is of use."""
+    """Raises SpaceError for an undefined variable, one that contains itself, and one that no template uses."""
     used: set[str] = set()
 
     def visit(name: str, around: tuple[str, ...]) -> None:
         if name in around:
-            raise _error(document, ("space", around[0]), f"{{{name}}} goes round in a circle")
+            raise _error(document, ("space", around[0]), f"{{{name}}} is part of a circle")
         used.add(name)
         for hole in (hole for text in _texts(items[name]) for hole in holes(text)):
             if hole not in items:
@@ -142,7 +144,7 @@ def _check_names(document: Document, items: Mapping[str, Item]) -> None:
 
 
 def _texts(item: Item) -> list[str]:
-    """The templates that an item may come to."""
+    """All texts that an item may stand for."""
     choice = item.of if isinstance(item, FreeSequence) else item
     values = choice.options.values() if isinstance(choice, Categorical) else [choice]
     return [value for value in values if isinstance(value, str)]

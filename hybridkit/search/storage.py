@@ -1,4 +1,4 @@
-"""The trials of a study in an optuna storage: a journal file in its folder, or any storage URL for many machines."""
+"""The trials of a study in an optuna storage: a journal file in its folder, or a URL that several machines share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hybridkit.system.errors import UserError
 from hybridkit.system.pydantic_errors import first_error
 
 JOURNAL = "journal.log"
-_MOST = 1 << 53  # of whole numbers in a trial
+_LARGEST = 1 << 53  # upper limit of counts
 _STRICT = ConfigDict(strict=True)
-_TRIAL, _COUNTS_OF = TypeAdapter(Trial), TypeAdapter(tuple[int, int, int], config=_STRICT)
+_TRIAL, _COUNTS_TYPE = TypeAdapter(Trial), TypeAdapter(tuple[int, int, int], config=_STRICT)
 _STATES: dict[TrialState, StateName] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
@@ -32,21 +32,21 @@ _STATES: dict[TrialState, StateName] = {
 }
 _FINAL = {state: final for final, state in _STATES.items()}
 _DEFINITION, _COUNTS = "definition", "counts"
-_ABOUT = "about"  # what a trial's trial begins with, in one write; later fields stand beside it
+_ABOUT = "about"  # the fields of a new trial, in one write; later fields are attributes of their own
 
 
 class TrialStorage:
-    """Reads and writes trials. Only the process that leads a search writes; workers never do.
+    """Reads and writes trials. Only the process of the search writes; workers do not.
 
-    What is read is not trusted: UserError is raised, naming `place`, where it is not what a search writes for such
-    `variables` and so many `objectives`.
+    What is read is validated: UserError, naming `place`, for trials that no search with these `variables` and this
+    number of `objectives` writes.
     """
 
     def __init__(self, study: optuna.Study, place: str, variables: Mapping[str, Variable], objectives: int) -> None:
         self._study, self._place, self._variables, self._objectives = study, place, variables, objectives
 
     def claim(self, definition: str) -> None:
-        """Note what the study is about, or find it noted. Raises UserError where it is about something else."""
+        """Write the definition of the study. Raises UserError where the storage has another one for this name."""
         if self._study.user_attrs.setdefault(_DEFINITION, definition) != definition:
             raise UserError(f"the storage has a study `{self._study.study_name}` already, of another definition")
         self._study.set_user_attr(_DEFINITION, definition)
@@ -59,7 +59,7 @@ class TrialStorage:
             return [self._trial(trial, about.get(_aliases(trial.number), [])) for trial in trials]
 
     def _trial(self, frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
-        trial = _checked(frozen, aliases)
+        trial = _validated(frozen, aliases)
         for params in (trial.params, *(alias.params for alias in trial.aliases)):
             if params.keys() != self._variables.keys():
                 raise ValueError(f"trial {frozen.number} does not choose the variables of the space")
@@ -72,31 +72,31 @@ class TrialStorage:
         return trial
 
     def begin(self, params: Mapping[str, Scalar], space: Mapping[str, BaseDistribution], **about: Any) -> int:
-        """Write a new running trial; its number. `about` are further fields of its trial."""
-        self._study.sampler = _Given(params)
+        """Write a new running trial, with `about` as further fields; its number."""
+        self._study.sampler = _FixedSampler(params)
         trial = self._study.ask(dict(space))
         trial.set_user_attr(_ABOUT, about)
         return trial.number
 
-    def note(self, number: int, **about: Any) -> None:
-        """Set fields of a running trial's trial."""
+    def set_fields(self, number: int, **about: Any) -> None:
+        """Set fields of a running trial."""
         trial = self._study.get_trials(deepcopy=False)[number]
         for name, value in about.items():
             optuna.Trial(self._study, trial._trial_id).set_user_attr(name, value)
 
     def add_aliases(self, aliases: Mapping[int, Sequence[Alias]]) -> None:
-        """Write, by trial, all other choices that come to its recipe."""
+        """Write, by trial, all other choices with its recipe."""
         for number, choices in aliases.items():
             self._study.set_user_attr(_aliases(number), [list(choice) for choice in choices])
 
-    def count(self, counts: Counts) -> None:
-        """Write how many proposals were made and passed over."""
+    def write_counts(self, counts: Counts) -> None:
+        """Write the counts of proposals."""
         self._study.set_user_attr(_COUNTS, list(counts))
 
-    def counts(self) -> Counts:
-        """What `count` wrote last."""
+    def read_counts(self) -> Counts:
+        """The counts of proposals."""
         with _reading(self._place):
-            return Counts(*_COUNTS_OF.validate_python(tuple(self._study.user_attrs.get(_COUNTS, Counts()))))
+            return Counts(*_COUNTS_TYPE.validate_python(tuple(self._study.user_attrs.get(_COUNTS, Counts()))))
 
     def end(self, number: int, state: StateName, means: Sequence[float] | None = None) -> None:
         """Close a trial."""
@@ -106,7 +106,7 @@ class TrialStorage:
 def create_storage(
     folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
 ) -> TrialStorage:
-    """The study `name` of a storage, made where there is none. Raises UserError for a URL that cannot be opened."""
+    """The study `name` of a storage, created if it is missing. Raises UserError for a URL that cannot be opened."""
     either = optuna.study.StudyDirection
     directions = [either.MAXIMIZE if more else either.MINIMIZE for more in maximized]
     with _opening(place := _place(folder, url)):
@@ -119,7 +119,7 @@ def create_storage(
 def open_storage(
     folder: Path, url: str | None, name: str, maximized: Sequence[bool], variables: Mapping[str, Variable]
 ) -> TrialStorage:
-    """The study `name` of a storage that has it; nothing is written. Raises UserError where it cannot be read."""
+    """The existing study `name` of a storage; nothing is written. Raises UserError where it cannot be read."""
     place = _place(folder, url)
     if url is None and not (folder / JOURNAL).is_file():
         raise UserError(f"{place}: no such file, which holds the study's trials")
@@ -131,8 +131,11 @@ def open_storage(
     return TrialStorage(study, place, variables, len(maximized))
 
 
-def mend_journal(folder: Path) -> None:
-    """Cut off what a full disk or a kill left of a line, and drop its lock. Only while the study's folder is locked."""
+def repair_journal(folder: Path) -> None:
+    """Remove an incomplete last line, which a full disk or a kill leaves, and the journal's lock.
+
+    Call it only while the study's folder is locked.
+    """
     path = folder / JOURNAL
     if not path.is_file():
         return
@@ -159,7 +162,7 @@ def _storage(folder: Path, url: str | None) -> str | optuna.storages.BaseStorage
 
     if url:
         return url
-    path = str(folder / JOURNAL)  # JSON, a line an act; the lock is a file, since no link may stand in the folder
+    path = str(folder / JOURNAL)  # JSON lines; the lock is a file, since a study folder has no links
     return optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
@@ -167,20 +170,20 @@ def _storage(folder: Path, url: str | None) -> str | optuna.storages.BaseStorage
 def _opening(place: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # each kind of storage has errors of its own
-        raise UserError(f"{place}: cannot be opened: {_said(error)}") from error
+    except Exception as error:  # each storage raises its own errors
+        raise UserError(f"{place}: cannot be opened: {_one_line(error)}") from error
 
 
 @contextmanager
 def _reading(place: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a trial that no search wrote may lead to
-        raise UserError(f"{place}: the study's trials cannot be read: {_said(error)}") from error
+    except Exception as error:  # a damaged trial may raise any exception
+        raise UserError(f"{place}: the study's trials cannot be read: {_one_line(error)}") from error
 
 
-def _said(error: Exception) -> str:
-    """An error in one line of bounded length, in characters that any terminal shows."""
+def _one_line(error: Exception) -> str:
+    """An error in one line of limited length, in ASCII."""
     if isinstance(error, ValidationError):
         text = first_error(error)
     else:
@@ -192,8 +195,8 @@ def _aliases(number: int) -> str:
     return f"aliases of {number}"
 
 
-def _checked(frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
-    """A trial as a trial. Raises ValueError, and others, where it is none."""
+def _validated(frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
+    """An optuna trial as a Trial. Raises ValueError and other errors for one that no search wrote."""
     later = {name: value for name, value in frozen.user_attrs.items() if name != _ABOUT}
     begun, ended = frozen.datetime_start, frozen.datetime_complete
     seconds = ((ended.timestamp() if ended else time.time()) - begun.timestamp()) if begun else 0.0
@@ -202,28 +205,28 @@ def _checked(frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
     own: dict[str, Any] = {"number": frozen.number, "state": _STATES[frozen.state], "params": dict(frozen.params)}
     own |= {"aliases": others, "seconds": seconds}
     if both := own.keys() & about.keys():
-        raise ValueError(f"trial {frozen.number} says itself what its {min(both)} is")
+        raise ValueError(f"trial {frozen.number} has a field {min(both)}, which optuna keeps")
     trial: Trial = _TRIAL.validate_python(about | own)
     numbers = (trial.proposals, trial.rejected, trial.duplicates, *(alias.proposal for alias in others))
-    if not all(0 <= number < _MOST for number in numbers):
-        raise ValueError(f"trial {frozen.number} counts more proposals than there can be")
+    if not all(0 <= number < _LARGEST for number in numbers):
+        raise ValueError(f"trial {frozen.number} has an impossible count of proposals")
     return trial
 
 
-class _Given(BaseSampler):
-    """Samples what was chosen already."""
+class _FixedSampler(BaseSampler):
+    """Returns values that are already chosen."""
 
     def __init__(self, params: Mapping[str, Scalar]) -> None:
         self._params = params
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """None: each variable is asked for by itself."""
+        """Empty: each variable is sampled independently."""
         return {}
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Nothing."""
+        """Empty."""
         return {}
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        """The value that was chosen."""
+        """The chosen value."""
         return self._params[param_name]

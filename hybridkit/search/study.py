@@ -1,4 +1,4 @@
-"""A study: its folder, its trials, and what to try next."""
+"""A study: its folder, its trials, and the next candidate to try."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from hybridkit.search.definition import SPACE, Definition, read_definition, writ
 from hybridkit.search.feasible import require_feasible
 from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
-from hybridkit.search.provenance import candidate_origin, difference, refuse_other_origin, run_origin
+from hybridkit.search.provenance import (
+    RULES,
+    candidate_origin,
+    origin_difference,
+    refuse_other_origin,
+    run_rules,
+    trained_origin,
+)
 from hybridkit.search.sampler import PATIENCE, Proposal, SearchGoal, choose_sampler, distribution
 from hybridkit.search.screening import Accepted, CandidateFilter, Counts
 from hybridkit.search.storage import TrialStorage, create_storage, open_storage
@@ -36,11 +43,11 @@ class Study:
         self.definition, self.folder, self.storage, self._owner = definition, folder, storage, owner
         self.factory = CandidateFactory(definition)
         self._variables = definition.space.variables
-        self.ended = ""  # why nothing more is proposed
+        self.stop_reason = ""  # why there are no more proposals
 
     @property
-    def wanted(self) -> int:
-        """Trials that the study shall have: those asked for, or all of a grid."""
+    def num_trials(self) -> int:
+        """The number of trials of the finished study: those asked for, or all points of a grid."""
         return choose_sampler(self.definition.file.sampler).count(goal_of(self.definition))
 
     def trials(self) -> list[Trial]:
@@ -48,78 +55,86 @@ class Study:
         return self.storage.trials()
 
     def own_running(self) -> list[Trial]:
-        """Running trials that this folder's search has begun."""
+        """Running trials that the search of this folder has begun."""
         return [trial for trial in self.trials() if trial.state == "running" and trial.owner == self._owner]
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial's runs are."""
+        """The folder of a trial's runs."""
         return self.folder / "trials" / f"{number:04d}"
 
+    def run(self, trial: Trial, seed: int) -> Run:
+        """The run of a trial's seed, from 0."""
+        return Run(self.trial_folder(trial.number) / f"seed-{seed}")
+
     def candidate(self, trial: Trial) -> Candidate:
-        """The candidate that a trial tries."""
+        """The candidate of a trial."""
         return self.factory.make(trial.params)
 
     @property
-    def unverified(self) -> list[int]:
-        """Trials of older versions, which recorded neither text nor code: whether they compare cannot be told."""
+    def trials_without_origin(self) -> list[int]:
+        """Trials of older versions, which recorded no text and no plug-ins: nobody can verify that they compare."""
         return [trial.number for trial in self.trials() if trial.state == "done" and not trial.origin]
 
     def check_origins(self) -> None:
-        """Raises UserError where text, tokenizer or plug-ins are not those of the trials so far."""
-        trials = self.trials()
-        for origin in {json.dumps(trial.origin, sort_keys=True): trial for trial in trials}.values():
-            if origin.origin and origin.state != "failed":
-                refuse_other_origin(self.folder, trials, candidate_origin(self.candidate(origin)))
+        """Raises UserError where text, tokenizer, plug-ins or rules are not those of the trials so far."""
+        trials = [self._with_rules(trial) for trial in self.trials() if trial.state != "failed"]
+        for trial in {json.dumps(trial.origin, sort_keys=True): trial for trial in trials if trial.origin}.values():
+            refuse_other_origin(self.folder, trials, candidate_origin(self.candidate(trial)))
+
+    def _with_rules(self, trial: Trial) -> Trial:
+        """The trial with the rules version in its origin; in an older study only the recipe of its run has it."""
+        if RULES in trial.origin:
+            return trial
+        return replace(trial, origin=trial.origin | run_rules(self.run(trial, 0)))
 
     def begin(self) -> Trial | None:
-        """Begin the next trial; None where the study has all it shall have, or nothing new is proposed (`ended`)."""
+        """Begin the next trial; None where the study has all its trials, or nothing new is proposed (`stop_reason`)."""
         trials = self.trials()
-        if self.ended or len(trials) >= self.wanted:
+        if self.stop_reason or len(trials) >= self.num_trials:
             return None
         candidates = CandidateFilter(self.factory, trials)
         try:
             found = candidates.find(proposals(self.definition, trials, candidates.counts.proposals))
         except UserError:
             raise
-        except Exception as error:  # what a sampler makes of a trial's `memory` that none has written
-            said = f"the sampler cannot go on from the trials so far: {type(error).__name__}"
-            raise UserError(f"{self.folder}: {said}: {str(error)[:200]!a}") from error
+        except Exception as error:  # a damaged `memory` may raise any exception in a sampler
+            problem = f"the sampler cannot continue from the trials so far: {type(error).__name__}"
+            raise UserError(f"{self.folder}: {problem}: {str(error)[:200]!a}") from error
         self.storage.add_aliases(candidates.aliases)
-        self.storage.count(candidates.counts)
+        self.storage.write_counts(candidates.counts)
         if found is None:
-            none = f"nothing new within the budget in {candidates.counts.proposals:,} proposals"
-            self.ended = none if trials else candidates.complaint()
+            nothing = f"nothing new within the budget in {candidates.counts.proposals:,} proposals"
+            self.stop_reason = nothing if trials else candidates.message()
             return None
         return self._write(found, candidates.counts)
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Close a trial with what its worker says."""
+        """Close a trial with the outcome of its worker."""
         if outcome.error is not None:
             return self.fail(trial, outcome.error)
         candidate = self.candidate(trial)
         for seed in range(len(outcome.seeds)):
-            run = Run(self.trial_folder(trial.number) / f"seed-{seed}")
-            if what := difference(trial.origin, run_origin(candidate, run)):
-                return self.fail(trial, f"it was trained on something else than it began with: {what}")
+            if difference := origin_difference(trial.origin, trained_origin(candidate, self.run(trial, seed))):
+                return self.fail(trial, f"it was trained on something else than it began with: {difference}")
         try:
             values: list[list[float | None]] = [
-                [self._figure(candidate, seed, name) for name in self.definition.file.objectives]
+                [self._objective(candidate, seed, name) for name in self.definition.file.objectives]
                 for seed in outcome.seeds
             ]
         except UnknownMetric as error:
             return self.fail(trial, f"the runs report no {error}; they report {', '.join(error.known) or 'nothing'}")
-        self.storage.note(trial.number, values=values)
+        self.storage.set_fields(trial.number, values=values)
         self.storage.end(trial.number, "done", replace(trial, values=values).means)
         return None
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """Close a trial that came to nothing."""
-        self.storage.note(trial.number, reason=reason)
+        """Close a trial that has no result."""
+        self.storage.set_fields(trial.number, reason=reason)
         self.storage.end(trial.number, "failed")
 
     def prune(self, trial: Trial, reason: str) -> None:
         """Close a trial that was stopped early."""
-        self.storage.note(trial.number, reason=reason)
+        self.storage.set_fields(trial.number, reason=reason)
         self.storage.end(trial.number, "pruned")
 
     def _write(self, found: Accepted, counts: Counts) -> Trial | None:
@@ -137,13 +152,13 @@ class Study:
         }
         number = self.storage.begin(candidate.params, space, owner=self._owner, **about, **counts._asdict())
         trials = self.trials()
-        if any(other.key == candidate.key for other in trials[:number]):  # another machine was quicker
+        if any(other.key == candidate.key for other in trials[:number]):  # another search began the same one
             self.fail(trials[number], "another trial tries the same")
             return self.begin()
         return trials[number]
 
-    def _figure(self, candidate: Candidate, found: Mapping[str, Any], name: str) -> float:
-        """The figure of an objective. Raises UnknownMetric where the run does not report it, or nothing was counted."""
+    def _objective(self, candidate: Candidate, found: Mapping[str, Any], name: str) -> float:
+        """The value of an objective. Raises UnknownMetric where the run does not report it, or it is not finite."""
         value = look_up(found, name) if name in METRICS or name.startswith(EVAL) else candidate.costs(name)
         if not is_value(value):
             raise UnknownMetric(name, [])
@@ -151,7 +166,7 @@ class Study:
 
 
 def proposals(definition: Definition, trials: Sequence[Trial], first: int) -> Iterator[Proposal]:
-    """What may be tried next, from proposal number `first` on, given the trials so far."""
+    """The proposals from number `first` on, given the trials so far."""
     return choose_sampler(definition.file.sampler).proposals(goal_of(definition), trials, first)
 
 
@@ -162,13 +177,13 @@ def goal_of(definition: Definition) -> SearchGoal:
 
 
 def create(definition: Definition, folder: Path, url: str | None) -> Study:
-    """Begin a study in a folder that holds none, its trials in the storage `url` or, without one, in the folder.
+    """Begin a study in a folder that holds none; its trials are in the storage `url`, or else in the folder.
 
-    Raises UserError, before anything is written, for what is wrong, a budget that nothing satisfies included.
+    Raises UserError, before anything is written, for any mistake, also a budget that no candidate satisfies.
     """
     factory = CandidateFactory(definition)
     factory.check_names()
-    next(proposals(definition, [], 0), None)  # a grid without end, or too large a one
+    next(proposals(definition, [], 0), None)  # raises for an infinite grid, or one that is too large
     require_feasible(factory, lambda: proposals(definition, [], 0))
     factory.check()
     try:
@@ -181,39 +196,38 @@ def create(definition: Definition, folder: Path, url: str | None) -> Study:
 
 
 def _write(definition: Definition, folder: Path, url: str | None) -> None:
-    """Write a new study. Raises UserError where another search was quicker."""
+    """Write a new study. Raises UserError where another search has begun one there."""
     check_tree(folder)
     if holds_study(folder):
-        raise UserError(f"{folder} holds a study; go on with it with --resume, or name another folder with --study")
+        raise UserError(f"{folder} holds a study; continue it with --resume, or name another folder with --study")
     name, variables = definition.path.stem[:255], definition.space.variables
     storage = create_storage(folder, url, name, definition.maximized, variables)
     storage.claim(json.dumps(definition.fixed(), sort_keys=True))
     write_definition(definition, folder)
-    # An address stays with its user: a folder may come from somebody else, and nothing is written where that says.
+    # The address is not written: a folder from somebody else must not choose where a search writes.
     settings = StudySettings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex)
     write_whole(folder / SETTINGS, settings.model_dump_json().encode())
 
 
 def resume(definition: Definition, folder: Path, url: str | None = None) -> Study:
-    """Go on with a study; more trials may be asked for. Raises UserError where anything else has changed."""
-    begun = open_study(folder, url).definition
-    was, now = begun.fixed(), definition.fixed()
-    if changed := [name for name in was if was[name] != now[name]]:
+    """Continue a study, perhaps with more trials. Raises UserError where anything else has changed."""
+    begun = open_study(folder, url)
+    before, now = begun.definition.fixed(), definition.fixed()
+    if changed := [name for name in before if before[name] != now[name]]:
         raise UserError(
             f"{folder} was begun with another {', '.join(changed)}; only trials may change on --resume. "
             "Use the same space file, or name another folder with --study"
         )
+    begun.check_origins()
     with Lock(folder, "--study"):
         write_definition(definition, folder)
-    study = open_study(folder, url)
-    study.check_origins()
-    return study
+    return open_study(folder, url)
 
 
 def open_study(folder: Path, url: str | None = None) -> Study:
-    """The study in a folder, its trials in the storage `url` where it was begun with one; nothing is written.
+    """The study in a folder; nothing is written. `url`: the storage of its trials, if it was begun with one.
 
-    Raises UserError where there is none, or one that cannot be read.
+    Raises UserError where there is none, or it cannot be read.
     """
     settings = read_settings(folder)
     if url and not settings.storage:

@@ -1,4 +1,4 @@
-"""Patterns with holes: `[swa:{w}, mlstm]*{n}` names the variables w and n."""
+"""Templates, patterns with variables in braces: `[swa:{w}, mlstm]*{n}` has the variables w and n."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _BRACKETS = re.compile(r"[()\[\],]")
 
 
 def holes(text: str) -> list[str]:
-    """The variables that a template names, in order. Raises ValueError for braces that are no hole."""
+    """The variables of a template, in order. Raises ValueError for other braces."""
     if re.search(r"[{}]", _HOLE.sub("", text)):
         raise ValueError(f"braces stand around the name of a variable, as in [swa:{{w}}, mlstm]; not so in `{text}`")
     return list(dict.fromkeys(_HOLE.findall(text)))
 
 
 def fill(text: str, values: Mapping[str, Scalar]) -> str:
-    """The template with the values of its variables, written as a pattern writes them."""
-    return _HOLE.sub(lambda hole: write(values[hole[1]]), text)
+    """The template with its variables replaced by their values, as a pattern writes them."""
+    return _HOLE.sub(lambda hole: value_text(values[hole[1]]), text)
 
 
-def write(value: Scalar) -> str:
-    """A value as it stands in a pattern: text as it is, true, null, 0.5."""
+def value_text(value: Scalar) -> str:
+    """A value as a pattern writes it: text without quotes, true, null, 0.5."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def elements(text: str) -> Iterator[str]:
-    """What a list `[a, f(b,c), d]` holds: its parts between commas that stand in no inner bracket.
+    """The elements of a list `[a, f(b,c), d]`, separated by commas outside inner brackets.
 
-    Raises ValueError for a text that is no list.
+    Raises ValueError for a text that is not a list.
     """
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):

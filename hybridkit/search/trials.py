@@ -1,4 +1,4 @@
-"""A study's trials as plain data, and how they compare."""
+"""The trials of a study as plain data; Pareto front and ranking."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ StateName = Literal["running", "done", "pruned", "failed"]
 
 
 class Alias(NamedTuple):
-    """A choice that comes to the recipe of an earlier trial, whose value stands for it; `proposal`: its number."""
+    """A choice with the same recipe as an earlier trial, whose value it shares; `proposal`: its number."""
 
     proposal: int
     params: dict[str, Scalar]
 
 
 class Counts(NamedTuple):
-    """Proposals so far, and how many of them were out of budget or known already."""
+    """The number of proposals so far, of those out of budget, and of those already known."""
 
     proposals: int = 0
     rejected: int = 0
@@ -34,9 +34,12 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: the choice it tries and what it came to. `values` hold, for each seed, the figure of each objective."""
+    """A trial: its choice and its results. `values` has, for each seed, the value of each objective.
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # for those that are read
+    The names of the fields are the keys in the storage.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # when it is read from a storage
 
     number: int
     state: StateName
@@ -44,32 +47,30 @@ class Trial:
     pattern: str = ""
     key: str = ""
     values: list[list[float | None]] = field(default_factory=list)
-    aliases: list[Alias] = field(default_factory=list)  # other choices that come to the same recipe
-    memory: dict[str, Any] = field(default_factory=dict)  # the sampler's
-    costs: dict[str, float] = field(default_factory=dict)  # figures that the budget names
-    proposals: int = 0  # made up to this one, itself included
-    rejected: int = 0  # of them, out of budget
-    duplicates: int = 0  # of them, known already
-    owner: str = ""  # the folder, and its machine, whose search runs it
-    rungs: dict[str, float | None] = field(default_factory=dict)  # the running loss at the pruner's steps
+    aliases: list[Alias] = field(default_factory=list)  # other choices with the same recipe
+    memory: dict[str, Any] = field(default_factory=dict)  # data of the sampler
+    costs: dict[str, float] = field(default_factory=dict)  # the costs that the budget names
+    proposals: int = 0  # proposals so far, this one included
+    rejected: int = 0  # of these, out of budget
+    duplicates: int = 0  # of these, already known
+    owner: str = ""  # the study folder whose search runs it
+    rungs: dict[str, float | None] = field(default_factory=dict)  # the running loss by step of the pruner
     reason: str = ""  # why it failed or was pruned
-    origin: dict[str, str] = field(
-        default_factory=dict
-    )  # hashes of its text and plug-ins (hybridkit.search.provenance)
+    origin: dict[str, str] = field(default_factory=dict)  # what it was trained on (hybridkit.search.provenance)
     seconds: float = 0.0
 
     @property
     def means(self) -> list[float]:
-        """Of each objective, over seeds; NaN where a seed has no value."""
+        """The mean over seeds of each objective; NaN where a seed has no value."""
         return [mean(column) for column in self._columns()]
 
     @property
     def half_intervals(self) -> list[float | None]:
-        """Half the 95 % confidence interval of each mean, by Student's t; None where seeds do not show it."""
+        """Half the 95 % confidence interval of each mean, by Student's t; None where it cannot be computed."""
         return [half_interval(column) for column in self._columns()]
 
     def has_values(self, objectives: int) -> bool:
-        """Whether every seed has a finite value of each objective: what has none is never compared."""
+        """Whether every seed has a finite value of each objective; a trial without one is not compared."""
         rows = [len(row) == objectives and all(is_value(value) for value in row) for row in self.values]
         return bool(rows) and all(rows)
 
@@ -79,7 +80,7 @@ class Trial:
 
 
 def is_value(value: object) -> TypeGuard[float]:
-    """Whether a figure says something: a finite number. Null and NaN stand for nothing that could be counted."""
+    """Whether a metric is a finite number; null and NaN mean that there was no target to count."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return -sys.float_info.max <= value <= sys.float_info.max
@@ -88,24 +89,26 @@ def is_value(value: object) -> TypeGuard[float]:
 def half_interval(values: Sequence[float]) -> float | None:
     """Half the 95 % confidence interval of a mean, by Student's t.
 
-    None for a single value and for equal ones, which do not show how much others would differ.
+    None for a single value and for equal values, which do not show the variance.
     """
     spread = stdev(values) if len(values) > 1 else 0.0
     return student(len(values) - 1) * spread / len(values) ** 0.5 if spread else None
 
 
 def pareto_front(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
-    """The places of the values that no other dominates: none is as good in all objectives and better in one.
+    """The indices of the rows on the Pareto front: no other row is as good in all objectives and better in one.
 
-    A row that lacks a value (None, NaN or infinity) is not compared, and on no front.
+    A row with a value that is None, NaN or infinite is not compared and is not on the front.
     """
     losses = _losses(values, maximized)
     return [place for place, mine in losses.items() if not any(_dominates(other, mine) for other in losses.values())]
 
 
 def rank(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:
-    """All places in order: front by front, within one by the first objective, then by place; rows that lack a value
-    come last."""
+    """All indices in order: front by front, in a front by the first objective, then by index.
+
+    Rows with a value that is not finite come last.
+    """
     order = list[int]()
     losses = _losses(values, maximized)
     missing = [place for place in range(len(values)) if place not in losses]
@@ -118,7 +121,7 @@ def rank(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) ->
 
 
 def _losses(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> dict[int, tuple[float, ...]]:
-    """By place, what is to be made small; rows that lack a value are left out."""
+    """By index of the rows with finite values: the objectives, signed so that less is better."""
     whole = {place: [x for x in row if is_value(x)] for place, row in enumerate(values)}
     return {
         place: tuple(-x if more else x for x, more in zip(row, maximized, strict=True))

@@ -1,4 +1,4 @@
-"""What may vary: a choice, a whole number, a real number, or a free sequence of layers."""
+"""The kinds of variables: a choice, a whole number, a real number, and a free sequence of layers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 from hybridkit.recipe.schema import Scalar
 from hybridkit.search.template import elements
 
-MOST = 1 << 53  # of whole numbers that a float holds exactly
-_FEW = 16  # whole numbers that are all tried where a space is checked
+LARGEST_NUMBER = 1 << 53  # up to here a float holds all whole numbers
+_PROBES = 16  # values of a number up to which all are tried before a study begins
 KINDS = ("choice", "int", "float", "log")
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several values, each under a label; a list labels its values by themselves."""
+    """One of several values, each with a label; in a list, a value is its own label."""
 
     options: Mapping[Scalar, Scalar]
 
     def probes(self) -> list[Scalar]:
-        """Values with which a template is tried before anything runs."""
+        """The values that are tried before a study begins."""
         return list(self.options)
 
     def count(self) -> int | None:
-        """How many values there are."""
+        """The number of values."""
         return len(self.options)
 
     def grid(self) -> list[Scalar] | None:
-        """All values, or None where there is no end of them."""
+        """All values, or None where they are infinite."""
         return list(self.options)
 
     def value(self, label: Scalar) -> Scalar:
-        """What a label stands for."""
+        """The value of a label."""
         return self.options[label]
 
     def holds(self, label: Scalar) -> bool:
-        """Whether this is one of the labels, and of its type: 1 and true are not the same."""
+        """Whether this is one of the labels, with the same type: 1 and true differ."""
         return any(type(label) is type(option) and label == option for option in self.options)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number between `low` and `high`, both included: whole, or real, then perhaps uniform in its logarithm."""
+    """A number from `low` to `high`, both included; whole if `low` is. `log`: uniform in the logarithm."""
 
     low: int | float
     high: int | float
@@ -51,27 +51,27 @@ class Number:
     log: bool
 
     def probes(self) -> list[Scalar]:
-        """Values with which a template is tried before anything runs."""
-        every = self.grid() if (self.count() or MOST) <= _FEW else None
+        """The values that are tried before a study begins."""
+        every = self.grid() if (self.count() or LARGEST_NUMBER) <= _PROBES else None
         return every or [self.low, self.high]
 
     def count(self) -> int | None:
-        """How many values there are, or None where there is no end of them."""
+        """The number of values, or None where it is infinite."""
         return None if self.step is None else 1 + int((self.high - self.low) / self.step + 1e-9)
 
     def grid(self) -> list[Scalar] | None:
-        """All values, or None where there is no end of them."""
+        """All values, or None where they are infinite."""
         if self.step is None:
             return None
         return [self.low + n * self.step for n in range(self.count() or 0)]
 
     def between(self, low: int | float, high: int | float) -> int | float:
-        """The value in the middle, in the logarithm where that is uniform."""
+        """The middle of two values, on the logarithmic scale where `log` is set."""
         middle = (low * high) ** 0.5 if self.log else (low + high) / 2
         return middle if self.step is None else self.beside(self.low, round((middle - self.low) / self.step))
 
     def beside(self, value: int | float, steps: int) -> int | float:
-        """The value so many steps away, or the end of the range; the value itself where there are no steps."""
+        """The value `steps` steps away, at most the end of the range; the value itself where there is no step."""
         if self.step is None:
             return value
         last = self.low + ((self.count() or 1) - 1) * self.step
@@ -82,7 +82,7 @@ class Number:
         return label
 
     def holds(self, label: Scalar) -> bool:
-        """Whether this is a number in the range, and a whole one where the ends are."""
+        """Whether this is a number in the range, and whole if the range is."""
         types = int if isinstance(self.low, int) else int | float
         if not isinstance(label, types) or isinstance(label, bool):
             return False
@@ -95,26 +95,26 @@ Variable = Categorical | Number
 
 @dataclass(frozen=True)
 class FreeSequence:
-    """`length` layers, each one `of` some; a symmetric one reads the same backwards."""
+    """`length` layers, each chosen from `of`; a symmetric sequence equals its reverse."""
 
     length: int
     of: Categorical
     symmetric: bool
 
     def names(self, name: str) -> list[str]:
-        """The names of its variables, one a free place."""
+        """The names of its variables, one for each free layer."""
         free = (self.length + 1) // 2 if self.symmetric else self.length
         return [f"{name}.{place}" for place in range(1, free + 1)]
 
     def template(self, chosen: Sequence[Scalar]) -> str:
-        """The pattern of a choice for every free place."""
-        said = [str(self.of.value(label)) for label in chosen]
-        mirrored = said[: self.length - len(said)][::-1] if self.symmetric else []
-        return f"[{', '.join([*said, *mirrored])}]"
+        """The pattern for a choice of every free layer."""
+        layers = [str(self.of.value(label)) for label in chosen]
+        mirrored = layers[: self.length - len(layers)][::-1] if self.symmetric else []
+        return f"[{', '.join([*layers, *mirrored])}]"
 
 
 def read_item(said: Any) -> Variable | FreeSequence | Scalar:
-    """What a value of `space:` says; text and single values are templates. Raises ValueError."""
+    """Read a value of `space:`; text and single values are templates. Raises ValueError."""
     if isinstance(said, list):
         return _choice(said)
     if not isinstance(said, dict):
@@ -131,7 +131,7 @@ def read_item(said: Any) -> Variable | FreeSequence | Scalar:
 
 
 def read_choices(said: Any) -> Categorical:
-    """Named values, as in `patterns:`. Raises ValueError."""
+    """Read named values, as in `patterns:`. Raises ValueError."""
     if not isinstance(said, dict) or not said or not all(isinstance(value, str) for value in said.values()):
         raise ValueError("should give every pattern a name, as in short: [swa:8, mlstm]*2")
     return Categorical(dict(said))
@@ -143,7 +143,7 @@ def _choice(values: Any) -> Categorical:
     if not isinstance(values, list) or not values or any(isinstance(value, list | dict) for value in values):
         raise ValueError("should be a list of at least one number or text")
     options = dict(zip(values, values, strict=True))
-    if len(options) < len(values):  # 1, 1.0 and true count as one, here as in the storage
+    if len(options) < len(values):  # 1, 1.0 and true are equal, here and in the storage
         raise ValueError("names a choice twice")
     return Categorical(options)
 
@@ -153,8 +153,8 @@ def _number(kind: str, ends: Any, step: Any) -> Number:
     numbers = [*ends, *([] if step is None else [step])] if isinstance(ends, list) and len(ends) == 2 else []
     if not numbers or not all(isinstance(number, types) and not isinstance(number, bool) for number in numbers):
         raise ValueError(f"{kind}: should be the {'whole ' if kind == 'int' else ''}numbers [lowest, highest]")
-    if any(abs(number) > MOST for number in numbers):
-        raise ValueError(f"{kind}: numbers should be at most {MOST:,}")
+    if any(abs(number) > LARGEST_NUMBER for number in numbers):
+        raise ValueError(f"{kind}: numbers should be at most {LARGEST_NUMBER:,}")
     low, high = ends if kind == "int" else map(float, ends)
     if low >= high or (kind == "log" and low <= 0) or (step is not None and step <= 0):
         raise ValueError(f"{kind}: the lowest number comes first, a step and the ends of a log range are above 0")

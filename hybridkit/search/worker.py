@@ -1,6 +1,6 @@
-"""What a worker process does: one trial, as ordinary run folders that can be resumed, evaluated and generated from.
+"""A worker process: it trains and evaluates one trial, as ordinary run folders.
 
-A worker writes into its trial's folder alone, its outcome last and in one act: it can be killed at any time.
+A worker writes only into its trial's folder, and its outcome last and atomically. So it may be killed at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import parse_json
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import evaluation_tree, measure
+from hybridkit.search.objectives import evaluation_tree, run_metrics
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import refuse_links
@@ -35,13 +35,13 @@ from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
 OUTCOME, LOG = "outcome.json", "log.txt"
-NO_ROOM = 74  # the exit code of a worker that cannot write: EX_IOERR
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+EXIT_CANNOT_WRITE = 74  # exit code of a worker whose disk is full or gone (EX_IOERR)
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """A trial to run: a recipe for each seed."""
+    """A trial to run, with a recipe for each seed."""
 
     folder: Path
     recipes: tuple[Loaded, ...]
@@ -52,15 +52,15 @@ class TrialJob:
     plugins: tuple[Path, ...]
 
     def run(self, seed: int) -> Run:
-        """The run folder of a seed, counted from 0."""
+        """The run folder of a seed, from 0."""
         return Run(self.folder / f"seed-{seed}")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to: for each seed its figures (METRICS, and `eval` where there was one), or why it failed."""
+    """The result of a trial: the metrics of each seed (METRICS, and `eval` if it was evaluated), or why it failed."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # for one that is read
+    __pydantic_config__ = ConfigDict(extra="forbid")  # when it is read from a file
 
     seeds: list[dict[str, Any]]
     error: str | None = None
@@ -70,7 +70,7 @@ _OUTCOME = TypeAdapter(Outcome)
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of the trial in a folder, if it has come to its end. Raises UserError for a damaged one."""
+    """The outcome of the trial in a folder; None if it has not ended. Raises UserError for a damaged file."""
     file = folder / OUTCOME
     if not file.is_file():
         return None
@@ -81,8 +81,8 @@ def read_outcome(folder: Path) -> Outcome | None:
     return outcome
 
 
-def work(job: TrialJob) -> None:
-    """Run a job in this process, which ends with the process that started it."""
+def run_job(job: TrialJob) -> None:
+    """Run a job in this process, which ends if the process that started it ends."""
     threading.Thread(target=_watch_parent, daemon=True).start()
     refuse_links([job.folder / LOG])
     sys.stdout = sys.stderr = (job.folder / LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
@@ -91,33 +91,33 @@ def work(job: TrialJob) -> None:
         REGISTRY.add(plugin)
     try:
         write_whole(job.folder / OUTCOME, json.dumps(_outcome(job).__dict__).encode())
-    except Interrupted as error:  # by a signal: to be gone on with
+    except Interrupted as error:  # by a signal: the trial can be resumed
         sys.exit(error.code)
-    except (Failure, OSError) as error:  # no fault of the trial
+    except (Failure, OSError) as error:  # not caused by the trial
         with suppress(OSError):
             say(error)
-        sys.exit(NO_ROOM)
+        sys.exit(EXIT_CANNOT_WRITE)
 
 
 def _outcome(job: TrialJob) -> Outcome:
-    """What the trial comes to. Raises Interrupted, and Failure or OSError where the disk is full or gone."""
+    """Run the trial. Raises Interrupted, and Failure or OSError where the disk is full or gone."""
     try:
         return Outcome([_run(job, seed) for seed in range(len(job.recipes))])
     except Interrupted:
         raise
     except (UserError, Failure, OSError) as error:
-        if _no_room(error):
+        if _is_disk_error(error):
             raise
         return Outcome([], str(error))
-    except Exception as error:  # a plug-in's block may raise anything; the study goes on
+    except Exception as error:  # a plug-in may raise any exception; the study continues
         traceback.print_exc()
         return Outcome([], f"{type(error).__name__}: {error} (see {job.folder / LOG})")
 
 
-def _no_room(error: BaseException | None) -> bool:
-    """Whether a disk that is full or gone led to an error."""
+def _is_disk_error(error: BaseException | None) -> bool:
+    """Whether the cause of an error is a disk that is full or gone."""
     while error is not None:
-        if getattr(error, "errno", None) in _DISK or os.strerror(errno.ENOSPC) in str(error):
+        if getattr(error, "errno", None) in _DISK_ERRORS or os.strerror(errno.ENOSPC) in str(error):
             return True
         error = error.__cause__
     return False
@@ -126,14 +126,14 @@ def _no_room(error: BaseException | None) -> bool:
 def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     run = job.run(seed)
     train(job.recipes[seed], run.path, resume=True, reporter=Silent())
-    found: dict[str, Any] = dict(measure(run))
+    found: dict[str, Any] = dict(run_metrics(run))
     if job.evaluate is not None:
         found["eval"] = evaluation_tree(_evaluate(run, job), job.windows)
     return found
 
 
 def _evaluate(run: Run, job: TrialJob) -> Any:
-    """What `hybridkit eval RUN --json` prints. Raises Failure."""
+    """The output of `hybridkit eval RUN --json`. Raises Failure."""
     words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
     if job.windows and job.has_window:
         words += ["--windows", ",".join(map(str, job.windows))]
@@ -146,7 +146,7 @@ def _evaluate(run: Run, job: TrialJob) -> Any:
 
 
 def _watch_parent() -> None:
-    """End with the leading process or the server that forked this one: a resumed search starts this trial again."""
+    """End this process when the search or the fork server ends; a resumed search continues this trial."""
     parent, server = multiprocessing.parent_process(), os.getppid()
     assert parent is not None
     while not multiprocessing.connection.wait([parent.sentinel], 1.0) and os.getppid() == server:

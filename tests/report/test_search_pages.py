@@ -1,7 +1,6 @@
-"""A study's pages with arms of any name: text, and nothing but text."""
+"""Pages of a study whose patterns have hostile names: these appear as text only."""
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -12,9 +11,7 @@ from hybridkit.report.search import print_results
 from hybridkit.report.search_pages import _html, _markdown, ranking
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.results import RankedTrial, Results, TrialCurve
-from hybridkit.search.trials import Counts, Trial, half_interval
-
-assert half_interval([1.0]) is None
+from hybridkit.search.trials import Counts, Trial
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +49,3 @@ def test_the_ranked_table_has_a_row_for_every_trial(found: Results, capsys: pyte
     assert raw_controls(out) == "" and len(out.splitlines()) == 1 + 1 + len(HOSTILE) + 1
     assert all(name in out for name in ("a[lr=1e-3]", "a[lr=3e-3]", ":smile:", "[bold red]x[[]", "n" * 200))
     assert "trial 99 failed: [/b] \\x1b[31m" in out
-
-
-def test_sockets_have_room_whatever_TMPDIR_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import multiprocessing.process
-    import multiprocessing.util
-    import tempfile
-
-    from hybridkit.search.scheduler import short_temporary_folder
-
-    long = tmp_path / ("x" * 120)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    config = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
-    monkeypatch.delitem(config, "tempdir", raising=False)
-    short_temporary_folder()
-    assert len(multiprocessing.util.get_temp_dir()) < 60 and tempfile.gettempdir() == str(long)
-    monkeypatch.delitem(config, "tempdir", raising=False)

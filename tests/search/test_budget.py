@@ -1,4 +1,4 @@
-"""Budgets: what an expression means, and that it holds `flops --json` to it."""
+"""Budgets: the meaning of expressions, and the names of costs as in `flops --json`."""
 
 import json
 from pathlib import Path
@@ -65,14 +65,14 @@ def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
     assert costs("params@16") == costs("params")
 
 
-def test_an_unknown_figure_names_its_neighbours(tmp_path: Path) -> None:
+def test_an_unknown_metric_lists_the_names_of_its_table(tmp_path: Path) -> None:
     write_space(tmp_path, SEQUENCES)
     with pytest.raises(UnknownMetric) as caught:
         Costs(load_recipe(tmp_path / "base.yaml"))("flops_per_token.forwards")
     assert "flops_per_token.forward" in caught.value.known
 
 
-def test_a_name_that_stops_at_a_table_means_its_mean() -> None:
+def test_the_name_of_a_table_means_its_mean() -> None:
     cells = [{"task": "far", "length": n, "window": w, "score": n * w} for n in (1, 2) for w in (10, 20)]
     plain = {"cells": cells, "perplexity": {"run": [{"window": None, "perplexity": 7.0}]}, "tasks": {}}
     tree = {"eval": evaluation_tree(plain, [10, 20])}

@@ -1,4 +1,4 @@
-"""Searches that really train, with workers in processes of their own, some of which are killed."""
+"""Searches that train in worker processes, some of which are killed."""
 
 import errno
 import multiprocessing
@@ -15,8 +15,8 @@ from spaces import SEQUENCES, new_study
 
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
-from hybridkit.search.scheduler import SearchProgress, search
-from hybridkit.search.storage import mend_journal
+from hybridkit.search.scheduler import SearchProgress, run_search
+from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import open_study, resume
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.lock import Lock
@@ -24,11 +24,11 @@ from hybridkit.system.lock import Lock
 TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"
 
 
-class Assassin:
-    """Watches a search, and sends a signal to a running worker, or to the search itself, when one is under way."""
+class Signaller:
+    """A display that sends a signal to a worker, or to the process of the search, once a trial has made a step."""
 
-    def __init__(self, number: int, kills: int, leader: bool = False) -> None:
-        self._number, self.left, self._leader = number, kills, leader
+    def __init__(self, number: int, kills: int, whole_search: bool = False) -> None:
+        self._number, self.left, self._whole_search = number, kills, whole_search
         self.messages: list[str] = []
         self._killed: set[int | None] = set()
 
@@ -39,7 +39,7 @@ class Assassin:
             self.left -= 1
             victim = max(filter(None, victims))
             self._killed.add(victim)
-            os.kill(os.getpid() if self._leader else victim, self._number)
+            os.kill(os.getpid() if self._whole_search else victim, self._number)
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -47,7 +47,7 @@ class Assassin:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridkit.search.scheduler.POLL", 0.05)
+    monkeypatch.setattr("hybridkit.search.scheduler.POLL_SECONDS", 0.05)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -56,12 +56,12 @@ def losses(run: Run) -> list[float]:
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
+def test_after_kills_of_workers_every_step_is_there_once(tmp_path: Path) -> None:
     calm, killed = (new_study(tmp_path, SEQUENCES + TRIAL, name) for name in ("calm", "killed"))
-    search(calm, 1, Assassin(0, 0))
-    assassin = Assassin(signal.SIGKILL, 2)
-    search(killed, 2, assassin)
-    assert assassin.left == 0 and sum("SIGKILL" in text for text in assassin.messages) == 2
+    run_search(calm, 1, Signaller(0, 0))
+    signaller = Signaller(signal.SIGKILL, 2)
+    run_search(killed, 2, signaller)
+    assert signaller.left == 0 and sum("SIGKILL" in text for text in signaller.messages) == 2
     assert [trial.state for trial in killed.trials()] == ["done"] * 2
     assert [trial.params for trial in killed.trials()] == [trial.params for trial in calm.trials()]
     assert [trial.values for trial in killed.trials()] == [trial.values for trial in calm.trials()]
@@ -72,21 +72,21 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_search_is_taken_up_where_it_stood(tmp_path: Path) -> None:
+def test_an_interrupted_search_continues_its_running_trials(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
     with pytest.raises(Interrupted, match="--resume") as caught:
-        search(study, 2, Assassin(signal.SIGTERM, 1, leader=True))
+        run_search(study, 2, Signaller(signal.SIGTERM, 1, whole_search=True))
     assert caught.value.code == 143
     assert not multiprocessing.active_children()
     assert any(trial.state == "running" for trial in study.trials())
     again = open_study(tmp_path / "study")
-    search(again, 2, Assassin(0, 0))
+    run_search(again, 2, Signaller(0, 0))
     assert [trial.state for trial in again.trials()] == ["done"] * 2
     assert {len(losses(Run(path))) for path in (tmp_path / "study").glob("trials/*/seed-*")} == {20}
 
 
 @pytest.mark.slow
-def test_what_falls_behind_is_stopped_and_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_pruned_trial_has_a_checkpoint_to_continue_from(tmp_path: Path) -> None:
     text = """
 extends: base.yaml
 space: {train.lr: [3e-2, 3e-3, 1e-6, 2e-6]}
@@ -95,7 +95,7 @@ pruner: {min_steps: 20, factor: 2}
 sampler: grid
 """
     study = new_study(tmp_path, text)
-    search(study, 1, Assassin(0, 0))
+    run_search(study, 1, Signaller(0, 0))
     states = {trial.params["train.lr"]: trial.state for trial in study.trials()}
     assert states[0.03] == "done"
     assert states[1e-6] == states[2e-6] == "pruned"
@@ -105,14 +105,14 @@ sampler: grid
     assert run.newest().checkpoint, "a stopped run has a checkpoint"
 
 
-def test_a_trial_that_fails_is_marked_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_a_failed_trial_has_a_reason_and_the_study_continues(tmp_path: Path) -> None:
     text = """
 extends: base.yaml
 space: {data.sequence: [2, 16]}
 sampler: grid
 """
     study = new_study(tmp_path, text)
-    search(study, 1, Assassin(0, 0))
+    run_search(study, 1, Signaller(0, 0))
     failed, done = study.trials()
     assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
     assert done.state == "done"
@@ -123,25 +123,25 @@ def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 100000"))
     folder = str(study.folder)
     context = multiprocessing.get_context("spawn")
-    leader = context.Process(target=_lead, args=(folder,))
-    leader.start()
+    whole_search = context.Process(target=_search, args=(folder,))
+    whole_search.start()
     deadline = time.monotonic() + 60
     locks = [study.trial_folder(number) / "seed-0" / ".lock" for number in range(2)]
     while time.monotonic() < deadline and not all(lock.exists() and lock.read_text().strip() for lock in locks):
         time.sleep(0.1)
     workers = [int(lock.read_text()) for lock in locks]
-    leader.kill()
-    leader.join()
+    whole_search.kill()
+    whole_search.join()
     while time.monotonic() < deadline and any(map(_alive, workers)):
         time.sleep(0.1)
     assert not any(map(_alive, workers))
     assert [trial.state for trial in study.trials()] == ["running"] * 2
-    assert len(study.own_running()) == 2, "to be taken up by --resume"
+    assert len(study.own_running()) == 2, "--resume continues them"
 
 
-def _lead(folder: str) -> None:
+def _search(folder: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    search(open_study(Path(folder)), 2, Assassin(0, 0))
+    run_search(open_study(Path(folder)), 2, Signaller(0, 0))
 
 
 def _alive(process: int) -> bool:
@@ -152,8 +152,8 @@ def _alive(process: int) -> bool:
     return state != "Z"
 
 
-class ServerKiller(Assassin):
-    """Kills the process that workers are forked from, once one is under way."""
+class ServerKiller(Signaller):
+    """Kills the server that forks the workers, once a trial has made a step."""
 
     def __init__(self) -> None:
         super().__init__(signal.SIGKILL, 1)
@@ -166,17 +166,17 @@ class ServerKiller(Assassin):
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
-def test_a_search_whose_fork_server_is_killed_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_search_whose_fork_server_is_killed_ends_with_a_message_and_can_be_resumed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 200"))
     killer = ServerKiller()
     with pytest.raises(Failure, match=r"workers start has died.*finished trials are kept, and --resume goes on"):
-        search(study, 1, killer)
+        run_search(study, 1, killer)
     assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
     assert len(study.own_running()) == 1
 
 
-def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
-    """In a process of its own: multiprocessing asks for its folder once."""
+def test_sockets_have_a_short_path_whatever_TMPDIR_is(tmp_path: Path) -> None:
+    """In a new process, since multiprocessing asks for its folder once."""
     long = tmp_path / ("x" * 120)
     long.mkdir()
     code = "from hybridkit.search.processes import ForkServer\n"
@@ -187,13 +187,11 @@ def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_write_ends_the_search_and_no_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_search_but_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
-    monkeypatch.setattr("hybridkit.search.scheduler.work", _full_disk)
+    monkeypatch.setattr("hybridkit.search.scheduler.run_job", _full_disk)
     with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
-        search(study, 1, Assassin(0, 0))
+        run_search(study, 1, Signaller(0, 0))
     assert [trial.state for trial in study.trials()] == ["running"]
 
 
@@ -203,19 +201,19 @@ def _full_disk(job: worker.TrialJob) -> None:
         raise Failure(f"run: {error}") from error
 
     worker.train = train  # type: ignore[assignment]
-    worker.work(job)
+    worker.run_job(job)
 
 
 def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL)
     with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
-        search(study, 1, Assassin(0, 0))
+        run_search(study, 1, Signaller(0, 0))
     with Lock(study.folder), pytest.raises(UserError, match="in use"):
         resume(study.definition, study.folder)
 
 
 @pytest.mark.slow
-def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_the_journal_is_removed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
     first = study.begin()
     assert first
@@ -223,7 +221,7 @@ def test_a_line_that_a_full_disk_cut_costs_nothing_else(tmp_path: Path) -> None:
     journal = study.folder / "journal.log"
     for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
         journal.write_bytes(journal.read_bytes() + cut)
-        mend_journal(study.folder)
+        repair_journal(study.folder)
         assert journal.read_bytes().endswith(b"}\n")
-    search(open_study(study.folder), 1, Assassin(0, 0))
+    run_search(open_study(study.folder), 1, Signaller(0, 0))
     assert [trial.state for trial in study.trials()] == ["done", "done"]

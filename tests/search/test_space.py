@@ -1,4 +1,4 @@
-"""Space files: what they mean, and what is said of those that are wrong."""
+"""Space files: their meaning, and the messages for mistakes."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def patterns(text: str, folder: Path) -> list[str]:
     return [factory.make(params).pattern for params in factory.definition.space.grid()]
 
 
-def test_a_template_stands_for_the_patterns_that_it_becomes(tmp_path: Path) -> None:
+def test_a_template_gives_one_pattern_for_each_choice(tmp_path: Path) -> None:
     grid = SPACE.replace("{log: [1e-3, 1e-2]}", "[1e-3]")
     expected = {
         f"[swa:stoch({w},16{'' if p == '.5' else f',p={p}'}), mlstm]{n}"
@@ -38,7 +38,7 @@ def test_a_template_stands_for_the_patterns_that_it_becomes(tmp_path: Path) -> N
     assert set(found) == expected and len(found) == 2 * len(expected), "twice, since the width is another variable"
 
 
-def test_fields_of_the_recipe_are_set_and_all_others_are_the_bases(tmp_path: Path) -> None:
+def test_fields_of_the_recipe_are_set_and_all_others_stay(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SPACE + "trial: {steps: 9, data: {sequence: 32}}"))
     choice = {"w": 4, "n": 1, "p": 0.5, "train.lr": 5e-3, "model.width": 32}
     recipe = CandidateFactory(definition).make(choice).loaded.recipe
@@ -46,7 +46,7 @@ def test_fields_of_the_recipe_are_set_and_all_others_are_the_bases(tmp_path: Pat
     assert recipe.data.source == "recall(pairs=2, keys=4, values=4)" and recipe.train.min_lr == 1e-4
 
 
-def test_tokens_are_whole_batches(tmp_path: Path) -> None:
+def test_tokens_are_rounded_up_to_whole_batches(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SEQUENCES + "trial: {tokens: 5k}"))
     choice = dict.fromkeys(definition.space.variables, "sa")
     assert CandidateFactory(definition).make(choice).loaded.recipe.train.steps == 3, "2.5 batches of 2k"
@@ -144,7 +144,7 @@ def test_a_space_in_which_nothing_varies_is_refused(text: str, tmp_path: Path) -
         read_definition(write_space(tmp_path, text))
 
 
-def test_variables_that_go_round_in_a_circle_are_refused(tmp_path: Path) -> None:
+def test_variables_that_contain_each_other_are_refused(tmp_path: Path) -> None:
     text = 'extends: base.yaml\nspace:\n  a: ["{b}", sa]\n  b: ["{a}"]\n  pattern: [{a}]'
     with pytest.raises(UserError, match="circle"):
         read_definition(write_space(tmp_path, text))

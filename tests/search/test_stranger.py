@@ -1,4 +1,4 @@
-"""A study's folder and a space file from somebody else: read or refused in words, and nothing is run or written."""
+"""Untrusted study folders and space files: read or refused with a message; nothing is executed or written."""
 
 import json
 import math
@@ -75,7 +75,7 @@ def test_a_pipe_does_not_hang(study: Path) -> None:
 
 
 @pytest.mark.parametrize("said", ["sqlite:///{}", "sqlite+pysqlite:///{}", "outside"])
-def test_the_place_of_the_trials_is_never_taken_from_the_folder(study: Path, said: str, tmp_path: Path) -> None:
+def test_the_address_of_the_storage_is_never_read_from_the_folder(study: Path, said: str, tmp_path: Path) -> None:
     settings = json.loads((study / SETTINGS).read_text())
     (study / SETTINGS).write_text(json.dumps(settings | {"storage": said.format(tmp_path / "made.db")}))
     for words in (("report", study), ("best", study), (tmp_path / "space.yaml", "--study", study, "--resume")):
@@ -95,7 +95,7 @@ def test_reading_a_study_writes_nothing_but_the_report(study: Path) -> None:
     "--out ../..", "--out=/tmp/x", "--include tasks --tasks a", "--haystack /etc/passwd", "--json", "--help", "-h",
     "--recall 8 -- ../run", "--plug evil.py", "--recall", "--recall=--plugin", "'--recall", "--no-perplexity=1",
 ])  # fmt: skip
-def test_a_space_names_no_code_and_no_place(said: str, tmp_path: Path) -> None:
+def test_a_space_file_names_no_code_and_no_path(said: str, tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     space = write_space(tmp_path, SEQUENCES + f"trial: {{evaluate: {json.dumps(said)}}}\n")
     with pytest.raises(UserError, match=r"space\.yaml:5.*trial\.evaluate"):
@@ -113,7 +113,7 @@ def test_a_damaged_settings_file_is_a_message(study: Path, text: str) -> None:
         refused("study.json", *words)
 
 
-def test_a_studys_folder_is_no_space_file(study: Path) -> None:
+def test_a_study_folder_as_space_file_is_refused_with_advice(study: Path) -> None:
     assert holds_study(study) and not holds_study(study.parent)
     refused(f"hybridkit search {study / 'space.yaml'} --study {study} --resume", study)
 
@@ -138,7 +138,7 @@ def put(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
 
 
 def use(folder: Path) -> None:
-    """All that the verbs do with a study short of training."""
+    """Everything that the verbs do with a study, except training."""
     opened = open_study(folder)
     found = results(opened)
     json.dumps(results_json(found), allow_nan=False)
@@ -160,7 +160,7 @@ def mutants(lines: list[Any], seed: int, most: int) -> Iterator[list[Any]]:
 
 
 @pytest.mark.parametrize("name", [JOURNAL, "trials/0000/outcome.json", SETTINGS])
-def test_whatever_a_folder_says_is_read_or_refused_in_words(study: Path, name: str) -> None:
+def test_a_mutated_folder_is_read_or_refused_with_a_message(study: Path, name: str) -> None:
     lines = [json.loads(line) for line in (study / name).read_text().splitlines()]
     for mutant in mutants(lines, 0, 60):
         (study / name).write_text("".join(json.dumps(line) + "\n" for line in mutant))
@@ -172,7 +172,7 @@ def test_whatever_a_folder_says_is_read_or_refused_in_words(study: Path, name: s
 
 @pytest.mark.parametrize("line", [b"", b"{", b"[]\n", b"3\n", b'{"op_code": 99}\n', b"\xff\n", b"[" * 100_000 + b"\n",
                                   b'{"op_code": 1, "study_id": 0, "worker_id": "x"}\n'])  # fmt: skip
-def test_lines_that_no_search_writes(study: Path, line: bytes) -> None:
+def test_damaged_lines_of_the_journal(study: Path, line: bytes) -> None:
     (study / JOURNAL).write_bytes((study / JOURNAL).read_bytes() + line)
     with suppress(UserError):
         use(study)
@@ -184,7 +184,7 @@ def test_lines_that_no_search_writes(study: Path, line: bytes) -> None:
 SPACE_ODD: list[Callable[[Any], str]] = [str, json.dumps, lambda odd: f"[{odd}]", lambda odd: f"{{int: [0, {odd}]}}"]
 
 
-def test_whatever_a_space_says_is_read_or_refused_in_words(study: Path, tmp_path: Path) -> None:
+def test_a_mutated_space_is_read_or_refused_with_a_message(study: Path, tmp_path: Path) -> None:
     definition = read_definition(study / "space.yaml")
     said = {**definition.document.data, "budget": ["params <= 1e9"], "pruner": {"kind": "halving", "min_steps": 3}}
     said["space"] |= {"train.lr": {"log": [1e-3, 1e-2]}, "model.width": {"int": [16, 32], "step": 16}}
@@ -199,7 +199,7 @@ def test_whatever_a_space_says_is_read_or_refused_in_words(study: Path, tmp_path
 
 
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
-def test_what_has_no_value_is_never_compared(missing: float | None) -> None:
+def test_rows_without_a_finite_value_are_not_compared(missing: float | None) -> None:
     values = [[2.0, 1.0], [missing, 0.0], [1.0, 2.0], [0.0, missing], [3.0, 3.0]]
     assert pareto_front(values, [False, False]) == [0, 2]
     assert rank(values, [False, False]) == [2, 0, 4, 1, 3]

@@ -1,4 +1,4 @@
-"""What a study proposes, refuses and knows; nothing is trained here."""
+"""Which candidates a study proposes and refuses; nothing is trained here."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
-from hybridkit.search.feasible import SECONDS
+from hybridkit.search.feasible import SEARCH_SECONDS
 from hybridkit.search.results import results, results_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
@@ -56,10 +56,10 @@ def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path)
     points = [study.factory.make(params) for params in study.definition.space.grid()]
     within = {point.key for point in points if study.factory.check_budget(point).violation == 0}
     assert {trial.key for trial in trials} == within and len(trials) == len(within)
-    assert study.storage.counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
+    assert study.storage.read_counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
 
 
-def test_what_comes_to_the_same_recipe_is_tried_once_and_its_value_stands_for_both(tmp_path: Path) -> None:
+def test_choices_with_the_same_recipe_are_one_trial_whose_value_both_have(tmp_path: Path) -> None:
     text = "extends: base.yaml\nspace:\n  n: [1, 2]\n  pattern: [{unit}]*{n}\n  unit: [sa, 'sa, sa', mlstm]\n"
     study = new_study(tmp_path, text + "sampler: grid\n")
     trials = try_all(study, lambda trial: float(len(trial.pattern)))
@@ -73,7 +73,7 @@ def test_what_comes_to_the_same_recipe_is_tried_once_and_its_value_stands_for_bo
 
 
 def refusal(text: str, folder: Path) -> str:
-    """What is said to a space whose budget nothing meets; nothing is written."""
+    """The message for a space whose budget nothing meets; nothing is written."""
     with pytest.raises(UserError) as caught:
         create(read_definition(write_space(folder, text)), folder / "study", None)
     assert not (folder / "study").exists()
@@ -82,7 +82,7 @@ def refusal(text: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "grid"])
-def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(sampler: str, tmp_path: Path) -> None:
+def test_a_budget_that_nothing_meets_is_refused_with_the_nearest_candidate(sampler: str, tmp_path: Path) -> None:
     text = SEQUENCES + f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
     factory = CandidateFactory(definition := read_definition(write_space(tmp_path, text)))
     fewest = min(factory.make(params).costs("params") for params in definition.space.grid())
@@ -92,16 +92,16 @@ def test_a_budget_that_nothing_meets_is_said_with_the_limit_and_the_nearest(samp
 
 
 @pytest.mark.slow
-def test_the_answer_takes_seconds_where_candidates_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_refusal_takes_seconds_where_candidates_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand proposals of these would take a minute and more."""
     make = CandidateFactory.make
     monkeypatch.setattr(CandidateFactory, "make", lambda self, params: time.sleep(0.05) or make(self, params))
     begin = time.monotonic()
     said = refusal(SEQUENCES.replace("length: 4", "length: 24") + "budget: [params <= 100]\n", tmp_path)
-    assert time.monotonic() - begin < SECONDS + 2 and "nothing meets `params <= 100`" in said
+    assert time.monotonic() - begin < SEARCH_SECONDS + 2 and "nothing meets `params <= 100`" in said
 
 
-def test_limits_that_only_some_candidates_meet_are_told_from_those_that_none_does(tmp_path: Path) -> None:
+def test_the_message_distinguishes_a_limit_that_none_meets_from_limits_that_none_meets_together(tmp_path: Path) -> None:
     space = "extends: base.yaml\nspace:\n  n: {int: [1, 9]}\n  pattern: mlstm*{n}\n"
     sizes = [
         CandidateFactory(read_definition(write_space(tmp_path, space))).make({"n": n}).costs("params") for n in (1, 9)
@@ -110,8 +110,8 @@ def test_limits_that_only_some_candidates_meet_are_told_from_those_that_none_doe
     assert "each limit is met by some, all together by none; nearest: n = " in refusal(space + both, tmp_path)
 
 
-def test_what_few_candidates_meet_is_found(tmp_path: Path) -> None:
-    """One of 9 * 16 * 16 widths: no handful of draws finds it."""
+def test_a_budget_that_few_candidates_meet_is_accepted(tmp_path: Path) -> None:
+    """Few of 279 choices meet it: some random draws would not find one."""
     space = "extends: base.yaml\nspace:\n  n: {int: [1, 9]}\n  model.width: {int: [16, 496], step: 16}\n"
     space += "  pattern: mlstm*{n}\nsampler: random\n"
     factory = CandidateFactory(read_definition(write_space(tmp_path, space)))
@@ -133,7 +133,7 @@ def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_pat
 
 def test_a_study_ends_where_nothing_new_is_left(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES.replace("length: 4", "length: 1") + "sampler: random\ntrials: 9\n")
-    assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.ended
+    assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.stop_reason
 
 
 def test_seeds_are_means_with_intervals(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_seeds_are_means_with_intervals(tmp_path: Path) -> None:
     assert seeds == [0, 1, 2]
 
 
-def test_costs_are_objectives_and_a_missing_figure_fails_its_trial_alone(tmp_path: Path) -> None:
+def test_costs_can_be_objectives_and_a_missing_metric_fails_only_its_trial(tmp_path: Path) -> None:
     aims = "objectives: {val_loss: min, state_bytes@1k: min, eval.recall_far.8: max}\n"
     text = SEQUENCES + aims + "trial: {evaluate: --recall 8}\n"
     study = new_study(tmp_path, text)
@@ -185,7 +185,7 @@ def test_two_folders_share_a_storage(tmp_path: Path) -> None:
         create(other, tmp_path / "third", url)
 
 
-def test_findings_are_json(tmp_path: Path) -> None:
+def test_results_are_json(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "objectives: {val_loss: min, params: min}\ntrials: 5\n")
     try_all(study, full_attention)
     said = json.loads(json.dumps(results_json(results(study))))

@@ -1,4 +1,4 @@
-"""How trials compare: the front, the ranking, intervals, importance, and who is stopped early."""
+"""Pareto front, ranking, intervals, importance and pruning of trials."""
 
 import random
 from itertools import product
@@ -11,7 +11,7 @@ from hybridkit.search.schema import PrunerSettings
 from hybridkit.search.trials import Trial, half_interval, pareto_front, rank
 
 
-def test_the_front_is_what_nothing_dominates() -> None:
+def test_the_front_has_the_rows_that_no_other_dominates() -> None:
     draw = random.Random(0)
     for maximized in product([False, True], repeat=2):
         points = [(draw.randint(0, 9), draw.randint(0, 9)) for _ in range(40)]
@@ -29,7 +29,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
         assert all(place[i] < place[j] for i, j in product(range(40), repeat=2) if beats(points[i], points[j]))
 
 
-def test_intervals_are_students() -> None:
+def test_intervals_are_those_of_student() -> None:
     assert half_interval([3.0]) is None
     assert half_interval([1.0, 1.0, 1.0]) is None, "equal values do not show how much others would differ"
     assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 * 1 / 3**0.5, rel=1e-3)
@@ -61,10 +61,10 @@ def test_the_running_loss_is_that_of_the_last_steps() -> None:
     assert running_losses(lines, [10, 30, 90]) == {"10": 5.5, "30": 20.5}
 
 
-def test_a_third_goes_on() -> None:
+def test_a_third_of_the_trials_continues() -> None:
     settings = PrunerSettings(min_steps=10, factor=3)
     others = [Trial(n, "done", {}, rungs={"10": float(n)}) for n in range(8)]
-    assert rung_to_stop_at(settings, {"10": 99.0}, others[:1]) is None, "two have come: no third of them can be told"
+    assert rung_to_stop_at(settings, {"10": 99.0}, others[:1]) is None, "one third of two trials is less than one"
     assert rung_to_stop_at(settings, {"10": 2.0}, others) is None
     assert rung_to_stop_at(settings, {"10": 2.5}, others) == "10"
-    assert rung_to_stop_at(settings, {"10": -1.0, "30": 99.0}, others) is None, "nobody else has come so far"
+    assert rung_to_stop_at(settings, {"10": -1.0, "30": 99.0}, others) is None, "no other trial has reached this rung"

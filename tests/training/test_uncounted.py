@@ -14,7 +14,7 @@ from hybridkit.recipe.schema import Train
 from hybridkit.report.curves import curves_of, draw_curves, print_curves
 from hybridkit.report.progress import figures
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import UnknownMetric, look_up, measure
+from hybridkit.search.objectives import UnknownMetric, look_up, run_metrics
 from hybridkit.search.pruner import running_losses
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
@@ -69,7 +69,7 @@ def test_it_is_not_drawn_and_stands_in_no_mean(sparse: Run, tmp_path: Path) -> N
     assert curves[0].summary()["loss"] == pytest.approx(sum(losses) / len(losses))
     print_curves(curves)
     draw_curves(curves, tmp_path / "curves.svg")
-    assert measure(sparse)["loss"] == curves[0].summary()["loss"]
+    assert run_metrics(sparse)["loss"] == curves[0].summary()["loss"]
 
 
 def test_a_run_without_any_loss_has_none_to_be_ranked_by(sparse: Run, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_a_run_without_any_loss_has_none_to_be_ranked_by(sparse: Run, tmp_path: 
         '{"step": 1, "loss": null, "tokens": 8, "seconds": 1, "tokens_per_second": 8}\n'
         '{"step": 1, "val_loss": null, "val_bits_per_byte": null}\n'
     )
-    assert measure(run).keys() == {"seconds", "tokens_per_second"}
+    assert run_metrics(run).keys() == {"seconds", "tokens_per_second"}
     with pytest.raises(UnknownMetric):
-        look_up(measure(run), "val_loss")
+        look_up(run_metrics(run), "val_loss")
     assert running_losses(run.metrics().lines, [1]) == {}
     (curve,) = curves_of([run.path])
     assert (curve.summary()["loss"], curve.summary()["val_loss"]) == (None, None)
