@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what it holds, and the hash that every file of it must have.
 
 A checkpoint is the folder `step-N` with a manifest that its files agree with; without one it does not exist. The
-hashes show damage, not origin: nothing a manifest vouches for is ever executed, and its names lead nowhere else.
+hashes show damage, not who wrote it: no file of a checkpoint is executed, and every name lies inside the folder.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
+"""From a recipe to a run folder: begin a run, or resume one."""
 
 import importlib.metadata
 import os
@@ -42,7 +42,7 @@ from hybridkit.training.refusals import (
     refuse_other_tokenizer,
 )
 from hybridkit.training.reporter import Reporter, Silent
-from hybridkit.training.state import State, load_state
+from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.tensorboard import TensorBoard
 
 THREADS = 64  # that any machine can start, however few processors it has
@@ -129,7 +129,7 @@ def _train(job: _Job, resume: bool) -> None:
     _loop(job, feed, store, state, about)
 
 
-def _loop(job: _Job, feed: Feed, store: Store, state: State, about: dict[str, Any]) -> None:
+def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[str, Any]) -> None:
     """The steps, with everything open that they write to."""
     callbacks = Callbacks([TensorBoard(), job.reporter, *job.callbacks] if job.lead else [])
     with MetricsLog(job.run) if job.lead else nullcontext() as log:
@@ -153,7 +153,7 @@ def _code(job: _Job) -> dict[str, bytes]:
 
 
 def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
-    """Lock the folder within `stack`, on rank 0, which alone says why where that fails; the others end with it."""
+    """Lock the folder within `stack`, on rank 0. Where that fails, rank 0 raises the error and the others exit."""
     refusal = None
     if engine.rank == 0:
         try:
@@ -167,7 +167,7 @@ def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
 
 @contextmanager
 def _held(run: Run) -> Iterator[None]:
-    """The folder of a run, made where need be, and locked; a run that did not begin leaves nothing behind."""
+    """The folder of a run, made where there is none, and locked; removed again where the run did not begin."""
     new = not run.path.exists()
     if run.path.is_dir():
         check_tree(run.path)
@@ -193,7 +193,7 @@ def _make(folder: Path) -> None:
 
 
 def _tell(found: Found, run: Run, reporter: Reporter, resume: bool) -> None:
-    """Say what is gone on with. Raises UserError where there are checkpoints, and none is valid."""
+    """Say from which checkpoint training goes on. Raises UserError where there are checkpoints, and none is valid."""
     reasons = [f"skipped {name}: {reason}" for name, reason in found.skipped.items()]
     if found.checkpoint is None and reasons:
         raise UserError(
@@ -226,8 +226,8 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     }
 
 
-def _restored(found: Found, about: dict[str, Any], job: _Job) -> State:
-    """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
+def _restored(found: Found, about: dict[str, Any], job: _Job) -> TrainState:
+    """The state to start from, with the engine's weights set: a checkpoint, another run's weights, or the beginning."""
     engine, recipe, reporter = job.engine, job.recipe, job.reporter
     if found.checkpoint and found.manifest:
         refuse_other_checkpoint(found.manifest, about)
@@ -235,7 +235,7 @@ def _restored(found: Found, about: dict[str, Any], job: _Job) -> State:
             reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
-        return load_state(found.checkpoint)
+        return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
         origin = Run(recipe.train.from_)
         refuse_other_function(origin.recipe.recipe, recipe)
@@ -243,11 +243,11 @@ def _restored(found: Found, about: dict[str, Any], job: _Job) -> State:
         if (code := recorded(origin)) and code != about["code"]:
             reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
         engine.load_weights(origin.weights(), f"train.from: {origin.path}")
-    return State()
+    return TrainState()
 
 
 def _same_threads(threads: int, reporter: Reporter) -> None:
-    """Sums depend on how many threads share them: go on with as many as the run began with, if that can be had."""
+    """Sums round differently with other numbers of threads: use as many as the run did so far, where possible."""
     own = torch.get_num_threads()
     if threads > max(own, THREADS, os.cpu_count() or 1):
         reporter.message(f"this run used {threads} threads, more than can be had here: {own}, and sums round otherwise")

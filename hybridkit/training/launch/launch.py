@@ -1,7 +1,7 @@
-"""From one command to the ranks of a run: started here, or found in the environment of another launcher.
+"""From one command to the ranks of a run: started here, or by another launcher, which sets the environment.
 
-Torchrun and DeepSpeed's launcher say RANK, WORLD_SIZE and LOCAL_RANK; SLURM says the same in words of its own, which
-are translated. Nothing here imports torch, so that what cannot run is refused before anything starts.
+Torchrun and DeepSpeed's launcher set RANK, WORLD_SIZE and LOCAL_RANK; SLURM's variables are translated. Nothing here
+imports torch, so that mistakes are told before anything starts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOST = re.compile(r"(\S+)\s+slots=([1-9][0-9]*)")
 
 
 def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Registry = REGISTRY) -> None:
-    """Return in a process that is to train as one rank; one that starts others ends with their exit code instead.
+    """Return in a process that trains as a rank. A process that starts the ranks ends here, with their exit code.
 
     Raises UserError, before any process starts, for what cannot run.
     """
