@@ -19,7 +19,7 @@ from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.rules import CURRENT
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
-from hybridkit.runs.manifest import Invalid
+from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import code_of, hashes, recorded, write_copies
 from hybridkit.runs.run import Found, Run
 from hybridkit.system.errors import Failure, UserError
@@ -28,7 +28,7 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
-from hybridkit.training.engine import Engine, engine_of, open_engine
+from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.optimizer import optimizer_of
@@ -215,7 +215,7 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,
-        **engine_of(train, job.registry).manifest_entries(),
+        **_entries(engine_of(train, job.registry)),
         "optimizer": chosen_optimizer(train.optimizer)[0],
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
@@ -224,6 +224,13 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
         "tokenizer": feed.tokenizer.digest,
         "model": f"{plan.pattern} {sizes} ffn({ffn})",
     }
+
+
+def _entries(engine: EngineSpec) -> dict[str, Any]:
+    """What the engine adds to a manifest: under a key of its own where the manifest has one."""
+    said = engine.manifest_entries()
+    known = {name: value for name, value in said.items() if name in ENGINE_KEYS}
+    return {**known, "entries": {name: value for name, value in said.items() if name not in known}}
 
 
 def _restored(found: Found, about: dict[str, Any], job: _Job) -> TrainState:
