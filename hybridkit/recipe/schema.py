@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -78,6 +79,14 @@ class Section(BaseModel):
     """Fields that belong together: frozen, other names refused, no value taken for one of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def usage(cls) -> tuple[str, ...]:
+        """Its fields, as `hybridkit blocks --all` lists them: `zero=1`."""
+        return tuple(
+            name if field.is_required() else f"{name}={json.dumps(field.get_default(call_default_factory=True))}"
+            for name, field in cls.model_fields.items()
+        )
 
 
 class Model(Section):

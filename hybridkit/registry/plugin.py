@@ -60,7 +60,7 @@ def _imported(module: str, owner: str) -> ModuleType:
         return importlib.import_module(module)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a stranger's file does on import, the message names it
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything; the message names its file
         where = f", line {line}" if (line := _line(error, module)) else ""
         raise UserError(f"{owner}{where}: {type(error).__name__}: {error}") from error
 

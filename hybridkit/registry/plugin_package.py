@@ -1,7 +1,7 @@
 """A folder of plug-ins as an importable package that knows, by hash, every file of it that was executed.
 
-Source is compiled from the bytes that were hashed, never from a .pyc, which Python takes for the source's as long as
-size and second of change are equal.
+Source is compiled from the bytes that were hashed, never from a .pyc file: Python would use one that is out of date
+where the source has the same size and was changed in the same second.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Package:
     def __init__(self, name: str, folder: Path, expected: Mapping[str, str] | None) -> None:
         self.name, self.folder, self.expected = name, folder, expected
         self.loaded: dict[str, bytes] = {}  # by name in the folder, what was executed
-        self.named = False  # the user has named a file of it: its neighbours that it imports are trusted with it
+        self.named = False  # the user has named a file of it: the files beside it that it imports are then trusted, too
 
     def spec(self, module: str) -> ModuleSpec | None:
         """How to import a module of the package, `package.stem` or deeper; None where there is none.
@@ -53,7 +53,7 @@ class Package:
         return self._compiled(module, base.parent)
 
     def _compiled(self, module: str, folder: Path) -> ModuleSpec | None:
-        """An extension module, say; only of a file that the user named."""
+        """A module that is no source, such as an extension module."""
         found = PathFinder.find_spec(module, [str(folder)])
         if found and found.origin and Path(found.origin).is_file():
             self._read(Path(found.origin))

@@ -1,7 +1,7 @@
 """Which code a user trusts: SHA-256 of plug-in files, kept in the user's own configuration and nowhere else.
 
-A run folder brings copies of the plug-ins that it was trained with. Who made the folder cannot say that they may be
-executed; only the user can, by naming a file with --plugin.
+A run folder brings copies of the plug-ins that it was trained with. They are executed only for a user who has named
+such a file with --plugin.
 """
 
 import json
@@ -17,7 +17,7 @@ from hybridkit.system.terminal import say
 
 FILE = "trusted.json"
 _MOST = 1 << 24  # bytes of the file
-_process: set[str] = set()  # trusted by this process alone, or by the file, too
+_process: set[str] = set()  # trusted in this process, recorded or not
 
 
 def config_folder() -> Path | None:

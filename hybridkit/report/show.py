@@ -79,10 +79,11 @@ def _counted(name: str, parameters: int) -> Text:
 
 
 def print_blocks(rows: Sequence[Row]) -> None:
-    """What patterns may name: how it is written with its defaults, what it is, and whose it is."""
+    """What patterns and recipes may name: how it is written with its defaults, what it is, and who brings it."""
     console = Console()
-    for kind, title in (("block", "Blocks"), ("window", "Window policies")):
-        console.print(styled((title, "bold")))
+    titles = {"window": "Window policies"}
+    for kind in dict.fromkeys(row.kind for row in rows):
+        console.print(styled((titles.get(kind, f"{kind.capitalize()}s"), "bold")))
         for row in (row for row in rows if row.kind == kind):
             given = f"({', '.join(row.arguments)})" if row.arguments else ""
             console.print(styled("  ", (row.name, "bold"), given))

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what it holds, and the hash that every file of it must have.
 
 A checkpoint is the folder `step-N` with a manifest that its files agree with; without one it does not exist. The
-hashes show damage, not origin: nothing a manifest vouches for is ever executed, and its names lead nowhere else.
+hashes show damage, not who wrote it: no file of a checkpoint is executed, and every name lies inside the folder.
 """
 
 import hashlib
@@ -23,6 +23,8 @@ WEIGHTS = "model.safetensors"
 STATE = "state.json"
 MAX_JSON = 2**20  # bytes of a manifest or of any other JSON file of a checkpoint
 MAX_FILES = 4096
+MAX_ENTRIES = 256
+ENGINE_KEYS = ("zero",)  # entries of engines that have a key of their own
 MAX_RANKS, MAX_THREADS = 1 << 20, 1 << 16  # more than any machine has
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
 
@@ -54,19 +56,16 @@ class Stamp(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a checkpoint holds and how it was made; in the file a hash of it all follows.
+    """What a checkpoint holds and how it was made; in the file a hash of it all follows."""
 
-    Other keys than these are the entries of an engine (`EngineSpec.manifest_entries`).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Annotated[int | float | str | bool | None, Field(union_mode="left_to_right")]]
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal[1] = 1
     step: int = Field(ge=0, lt=10**18)  # updates done
     engine: str
     optimizer: str = Field(default="adamw", max_length=255)  # whose state it holds; older manifests do not say it
     zero: int = Field(default=0, ge=0, le=3)  # stage of ZeRO
+    entries: dict[str, int | float | str | bool | None] = Field(default={}, max_length=MAX_ENTRIES)  # of the engine
     ranks: int = Field(ge=1, le=MAX_RANKS)
     threads: int = Field(ge=1, le=MAX_THREADS)
     versions: dict[str, str]

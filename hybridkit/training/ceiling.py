@@ -1,7 +1,7 @@
-"""What this machine could do at most: the speeds that others are shares of, measured while the others are.
+"""The most FLOPs and bytes per second of this machine; utilizations are shares of them.
 
-A ceiling is the best of all that was measured or observed: on a machine that others use too, each measurement alone
-may be too low. What was observed above it was reached, so the ceiling is at least that, and no share exceeds 1.
+A ceiling is the best of all measurements: on a machine that others use too, a single one may be too low. Where training
+itself ran faster than all measurements, its speed is the ceiling, so that no share exceeds 1.
 
 N tokens, I and O the sizes of a linear layer's input and output.
 """
@@ -21,10 +21,10 @@ from hybridkit.system.machine import DTYPES, Precision
 from hybridkit.system.timing import seconds
 
 SMALLEST, LARGEST = 256, {"cpu": 1024, "cuda": 8192}  # sides of a square product
-LONGEST = 0.05  # seconds that a product may take where a smaller one does as well: bf16 may be emulated
+LONGEST = 0.05  # seconds that a product may take: bf16 may be emulated, and slow
 SHAPES = 2  # largest linear layers of a model that are measured besides
 FEWEST_ROWS = 64
-COPIED = 2**28  # bytes: more than any cache holds
+COPIED = 2**28  # bytes: more than any cache
 
 Timer = Callable[[Callable[[], object], torch.device], float]
 
@@ -54,7 +54,7 @@ class Ceiling:
         self.spent += self.round
 
     def observe(self, rate: float, what: str) -> None:
-        """Something else ran at this rate. `reached_by` names what was faster than everything that was measured."""
+        """Something else ran at this rate. `reached_by` names what was faster than all measurements."""
         if rate > self.best:
             self._observed, self.reached_by = rate, what
 
@@ -76,7 +76,7 @@ class Ceiling:
 
 
 class Ceilings(NamedTuple):
-    """What the passes and parts are shares of; measured after every round of them."""
+    """The ceilings that passes and parts are compared with; measured after every round of them."""
 
     matrix: Ceiling  # FLOP/s
     copy: Ceiling  # bytes a second
@@ -98,14 +98,14 @@ class Ceilings(NamedTuple):
         }
 
     def share(self, passes: dict[str, dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-        """Add the shares of the ceilings, once all that ran is known: what was reached raises them."""
-        for name, figures in [*passes.items(), *((part["part"], part) for part in parts)]:
-            self.matrix.observe(figures["flops_per_second"] or 0.0, name)
+        """Add the shares of the ceilings, after all passes and parts ran: their speeds may raise the ceilings."""
+        for name, measured in [*passes.items(), *((part["part"], part) for part in parts)]:
+            self.matrix.observe(measured["flops_per_second"] or 0.0, name)
         decode = passes["decode"]
         self.copy.observe(decode["bytes_per_second"], "decode")
-        for figures in [*passes.values(), *parts]:
-            rate = figures["flops_per_second"]
-            figures["mfu"] = rate and rate / self.matrix.best
+        for measured in [*passes.values(), *parts]:
+            rate = measured["flops_per_second"]
+            measured["mfu"] = rate and rate / self.matrix.best
         decode["copy_share"] = decode["bytes_per_second"] / self.copy.best
 
 
@@ -155,7 +155,7 @@ def _square(device: torch.device, precision: Precision) -> int:
 
 
 def _product(rows: int, inner: int, columns: int, device: torch.device, precision: Precision) -> Work:
-    """x (N, I) @ W (O, I)^T, as layers multiply. Random: what is all ones runs faster on some devices."""
+    """x (N, I) @ W (O, I)^T, as layers multiply. Random: products of ones run faster on some devices."""
     draw = torch.Generator(device).manual_seed(0)
     make = partial(torch.randn, generator=draw, device=device)
     x, w = (make(size, inner).to(DTYPES[precision]) for size in (rows, columns))

@@ -1,4 +1,4 @@
-"""Writing checkpoints: beside, hashed into a manifest, fsynced, then renamed; what is not complete does not exist.
+"""Writing checkpoints: a hidden folder is filled, hashed into a manifest, fsynced and then renamed, once complete.
 
 Within `checkpoints/`, `step-N` is a checkpoint, `.step-N.*` a leftover of a killed write, and `damaged-step-N` one that
 a resumed run passed over.
@@ -20,10 +20,10 @@ from hybridkit.training.engine import Save
 
 
 class Store:
-    """The checkpoints of one run, for the process that writes them and for those that write their share.
+    """The checkpoints of one run. Rank 0 makes the folders; every rank writes its part of the files.
 
     A checkpoint is scheduled where its step is a multiple of `train.checkpoint_every` or the last; the others were
-    made on a signal, and change nothing: neither which scheduled ones are kept, nor where a rollback returns to.
+    made on a signal. They change neither which scheduled ones are kept nor where a rollback returns to.
     `lead`: this is rank 0. `barrier` waits for all ranks.
     """
 
@@ -34,22 +34,22 @@ class Store:
         self.last: Checkpoint | None = None  # the newest one known to be valid
 
     def open(self, last: Checkpoint | None, skipped: dict[str, str], needed: int | None) -> None:
-        """Begin after `last`: leftovers go away, and what was passed over makes room under another name.
+        """Begin after `last`: leftovers of killed writes are removed, and damaged checkpoints are renamed.
 
-        `needed`: the step of a checkpoint that stays, whatever else is removed.
+        `needed`: the step of a checkpoint that is kept in any case.
         """
         self.last = last
-        self._barrier()  # nobody is still looking for the newest
+        self._barrier()  # all ranks have found the newest one
         if not self._lead:
             return
         self._folder.mkdir(exist_ok=True)
         sweep(self._run)
         for name in skipped:
             FILES.rename(self._folder / name, _free(self._folder / f"damaged-{name}"))
-        self._prune(needed)  # a disk may be full because this never came to its turn
+        self._prune(needed)  # an earlier process may have ended before it did this
 
     def save(self, save: Save, state: dict[str, Any], about: dict[str, Any]) -> None:
-        """Write a checkpoint: in the background where the save is detached; at most one is on its way.
+        """Write a checkpoint: in the background where the save is detached; one at a time.
 
         Raises OSError for this one or the one before.
         """
@@ -61,15 +61,15 @@ class Store:
             write()
 
     def wait(self) -> None:
-        """Until nothing is on its way. Raises OSError where that could not be written."""
+        """Until the background has written. Raises OSError where that failed."""
         self._background.wait()
 
     def check(self) -> None:
-        """Raises OSError where what was on its way could not be written; does not wait."""
+        """Raises OSError where the background failed; does not wait."""
         self._background.check()
 
     def close(self) -> None:
-        """Wait at the end of a run, which has said already what went wrong, if anything did."""
+        """Wait at the end of a run; an error of the background was raised before, or another one is."""
         with suppress(OSError):
             self.wait()
 
@@ -110,7 +110,7 @@ class Store:
         return step is not None and (self._folder / f"step-{step}").is_dir()
 
     def return_to(self, step: int) -> Checkpoint:
-        """The checkpoint of an earlier step, checked; those after it are removed, since they hold another future.
+        """The checkpoint of an earlier step, checked; later ones are removed, since training goes another way.
 
         Raises Invalid.
         """
@@ -126,7 +126,7 @@ class Store:
         return checkpoint
 
     def _prune(self, needed: int | None) -> None:
-        """Remove the checkpoints that `_spare` gives up, but for that of step `needed`."""
+        """Remove the checkpoints that `_spare` lists, except that of step `needed`."""
         for old in _spare(list(self._run.checkpoints()), self._train):
             if old.step != needed:
                 _remove(old)
@@ -152,7 +152,7 @@ def _spare(found: Sequence[Checkpoint], train: Train) -> list[Checkpoint]:
 
 
 def _remove(checkpoint: Checkpoint) -> None:
-    """A folder first loses its name: what is not complete does not exist."""
+    """Rename the folder first, so that no incomplete checkpoint has the name of one."""
     away = checkpoint.folder.with_name(f".{checkpoint.folder.name}.old")
     FILES.rename(checkpoint.folder, away)
     FILES.remove(away)

@@ -1,7 +1,7 @@
 """torch.compile, a layer at a time: equal layers share a graph, and every window of a policy gets its own, once.
 
-torch guards integers, and gives a function up for eager after 8 graphs; the limit is raised to what the policies
-need. A policy of more than `MANY` windows hands its window over as a tensor that the mask reads: one graph for all.
+torch compiles a function once for every integer, at most 8 times; the limit is raised to what the policies need. A
+policy of more than `MANY` windows passes its window as a tensor that the mask reads: one graph for all.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A run without running it: what it would take, from the recipe alone. No weight is allocated and no text is read."""
+"""What a run would take, from its recipe alone. No weight is allocated and no text is read."""
 
 from typing import Any
 

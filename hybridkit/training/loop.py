@@ -1,7 +1,8 @@
 """The training loop: one for all engines.
 
-A step reads a batch, asks the engine for its gradient, judges it, and only then updates. Where a run stands is its
-`State` and the engine's; batches and windows are functions of it, so that a resumed run repeats an uninterrupted one.
+A step reads a batch, asks the engine for its gradient, checks it, and only then updates. Where a run stands is its
+`TrainState` and the engine's. Batches and windows are functions of it, so that a resumed run repeats one that was not
+interrupted.
 """
 
 import math
@@ -26,11 +27,11 @@ from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.schedule import learning_rate
-from hybridkit.training.state import State, load_state
+from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.throughput import Speed
 from hybridkit.training.validation import bits_per_byte, validate
 
-SPIKES = 5  # that may be passed over between two checkpoints; one more stops the run
+SPIKES = 5  # that are skipped between two checkpoints; one more stops the run
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Parts:
 class Loop:
     """Steps from `state` to the recipe's last."""
 
-    def __init__(self, parts: Parts, state: State) -> None:
+    def __init__(self, parts: Parts, state: TrainState) -> None:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
@@ -62,7 +63,9 @@ class Loop:
             else self._train.micro_batch
         )
         self._speed = Speed(parts.plan, parts.engine, sequence, self._rows)
-        self._saved = self._store.last.step if self._store.last else None  # the step last saved, or about to be
+        self._saved = (
+            self._store.last.step if self._store.last else None
+        )  # the step of the last checkpoint, which the background may still write
         self._complete = self._store.last  # the last checkpoint that callbacks know of
 
     def run(self) -> None:
@@ -83,7 +86,7 @@ class Loop:
         self._parts.reporter.message(str(self._speed))
 
     def _begin(self) -> None:
-        """A rollback needs a checkpoint to return to; where there is none, it is to be this one."""
+        """A rollback needs a checkpoint to return to; where there is none, save one now."""
         if self._train.on_spike != "rollback" or self._store.has(self._state.scheduled):
             return
         if self._state.scheduled is not None:
@@ -163,7 +166,7 @@ class Loop:
 
     def _save(self) -> None:
         if self._parts.log:
-            self._parts.log.sync()  # the lines up to a checkpoint are never younger than it
+            self._parts.log.sync()  # a checkpoint must not be newer than the lines on the disk
         about = {**self._parts.about, "step": self._state.step}
         self._store.save(self._engine.save(), self._state.model_dump(), about)
         self._saved = self._state.step
@@ -199,12 +202,12 @@ class Loop:
         self._state.position, self._state.passed_over = skipped, spikes
 
     def _roll_back(self) -> None:
-        """To the last scheduled checkpoint. The batches since then, the spike's included, will not be read again."""
+        """To the last scheduled checkpoint. The batches since then are not read again, nor that of the spike."""
         step = self._state.scheduled
         assert step is not None
         try:
             checkpoint = self._store.return_to(step)
-            self._state = load_state(checkpoint)
+            self._state = load_train_state(checkpoint)
             self._state.scheduled = step
         except Invalid as error:
             raise self._failed(f"no return to step-{step}: {error}; train.on_spike=skip needs no checkpoint") from error

@@ -1,6 +1,6 @@
 """A rank's share of a batch, in micro-batches: every row is on one rank, and every rank makes as many passes.
 
-B rows of a batch, R replicas, b rows of a micro-batch.
+B rows of a batch, R data-parallel ranks.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES, Precision
 
 CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products run at full speed
-KEPT = 16  # values of its width that an entry keeps a token for backward: an FFN of 8/3, and roughly a mixer
+KEPT = 16  # vectors of its width that an entry keeps for backward, for each token: an FFN of 8/3, roughly a mixer
 
 
 def num_targets(batch: Batch) -> int:
@@ -24,7 +24,8 @@ def num_targets(batch: Batch) -> int:
 
 
 def micro_batches(batch: Batch, rows: int, data_parallel_rank: int = 0, data_parallel_size: int = 1) -> list[Batch]:
-    """Rows replica, replica + R, ... in parts of `rows`. Rows without targets fill up where R does not divide B."""
+    """Rows r, r + R, ... of data-parallel rank r, in parts of `rows`. Rows without targets are added where R does not
+    divide B."""
     batch = _padded(batch, -len(batch.tokens) % data_parallel_size)
     mine = slice(data_parallel_rank, None, data_parallel_size)
     parts = (

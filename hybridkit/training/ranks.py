@@ -1,4 +1,4 @@
-"""Where this process stands among the ranks of a run, as the environment of a launcher says it. Imports no torch."""
+"""The rank of this process, from the environment that a launcher sets. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from hybridkit.system.errors import UserError
 
 PARENT = "HYBRIDKIT_PARENT"  # in the environment of ranks that this program started: its process number
-REPORT = "HYBRIDKIT_REPORT"  # and an open file, to which they say what ended them: the parent prints it once
-_FIRST_PORT, _PORTS = 20000, 20000  # of SLURM jobs: every node must choose the same without asking
+REPORT = "HYBRIDKIT_REPORT"  # and an open file for their errors, which the parent prints once
+_FIRST_PORT, _PORTS = 20000, 20000  # of SLURM jobs: every node must choose the same one by itself
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class Place(NamedTuple):
-    """Where a process stands among the ranks of a run."""
+    """The number of a process, and how many there are."""
 
     rank: int
     ranks: int
@@ -39,7 +39,7 @@ def place(environment: Mapping[str, str]) -> Place | None:
 
 
 def settle(where: Place) -> None:
-    """Complete the environment of a rank to what torch and DeepSpeed read, and die with a parent of ours."""
+    """Set what torch and DeepSpeed read from the environment; a rank that this program started ends with its parent."""
     env = os.environ
     env["RANK"], env["WORLD_SIZE"] = str(where.rank), str(where.ranks)
     env.setdefault("LOCAL_RANK", env.get("SLURM_LOCALID", "0"))
@@ -50,7 +50,7 @@ def settle(where: Place) -> None:
         env["MASTER_PORT"] = str(_FIRST_PORT + int(job) % _PORTS if job else free_port())
     if PARENT in env and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
-        if os.getppid() != int(env[PARENT]):  # it died before it was watched
+        if os.getppid() != int(env[PARENT]):  # the parent ended before
             sys.exit(1)
 
 

@@ -19,12 +19,13 @@ from hybridkit.system.errors import UserError
 
 
 def refuse_begun(run: Run, resume: bool) -> None:
+    """Raises UserError for a folder that holds a run, where none is to be resumed."""
     if run.begun and not resume:
         raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
 
 
 def refuse_old_rules(recipe: Recipe, run: Run) -> None:
-    """Raises UserError for a recipe or a run of other rules than the current ones, which alone are trained by."""
+    """Raises UserError for a recipe or a run of older rules: training follows the current ones."""
     if recipe.rules not in (None, CURRENT_RULES):
         raise UserError(
             f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
@@ -53,7 +54,7 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
 
 
 def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
-    """Raises UserError where the weights of `source`, of the same shapes, mean another function here."""
+    """Raises UserError where the weights of `source` have the right shapes, but would compute another function here."""
     scales = [ModelConfig.of(one, vocab=1).embedding_scale for one in (source, recipe)]
     if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
         raise UserError(
@@ -64,7 +65,7 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
 
 
 def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
-    """Raises UserError where the rows of an embedding to start from stand for other tokens."""
+    """Raises UserError where the embedding of `train.from` belongs to other tokens."""
     if (theirs := run_tokenizer(origin).digest) != tokenizer:
         name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
         raise UserError(
@@ -74,13 +75,14 @@ def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
 
 
 def refuse_other_code(found: Newest, code: Mapping[str, str], run: Run) -> None:
-    """Raises UserError where plug-ins are not those that the checkpoint was trained with."""
+    """Raises UserError where plug-ins differ from those that the checkpoint was trained with."""
     if found.manifest and found.manifest.code is not None:
         remedy = f"the run's own copies are in {run.path}/plugins; or name another folder with --run"
         refuse_changed(str(run.path), found.manifest.code, code, remedy)
 
 
 def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
+    """Raises UserError for a checkpoint of another tokenizer, other data, another optimizer or model."""
     if manifest.tokenizer not in (None, about["tokenizer"]):
         raise UserError(
             f"data.tokenizer is not the tokenizer that this run was trained with: sha256 {manifest.tokenizer} in the"

@@ -1,4 +1,4 @@
-"""What a run remembers between steps beside weights and optimizer; all of it is in a checkpoint's state.json."""
+"""What a run keeps between steps beside weights and optimizer: a checkpoint's state.json."""
 
 import statistics
 from typing import Annotated
@@ -9,18 +9,18 @@ from hybridkit.runs.manifest import STATE, Invalid, read_json
 from hybridkit.runs.run import Checkpoint
 from hybridkit.system.pydantic_errors import first_error
 
-RECENT = 100  # losses that a spike is held against
+RECENT = 100  # losses that a new one is compared with
 MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
-FEWEST = 20  # none is called a spike before there are as many
+FEWEST = 20  # recent losses without which no loss counts as a spike
 
 
-class State(BaseModel):
+class TrainState(BaseModel):
     """Where a run stands."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     step: int = Field(default=0, ge=0, le=MOST)  # done, from which learning rate and windows follow
-    position: int = Field(default=0, ge=0, le=MOST)  # batches read; ahead of `step` by those that were skipped
+    position: int = Field(default=0, ge=0, le=MOST)  # batches read: `step`, and those that were skipped
     recent: Annotated[list[float], Field(max_length=RECENT)] = []  # losses of the last steps that have one
     scheduled: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that a rollback returns to
     passed_over: int = Field(default=0, ge=0, le=MOST)  # spikes since that checkpoint
@@ -41,10 +41,10 @@ class State(BaseModel):
         self.scheduled, self.passed_over = self.step, 0
 
 
-def load_state(checkpoint: Checkpoint) -> State:
+def load_train_state(checkpoint: Checkpoint) -> TrainState:
     """The state in a checkpoint. Raises Invalid."""
     try:
-        state = State.model_validate(read_json(checkpoint.folder / STATE))
+        state = TrainState.model_validate(read_json(checkpoint.folder / STATE))
     except ValidationError as error:
         raise Invalid(f"{STATE}: {first_error(error)}") from error
     if state.step != checkpoint.step or (state.scheduled or 0) > state.step:

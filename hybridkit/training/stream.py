@@ -1,4 +1,4 @@
-"""Safetensors files written a tensor at a time: what is gathered from ranks never has to fit into one memory whole.
+"""Safetensors files written a tensor at a time: tensors gathered from ranks need not all fit into one memory.
 
 The format: eight bytes that hold the header's length, a JSON header with the place of every tensor, then the tensors.
 """
@@ -43,7 +43,7 @@ class TensorFile:
 def write_gathered(path: Path | None, shapes: Mapping[str, torch.Size], tensors: Iterable[Tensor]) -> None:
     """Write `tensors`, which all ranks gather together, where `path` is given; elsewhere only take part.
 
-    Raises OSError, and then too only after the last one was gathered: the other ranks are still gathering.
+    Raises OSError after the last one was gathered, since the other ranks wait for this one until then.
     """
     file, error = None, None
     try:

@@ -15,7 +15,7 @@ SHARE = 0.005  # of the time of training that it is measured after that
 class Speed:
     """Tokens per second, and model FLOPs utilization: exact FLOPs over those that the ranks' devices could do.
 
-    What they could do is measured before the first step and again now and then; the best counts.
+    The ceiling is measured before the first step and now and then after it; the best measurement counts.
     """
 
     def __init__(self, plan: Plan, engine: Engine, sequence: int, rows: int, ceiling: Ceiling | None = None) -> None:

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder: begin a run, or go on with one, and leave nothing half done."""
+"""From a recipe to a run folder: begin a run, or resume one."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
-from hybridkit.runs.manifest import Invalid
+from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import code_of, hashes, recorded, write_copies
 from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import Failure, UserError
@@ -28,7 +28,7 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
-from hybridkit.training.engine import Engine, engine_of, open_engine
+from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.optimizer import optimizer_of
@@ -42,7 +42,7 @@ from hybridkit.training.refusals import (
     refuse_other_tokenizer,
 )
 from hybridkit.training.reporter import Reporter, Silent
-from hybridkit.training.state import State, load_state
+from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.tensorboard import TensorBoard
 
 THREADS = 64  # that any machine can start, however few processors it has
@@ -129,7 +129,7 @@ def _train(job: _Job, resume: bool) -> None:
     _loop(job, feed, store, state, about)
 
 
-def _loop(job: _Job, feed: Feed, store: Store, state: State, about: dict[str, Any]) -> None:
+def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[str, Any]) -> None:
     """The steps, with everything open that they write to."""
     callbacks = Callbacks([TensorBoard(), job.reporter, *job.callbacks] if job.lead else [])
     with MetricsLog(job.run) if job.lead else nullcontext() as log:
@@ -153,7 +153,7 @@ def _code(job: _Job) -> dict[str, bytes]:
 
 
 def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
-    """Lock the folder within `stack`, on rank 0, which alone says why where that fails; the others end with it."""
+    """Lock the folder within `stack`, on rank 0. Where that fails, rank 0 raises the error and the others exit."""
     refusal = None
     if engine.rank == 0:
         try:
@@ -167,7 +167,7 @@ def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
 
 @contextmanager
 def _held(run: Run) -> Iterator[None]:
-    """The folder of a run, made where need be, and locked; a run that did not begin leaves nothing behind."""
+    """The folder of a run, made where there is none, and locked; removed again where the run did not begin."""
     new = not run.path.exists()
     if run.path.is_dir():
         check_tree(run.path)
@@ -193,7 +193,7 @@ def _make(folder: Path) -> None:
 
 
 def _tell(found: Newest, run: Run, reporter: Reporter, resume: bool) -> None:
-    """Say what is gone on with. Raises UserError where there are checkpoints, and none is valid."""
+    """Say from which checkpoint training goes on. Raises UserError where there are checkpoints, and none is valid."""
     reasons = [f"skipped {name}: {reason}" for name, reason in found.skipped.items()]
     if found.checkpoint is None and reasons:
         raise UserError(
@@ -215,7 +215,7 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,
-        **engine_of(train, job.registry).manifest_entries(),
+        **_entries(engine_of(train, job.registry)),
         "optimizer": chosen_optimizer(train.optimizer)[0],
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
@@ -226,8 +226,15 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     }
 
 
-def _restored(found: Newest, about: dict[str, Any], job: _Job) -> State:
-    """Where the run stands, with the engine put there: a checkpoint, another run's weights, or the beginning."""
+def _entries(engine: EngineSpec) -> dict[str, Any]:
+    """What the engine adds to a manifest: under a key of its own where the manifest has one."""
+    said = engine.manifest_entries()
+    known = {name: value for name, value in said.items() if name in ENGINE_KEYS}
+    return {**known, "entries": {name: value for name, value in said.items() if name not in known}}
+
+
+def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
+    """The state to start from, with the engine's weights set: a checkpoint, another run's weights, or the beginning."""
     engine, recipe, reporter = job.engine, job.recipe, job.reporter
     if found.checkpoint and found.manifest:
         refuse_other_checkpoint(found.manifest, about)
@@ -235,7 +242,7 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> State:
             reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
-        return load_state(found.checkpoint)
+        return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
         origin = Run(recipe.train.from_)
         refuse_other_function(origin.recipe.recipe, recipe)
@@ -243,11 +250,11 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> State:
         if (code := recorded(origin)) and code != about["code"]:
             reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
         engine.load_weights(origin.weights(), f"train.from: {origin.path}")
-    return State()
+    return TrainState()
 
 
 def _same_threads(threads: int, reporter: Reporter) -> None:
-    """Sums depend on how many threads share them: go on with as many as the run began with, if that can be had."""
+    """Sums round differently with other numbers of threads: use as many as the run did so far, where possible."""
     own = torch.get_num_threads()
     if threads > max(own, THREADS, os.cpu_count() or 1):
         reporter.message(f"this run used {threads} threads, more than can be had here: {own}, and sums round otherwise")

@@ -14,7 +14,7 @@ TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a
 
 
 def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, float | None]:
-    """`val_loss`, nats a counted token, and `val_bits_per_byte`, both None where no target is counted.
+    """`val_loss`, nats a target, and `val_bits_per_byte`, both None where there is no target.
 
     `rows` of a micro-batch.
     """

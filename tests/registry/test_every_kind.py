@@ -148,7 +148,7 @@ def test_one_file_of_each_kind_trains_and_resumes(
     assert [line["window"] for line in whole] == [2, 4, 2, 4]
     assert [line["steps"] for line in whole] == [11, 12, 13, 14]
     manifest = Run(Path("whole")).record()
-    assert manifest and manifest.model_extra == {"counted_from": 10}
+    assert manifest and manifest.entries == {"counted_from": 10}
     assert (manifest.engine, manifest.optimizer) == ("counting", "heavy")
     assert (
         set(manifest.code or ())

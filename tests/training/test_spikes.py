@@ -15,7 +15,7 @@ from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure
 from hybridkit.training.engine import Gradient
 from hybridkit.training.engines.local.engine import LocalEngine
-from hybridkit.training.state import FEWEST, RECENT, State
+from hybridkit.training.state import FEWEST, RECENT, TrainState
 
 MANY = ("train.steps=30", "train.checkpoint_every=11", "train.validate_every=30", "train.lr=1e-3")
 
@@ -85,7 +85,7 @@ def test_skip_leaves_the_batch_out_and_a_resumed_run_too(go: Go, tmp_path: Path,
     assert "step 26" in told
     steps = [line["step"] for line in untimed(run) if "loss" in line]
     assert steps == list(range(1, 31))
-    state = State.model_validate_json((run.checkpoint_folder / "step-30" / "state.json").read_bytes())
+    state = TrainState.model_validate_json((run.checkpoint_folder / "step-30" / "state.json").read_bytes())
     assert (state.step, state.position) == (30, 31)
 
     again = Run(tmp_path / "again")
@@ -103,7 +103,7 @@ def test_rollback_goes_on_behind_the_spike_from_the_last_checkpoint(
     spoil[25] = SPIKE
     go(run.path, *MANY, "train.on_spike=rollback")
     assert [line["step"] for line in untimed(run) if "loss" in line] == list(range(1, 31))
-    state = State.model_validate_json((run.checkpoint_folder / "step-30" / "state.json").read_bytes())
+    state = TrainState.model_validate_json((run.checkpoint_folder / "step-30" / "state.json").read_bytes())
     assert (state.step, state.position) == (30, 26 + 30 - 22)  # batches 22 to 25 are not read again
 
 
@@ -114,7 +114,7 @@ def test_spikes_without_end_stop(go: Go, tmp_path: Path, spoil: dict[int, Gradie
 
 
 def test_the_median_is_that_of_the_recent_losses() -> None:
-    state = State()
+    state = TrainState()
     for number in range(RECENT + 50):
         assert not (number < FEWEST and state.spikes(1e9, 1.0))
         state.advance(float(number))

@@ -18,7 +18,7 @@ from hybridkit.search.objectives import UnknownMetric, look_up, run_metrics
 from hybridkit.search.pruner import running_losses
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
-from hybridkit.training.state import FEWEST, State
+from hybridkit.training.state import FEWEST, TrainState
 from hybridkit.training.validation import validate
 
 PLAN = hybridkit.build("[swa:4, mlstm]", width=16, heads=2).plan
@@ -108,7 +108,7 @@ def test_a_validation_without_targets_is_null() -> None:
 
 
 def test_it_is_no_spike_and_no_measure_of_one() -> None:
-    state = State()
+    state = TrainState()
     for _ in range(FEWEST):
         state.advance(5.0)
         state.advance(None)

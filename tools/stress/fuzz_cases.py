@@ -27,7 +27,7 @@ from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.training.callback import Start
-from hybridkit.training.state import State, load_state
+from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.tensorboard import TensorBoard
 
 WORDS = b"""
@@ -217,7 +217,7 @@ def _manifest() -> bytes:
 
 
 def _state() -> bytes:
-    return State(step=1, position=1, recent=[1.0, 2.5]).model_dump_json().encode()
+    return TrainState(step=1, position=1, recent=[1.0, 2.5]).model_dump_json().encode()
 
 
 def _metrics() -> bytes:
@@ -260,7 +260,7 @@ def _read_manifest(content: bytes) -> None:
     assert found.checkpoint is None and found.skipped["step-1"]
     refused = 0
     (folder / "manifest.json").write_bytes(test_run._seal(content))
-    for reader in (lambda: read_manifest(folder), lambda: load_state(Checkpoint(folder, 1))):
+    for reader in (lambda: read_manifest(folder), lambda: load_train_state(Checkpoint(folder, 1))):
         try:
             reader()
         except Invalid:

@@ -1,7 +1,7 @@
-"""From one command to the ranks of a run: started here, or found in the environment of another launcher.
+"""From one command to the ranks of a run: started here, or by another launcher, which sets the environment.
 
-Torchrun and DeepSpeed's launcher say RANK, WORLD_SIZE and LOCAL_RANK; SLURM says the same in words of its own, which
-are translated. Nothing here imports torch, so that what cannot run is refused before anything starts.
+Torchrun and DeepSpeed's launcher set RANK, WORLD_SIZE and LOCAL_RANK; SLURM's variables are translated. Nothing here
+imports torch, so that mistakes are told before anything starts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybridkit.recipe.choices import ENGINE, NEEDS_ENGINE
-from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.schema import Recipe, Train
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import Failure, Interrupted, UserError
-from hybridkit.training.engine import engine_of
+from hybridkit.training.engine import EngineSpec, engine_of
 from hybridkit.training.ranks import REPORT, Place, place, settle
 
 _HOST = re.compile(r"(\S+)\s+slots=([1-9][0-9]*)")
 
 
 def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Registry = REGISTRY) -> None:
-    """Return in a process that is to train as one rank; one that starts others ends with their exit code instead.
+    """Return in a process that trains as a rank. A process that starts the ranks ends here, with their exit code.
 
     Raises UserError, before any process starts, for what cannot run.
     """
@@ -76,11 +76,16 @@ def check(recipe: Recipe, ranks: int, registry: Registry = REGISTRY) -> None:
         raise UserError(
             f"{ranks} ranks: train.engine: {train.engine} is one process; set train.engine={' or '.join(able)}"
         )
+    _refuse_ignored(train, type(engine), registry)
+    engine.check(recipe, ranks)
+
+
+def _refuse_ignored(train: Train, engine: type[EngineSpec], registry: Registry) -> None:
+    """Raises UserError for a field of another engine that changes what is computed."""
     for name in registry.names(ENGINE):
         for field, info in registry.get(ENGINE, name).model_fields.items():
             if info.json_schema_extra == NEEDS_ENGINE and hasattr(train, field) and field not in engine.model_fields:
                 raise UserError(f"train.{field}: {getattr(train, field)} takes effect only under train.engine={name}")
-    engine.check(recipe, ranks)
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

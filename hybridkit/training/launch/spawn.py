@@ -14,15 +14,15 @@ from hybridkit.system.errors import Failure, UserError
 from hybridkit.training.ranks import PARENT, REPORT, free_port
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-GRACE = 2.0  # seconds that the other ranks have to say what they know once one has failed
+GRACE = 2.0  # seconds that the other ranks have to report their errors after one has failed
 POLL = 0.05  # seconds
 
 
 def spawn(ranks: int) -> int:
-    """Run this very command as so many ranks, and wait: the exit code that they agree on.
+    """Run this same command as so many ranks, and wait; returns their exit code.
 
-    Raises what a rank raised, once where all did, and Failure, naming the rank, where one died; the others are then
-    ended, too.
+    Raises the error of the ranks, once where all raised the same, and Failure, naming the rank, where one was killed;
+    the others are then ended, too.
     """
     with tempfile.TemporaryFile("a+b") as report:
         return _spawn(ranks, report)

@@ -13,6 +13,7 @@ import pytest
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.system.lock import Lock
+from hybridkit.training import ranks
 from hybridkit.training.launch import launch
 from hybridkit.training.ranks import Place, first_host
 
@@ -22,12 +23,12 @@ ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def test_the_environment_says_who_is_who() -> None:
-    assert launch.place({}) is None
-    assert launch.place({"RANK": "1", "WORLD_SIZE": "4"}) == Place(1, 4)
-    assert launch.place({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}) == Place(3, 8)
-    assert launch.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None, "a batch script is no rank"
+    assert ranks.place({}) is None
+    assert ranks.place({"RANK": "1", "WORLD_SIZE": "4"}) == Place(1, 4)
+    assert ranks.place({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}) == Place(3, 8)
+    assert ranks.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None, "a batch script is no rank"
     with pytest.raises(UserError, match="RANK"):
-        launch.place({"RANK": "one", "WORLD_SIZE": "4"})
+        ranks.place({"RANK": "one", "WORLD_SIZE": "4"})
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "70001"}
     for name, value in (said | {"SLURM_STEP_NODELIST": "gpu[03-04]"}).items():
         monkeypatch.setenv(name, value)
-    place = launch.place(os.environ)
+    place = ranks.place(os.environ)
     assert place
-    launch.settle(place)
+    ranks.settle(place)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     assert [os.environ[name] for name in names] == ["5", "8", "1", "gpu03", "30001"]
 

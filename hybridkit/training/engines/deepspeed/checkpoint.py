@@ -1,5 +1,5 @@
 """Checkpoints of the DeepSpeed engine: the files of the local engine, so that any engine, stage and number of ranks
-goes on from any other's. DeepSpeed's own formats, which hold pickles, are neither written nor read.
+can resume any other's. DeepSpeed's own formats hold pickles, and are neither written nor read.
 
 Weights and moments are gathered a parameter at a time; rank 0 writes each before it asks for the next.
 """

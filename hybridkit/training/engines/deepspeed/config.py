@@ -12,7 +12,7 @@ from hybridkit.system.errors import MissingExtra, UserError
 if TYPE_CHECKING:
     from hybridkit.training.engines.deepspeed import DeepSpeed
 
-UNSET = (False, None, "none")  # what says no more than leaving a setting out
+UNSET = (False, None, "none")  # values that mean the same as no setting
 BUCKET = 1 << 27  # elements of a communication buffer at most: half a gigabyte of fp32
 
 # Settings of DeepSpeed that a field of the recipe decides. A section stands for everything in it.
@@ -42,7 +42,7 @@ ELSEWHERE = (
     "csv_monitor",
     "autotuning",
     "nebula",
-)  # sections that write by themselves
+)  # sections that write files or send data
 PLACES = ("path", "file", "dir")  # how names of settings end that say where something is written
 
 
@@ -73,7 +73,7 @@ def settings(spec: DeepSpeed, train: Train, parameters: int) -> dict[str, Any]:
     for key, value in _leaves(spec.deepspeed):
         if key.partition(".")[0] in ELSEWHERE or key.rpartition(".")[2].endswith(PLACES):
             raise UserError(
-                f"train.deepspeed: {key}: a recipe has nothing written elsewhere than in its run; leave it out"
+                f"train.deepspeed: {key}: nothing may be written elsewhere than in the run folder; leave it out"
             )
         field = _owner(key)
         if field and value not in ([said[key]] if key in said else UNSET):

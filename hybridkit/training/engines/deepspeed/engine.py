@@ -34,7 +34,7 @@ from hybridkit.training.engines.deepspeed.zero import STAGES
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.optimizer import Optimizer
 
-SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs; compiled for a minute at first use if not refused
+SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs, which would be compiled for a minute at first use
 
 
 class DeepSpeedEngine:
@@ -67,7 +67,7 @@ class DeepSpeedEngine:
         files.set_weights(self._zero, self._named, weights, origin)
 
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
-        """Accumulate over this rank's micro-batches; with the last one the ranks' gradients are complete."""
+        """Accumulate over this rank's micro-batches; the last one also adds up the ranks' gradients."""
         self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in micro_batches:
@@ -108,7 +108,7 @@ class DeepSpeedEngine:
         return int(largest)
 
     def metrics(self) -> dict[str, float]:
-        """The most memory in bytes that a rank has held: of the GPU, or of the process where there is none."""
+        """The peak memory of a rank in bytes, the largest of all ranks: of the GPU, or of the process on a CPU."""
         return {"peak_memory": self.all_reduce_max(_peak_memory(self.device))}
 
     def _summed(self, nats: Tensor) -> float:
@@ -134,7 +134,7 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def _quiet() -> None:
-    """DeepSpeed's warnings alone, not on standard output, and none about functions of torch that it calls."""
+    """Only DeepSpeed's own warnings, on standard error."""
     warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:

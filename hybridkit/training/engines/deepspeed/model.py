@@ -1,4 +1,4 @@
-"""What the DeepSpeed engine starts from: its process group, and a model shared out while it is built."""
+"""What the DeepSpeed engine starts from: its process group, and a model that is sharded while it is built."""
 
 import atexit
 import os
@@ -60,7 +60,7 @@ def join(train: Train) -> tuple[Place, torch.device]:
 
 
 def sharded_model(plan: Plan, seed: int, settings: dict[str, Any]) -> Model:
-    """`initial_model` with the same weights, of which each rank keeps its share: it never holds two layers whole."""
+    """`initial_model` with the same weights, of which each rank keeps its share; it holds one whole layer at a time."""
     with _each_layer(lambda layer: Init(module=layer, config_dict_or_path=settings, dtype=torch.float32)):
         model = initial_model(plan, seed)
     Init(module=model, config_dict_or_path=settings, dtype=torch.float32)  # embedding, last norm and head

@@ -65,7 +65,7 @@ class Ulysses(SequenceParallel):
 
 
 def spread(model: Model, size: int) -> Ulysses | None:
-    """Let every mixer of a model share its sequences among `size` ranks; None for 1. Raises UserError."""
+    """Set up every mixer of a model for sequences over `size` ranks; None for 1. Raises UserError."""
     if size == 1:
         return None
     ulysses = Ulysses(size)

@@ -1,6 +1,6 @@
-"""The stages of ZeRO behind one small face: where each keeps gradients, weights and AdamW's moments.
+"""The stages of ZeRO behind one interface: where each keeps gradients, weights and AdamW's moments.
 
-Every method is called on all ranks in the same order, and what it returns is whole and the same on all of them.
+Every method is called on all ranks in the same order, and returns the whole tensor or number on each of them.
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ class Zero(ABC):
 
     @abstractmethod
     def zero_grad(self) -> None:
-        """Forget that gradient."""
+        """Drop that gradient."""
 
     @abstractmethod
     def set_moment(self, parameter: nn.Parameter, what: str, value: Tensor) -> None:
@@ -70,13 +70,13 @@ class Zero(ABC):
         return safe_get_full_optimizer_state(parameter, what)
 
     def steps(self) -> int:
-        """The updates that the moments have seen."""
+        """The number of updates that made the moments."""
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
     def set_steps(self, steps: int) -> None:
-        """Make the moments, where there are none yet, and let them have seen so many updates.
+        """Make the moments where there are none yet, and set their number of updates.
 
-        DeepSpeed leaves the moments of all parameter groups but the first out of its books where AdamW makes them.
+        Where AdamW makes them, DeepSpeed does not know those of the second parameter group and later ones.
         """
         for flat in self._flats():
             state: dict[str, Any] = self._adamw.state[flat]
@@ -166,7 +166,7 @@ class Sharded(Zero):
     def set_moment(self, parameter: nn.Parameter, what: str, value: Tensor) -> None:
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         first = size * torch.distributed.get_rank()
-        mine = value.flatten()[first : first + size]  # the last ranks' shares reach over the end
+        mine = value.flatten()[first : first + size]  # the last ranks' shares may be longer than what is left
         safe_set_local_optimizer_state(parameter, F.pad(mine, (0, size - mine.numel())), what)
 
 
