@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, clone_state
-from hybridkit.testing.executed_work import ExecutedWork, counted
 from hybridkit.testing.trial import Trial
+from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
 COST_LENGTHS = (1, 48, 130)
