@@ -184,7 +184,7 @@ def _library(
 def _native(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
 ) -> tuple[Tensor, MlstmState]:
-    """The library's plain torch form, which wants one type throughout."""
+    """The library's plain torch form, which needs one type for all inputs."""
     kind = wide(q.dtype)
     h, after = _library(
         "chunkwise--native_autograd", 64, q.to(kind), k.to(kind), v.to(kind), i, f, state, document_starts

@@ -1,4 +1,4 @@
-"""The laws of blocks and windows as plain functions: whoever writes a block or a policy runs them too.
+"""The laws of blocks and windows as plain functions: authors of blocks and policies run them too.
 
     from hybridkit.testing import check_block, check_window
     check_block(MyBlock.read([]), Dims(width=32, heads=4, vocab=257))

@@ -1,0 +1,11 @@
+"""Blocks are the files of blocks/, and policies those of blocks/windows/: what blocks share in ops/ is neither."""
+
+from project import ROOT
+
+from hybridkit.registry.registry import REGISTRY
+
+
+def test_names_are_the_files_of_their_folders() -> None:
+    for kind, folder in (("block", "blocks"), ("window", "blocks/windows")):
+        files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+        assert set(REGISTRY.names(kind)) == files
