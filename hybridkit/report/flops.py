@@ -29,7 +29,7 @@ class TotalsRow(NamedTuple):
 
 
 def print_costs(entries: Sequence[CostEntry]) -> None:
-    """All entries of a context together, as many side by side as fit, the first beside each of the others."""
+    """A table for each context, recipes side by side; where they do not fit, several, each with the first recipe."""
     console = Console()
     for context in dict.fromkeys(entry["context"] for entry in entries):
         first, *others = (entry for entry in entries if entry["context"] == context)

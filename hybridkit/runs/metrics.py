@@ -1,6 +1,6 @@
 """Reading metrics.jsonl: one JSON object a line, each with its `step`; `loss` and others of a step, or `val_loss`.
 
-A loss is null where no target was counted: there is nothing to compare.
+A loss is null where a step or validation had no targets.
 """
 
 import math
@@ -60,7 +60,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _figure(name: str, value: Any) -> bool:
-    """Whether a value is one that a figure of this name may have; what is no figure may be anything."""
+    """Whether a metric of this name may have this value; a name that is no metric may have any."""
     if name not in FIGURES and not name.startswith(MEASURED):
         return True
     return name.startswith(NULL) if value is None else _number(value)
