@@ -77,7 +77,7 @@ def read_history(folder: Path) -> list[EvalResult]:
         return []
     if file.stat().st_size > MAX_HISTORY_BYTES:
         raise ValueError(f"more than {MAX_HISTORY_BYTES >> 20} MiB")
-    said = json.loads(file.read_text("utf-8"))
+    said = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(said, dict):
         raise ValueError("not an object")
     earlier = said.pop(EARLIER, [])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.system.errors import UserError
+from hybridkit.system.terminal import say
 
 FILE = "trusted.json"
 _MOST = 1 << 24  # bytes of the file
@@ -52,7 +53,7 @@ def trust(sha256: str, path: Path) -> None:
     except OSError:
         place = None
     kept = f"recorded in {place}" if place else "in this process only: there is no configuration folder to record it in"
-    print(f"hybridkit: {path} is trusted from now on (sha256 {sha256}), {kept}", file=sys.stderr)
+    say(f"hybridkit: {path} is trusted from now on (sha256 {sha256}), {kept}", file=sys.stderr)
 
 
 def _record(folder: Path, sha256: str, path: Path) -> Path:
@@ -74,7 +75,7 @@ def _recorded() -> dict[str, Any]:
     try:
         if file is None or not file.is_file() or file.stat().st_size > _MOST:
             return {}
-        known = json.loads(file.read_text("utf-8"))["sha256"]
+        known = json.loads(file.read_text(encoding="utf-8"))["sha256"]
         if not isinstance(known, dict):
             raise TypeError("sha256 should be an object")
     except OSError:

@@ -29,7 +29,7 @@ def test_formula_and_cost() -> None:
 
 def gradients(layer: torch.nn.Module, x: Tensor, *, sliced: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The output, and the gradients of input and weights."""
-    monkeypatch.setattr(ffn, "by_hand", lambda x, weight: sliced)
+    monkeypatch.setattr(ffn, "custom_autograd", lambda x, weight: sliced)
     y = layer(x)[0]
     return [y, *torch.autograd.grad(y, [x, *layer.parameters()], torch.linspace(-1, 1, y.numel()).to(y).view_as(y))]
 

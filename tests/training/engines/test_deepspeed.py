@@ -13,6 +13,7 @@ import pytest
 from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+from project import ROOT
 from ranks import FEW, LENGTHS, in_stretches, settings, trained
 
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
@@ -23,7 +24,7 @@ Found = dict[str, Any]
 def run_ranks(ranks: int, out: Path) -> Found:
     port = free_port()
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(out)]
+    command = [sys.executable, str(ROOT / "tests/helpers/ranks.py"), str(out)]
     processes = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(ranks)

@@ -14,7 +14,7 @@ from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.system.lock import Lock
 from hybridkit.training.launch import launch
-from hybridkit.training.ranks import Place
+from hybridkit.training.ranks import Place, first_host
 
 DEEPSPEED = "train.engine=deepspeed"
 HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli", "train"]
@@ -35,7 +35,7 @@ def test_the_environment_says_who_is_who() -> None:
     [("gpu[03-07,12],cpu1", "gpu03"), ("node7", "node7"), ("a,b", "a"), ("n[9]", "n9"), ("rack-1-[2,4]", "rack-1-2")],
 )
 def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
-    assert launch.first_host(nodes) == first
+    assert first_host(nodes) == first
 
 
 def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
