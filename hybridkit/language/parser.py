@@ -51,7 +51,7 @@ def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
 
 
 def pattern_tree(text: str, source: Source | None = None) -> Group | Call:
-    """A pattern as written, its groups and repeats kept. Raises what `parse` raises."""
+    """A pattern as written, its groups and repeats kept. Raises what `parse_pattern` raises."""
     if len(text.encode(errors="surrogatepass")) > MAX_PATTERN_BYTES:
         first = Source.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # the error shows one line
         raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")

@@ -168,7 +168,7 @@ def _extended(path: Path, extending: tuple[str, ...]) -> Document:
         return document
     place, said = document.where(("extends",)), document.data.pop("extends")
     if not isinstance(said, str) or not said:
-        raise RecipeError(f"{place}: extends should be the path of another recipe, seen from this one")
+        raise RecipeError(f"{place}: extends should be the path of another recipe, relative to this file")
     chain = (*extending, os.path.realpath(path))
     base = path.parent / said
     if os.path.exists(base) and not os.path.isfile(base) and not os.path.isdir(base):  # a pipe might never end

@@ -105,7 +105,7 @@ def read_yaml_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
         if isinstance(document.data, str) and (unseen := _UNSEEN.search(document.data)):
             said = f"{character(unseen[0])} looks like nothing or a space: write a plain space after a key's colon"
             raise ReadError(document.where(()), said)
-        raise ReadError(document.where(()), "the top level holds lines of `key: value`")
+        raise ReadError(document.where(()), "the top level should hold lines of `key: value`")
     return document
 
 

@@ -13,8 +13,8 @@ from hybridkit.system.strict_json import parse_json
 MAX_LINE = 2**20  # bytes
 MAX_NUMBER = 2**63  # of whole numbers, steps included
 FIGURES = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu", "peak_memory")
-MEASURED = ("val_", "probe.")  # how the names of figures of validations and probes begin
-NULL = ("loss", *MEASURED)  # how the names of figures begin that may be null
+MEASURED = ("val_", "probe.")  # beginnings of the names of metrics of validations and probes
+NULL = ("loss", *MEASURED)  # beginnings of the names of metrics that may be null
 
 
 class Metrics(NamedTuple):
