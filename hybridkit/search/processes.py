@@ -82,7 +82,7 @@ def _alive(number: int) -> bool:
     except ProcessLookupError:
         return False
     with suppress(OSError):  # one that has ended may stand in the table until its parent asks
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 
