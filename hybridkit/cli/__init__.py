@@ -42,7 +42,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(_complain(Failure("aborted: the input ended"), 1))
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's, which some versions of typer import and others carry along
+        if not hasattr(error, "format_message"):  # an error of click, which typer imports or brings along, by version
             raise
         sys.exit(_explain(error))
 

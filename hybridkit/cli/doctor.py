@@ -6,7 +6,7 @@ from hybridkit.system.terminal import say
 
 
 def doctor(as_json: Json = False, plugin: Plugins = []) -> None:
-    """Say what is installed, which kernel each block will use on this machine, and why."""
+    """Show what is installed, which kernel each block uses on this machine, and why."""
     from hybridkit.bench.doctor import examine
 
     found = examine()

@@ -18,7 +18,7 @@ def _add_plugins(files: list[Path]) -> list[Path]:
         from hybridkit.registry.trust import trust
 
         for file in files:
-            trust(sha256(plugin_path(file).read_bytes()), file)  # whoever types a name means what stands there
+            trust(sha256(plugin_path(file).read_bytes()), file)  # a file named on the command line is trusted
             REGISTRY.add(file, named=True)
     return files
 

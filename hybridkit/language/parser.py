@@ -1,4 +1,4 @@
-"""The pattern language: a text to the flat list of calls it stands for, one a layer (docs/pattern.md)."""
+"""The parser of the pattern language: from a text to the flat list of its calls, one a layer (docs/pattern.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not
 MAX_ENTRIES = 4096
 MAX_LEVELS = 64
 MAX_PATTERN_BYTES = 64 * 1024
-_MAX_DIGITS = 32  # of a written number; more is a slip, and Python refuses to read very many
+_MAX_DIGITS = 32  # of a written number; more are a mistake, and Python refuses to read thousands
 _WORDS: dict[str, Value] = {"null": None, "true": True, "false": False}
 
 
@@ -33,7 +33,7 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """One layer as written: `swa(kv_heads=4):stoch(128,2048)`. Where it stands is no part of what it is."""
+    """One layer as written: `swa(kv_heads=4):stoch(128,2048)`. Calls compare equal wherever they stand."""
 
     name: str
     arguments: tuple[Argument, ...] = ()
@@ -42,7 +42,7 @@ class Call:
 
 
 def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
-    """The flat list of a pattern, groups and repeats expanded: 1 to 4096 calls.
+    """The flat list of a pattern's calls, with groups and repeats expanded: 1 to 4096.
 
     `source` says where `text` stands, for messages. Raises PatternError for anything that is not a pattern, for more
     than 4096 entries (counted before they are made), 64 levels of brackets or 64 KiB.
@@ -51,9 +51,9 @@ def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
 
 
 def pattern_tree(text: str, source: Source | None = None) -> Group | Call:
-    """A pattern as written, its groups and repeats kept. Raises what `parse` raises."""
+    """A pattern as written, its groups and repeats kept. Raises what `parse_pattern` raises."""
     if len(text.encode(errors="surrogatepass")) > MAX_PATTERN_BYTES:
-        first = Source.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # not a million lines, to point at one
+        first = Source.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # the error shows one line
         raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
     _check_levels(text, source)
     try:
@@ -79,7 +79,7 @@ class _Refused(Exception):
 
 
 class Group(NamedTuple):
-    """A repeated sequence, not yet expanded: `entries` is what it comes to."""
+    """A repeated sequence, not yet expanded; `entries` is how many calls it expands to."""
 
     parts: tuple[Group | Call, ...]
     times: int
@@ -100,7 +100,7 @@ class _Argument(NamedTuple):
 
 @v_args(inline=True)
 class _Build(Transformer[Token, object]):
-    """What the parser makes of each rule of the grammar, as it goes: no tree, no recursion."""
+    """Builds calls and groups while the parser reads, a method for each rule: no syntax tree, no recursion."""
 
     def start(self, part: _Part) -> _Part:
         return part

@@ -1,4 +1,4 @@
-"""A call to the block and window policy it asks for, every mistake pointed at in the pattern's text."""
+"""From a call to the block and the window policy that it names; errors point into the pattern's text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not w
 _At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
 _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
 
-_MAX_NUMBER = 1 << 40  # of any whole number in a pattern: what is larger overflows further down
+_MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
 _S = TypeVar("_S", bound="Spec")
@@ -94,7 +94,7 @@ def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window
 
 
 def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
-    """What a call's arguments make of `cls`. Raises what `at` makes of the place of the first mistake."""
+    """An object of `cls` with a call's arguments. Raises the error that `at` makes for the place of the mistake."""
     for (_, value), span in zip(call.arguments, call.span.arguments, strict=True):
         if isinstance(value, int) and abs(value) > _MAX_NUMBER:
             raise at(span, f"{shown(str(value))} should be at most {_MAX_NUMBER}")
@@ -106,7 +106,7 @@ def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
 
 
 def _culprit(call: Call, cls: type[Spec], message: str, given: dict[str, Any]) -> Span:
-    """The argument at fault: the last one of the shortest beginning of the list that goes wrong in the same way."""
+    """The argument at fault: the first one with which the arguments up to it give the same error."""
     for count, span in enumerate(call.span.arguments, start=1):
         try:
             cls.read(call.arguments[:count], **given)
@@ -117,7 +117,7 @@ def _culprit(call: Call, cls: type[Spec], message: str, given: dict[str, Any]) -
 
 
 def problem(error: ValueError, cls: type[Spec]) -> _Problem:
-    """An error of `Spec.read` in the words of the pattern; of several, one that explains the others."""
+    """An error of `Spec.read` in terms of the pattern; of several, the one that explains the others."""
     if not isinstance(error, ValidationError):
         return "", str(error), None
     detail = min(error.errors(), key=lambda one: _ORDER.get(one["type"], 1))
@@ -139,7 +139,7 @@ def problem(error: ValueError, cls: type[Spec]) -> _Problem:
 
 
 def _arguments_of(cls: type[Spec]) -> list[str]:
-    """The arguments that a call may give. A block's window is none of them: it stands after the colon."""
+    """The arguments that a call may give. A block's window is not among them: it stands after the colon."""
     return [name for name in cls.model_fields if not (name == "window" and getattr(cls, "has_window", False))]
 
 

@@ -1,4 +1,4 @@
-"""Where a pattern's text stands, so that every complaint about it can point."""
+"""Where a pattern's text stands, so that errors can point into it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Line(NamedTuple):
 class Source:
     r"""Where each line of a pattern's text stands; `lines` has one element for each `\n`-separated line of the text.
 
-    A line of the text is a stretch of its `raw` line: character c of it stands in column `column + c`. What a reader
-    cuts off (comments, indentation) it may cut off at the ends of lines only.
+    A line of the text is a part of its `raw` line: its character c stands in column `column + c`. A reader may
+    therefore remove text (comments, indentation) at the ends of a line only.
     """
 
     file: str | None

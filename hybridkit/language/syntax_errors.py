@@ -1,4 +1,4 @@
-"""What the parser could not read, in the words of somebody who wrote a pattern and knows no parser."""
+"""Syntax errors of patterns, in words for people who know patterns but no parsers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridkit.system.terminal import character, shown
 
 _MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "EQUAL": "`=`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`"}
 _CLOSES = {"]": "[", ")": "("}
-BRACKETS = re.compile(r'"(?:\\.|[^"\\\n])*"|[][()]')  # and quoted text, whose brackets are none
+BRACKETS = re.compile(r'"(?:\\.|[^"\\\n])*"|[][()]')  # matches quoted text, too, so that brackets in it are passed over
 _LONGEST = 60  # characters of a pattern that a message quotes
 
 
@@ -29,7 +29,7 @@ class _Stop(NamedTuple):
 
 
 def syntax_error(error: UnexpectedInput, text: str, source: Source | None) -> PatternError:
-    """What to raise where the parser stopped in `text`: the place, what was expected there, advice on known slips."""
+    """The error for where the parser stopped in `text`: the place, what was expected, advice on common mistakes."""
     stop = _stop(error, text)
     early = "the pattern ends too early" if text.strip() else "no pattern"
     unseen = len(stop.text) == 1 and not stop.text.isprintable()
@@ -47,8 +47,8 @@ def _stop(error: UnexpectedInput, text: str) -> _Stop:
         found, word, offset = "$END", "", len(text.rstrip())
     opened = _unclosed(text[:offset])
     expected = set(error.accepts if isinstance(error, UnexpectedToken) else error.allowed)  # type: ignore[attr-defined]
-    if not opened:  # the lexer does not count brackets: it allows `]` everywhere
-        expected = expected - {"COMMA", "RSQB"} or {"$END"}  # nor does it know the end
+    if not opened:  # the lexer does not count brackets, and allows `]` everywhere
+        expected = expected - {"COMMA", "RSQB"} or {"$END"}  # nor does it know where the text may end
     last = (error.token_history or [None])[-1]  # type: ignore[attr-defined]
     return _Stop(found, word, offset, expected, last.type if last else None, opened)
 
@@ -64,7 +64,7 @@ def _unclosed(text: str) -> tuple[re.Match[str], ...]:
 
 
 def _wanted(expected: Set[str]) -> str:
-    """The terminals as a user knows them: what a name or number stands for follows from what else could stand there."""
+    """The expected terminals in a user's words. What a name or number means follows from the other ones expected."""
     marks = [word for terminal, word in _MARKS.items() if terminal in expected]
     if "STRING" in expected:
         marks.insert(0, "an argument (a number, a word or text in double quotes)")
@@ -80,9 +80,9 @@ def _wanted(expected: Set[str]) -> str:
 
 
 def _advice(stop: _Stop, text: str, source: Source | None) -> str | None:
-    """What the slip probably was, or None where the expectation says it all."""
+    """What the mistake probably was; None where what was expected explains enough."""
     if stop.found == "JUNK" and stop.text == '"':
-        return 'this text has no closing `"`, or stands where none is read'
+        return 'this text has no closing `"`, or stands where quoted text is not allowed'
     if stop.found == "COMMA" and not stop.open:
         whole = " ".join(text.split()).rstrip(" ,")
         return f"put the list in brackets: [{whole if len(whole) < _LONGEST else 'sa, mlstm'}]"

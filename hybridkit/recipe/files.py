@@ -1,6 +1,6 @@
 """Recipes as files: finding and reading them, `extends`, overrides, writing them out, comparing them.
 
-A mapping of an extending file, or of an override, is merged into that of the file it extends; anything else replaces.
+A mapping in an extending file, or in an override, is merged into the one that it extends; any other value replaces.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAX_KEYS = 16  # of a dotted override
 
 
 class RecipeError(UserError):
-    """A recipe that says something wrong: where, what, and what would be right."""
+    """A mistake in a recipe: where, what, and what would be right."""
 
 
 class Loaded(NamedTuple):
@@ -56,11 +56,11 @@ class Loaded(NamedTuple):
     recipe: Recipe
     source: Source | None
     path: Path
-    registry: Registry = REGISTRY  # what its pattern may name; of a run's recipe, the run's own plug-ins, too
+    registry: Registry = REGISTRY  # what its pattern may name; for a run's recipe with the run's own plug-ins
 
 
 class RecipeChange(NamedTuple):
-    """A field that two recipes say differently; `allowed`: whether a run may be resumed with the new value."""
+    """A field that differs between two recipes; `allowed`: whether a run may be resumed with the new value."""
 
     key: str
     old: Any
@@ -73,7 +73,8 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
 
     Each override is a dotted `key=value`: `train.lr=1e-3`, `pattern=[sa]*4`. `known` says what the pattern
     in a file may name (`hybridkit.runs.run.load_recipe` adds a run's own plug-ins). Raises UserError for files, YAML,
-    keys and values that are wrong and for patterns that are none; what only a class can see is for compiling.
+    keys and values that are wrong, and for syntax errors in the pattern; what only a block's class can see is found
+    when the pattern is compiled.
     """
     path = find_recipe(name)
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
@@ -94,7 +95,7 @@ def _words(data: Any) -> Iterator[str]:
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The file that `name` says: the one of that path, or else the shipped recipe of that name. Raises UserError."""
+    """The file at the path `name`, or else the shipped recipe of that name. Raises UserError."""
     path, known = Path(name), shipped()
     if os.path.isfile(path) or (os.path.exists(path) and str(name) not in known):
         return path
@@ -139,7 +140,7 @@ def dump(recipe: Recipe) -> str:
 
 
 def recipe_changes(old: Recipe, new: Recipe, registry: Registry = REGISTRY) -> list[RecipeChange]:
-    """What `new` says differently, in the order of the schema."""
+    """The fields that differ, in the order of the schema."""
     pairs = [(leaf, _value_of(leaf, old), _value_of(leaf, new)) for leaf in leaves(registry)]
     return [RecipeChange(leaf.key, was, now, not leaf.fixed) for leaf, was, now in pairs if was != now]
 
@@ -153,7 +154,7 @@ def _value_of(leaf: Leaf, recipe: Recipe) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text in quotes where this package's reader, or YAML 1.1's, would take it for something else."""
+    """Writes text in quotes where our reader, or one of YAML 1.1, would read a number, null or the like."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -178,7 +179,7 @@ def _extended(path: Path, extending: tuple[str, ...]) -> Document:
         return document
     place, said = document.where(("extends",)), document.data.pop("extends")
     if not isinstance(said, str) or not said:
-        raise RecipeError(f"{place}: extends should be the path of another recipe, seen from this one")
+        raise RecipeError(f"{place}: extends should be the path of another recipe, relative to this file")
     chain = (*extending, os.path.realpath(path))
     base = path.parent / said
     if os.path.exists(base) and not os.path.isfile(base) and not os.path.isdir(base):  # a pipe might never end
@@ -217,7 +218,7 @@ def _value(text: str, origin: str) -> Any:
 
 
 def _merged(base: Document, over: Document) -> Document:
-    """What both say, `over` having the last word."""
+    """Both documents as one; where they differ, `over` decides."""
     gone = set(_replaced(base.data, over.data, ()))
 
     def kept(path: KeyPath) -> bool:

@@ -1,8 +1,8 @@
 """YAML events in which the values of some keys are patterns: text that stands unquoted, which no plain YAML can read.
 
 The text begins where the key's value begins. In block style it ends before the next line indented no deeper than the
-key, in a flow mapping at the comma or bracket that closes it. `#` after a space is a comment; blank lines count for
-nothing. The text under a `|` or `>` reads the same. Everything else is left to PyYAML's own scanner, which therefore
+key, in a flow mapping at the comma or bracket that closes it. `#` after a space is a comment; blank lines are
+skipped. The text under a `|` or `>` reads the same. Everything else is left to PyYAML's own scanner, which therefore
 knows what is a quoted string, a comment or a block scalar, and what only looks like a key.
 """
 
@@ -28,7 +28,7 @@ _NOTHING = re.compile(r"(?: +|#[^\n\0]*|\n)*")
 _HEADER = re.compile(r"[|>][-+1-9]{0,2} *(?:#[^\n]*)?\n")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#")
 _FLOW_MARKS = re.compile(r"(?:^|(?<=\s))#[^\n]*|[()\[\]{},]")
-_FURTHER = re.compile(r"(?:[^\n]*\n)(?:[ ]*(?:#[^\n]*)?\n)* *(?=[^\s\0])")  # to the next line that says something
+_FURTHER = re.compile(r"(?:[^\n]*\n)(?:[ ]*(?:#[^\n]*)?\n)* *(?=[^\s\0])")  # to the next line with text
 _KEY = re.compile(r"[^\s\[\](){},*|&!%@`#][^\n]*:(?:[\s\0]|$)|-(?:[\s\0]|$)|\? |---|\.\.\.|[\]}]")
 _LEFT_TO_YAML = "\0\t{&*!,]}"  # a value that begins so is a mapping, a mistake that YAML names, or nothing
 
@@ -69,7 +69,7 @@ class Events(Reader, Scanner, Parser):
 
     def scan_to_next_token(self) -> None:
         """Skip spaces, comments and line ends; in block style a key may follow a line's end."""
-        end = _NOTHING.match(self.buffer, self.index).end()  # type: ignore[union-attr]  # it matches nothing, too
+        end = _NOTHING.match(self.buffer, self.index).end()  # type: ignore[union-attr]  # it matches the empty text, too
         if not self.flow_level and "\n" in self.buffer[self.index : end]:
             self.allow_simple_key = True
         self.forward(end - self.index)
@@ -102,7 +102,7 @@ class Events(Reader, Scanner, Parser):
         self._pattern_is_next = self._is_pattern(self._keys())
 
     def misspelt(self) -> tuple[int, str] | None:
-        """The offset and name of the key around this place, if its value would be a pattern were it spelt `pattern`."""
+        """The offset and name of the key around this place, if it looks like `pattern` misspelt."""
         keys = self._keys()
         if not keys or self._is_pattern(keys) or not self._is_pattern((*keys[:-1], "pattern")):
             return None
@@ -174,7 +174,7 @@ class Events(Reader, Scanner, Parser):
 
 
 def _lines(text: str, begin: int, end: int) -> Iterator[Stretch]:
-    """What the lines of text[begin:end] say, without comments and the space around it; lines that say nothing left out.
+    """The lines of text[begin:end] without comments and surrounding space; empty ones are left out.
 
     Raises Refused for a tab that indents.
     """

@@ -34,7 +34,7 @@ MAX_VALUES = 4096
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # of YAML 1.1; editors and YAML 1.2 count none of them
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # line ends in YAML 1.1, but not for editors and YAML 1.2
 _UNSEEN = re.compile(
     "[\x7f-\x9f\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2064\u2066-\u206f\u3000\ufeff]"
 )
@@ -52,7 +52,7 @@ _WORDS = {word: value for value, words in {
 
 
 class TextPlace(NamedTuple):
-    """Where something was said: a file's line and column, both from 1, or an origin that has no lines."""
+    """Where a key or value stands: a file's line and column, both from 1, or an origin without lines (an override)."""
 
     origin: str
     line: int | None = None
@@ -63,7 +63,7 @@ class TextPlace(NamedTuple):
 
 
 class ReadError(UserError):
-    """A text that cannot be read: where, what is wrong, what would be right."""
+    """A text that cannot be read: the place, what is wrong, what would be right."""
 
     def __init__(self, place: TextPlace, message: str) -> None:
         self.place = place
@@ -72,7 +72,7 @@ class ReadError(UserError):
 
 @dataclass(frozen=True)
 class Document:
-    """What a text says. `keys` and `values` hold places by path, `sources` the sources of its patterns."""
+    """The data in a text. `keys` and `values` hold places by path, `sources` the sources of its patterns."""
 
     data: Any
     keys: Mapping[KeyPath, TextPlace]
@@ -105,7 +105,7 @@ def read_yaml_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
         if isinstance(document.data, str) and (unseen := _UNSEEN.search(document.data)):
             said = f"{character(unseen[0])} looks like nothing or a space: write a plain space after a key's colon"
             raise ReadError(document.where(()), said)
-        raise ReadError(document.where(()), "the top level holds lines of `key: value`")
+        raise ReadError(document.where(()), "the top level should hold lines of `key: value`")
     return document
 
 
@@ -129,7 +129,7 @@ def read_yaml_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = 
         raise ReadError(place(index), said) from None
     except MarkedYAMLError as error:
         at_the_end = error.problem_mark is None or error.problem_mark.index >= len(text)
-        mark = (at_the_end and error.context_mark) or error.problem_mark  # not where a bracket lacks but where it opens
+        mark = (at_the_end and error.context_mark) or error.problem_mark  # where an unclosed bracket opens
         index, said = _slip(text, mark.index if mark else 0, builder) or (mark.index if mark else 0, _plainly(error))
         raise ReadError(place(index), said) from None
     except (ValueError, OverflowError):  # PyYAML leaves chr()'s own errors to the caller
@@ -139,7 +139,7 @@ def read_yaml_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = 
 
 
 def _slip(text: str, index: int, builder: _Builder | None) -> tuple[int, str] | None:
-    """What more probably is wrong than what YAML says at `index`: where, and what; a slip that is hard to see."""
+    """A likelier cause of YAML's error at `index` than YAML names: an unseen character, a misspelt key."""
     end = text.find("\n", index)
     before = text.rfind("\n", 0, index)
     begin = text.rfind("\n", 0, before) + 1 if before >= 0 else 0  # the line before, too
@@ -177,7 +177,7 @@ def missing(path: str | Path, known: Iterable[str] = ()) -> ReadError:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a file. Raises ReadError for all that keeps it from being one."""
+    """The text of a file. Raises ReadError where it cannot be read, is too large or is not text."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
@@ -189,7 +189,7 @@ def _text_of(path: Path) -> str:
     except OSError as error:
         raise ReadError(TextPlace(str(path)), f"cannot be read: {error.strerror}") from None
     if len(data) > MAX_YAML_BYTES:
-        raise ReadError(TextPlace(str(path)), "larger than 1 MiB, which no recipe is")
+        raise ReadError(TextPlace(str(path)), "larger than 1 MiB, the most that a recipe may have")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -227,7 +227,7 @@ class _Builder:
         if len(path) > MAX_DEPTH:
             raise Refused(index, f"nested deeper than {MAX_DEPTH} levels")
         if len(self.values) > MAX_VALUES:
-            raise Refused(index, f"more than {MAX_VALUES} values, which no recipe has")
+            raise Refused(index, f"more than {MAX_VALUES} values, the most that a recipe may have")
         self.values[path] = self.place(index)
         if isinstance(event, e.MappingStartEvent):
             return self.mapping(path)

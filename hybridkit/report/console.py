@@ -1,7 +1,7 @@
 """The console, table, tree and progress bar of all verbs: rich is imported here alone.
 
-What stands in them is plain text. By itself rich takes `[x]` in a name for markup, `:x:` for a picture, and cuts what a
-line of 80 characters does not hold when it writes to a pipe.
+All text is shown as it is. By default rich reads `[x]` in a name as markup and `:x:` as an emoji, and cuts lines at 80
+characters when it writes to a pipe.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hybridkit.system.terminal import harmless, is_terminal, one_line
 
 __all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
 
-WIDE = 1 << 20  # columns of what is no terminal: its lines are as long as they are
+WIDE = 1 << 20  # columns of a pipe or file: no line is cut there
 _LEFT = 8  # characters that a folded column at the left keeps at least
-_ENDS = "/\\-_. =,"  # after which a common beginning of names may end
+_ENDS = "/\\-_. =,"  # a common beginning of names may end after one of these
 
 
 class Console(_console.Console):
@@ -38,7 +38,7 @@ class Console(_console.Console):
         )
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Every string that is drawn comes by here."""
+        """rich calls this for every string that it draws."""
         return super().render_str(harmless(text), **settings)
 
 
@@ -105,9 +105,9 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def apart(names: Iterable[str]) -> tuple[str, list[str]]:
-    """The beginning that all of several names have in common, whole words of it, and what is left of each."""
+    """The common beginning of several names, up to the end of a word, and the rest of each name."""
     names = list(names)
-    first, last = min(names, default=""), max(names, default="")  # what these share, those between them do
+    first, last = min(names, default=""), max(names, default="")  # in this order all names share what these two share
     alike = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     common = first[: max(first.rfind(end, 0, alike) for end in _ENDS) + 1] if first != last else ""
     return common, [name[len(common) :] for name in names]

@@ -17,7 +17,7 @@ from hybridkit.system.folders import advice, kind
 
 @dataclass(frozen=True)
 class RunCurve:
-    """What a run's metrics say: its training lines and its validation lines."""
+    """The metrics of a run: its training lines and its validation lines."""
 
     name: str
     steps: Sequence[dict[str, Any]]
@@ -40,7 +40,7 @@ class RunCurve:
 
 
 def _known(figures: Iterable[float | None]) -> list[float]:
-    """The figures that there are: a step without targets has no loss."""
+    """Those that are not null: a step without targets has no loss."""
     return [figure for figure in figures if figure is not None]
 
 

@@ -1,4 +1,4 @@
-"""What a run would take, in words."""
+"""What a run would need, as `train --dry-run` prints it."""
 
 from collections.abc import Mapping
 from typing import Any

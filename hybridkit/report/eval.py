@@ -123,7 +123,7 @@ def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], 
 
 
 def text_name(row: Mapping[str, Any]) -> str:
-    """Whether a figure is of text that the run held out in training."""
+    """Which text a loss was measured on: held out in training, other text, or unknown."""
     same = row.get("same_text")
     return "unknown" if same is None else "held-out" if same else "other"
 

@@ -98,14 +98,14 @@ def svg(figure: Figure) -> str:
 
 @contextmanager
 def _plain(figure: Figure) -> Iterator[None]:
-    """While the figure is drawn, no text is read as TeX, and nothing is said of characters that the font lacks."""
+    """While the figure is drawn, no text is read as TeX, and characters that the font lacks cause no warning."""
     from matplotlib import rc_context
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
-    plain = rc_context({"text.parse_math": False, "text.usetex": False})  # for ticks, which are made meanwhile
+    plain = rc_context({"text.parse_math": False, "text.usetex": False})  # for ticks, which drawing makes
     with plain, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield

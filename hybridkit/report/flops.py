@@ -29,7 +29,7 @@ class TotalsRow(NamedTuple):
 
 
 def print_costs(entries: Sequence[CostEntry]) -> None:
-    """All entries of a context together, as many side by side as fit, the first beside each of the others."""
+    """A table for each context, recipes side by side; where they do not fit, several, each with the first recipe."""
     console = Console()
     for context in dict.fromkeys(entry["context"] for entry in entries):
         first, *others = (entry for entry in entries if entry["context"] == context)
@@ -63,9 +63,9 @@ def short(recipes: Iterable[str]) -> list[str]:
 
 
 def _heading(entry: CostEntry) -> str:
-    window = "own windows" if entry["window"] is None else f"window {entry['window']}"
+    window = "each policy's windows" if entry["window"] is None else f"window {entry['window']}"
     counted = f"{format_tokens(entry['context'])} tokens, count {entry['count']}, {window}"
-    return f"{counted}; weights and states in {entry['dtype']}, batch {entry['batch']}\n"
+    return f"{counted}\nweights and states in {entry['dtype']}, batch {entry['batch']}\n"
 
 
 def _totals(entries: Sequence[CostEntry]) -> Table:

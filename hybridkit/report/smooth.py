@@ -1,4 +1,4 @@
-"""A curve that the eye can follow where single batches scatter."""
+"""Smoothing of training curves, whose single batches scatter."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Reading metrics.jsonl: one JSON object a line, each with its `step`; `loss` and others of a step, or `val_loss`.
 
-A loss is null where no target was counted: there is nothing to compare.
+A loss is null where a step or validation had no targets.
 """
 
 import math
@@ -13,8 +13,8 @@ from hybridkit.system.strict_json import parse_json
 MAX_LINE = 2**20  # bytes
 MAX_NUMBER = 2**63  # of whole numbers, steps included
 FIGURES = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu", "peak_memory")
-MEASURED = ("val_", "probe.")  # how the names of figures of validations and probes begin
-NULL = ("loss", *MEASURED)  # how the names of figures begin that may be null
+MEASURED = ("val_", "probe.")  # beginnings of the names of metrics of validations and probes
+NULL = ("loss", *MEASURED)  # beginnings of the names of metrics that may be null
 
 
 class Metrics(NamedTuple):
@@ -60,7 +60,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _figure(name: str, value: Any) -> bool:
-    """Whether a value is one that a figure of this name may have; what is no figure may be anything."""
+    """Whether a metric of this name may have this value; a name that is no metric may have any."""
     if name not in FIGURES and not name.startswith(MEASURED):
         return True
     return name.startswith(NULL) if value is None else _number(value)

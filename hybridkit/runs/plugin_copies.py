@@ -1,7 +1,7 @@
 """The plug-ins that a run was trained with: its own copies in `plugins/`, and their hashes in its manifests.
 
-A copy is executed only if its hash is the recorded one and the user trusts it (`registry.trust`). Files of a second
-folder of plug-ins, and of others, stand in `plugins/2/`, `plugins/3/` ...
+A copy is executed only if its hash is the recorded one and the user trusts it (`registry.trust`). Files of a second,
+third ... folder of plug-ins stand in `plugins/2/`, `plugins/3/` ...
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from hybridkit.block import Entry
 
 FOLDER = "plugins"
-_MAX_FILES, _MAX_BYTES = 1000, 1 << 24  # of copies that no manifest vouches for
+_MAX_FILES, _MAX_BYTES = 1000, 1 << 24  # of copies that no manifest lists
 
 
 class RunWithPlugins(Protocol):
-    """What is asked of a run folder (hybridkit.runs.run)."""
+    """The part of a run folder that is used here (hybridkit.runs.run.Run)."""
 
     path: Path
     checkpoint_folder: Path
@@ -63,7 +63,7 @@ def write_copies(run: RunWithPlugins, code: Mapping[str, bytes]) -> None:
 def recorded(run: RunWithPlugins) -> dict[str, str]:
     """SHA-256 of every file that a run was trained with, by its name in `plugins/`; none for runs that keep no record.
 
-    Before the first checkpoint that is what lies there.
+    Before the first checkpoint: of the files that are there.
     """
     if manifest := run.record():
         return manifest.code or {}
@@ -77,7 +77,7 @@ def recorded(run: RunWithPlugins) -> dict[str, str]:
 
 
 def refuse_changed(origin: str, was: Mapping[str, str], now: Mapping[str, str], remedy: str) -> None:
-    """Raises UserError, naming both hashes of the first file of plug-ins that `was` and `now` say differently."""
+    """Raises UserError for the first file of plug-ins whose hashes in `was` and `now` differ, naming both."""
     before, after = _flat(was), _flat(now)
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
@@ -86,7 +86,9 @@ def refuse_changed(origin: str, was: Mapping[str, str], now: Mapping[str, str], 
 
 
 def registry_of(run: RunWithPlugins, names: Collection[str]) -> Registry:
-    """What a pattern with these `names` may use in a run: as ever, and the run's plug-ins that --plugin did not give.
+    """The registry for a pattern with these `names` in a run: the usual one, and the run's own plug-ins.
+
+    A plug-in that --plugin names is taken in place of the run's copy, if it is the same.
 
     Raises UserError where a given plug-in is another one than the run's, and where a copy is not the recorded one or
     is not trusted.

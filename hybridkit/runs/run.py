@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
     step: int
 
     def check(self, *names: str) -> Manifest:
-        """The manifest, after each of `names`, or every file where none is given, was found to agree with it.
+        """The manifest, after checking that each of `names` (every file where none is given) agrees with it.
 
         Raises Invalid.
         """
@@ -85,7 +85,7 @@ class Run:
         return read_metrics(self.metrics_file)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """All of them, newest first, not checked yet."""
+        """All checkpoints, newest first, not checked yet."""
         names = [path.name for path in self.checkpoint_folder.iterdir()] if self.checkpoint_folder.is_dir() else []
         steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
         yield from (Checkpoint(self.checkpoint_folder / f"step-{step}", step) for step in sorted(steps, reverse=True))

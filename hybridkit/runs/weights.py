@@ -1,4 +1,4 @@
-"""Weights by name: what a checkpoint stores, and how tensors come back from a file that nobody vouches for."""
+"""Weights by name: what a checkpoint stores, and how tensors are read from a file that is not trusted."""
 
 import struct
 from collections.abc import Mapping

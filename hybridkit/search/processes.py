@@ -80,7 +80,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     with suppress(OSError):  # a process that has ended is still listed until its parent has waited for it
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 

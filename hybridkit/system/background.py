@@ -5,26 +5,26 @@ from collections.abc import Callable
 
 
 class Background:
-    """Runs what it is given; the process does not end before that is done."""
+    """Runs one function in a thread; the process does not end before the function has."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin; nothing else may be under way."""
+        """Begin the work; no other may be running."""
         assert self._thread is None
         self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the work is done. Raises what it raised, once."""
+        """Wait until the work has ended. Raises its error, once."""
         if self._thread is not None:
             self._thread.join()
         self.check()
 
     def check(self) -> None:
-        """Raises, once, what work that is done raised; does not wait."""
+        """Raises the error of work that has ended, once; does not wait."""
         if self._thread is not None and not self._thread.is_alive():
             self._thread = None
         error, self._error = self._error, None

@@ -1,4 +1,4 @@
-"""The errors whose message alone is printed: those a user can mend (exit code 2), and runs that end early."""
+"""Errors of which only the message is printed: bad input (exit code 2), failures, and runs that end early."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class MissingExtra(UserError):
 
 
 class Failure(Exception):
-    """What was asked for went wrong through no mistake in the input: the message alone, exit code 1."""
+    """A verb failed although its input was right: exit code 1."""
 
 
 class Interrupted(Exception):
@@ -28,7 +28,7 @@ class Interrupted(Exception):
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a machine is too small for what was asked: torch says so of a CPU and of sizes by words alone."""
+    """Whether an error means that memory ran out. Of a CPU, and of sizes, torch says so only in the message."""
     said = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said)
@@ -36,7 +36,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely meant, if any comes near; case does not matter."""
+    """The known name that is most like `name`, if any is close; case does not matter."""
     folded = {other.casefold(): other for other in sorted(known)}
     close = difflib.get_close_matches(name[:64].casefold(), folded, n=1)
     return folded[close[0]] if close else None

@@ -1,4 +1,4 @@
-"""Every write of a training run, through one small object: tests put one in its place that fails or kills."""
+"""The file operations of a training run, in one object. Tests replace it by one that fails or ends the process."""
 
 import os
 import shutil
@@ -24,11 +24,11 @@ class FileOperations:
         """Write a safetensors file. Raises OSError."""
         try:
             save_file(tensors, path)
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(str(error)) from error
 
     def fsync(self, path: Path) -> None:
-        """Wait until a file or a folder's list of names is on the disk."""
+        """Wait until a file, or a folder's list of names, is on the disk."""
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -36,7 +36,7 @@ class FileOperations:
             os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Move within a file system, in one indivisible act."""
+        """Move within a file system, atomically."""
         old.rename(new)
 
     def remove(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ FILES = FileOperations()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file such that at any moment either the old or the new one stands there in full.
+    """Write a file atomically: whoever reads it finds the old content or the new one, never a part.
 
     Raises UserError where it is a symbolic link, and OSError.
     """

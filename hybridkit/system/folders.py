@@ -1,4 +1,4 @@
-"""What a path leads to, in the words of a message: so that an argument of the wrong kind is named by its right verb."""
+"""What a path leads to, and which verb takes it: words for messages about an argument of the wrong kind."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def kind(path: Path) -> str:
 
 
 def advice(path: Path) -> str:
-    """What to do with a path of its kind, instead; empty where there is nothing to say."""
+    """What to do with such a path instead; empty where there is no advice."""
     said = {
         "a run folder": f"did you mean {path / _RUN[0]}?",
         "a study folder": f"`hybridkit search report {path}` reports on it, and its runs are {path}/trials/*/seed-*",

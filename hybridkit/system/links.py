@@ -1,4 +1,4 @@
-"""Folders that somebody else may have made: nothing is written through a symbolic link, a pipe or a device."""
+"""Folders that somebody else may have made: nothing is written through a symbolic link, into a pipe or a device."""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from hybridkit.system.errors import UserError
 def refuse_links(paths: Iterable[Path]) -> None:
     """Raises UserError where one of `paths`, which are about to be written, is a symbolic link.
 
-    Whoever made a folder could otherwise choose which of its reader's files is overwritten.
+    Otherwise whoever made the folder could choose a file of the user that is overwritten.
     """
     for path in paths:
         if path.is_symlink():

@@ -1,4 +1,4 @@
-"""One process a run folder: a lock that the system drops when its process dies, however it dies."""
+"""A lock on a folder, for one process at a time. The system releases it when the process ends, however it ends."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from hybridkit.system.links import refuse_links
 class Lock:
     """Holds `folder`/.lock within `with`. Raises UserError, naming the holder, where another process has it.
 
-    `option`: the verb's own that names another folder.
+    `option`: the verb's option that names another folder, for the message.
     """
 
     def __init__(self, folder: Path, option: str = "--run") -> None:
@@ -32,13 +32,13 @@ class Lock:
         self._file.close()
 
     def remove(self) -> None:
-        """Leave no file behind. Only while it is held."""
+        """Delete the lock file. Only while the lock is held."""
         self._path.unlink(missing_ok=True)
 
     def _held(self) -> TextIO:
-        """The open file, locked, under its name: one that its last holder removed would keep nobody out."""
+        """The lock file, open and locked. One that its last holder has just removed excludes nobody: then try again."""
         while True:
-            # Never through a link, which could make any file one to write a process number into.
+            # Never through a link: the process number would be written into whatever file it leads to.
             refuse_links([self._path])
             file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
             try:

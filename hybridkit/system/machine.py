@@ -20,7 +20,7 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them; the la
 def choose_device(name: str) -> torch.device:
     """The device of `train.device`: auto takes cuda where there is one. Raises UserError where it is missing."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: cuda is asked for, and torch sees none here; use auto or cpu")
+        raise UserError("train.device: cuda is asked for, but torch finds no GPU here; use auto or cpu")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 

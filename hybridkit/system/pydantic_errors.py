@@ -35,7 +35,9 @@ _WORDS = {
 def first_error(error: ValidationError) -> str:
     """The first mistake in one line of bounded length: the dotted name of the value, and what is wrong with it."""
     first = error.errors()[0]
-    said = "is missing" if first["type"] == "missing" else wrong(first)  # wrong() says it of a list's places
+    said = (
+        "is missing" if first["type"] == "missing" else wrong(first)
+    )  # for wrong(), what is missing is an element of a list
     return f"{dotted(first['loc'])[:80]} {said[:200]}".lstrip()
 
 

@@ -1,6 +1,6 @@
 """Signals while a run trains: a step is never cut, and a run that ends early can be resumed.
 
-SIGTERM, SIGINT: stop after this step, with a checkpoint. SIGUSR1 (SLURM's warning): a checkpoint, and on.
+SIGTERM, SIGINT: write a checkpoint after this step, and stop. SIGUSR1 (SLURM's warning): write one, and go on.
 """
 
 import os
@@ -14,7 +14,7 @@ SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
 class Signals:
-    """Within `with`, notes signals instead of dying of them; a second SIGINT ends the process at once (130)."""
+    """Within `with`, signals are recorded and do not end the process; a second SIGINT ends it at once (130)."""
 
     def __init__(self) -> None:
         self.stop = 0  # the number of the signal that asks to stop, 0 for none

@@ -8,13 +8,13 @@ from typing import Any
 def parse_json(raw: bytes) -> Any:
     """What JSON in UTF-8 says.
 
-    Raises ValueError, also for what is nested too deep, for numbers beyond a float and for halves of characters.
+    Raises ValueError, also for values nested too deep, numbers beyond a float, and half surrogate pairs.
     """
     try:
         value = json.loads(raw.decode(), parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if b"\\u" in raw:  # an escape can spell what no file and no terminal can hold
+    if b"\\u" in raw:  # such an escape can stand for half a surrogate pair, which no file can hold
         json.dumps(value, ensure_ascii=False).encode()
     return value
 

@@ -1,4 +1,4 @@
-"""Text for people, whatever names stand in it: nothing in it controls a terminal, and nothing is lost in encoding.
+"""Printing for people: no name in a text can control the terminal, and no character is lost in encoding.
 
 Names come from files, keys, folders and tokenizers of strangers. An escape sequence in one could clear the screen, a
 bidirectional mark could reorder a line. All that is printed goes through here; hybridkit.report.console draws with it.
@@ -22,12 +22,12 @@ def harmless(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with a blank for every tab and its kin, and a mark for what no terminal should be sent."""
+    """The text with blanks for tabs and other white space, and U+FFFD for other characters that are not printable."""
     return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
 
 
 def shown(text: str) -> str:
-    """A stretch of text as a message quotes it: in backticks, printable, and cut short."""
+    """A text as a message quotes it: in backticks, printable, and cut short."""
     return f"`{printable(text[:_QUOTED])}{'...' if len(text) > _QUOTED else ''}`"
 
 
@@ -58,7 +58,7 @@ def say_part(text: str) -> None:
 
 
 def is_terminal(file: TextIO | None) -> bool:
-    """Whether somebody reads there; None is a standard stream that was closed."""
+    """Whether a stream is a terminal; None is a standard stream that was closed."""
     return file is not None and file.isatty()
 
 

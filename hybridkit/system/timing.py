@@ -16,7 +16,7 @@ _FORGET_PEAK = "5"  # what proc(5) says to write there
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has done all that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -36,8 +36,8 @@ def medians(
     repeat: int,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Median seconds of each call. They take turns, after a first round that does not count: a machine that is busy or
-    warms up treats them alike. `between` is called after every round, and not timed."""
+    """Median seconds of each call. The calls take turns, so that a busy machine slows all of them alike; the
+    first round warms up and is not counted. `between` is called after every round, and not timed."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeat + 1):
         for name, call in calls.items():
@@ -71,7 +71,7 @@ class Peak:
 
 
 def _forget_peak() -> bool:
-    """Begin the kernel's count of this process's peak anew; False where it cannot."""
+    """Have the kernel forget this process's peak memory; False where it cannot."""
     try:
         _RESET.write_text(_FORGET_PEAK, encoding="utf-8")
     except OSError:

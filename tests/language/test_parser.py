@@ -217,8 +217,8 @@ def _read_or_point(text: str) -> None:
 def test_a_syntax_error_waits_for_no_heavy_import() -> None:
     code = """
 import sys
-from hybridkit.language.parser import parse
-try: parse("[sa, mlstm")
+from hybridkit.language.parser import parse_pattern
+try: parse_pattern("[sa, mlstm")
 except ValueError as error: print(error)
 assert not {"torch", "pydantic", "networkx"} & set(sys.modules), sys.modules
 """
