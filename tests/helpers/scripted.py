@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,10 +45,13 @@ class Scripted:
         seen = torch.cat([states[0].tokens, tokens[:, None]], dim=1)
         return self._next(seen), [Seen(seen)]
 
-    def decoder(self, rows: int) -> Self:
-        return self
+    layers: Sequence[object] = ()
 
-    __call__ = step
+    def parameters(self) -> list[Tensor]:
+        return [self.head.weight]
+
+    def run_steps(self, decoders: object, tokens: Tensor, states: Sequence[Seen]) -> tuple[Tensor, list[Seen]]:
+        return self.step(tokens, states)
 
     def reserve(self, states: list[Seen], tokens: int) -> list[Seen]:
         return states
