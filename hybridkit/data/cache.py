@@ -1,4 +1,4 @@
-"""Cached folders: each is built once, also by several processes at a time, and is complete or absent, also after a kill.
+"""Cached folders. Each is built once, even by several processes, and is complete or absent, even after a kill.
 
 A folder's name is a digest of its content. It is built under another name, synced and renamed; its manifest holds the
 size of each file. `STAMP.seen` names the folder that belongs to a source with this fingerprint.

@@ -64,7 +64,8 @@ class EvalText:
 def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     """The text that a run's recipe names now, and whether it is what the run was `trained` on.
 
-    The tokenizer is the run's own copy; the file or the corpus that it came from may have changed since. Raises UserError where the text cannot be read.
+    The tokenizer is the run's own copy; the file or the corpus that it came from may have changed since.
+    Raises UserError where the text cannot be read.
     """
     data, rules = recipe.data, recipe.rules
     if feed_source(data):

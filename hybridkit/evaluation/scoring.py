@@ -1,4 +1,4 @@
-"""Scores of given text, token by token. Text is read in chunks: memory does not grow with it, except for states that do.
+"""Scores of given text, token by token. Text is read in chunks: memory grows with it only where states grow.
 
 B rows, T tokens of a row, t tokens of a chunk, N targets that count, V vocabulary.
 """
