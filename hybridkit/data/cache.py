@@ -1,7 +1,7 @@
-"""Folders that are built once: whole or absent, whatever is killed meanwhile, and however many processes want them.
+"""Cached folders. Each is built once, even by several processes, and is complete or absent, even after a kill.
 
-A folder is named by what it holds. It is built beside, fsynced, and renamed, its manifest saying how long each file
-is. `STAMP.seen` remembers which folder a source had the last time it looked as it does now.
+A folder's name is a digest of its content. It is built under another name, synced and renamed; its manifest holds the
+size of each file. `STAMP.seen` names the folder that belongs to a source with this fingerprint.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def _own() -> Path:
 
 
 def digest_of(value: object) -> str:
-    """A name of 32 hexadecimal digits for what JSON can hold."""
+    """A hash, in 32 hexadecimal digits, of a value that JSON can hold."""
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def valid_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that is whole: every file there, as long as it was written; else None."""
+    """The manifest of a complete folder, in which every file has its recorded size; else None."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
@@ -57,14 +57,14 @@ def valid_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 class CacheEntry(NamedTuple):
-    """The folder of a source, and how many of what it left out there, by the reason."""
+    """The folder of a source, and how many files or rows were left out, by the reason."""
 
     folder: Path
     skipped: dict[str, int]
 
 
 def find_entry(root: Path, stamp: str) -> CacheEntry | None:
-    """What `stamp` was last seen to have, if the folder is whole. Writes nothing."""
+    """The entry that was remembered for `stamp`, if its folder is complete. Writes nothing."""
     try:
         found = json.loads((root / f"{stamp}.seen").read_text(encoding="utf-8"))
         seen = CacheEntry(root / found["folder"], found["skipped"])
@@ -100,7 +100,7 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
     for path in part.iterdir():
         _fsync(path)
     _fsync(part)
-    if folder.exists() and not valid_manifest(folder):  # somebody damaged it
+    if folder.exists() and not valid_manifest(folder):  # damaged
         shutil.rmtree(folder)
     try:
         part.rename(folder)
@@ -126,7 +126,7 @@ def _lock(path: Path, how: int) -> Iterator[None]:
 
 
 def _sweep(root: Path, mine: Path) -> None:
-    """Remove what killed processes left: `mine`, and every other part that nobody holds the lock of."""
+    """Remove what killed processes left: `mine`, and every other part whose lock is free."""
     shutil.rmtree(mine, ignore_errors=True)
     for part in root.glob("*.part"):
         try:

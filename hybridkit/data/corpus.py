@@ -121,4 +121,4 @@ def _mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
-    """For callers who show no progress."""
+    """Shows no progress."""

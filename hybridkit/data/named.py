@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC
 from collections.abc import Mapping
 from functools import partial
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from hybridkit.language.parser import Call, pattern_tree
@@ -42,7 +44,26 @@ class NamedSpec(Spec, ABC):
 
     def code(self) -> Mapping[str, str]:
         """SHA-256 of the plug-in's files that define it, by name; none for a class of this package."""
-        return {name: sha256(raw) for name, raw in sources([type(self).__module__]).items()}
+        return plugin_code(type(self))
+
+
+def plugin_code(cls: type) -> dict[str, str]:
+    """SHA-256 of the plug-in's file that defines a class, and of neighbours whose classes or functions it uses."""
+    if not sources([cls.__module__]):
+        return {}
+    modules: set[str] = set()
+    _collect(cls.__module__, modules)
+    files = {"/".join(module.split(".")[1:]) + ".py" for module in modules}
+    return {name: sha256(raw) for name, raw in sources([cls.__module__]).items() if name in files}
+
+
+def _collect(module: str, found: set[str]) -> None:
+    """Add a module, and what it uses of its own package."""
+    found.add(module)
+    for value in vars(sys.modules[module]).values() if module in sys.modules else ():
+        other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(other, str) and other not in found and other.split(".")[0] == module.split(".")[0]:
+            _collect(other, found)
 
 
 def read_named(kind: Kind, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The making of a corpus: its text is copied once, split, and tokenized, so that all steps see the same bytes."""
+"""Builds a corpus. The text is copied first, so that splitting and tokenizing see the same bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMAT = 2  # of the files; another number makes other folders
 
 
 class CorpusSpec(NamedTuple):
-    """What a corpus is to be made of, and how its source looked when it was asked for."""
+    """What a corpus is made from, and the fingerprint of its source at the time of the request."""
 
     source: TextSource
     field: str  # of rows, that holds the text
@@ -41,7 +41,7 @@ class CorpusSpec(NamedTuple):
 
     @property
     def stamp(self) -> str:
-        """The name of this wish: it changes when the source does."""
+        """A hash of source and settings; it changes when the source changes."""
         return cache.digest_of([self.fingerprint, self.settings])
 
 
@@ -130,7 +130,7 @@ class _Writer:
         return self
 
     def add(self, raw: bytes) -> None:
-        """One document, unless the tokenizer keeps nothing of it, as some do of blanks."""
+        """Write one document. Nothing is written if the tokenizer drops all of it, as some drop blanks."""
         ids, counted = self._encoded(raw)
         if not len(ids):
             return

@@ -1,9 +1,9 @@
-"""Which text is held out: a property of the text itself, whatever seed and settings a run has.
+"""Which text is held out. It depends on the text alone, not on the seed or other settings.
 
-A document is held out by a hash of its bytes, so that equal ones fall together and others do not matter. What would
-be too large to fall as a whole is cut into pieces, each hashed with its place in the document. Where the amounts then
-still miss `data.validation` by more than `TOLERANCE`, as they may with few documents, some cross over, in the order of
-their hashes.
+A document is held out by a hash of its bytes, so equal documents are on the same side. A document that
+is too large for one side is cut into pieces, each hashed with its place in the document. Where the amounts then
+still miss `data.validation` by more than `TOLERANCE`, as they may with few documents, some change
+sides, in the order of their hashes.
 """
 
 from __future__ import annotations

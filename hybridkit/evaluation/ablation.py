@@ -1,4 +1,4 @@
-"""A model with the layers of one kind silenced: what is then lost is what they carried."""
+"""Ablation: a model in which the layers of one kind output zero."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from hybridkit.system.errors import UserError, nearest
 
 
 class SilentLayer(Layer):
-    """A layer that adds nothing to the residual stream and remembers nothing."""
+    """A layer that adds nothing to the residual stream and has no state."""
 
     def forward(
         self,

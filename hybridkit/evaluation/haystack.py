@@ -1,4 +1,4 @@
-"""What needles are hidden in: words of keys, and the sentences of essays.
+"""Text in which needles are hidden: words for keys, and sentences of essays.
 
 A haystack of essays is a list of words of which a task takes as many as fit; its digest is part of every sample's
 identity, for scores on different haystacks do not compare.
@@ -76,7 +76,7 @@ def _default() -> Essays:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Neither a heading, nor code or a grammar, which stand indented, nor a table."""
+    """Whether it is prose: no heading or table, and no code or grammar, which are indented."""
     return paragraph[:1].isalpha() and paragraph.rstrip()[-1:] in ".!?" and "::=" not in paragraph
 
 
@@ -90,7 +90,7 @@ def _read(file: Path) -> str:
 
 
 class Words(Sequence[str]):
-    """Every `adjective-noun`, sorted and unique, as a list of millions that is never made.
+    """Every `adjective-noun`, sorted and unique, as a sequence; the list of millions is never built.
 
     Words of one adjective stand together, unless `adjective-` begins another adjective: then theirs are sorted as one.
     """

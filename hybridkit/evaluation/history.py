@@ -1,16 +1,16 @@
-"""Evaluations add up: what was found before, as results.json keeps it, and how a new one joins it.
+"""Evaluations add up in results.json: the newest one, and a list of earlier ones.
 
-An evaluation is of runs as they were, each with its origin, under one choice of settings. A new one of the same origins
-and settings joins the old: its answers replace old ones to the same questions. Else it stands before the old ones.
+An earlier answer is removed once the same question was asked again of the same run (by its fingerprint), under the same
+settings.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -20,12 +20,10 @@ from hybridkit.system.errors import Failure
 
 RESULTS, EARLIER = "results.json", "earlier"
 MAX_HISTORY_BYTES = 1 << 28
-Row = Mapping[str, Any]
-T = TypeVar("T")
 
 
 class _Open(TypedDict):
-    """What tables read of any row; further keys are kept."""
+    """Keys of any row that tables read; further keys are kept."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     window: int | None
@@ -95,16 +93,14 @@ def keep_unreadable(folder: Path) -> Path:
 
 def history_to_json(history: Sequence[EvalResult]) -> dict[str, Any]:
     """What results.json holds: the newest evaluation, and a list of earlier ones."""
-    newest, *earlier = [findings.to_json() for findings in history]
+    newest, *earlier = [result.to_json() for result in history]
     return {**newest, EARLIER: earlier}
 
 
 def with_new(new: EvalResult, old: Sequence[EvalResult]) -> list[EvalResult]:
-    """All evaluations, newest first: the first of `old` that may be joined with `new` is; no question stands twice."""
-    home = next((place for place, one in enumerate(old) if _join(new, one)), None)
-    rest = [_without(one, new) for place, one in enumerate(old) if place != home]
-    first = new if home is None else _merged(new, _without(_renamed(old[home], new), new, same_settings=True))
-    return [first, *(one for one in rest if _holds(one))]
+    """All evaluations, newest first. What `new` answers again is removed from the old ones, and empty ones with it."""
+    kept = (_without(one, new) for one in old)
+    return [new, *(one for one in kept if one.cells or one.perplexity or one.by_position or one.tasks)]
 
 
 def _read_entry(said: Any) -> EvalResult:
@@ -125,140 +121,59 @@ def _read_entry(said: Any) -> EvalResult:
         raise ValueError(str(error).partition("\n")[0][:200]) from error
 
 
-def _print(findings: EvalResult, run: str) -> Any:
-    """The fingerprint of a run; None where it was not recorded, which equals no other."""
-    return findings.origins.get(run, {}).get("fingerprint")
-
-
-def _join(new: EvalResult, old: EvalResult) -> bool:
-    """Whether two evaluations may stand as one: no run differs, and no setting that scores depend on."""
-    shared = [run for run in old.trained if run in new.trained]
-    same = all(_print(old, run) == _print(new, run) is not None for run in shared)
-    kin = bool(shared) or bool({_print(old, run) for run in old.trained} & {_print(new, run) for run in new.trained})
-    return kin and same and _same_settings(new, old) and all(_print(old, run) for run in old.trained)
-
-
-def _same_settings(new: EvalResult, old: EvalResult) -> bool:
-    """Of settings that one of them has no use for, nothing follows."""
-    used = set(new.settings) | set(old.settings)
-    used -= set() if new.cells and old.cells else {"samples", "seed", "scoring", "interval"}
-    pairs = [(new.settings.get(name), old.settings.get(name)) for name in used]
-    return all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
-
-
-def _renamed(old: EvalResult, new: EvalResult) -> EvalResult:
-    """Old answers under the new names of runs that are the same, though the folder is called otherwise by now."""
-    known = {_print(new, run): run for run in new.trained}
-    names: dict[str, str] = {run: known.get(_print(old, run), run) for run in old.trained}
-    if any(run != name and name in names for run, name in names.items()):
-        return old
-
-    def name(run: str) -> str:
-        return names.get(run, run)
-
-    return EvalResult(
-        old.settings,
-        {name(run): said for run, said in old.trained.items()},
-        {name(run): origin for run, origin in old.origins.items()},
-        [cell._replace(run=name(cell.run)) for cell in old.cells],
-        [depth._replace(run=name(depth.run)) for depth in old.depths],
-        {name(run): rows for run, rows in old.perplexity.items()},
-        [{**row, "run": name(row["run"])} for row in old.by_position],
-        {_label(label, names): tasks for label, tasks in old.tasks.items()},
-        old.notes,
-    )
-
-
-def _label(label: str, names: Mapping[str, str]) -> str:
-    """The label of harness figures, `run` or `run, window 8`, with the run renamed."""
-    run, comma, window = label.partition(", window ")
-    return f"{names.get(run, run)}{comma}{window}"
-
-
-def _without(old: EvalResult, new: EvalResult, *, same_settings: bool = False) -> EvalResult:
-    """Old answers without those that `new` gives again, of the same origin and to the same question."""
-    prints = {run: _print(old, run) for run in old.origins}
-    again = {_print(new, run) for run in new.origins} - {None}
-    scores = same_settings or _same_settings(new, old)
-
-    def kept(rows: Iterable[T], fresh: Iterable[T], run: Callable[[T], str], question: Callable[[T], Any]) -> list[T]:
-        asked = {(_print(new, run(row)), question(row)) for row in fresh}
-        return [row for row in rows if (prints.get(run(row)), question(row)) not in asked]
-
-    if not again & set(prints.values()):
-        return old
+def _without(old: EvalResult, new: EvalResult) -> EvalResult:
+    """Old answers without those that `new` gives again: to the same question, by a run of the same fingerprint."""
+    scores = _same_settings(old, new)
+    cells = {(_fingerprint(new, row.run), _cell_question(row)) for row in new.cells if scores}
+    texts = {(_fingerprint(new, run), _text_question(row)) for run, rows in new.perplexity.items() for row in rows}
+    places = {(_fingerprint(new, row["run"]), _position_question(row)) for row in new.by_position}
+    tasks = {_task_question(new, label, task) for label, found in new.tasks.items() for task in found if scores}
     perplexity = {
-        name: [row for row in rows if not _asked(row, name, prints, new)] for name, rows in old.perplexity.items()
+        run: [row for row in rows if (_fingerprint(old, run), _text_question(row)) not in texts]
+        for run, rows in old.perplexity.items()
+    }
+    left = {
+        label: {task: row for task, row in found.items() if _task_question(old, label, task) not in tasks}
+        for label, found in old.tasks.items()
     }
     return replace(
         old,
-        cells=kept(old.cells, new.cells, _run, _cell) if scores else old.cells,
-        depths=kept(old.depths, new.depths, _run, _cell) if scores else old.depths,
-        perplexity={name: rows for name, rows in perplexity.items() if rows},
-        by_position=kept(old.by_position, new.by_position, lambda row: row["run"], _position),
-        tasks=_tasks_without(old, new, prints) if scores else old.tasks,
+        cells=[row for row in old.cells if (_fingerprint(old, row.run), _cell_question(row)) not in cells],
+        depths=[row for row in old.depths if (_fingerprint(old, row.run), _cell_question(row)) not in cells],
+        perplexity={run: rows for run, rows in perplexity.items() if rows},
+        by_position=[
+            row for row in old.by_position if (_fingerprint(old, row["run"]), _position_question(row)) not in places
+        ],
+        tasks={label: found for label, found in left.items() if found},
     )
 
 
-def _run(row: CellScore | DepthScore) -> str:
-    return row.run
+def _fingerprint(result: EvalResult, run: str) -> object:
+    """The fingerprint of a run; an object that equals no other where none was recorded."""
+    return result.origins.get(run, {}).get("fingerprint") or object()
 
 
-def _cell(row: CellScore | DepthScore) -> tuple[str, int, int | None]:
+def _same_settings(one: EvalResult, other: EvalResult) -> bool:
+    """Whether scores mean the same. A setting that one of them did not use does not count."""
+    names = {*one.settings, *other.settings}
+    names -= set() if one.cells and other.cells else {"samples", "seed", "scoring", "interval"}
+    pairs = [(one.settings.get(name), other.settings.get(name)) for name in names]
+    return all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
+
+
+def _cell_question(row: CellScore | DepthScore) -> tuple[str, int, int | None]:
     return row.task, row.length, row.window
 
 
-def _position(row: Row) -> tuple[Any, ...]:
+def _text_question(row: Mapping[str, Any]) -> tuple[object, ...]:
+    return row["window"], row.get("text")
+
+
+def _position_question(row: Mapping[str, Any]) -> tuple[object, ...]:
     return row["window"], row.get("context"), row.get("text")
 
 
-def _asked(row: Row, run: str, prints: Mapping[str, Any], new: EvalResult) -> bool:
-    """Whether a row of perplexity is given again."""
-    return any(
-        (_print(new, name), fresh["window"], fresh.get("text")) == (prints.get(run), row["window"], row.get("text"))
-        for name, rows in new.perplexity.items()
-        for fresh in rows
-    )
-
-
-def _tasks_without(
-    old: EvalResult, new: EvalResult, prints: Mapping[str, Any]
-) -> dict[str, dict[str, dict[str, float]]]:
-    said = {
-        (_print(new, run), window, task)
-        for label, tasks in new.tasks.items()
-        for run, _, window in [label.partition(", window ")]
-        for task in tasks
-    }
-    left = {
-        label: {task: row for task, row in tasks.items() if (prints.get(run), window, task) not in said}
-        for label, tasks in old.tasks.items()
-        for run, _, window in [label.partition(", window ")]
-    }
-    return {label: tasks for label, tasks in left.items() if tasks}
-
-
-def _merged(new: EvalResult, old: EvalResult) -> EvalResult:
-    """One evaluation of both; new answers come first."""
-    first, second = (new, old) if new.cells or not old.cells else (old, new)  # whose settings the scores depend on
-    chosen = {name: value for name, value in first.settings.items() if value is not None}
-    settings = {**first.settings, **second.settings, **chosen}
-    runs = dict.fromkeys((*new.perplexity, *old.perplexity))
-    rows = {run: [*new.perplexity.get(run, []), *old.perplexity.get(run, [])] for run in runs}
-    tasks = {run: {**new.tasks.get(run, {}), **old.tasks.get(run, {})} for run in (*new.tasks, *old.tasks)}
-    return EvalResult(
-        settings,
-        new.trained | old.trained,  # where both have a run, they say the same of it
-        new.origins | old.origins,
-        [*new.cells, *old.cells],
-        [*new.depths, *old.depths],
-        rows,
-        [*new.by_position, *old.by_position],
-        tasks,
-        list(dict.fromkeys([*new.notes, *old.notes])),
-    )
-
-
-def _holds(findings: EvalResult) -> bool:
-    """Whether anything is left of an evaluation."""
-    return bool(findings.cells or findings.perplexity or findings.by_position or findings.tasks)
+def _task_question(result: EvalResult, label: str, task: str) -> tuple[object, ...]:
+    """Of the harness: its figures are labelled `run` or `run, window 8`."""
+    run, _, window = label.partition(", window ")
+    return _fingerprint(result, run), window, task

@@ -1,7 +1,7 @@
 """Running the samples of a cell: greedy answers, or the likelihood of the right ones; a line of JSON a sample.
 
-A cell's file is named by all that its answers depend on, and grows a batch at a time: evaluation that was stopped
-goes on where it was.
+The name of a cell's file holds a digest of everything its answers depend on. The file grows by a batch at a time, so a
+stopped evaluation continues from there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.runs.manifest import parse_json
 
-FIELDS = {"index", "depths", "score", "found"}  # of a line, that are read again
+FIELDS = {"index", "depths", "score", "found"}  # of a line, read again when an evaluation continues
 
 
 class Answer(NamedTuple):

@@ -1,6 +1,6 @@
-"""What a figure of an evaluation came from: by hash, the weights, tokenizer, text, code and settings.
+"""The origin of an evaluation's figures: hashes of weights, tokenizer, text, code and settings.
 
-Two figures compare, and one may stand for the other, only where the `fingerprint` is the same.
+Two figures are comparable only if their `fingerprint` is the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def fingerprint(self) -> str:
-        """Differs where anything differs that an answer depends on, beside the question."""
+        """A hash of everything that an answer depends on, besides the question."""
         return digest_of(asdict(self))
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Origin:
 def run_origin(
     recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None
 ) -> Origin:
-    """The origin of what a checkpoint answers."""
+    """The origin of a checkpoint's answers."""
     said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train"})
     weights = manifest.files[WEIGHTS].sha256
     return Origin(manifest.step, weights, digest_of(said), tokenizer, manifest.data, code, silenced)
@@ -64,8 +64,8 @@ class EvalText:
 def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     """The text that a run's recipe names now, and whether it is what the run was `trained` on.
 
-    The tokenizer is the run's own copy, whatever has become of the file that it was copied from, or of the corpus that
-    it was made from. Raises UserError where the text cannot be read.
+    The tokenizer is the run's own copy; the file or the corpus that it came from may have changed since.
+    Raises UserError where the text cannot be read.
     """
     data, rules = recipe.data, recipe.rules
     if feed_source(data):

@@ -1,4 +1,4 @@
-"""What is asked of runs, and what is found out: plain data, quick to import."""
+"""The request and the result of an evaluation: plain data, quick to import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Scoring = Literal["ruler", "forced"]
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What is asked of every run."""
+    """What to measure; the same for every run."""
 
     perplexity: bool = True
     context: int | None = None  # tokens of the rows for the loss by position; None: many times the training length
@@ -32,7 +32,7 @@ class EvalRequest:
 
 
 class CellScore(NamedTuple):
-    """A score in percent with its 95 % interval; `length` is that of the prompt, or the distance to be bridged."""
+    """A score in percent with its 95 % interval; `length`: tokens of the prompt, or of the gap in recall."""
 
     run: str
     task: str
@@ -58,7 +58,7 @@ class DepthScore(NamedTuple):
 
 @dataclass
 class EvalResult:
-    """Everything that was found out."""
+    """The results of one evaluation."""
 
     settings: dict[str, Any]
     trained: dict[str, str]  # the windows that each run was trained with, as a pattern says them

@@ -1,4 +1,4 @@
-"""Questions put to runs: text, needles over tasks x lengths x windows, recall by distance, the harness."""
+"""Evaluation of runs: held-out text, needle tasks x lengths x windows, recall by distance, the harness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EvalProgress = Callable[[str, int, int], None]  # what is done, how much of it, 
 
 
 class Evaluator:
-    """Questions put to runs. Whatever is wrong with them is found on construction, before weights are read.
+    """Evaluates runs. Construction checks the whole request before any weights are read.
 
     Raises UserError where a question does not suit a run, or a prompt does not fit its length.
     """
@@ -62,7 +62,7 @@ class Evaluator:
                     self._watch(f"sizing {task} at {length:,}", done, request.samples)
 
     def run_all(self) -> EvalResult:
-        """Ask every run everything."""
+        """Evaluate every run at every window."""
         result = EvalResult(
             self._settings(),
             {target.name: target.trained_windows for target in self.targets},
@@ -100,11 +100,11 @@ class Evaluator:
         return self._contexts[target.name]
 
     def watch(self, what: str, done: int, total: int) -> None:
-        """Tell whoever watches."""
+        """Report progress."""
         self._watch(what, done, total)
 
     def _settings(self) -> dict[str, Any]:
-        """What scores depend on beside the runs."""
+        """Settings that scores depend on, besides the runs."""
         request, essays = self.request, self._essays
         harness = {"limit": request.limit, "include": request.include and str(request.include)}
         used = any(choose_task(name).uses_essays for name in request.tasks)
@@ -129,7 +129,7 @@ class _RunAtWindow:
         self.reading = ReadOptions(window, self.request.batch, self.request.chunk)
 
     def ask(self) -> None:
-        """Everything that was asked for."""
+        """Run every part of the request."""
         if self.request.perplexity:
             self._text()
             self._positions()
@@ -190,7 +190,7 @@ class _RunAtWindow:
             self._watch(f"recall over {gap:,} tokens", done, len(self.request.gaps))
 
     def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
-        """Note the scores of a cell, in groups that are independent of each other."""
+        """Record the scores of a cell. Groups are independent of each other; scores of one group may not be."""
         samples = sum(map(len, scores))
         cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores))
         self.result.cells.append(cell)
@@ -215,7 +215,7 @@ class _RunAtWindow:
 
 
 def needle_file(target: EvalTarget, samples: Samples, scoring: str, window: int | None, device: str = "cpu") -> Path:
-    """Where the samples of a cell lie: named by all that its answers depend on."""
+    """The file of a cell's answers. Its name holds a digest of everything the answers depend on."""
     digest = digest_of([samples.digest, target.origin.fingerprint, scoring, window, device])
     return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 

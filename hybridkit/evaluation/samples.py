@@ -1,7 +1,7 @@
-"""The samples of a needle task at a length: each the largest haystack that fits, nothing ever cut off.
+"""The samples of a task at a length. Each has the largest haystack that fits; nothing is truncated.
 
 A sample is a function of (task, length, seed, index, tokenizer, essays) alone, so that every run with the same
-tokenizer answers the same ones. Finding how much haystack fits takes a few tokenizations; the sizes found are kept
+tokenizer answers the same ones. To find how much haystack fits takes several tokenizations; the sizes are cached
 beside the corpora.
 """
 
@@ -47,7 +47,7 @@ class Samples:
 
     @property
     def digest(self) -> str:
-        """What differs once any sample differs."""
+        """A hash of everything that the samples depend on."""
         text = self.essays.digest if self._task.uses_essays else ""
         code = [dict(found)] if (found := self._task.code()) else []
         return digest_of([_FORMAT, self.task, self.length, self.seed, self.tokenizer_digest, text, *code])

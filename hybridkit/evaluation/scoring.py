@@ -1,4 +1,4 @@
-"""Predicting text that is given: streamed, so that nothing grows with it but unbounded states.
+"""Scores of given text, token by token. Text is read in chunks: memory grows with it only where states grow.
 
 B rows, T tokens of a row, t tokens of a chunk, N targets that count, V vocabulary.
 """
@@ -31,7 +31,7 @@ class ReadOptions:
 
 
 class TokenScores(NamedTuple):
-    """What a model made of a chunk's targets; 0 and False where none counts."""
+    """Scores of the targets of a chunk; 0 and False where a target is ignored."""
 
     nats: Tensor  # (B, t), at least fp32
     right: Tensor  # (B, t) bool: the target was the likeliest token
@@ -41,7 +41,7 @@ class TokenScores(NamedTuple):
 def stream_scores(
     model: Model, batch: Batch, reading: ReadOptions, *, restart: int | None = None
 ) -> Iterator[TokenScores]:
-    """Every target judged, one chunk after the other, states carried on.
+    """Scores of every target, chunk by chunk; states are carried from chunk to chunk.
 
     `restart`: as if a document began at every multiple of so many tokens.
     """
@@ -59,7 +59,7 @@ def stream_scores(
 
 
 def score_tokens(model: Model, batch: Batch, reading: ReadOptions) -> TokenScores:
-    """Every target of a batch, (B, T), on the CPU."""
+    """Scores of every target of a batch, (B, T), on the CPU."""
     parts = [TokenScores(nats.cpu(), right.cpu()) for nats, right in stream_scores(model, batch, reading)]
     return TokenScores(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 

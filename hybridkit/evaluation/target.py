@@ -1,4 +1,4 @@
-"""A run as something to evaluate: checked first, its weights read only when they are needed."""
+"""A run to evaluate: it is checked first, and its weights are read when they are needed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from hybridkit.system.machine import choose_device
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """A run, or a run with the layers of one kind silenced."""
+    """A run, or a run in which the layers of one kind output zero."""
 
     run: Run
     recipe: Recipe
     plan: Plan
     tokenizer: Tokenizer
     origin: Origin
-    lacking: tuple[str, ...] = ()  # what the run keeps no record of
+    lacking: tuple[str, ...] = ()  # what the run has no record of
 
     @property
     def silenced(self) -> str | None:
@@ -41,12 +41,12 @@ class EvalTarget:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """Its name in tables."""
         return f"{self.run.path}{f' without {self.silenced}' if self.silenced else ''}"
 
     @property
     def folder(self) -> Path:
-        """Where its results go."""
+        """The folder of its results."""
         return self.run.path / "eval"
 
     @property
@@ -61,7 +61,7 @@ class EvalTarget:
 
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:
-        """The model on a device, its layers silenced where they are to be; training may go on meanwhile."""
+        """The model on a device, ablated if asked; the run may be training at the same time."""
         with ablate.ablated(load(self.run.path, self.origin.step).to(choose_device(device)), self.silenced) as model:
             yield model
 
@@ -86,7 +86,7 @@ def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), sile
 
 
 def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:
-    """What a run of an older version keeps no record of, though it has it."""
+    """Parts of a run that an older version used but did not record."""
     if manifest.tokenizer is None:
         yield "tokenizer"
     if manifest.code is None and code:

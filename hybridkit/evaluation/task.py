@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hybridkit.data.named import plugin_code
 from hybridkit.evaluation.haystack import Essays
 from hybridkit.registry.kinds import Kind
-from hybridkit.registry.plugin_package import sha256, sources
 from hybridkit.registry.registry import REGISTRY
 
 TASK = Kind("task", "hybridkit.evaluation.tasks")
@@ -59,7 +59,7 @@ class Task(ABC):
 
     def code(self) -> Mapping[str, str]:
         """SHA-256 of the plug-in's files that define it, by name; none for a class of this package."""
-        return {name: sha256(raw) for name, raw in sources([type(self).__module__]).items()}
+        return plugin_code(type(self))
 
 
 def choose_task(name: str) -> Task:

@@ -29,18 +29,18 @@ def scores(history: list[EvalResult]) -> list[list[float]]:
     return [[cell.score for cell in found.cells] for found in history]
 
 
-def test_other_questions_join_and_the_same_one_replaces_its_answer() -> None:
+def test_the_newest_stands_first_and_takes_the_place_of_older_answers() -> None:
     history = with_new(of("a", "x", 10), [])
     history = with_new(of("a", "x", 20, window=8), history)
     history = with_new(of("a", "x"), history)
-    assert scores(history) == [[20, 10]] and history[0].perplexity["a"]
+    assert scores(history) == [[], [20], [10]] and history[0].perplexity["a"]
     history = with_new(of("a", "x", 30), history)
-    assert scores(history) == [[30, 20]] and len(history[0].depths) == 2 and len(history) == 1
+    assert scores(history) == [[30], [], [20]] and len(history[0].depths) == 1
     history = with_new(of("a", "x"), history)
-    assert len(history[0].perplexity["a"]) == 1
+    assert scores(history) == [[], [30], [20]] and [bool(one.perplexity) for one in history] == [True, False, False]
 
 
-def test_another_origin_or_setting_stands_apart_newest_first() -> None:
+def test_an_answer_of_another_origin_or_setting_stays() -> None:
     history = with_new(of("a", "x", 10), [])
     history = with_new(of("a", "y", 20), history)
     history = with_new(of("a", "y", 30, seed=1), history)
@@ -49,23 +49,35 @@ def test_another_origin_or_setting_stands_apart_newest_first() -> None:
     assert scores(history) == [[40], [30], [20]]
 
 
-def test_several_runs_of_which_one_went_on() -> None:
-    both = with_new(of("b", "b", 5), with_new(of("a", "x", 10), []))
-    assert scores(both) == [[5], [10]]
-    pair = of("a", "x", 11)
-    other = of("b", "b", 6)
+def test_of_several_runs_only_the_one_asked_again_loses_its_answer() -> None:
+    pair, other = of("a", "x", 11), of("b", "b", 6)
     pair.cells += other.cells
+    pair.depths += other.depths
     pair.trained |= other.trained
     pair.origins |= other.origins
-    history = with_new(pair, both)
+    history = with_new(pair, [of("b", "b", 5), of("a", "x", 10)])
     assert scores(history) == [[11, 6]]
     assert scores(with_new(of("a", "y", 12), history)) == [[12], [11, 6]]
+    history = with_new(of("a", "x", 13), history)
+    assert scores(history) == [[13], [6]] and [depth.run for depth in history[1].depths] == ["b"]
 
 
-def test_a_run_that_moved_keeps_its_answers() -> None:
-    history = with_new(of("new/place", "x", 20, window=8), [of("old", "x", 10)])
-    assert [(cell.run, cell.score) for cell in history[0].cells] == [("new/place", 20), ("new/place", 10)]
-    assert list(history[0].origins) == ["new/place"]
+def test_a_run_that_moved_is_known_by_its_fingerprint() -> None:
+    history = with_new(of("new/place", "x", 20), [of("old", "x", 10), of("old", "x", 9, window=8)])
+    assert [[(cell.run, cell.score) for cell in one.cells] for one in history] == [[("new/place", 20)], [("old", 9)]]
+
+
+def test_harness_figures_are_replaced_by_task_and_window() -> None:
+    def asked(window: str, *tasks: str) -> EvalResult:
+        found = of("a", "x", 1)
+        found.cells, found.depths, found.tasks = [], [], {f"a{window}": {task: {"acc": 0.5} for task in tasks}}
+        return found
+
+    history = with_new(asked(", window 8", "one"), [asked("", "one", "two"), asked(", window 8", "one")])
+    assert [one.tasks for one in history] == [asked(", window 8", "one").tasks, asked("", "one", "two").tasks]
+    history = with_new(asked("", "two"), history)
+    assert [list(one.tasks) for one in history] == [["a"], ["a, window 8"], ["a"]]
+    assert list(history[2].tasks["a"]) == ["one"]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

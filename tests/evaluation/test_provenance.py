@@ -194,7 +194,8 @@ def test_questions_add_up_newest_first(runs: Path) -> None:
     found(runs / "file", "--no-perplexity", *NEEDLES)
     found(runs / "file", "--no-perplexity", *NEEDLES, "--windows", "3")
     kept = json.loads((folder / "results.json").read_text())
-    assert [cell["window"] for cell in kept["cells"]] == [3, None] and kept["perplexity"] and not kept["earlier"]
+    every = [kept, *kept["earlier"]]
+    assert [[cell["window"] for cell in one["cells"]] for one in every] == [[3], [None], []] and every[2]["perplexity"]
     for name in ("report.md", "report.html"):
         report = (folder / name).read_text()
         assert "Held-out text" in report and "Needles" in report
@@ -202,7 +203,7 @@ def test_questions_add_up_newest_first(runs: Path) -> None:
     found(runs / "file")
     kept = json.loads((folder / "results.json").read_text())
     steps = [entry["origins"][str(runs / "file")]["step"] for entry in (kept, *kept["earlier"])]
-    assert steps == [3, 2] and kept["earlier"][0]["cells"] and not kept["cells"]
+    assert steps == [3, 2, 2, 2] and kept["earlier"][0]["cells"] and not kept["cells"]
     report = (folder / "report.md").read_text()
     weights = [entry["origins"][str(runs / "file")]["weights"][:12] for entry in (kept, *kept["earlier"])]
     assert weights[0] != weights[1] and report.index(weights[0]) < report.index(weights[1])

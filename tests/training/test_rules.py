@@ -9,7 +9,7 @@ from told import Go
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
-from hybridkit.hub.export import model_config
+from hybridkit.hub.families.hybridkit import config_of
 from hybridkit.model.loading import load as load_run
 from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
 from hybridkit.runs.run import Run, load_recipe
@@ -40,7 +40,7 @@ def test_an_older_tied_run_is_read_as_it_was_made(go: Go, tmp_path: Path) -> Non
     torch.testing.assert_close(old_model.embedding(tokens)[0], rows, rtol=0, atol=0)
     torch.testing.assert_close(new_model.embedding(tokens)[0], 4 * rows, rtol=0, atol=0)
     assert not torch.allclose(old_model(tokens)[0], new_model(tokens)[0], atol=1e-3)
-    assert [model_config(model)["embedding_scale"] for model in (old_model, new_model)] == [1, 4]
+    assert [config_of(model)["embedding_scale"] for model in (old_model, new_model)] == [1, 4]
     with pytest.raises(UserError, match=r"train\.from: .* is tied and was made by rules 1"):
         go(tmp_path / "next", "model.tie=true", f"train.from={old.path}")
     assert not (tmp_path / "next").exists()

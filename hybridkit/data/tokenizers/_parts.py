@@ -54,7 +54,7 @@ def _window(encode: Callable[[str], Any], text: str, begin: int, end: int) -> To
 
 
 def _joint(one: TokenPart, two: TokenPart, begin: int, end: int) -> tuple[int, int] | None:
-    """Where both, which overlap from character `begin` to `end`, go on alike: the places of that token in each."""
+    """The places in each, in the overlap from character `begin` to `end`, of a token from which both are the same."""
     half, quarter = AGREED // 2, (end - begin) // 4
     for middle in sorted(range(begin + quarter, end - quarter + 1, max(1, quarter // 8)), key=_from((begin + end) / 2)):
         places = [int(np.searchsorted(np.maximum.accumulate(part.begins), middle)) for part in (one, two)]
