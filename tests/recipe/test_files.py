@@ -262,5 +262,6 @@ def test_any_recipe_is_loaded_or_refused(text: str, said: list[str]) -> None:
 
 
 def test_reading_a_recipe_imports_no_torch() -> None:
-    code = "import sys; from hybridkit.recipe.files import read_recipe; read_recipe('quickstart'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from hybridkit.recipe.files import read_recipe; read_recipe('quickstart')"
+    code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
