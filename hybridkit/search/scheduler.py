@@ -247,7 +247,7 @@ def _deaths(worker: Worker) -> int:
 def _last_line(folder: Path) -> str:
     """What a worker said last."""
     with suppress(OSError):
-        if lines := (folder / LOG).read_text("utf-8", errors="replace").split("\n"):
+        if lines := (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n"):
             return next((line for line in reversed(lines) if line.strip()), NO_WORDS)[:500]
     return NO_WORDS
 
