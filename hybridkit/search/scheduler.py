@@ -227,7 +227,7 @@ def _count_death(worker: Worker) -> int:
 def _last_line(folder: Path) -> str:
     """The last line of a worker's log."""
     with suppress(OSError):
-        if lines := (folder / LOG).read_text("utf-8", errors="replace").split("\n"):
+        if lines := (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n"):
             return next((line for line in reversed(lines) if line.strip()), _CANNOT_WRITE)[:500]
     return _CANNOT_WRITE
 
