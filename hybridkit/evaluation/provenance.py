@@ -68,9 +68,9 @@ def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     Raises UserError where the text cannot be read.
     """
     data, rules = recipe.data, recipe.rules
-    if feed_source(data):
-        return EvalText(data, digest_of(data.source), True)
     try:
+        if feed_source(data):
+            return EvalText(data, digest_of(data.source), True)
         if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules)) == trained:
             return EvalText(data, digest, True)  # as the training left it in the cache
         own = data.model_copy(update={"tokenizer": _own(run)})

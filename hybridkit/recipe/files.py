@@ -6,24 +6,22 @@ A mapping in an extending file, or in an override, is merged into the one that i
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import reduce
-from operator import attrgetter, getitem
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
 from hybridkit.language.source import Source
-from hybridkit.recipe.choices import UnknownKey
-from hybridkit.recipe.schema import Data, Leaf, Misfit, Model, Recipe, Train, leaves
+from hybridkit.recipe.messages import RecipeError, complaint, unknown_field
+from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
     Document,
     KeyPath,
@@ -35,8 +33,7 @@ from hybridkit.recipe.yaml_reader import (
     scalar,
 )
 from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.system.errors import UserError, nearest
-from hybridkit.system.pydantic_errors import dotted, unknown_key, wrong
+from hybridkit.system.errors import nearest
 
 __all__ = ["Data", "Loaded", "Model", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
 __all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped", "sort_words"]
@@ -44,10 +41,6 @@ __all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped
 KnownNames = Callable[[Path, Set[str]], Registry]  # a recipe's file and the names in it to what it may name
 MAX_EXTENDS = 16
 MAX_KEYS = 16  # of a dotted override
-
-
-class RecipeError(UserError):
-    """A mistake in a recipe: where, what, and what would be right."""
 
 
 class Loaded(NamedTuple):
@@ -250,55 +243,9 @@ def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
 def _checked(document: Document, path: Path, registry: Registry) -> Recipe:
     if "pattern" not in document.data:
         if slip := next((key for key in document.data if nearest(key, ["pattern"])), None):
-            raise _unknown(document, (slip,))
+            raise unknown_field(document, (slip,))
         raise RecipeError(f"{path}: no pattern; the one line that a recipe needs is like pattern: [swa:128, mlstm]*4")
     try:
         return Recipe.model_validate(document.data, context={"registry": registry})
     except ValidationError as error:
-        raise _complaint(document, error.errors()) from None
-
-
-def _complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeError:
-    """The first of pydantic's errors in the user's words; all of the alternatives where a field has several types."""
-    first = errors[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Misfit):
-        written = [path for path in cause.paths if path in document.values]
-        return RecipeError(f"{document.where(written[0] if written else ())}: {cause}")
-    if isinstance(cause, UserError):  # of a plug-in that cannot be imported
-        raise cause
-    if isinstance(cause, UnknownKey):
-        return _unknown(document, (*first["loc"], cause.key), cause.known)
-    if first["type"] == "extra_forbidden":
-        return _unknown(document, first["loc"])
-    path = document.known(first["loc"])
-    said = list(dict.fromkeys(wrong(error) for error in errors if document.known(error["loc"]) == path))
-    alternatives = " or ".join([said[0], *(message.removeprefix("should be ") for message in said[1:])])
-    value = reduce(getitem, path, document.data)
-    shown = "" if isinstance(value, dict | list) else f", not {_shown(value)}"
-    return RecipeError(f"{document.where(path)}: {dotted(path)} {alternatives}{shown}")
-
-
-def _shown(value: Any) -> str:
-    """A value as a message shows it, in one line of bounded length."""
-    said = json.dumps(value, ensure_ascii=False)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _unknown(document: Document, path: KeyPath, known: Sequence[str] = ()) -> RecipeError:
-    """A key that no recipe has, with the nearest one that it has there, or all of them."""
-    *around, name = path
-    if not known:
-        section: Any = Recipe
-        for key in around:
-            section = section.model_fields[key].annotation
-        known = _names(section)
-    said = unknown_key(dotted(around) or "a recipe", _shown(name), str(name), known)
-    return RecipeError(f"{document.keys.get(path) or document.where(path)}: {said}")
-
-
-def _names(section: type[BaseModel]) -> list[str]:
-    names = [field.alias or name for name, field in section.model_fields.items()]
-    written = {"rules"}  # by `train`, not by people
-    return [name for name in names if name not in written] + ["extends"] if section is Recipe else names
+        raise complaint(document, error.errors()) from None

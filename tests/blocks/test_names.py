@@ -2,10 +2,11 @@
 
 from project import ROOT
 
+from hybridkit.registry.kinds import BLOCK, WINDOW
 from hybridkit.registry.registry import REGISTRY
 
 
 def test_names_are_the_files_of_their_folders() -> None:
-    for kind, folder in (("block", "blocks"), ("window", "blocks/windows")):
+    for kind, folder in ((BLOCK, "blocks"), (WINDOW, "blocks/windows")):
         files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
         assert set(REGISTRY.names(kind)) == files

@@ -24,6 +24,9 @@ class Memory:
         self.head = lambda x: x
         self.head.weight = torch.zeros(1)  # type: ignore[attr-defined]
 
+    def fixed_windows(self, window: int | None) -> list[None]:
+        return []
+
     def hidden(self, tokens: Tensor, states: list[Tensor] | None, **_: object) -> tuple[Tensor, list[Tensor]]:
         seen = torch.cat([states[0], tokens], dim=1) if states else tokens
         logits = torch.zeros(*tokens.shape, 257)

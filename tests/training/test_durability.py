@@ -58,9 +58,9 @@ class Faulty(FileOperations):
 
 
 def put(monkeypatch: pytest.MonkeyPatch, faulty: FileOperations) -> None:
-    from hybridkit.training.engines import local
+    from hybridkit.training.engines.local import engine
 
-    for module in (files, checkpoint, metrics_log, local):
+    for module in (files, checkpoint, metrics_log, engine):
         monkeypatch.setattr(module, "FILES", faulty)
 
 

@@ -42,7 +42,7 @@ RECIPES = {
     "extends another's file": ("extends: /etc/passwd", "/etc/passwd:1"),
     "a path as a block": ("pattern: ../../evil", "expected"),
     "a module as a block": ("pattern: os.system", "expected"),
-    "an unknown engine": ("pattern: sa\ntrain: {engine: os.system}", "train.engine should be"),
+    "an unknown engine": ("pattern: sa\ntrain: {engine: os.system}", "train.engine should name an engine"),
     "windows without end": ("pattern: swa:uniform(1,1099511627776)", "choose a larger step"),
     "a width without end": ("pattern: ffn(width=9999999999999999999)", "should be at most"),
     "rows without end": ("pattern: sa\ntrain: {micro_batch: " + "9" * 26 + "}", "train.micro_batch should be"),

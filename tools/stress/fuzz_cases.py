@@ -12,6 +12,7 @@ import test_parser
 import test_run
 import test_yaml_reader
 import torch
+from fuzz_tokens import TOKENS
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -30,13 +31,6 @@ from hybridkit.training.callback import Start
 from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.tensorboard import TensorBoard
 
-WORDS = b"""
-pattern: model: data: train: extends: width heads ffn swa mlstm sa stoch fixed uniform schedule null true 0 -1 5 1e999
-9999999999999999999999 .5 1k 1M NaN Infinity [ ] { } ( ) , : * = & ! | > ' " \\ # - ? % step-1 "step": "loss": "files":
-"sha256": "../../x" "/etc/passwd" "\\ud800" !!python/object &a
-"""
-BREAKS = b"\n|  |\t|\r\n|\0|\xff|\xed\xa0\x80|\xe2\x80\xa8|&a [*a]|a: |- "
-TOKENS = [*WORDS.split(), *BREAKS.split(b"|"), b"1" * 400]
 DTYPES = "F64 F32 F16 BF16 I64 I8 U8 U64 BOOL F8_E4M3 F8_E8M0 F4 C64 X"
 LIMIT = 1 << 20  # bytes of the largest file that is read
 
@@ -74,7 +68,14 @@ def kinds(count: int, number: int) -> Iterator[Kind]:
         ("patterns", patterns, _patterns(), _read_pattern, count // 4, True),
         ("manifests", [_manifest(), _state()], _json(), _read_manifest, count // 4, True),
         ("metrics", [_metrics()], _json(), _read_metrics, count // 4, True),
-        ("tensors", [_tensors()], _headers(), _read_tensors, few, True),
+        (
+            "tensors",
+            [save({"a": torch.ones(3, 2), "b": torch.zeros(2, dtype=torch.int64), "c": torch.zeros(4).bfloat16()})],
+            _headers(),
+            _read_tensors,
+            few,
+            True,
+        ),
         ("verbs", recipes, _recipes(), _read_verbs, few, False),
     ):
         warm = [Case(content, read) for content in (seeds[0], b"")]
@@ -227,10 +228,6 @@ def _metrics() -> bytes:
     lines.insert(3, {"step": 3, "val_loss": 2.0, "val_bits_per_byte": 3.0})
     lines.append({"step": 6, **step, "window": {"0": 4, "2": 16}})
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-
-
-def _tensors() -> bytes:
-    return save({"a": torch.ones(3, 2), "b": torch.zeros(2, dtype=torch.int64), "c": torch.zeros(4).bfloat16()})
 
 
 def _read_recipe(content: bytes) -> None:

@@ -93,7 +93,7 @@ def test_decay_spares_norms_biases_and_gates() -> None:
 
 
 def test_a_tied_weight_is_saved_once_and_comes_back(tmp_path: Path) -> None:
-    tied = replace(PLAN, tie=True)
+    tied = replace(PLAN, config=replace(PLAN.config, tie=True))
     one, other = (LocalEngine(tied, Train(seed=seed, precision="fp32", device="cpu")) for seed in (0, 1))
     for _ in range(2):
         one.gradients([batch()], WINDOWS, 10)
