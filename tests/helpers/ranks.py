@@ -22,7 +22,7 @@ from hybridkit.training.engine import Engine, open_engine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
-STEPS = 50
+STEPS = 20
 FEW = 12  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
 PART = 3  # steps before a checkpoint, and after
