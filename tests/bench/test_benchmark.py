@@ -82,7 +82,7 @@ def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(run: Run,
 def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
-    words = ("mine.yaml", *SMALL, "--plugin", "decay.py", "--json")
+    words = ("mine.yaml", "--sequence", "16", "--batch", "1", "--repeat", "1", "--plugin", "decay.py", "--json")
     ran = hybridkit_process("bench", *words, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     parts = {part["kind"]: part for part in json.loads(ran.stdout)["parts"]}

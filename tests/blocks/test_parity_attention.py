@@ -99,6 +99,7 @@ def test_logits_and_gradients(kind: str, mixer: Block, settings: dict[str, int],
         same(ours_grad, right_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("mixer", MIXERS, ids=["Llama", "Mistral 16"])
 def test_bf16_is_float64_to_rounding(mixer: Block, precision: str) -> None:

@@ -90,6 +90,7 @@ def test_logits_and_every_gradient(tokens: int) -> None:
             close(parameter.grad, right[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", rounding.PRECISIONS)
 def test_bf16_is_float64_to_rounding(precision: str) -> None:
     """The stack that equals theirs in fp32, with weights in bf16 and under autocast.

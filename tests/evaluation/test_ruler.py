@@ -49,6 +49,7 @@ def theirs() -> Iterator[ModuleType]:
     key_words.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS["all"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_streams_give_the_harness_prompts(name: str, seed: int, theirs: ModuleType) -> None:

@@ -25,6 +25,7 @@ def scaled() -> dict[tuple[str, int], str]:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "heads"), scaled(), ids=scaled().values())
 def test_every_recipe_reads_and_decodes_as_the_whole(pattern: str, heads: int) -> None:
     model, ids = tiny(pattern, heads=heads, width=4 * heads), some_ids(149)

@@ -85,6 +85,7 @@ def drawn(described: Plan) -> tuple[Model, Tensor, Tensor]:
     return model, tokens, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("described", CASES, ids=CASES.values())
 def test_a_model_begins_right(described: Plan) -> None:
     model, tokens, targets = drawn(described)

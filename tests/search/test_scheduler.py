@@ -105,6 +105,7 @@ sampler: grid
     assert run.newest().checkpoint, "a stopped run has a checkpoint"
 
 
+@pytest.mark.slow
 def test_a_failed_trial_has_a_reason_and_the_study_continues(tmp_path: Path) -> None:
     text = """
 extends: base.yaml

@@ -246,6 +246,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "eval", "show", "generate"])
 def test_a_folder_that_cannot_be_written(run: Run, recipe: Path, verb: str) -> None:
     """A read-only mount, which stops root, too."""
