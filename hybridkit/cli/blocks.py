@@ -1,6 +1,10 @@
 """`hybridkit blocks`: what patterns, and with `--all` recipes, may name."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,21 +12,39 @@ from hybridkit.cli.options import Json, Plugins
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
+if TYPE_CHECKING:
+    from hybridkit.registry.kinds import Kind
+
 
 def blocks(
-    everything: Annotated[bool, typer.Option("--all", help="List optimizers and engines, too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List the other kinds, too: optimizers, sources, ...")
+    ] = False,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
     """List the blocks and window policies that patterns may name, with their arguments."""
-    from hybridkit.recipe.choices import ENGINE, OPTIMIZER
     from hybridkit.registry.kinds import BLOCK, WINDOW
     from hybridkit.registry.registry import REGISTRY
 
-    rows = REGISTRY.listing(BLOCK, WINDOW, *((OPTIMIZER, ENGINE) if everything else ()))
+    rows = REGISTRY.listing(BLOCK, WINDOW, *(_others() if everything else ()))
     if as_json:
         say(format_json({"blocks": [row._asdict() for row in rows]}))
         return
     from hybridkit.report.show import print_blocks
 
     print_blocks(rows)
+
+
+def _others() -> Iterator[Kind]:
+    """The other kinds; a sampler needs optuna, without which the search extra is not there."""
+    from hybridkit.data.source import SOURCE
+    from hybridkit.data.tokenizer import TOKENIZER
+    from hybridkit.evaluation.task import TASK
+    from hybridkit.hub.family import FAMILY
+    from hybridkit.recipe.choices import ENGINE, OPTIMIZER
+    from hybridkit.search.schema import SAMPLER
+
+    yield from (OPTIMIZER, ENGINE, SOURCE, TOKENIZER, TASK, FAMILY)
+    if find_spec("optuna"):
+        yield SAMPLER

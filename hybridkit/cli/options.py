@@ -30,7 +30,7 @@ Plugins = Annotated[
         metavar="FILE.py",
         callback=_add_plugins,
         is_eager=True,
-        help="A Python file with one block or window policy, named as patterns will name it; repeatable.",
+        help="A Python file with one class that recipes may name, such as a block; named like the file; repeatable.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]

@@ -81,7 +81,7 @@ def _counted(name: str, parameters: int) -> Text:
 def print_blocks(rows: Sequence[Row]) -> None:
     """What patterns and recipes may name: how it is written with its defaults, what it is, and who brings it."""
     console = Console()
-    titles = {"window": "Window policies"}
+    titles = {"window": "Window policies", "family": "Export formats"}
     for kind in dict.fromkeys(row.kind for row in rows):
         console.print(styled((titles.get(kind, f"{kind.capitalize()}s"), "bold")))
         for row in (row for row in rows if row.kind == kind):
