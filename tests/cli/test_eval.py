@@ -98,7 +98,7 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
         "4,16",
     ]
     answer = found("text", "recall", *words)
-    assert len(answer["cells"]) == 2 * 2 * 2 * 2
+    assert len(answer["cells"]) == 2 * 4 * 2 * 2
     cell = answer["cells"][0]
     assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
     assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
