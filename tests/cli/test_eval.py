@@ -88,15 +88,7 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
-    words = [
-        "--no-perplexity",
-        "--needles",
-        "niah_single_1,niah_multikey_1",
-        "--lengths",
-        "1k,1200",
-        "--windows",
-        "4,16",
-    ]
+    words = ["--no-perplexity", "--needles", "niah_single_1,niah_multikey", "--lengths", "1k,1200", "--windows", "4,16"]
     answer = found("text", "recall", *words)
     assert len(answer["cells"]) == 2 * 4 * 2 * 2
     cell = answer["cells"][0]
