@@ -43,10 +43,16 @@ class Model(Section):
     )
     tie: Switch = Field(
         default=False,
-        description="Whether embedding and head share their weights, which are multiplied by sqrt(width) as input.",
+        description="Whether embedding and head share their weights.",
     )
     logit_cap: float | None = Field(
         default=None, gt=0, description="Soft cap c of the logits: c tanh(x / c); null: none."
+    )
+    norm_eps: float = Field(default=1e-6, gt=0, le=1, description="Added to mean squares in RMS norms.")
+    embedding_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="Factor on rows of the embedding as input; null: sqrt(width) where tied, else 1.",
     )
     ffn: Annotated[dict[str, Scalar], AfterValidator(_with_block)] | None = Field(
         default=_with_block({}),
