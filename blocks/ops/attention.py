@@ -137,8 +137,8 @@ class Attention(Layer):
         self.k = Linear(dims.width, heads.kv * heads.size, bias=False)
         self.v = Linear(dims.width, heads.kv * heads.size, bias=False)
         self.out = Linear(heads.q * heads.size, dims.width, bias=False)
-        self.q_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
         self.head = heads.size
         for projection in (self.q, self.k, self.v):
             small_init_(projection.weight)
