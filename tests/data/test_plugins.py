@@ -1,11 +1,12 @@
 """A source, a tokenizer, an evaluation task and a sampler from one folder outside, each one file, used by the verbs."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plugins import new_process
+from spaces import try_all
 from typer.testing import CliRunner
 
 from hybridkit.cli import app
@@ -90,12 +91,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYBRIDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    modules = set(sys.modules)
+    new_process(monkeypatch)
     yield tmp_path
     REGISTRY.clear()
-    for name in set(sys.modules) - modules:
-        if name.startswith("hybridkit_plugin_"):
-            del sys.modules[name]
 
 
 def call(*words: str, plugins: str) -> str:
@@ -139,14 +137,15 @@ def test_a_sampler_from_outside(folder: Path) -> None:
     (folder / "s.yaml").write_text("extends: base.yaml\nspace:\n  model.width: [8, 16, 24]\nsampler: widest\n")
     (folder / "base.yaml").write_text(RECIPE.replace("counting(30)", "recall").replace("letters(3)", "bytes"))
     from hybridkit.search.definition import read_definition
-    from hybridkit.search.study import proposals
+    from hybridkit.search.study import create, proposals
 
     with pytest.raises(UserError, match=r"sampler should be 'evolution', 'grid', 'nsga2', 'random' or 'tpe'"):
         read_definition(folder / "s.yaml")
-    call("search", "s.yaml", "--study", "study", plugins="widest")
+    REGISTRY.add("widest.py")
     definition = read_definition(folder / "s.yaml")
     assert [one.params["model.width"] for one in proposals(definition, [], 0)] == [24, 16, 8]
-    assert sorted(path.name for path in (folder / "study/trials").iterdir()) == ["0000", "0001"]
+    trials = try_all(create(definition, folder / "study", None), lambda trial: trial.params["model.width"])
+    assert [trial.params["model.width"] for trial in trials] == [24, 16]
 
 
 def test_what_is_built_in_is_found_by_file() -> None:
