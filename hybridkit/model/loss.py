@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hybridkit.block import pad_weight, spare
 from hybridkit.data.batches import IGNORED
 
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
@@ -46,17 +47,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         narrow = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        rows = max(1, _SLICE[x.device.type] // len(weight))
+        vocab, rows = len(weight), max(1, _SLICE[x.device.type] // len(weight))
+        inner, padded = x.to(narrow), pad_weight(weight.to(narrow), rows=spare(vocab, x))
         for begin in range(0, len(x), rows):
             span = slice(begin, begin + rows)
-            logits = cap_logits(F.linear(x[span], weight).to(wide), cap)
-            loss, grad = _softmax_loss(logits, targets[span], cap, z_loss)
-            total += loss
-            grad = grad.to(narrow)
+            logits = F.linear(inner[span], padded).to(wide)  # further columns are 0, and stay so in the gradient
+            total += _softmax_loss(logits[:, :vocab], targets[span], cap, z_loss)
+            grad = logits.to(narrow)
             if grad_x is not None:
-                grad_x[span] = grad @ weight.to(narrow)
+                grad_x[span] = grad @ padded
             if grad_weight is not None:
-                grad_weight += grad.T @ x[span].to(narrow)
+                grad_weight += (grad.T @ inner[span])[:vocab]
         ctx.save_for_backward(grad_x, grad_weight)
         return total
 
@@ -67,8 +68,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_x, grad_weight, None, None, None
 
 
-def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> tuple[Tensor, Tensor]:
-    """The summed loss of (n, V) capped logits, and the gradient by the uncapped ones, written over them."""
+def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
+    """The summed loss of (n, V) uncapped logits; the gradient by them is written over them."""
+    if cap is not None:
+        logits.div_(cap).tanh_().mul_(cap)
     counted = targets != IGNORED
     picked = torch.where(counted, targets, 0)[:, None]
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
@@ -78,4 +81,6 @@ def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: fl
     if z_loss:
         grad.mul_(1 + 2 * z_loss * norm)
     grad.scatter_add_(1, picked, torch.full_like(norm, -1)).mul_(counted[:, None])
-    return loss, grad if slope is None else grad.mul_(slope)
+    if slope is not None:
+        grad.mul_(slope)
+    return loss

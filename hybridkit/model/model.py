@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, small_init_
+from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, linear, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -95,7 +94,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
         if targets is None:
-            return cap_logits(F.linear(x, self.weight), self.cap)
+            return cap_logits(linear(x, self.weight), self.cap)
         return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
