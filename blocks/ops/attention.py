@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -69,6 +69,10 @@ class AttentionBlock(Block):
         if self.theta is not None and size % 2:
             raise ValueError(f"rotary positions need an even head, not {size}: choose head={size + 1}, or theta=null")
         return Heads(heads, kv_heads, size)
+
+    def resolved(self, dims: Dims) -> Self:
+        heads = self.shape(dims)
+        return self.model_copy(update={"heads": heads.q, "kv_heads": heads.kv, "head": heads.size})
 
     def build(self, dims: Dims) -> Attention:
         return Attention(dims, self.shape(dims), self.theta, self.qk_norm, window_limit(window_of(self)))
