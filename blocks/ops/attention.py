@@ -32,9 +32,12 @@ from hybridkit.block import (
     Dims,
     GivenWindow,
     Layer,
+    Linear,
     State,
     StepFunction,
     WindowLimit,
+    padded_product,
+    plain_product,
     small_init_,
     wang_init_,
     window_limit,
@@ -79,7 +82,6 @@ class AttentionBlock(RopeOptions, _Sizes):
     softcap: float | None = Field(None, gt=0)
     scale: float | None = Field(None, gt=0)
     bias: bool | Literal["qkv"] = False
-    eps: float = Field(1e-6, gt=0)  # of the norms of queries and keys
 
     def shape(self, dims: Dims) -> Heads:
         """The heads at these dims. Raises ValueError where they do not fit together."""
@@ -105,7 +107,9 @@ class AttentionBlock(RopeOptions, _Sizes):
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
-        linear = 2 * tokens * dims.width * heads.size * ((3 if self.gate else 2) * heads.q + 2 * heads.kv)
+        multiply = padded_product if count == "hardware" else plain_product
+        linear = (3 if self.gate else 2) * multiply(tokens, dims.width, heads.size * heads.q)
+        linear += 2 * multiply(tokens, dims.width, heads.size * heads.kv)
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
 
     def cost_reference(
@@ -161,12 +165,12 @@ class Attention(Layer):
         heads, bias = block.shape(dims), bool(block.bias)
         self.largest, self.head = window_limit(window_of(block)), heads.size
         self.rope = block.rope_of(block.turning(heads.size), block.theta)
-        self.q = nn.Linear(dims.width, heads.q * heads.size, bias=bias)
-        self.k = nn.Linear(dims.width, heads.kv * heads.size, bias=bias)
-        self.v = nn.Linear(dims.width, heads.kv * heads.size, bias=bias)
-        self.out = nn.Linear(heads.q * heads.size, dims.width, bias=block.bias is True)
-        self.q_norm, self.k_norm = (_norm(block, heads.size, count) for count in (heads.q, heads.kv))
-        self.gate = nn.Linear(dims.width, heads.q * heads.size, bias=bias) if block.gate else None
+        self.q = Linear(dims.width, heads.q * heads.size, bias=bias)
+        self.k = Linear(dims.width, heads.kv * heads.size, bias=bias)
+        self.v = Linear(dims.width, heads.kv * heads.size, bias=bias)
+        self.out = Linear(heads.q * heads.size, dims.width, bias=block.bias is True)
+        self.q_norm, self.k_norm = (_norm(block, dims, heads.size, count) for count in (heads.q, heads.kv))
+        self.gate = Linear(dims.width, heads.q * heads.size, bias=bias) if block.gate else None
         self.sinks = nn.Parameter(torch.empty(heads.q)) if block.sinks else None
         self._scores = Scores(block.scale, block.softcap)
         for projection in self.into:
@@ -248,11 +252,11 @@ class Attention(Layer):
         return attention_step.attention_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
 
 
-def _norm(block: AttentionBlock, head: int, count: int) -> nn.Module:
+def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module:
     """Of the queries or keys of `count` heads."""
     if not block.qk_norm:
         return nn.Identity()
-    return nn.RMSNorm(head * count if block.qk_norm == "projection" else head, eps=block.eps)
+    return nn.RMSNorm(head * count if block.qk_norm == "projection" else head, eps=dims.norm_eps)
 
 
 def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:

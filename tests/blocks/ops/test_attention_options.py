@@ -68,10 +68,10 @@ def plain(said: AttentionBlock, layer: nn.Module, x: Tensor, window: int | None,
     named = dict(layer.named_parameters())
     q, k, v, *gate = (F.linear(x, named[f"{n}.weight"], named.get(f"{n}.bias")) for n in names(said))
     if said.qk_norm == "projection":
-        q, k = (rms(t, named[f"{n}_norm.weight"], said.eps) for n, t in (("q", q), ("k", k)))
+        q, k = (rms(t, named[f"{n}_norm.weight"], DIMS.norm_eps) for n, t in (("q", q), ("k", k)))
     q, k, v = (t.unflatten(2, (-1, heads.size)) for t in (q, k, v))
     if said.qk_norm is True:
-        q, k = (rms(t, named[f"{n}_norm.weight"], said.eps) for n, t in (("q", q), ("k", k)))
+        q, k = (rms(t, named[f"{n}_norm.weight"], DIMS.norm_eps) for n, t in (("q", q), ("k", k)))
     rope = said.rope_of(said.turning(heads.size), said.theta)
     q, k, v = turned(q, rope), *(t.repeat_interleave(heads.q // heads.kv, 2) for t in (turned(k, rope), v))
     s = torch.einsum("bthe,bshe->bhts", q, k) * (said.scale or heads.size**-0.5)
