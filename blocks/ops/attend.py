@@ -1,15 +1,11 @@
 """Attention between the projections, head by head, by the best kernel for the device.
 
 B batch, T queries, S = past + T keys, H heads, K key-value heads, E width of a head, G = H / K.
-
-A score is scale q . k, or with a soft cap c (arXiv 2408.00118, section 2) c tanh(scale q . k / c). A sink is a score of
-its own, one a head, which takes part in the softmax and has no value (arXiv 2508.10925, section 2.2).
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +14,7 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
@@ -26,22 +23,6 @@ REASONS = {
 }
 HALF = (torch.bfloat16, torch.float16)
 ON_CUDA = "flash-attn" if find_spec("flash_attn") else "flex"
-
-
-class Scores(NamedTuple):
-    """How queries and keys make probabilities."""
-
-    scale: float | None = None  # None: E^(-1/2)
-    cap: float | None = None
-    sinks: Tensor | None = None  # (H,)
-
-    @property
-    def plain(self) -> bool:
-        """Whether a softmax of scaled products is all there is."""
-        return self.cap is None and self.sinks is None
-
-
-PLAIN = Scores()
 
 
 def kernel(device: str) -> tuple[str, str]:
@@ -107,15 +88,3 @@ def decode(q: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, scores: Scores =
     sinks = None if scores.sinks is None else scores.sinks.view(kv_heads, -1, 1)
     p = probabilities(s * (scores.scale or head**-0.5), hidden, scores.cap, sinks).to(query.dtype)
     return (p[..., :size] @ state.v + p[..., size:] * value).to(q.dtype).view_as(q)
-
-
-def probabilities(scaled: Tensor, hidden: Tensor | None, cap: float | None, sinks: Tensor | None) -> Tensor:
-    """The softmax of scaled products (..., G, S), of which some are hidden, with cap and sinks (..., G, 1)."""
-    if cap is not None:
-        scaled = (scaled / cap).tanh_().mul_(cap)
-    if hidden is not None:
-        scaled = scaled.masked_fill(hidden, -torch.inf)
-    if sinks is None:
-        return scaled.softmax(-1)
-    joined = torch.cat([scaled, sinks.to(scaled.dtype).expand(*scaled.shape[:-1], 1)], -1)
-    return joined.softmax(-1)[..., :-1]

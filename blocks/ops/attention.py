@@ -10,7 +10,7 @@ and output projection are separate steps; those in between work on each head alo
     rope=.25        only a share of each head turns, an even number of channels; scaling=...: see rope.py
     qk_norm=true    RMSNorm of each head's query and key (2010.04245); qk_norm=projection: of all heads as one (OLMo-2)
     gate=true       y_t = out (sigmoid(gate x_t) * sum_s p_ts v_s) (2505.06708, Qwen3-Next)
-    sinks=true, softcap=50, scale=.1: see attend.py (gpt-oss, Gemma 2)
+    sinks=true, softcap=50, scale=.1: see scores.py (gpt-oss, Gemma 2)
     bias=true       biases of all projections (gpt-oss); bias=qkv: of q, k and v (Qwen2)
 
 Models whose norms multiply by 1 + w need no option: their importer adds 1 to the weight.
@@ -44,12 +44,13 @@ from hybridkit.block import (
     window_of,
 )
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.attend import Scores, attend, decode, kernel
+from hybridkit_blocks.ops.attend import attend, decode, kernel
 from hybridkit_blocks.ops.cpu import attention_step
 from hybridkit_blocks.ops.cpu.attention_step import normed
 from hybridkit_blocks.ops.cpu.banded import bands
 from hybridkit_blocks.ops.rope import rotate
 from hybridkit_blocks.ops.rope_options import RopeOptions
+from hybridkit_blocks.ops.scores import Scores
 
 SINK = 0.02  # initial size of sinks, as gpt-oss has it in transformers
 

@@ -8,9 +8,10 @@ from sums import of_attention
 from torch import Tensor
 
 from hybridkit.block import Dims
-from hybridkit_blocks.ops.attend import Scores, attend
+from hybridkit_blocks.ops.attend import attend
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex
+from hybridkit_blocks.ops.scores import Scores
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
 

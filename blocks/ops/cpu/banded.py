@@ -8,7 +8,7 @@ view of the keys, so torch's fused attention takes many blocks in one call, with
 copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
 blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
 
-A sink s (attend.py) changes the softmax's norm l into l' = log(e^l + e^s) and the output y into y' = y e^(l - l'). The
+A sink s (scores.py) changes the softmax's norm l into l' = log(e^l + e^s) and the output y into y' = y e^(l - l'). The
 kernel's backward pass reads y and l alone; given y' and l' it is that of attention with the sink, and
 ds = -e^(s - l') sum over channels of y' dy'.
 """

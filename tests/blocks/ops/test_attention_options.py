@@ -17,11 +17,11 @@ from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing.trial import built
-from hybridkit_blocks.ops.attend import Scores
 from hybridkit_blocks.ops.attention import AttentionBlock
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex
 from hybridkit_blocks.ops.rope import Rope, Stretch
+from hybridkit_blocks.ops.scores import Scores
 
 DIMS = Dims(width=16, heads=4, vocab=257)
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
