@@ -69,7 +69,7 @@ def test_arguments_and_windows_of_every_layer_are_said(run: Path, tmp_path: Path
     assert [layer["block"] for layer in layers] == ["swa", "ffn", "mlstm", "ffn", "sa", "ffn"]
     assert layers[0]["window"] == {"policy": "stoch(4,8)", "largest": 8} and layers[0]["arguments"]["kv_heads"] == 1
     assert all(layer["window"] is None for layer in layers[1:])
-    sizes = [value for layer in layers for name, value in layer["arguments"].items() if name != "theta"]
+    sizes = [layer["arguments"].get(name, 0) for layer in layers for name in ("heads", "kv_heads", "head", "width")]
     assert None not in sizes and layers[1]["arguments"]["width"] == 64
 
 
