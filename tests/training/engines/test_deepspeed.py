@@ -30,7 +30,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     processes = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()  # one that waits for another that has failed
     return json.loads(out.read_text())
 
 

@@ -78,19 +78,19 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     with pytest.raises(UserError, match=says):
-        launch.check(load_recipe(recipe, overrides).recipe, ranks)
+        launch.check_launch(load_recipe(recipe, overrides).recipe, ranks)
 
 
 def test_what_deepspeed_may_be_told(recipe: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     said = "{zero_optimization: {stage: 1, overlap_comm: true}, bf16: {enabled: false}, wall_clock_breakdown: true}"
-    launch.check(load_recipe(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
+    launch.check_launch(load_recipe(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
 
 
 def test_the_missing_extra_is_named(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridkit.training.engines.deepspeed.config.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'hybridkit\[deepspeed\]'"):
-        launch.check(load_recipe(recipe, [DEEPSPEED]).recipe, 2)
+        launch.check_launch(load_recipe(recipe, [DEEPSPEED]).recipe, 2)
 
 
 def test_hostfiles(tmp_path: Path) -> None:

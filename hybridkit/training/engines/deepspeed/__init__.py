@@ -41,9 +41,9 @@ class DeepSpeed(EngineSpec):
 
     def open(self, plan: Plan, train: Train, optimizer: Optimizer) -> Engine:
         from hybridkit.system.machine import choose_device
-        from hybridkit.training.engines.deepspeed.config import check
+        from hybridkit.training.engines.deepspeed.config import check_settings
 
-        check(self, train)
+        check_settings(self, train)
         if not optimizer.replicable:
             raise UserError("train.optimizer: this one steps in one process alone; use train.engine=local")
         os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
@@ -52,9 +52,9 @@ class DeepSpeed(EngineSpec):
         return DeepSpeedEngine(plan, train, self, optimizer)
 
     def check(self, recipe: Recipe, ranks: int) -> None:
-        from hybridkit.training.engines.deepspeed.config import check
+        from hybridkit.training.engines.deepspeed.config import check_settings
 
-        check(self, recipe.train)
+        check_settings(self, recipe.train)
         if recipe.train.optimizer != "adamw" and self.zero:
             raise UserError(
                 f"train.optimizer: stage {self.zero} of ZeRO shares out the state of adamw alone; for others use"
