@@ -23,3 +23,7 @@ class SequenceParallel:
     def scatter(self, x: Tensor) -> Tensor:
         """Back: all tokens of own heads (B, T, H, .) to own tokens of all heads."""
         return x
+
+    def own(self, x: Tensor) -> Tensor:
+        """The own heads' part of a tensor (H, .) that every process holds whole, such as a weight."""
+        return x
