@@ -24,6 +24,6 @@ class SequenceParallel:
         """Back: all tokens of own heads (B, T, H, .) to own tokens of all heads."""
         return x
 
-    def own(self, x: Tensor) -> Tensor:
-        """The own heads' part of a tensor (H, .) that every process holds whole, such as a weight."""
+    def own_heads(self, x: Tensor) -> Tensor:
+        """What belongs to own heads of a tensor that all processes hold whole, one entry a head (H, .)."""
         return x

@@ -45,8 +45,8 @@ class Ulysses(SequenceParallel):
         """(B, T, H / P, .) to (B, T / P, H, .)."""
         return self._exchange(x, TOKENS, HEADS)
 
-    def own(self, x: Tensor) -> Tensor:
-        """(H, .) to (H / P, .)."""
+    def own_heads(self, x: Tensor) -> Tensor:
+        """(H, .) to (H / P, .): the heads that `gather` leaves here."""
         return x.chunk(self.size)[self._place]
 
     def share(self, batch: Batch) -> Batch:
