@@ -96,9 +96,9 @@ class ConvLayer(Layer):
             raise ValueError("conv has no window; leave it out, or choose kernel_size")
         parallel, (b, c, u) = self.sequence_parallel, self._split(self.input(x))
         given = parallel.gather((b * u)[..., None])[..., 0]  # a channel is a head here
-        bias = None if self.conv.bias is None else parallel.own_heads(self.conv.bias)
+        weight, bias = (None if t is None else parallel.own_heads(t) for t in (self.conv.weight, self.conv.bias))
         before = ConvState(*state).inputs if state else None
-        y, after = convolve(given, parallel.own_heads(self.conv.weight), bias, self.conv.activation, before, document_starts)
+        y, after = convolve(given, weight, bias, self.conv.activation, before, document_starts)
         y = c * parallel.scatter(y[..., None])[..., 0]
         return self.out(y.to(x.dtype)).to(x.dtype), ConvState(after.to(x.dtype))
 
