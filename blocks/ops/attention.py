@@ -133,8 +133,8 @@ class Attention(Layer):
         self.k = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
         self.v = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
         self.out = nn.Linear(heads.q * heads.size, dims.width, bias=False)
-        self.q_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
         self.head = heads.size
         for projection in (self.q, self.k, self.v):
             small_init_(projection.weight)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
 from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
@@ -22,15 +24,15 @@ Count = Literal["exact", "paper", "hardware"]
 class Dims:
     """The sizes that a model shares: residual width, default number of heads, vocabulary, and mixers in the stack.
 
-    `depth` only scales the initial weights of projections back onto the residual stream. `norm_eps` is the epsilon of
-    RMSNorms.
+    `depth` only scales the initial weights of projections back onto the residual stream. `norm_eps` is added to mean
+    squares in the model's RMS norms, and in those within a block that follow it.
     """
 
     width: int
     heads: int
     vocab: int
     depth: int = 1
-    norm_eps: float = 1e-6
+    norm_eps: float = field(default=1e-6, repr=False)
 
 
 class Block(Spec, ABC):
@@ -42,18 +44,18 @@ class Block(Spec, ABC):
     """
 
     kind: ClassVar[str] = "block"
-    options: ClassVar[tuple[str, ...]] = ("norm", "in_mult", "out_mult")
+    options: ClassVar[tuple[str, ...]] = ("norm", "in_scale", "out_scale")
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
     norm: NormPlacement | None = None
-    in_mult: float = Field(1.0, gt=0)
-    out_mult: float = Field(1.0, gt=0)
+    in_scale: float = Field(1.0, gt=0)
+    out_scale: float = Field(1.0, gt=0)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Raises TypeError where a field of the class has the name of an option."""
-        for name in set(Block.options) & set(cls.__dict__.get("__annotations__", {})):
+        for name in set(Block.options) & set(inspect.get_annotations(cls)):
             raise TypeError(f"{cls.__module__}: `{name}` is an argument of every block; call this field something else")
 
     @abstractmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
-from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.schema import Combination, NormPlacement, Recipe
 
 
 def _default_ffn() -> Mapping[str, Any]:
@@ -32,6 +32,12 @@ class ModelConfig:
     vocab: int
     tie: bool = False
     logit_cap: float | None = None
+    norm_eps: float = 1e-6
+    embedding_scale: float | None = None
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    norm: NormPlacement = "pre"
+    branches: Combination = "sum"
     ffn: Mapping[str, Any] | None = field(default_factory=_default_ffn, compare=False)
     rules: int = CURRENT_RULES
 
@@ -41,7 +47,14 @@ class ModelConfig:
         given = {one.name: getattr(recipe.model, one.name) for one in fields(cls) if hasattr(recipe.model, one.name)}
         return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT_RULES})
 
+    def stack_options(self) -> dict[str, Any]:
+        """What changes the function of the same weights, where it is not as in models that have no such options."""
+        said = (("residual_scale", 1.0), ("logit_scale", 1.0), ("norm", "pre"), ("branches", "sum"))
+        return {name: getattr(self, name) for name, default in said if getattr(self, name) != default}
+
     @property
-    def embedding_scale(self) -> float:
+    def row_scale(self) -> float:
         """The factor on a row of the embedding as input: sqrt(width) where the head shares it and needs it small."""
+        if self.embedding_scale is not None:
+            return self.embedding_scale
         return self.width**0.5 if self.tie and self.rules >= SCALED_TIED_ROWS else 1.0

@@ -72,6 +72,8 @@ def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
 Size = Annotated[int, BeforeValidator(lambda value: read_size(value) if isinstance(value, str) else value)]
 Switch = Annotated[bool, Field(strict=False)]  # YAML 1.2 reads yes, no, on and off as text; pydantic as what they mean
 Scalar = int | float | str | bool | None
+NormPlacement = Literal["pre", "post", "both", "none"]
+Combination = Literal["sum", "mean_norm"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -102,10 +104,29 @@ class Model(Section):
     )
     tie: Switch = Field(
         default=False,
-        description="Whether embedding and head share their weights, which are multiplied by sqrt(width) as input.",
+        description="Whether embedding and head share their weights.",
     )
     logit_cap: float | None = Field(
         default=None, gt=0, description="Soft cap c of the logits: c tanh(x / c); null: none."
+    )
+    norm_eps: float = Field(default=1e-6, gt=0, le=1, description="Added to mean squares in RMS norms.")
+    embedding_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="Factor on rows of the embedding as input; null: sqrt(width) where tied, else 1.",
+    )
+    residual_scale: float = Field(
+        default=1.0, gt=0, description="Factor on what every entry adds to the residual stream."
+    )
+    logit_scale: float = Field(default=1.0, gt=0, description="Factor on the logits, before `logit_cap`.")
+    norm: NormPlacement = Field(
+        default="pre",
+        description="Where an entry is normalized: before its block, after it, both, or not at all. A block's own "
+        "`norm=` in the pattern goes first.",
+    )
+    branches: Combination = Field(
+        default="sum",
+        description="What becomes of branches side by side: their sum, or their mean, each behind a norm of its own.",
     )
     ffn: Annotated[dict[str, Scalar], AfterValidator(_with_block)] | None = Field(
         default=_with_block({}),

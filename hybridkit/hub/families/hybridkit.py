@@ -8,9 +8,9 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hybridkit.block import Entry, window_of
+from hybridkit.block import Block, Entry, window_of
 from hybridkit.hub.family import Family
-from hybridkit.model.model import NORM_EPS, Model
+from hybridkit.model.model import Model
 from hybridkit.runs.weights import weights_of
 
 
@@ -36,16 +36,23 @@ def config_of(model: Model) -> dict[str, Any]:
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.config.tie,
-        "embedding_scale": plan.config.embedding_scale,
+        "embedding_scale": plan.config.row_scale,
         "logit_cap": plan.config.logit_cap,
-        "norm_eps": NORM_EPS,
+        "norm_eps": plan.config.norm_eps,
+        **plan.config.stack_options(),
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,
         "layers": [_entry(entry) for entry in plan.entries],
     }
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    block, policy = entry.block, window_of(entry.block)
+    if len(entry.branches) > 1:
+        return {"branches": [_block(block) for block in entry.branches]}
+    return _block(entry.block)
+
+
+def _block(block: Block) -> dict[str, Any]:
+    policy = window_of(block)
     arguments = block.model_dump(exclude={"window"}) if policy else block.model_dump()
     window = {"policy": str(policy), "largest": policy.largest} if policy else None
     return {"block": block.name(), "arguments": arguments, "window": window}
