@@ -6,7 +6,7 @@ from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as
 from hybridkit.model.plan import compile_pattern
-from hybridkit.recipe.schema import Combination, NormPlacement
+from hybridkit.recipe.section import Combination, NormPlacement
 
 
 def build(

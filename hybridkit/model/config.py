@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
-from hybridkit.recipe.schema import Combination, NormPlacement, Recipe
+from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.section import Combination, NormPlacement
 
 
 def _default_ffn() -> Mapping[str, Any]:

@@ -1,0 +1,34 @@
+"""`train.freeze`: parts of the stack that do not change before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hybridkit.model.plan import Plan
+from hybridkit.system.errors import UserError, nearest
+
+
+def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
+    """Raises UserError for a block that the stack does not have, or an entry beyond its end."""
+    names = sorted({branch.block.name() for branch in plan.branches})
+    known = {key for keys, _ in _parts(plan) for key in keys}
+    for key in freeze:
+        if key not in known and key.replace(".", "").isdecimal():
+            raise UserError(f"train.freeze: {key}: the stack has entries 0 to {len(plan.entries) - 1}")
+        if key not in known:
+            hint = f"; did you mean `{near}`?" if (near := nearest(key, names)) else ""
+            raise UserError(f"train.freeze: no {key} in the stack, which has {', '.join(names)}{hint}")
+
+
+def frozen(plan: Plan, freeze: Mapping[str, float], step: int, steps: int) -> frozenset[str]:
+    """How the names of weights begin that do not change at a step, which counts from 0; the norms before them too."""
+    now = {key for key, until in freeze.items() if step < (until * steps if until < 1 else until)}
+    return frozenset(prefix for keys, prefix in _parts(plan) if keys & now)
+
+
+def _parts(plan: Plan) -> Iterator[tuple[set[str], str]]:
+    """What may be frozen: its names, and how its weights' names begin. An entry of one block is its only branch."""
+    for index in range(len(plan.entries)):
+        yield {str(index)}, f"layers.{index}."
+    for branch in plan.branches:
+        yield {branch.name, branch.block.name()}, f"layers.{branch.name}."
