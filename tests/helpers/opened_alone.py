@@ -51,7 +51,7 @@ def answers(folder: Path) -> dict[str, torch.Tensor]:
     model.save_pretrained(folder / "again")
     found["again"] = opened(folder / "again")(ids).logits
     found["loss"] = model(ids, labels=ids).loss
-    text = AutoTokenizer.from_pretrained(folder)("ab\x00é<|endoftext|>")["input_ids"]
+    text = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("ab\x00é<|endoftext|>")["input_ids"]
     found["text"] = torch.tensor(text)
     return found
 

@@ -1,5 +1,6 @@
 """Remote code: folders that transformers opens by their own files, in a process where hybridkit cannot be imported."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_it_computes_what_the_run_does(name: str, folders: Path, answers: dict[s
 
 
 def test_states_stop_growing(answers: dict[str, dict[str, torch.Tensor]]) -> None:
-    """After 500 tokens, after 20,000 and after 50 more: 2 windows of 9 in bf16, ... and 2 matrices."""
+    """After 500 tokens, after 20,000 and after 50 more: in each of 2 groups a window of 9 and a memory, in fp32."""
     sizes = answers["states"]["bytes"].tolist()
     window, memory = 2 * 2 * 8 * 8 * 4, 2 * (8 * 16 + 8 + 1) * 4  # (k, v), heads, tokens, width; heads, (C, n, m)
     assert sizes == [2 * (window + memory)] * 3
@@ -84,7 +85,9 @@ def test_it_comes_back(name: str, folders: Path, tmp_path: Path) -> None:
     assert torch.equal(hybridkit.load(back.path)(ids)[0], hybridkit.load(run.path)(ids)[0])
 
 
-def test_a_block_that_the_files_do_not_know_is_named(tmp_path: Path) -> None:
-    run = run_of("[sa, mystery]", tmp_path / "run")
-    with pytest.raises(UserError, match="mystery: the modeling files know sa, swa, mlstm, ffn"):
+def test_a_block_that_the_files_do_not_know_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = run_of("[swa:4, mlstm]", tmp_path / "run")
+    monkeypatch.delitem(importlib.import_module("hybridkit.hub.families.remote").KNOWN, "mlstm")
+    with pytest.raises(UserError, match="remote: mlstm: the modeling files know sa, swa, ffn"):
         export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

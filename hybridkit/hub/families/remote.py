@@ -46,7 +46,7 @@ class Remote(TransformersClass):
     model_type = "hybridkit"
     architecture = "HybridkitForCausalLM"
     scales_rows = True
-    opened_by = TransformersClass.opened_by.replace('("{folder}")', '("{folder}", trust_remote_code=True)', 1)
+    opened_by = TransformersClass.opened_by.replace('("{folder}")', '("{folder}", trust_remote_code=True)')
 
     def config(self, plan: Plan) -> dict[str, Any]:
         plain_model(plan.config, *MODEL)
