@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.cpu.banded_operator import banded_operator
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
@@ -39,7 +40,7 @@ def attend(
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E)."""
     if q.device.type != "cuda":
-        return _attend_in_blocks(q, k, v, None if window is None else int(window), documents)
+        return _attend_in_blocks(q, k, v, window, documents)
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
     if fits_flash and ON_CUDA == "flash-attn":
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
@@ -50,11 +51,17 @@ def attend(
     return flex(q, k, v, window, documents)
 
 
-def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
-    if documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0]):
-        # The compiler would unroll every tile. Not by a decorator, which would import it: a second.
-        run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded
-        return run(q, k, v, window, documents)
+def _attend_in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None
+) -> Tensor:
+    run = banded_operator if torch.compiler.is_compiling() else None
+    if (
+        isinstance(window, Tensor)
+        or documents is not None
+        or q.shape[1] != k.shape[1]
+        or (window or len(k[0])) < len(k[0])
+    ):
+        return banded(q, k, v, window, documents, run)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
 

@@ -33,16 +33,15 @@ EntryWindows = Sequence[GivenWindow | Tensor]  # one an entry
 class Residual(nn.Module):
     """x + layer(norm(x)). The layer has its name in the pattern, so that names of weights show the block."""
 
+    layer: Layer
+
     def __init__(self, name: str, layer: Layer, dims: Dims) -> None:
         super().__init__()
         self.norm = RMSNorm(dims.width, eps=dims.norm_eps)
         self.add_module(name, layer)
-        self._name = name
-
-    @property
-    def layer(self) -> Layer:
-        """The block's layer."""
-        return self.get_submodule(self._name)  # type: ignore[return-value]
+        self.__dict__["layer"] = (
+            layer  # also under one name for all blocks, so that compiled code does not depend on it
+        )
 
     def forward(
         self, x: Tensor, state: State | None, window: GivenWindow | Tensor, document_starts: Tensor | None

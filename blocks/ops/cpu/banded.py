@@ -11,7 +11,7 @@ blocks at a time, and autograd does not see the bands. Everything inside is at l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from hybridkit.block import WindowLimit
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
+Run = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `forward` does
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -57,49 +58,86 @@ def block_size(window: int) -> int:
     return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
-    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+def banded(
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, run: Run | None = None
+) -> Tensor:
+    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E).
+
+    `run` is what computes it: `forward` with its gradient, by default as an autograd function.
+    """
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
-    out = _Banded.apply(
+    limit = window if isinstance(window, Tensor) else None
+    out = (run or _Banded.apply)(
         grouped.to(wide).flatten(0, 1).contiguous(),
         *(x.to(wide).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
-        window,
+        None if limit is not None else window,
+        limit,
         None if documents is None else documents.repeat_interleave(kv_heads, 0),
-    )
+    )[0]
     return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3).to(q.dtype)
 
 
-class _Banded(torch.autograd.Function):
-    """q (N, T, G, E), k and v (N, S, E) to (N, T, G, E)."""
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, limit: Tensor | None, documents: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The output (N, T, G, E) of q (N, T, G, E), k and v (N, S, E), and log sums (N, T, G) of the weights.
 
+    `limit` is a window that is held in a tensor.
+    """
+    out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
+    with torch.autocast(q.device.type, enabled=False):
+        for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
+            made, norm = _FORWARD(_rows(q, tile), _band(k, tile), _band(v, tile), attn_mask=mask)
+            _rows(out, tile).copy_(made)
+            _rows(norms[..., None], tile)[..., 0].copy_(norm)
+    return out, norms
+
+
+def backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    window: WindowLimit,
+    limit: Tensor | None,
+    documents: Tensor | None,
+    dout: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from that of the output; the rest is what `forward` took and gave."""
+    dout = dout.contiguous()
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    with torch.autocast(q.device.type, enabled=False):
+        for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
+            norm = _rows(norms[..., None], tile)[..., 0]
+            given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
+            of_q, of_k, of_v = _BACKWARD(*given, 0.0, False, attn_mask=mask)
+            _rows(dq, tile).copy_(of_q)
+            _add_bands_(dk, of_k, tile)
+            _add_bands_(dv, of_v, tile)
+    return dq, dk, dv
+
+
+class _Banded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
-        out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
-        with torch.autocast(q.device.type, enabled=False):
-            for tile, mask in _tiles(q, k, window, documents):
-                made, norm = _FORWARD(_rows(q, tile), _band(k, tile), _band(v, tile), attn_mask=mask)
-                _rows(out, tile).copy_(made)
-                _rows(norms[..., None], tile)[..., 0].copy_(norm)
-        ctx.save_for_backward(q, k, v, out, norms, documents)
-        ctx.window = window
-        return out
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        found = forward(*given)
+        keep(ctx, given, found)
+        ctx.mark_non_differentiable(found[1])
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, norms, documents = ctx.saved_tensors
-        dout = grads[0].contiguous()
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        with torch.autocast(q.device.type, enabled=False):
-            for tile, mask in _tiles(q, k, ctx.window, documents):
-                norm = _rows(norms[..., None], tile)[..., 0]
-                given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
-                of_q, of_k, of_v = _BACKWARD(*given, 0.0, False, attn_mask=mask)
-                _rows(dq, tile).copy_(of_q)
-                _add_bands_(dk, of_k, tile)
-                _add_bands_(dv, of_v, tile)
-        return dq, dk, dv, None, None
+        *kept, limit, documents = ctx.saved_tensors
+        return *backward(*kept, ctx.window, limit, documents, grads[0]), None, None, None
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Store what the gradient needs."""
+    q, k, v, ctx.window, limit, documents = inputs
+    ctx.save_for_backward(q, k, v, *output, limit, documents)
 
 
 def _rows(x: Tensor, tile: Bands) -> Tensor:
