@@ -17,16 +17,19 @@ from hybridkit.data.batches import IGNORED
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0
+) -> Tensor:
     """The summed loss in nats, a scalar in at least fp32.
 
-    x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing.
+    x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing. The gradient is that of the loss plus
+    `z_loss` times the sum of logsumexp(z)^2 (arXiv 2204.02311, section 5), which the returned loss leaves out.
     """
     if x.device.type == "cpu":  # skips ignored targets; elsewhere asking how many would wait for the device
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
-    return _LinearCrossEntropy.apply(x, weight, targets, cap)
+    return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss)
 
 
 def cap_logits(logits: Tensor, cap: float | None) -> Tensor:
@@ -38,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward also computes the gradients, while it has a slice's logits; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=wide)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -49,7 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(x), rows):
             span = slice(begin, begin + rows)
             logits = F.linear(inner[span], padded).to(wide)  # further columns are 0, and stay so in the gradient
-            total += _softmax_loss(logits[:, :vocab], targets[span], cap)
+            total += _softmax_loss(logits[:, :vocab], targets[span], cap, z_loss)
             grad = logits.to(narrow)
             if grad_x is not None:
                 grad_x[span] = grad @ padded
@@ -60,13 +63,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_x, grad_weight = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
-def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None) -> Tensor:
-    """The summed loss of (n, V) uncapped logits; its gradient by them is written over them."""
+def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
+    """The summed loss of (n, V) uncapped logits; the gradient by them is written over them."""
     if cap is not None:
         logits.div_(cap).tanh_().mul_(cap)
     counted = targets != IGNORED
@@ -75,6 +78,8 @@ def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None) -> Tensor:
     loss = (norm - logits.gather(1, picked))[counted].sum()
     slope = None if cap is None else 1 - (logits / cap) ** 2
     grad = logits.sub_(norm).exp_()
+    if z_loss:
+        grad.mul_(1 + 2 * z_loss * norm)
     grad.scatter_add_(1, picked, torch.full_like(norm, -1)).mul_(counted[:, None])
     if slope is not None:
         grad.mul_(slope)

@@ -87,13 +87,14 @@ class Head(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab, width))
         self.cap = cap
+        self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
         small_init_(self.weight)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
         if targets is None:
             return cap_logits(linear(x, self.weight), self.cap)
-        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap)
+        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
 class Model(nn.Module):

@@ -7,6 +7,10 @@ A block of queries begin <= t < end sees no key outside of (begin - window, end)
 view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
 copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
 blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
+
+A sink s (scores.py) changes the softmax's norm l into l' = log(e^l + e^s) and the output y into y' = y e^(l - l'). The
+kernel's backward pass reads y and l alone; given y' and l' it is that of attention with the sink, and
+ds = -e^(s - l') sum over channels of y' dy'.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit.block import WindowLimit
+from hybridkit_blocks.ops.cpu.capped import capped, capped_backward
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 Run = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `forward` does
@@ -59,7 +64,15 @@ def block_size(window: int) -> int:
 
 
 def banded(
-    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, run: Run | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: WindowLimit | Tensor,
+    documents: Tensor | None,
+    scale: float | None = None,
+    cap: float | None = None,
+    sinks: Tensor | None = None,  # (H,)
+    run: Run | None = None,
 ) -> Tensor:
     """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E).
 
@@ -68,29 +81,65 @@ def banded(
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     limit = window if isinstance(window, Tensor) else None
-    out = (run or _Banded.apply)(
+    out, _ = (run or _Banded.apply)(
         grouped.to(wide).flatten(0, 1).contiguous(),
         *(x.to(wide).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
+        None if sinks is None else sinks.to(wide).view(kv_heads, -1).repeat(batch, 1),
         None if limit is not None else window,
         limit,
         None if documents is None else documents.repeat_interleave(kv_heads, 0),
-    )[0]
+        scale,
+        cap,
+    )
     return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3).to(q.dtype)
 
 
+class _Kernel(NamedTuple):
+    """Attention of queries (N, n, R, E) to keys and values (N, n, L, E), its gradient, and what scores are."""
+
+    scale: float | None
+    cap: float | None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs, and the logarithms (N, n, R) of the softmax's norms."""
+        if self.cap is None:
+            made: tuple[Tensor, Tensor] = _FORWARD(q, k, v, attn_mask=mask, scale=self.scale)
+            return made
+        return capped(q, k, v, mask, self.scale or q.shape[-1] ** -0.5, self.cap)
+
+    def backward(self, *given: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of q, k and v, for dy, q, k, v, y and those logarithms."""
+        if self.cap is None:
+            made: tuple[Tensor, Tensor, Tensor] = _BACKWARD(*given, 0.0, False, attn_mask=mask, scale=self.scale)
+            return made
+        return capped_backward(*given, mask, self.scale or given[1].shape[-1] ** -0.5, self.cap)
+
+
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, limit: Tensor | None, documents: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    window: WindowLimit,
+    limit: Tensor | None,
+    documents: Tensor | None,
+    scale: float | None,
+    cap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """The output (N, T, G, E) of q (N, T, G, E), k and v (N, S, E), and log sums (N, T, G) of the weights.
+    """From q (N, T, G, E), k and v (N, S, E), sinks (N, G) to outputs (N, T, G, E) and log norms (N, T, G).
 
     `limit` is a window that is held in a tensor.
     """
-    out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
+    out, norms, kernel = torch.empty_like(q), q.new_empty(q.shape[:3]), _Kernel(scale, cap)
     with torch.autocast(q.device.type, enabled=False):
         for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
-            made, norm = _FORWARD(_rows(q, tile), _band(k, tile), _band(v, tile), attn_mask=mask)
+            made, norm = kernel.forward(_rows(q, tile), _band(k, tile), _band(v, tile), mask)
             _rows(out, tile).copy_(made)
             _rows(norms[..., None], tile)[..., 0].copy_(norm)
+    if sinks is not None:
+        alone = norms.clone()
+        torch.logaddexp(alone, sinks[:, None], out=norms)
+        out.mul_(alone.sub_(norms).exp_()[..., None])
     return out, norms
 
 
@@ -98,25 +147,43 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    sinks: Tensor | None,
     out: Tensor,
     norms: Tensor,
     window: WindowLimit,
     limit: Tensor | None,
     documents: Tensor | None,
+    scale: float | None,
+    cap: float | None,
     dout: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v from that of the output; the rest is what `forward` took and gave."""
-    dout = dout.contiguous()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and sinks (empty without them) from that of the output."""
+    dout, kernel = dout.contiguous(), _Kernel(scale, cap)
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     with torch.autocast(q.device.type, enabled=False):
         for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
             norm = _rows(norms[..., None], tile)[..., 0]
             given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
-            of_q, of_k, of_v = _BACKWARD(*given, 0.0, False, attn_mask=mask)
+            of_q, of_k, of_v = kernel.backward(*given, mask=mask)
             _rows(dq, tile).copy_(of_q)
             _add_bands_(dk, of_k, tile)
             _add_bands_(dv, of_v, tile)
-    return dq, dk, dv
+    if sinks is None:
+        return dq, dk, dv, q.new_empty(0)
+    return dq, dk, dv, -((sinks[:, None] - norms).exp_() * (out * dout).sum(-1)).sum(1)
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Store what the gradient needs."""
+    q, k, v, sinks, ctx.window, limit, documents, *ctx.scores = inputs
+    ctx.save_for_backward(q, k, v, sinks, *output, limit, documents)
+
+
+def gradients(ctx: Any, dout: Tensor, run: Callable[..., Any]) -> tuple[Tensor | None, ...]:
+    """Of all inputs of `forward`, by `run`, which is `backward` or its operator."""
+    *kept, limit, documents = ctx.saved_tensors
+    dq, dk, dv, dsinks = run(*kept, ctx.window, limit, documents, *ctx.scores, dout)
+    return dq, dk, dv, None if kept[3] is None else dsinks, None, None, None, None, None
 
 
 class _Banded(torch.autograd.Function):
@@ -130,14 +197,7 @@ class _Banded(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *kept, limit, documents = ctx.saved_tensors
-        return *backward(*kept, ctx.window, limit, documents, grads[0]), None, None, None
-
-
-def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Store what the gradient needs."""
-    q, k, v, ctx.window, limit, documents = inputs
-    ctx.save_for_backward(q, k, v, *output, limit, documents)
+        return gradients(ctx, grads[0], backward)
 
 
 def _rows(x: Tensor, tile: Bands) -> Tensor:
