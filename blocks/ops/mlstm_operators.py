@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hybridkit_blocks.ops.mlstm_chunkwise import Chunkwise, MlstmState, by_token, empty_state, no_autocast, tiles
+from hybridkit_blocks.ops.mlstm_chunkwise import Chunkwise, MlstmState, by_token, empty_state, tiles
 from hybridkit_blocks.ops.mlstm_span import columns
+from hybridkit_blocks.ops.precision import no_autocast
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, Tensor C, Tensor n, Tensor m"
 
