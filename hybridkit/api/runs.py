@@ -112,7 +112,7 @@ def evaluate(
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.runner import Evaluator
     from hybridkit.evaluation.target import open_eval_target
-    from hybridkit.evaluation.task import task_names
+    from hybridkit.evaluation.task_names import task_names
 
     if unknown := options.keys() - EvalRequest.__dataclass_fields__.keys():
         raise UserError(f"evaluate: unknown option {sorted(unknown)[0]}")

@@ -93,7 +93,7 @@ def eval(
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
     from hybridkit.evaluation.request import EvalRequest
-    from hybridkit.evaluation.task import task_names
+    from hybridkit.evaluation.task_names import task_names
     from hybridkit.system.links import refuse_links
 
     request = EvalRequest(

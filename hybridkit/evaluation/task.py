@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +15,6 @@ from hybridkit.data.named import plugin_code
 from hybridkit.evaluation.haystack import Essays
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.system.errors import UserError, nearest
 
 TASK = Kind("task", "hybridkit.evaluation.tasks")
 ANSWER_TOKENS = 128  # room for the answer, and the tokens generated
@@ -61,22 +60,6 @@ class Task(ABC):
     def code(self) -> Mapping[str, str]:
         """SHA-256 of the plug-in's files that define it, by name; none for a class of this package."""
         return plugin_code(type(self))
-
-
-def task_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The tasks that names, RULER's groups (`niah_single`) and `all` stand for, each once. Raises UserError."""
-    from hybridkit.evaluation.ruler import GROUPS
-
-    known = dict.fromkeys([*GROUPS["all"], *REGISTRY.names(TASK)])
-    found: list[str] = []
-    for name in names:
-        chosen = GROUPS.get(name.strip(), (name.strip(),))
-        if chosen[0] not in known:
-            close = nearest(chosen[0], [*known, *GROUPS])
-            hint = f"did you mean `{close}`? Known" if close else "known"
-            raise UserError(f"--needles {name}: no such task; {hint} are {', '.join([*GROUPS, *known])}")
-        found += chosen
-    return tuple(dict.fromkeys(found))
 
 
 def choose_task(name: str) -> Task:
