@@ -26,7 +26,7 @@ def model() -> Model:
 
 @pytest.fixture(autouse=True)
 def run_folder(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
-    monkeypatch.setattr("hybridkit.model.loading.load", lambda run: model, raising=False)
+    monkeypatch.setattr("hybridkit.model.loading.load", lambda *given: model, raising=False)
 
 
 def call(*arguments: str, stdin: bytes = b"") -> Result:
