@@ -12,7 +12,7 @@ from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
 from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.runs.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
+from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
 from hybridkit.system.errors import UserError, nearest
@@ -61,7 +61,7 @@ class Run:
         self.recipe_file = self.path / "recipe.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
-        self.checkpoint_folder = self.path / "checkpoints"
+        self.checkpoint_folder = self.path / CHECKPOINTS
 
     @property
     def begun(self) -> bool:
@@ -89,7 +89,9 @@ class Run:
         return read_metrics(self.metrics_file)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """All checkpoints, newest first, not checked yet."""
+        """All checkpoints, newest first, not checked yet; of an export the folder itself."""
+        with suppress(Invalid):
+            yield Checkpoint(self.path, read_manifest(self.path).step)
         names = [path.name for path in self.checkpoint_folder.iterdir()] if self.checkpoint_folder.is_dir() else []
         steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
         yield from (Checkpoint(self.checkpoint_folder / f"step-{step}", step) for step in sorted(steps, reverse=True))
@@ -121,7 +123,8 @@ class Run:
             found = self.newest(file)
         else:
             step = self._best() if which == "best" else _step(which)
-            checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+            missing = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+            checkpoint = next((one for one in self.checkpoints() if one.step == step), missing)
             try:
                 found = Newest(checkpoint, checkpoint.check(file), {})
             except Invalid as error:
