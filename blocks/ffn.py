@@ -5,7 +5,7 @@ B batch, T tokens, N = B T, D width, F inner width.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -13,7 +13,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    State,
+    StepFunction,
+    linear,
+    pad_weight,
+    padded_product,
+    small_init_,
+    spare,
+    wang_init_,
+)
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
@@ -30,10 +44,15 @@ class FeedForward(Block):
         """The inner width: where none is given, 8/3 of the model's, rounded up to a multiple of 64."""
         return self.width or -(-8 * dims.width // 192) * 64
 
+    def resolved(self, dims: Dims) -> Self:
+        return self.model_copy(update={"width": self.inner(dims)})
+
     def build(self, dims: Dims) -> Layer:
         return SwiGLU(dims, self.inner(dims))
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        if count == "hardware":
+            return 3 * padded_product(tokens, dims.width, self.inner(dims))
         return 6 * tokens * dims.width * self.inner(dims)
 
 
@@ -57,9 +76,12 @@ class SwiGLU(Layer):
         window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        if custom_autograd(x, self.down.weight):
-            return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
-        return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
+        more = spare(len(self.gate.weight), x)  # the inner width, at which all three products meet
+        gate, up = (pad_weight(part.weight, rows=more) for part in (self.gate, self.up))
+        down = pad_weight(self.down.weight, columns=more)
+        if custom_autograd(x, down):
+            return _InSlices.apply(x, gate, up, down), ()
+        return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)

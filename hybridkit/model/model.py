@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, small_init_
+from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, linear, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -89,13 +88,14 @@ class Head(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab, width))
         self.cap = cap
+        self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
         small_init_(self.weight)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
         if targets is None:
-            return cap_logits(F.linear(x, self.weight), self.cap)
-        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap)
+            return cap_logits(linear(x, self.weight), self.cap)
+        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
 class Model(nn.Module):

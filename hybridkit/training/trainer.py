@@ -20,18 +20,19 @@ from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
-from hybridkit.runs.plugin_copies import code_of, hashes, recorded, write_copies
-from hybridkit.runs.run import Newest, Run
+from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
+from hybridkit.runs.run import Checkpoint, Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
+from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
+from hybridkit.training.freeze import check_freeze
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.metrics_log import MetricsLog
-from hybridkit.training.optimizer import optimizer_of
 from hybridkit.training.refusals import (
     changes_of,
     refuse_begun,
@@ -63,6 +64,7 @@ def train(
     recipe = loaded.recipe.model_copy(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
+    check_freeze(plan, recipe.train.freeze)
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:
@@ -101,7 +103,7 @@ def _train(job: _Job, resume: bool) -> None:
     recipe, run, reporter = job.recipe, job.run, job.reporter
     found = run.newest()
     _tell(found, run, reporter, resume)
-    code = _code(job)
+    code = training_code(job.plan.entries, recipe, job.registry)
     refuse_other_code(found, hashes(code), run)
     if found.checkpoint and found.checkpoint.step > recipe.train.steps:
         raise UserError(
@@ -113,7 +115,11 @@ def _train(job: _Job, resume: bool) -> None:
             sweep(run)
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
-    feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
+    if found.checkpoint and recipe.train.until and _stopped(found.checkpoint) == recipe.train.until.model_dump_json():
+        reporter.message(f"{run.path} is finished: train.until was met after step {found.checkpoint.step}")
+        return
+    data = own_tokenizer(run, recipe.data, job.registry)
+    feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
     about = _about(job, feed) | {"code": hashes(code)}
@@ -125,7 +131,8 @@ def _train(job: _Job, resume: bool) -> None:
         if found.checkpoint is None:
             feed.tokenizer.save(run.path)
             write_copies(run, code)
-    store.open(found.checkpoint, found.skipped, state.scheduled)
+    state.stopped = None  # train.until is another one now
+    store.open(found.checkpoint, found.skipped, state.needed)
     _loop(job, feed, store, state, about)
 
 
@@ -146,10 +153,8 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
             callbacks.tell("on_end")
 
 
-def _code(job: _Job) -> dict[str, bytes]:
-    """The plug-ins that a run uses, of every kind."""
-    train = job.recipe.train
-    return code_of(job.plan.entries, engine_of(train, job.registry), optimizer_of(train, job.registry))
+def _stopped(checkpoint: Checkpoint) -> str | None:
+    return load_train_state(checkpoint).stopped
 
 
 def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
