@@ -34,7 +34,7 @@ from hybridkit_blocks.ops.convolution import (
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_norm import GatedNorm
-from hybridkit_blocks.ops.mlstm_chunkwise import wide
+from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import step_, tiles
 
 A_RANGE = 1.0, 16.0  # initial decay rates, uniform
@@ -213,7 +213,7 @@ class Mamba2Layer(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Mamba2State]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         memory = Mamba2State(*state)
-        return self._emit(self._advance(*self._project(x[:, 0]), memory)).to(x.dtype)[:, None], memory
+        return self._emit(self._advance(memory, *self._project(x[:, 0]))).to(x.dtype)[:, None], memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         weight, bias = self._in()
@@ -224,13 +224,13 @@ class Mamba2Layer(Layer):
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x, memory = x[:, 0], Mamba2State(*state)
             projected = project(unit(x))
-            h = self._advance(*(projected if bias is None else projected + bias).split(self._cuts, -1), memory)
+            h = self._advance(memory, *(projected if bias is None else projected + bias).split(self._cuts, -1))
             y = out(x, h.to(x.dtype))
             return (y if end is None else y + end)[:, None], memory
 
         return run
 
-    def _advance(self, z: Tensor, mixed: Tensor, dt: Tensor, memory: Mamba2State) -> Tensor:
+    def _advance(self, memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
         """One token of in_proj's outputs (B, .) to out_proj's inputs (B, I); the memory is moved on in place."""
         mixed = self.conv.step(mixed, memory.conv).to(memory.S.dtype)
         y = step_(mixed, *self._decay(dt), self.D, memory.S)

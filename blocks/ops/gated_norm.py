@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.mlstm_chunkwise import wide
+from hybridkit_blocks.ops.precision import wide
 
 EPS = 1e-5
 SLICE_ELEMENTS = 2**16  # of a slice: 256 KiB in fp32, about a core's cache

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import ssd_span as span
-from hybridkit_blocks.ops.mlstm_chunkwise import no_autocast
+from hybridkit_blocks.ops.precision import no_autocast
 
 MAX_CHUNK = 64  # L at most
 SPAN_ELEMENTS = 2**19  # elements of a work tensor at most
@@ -104,8 +104,8 @@ class _Chunkwise(torch.autograd.Function):
         mixed, dt, log_a, skip, state, document_starts, r, *kept = ctx.saved_tensors
         cut = _Cut(mixed, state)
         inputs, memory, D = cut.inputs(mixed, dt, log_a, document_starts), cut.rows(dstate), cut.heads(skip)
-        grads = [cut.empty(t.shape[2:]) for t in (mixed, dt, log_a)]
-        made, slope, r = cut.inputs(*grads, None), cut.chunks(cut.pad(dy)), cut.chunks(r)
+        dmixed, ddt, dlog = grads = [cut.empty(t.shape[2:]) for t in (mixed, dt, log_a)]
+        made, slope, r = cut.inputs(dmixed, ddt, dlog, None), cut.chunks(cut.pad(dy)), cut.chunks(r)
         for part, states in zip(reversed(cut.parts), reversed(kept), strict=True):
             given = span.part(inputs, part), D, states, slope[part], r[part], memory
             memory = span.backward(*given, span.part(made, part))
