@@ -19,7 +19,6 @@ Letters: B batch, H heads, T tokens, K and V width of a key and of a value; furt
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import mlstm_span as span
 from hybridkit_blocks.ops.mlstm_gates import Gates
+from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
 SPAN_ELEMENTS = 2**21  # elements of a work tensor at most (docs/decisions/05-custom-autograd-on-a-cpu.md)
@@ -43,18 +43,6 @@ class MlstmState(NamedTuple):
     C: Tensor
     n: Tensor
     m: Tensor
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type that gates, sums and states have: fp32, or float64 under float64."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def no_autocast(t: Tensor) -> AbstractContextManager[object]:
-    """Autocast off for t's device, where it is on (the meta device has none)."""
-    device = t.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def tiles(tokens: int) -> tuple[int, int]:
@@ -81,7 +69,7 @@ def chunkwise(
 ) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
-        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
+        h, *after = Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
     return h, MlstmState(*after)
 
 
@@ -105,7 +93,7 @@ def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState
     return torch.bmm(row, C.flatten(0, 1)).view(v.shape).div_(norm)
 
 
-class _Chunkwise(torch.autograd.Function):
+class Chunkwise(torch.autograd.Function):
     """h and the memory after it, span by span, so that work tensors stay small however long the sequence is."""
 
     @staticmethod
@@ -122,7 +110,7 @@ class _Chunkwise(torch.autograd.Function):
         document_starts: Any,
     ) -> Any:
         length, width = tiles(v.shape[2])[1], v.shape[-1]
-        h = _by_token(v, width, C.dtype)
+        h = by_token(v, width, C.dtype)
         memory, last, kept = _with_n(C, n), m.flatten(), []
         for part in _spans(q, v):
             at = slice(None), slice(None), part
@@ -144,14 +132,14 @@ class _Chunkwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         with no_autocast(outputs[0]):
-            return _Chunkwise.gradient(ctx, *outputs)
+            return Chunkwise.gradient(ctx, *outputs)
 
     @staticmethod
     def gradient(ctx: Any, dh: Tensor, dC: Tensor, dn: Tensor, dm: Tensor) -> Any:
         """Gradients of all inputs of `forward`, from those of all outputs."""
         h, *kept = ctx.saved_tensors  # read once: under checkpointing every access computes them again
         size = len(kept) // len(ctx.parts)
-        dq, dk, dv = (_by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
+        dq, dk, dv = (by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
         dmemory, last = _with_n(dC, dn), dm.flatten()
         for place, part in reversed(list(enumerate(ctx.parts))):
@@ -217,7 +205,7 @@ def _put(whole: Tensor, made: Tensor, length: int) -> None:
         whole[:, :, full:] = chunks[-1, :, :, :rest]
 
 
-def _by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width), as projections read and write it."""
     batch, heads, tokens, _ = like.shape
     return like.new_empty(batch, tokens, heads, width, dtype=dtype).transpose(1, 2)
