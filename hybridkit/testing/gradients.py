@@ -108,7 +108,7 @@ def _both(
 
 
 def _loss(trial: LayerUnderTest, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:
-    """Outputs, and with them states, weighed at random and summed; and the sum of their sizes."""
+    """A randomly weighted sum of the outputs (and of carried states), and the sum of its terms' absolute values."""
     x = leaves["x"]
     weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
 

@@ -45,7 +45,7 @@ class DeepSpeed(EngineSpec):
 
         check_settings(self, train)
         if not optimizer.replicable:
-            raise UserError("train.optimizer: this one steps in one process alone; use train.engine=local")
+            raise UserError("train.optimizer: this optimizer works in a single process only; use train.engine=local")
         os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
         from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
 
@@ -62,7 +62,7 @@ class DeepSpeed(EngineSpec):
             )
         for field in ("ema", "freeze"):
             if getattr(recipe.train, field):
-                raise UserError(f"train.{field}: DeepSpeed cannot; use train.engine=local")
+                raise UserError(f"train.{field}: train.engine=deepspeed does not support it; use train.engine=local")
         if ranks % self.sequence_parallel:
             raise UserError(f"train.sequence_parallel: {self.sequence_parallel} does not divide {ranks} ranks")
         rows = recipe.train.batch_tokens // recipe.data.sequence
