@@ -1,6 +1,7 @@
-"""Gated feed-forward network with SiLU: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202).
+"""Feed-forward network, by default gated with SiLU: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202).
 
-`ffn` has width 8/3 of the model's, rounded up to a multiple of 64; `ffn(width=5632)` says its own.
+`ffn` has width 8/3 of the model's, rounded up to a multiple of 64; `ffn(width=5632)` says its own. Other functions, no
+gate (`ffn(act=relu2,gated=false)`), biases: ops/activation.py.
 B batch, T tokens, N = B T, D width, F inner width.
 """
 
@@ -19,38 +20,92 @@ from hybridkit.block import (
     Dims,
     GivenWindow,
     Layer,
+    Linear,
     State,
     StepFunction,
     linear,
     pad_weight,
     padded_product,
+    plain_product,
     small_init_,
     spare,
     wang_init_,
 )
+from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
 SLICE = 1024  # tokens: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
 
-class FeedForward(Block):
+class _Sizes(Block):
+    """The argument that a pattern may give without a key."""
+
+    width: int | None = Field(None, ge=1)
+
+
+class FeedForward(ActivationOptions, _Sizes):
     """Two projections up, one gating the other, and one down."""
 
     is_mixer: ClassVar[bool] = False
-    width: int | None = Field(None, ge=1)
 
     def inner(self, dims: Dims) -> int:
         """The inner width: where none is given, 8/3 of the model's, rounded up to a multiple of 64."""
         return self.width or -(-8 * dims.width // 192) * 64
 
     def build(self, dims: Dims) -> Layer:
-        return SwiGLU(dims, self.inner(dims))
+        usual = self.act == "silu" and self.gated and self.clip is None and not self.bias
+        return SwiGLU(dims, self.inner(dims)) if usual else Network(dims, self)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        if count == "hardware":
-            return 3 * padded_product(tokens, dims.width, self.inner(dims))
-        return 6 * tokens * dims.width * self.inner(dims)
+        multiply = padded_product if count == "hardware" else plain_product
+        return self.projections * multiply(tokens, dims.width, self.inner(dims))
+
+
+class Network(Layer):
+    """down(f(gate(x)) * up(x)) or down(f(up(x))), with any function, and biases where the block says so."""
+
+    def __init__(self, dims: Dims, block: FeedForward) -> None:
+        super().__init__()
+        self._hidden, inner = block.hidden, block.inner(dims)
+        self.gate = Linear(dims.width, inner, bias=block.bias) if block.gated else None
+        self.up = Linear(dims.width, inner, bias=block.bias)
+        self.down = Linear(inner, dims.width, bias=block.bias)
+        for part in self.into:
+            small_init_(part.weight)
+        wang_init_(self.down.weight, dims)
+        for part in (*self.into, self.down):
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+    @property
+    def into(self) -> list[nn.Linear]:
+        """The projections of the input."""
+        return [self.up] if self.gate is None else [self.gate, self.up]
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: GivenWindow | Tensor = None,
+        document_starts: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        made = torch.cat([part(x) for part in self.into], -1)
+        return self.down(self._hidden(made)).to(x.dtype), ()
+
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        up, unit = product(side_by_side(norm, [part.weight for part in self.into]), rows), Unit(norm)
+        down, hidden = residual(self.down.weight, rows), self._hidden
+        biases = [part.bias for part in self.into if part.bias is not None]
+        bias, last = (torch.cat(biases), self.down.bias) if biases else (None, None)
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, State]:
+            x = x[:, 0]
+            made = up(unit(x)) if bias is None else up(unit(x)) + bias
+            return down(x if last is None else x + last, hidden(made))[:, None], state
+
+        return run
 
 
 class SwiGLU(Layer):
