@@ -4,7 +4,7 @@
 gate (`ffn(act=relu2,gated=false)`), biases: ops/activation.py.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -27,6 +27,9 @@ class FeedForward(ActivationOptions, _Sizes):
     def inner(self, dims: Dims) -> int:
         """The inner width: where none is given, 8/3 of the model's, rounded up to a multiple of 64."""
         return self.width or -(-8 * dims.width // 192) * 64
+
+    def resolved(self, dims: Dims) -> Self:
+        return self.model_copy(update={"width": self.inner(dims)})
 
     def build(self, dims: Dims) -> Layer:
         return network(dims, self.inner(dims), self)

@@ -9,7 +9,7 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 """
 
 from hybridkit.block.auxiliary import Auxiliary, record, recording
-from hybridkit.block.block import Block, Count, Dims, Entry, window_of
+from hybridkit.block.block import Block, Count, Dims, Entry, NormPlacement, window_of
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
@@ -37,6 +37,7 @@ __all__ = [
     "GivenWindow",
     "Layer",
     "Linear",
+    "NormPlacement",
     "SequenceParallel",
     "Spec",
     "State",

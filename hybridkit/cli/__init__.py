@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
+from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, import_, search, show, train
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
@@ -17,8 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (show, flops, train, eval, generate, search, bench, export, blocks, doctor):
-    app.command()(getattr(verb, verb.__name__.rpartition(".")[2]))
+for verb in (show, flops, train, eval, generate, search, bench, export, import_, blocks, doctor):
+    name = verb.__name__.rpartition(".")[2]
+    app.command(name.rstrip("_"))(getattr(verb, name))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from hybridkit.language.source import Source as CodeSource
 from hybridkit.language.source import error_at
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.plugin_package import sha256, sources
-from hybridkit.registry.registry import REGISTRY
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.spec import Spec
 
 _NAME = re.compile(r"\s*([^\W\d]\w*)")
@@ -38,7 +38,7 @@ class NamedSpec(Spec, ABC):
         place = CodeSource(cls.key, CodeSource.inline(text).lines)
         at = partial(error_at, place, text)
         call = pattern_tree(text, place)
-        if not isinstance(call, Call) or call.window:
+        if not isinstance(call, Call) or call.window or call.beside:
             raise at((0, len(text)), f"this is one call: {cls.name()}({', '.join(cls.usage())})")
         return read_call(call, cls, at)
 
@@ -66,12 +66,12 @@ def _collect(module: str, found: set[str]) -> None:
             _collect(other, found)
 
 
-def read_named(kind: Kind, text: str) -> Any:
+def read_named(kind: Kind, text: str, registry: Registry = REGISTRY) -> Any:
     """The object of a kind that `text` names, or None where its first word is no name of the kind.
 
     Raises UserError where the class cannot be loaded or its arguments are wrong.
     """
     found = _NAME.match(text)
-    if not found or found[1] not in REGISTRY.names(kind):
+    if not found or found[1] not in registry.names(kind):
         return None
-    return REGISTRY.get(kind, found[1]).parse(text)
+    return registry.get(kind, found[1]).parse(text)

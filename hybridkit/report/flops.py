@@ -137,6 +137,10 @@ def _layers(entry: CostEntry) -> Table:
             f"{flops / forward:.1%}",
             format_bytes(state),
         )
+        for branch in zip(*(layer.get("branches", []) for layer in layers), strict=True):
+            params, flops, state = (sum(layer[key] for layer in branch) for key in _SUMMED)
+            shown = f"  {branch[0]['entry']}", format_count(params), format_count(flops)
+            table.add_row("", *shown, f"{flops / forward:.1%}", format_bytes(state))
     table.add_row("", "embedding, norm, head", format_count(rest), format_count(spent), f"{spent / forward:.1%}", "")
     return table
 

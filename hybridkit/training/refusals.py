@@ -63,6 +63,12 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
             f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
             f" so that its weights would mean another function: set model.norm_eps={theirs.norm_eps:g}"
         )
+    for name in (*theirs.stack_options(), *own.stack_options()):
+        if getattr(theirs, name) != getattr(own, name):
+            raise UserError(
+                f"train.from: {recipe.train.from_} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
+                f" so that its weights would mean another function: set model.{name}={getattr(theirs, name)}"
+            )
     if theirs.row_scale != own.row_scale:
         made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
         raise UserError(
@@ -74,7 +80,7 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
 
 def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
     """Raises UserError where the embedding of `train.from` belongs to other tokens."""
-    if (theirs := run_tokenizer(origin).digest) != tokenizer:
+    if (theirs := run_tokenizer(origin, registry=origin.recipe.registry).digest) != tokenizer:
         name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
         raise UserError(
             f"train.from: {origin.path} was trained with another tokenizer (sha256 {theirs}) than this run's"
