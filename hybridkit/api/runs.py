@@ -84,7 +84,7 @@ def read(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = No
 
 def _name(recipe: RecipeLike) -> str:
     if isinstance(recipe, Mapping):
-        raise UserError('train: a recipe that is no file has no name; name the run\'s folder, as in run="runs/a"')
+        raise UserError('train: a recipe given as a mapping has no name; name the run\'s folder, as in run="runs/a"')
     return run_name(recipe)
 
 
