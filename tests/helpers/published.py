@@ -139,15 +139,16 @@ _XLSTM: Names = {
     r"^head\.": "lm_head.",
     r"mixer\.norm\.": "norm_mlstm.",
     r"ffn\.norm\.": "norm_ffn.",
-    r"mlstm\.([iof])gate\.": r"mlstm_layer.\1gate_preact.",
-    r"mlstm\.norm\.": "mlstm_layer.multihead_norm.",
-    r"mlstm\.out\.": "mlstm_layer.out_proj.",
-    r"mlstm\.": "mlstm_layer.",
+    r"\bmlstm\.([iof])gate\.": r"mlstm_layer.\1gate_preact.",
+    r"\bmlstm\.norm\.": "mlstm_layer.multihead_norm.",
+    r"\bmlstm\.out\.": "mlstm_layer.out_proj.",
+    r"\bmlstm\.": "mlstm_layer.",
     r"ffn\.ffn\.gate\.": "ffn.proj_up_gate.",
     r"ffn\.ffn\.up\.": "ffn.proj_up.",
     r"ffn\.ffn\.down\.": "ffn.proj_down.",
     r"^L(\d+)\.(mixer\.)?": r"backbone.blocks.\1.",
 }
+_PLAIN = {"rope_type": "default"}
 _GROUPED = {"num_attention_heads": 32, "num_key_value_heads": 8}
 _SMALL = {"hidden_size": 128, "intermediate_size": 96, "vocab_size": VOCAB}
 _STRETCHED = {"rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "yarn"}
@@ -174,7 +175,11 @@ MODELS = {
         "Mistral",
         7_241_732_096,
         {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, **_GROUPED}
-        | {"sliding_window": 4096, "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        | {
+            "sliding_window": 4096,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
         _SMALL | {"sliding_window": 6, "num_hidden_layers": 2},
         {":4096": ":6", r"\*32": "*2"},
         {"width": 128, "ffn.width": 96},
@@ -185,7 +190,7 @@ MODELS = {
         1_720_574_976,
         {"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28}
         | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        | {"rope_parameters": _PLAIN | {"rope_theta": 1e6}},
         _SMALL | {"head_dim": 12, "num_hidden_layers": 2},
         {"head=128": "head=12", r"\*28": "*2"},
         {"width": 128, "ffn.width": 96},
@@ -219,24 +224,10 @@ MODELS = {
         1_170_340_608,
         {"vocab_size": 65536, "hidden_size": 2048, "intermediate_size": 12288, "num_hidden_layers": 16, **_GROUPED}
         | {"layer_types": ["full_attention" if n in (2, 5, 8, 10, 12, 14) else "conv" for n in range(16)]}
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "norm_eps": 1e-5},
+        | {"rope_parameters": _PLAIN | {"rope_theta": 1e6}, "norm_eps": 1e-5},
         _SMALL | {"intermediate_size": 96, "block_auto_adjust_ff_dim": False},
         {},
         {"width": 128, "ffn.width": 96},
         _first(_LFM2, _LLAMA),
-    ),
-    "gemma-3-4b": Published(
-        "Gemma3Text",
-        3_880_263_168,
-        {"vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
-        | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 1024}
-        | {"query_pre_attn_scalar": 256, "rope_parameters": _GEMMA3_ROPE},
-        _SMALL
-        | {"num_hidden_layers": 10, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
-        | {"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) + ["sliding_attention"] * 4},
-        {":1024": ":6", "head=256": "head=16", r"\]\*5,": "],"},
-        {"width": 128, "ffn.width": 96},
-        _first(_GEMMA, _LLAMA),
-        one_plus=r"norm\.weight",
     ),
 }
