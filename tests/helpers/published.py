@@ -211,9 +211,9 @@ MODELS = {
         "xLSTM",
         6_865_424_896,
         {},
-        {"vocab_size": VOCAB, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8},
+        {"vocab_size": VOCAB, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 8},
         {r"\*32": "*2"},
-        {"width": 64, "ffn.width": 192},
+        {"width": 128, "ffn.width": 384},
         _XLSTM,
         options={"mode": "inference", "chunkwise_kernel": "chunkwise--native_autograd"}
         | {"sequence_kernel": "native_sequence__native", "step_kernel": "native", "chunk_size": 16}
