@@ -14,6 +14,7 @@ from typing import Any
 
 from hybridkit.block import TrainStep
 from hybridkit.data.batches import Batch, Feed
+from hybridkit.data.mixture import Mixture
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.manifest import Invalid
@@ -130,6 +131,8 @@ class Loop:
         step = self._state.step
         line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
         line["tokens"] = step * self._train.batch_tokens
+        if isinstance(self._parts.feed, Mixture):
+            line |= self._parts.feed.tokens(self._state.position)
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
         self._parts.callbacks.tell("on_step", line, bits_per_byte(gradient.nats, batch.bytes))
