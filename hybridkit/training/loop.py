@@ -133,6 +133,7 @@ class Loop:
         line["tokens"] = step * self._train.batch_tokens
         if isinstance(self._parts.feed, Mixture):
             line |= self._parts.feed.tokens(self._state.position)
+        line |= gradient.metrics
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
         self._parts.callbacks.tell("on_step", line, bits_per_byte(gradient.nats, batch.bytes))
