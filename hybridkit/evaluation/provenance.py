@@ -62,7 +62,7 @@ class EvalText:
         return {"text": self.digest, "same_text": self.same}
 
 
-def open_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -> EvalText:
+def open_eval_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -> EvalText:
     """The text that a run's recipe names now, and whether it is what the run was `trained` on.
 
     The tokenizer is the run's own copy; the file or the corpus that it came from may have changed since.

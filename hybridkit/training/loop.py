@@ -37,7 +37,7 @@ SPIKES = 5  # that are skipped between two checkpoints; one more stops the run
 
 
 @dataclass
-class Parts:
+class LoopParts:
     """What a loop works with."""
 
     recipe: Recipe
@@ -55,7 +55,7 @@ class Parts:
 class Loop:
     """Steps from `state` to the recipe's last."""
 
-    def __init__(self, parts: Parts, state: TrainState) -> None:
+    def __init__(self, parts: LoopParts, state: TrainState) -> None:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence

@@ -1,4 +1,4 @@
-"""Loss on held-out text: its first tokens, always the same ones, at the windows of a model in use."""
+"""The loss on the first tokens of the held-out text, always the same ones, at the windows used outside training."""
 
 import math
 from collections.abc import Iterator

@@ -44,7 +44,7 @@ class RecallTask(FeedSource):
         if self.pairs > self.keys:
             raise ValueError(f"{self.pairs} pairs of distinct keys need as many keys, not {self.keys}")
         if (total := self.noises + self.keys + self.values) > _TOKENS:
-            raise ValueError(f"noises, keys and values are {total} tokens in all; at most {_TOKENS}, one a byte")
+            raise ValueError(f"noises, keys and values need {total} different tokens; there are {_TOKENS}, the bytes")
         return self
 
     def feed(self, sequence: int, batch: int, seed: int = 0) -> RecallFeed:
