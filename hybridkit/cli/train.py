@@ -43,16 +43,17 @@ def train(
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
     if dry_run:
-        launch.check(loaded.recipe, ranks or 1, loaded.registry)
+        launch.check_launch(loaded.recipe, ranks or 1, loaded.registry)
         return _estimate(loaded, ranks or 1, as_json)
     launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:
+        from hybridkit.evaluation.probes import probes_of
         from hybridkit.report.progress import reporter
         from hybridkit.training.reporter import Silent
         from hybridkit.training.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
-        start(loaded, folder, resume=resume, reporter=told)
+        start(loaded, folder, resume=resume, reporter=told, callbacks=probes_of(loaded))
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:

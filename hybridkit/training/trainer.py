@@ -31,7 +31,7 @@ from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
-from hybridkit.training.loop import Loop, Parts
+from hybridkit.training.loop import Loop, LoopParts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.refusals import (
     changes_of,
@@ -41,6 +41,7 @@ from hybridkit.training.refusals import (
     refuse_other_code,
     refuse_other_function,
     refuse_other_tokenizer,
+    refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
@@ -65,6 +66,9 @@ def train(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     check_freeze(plan, recipe.train.freeze)
+    for callback in callbacks:
+        callback.check(plan)
+    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:
@@ -146,7 +150,9 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         try:
             callbacks.tell("on_start", Start(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
-            parts = Parts(job.recipe, job.plan, job.run, feed, job.engine, store, log, job.reporter, callbacks, about)
+            parts = LoopParts(
+                job.recipe, job.plan, job.run, feed, job.engine, store, log, job.reporter, callbacks, about
+            )
             Loop(parts, state).run()
         finally:
             store.close()
