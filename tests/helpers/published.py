@@ -227,7 +227,7 @@ MODELS = {
         {"width": 128, "ffn.width": 96},
         first(_OLMO, LLAMA),
     ),
-    "xlstm-7b": Published(
+    "nxai-xlstm-7b": Published(
         "xLSTM",
         6_865_424_896,
         {},
