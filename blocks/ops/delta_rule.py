@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import delta_span as span
 from hybridkit_blocks.ops.delta_pairs import BASE
+from hybridkit_blocks.ops.operator import operator
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most
@@ -64,8 +65,9 @@ def chunkwise(
     """
     if state is None:
         state = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1], dtype=wide(v.dtype))
+    run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
     with no_autocast(v):
-        o, after = _Chunkwise.apply(q, k, v, beta, g, state, document_starts)
+        o, after = run(q, k, v, beta, g, state, document_starts)
     return o, after
 
 
@@ -129,6 +131,10 @@ class _Chunkwise(torch.autograd.Function):
             for whole, made in ((dv, dx.v), (dbeta, dx.beta), (dg, dx.g)):
                 _put(whole[:, part], made)
         return dq, dk, dv, dbeta[..., 0], dg, rows.view_as(dstate), None
+
+
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor g, Tensor state, Tensor? document_starts"
+_operator = operator("delta_rule", _Chunkwise, _INPUTS, outputs=2)
 
 
 def _split(kept: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

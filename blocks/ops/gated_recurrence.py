@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hybridkit_blocks.ops.operator import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 SHARPNESS = 8.0  # the constant before r
@@ -39,9 +40,9 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """h of every token (B, T, W) in u's type, and after the last (B, W). Both can be differentiated, once.
 
-    torch.compile leaves it out: its loops over tokens would be unrolled.
+    Where a layer is compiled it is an operator: its loops over tokens would be unrolled.
     """
-    run = torch.compiler.disable(_Recurrence.apply) if torch.compiler.is_compiling() else _Recurrence.apply
+    run = _operator if torch.compiler.is_compiling() else _Recurrence.apply
     with no_autocast(u):
         made, after = run(u, igate, rgate, decay, h, begins)
     return made, after
@@ -123,6 +124,10 @@ class _Recurrence(torch.autograd.Function):
             drate += more[3]
         ddecay = drate * -SHARPNESS * torch.sigmoid(decay.to(kind))
         return du, digate, drgate, ddecay.to(decay.dtype), following, None
+
+
+_INPUTS = "Tensor u, Tensor igate, Tensor rgate, Tensor decay, Tensor h, Tensor? begins"
+_operator = operator("gated_recurrence", _Recurrence, _INPUTS, outputs=2)
 
 
 def _spans(u: Tensor) -> list[slice]:

@@ -40,7 +40,7 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, H, P) in the type of `mixed`, and S after the last token. Both can be differentiated, once."""
     with no_autocast(mixed):
-        y, after = _Chunkwise.apply(mixed, dt, log_a, skip, state, document_starts)
+        y, after = Chunkwise.apply(mixed, dt, log_a, skip, state, document_starts)
     return y, after
 
 
@@ -68,7 +68,7 @@ def tiles(tokens: int) -> tuple[int, int]:
     return chunks, -(-tokens // chunks)
 
 
-class _Chunkwise(torch.autograd.Function):
+class Chunkwise(torch.autograd.Function):
     """y and the state after it, span by span, so that work tensors stay small however long the sequence is."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class _Chunkwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         with no_autocast(outputs[0]):
-            return _Chunkwise.gradient(ctx, *outputs)
+            return Chunkwise.gradient(ctx, *outputs)
 
     @staticmethod
     def gradient(ctx: Any, dy: Tensor, dstate: Tensor) -> Any:
