@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridkit_blocks.ops.operator import operator
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 SHARPNESS = 8.0  # the constant before r
@@ -38,10 +38,7 @@ def recurrence(
     h: Tensor,  # (B, W): that before the first token
     begins: Tensor,  # (B, T) bool: a document begins here; or (B, 1), where at most the first token begins one
 ) -> tuple[Tensor, Tensor]:
-    """h of every token (B, T, W) in u's type, and after the last (B, W). Both can be differentiated, once.
-
-    Where a layer is compiled it is an operator: its loops over tokens would be unrolled.
-    """
+    """h of every token (B, T, W) in u's type, and after the last (B, W). Both can be differentiated, once."""
     run = _operator if torch.compiler.is_compiling() else _Recurrence.apply
     with no_autocast(u):
         made, after = run(u, igate, rgate, decay, h, begins)
@@ -127,7 +124,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 _INPUTS = "Tensor u, Tensor igate, Tensor rgate, Tensor decay, Tensor h, Tensor? begins"
-_operator = operator("gated_recurrence", _Recurrence, _INPUTS, outputs=2)
+_operator = operator("rglru", _Recurrence, _INPUTS, outputs=2)
 
 
 def _spans(u: Tensor) -> list[slice]:

@@ -1,4 +1,4 @@
-"""The mLSTM cell as operators of torch.library (operator.py): the own form, for layers that torch.compile compiles, and
+"""The mLSTM cell as operators of torch.library (operators.py): the own form, where torch.compile compiles a layer, and
 mlstm_kernels' compiled form in whole chunks, whose memory takes no gradient.
 
 Letters as in mlstm_chunkwise.py.
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from hybridkit_blocks.ops.mlstm_chunkwise import Chunkwise, MlstmState, empty_state
 from hybridkit_blocks.ops.mlstm_span import columns
-from hybridkit_blocks.ops.operator import operator
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, Tensor C, Tensor n, Tensor m"

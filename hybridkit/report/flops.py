@@ -85,6 +85,7 @@ def _rows(entry: CostEntry) -> Iterator[TotalsRow]:
     """The lines that entries of the same context have."""
     here = format_tokens(entry["context"])
     yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count)
+    yield TotalsRow("  that one token passes", lambda e: e["params"]["active"], format_count)
     yield TotalsRow("  without embedding, head", lambda e: e["params"]["body"], format_count)
     yield TotalsRow("forward FLOPs/token", lambda e: e["flops_per_token"]["forward"], format_count)
     yield TotalsRow("training FLOPs/token", lambda e: e["flops_per_token"]["training"], format_count)

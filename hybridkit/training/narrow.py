@@ -1,7 +1,7 @@
 """Weights in bf16, cast once a step.
 
 Under autocast torch casts an fp32 weight at every use, once more for each micro-batch and recomputation. Here the model
-that runs is a copy. It shares norms and gates with the model that is trained, and has bf16 copies of those weights that
+that runs is a copy. It shares all else with the model that is trained, and has bf16 copies of those weights that
 autocast would cast. They are filled at the beginning of a step, and their gradients are added to those of the fp32
 weights. So values and gradients are those of autocast, bit for bit.
 """
@@ -27,7 +27,7 @@ class NarrowWeights:
         own = dict(model.named_parameters())
         self._wide = [own[name] for name in names]
         self._narrow = [nn.Parameter(weight.detach().to(torch.bfloat16)) for weight in self._wide]
-        taken: dict[int, object] = {id(weight): weight for weight in own.values()}
+        taken: dict[int, object] = {id(tensor): tensor for tensor in [*own.values(), *model.buffers()]}
         taken |= {id(wide): narrow for wide, narrow in zip(self._wide, self._narrow, strict=True)}
         taken |= {id(shared): shared for shared in (model.plan, model.tokenizer, model.recipe)}
         self.working: Model = copy.deepcopy(model, taken)
