@@ -1,4 +1,4 @@
-"""The console, table, tree and progress bar of all verbs: rich is imported here alone.
+"""The console, table and tree of all verbs; bar.py has the live line.
 
 All text is shown as it is. By default rich reads `[x]` in a name as markup and `:x:` as an emoji, and cuts lines at 80
 characters when it writes to a pipe.
@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich import console as _console
-from rich import progress as _progress
 from rich import table as _table
 from rich.console import Group
 from rich.live import Live
@@ -20,7 +19,7 @@ from rich.tree import Tree
 
 from hybridkit.system.terminal import harmless, is_terminal, one_line
 
-__all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
+__all__ = ["Console", "Group", "Live", "Table", "Text", "Tree", "apart", "between", "styled"]
 
 WIDE = 1 << 20  # columns of a pipe or file: no line is cut there
 _LEFT = 8  # characters that a folded column at the left keeps at least
@@ -34,8 +33,9 @@ class Console(_console.Console):
         live = is_terminal(sys.stderr if stderr else sys.stdout)
         width = None if live else WIDE
         super().__init__(
-            stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width, soft_wrap=True
-        )
+            stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width,
+            soft_wrap=not live,
+        )  # fmt: skip
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """rich calls this for every string that it draws."""
@@ -61,41 +61,21 @@ class Table(_table.Table):
         super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
 
     def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
-        widths = {at: self._widest(at) for at in range(len(self.columns))}
-        needed = sum(width if at in self._right else min(width, _LEFT) for at, width in widths.items())
-        room = options.max_width - 2 * len(self.columns)
-        for at in self._right:
-            self.columns[at].no_wrap = needed <= room
+        for at, column in enumerate(self.columns):
+            words = max(map(len, str(column.header).split()), default=0)  # between which a name may wrap
+            least = max([words, *(len(str(cell)) for cell in column.cells)])
+            column.min_width = least if at in self._right else min(least, _LEFT)
         yield from super().__rich_console__(console, options)
+
+    @property
+    def whole(self) -> int:
+        """The columns of a terminal that the table needs to be drawn without folding."""
+        return sum(map(self._widest, range(len(self.columns)))) + 2 * (len(self.columns) - 1)
 
     def _widest(self, at: int) -> int:
         """The characters of a column's widest cell, its name included."""
         column = self.columns[at]
         return max(len(str(cell)) for cell in (column.header, *column.cells))
-
-
-class Progress(_progress.Progress):
-    """One live bar between two texts: what is done, and the field `figures`."""
-
-    def __init__(self, *, stderr: bool = False, transient: bool = False) -> None:
-        columns = (_progress.BarColumn(), _progress.MofNCompleteColumn(), _progress.TimeRemainingColumn())
-        super().__init__(
-            _Words("{task.description}"), *columns, _Words("{task.fields[figures]}"),
-            console=Console(stderr=stderr), transient=transient,
-        )  # fmt: skip
-        self._bar, self._what = self.add_task("", total=None, figures=""), ""
-
-    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
-        """Move the bar. Where `what` is another than before, the clock of the remaining time starts again."""
-        if what != self._what:
-            self.reset(self._bar, description=what)
-            self._what = what
-        self.update(self._bar, completed=done, total=total, figures=figures)
-
-
-class _Words(_progress.TextColumn):
-    def render(self, task: _progress.Task) -> Text:
-        return Text(one_line(self.text_format.format(task=task)))
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -111,3 +91,12 @@ def apart(names: Iterable[str]) -> tuple[str, list[str]]:
     alike = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     common = first[: max(first.rfind(end, 0, alike) for end in _ENDS) + 1] if first != last else ""
     return common, [name[len(common) :] for name in names]
+
+
+def between(names: Iterable[str]) -> tuple[str, list[str]]:
+    """What several names share at both ends, as `runs/...-7b`, and what stands between, which is never empty."""
+    begin, rests = apart(names)
+    reversed_end, middles = apart(rest[::-1] for rest in rests)
+    if not all(middles):
+        return begin and f"{begin}...", rests
+    return (f"{begin}...{reversed_end[::-1]}" if begin or reversed_end else ""), [name[::-1] for name in middles]

@@ -68,7 +68,7 @@ def print_curves(curves: Sequence[RunCurve]) -> None:
     if console.measure(drawn, options=console.options.update(max_width=WIDE)).maximum > console.width:
         common, names = apart(names)
         if common:
-            console.print(f"{common}...")
+            console.print(f"{common}...", soft_wrap=True)  # a path is copied whole
         drawn = _table(curves, names)
     console.print(drawn)
 
