@@ -13,7 +13,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    State,
+    StepFunction,
+    linear,
+    pad_weight,
+    padded_product,
+    small_init_,
+    spare,
+    wang_init_,
+)
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 
@@ -34,6 +48,8 @@ class FeedForward(Block):
         return SwiGLU(dims, self.inner(dims))
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        if count == "hardware":
+            return 3 * padded_product(tokens, dims.width, self.inner(dims))
         return 6 * tokens * dims.width * self.inner(dims)
 
 
@@ -57,9 +73,12 @@ class SwiGLU(Layer):
         window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        if custom_autograd(x, self.down.weight):
-            return _InSlices.apply(x, self.gate.weight, self.up.weight, self.down.weight), ()
-        return self.down(F.silu(self.gate(x)) * self.up(x)).to(x.dtype), ()
+        more = spare(len(self.gate.weight), x)  # the inner width, at which all three products meet
+        gate, up = (pad_weight(part.weight, rows=more) for part in (self.gate, self.up))
+        down = pad_weight(self.down.weight, columns=more)
+        if custom_autograd(x, down):
+            return _InSlices.apply(x, gate, up, down), ()
+        return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)

@@ -20,7 +20,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    State,
+    StepFunction,
+    padded_product,
+    small_init_,
+    wang_init_,
+)
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
@@ -58,6 +70,8 @@ class Mlstm(Block):
         if count != "hardware":
             return linear + tokens * 4 * heads * key * value
         (chunks, length), extended = tiles(tokens), columns(value)
+        widths = (dims.width // 2, dims.width // 2, dims.width, dims.width, dims.width)
+        linear = sum(padded_product(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def cost_reference(
@@ -140,14 +154,14 @@ class MlstmLayer(Layer):
         super().__init__()
         width = dims.width
         self.heads, self.key = heads, width // 2 // heads
-        self.q = nn.Linear(width, width // 2, bias=False)
-        self.k = nn.Linear(width, width // 2, bias=False)
-        self.v = nn.Linear(width, width, bias=False)
+        self.q = Linear(width, width // 2, bias=False)
+        self.k = Linear(width, width // 2, bias=False)
+        self.v = Linear(width, width, bias=False)
         self.igate = Gate(width, heads)
         self.fgate = Gate(width, heads)
-        self.ogate = nn.Linear(width, width, bias=False)
+        self.ogate = Linear(width, width, bias=False)
         self.norm = HeadNorm(heads, width)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = Linear(width, width, bias=False)
         for into in (self.q, self.k, self.v, self.ogate):
             small_init_(into.weight)
         wang_init_(self.out.weight, dims)

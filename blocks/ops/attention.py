@@ -24,9 +24,11 @@ from hybridkit.block import (
     Dims,
     GivenWindow,
     Layer,
+    Linear,
     State,
     StepFunction,
     WindowLimit,
+    padded_product,
     small_init_,
     wang_init_,
     window_limit,
@@ -76,6 +78,8 @@ class AttentionBlock(Block):
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
         linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
+        if count == "hardware":
+            linear = 2 * sum(padded_product(tokens, dims.width, heads.size * n) for n in (heads.q, heads.kv))
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
 
     def cost_reference(
@@ -129,12 +133,12 @@ class Attention(Layer):
     def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: WindowLimit) -> None:
         super().__init__()
         self.theta, self.largest = theta, largest
-        self.q = nn.Linear(dims.width, heads.q * heads.size, bias=False)
-        self.k = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
-        self.v = nn.Linear(dims.width, heads.kv * heads.size, bias=False)
-        self.out = nn.Linear(heads.q * heads.size, dims.width, bias=False)
-        self.q_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(heads.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.q = Linear(dims.width, heads.q * heads.size, bias=False)
+        self.k = Linear(dims.width, heads.kv * heads.size, bias=False)
+        self.v = Linear(dims.width, heads.kv * heads.size, bias=False)
+        self.out = Linear(heads.q * heads.size, dims.width, bias=False)
+        self.q_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
         self.head = heads.size
         for projection in (self.q, self.k, self.v):
             small_init_(projection.weight)

@@ -16,12 +16,16 @@ def build(
     vocab: int = 257,
     tie: bool = False,
     logit_cap: float | None = None,
+    norm_eps: float = 1e-6,
+    embedding_scale: float | None = None,
 ) -> LanguageModel:
     """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
 
     Raises PatternError for a mistake in the pattern.
     """
-    config = ModelConfig(width, heads, vocab, tie=tie, logit_cap=logit_cap)
+    config = ModelConfig(
+        width, heads, vocab, tie=tie, logit_cap=logit_cap, norm_eps=norm_eps, embedding_scale=embedding_scale
+    )
     return LanguageModel(compile_pattern(pattern, config))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,13 +21,15 @@ Count = Literal["exact", "paper", "hardware"]
 class Dims:
     """The sizes that a model shares: residual width, default number of heads, vocabulary, and mixers in the stack.
 
-    `depth` only scales the initial weights of projections back onto the residual stream.
+    `depth` only scales the initial weights of projections back onto the residual stream. `norm_eps` is added to mean
+    squares in the model's RMS norms, and in those within a block that follow it.
     """
 
     width: int
     heads: int
     vocab: int
     depth: int = 1
+    norm_eps: float = field(default=1e-6, repr=False)
 
 
 class Block(Spec, ABC):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, window_limit, window_of
+from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, padded_width, window_limit, window_of
 from hybridkit.model.plan import Plan, layer_parameters
 
 TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
@@ -68,9 +68,13 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
     @property
+    def _head(self) -> int:
+        return head_flops(self.plan, self.settings.count)
+
+    @property
     def forward(self) -> Fraction:
         """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
-        return sum(layer.forward for layer in self.layers) / Fraction(self.settings.context) + head_flops(self.plan)
+        return sum(layer.forward for layer in self.layers) / Fraction(self.settings.context) + self._head
 
     @property
     def training(self) -> Fraction:
@@ -80,12 +84,12 @@ class Cost:
     @property
     def recompute(self) -> Fraction:
         """FLOPs a token that `train.recompute` adds: the stack's forward pass once more."""
-        return self.forward - head_flops(self.plan)
+        return self.forward - self._head
 
     @property
     def prefill(self) -> int:
         """FLOPs of reading a prompt of `context` tokens; only its last token passes the head."""
-        return sum(layer.prefill for layer in self.layers) + head_flops(self.plan)
+        return sum(layer.prefill for layer in self.layers) + head_flops(self.plan)  # of one token: not padded
 
     @property
     def decode(self) -> Fraction:
@@ -132,11 +136,13 @@ def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None
     Fast enough for every training step, since the blocks' answers are cached.
     """
     dims, asked = _sizes(plan), zip(plan.entries, windows or [None] * len(plan.entries), strict=True)
-    return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan)
+    return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan, count)
 
 
-def head_flops(plan: Plan) -> int:
+def head_flops(plan: Plan, count: Count = "exact") -> int:
     """FLOPs of one token's logits."""
+    if count == "hardware":
+        return 2 * plan.dims.width * padded_width(plan.dims.vocab)
     return 2 * plan.dims.width * plan.dims.vocab
 
 

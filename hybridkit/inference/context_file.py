@@ -75,8 +75,10 @@ def fingerprint(model: Model) -> str:
         "dims": str(plan.dims),
         "cap": plan.config.logit_cap,
     }
-    if plan.config.embedding_scale != 1:
-        layers["embedding_scale"] = plan.config.embedding_scale
+    if plan.config.row_scale != 1:
+        layers["embedding_scale"] = plan.config.row_scale
+    if plan.config.norm_eps != 1e-6:  # older files do not name it
+        layers["norm_eps"] = plan.config.norm_eps
     return _hash(layers, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 

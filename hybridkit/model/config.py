@@ -32,6 +32,8 @@ class ModelConfig:
     vocab: int
     tie: bool = False
     logit_cap: float | None = None
+    norm_eps: float = 1e-6
+    embedding_scale: float | None = None
     ffn: Mapping[str, Any] | None = field(default_factory=_default_ffn, compare=False)
     rules: int = CURRENT_RULES
 
@@ -42,6 +44,8 @@ class ModelConfig:
         return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT_RULES})
 
     @property
-    def embedding_scale(self) -> float:
+    def row_scale(self) -> float:
         """The factor on a row of the embedding as input: sqrt(width) where the head shares it and needs it small."""
+        if self.embedding_scale is not None:
+            return self.embedding_scale
         return self.width**0.5 if self.tie and self.rules >= SCALED_TIED_ROWS else 1.0

@@ -11,21 +11,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hybridkit.block import pad_weight, spare
 from hybridkit.data.batches import IGNORED
 
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0
+) -> Tensor:
     """The summed loss in nats, a scalar in at least fp32.
 
-    x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing.
+    x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing. The gradient is that of the loss plus
+    `z_loss` times the sum of logsumexp(z)^2 (arXiv 2204.02311, section 5), which the returned loss leaves out.
     """
     if x.device.type == "cpu":  # skips ignored targets; elsewhere asking how many would wait for the device
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
-    return _LinearCrossEntropy.apply(x, weight, targets, cap)
+    return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss)
 
 
 def cap_logits(logits: Tensor, cap: float | None) -> Tensor:
@@ -37,40 +41,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward also computes the gradients, while it has a slice's logits; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=wide)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         narrow = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        rows = max(1, _SLICE[x.device.type] // len(weight))
+        vocab, rows = len(weight), max(1, _SLICE[x.device.type] // len(weight))
+        inner, padded = x.to(narrow), pad_weight(weight.to(narrow), rows=spare(vocab, x))
         for begin in range(0, len(x), rows):
             span = slice(begin, begin + rows)
-            logits = cap_logits(F.linear(x[span], weight).to(wide), cap)
-            loss, grad = _softmax_loss(logits, targets[span], cap)
-            total += loss
-            grad = grad.to(narrow)
+            logits = F.linear(inner[span], padded).to(wide)  # further columns are 0, and stay so in the gradient
+            total += _softmax_loss(logits[:, :vocab], targets[span], cap, z_loss)
+            grad = logits.to(narrow)
             if grad_x is not None:
-                grad_x[span] = grad @ weight.to(narrow)
+                grad_x[span] = grad @ padded
             if grad_weight is not None:
-                grad_weight += grad.T @ x[span].to(narrow)
+                grad_weight += (grad.T @ inner[span])[:vocab]
         ctx.save_for_backward(grad_x, grad_weight)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_x, grad_weight = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
-def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
-    """The summed loss of (n, V) capped logits, and its gradient by the uncapped ones, written over them."""
+def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
+    """The summed loss of (n, V) uncapped logits; the gradient by them is written over them."""
+    if cap is not None:
+        logits.div_(cap).tanh_().mul_(cap)
     counted = targets != IGNORED
     picked = torch.where(counted, targets, 0)[:, None]
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
     loss = (norm - logits.gather(1, picked))[counted].sum()
     slope = None if cap is None else 1 - (logits / cap) ** 2
     grad = logits.sub_(norm).exp_()
+    if z_loss:
+        grad.mul_(1 + 2 * z_loss * norm)
     grad.scatter_add_(1, picked, torch.full_like(norm, -1)).mul_(counted[:, None])
-    return loss, grad if slope is None else grad.mul_(slope)
+    if slope is not None:
+        grad.mul_(slope)
+    return loss

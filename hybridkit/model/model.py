@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import GivenWindow, Layer, State, StepFunction, TrainStep, small_init_
+from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, linear, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from hybridkit.data.tokenizer import Tokenizer
     from hybridkit.recipe.schema import Recipe
 
-NORM_EPS = 1e-6
 # Initial sizes of tied models. The head multiplies the stream by the rows that it began with, so that a token's own
 # logit would grow with the width. So tied rows are smaller as input than untied ones, whose size is 1, and the weight
 # of the final norm starts so small that this logit is at most `OWN_LOGIT`.
@@ -35,9 +33,9 @@ EntryWindows = Sequence[GivenWindow | Tensor]  # one an entry
 class Residual(nn.Module):
     """x + layer(norm(x)). The layer has its name in the pattern, so that names of weights show the block."""
 
-    def __init__(self, name: str, layer: Layer, width: int) -> None:
+    def __init__(self, name: str, layer: Layer, dims: Dims) -> None:
         super().__init__()
-        self.norm = RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(dims.width, eps=dims.norm_eps)
         self.add_module(name, layer)
         self._name = name
 
@@ -90,13 +88,14 @@ class Head(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab, width))
         self.cap = cap
+        self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
         small_init_(self.weight)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
         if targets is None:
-            return cap_logits(F.linear(x, self.weight), self.cap)
-        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap)
+            return cap_logits(linear(x, self.weight), self.cap)
+        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
 class Model(nn.Module):
@@ -110,12 +109,12 @@ class Model(nn.Module):
         self.recompute = False  # True: layers run again in backward instead of keeping their activations
         config = plan.config
         width, vocab = config.width, config.vocab
-        self.embedding = Embedding(vocab, width, config.embedding_scale, TIED_SIZE if config.tie else 1.0)
-        entries = (Residual(entry.block.name(), entry.block.build(plan.dims), width) for entry in plan.entries)
+        self.embedding = Embedding(vocab, width, config.row_scale, TIED_SIZE if config.tie else 1.0)
+        entries = (Residual(entry.block.name(), entry.block.build(plan.dims), plan.dims) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
-        self.norm = RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(width, eps=config.norm_eps)
         if config.tie:
-            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * config.embedding_scale / (TIED_SIZE * width)))
+            nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * config.row_scale / (TIED_SIZE * width)))
         self.head = Head(width, vocab, config.logit_cap)
         self.share_weights()
 

@@ -36,7 +36,7 @@ class Plan:
     def dims(self) -> Dims:
         """The sizes that blocks are built with."""
         depth = sum(entry.block.is_mixer for entry in self.entries) or 1
-        return Dims(self.config.width, self.config.heads, self.config.vocab, depth)
+        return Dims(self.config.width, self.config.heads, self.config.vocab, depth, self.config.norm_eps)
 
     @property
     def pattern(self) -> str:

@@ -25,7 +25,7 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.config.tie,
-        "embedding_scale": plan.config.embedding_scale,
+        "embedding_scale": plan.config.row_scale,
         "mixers": sum(entry.block.is_mixer for entry in nodes),
         "params": {**count._asdict(), "total": count.total},
         "entries": [

@@ -20,6 +20,7 @@ from hybridkit.system.strict_json import parse_json
 NAME = "manifest.json"
 SEAL = "sha256"  # the manifest's own hash, among its keys
 WEIGHTS = "model.safetensors"
+AVERAGE = "ema.safetensors"  # the running mean of the weights, where there is one
 STATE = "state.json"
 MAX_JSON = 2**20  # bytes of a manifest or of any other JSON file of a checkpoint
 MAX_FILES = 4096

@@ -6,7 +6,7 @@ a resumed run passed over.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hybridkit.runs.run import Checkpoint, Run
 from hybridkit.system.background import Background
 from hybridkit.system.files import FILES
 from hybridkit.training.engine import Save
+from hybridkit.training.state import TrainState
 
 
 class Store:
@@ -33,10 +34,10 @@ class Store:
         self._background = Background()
         self.last: Checkpoint | None = None  # the newest one known to be valid
 
-    def open(self, last: Checkpoint | None, skipped: dict[str, str], needed: int | None) -> None:
+    def open(self, last: Checkpoint | None, skipped: dict[str, str], needed: Set[int]) -> None:
         """Begin after `last`: leftovers of killed writes are removed, and damaged checkpoints are renamed.
 
-        `needed`: the step of a checkpoint that is kept in any case.
+        `needed`: the steps of checkpoints that are kept in any case.
         """
         self.last = last
         self._barrier()  # all ranks have found the newest one
@@ -48,12 +49,13 @@ class Store:
             FILES.rename(self._folder / name, _free(self._folder / f"damaged-{name}"))
         self._prune(needed)  # an earlier process may have ended before it did this
 
-    def save(self, save: Save, state: dict[str, Any], about: dict[str, Any]) -> None:
+    def save(self, save: Save, state: TrainState, about: dict[str, Any]) -> None:
         """Write a checkpoint: in the background where the save is detached; one at a time.
 
         Raises OSError for this one or the one before.
         """
         self.wait()
+        state = state.model_copy()
         write = lambda: self._write(save.write, state, about)  # noqa: E731
         if save.detached:
             self._background.start(write)
@@ -73,7 +75,7 @@ class Store:
         with suppress(OSError):
             self.wait()
 
-    def _write(self, write: Callable[[Path], None], state: dict[str, Any], about: dict[str, Any]) -> None:
+    def _write(self, write: Callable[[Path], None], state: TrainState, about: dict[str, Any]) -> None:
         step = about["step"]
         part = self._folder / f".step-{step}.part"
         try:
@@ -91,11 +93,12 @@ class Store:
         self.last = Checkpoint(self._folder / f"step-{step}", step)
         self._barrier()
         if self._lead:
-            self._prune(state["scheduled"] if step < self._train.steps else None)
+            done = step == self._train.steps or state.stopped
+            self._prune(state.needed - ({state.scheduled} if done and state.scheduled != state.best else set()))
 
-    def _commit(self, part: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
+    def _commit(self, part: Path, state: TrainState, about: dict[str, Any]) -> None:
         """Seal a complete folder and give it its name."""
-        _write(part / STATE, json.dumps(state).encode())
+        _write(part / STATE, json.dumps(state.model_dump()).encode())
         files = sorted(path for path in part.rglob("*") if path.is_file())
         manifest = Manifest(files={str(path.relative_to(part)): stamp(path) for path in files}, **about)
         _write(part / NAME, sealed(manifest))
@@ -125,10 +128,10 @@ class Store:
         self.last = checkpoint
         return checkpoint
 
-    def _prune(self, needed: int | None) -> None:
-        """Remove the checkpoints that `_spare` lists, except that of step `needed`."""
+    def _prune(self, needed: Set[int]) -> None:
+        """Remove the checkpoints that `_spare` lists, except those of the steps `needed`."""
         for old in _spare(list(self._run.checkpoints()), self._train):
-            if old.step != needed:
+            if old.step not in needed:
                 _remove(old)
 
 

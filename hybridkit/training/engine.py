@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, Protocol
 
@@ -67,6 +68,12 @@ class Engine(Protocol):
 
     def update(self, lr: float) -> None:
         """Clip the gradient and take an optimizer step with it."""
+
+    def freeze(self, prefixes: frozenset[str]) -> None:
+        """From now on, weights whose names begin so have no gradient and no update."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, `evaluate` uses the running mean of the weights (`train.ema`)."""
 
     def zero_grad(self) -> None:
         """Drop the gradient; weights and optimizer stay as they are."""

@@ -23,6 +23,7 @@ from hybridkit.system.signals import Signals
 from hybridkit.training.callback import Callbacks, Start
 from hybridkit.training.checkpoint import Store, is_scheduled
 from hybridkit.training.engine import Engine, Gradient
+from hybridkit.training.freeze import frozen
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
 from hybridkit.training.reporter import Reporter
@@ -75,7 +76,7 @@ class Loop:
         """
         with Signals() as signals:
             self._begin()
-            while self._state.step < self._train.steps:
+            while self._state.step < self._train.steps and not self._state.stopped:
                 self._store.check()
                 self._tell_checkpoint()
                 if self._step():
@@ -100,6 +101,8 @@ class Loop:
         began = time.perf_counter()
         state, train = self._state, self._train
         batch = self._parts.feed.batch(state.position)
+        if train.freeze:
+            self._engine.freeze(frozen(self._parts.plan, train.freeze, state.step, train.steps))
         windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
         targets = num_targets(batch)
         shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
@@ -134,28 +137,43 @@ class Loop:
     def _after_update(self, signals: Signals) -> None:
         """Validation, then a checkpoint, each where it is due."""
         step, last = self._state.step, self._state.step == self._train.steps
-        if last or step % self._train.validate_every == 0:
-            self._validate()
+        measured = self._validate() if last or step % self._train.validate_every == 0 else {}
+        self._stop_if_met(measured)
         asked, signals.save = signals.save, 0
         wanted = self._engine.all_reduce_max(asked)
         if step % self._train.checkpoint_every == 0:
             self._state.schedule()
-        if wanted or is_scheduled(step, self._train):
+        if is_scheduled(step, self._train) and (value := measured.get(self._train.best)) is not None:
+            self._state.judge(self._train.best, value)
+        if wanted or self._state.stopped or is_scheduled(step, self._train):
             self._save()
 
-    def _validate(self) -> None:
+    def _validate(self) -> dict[str, Any]:
         found = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
         if found["val_loss"] is not None and not math.isfinite(found["val_loss"]):
             raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
+        if self._train.ema:
+            with self._engine.averaged():
+                mean = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
+            found |= {f"{key}_ema": value for key, value in mean.items()}
         line = {"step": self._state.step, **found}
         self._write(line)
         self._parts.callbacks.tell("on_validation", line)
+        return line
+
+    def _stop_if_met(self, measured: dict[str, Any]) -> None:
+        """Make this step the last where a figure is what `train.until` waits for."""
+        until = self._train.until
+        if until and until.met(measured):
+            self._state.stopped = until.model_dump_json()
+            found = f"{until.metric} is {measured[until.metric]:.6g}"
+            self._parts.reporter.message(f"train.until is met: {found} after step {self._state.step}")
 
     def _obey(self, signals: Signals) -> None:
         """Stop for a signal that any rank got."""
         number = self._engine.all_reduce_max(signals.stop)
         step = self._state.step
-        if not number or step == self._train.steps:
+        if not number or step == self._train.steps or self._state.stopped:
             return
         if self._saved != step:
             self._save()
@@ -168,7 +186,7 @@ class Loop:
         if self._parts.log:
             self._parts.log.sync()  # a checkpoint must not be newer than the lines on the disk
         about = {**self._parts.about, "step": self._state.step}
-        self._store.save(self._engine.save(), self._state.model_dump(), about)
+        self._store.save(self._engine.save(), self._state, about)
         self._saved = self._state.step
 
     def _tell_checkpoint(self) -> None:

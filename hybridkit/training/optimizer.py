@@ -20,12 +20,15 @@ class Optimizer(Section, ABC):
     """An optimizer and its own fields, which a recipe sets with `train.optimizer: {name: ..., field: ...}`."""
 
     kind: ClassVar[str] = "optimizer"
+    hidden_matrices: ClassVar[bool] = False  # True: the matrices of the layers are a group of their own, `hidden`
+    replicable: ClassVar[bool] = False  # True: `build` keeps to what it says of `moments`, so several ranks may step
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], train: Train) -> optim.Optimizer:
-        """The torch optimizer over parameter groups, each with its `weight_decay`.
+        """The torch optimizer over parameter groups, each with its `weight_decay`, and whether it is `hidden`.
 
         Its state holds tensors alone: by parameter, each `step` a scalar and every other of the parameter's shape.
+        A group whose state is not AdamW's names what is kept of each parameter under `moments`.
         """
 
 

@@ -55,12 +55,20 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
 
 def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     """Raises UserError where the weights of `source` have the right shapes, but would compute another function here."""
-    scales = [ModelConfig.of(one, vocab=1).embedding_scale for one in (source, recipe)]
-    if source.model.tie and recipe.model.tie and source.model.width == recipe.model.width and scales[0] != scales[1]:
+    theirs, own = (ModelConfig.of(one, vocab=1) for one in (source, recipe))
+    if (theirs.width, theirs.tie) != (own.width, own.tie):
+        return  # other shapes, or embeddings that training makes its own
+    if theirs.norm_eps != own.norm_eps:
         raise UserError(
-            f"train.from: {recipe.train.from_} is tied and was made by rules {source.rules}, which read its embedding"
-            f" as it is; rules {recipe.rules} scale it by sqrt(width), so that its weights would mean another function:"
-            " start from an untied run, or from one made by the current rules"
+            f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
+            f" so that its weights would mean another function: set model.norm_eps={theirs.norm_eps:g}"
+        )
+    if theirs.row_scale != own.row_scale:
+        made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
+        raise UserError(
+            f"train.from: {recipe.train.from_} is {made}, in which rows of the embedding count {theirs.row_scale:g}"
+            f" times, not {own.row_scale:g} times, so that its weights would mean another function:"
+            f" set model.embedding_scale={theirs.row_scale:g}"
         )
 
 

@@ -24,4 +24,4 @@ def learning_rate(step: int, train: Train) -> float:
     if step < warm:
         return train.lr * (step + 1) / warm
     t = (step - warm) / max(1, train.steps - 1 - warm)
-    return train.min_lr + (train.lr - train.min_lr) * CURVES[train.schedule](t)
+    return train.last_lr + (train.lr - train.last_lr) * CURVES[train.schedule](t)

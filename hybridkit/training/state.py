@@ -11,6 +11,7 @@ from hybridkit.system.pydantic_errors import first_error
 
 RECENT = 100  # losses that a new one is compared with
 MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
+SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better when smaller
 FEWEST = 20  # recent losses without which no loss counts as a spike
 
 
@@ -23,6 +24,9 @@ class TrainState(BaseModel):
     position: int = Field(default=0, ge=0, le=MOST)  # batches read: `step`, and those that were skipped
     recent: Annotated[list[float], Field(max_length=RECENT)] = []  # losses of the last steps that have one
     scheduled: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that a rollback returns to
+    best: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that is best by `train.best`
+    best_value: float | None = None  # its figure
+    stopped: str | None = Field(default=None, max_length=1 << 12)  # the `train.until` that was met
     passed_over: int = Field(default=0, ge=0, le=MOST)  # spikes since that checkpoint
 
     def spikes(self, loss: float | None, limit: float) -> bool:
@@ -35,6 +39,17 @@ class TrainState(BaseModel):
         self.position += 1
         if loss is not None:
             self.recent = [*self.recent[1 - RECENT :], loss]
+
+    def judge(self, metric: str, value: float) -> None:
+        """Here is a checkpoint with this figure. Losses, bits and perplexities are better when smaller."""
+        smaller = any(word in metric for word in SMALLER)
+        if self.best_value is None or (value < self.best_value if smaller else value > self.best_value):
+            self.best, self.best_value = self.step, value
+
+    @property
+    def needed(self) -> set[int]:
+        """Steps of checkpoints that are kept in any case."""
+        return {step for step in (self.scheduled, self.best) if step is not None}
 
     def schedule(self) -> None:
         """Here is a checkpoint that a rollback returns to."""

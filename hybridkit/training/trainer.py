@@ -21,7 +21,7 @@ from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import code_of, hashes, recorded, write_copies
-from hybridkit.runs.run import Newest, Run
+from hybridkit.runs.run import Checkpoint, Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
@@ -29,6 +29,7 @@ from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
+from hybridkit.training.freeze import check_freeze
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.optimizer import optimizer_of
@@ -63,6 +64,7 @@ def train(
     recipe = loaded.recipe.model_copy(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
+    check_freeze(plan, recipe.train.freeze)
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:
@@ -113,6 +115,9 @@ def _train(job: _Job, resume: bool) -> None:
             sweep(run)
         reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
         return
+    if found.checkpoint and recipe.train.until and _stopped(found.checkpoint) == recipe.train.until.model_dump_json():
+        reporter.message(f"{run.path} is finished: train.until was met after step {found.checkpoint.step}")
+        return
     feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
@@ -125,7 +130,8 @@ def _train(job: _Job, resume: bool) -> None:
         if found.checkpoint is None:
             feed.tokenizer.save(run.path)
             write_copies(run, code)
-    store.open(found.checkpoint, found.skipped, state.scheduled)
+    state.stopped = None  # train.until is another one now
+    store.open(found.checkpoint, found.skipped, state.needed)
     _loop(job, feed, store, state, about)
 
 
@@ -144,6 +150,10 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         finally:
             store.close()
             callbacks.tell("on_end")
+
+
+def _stopped(checkpoint: Checkpoint) -> str | None:
+    return load_train_state(checkpoint).stopped
 
 
 def _code(job: _Job) -> dict[str, bytes]:

@@ -3,6 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 import hybridkit
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
@@ -26,3 +28,10 @@ def test_build_and_a_recipe_describe_the_same_model(tmp_path: Path) -> None:
     described = plan(load_recipe(str(recipe)))
     assert built.plan == described
     assert built.plan.config.ffn == described.config.ffn
+
+
+def test_norms_and_rows_follow_the_options() -> None:
+    """Also the norms of queries and keys: a change of eps that only one of them followed would be silent."""
+    model = hybridkit.build("sa(qk_norm=true)", width=32, norm_eps=1e-2, embedding_scale=3)
+    assert {part.eps for part in model.modules() if isinstance(part, torch.nn.RMSNorm)} == {1e-2}
+    assert torch.equal(model.embedding(torch.tensor([[7]]))[0, 0], 3 * model.embedding.weight[7])

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hybridkit.block import Entry, window_of
 from hybridkit.hub.family import Family
-from hybridkit.model.model import NORM_EPS, Model
+from hybridkit.model.model import Model
 from hybridkit.runs.weights import weights_of
 
 
@@ -36,9 +36,9 @@ def config_of(model: Model) -> dict[str, Any]:
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.config.tie,
-        "embedding_scale": plan.config.embedding_scale,
+        "embedding_scale": plan.config.row_scale,
         "logit_cap": plan.config.logit_cap,
-        "norm_eps": NORM_EPS,
+        "norm_eps": plan.config.norm_eps,
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,
         "layers": [_entry(entry) for entry in plan.entries],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hybridkit.training.optimizer import Optimizer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class Adamw(Optimizer):
     """AdamW, with the recipe's betas and weight_decay."""
+
+    replicable: ClassVar[bool] = True
 
     def build(self, groups: list[dict[str, Any]], train: Train) -> optim.Optimizer:
         from torch.optim import AdamW

@@ -8,7 +8,9 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing import check_window
+from hybridkit_blocks.windows.cycle import Cycle
 from hybridkit_blocks.windows.fixed import Fixed
+from hybridkit_blocks.windows.ramp import Ramp
 from hybridkit_blocks.windows.schedule import Schedule
 from hybridkit_blocks.windows.stoch import Stoch
 from hybridkit_blocks.windows.uniform import Uniform
@@ -23,6 +25,12 @@ POLICIES = [
     Uniform(low=16, high=60, step=16, until=0.5),
     Schedule(stages=((0, 128), (0.5, 512), (0.9, 2048))),
     Schedule(stages=((0, 512), (0.25, 64), (0.5, 512))),
+    Ramp(first=16, last=64, begin=0.5, end=0.9),
+    Ramp(first=100, last=3, begin=0, end=1),
+    Ramp(first=7, last=7, begin=0.2, end=0.3),
+    Cycle(first=128, second=2048, period=10),
+    Cycle(first=64, second=8, period=7),
+    Cycle(first=5, second=5, period=2),
 ]
 
 
@@ -83,6 +91,20 @@ def test_a_schedule_changes_on_the_step_it_names() -> None:
     assert [policy(TrainStep(0, step, 10), 0) for step in range(10)] == [1] * 5 + [2] * 4 + [3]
 
 
+def test_a_ramp_is_even_in_the_logarithm() -> None:
+    policy = Ramp(first=128, last=2048, begin=0.5, end=0.9)
+    drawn = [policy(TrainStep(0, step, 1000), 0) for step in range(1000)]
+    assert drawn[:501] == [128] * 501 and drawn[900:] == [2048] * 100
+    assert [drawn[step] for step in (600, 700, 800)] == [256, 512, 1024]
+    falling = Ramp(first=2048, last=128, begin=0.5, end=0.9)
+    assert [falling(TrainStep(0, step, 1000), 0) for step in (0, 600, 700, 800, 999)] == [2048, 1024, 512, 256, 128]
+
+
+def test_a_cycle_changes_after_half_a_period() -> None:
+    policy = Cycle(first=1, second=2, period=5)
+    assert [policy(TrainStep(0, step, 10), 0) for step in range(10)] == [1, 1, 1, 2, 2] * 2
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -97,6 +119,10 @@ def test_a_schedule_changes_on_the_step_it_names() -> None:
         lambda: Schedule(stages=((0, 128), (1.0, 1))),
         lambda: Schedule(stages=((0, 0),)),
         lambda: Schedule.read([(None, 128)]),
+        lambda: Ramp(first=1, last=2, begin=0.5, end=0.5),
+        lambda: Ramp(first=1, last=2, begin=0.5, end=1.1),
+        lambda: Ramp(first=0, last=2, begin=0, end=1),
+        lambda: Cycle(first=1, second=2, period=1),
     ],
 )
 def test_windows_that_make_no_sense_are_refused(wrong: object) -> None:

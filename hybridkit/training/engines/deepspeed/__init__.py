@@ -44,6 +44,8 @@ class DeepSpeed(EngineSpec):
         from hybridkit.training.engines.deepspeed.config import check
 
         check(self, train)
+        if not optimizer.replicable:
+            raise UserError("train.optimizer: this one steps in one process alone; use train.engine=local")
         os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
         from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
 
@@ -53,10 +55,14 @@ class DeepSpeed(EngineSpec):
         from hybridkit.training.engines.deepspeed.config import check
 
         check(self, recipe.train)
-        if recipe.train.optimizer != "adamw":
+        if recipe.train.optimizer != "adamw" and self.zero:
             raise UserError(
-                "train.optimizer: DeepSpeed shares out the state of adamw alone; for others use train.engine=local"
+                f"train.optimizer: stage {self.zero} of ZeRO shares out the state of adamw alone; for others use"
+                " train.zero=0, or train.engine=local"
             )
+        for field in ("ema", "freeze"):
+            if getattr(recipe.train, field):
+                raise UserError(f"train.{field}: DeepSpeed cannot; use train.engine=local")
         if ranks % self.sequence_parallel:
             raise UserError(f"train.sequence_parallel: {self.sequence_parallel} does not divide {ranks} ranks")
         rows = recipe.train.batch_tokens // recipe.data.sequence

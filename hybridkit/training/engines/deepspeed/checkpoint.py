@@ -28,31 +28,37 @@ def write(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path, lead: boo
 
     def tensors() -> Iterator[Tensor]:
         for parameter in named.values():
-            yield from (zero.moment(parameter, what) for what in MOMENTS)
-            yield torch.tensor(float(steps))
+            yield from (zero.moment(parameter, what) for what in zero.moments(parameter))
+            if zero.moments(parameter) == MOMENTS:
+                yield torch.tensor(float(steps))
 
-    write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(shapes), tensors())
+    write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(zero, named), tensors())
 
 
 def read(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path) -> None:
     """Continue from a checkpoint of either engine. Raises Invalid for a bad file, UserError for another model's."""
     set_weights(zero, named, read_tensors(folder / WEIGHTS), str(folder))
     tensors = read_tensors(folder / OPTIMIZER)
-    shapes = _state_shapes({name: zero.shape(parameter) for name, parameter in named.items()})
+    shapes = _state_shapes(zero, named)
     for key, value in tensors.items():
         if shapes.get(key) != value.shape:
             raise Invalid(f"the optimizer's {key} {list(value.shape)} fits no parameter of this model")
     zero.set_steps(max((int(value) for key, value in tensors.items() if key.endswith(STEP)), default=0))
     for name, parameter in named.items():
-        for what in MOMENTS:
+        for what in zero.moments(parameter):
             key = f"{name}.{what}"
             zero.set_moment(parameter, what, tensors.get(key, torch.zeros(shapes[key])))
 
 
-def _state_shapes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
-    """The tensors of AdamW's state, in the order in which they are written."""
-    single = {STEP: torch.Size()}
-    return {f"{n}.{what}": single.get(what, shape) for n, shape in shapes.items() for what in (*MOMENTS, STEP)}
+def _state_shapes(zero: Zero, named: Mapping[str, nn.Parameter]) -> dict[str, torch.Size]:
+    """The tensors of the optimizer's state, in the order in which they are written."""
+    shapes: dict[str, torch.Size] = {}
+    for name, parameter in named.items():
+        moments = zero.moments(parameter)
+        shapes |= {f"{name}.{what}": zero.shape(parameter) for what in moments}
+        if moments == MOMENTS:
+            shapes[f"{name}.{STEP}"] = torch.Size()
+    return shapes
 
 
 def set_weights(zero: Zero, named: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor], origin: str) -> None:

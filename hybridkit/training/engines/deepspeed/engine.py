@@ -9,6 +9,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,11 +52,11 @@ class DeepSpeedEngine:
         self.precision = choose_precision(train.precision, self.device.type)
         config = settings(spec, train, parameters(plan).total)
         self.model = sharded_model(plan, train.seed, config) if spec.zero == 3 else initial_model(plan, train.seed)
-        self.model.recompute = train.recompute
+        self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
         self._ulysses = spread(self.model, spec.sequence_parallel)
         if train.compile:
             compile_layers(self.model)
-        built = optimizer.build(groups_of(self.model, train.weight_decay), train)
+        built = optimizer.build(groups_of(self.model, train.weight_decay, optimizer.hidden_matrices), train)
         loss = Loss(self.model, train, self.device, self.precision)
         self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
         self._zero = STAGES[spec.zero](self._engine)
@@ -82,6 +83,14 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
+
+    def freeze(self, prefixes: frozenset[str]) -> None:
+        """Refused by `DeepSpeed.check`."""
+        raise AssertionError("DeepSpeed freezes nothing")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Refused by `DeepSpeed.check`."""
+        raise AssertionError("DeepSpeed keeps no mean of the weights")
 
     def zero_grad(self) -> None:
         """Drop the gradient."""

@@ -84,10 +84,11 @@ def _each_layer(act: Callable[[nn.Module], object]) -> Iterator[None]:
         handle.remove()
 
 
-def groups_of(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+def groups_of(model: Model, weight_decay: float, hidden: bool) -> list[dict[str, Any]]:
     """The groups of the local engine. They follow from shapes, which a sharded parameter no longer has."""
     with torch.device("meta"), Uninitialized():
         shell = Model(model.plan)
     names = {id(parameter): name for name, parameter in shell.named_parameters()}
     own = dict(model.named_parameters())
-    return [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in parameter_groups(shell, weight_decay)]
+    groups = parameter_groups(shell, weight_decay, hidden)
+    return [{**group, "params": [own[names[id(p)]] for p in group["params"]]} for group in groups]

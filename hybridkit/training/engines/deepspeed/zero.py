@@ -1,4 +1,4 @@
-"""The stages of ZeRO behind one interface: where each keeps gradients, weights and AdamW's moments.
+"""The stages of ZeRO behind one interface: where each keeps gradients, weights and the optimizer's moments.
 
 Every method is called on all ranks in the same order, and returns the whole tensor or number on each of them.
 """
@@ -30,7 +30,7 @@ class Zero(ABC):
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._zero = engine.optimizer
-        self._adamw = engine.basic_optimizer
+        self._optimizer = engine.basic_optimizer
 
     @abstractmethod
     def norm(self) -> float:
@@ -42,11 +42,15 @@ class Zero(ABC):
 
     @abstractmethod
     def set_moment(self, parameter: nn.Parameter, what: str, value: Tensor) -> None:
-        """Overwrite one of AdamW's moments. Every rank passes the whole; `set_steps` was called before."""
+        """Overwrite one of the moments. Every rank passes the whole; `set_steps` was called before."""
 
     @abstractmethod
     def _flats(self) -> Iterator[Tensor]:
         """The tensors that this rank's AdamW knows as its parameters."""
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """What the optimizer keeps of a parameter, beside the number of updates where it keeps AdamW's."""
+        return MOMENTS
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """The whole parameter's."""
@@ -66,12 +70,12 @@ class Zero(ABC):
         self._zero.refresh_fp32_params()
 
     def moment(self, parameter: nn.Parameter, what: str) -> Tensor:
-        """One of AdamW's moments of a parameter, whole."""
+        """One of the moments of a parameter, whole."""
         return safe_get_full_optimizer_state(parameter, what)
 
     def steps(self) -> int:
         """The number of updates that made the moments."""
-        return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
+        return max((int(state["step"]) for state in self._optimizer.state.values() if "step" in state), default=0)
 
     def set_steps(self, steps: int) -> None:
         """Make the moments where there are none yet, and set their number of updates.
@@ -79,7 +83,7 @@ class Zero(ABC):
         Where AdamW makes them, DeepSpeed does not know those of the second parameter group and later ones.
         """
         for flat in self._flats():
-            state: dict[str, Any] = self._adamw.state[flat]
+            state: dict[str, Any] = self._optimizer.state[flat]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
                 state.update((what, torch.zeros_like(flat)) for what in MOMENTS)
@@ -89,9 +93,25 @@ class Zero(ABC):
 class Replicated(Zero):
     """Stage 0: every rank holds everything, and gradients are averaged."""
 
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        super().__init__(engine)
+        self._moments = {
+            parameter: group.get("moments", MOMENTS)
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        return self._moments[parameter]
+
     def _flats(self) -> Iterator[Tensor]:
-        for group in self._adamw.param_groups:
-            yield from group["params"]
+        yield from (parameter for parameter, names in self._moments.items() if names == MOMENTS)
+
+    def set_steps(self, steps: int) -> None:
+        super().set_steps(steps)
+        for parameter, names in self._moments.items():
+            if names != MOMENTS and not self._optimizer.state[parameter]:
+                self._optimizer.state[parameter].update((what, torch.zeros_like(parameter)) for what in names)
 
     def norm(self) -> float:
         return get_total_norm([p.grad for p in self._engine.module.parameters() if p.grad is not None]).item()
@@ -103,10 +123,10 @@ class Replicated(Zero):
         """There is no other copy."""
 
     def moment(self, parameter: nn.Parameter, what: str) -> Tensor:
-        return self._adamw.state[parameter][what]
+        return self._optimizer.state[parameter][what]
 
     def set_moment(self, parameter: nn.Parameter, what: str, value: Tensor) -> None:
-        self._adamw.state[parameter][what].copy_(value)
+        self._optimizer.state[parameter][what].copy_(value)
 
 
 class Partitioned(Zero):

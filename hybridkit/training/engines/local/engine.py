@@ -1,6 +1,7 @@
 """The local engine: plain torch, one process, a CPU or one GPU."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from hybridkit.data.batches import Batch
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
-from hybridkit.runs.manifest import WEIGHTS
+from hybridkit.runs.manifest import AVERAGE, WEIGHTS
 from hybridkit.runs.weights import load_weights, read_tensors, weights_of
 from hybridkit.system.files import FILES
 from hybridkit.system.machine import (
@@ -22,6 +23,7 @@ from hybridkit.system.machine import (
     spare_memory,
     weight_type,
 )
+from hybridkit.training.average import WeightAverage
 from hybridkit.training.compile import compile_layers, for_graphs
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.optimizer import Optimizer, optimizer_of
@@ -48,18 +50,23 @@ class LocalEngine:
             keep_freed_memory()
         self.precision = choose_precision(train.precision, self.device.type)
         self.model = initial_model(plan, train.seed).to(self.device, weight_type(self.precision))
-        self.model.recompute = train.recompute
+        self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
         self._compiled = train.compile
         if self._compiled:
             compile_layers(self.model)
-        groups = parameter_groups(self.model, train.weight_decay)
-        self._optimizer = (optimizer or optimizer_of(train)).build(groups, train)
+        optimizer = optimizer or optimizer_of(train)
+        groups = parameter_groups(self.model, train.weight_decay, optimizer.hidden_matrices)
+        self._optimizer = optimizer.build(groups, train)
+        self._average = WeightAverage(self.model, train.ema) if train.ema else None
+        self._frozen: frozenset[str] = frozenset()
         self._max_grad_norm = train.clip
         self._norm = torch.zeros(())
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
         load_weights(self.model, weights, origin)
+        if self._average:
+            self._average.restart()
 
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over the micro-batches."""
@@ -69,6 +76,9 @@ class LocalEngine:
             loss = self._loss(batch, windows)
             (loss / max(1, num_targets)).backward()
             nats += loss.detach()
+        for name, parameter in self.model.named_parameters() if self._frozen else ():
+            if name.startswith(tuple(self._frozen)):
+                parameter.grad = None
         self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         return Gradient(nats.item(), self._norm.item())
 
@@ -80,6 +90,17 @@ class LocalEngine:
             group["lr"] = lr
         self._optimizer.step()
         self.zero_grad()
+        if self._average:
+            self._average.update()
+
+    def freeze(self, prefixes: frozenset[str]) -> None:
+        """Their gradients are dropped before they are clipped, so that the optimizer passes over them."""
+        self._frozen = prefixes
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The mean in place of the weights."""
+        assert self._average
+        return self._average.swapped()
 
     def zero_grad(self) -> None:
         """Drop the gradient."""
@@ -93,6 +114,8 @@ class LocalEngine:
     def save(self) -> Save:
         """Weights and optimizer; copied, so that training can go on, where twice their size is spare."""
         parts = {WEIGHTS: weights_of(self.model), OPTIMIZER: optimizer_state(self.model, self._optimizer)}
+        if self._average:
+            parts[AVERAGE] = self._average.tensors()
         size = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
         detached = 2 * size < spare_memory()
         if detached:
@@ -108,6 +131,8 @@ class LocalEngine:
         """Continue from a checkpoint of any engine. Raises Invalid for a bad file, UserError for another model's."""
         load_weights(self.model, read_tensors(folder / WEIGHTS), str(folder))
         load_optimizer_state(self.model, self._optimizer, read_tensors(folder / OPTIMIZER))
+        if self._average:
+            self._average.load(read_tensors(folder / AVERAGE), str(folder / AVERAGE))
 
     def all_reduce_max(self, number: int) -> int:
         """The number: there is one rank."""

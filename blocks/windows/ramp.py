@@ -1,0 +1,49 @@
+"""A window that grows or shrinks in the course of the run: `ramp(128, 2048, .5, .9)`.
+
+Before fraction `begin` of the run the window is `first`, from `end` on it is `last`. In between, at the share u of the
+way, it is first (last / first)^u, rounded to whole tokens: even steps of the logarithm, as between 128, 256 and 512.
+"""
+
+from collections.abc import Mapping
+from math import log
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from hybridkit.block import TrainStep, Window
+
+
+class Ramp(Window):
+    """`first`, then evenly in the logarithm to `last`, which holds from `end` on."""
+
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+    begin: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.begin >= self.end:
+            raise ValueError(f"a ramp ends after it begins: {self.begin:g} is not below {self.end:g}")
+        return self
+
+    def __call__(self, step: TrainStep, index: int) -> int:
+        if not step.training:
+            return self.largest
+        way = min(1.0, max(0.0, (step.progress - self.begin) / (self.end - self.begin)))
+        return round(self.first * (self.last / self.first) ** way)
+
+    @property
+    def largest(self) -> int:
+        return max(self.first, self.last)
+
+    def probabilities(self) -> Mapping[int, float]:
+        if self.first == self.last:
+            return {self.first: 1.0}
+        low, high = sorted((self.first, self.last))
+        ramp, whole = self.end - self.begin, log(high / low)
+        edges = [low, *(window + 0.5 for window in range(low, high)), high]  # a window is what rounds to it
+        shares = {low + place: ramp * log(edges[place + 1] / edges[place]) / whole for place in range(high - low + 1)}
+        shares[self.first] += self.begin
+        shares[self.last] += 1 - self.end
+        return shares

@@ -1,0 +1,111 @@
+"""What a recipe may ask of training beside a rate: a mean of the weights, parts that are frozen, an early end."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from compare import assert_same
+from told import Go
+
+from hybridkit.model.loss import linear_cross_entropy
+from hybridkit.recipe.schema import Train
+from hybridkit.runs.manifest import AVERAGE
+from hybridkit.runs.run import Run
+from hybridkit.runs.weights import read_tensors
+from hybridkit.system.errors import UserError
+from hybridkit.training.schedule import learning_rate
+
+
+@pytest.mark.parametrize("cap", [None, 4.0])
+def test_the_gradient_has_the_z_loss_and_the_loss_has_not(cap: float | None) -> None:
+    torch.manual_seed(0)
+    x, weight = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((5, 3), (7, 3)))
+    targets = torch.tensor([1, -100, 3, 0, 6])
+    found = linear_cross_entropy(x, weight, targets, cap, 0.3)
+    torch.testing.assert_close(found, linear_cross_entropy(x, weight, targets, cap))
+    logits = (x @ weight.T)[targets >= 0]
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    norm = logits.logsumexp(1)
+    plain = (norm - logits.gather(1, targets[targets >= 0, None])[:, 0]).sum() + 0.3 * (norm**2).sum()
+    for have, want in zip(*(torch.autograd.grad(loss, (x, weight)) for loss in (found, plain)), strict=True):
+        torch.testing.assert_close(have, want)
+
+
+def test_a_share_of_the_rate_is_the_last_rate() -> None:
+    train = Train(steps=10, lr=2e-3, min_lr="5%")
+    assert learning_rate(9, train) == pytest.approx(1e-4)
+
+
+def test_a_mean_of_the_weights_is_kept_validated_and_resumed(go: Go, tmp_path: Path) -> None:
+    run, parts = Run(tmp_path / "run"), Run(tmp_path / "parts")
+    words = ["train.ema=.75", "train.checkpoint_every=1", "train.keep=9", "train.steps=6", "train.validate_every=3"]
+    go(run.path, *words)
+    folders = [checkpoint.folder for checkpoint in reversed(list(run.checkpoints()))]
+    weights = [read_tensors(folder / "model.safetensors") for folder in folders]
+    means = [read_tensors(folder / AVERAGE) for folder in folders]
+    for before, after, now in zip(means, means[1:], weights[1:], strict=False):
+        for name in now:
+            torch.testing.assert_close(after[name], 0.75 * before[name] + 0.25 * now[name])
+    validated = [line for line in run.metrics().lines if "val_loss" in line]
+    assert all(line["val_loss_ema"] != line["val_loss"] for line in validated) and len(validated) == 2
+    go(parts.path, *words[:3], "train.steps=3", "train.validate_every=3", "train.min_lr=1e-2")
+    go(parts.path, *words[:3], "train.steps=6", "train.validate_every=3", "train.min_lr=1e-2", resume=True)
+    go(tmp_path / "whole", *words, "train.min_lr=1e-2")
+    assert_same(parts, Run(tmp_path / "whole"))
+
+
+def test_what_is_frozen_keeps_its_weights_until_its_step(go: Go, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    words = ["train.checkpoint_every=1", "train.keep=9", "train.steps=4", "train.validate_every=99"]
+    go(run.path, *words, "train.freeze={mlstm: .5, 0: 3}")
+    weights = [read_tensors(c.folder / "model.safetensors") for c in reversed(list(run.checkpoints()))]
+    for name in weights[0]:
+        changed = [not torch.equal(before[name], after[name]) for before, after in pairwise(weights)]
+        if name.startswith("layers.2."):
+            assert changed == [False, True, True], name
+        elif name.startswith("layers.0."):
+            assert changed == [False, False, True], name
+        else:
+            assert changed == [True, True, True], name
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.freeze={mlstn: .5}", "did you mean `mlstm`"),
+        ("train.freeze={9: .5}", "entries 0 to 3"),
+        ("train.freeze={mlstm: 1.5}", "a whole number of steps"),
+        ("train.until={metric: val_loss}", "one bound"),
+        ("train.min_lr=10", "at most train.lr"),
+        ("train.min_lr=ten", "a share of train.lr such as 10%"),
+        ("train.ema=1", "less than 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(go: Go, tmp_path: Path, word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        go(tmp_path / "run", word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_stops_where_a_figure_is_reached(go: Go, tmp_path: Path) -> None:
+    run, until = Run(tmp_path / "run"), "train.until={metric: val_loss, at_most: 100}"
+    told = go(run.path, until)
+    assert run.newest().checkpoint.step == 5 and any(
+        "train.until is met: val_loss is" in said for said in told.messages
+    )
+    assert any(
+        "finished: train.until was met after step 5" in said for said in go(run.path, until, resume=True).messages
+    )
+    go(run.path, "train.until={metric: val_loss, at_most: .01}", resume=True)
+    assert run.newest().checkpoint.step == 12
+
+
+def test_the_best_checkpoint_stays(go: Go, tmp_path: Path) -> None:
+    """At a rate that is far too high for the last steps, an early checkpoint is the best."""
+    run = Run(tmp_path / "run")
+    words = ["train.best=val_loss", "train.keep=1", "train.checkpoint_every=1", "train.validate_every=1"]
+    go(run.path, *words, "train.steps=8", "train.lr=8", "train.min_lr=8", "train.spike=1000")
+    losses = {line["step"]: line["val_loss"] for line in run.metrics().lines if "val_loss" in line}
+    best = min(losses, key=losses.__getitem__)
+    assert {checkpoint.step for checkpoint in run.checkpoints()} == {best, 8} and best < 8
