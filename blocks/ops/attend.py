@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
@@ -33,37 +34,57 @@ def kernel(device: str) -> tuple[str, str]:
 def attend(
     q: Tensor,  # (B, T, H, E)
     k: Tensor,  # (B, S, K, E)
-    v: Tensor,  # (B, S, K, E)
+    v: Tensor,  # (B, S, K, E or another width)
     window: WindowLimit | Tensor,
     documents: Tensor | None,  # (B, S) int64, never falling
+    scores: Scores = PLAIN,
 ) -> Tensor:
-    """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E)."""
+    """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E of v)."""
     if q.device.type != "cuda":
-        return _attend_in_blocks(q, k, v, None if window is None else int(window), documents)
+        return _same_widths(q, k, v, None if window is None else int(window), documents, scores)
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
-    if fits_flash and ON_CUDA == "flash-attn":
+    if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and q.shape[-1] == v.shape[-1]:
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
 
-        return flash_attn_func(q, k, v, causal=True, window_size=(-1 if window is None else window - 1, 0))
+        reach = (-1 if window is None else window - 1, 0)
+        return flash_attn_func(
+            q, k, v, causal=True, window_size=reach, softmax_scale=scores.scale, softcap=scores.cap or 0.0
+        )
     from hybridkit_blocks.ops.cuda.flex import flex  # imports the compiler, which a CPU does not need
 
-    return flex(q, k, v, window, documents)
+    return flex(q, k, v, window, documents, *scores)
 
 
-def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
-    if documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0]):
+def _same_widths(
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None, scores: Scores
+) -> Tensor:
+    """Torch's kernel on a CPU knows one width of a head: the narrower are filled with zeros."""
+    width, values = q.shape[-1], v.shape[-1]
+    if width == values:
+        return _attend_in_blocks(q, k, v, window, documents, scores)
+    scores = scores._replace(scale=scores.scale or width**-0.5)
+    q, k, v = (F.pad(x, (0, max(width, values) - x.shape[-1])) for x in (q, k, v))
+    return _attend_in_blocks(q, k, v, window, documents, scores)[..., :values]
+
+
+def _attend_in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None, scores: Scores
+) -> Tensor:
+    hides = documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0])
+    if hides or not scores.plain:
         # The compiler would unroll every tile. Not by a decorator, which would import it: a second.
         run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded
-        return run(q, k, v, window, documents)
+        return run(q, k, v, window, documents, *scores)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scores.scale, enable_gqa=True).transpose(1, 2)
 
 
-def decode(q: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV) -> Tensor:
+def decode(q: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, scores: Scores = PLAIN) -> Tensor:
     """One token's q (B, 1, H, E) over the ring and its own k and v (B, 1, K, E): (B, 1, H, E). Copies no ring."""
     head, (batch, kv_heads, size, _) = q.shape[-1], state.k.shape
     query, key, value = (x.view(batch, kv_heads, -1, head).to(state.k.dtype) for x in (q, k, v))  # (B, K, G or 1, E)
-    scores = (query @ state.k.mT).masked_fill(~kv_cache.visible(state)[:, None, None], -torch.inf)  # (B, K, G, S)
-    scores = torch.cat([scores, query @ key.mT], -1).to(torch.promote_types(q.dtype, torch.float32))
-    p = (scores * head**-0.5).softmax(-1).to(query.dtype)
+    s = torch.cat([query @ state.k.mT, query @ key.mT], -1).to(torch.promote_types(q.dtype, torch.float32))
+    hidden = F.pad(~kv_cache.visible(state), (0, 1))[:, None, None]  # (B, 1, 1, S + 1)
+    sinks = None if scores.sinks is None else scores.sinks.view(kv_heads, -1, 1)
+    p = probabilities(s * (scores.scale or head**-0.5), hidden, scores.cap, sinks).to(query.dtype)
     return (p[..., :size] @ state.v + p[..., size:] * value).to(q.dtype).view_as(q)

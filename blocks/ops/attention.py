@@ -5,14 +5,22 @@ B batch, T tokens of this call, n cached tokens, S = n + T keys, D width, H head
     y_t = out sum_s p_ts v_s,   p_ts = softmax over s in (t - window, t] of q_t . k_s / sqrt(E)
 
 (arXiv 1706.03762; grouped heads 2305.13245; window 2004.05150.) Projection, attention
-and output projection are separate steps; those in between work on each head alone.
+and output projection are separate steps; those in between work on each head alone. Options, all off by default:
+
+    rope=.25        only a share of each head turns, an even number of channels; scaling=...: see rope.py
+    qk_norm=true    RMSNorm of each head's query and key (2010.04245); qk_norm=projection: of all heads as one (OLMo-2)
+    gate=true       y_t = out (sigmoid(gate x_t) * sum_s p_ts v_s) (2505.06708, Qwen3-Next)
+    sinks=true, softcap=50, scale=.1: see scores.py (gpt-oss, Gemma 2)
+    bias=true       biases of all projections (gpt-oss); bias=qkv: of q, k and v (Qwen2)
+
+Models whose norms multiply by 1 + w need no option: their importer adds 1 to the weight.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -29,6 +37,7 @@ from hybridkit.block import (
     StepFunction,
     WindowLimit,
     padded_product,
+    plain_product,
     small_init_,
     wang_init_,
     window_limit,
@@ -37,8 +46,13 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, decode, kernel
 from hybridkit_blocks.ops.cpu import attention_step
+from hybridkit_blocks.ops.cpu.attention_step import normed
 from hybridkit_blocks.ops.cpu.banded import bands
-from hybridkit_blocks.ops.rope import rope_angles, rotate
+from hybridkit_blocks.ops.rope import rotate
+from hybridkit_blocks.ops.rope_options import RopeOptions
+from hybridkit_blocks.ops.scores import Scores
+
+SINK = 0.02  # initial size of sinks, as gpt-oss has it in transformers
 
 
 class Heads(NamedTuple):
@@ -49,15 +63,26 @@ class Heads(NamedTuple):
     size: int
 
 
-class AttentionBlock(Block):
-    """What `sa` and `swa` share: their arguments, costs and state."""
+class _Sizes(Block):
+    """The first arguments, in the order in which a pattern may give them without a key."""
 
-    differentiable_state: ClassVar[bool] = True
     heads: int | None = Field(None, ge=1)
     kv_heads: int | None = Field(None, ge=1)
     head: int | None = Field(None, ge=1)
     theta: float | None = Field(10000.0, gt=0)
-    qk_norm: bool = False
+    qk_norm: bool | Literal["projection"] = False
+
+
+class AttentionBlock(RopeOptions, _Sizes):
+    """What `sa` and `swa` share: their arguments, costs and state."""
+
+    differentiable_state: ClassVar[bool] = True
+    rope: float = Field(1.0, gt=0, le=1)
+    gate: bool = False
+    sinks: bool = False
+    softcap: float | None = Field(None, gt=0)
+    scale: float | None = Field(None, gt=0)
+    bias: bool | Literal["qkv"] = False
 
     def shape(self, dims: Dims) -> Heads:
         """The heads at these dims. Raises ValueError where they do not fit together."""
@@ -68,18 +93,24 @@ class AttentionBlock(Block):
         if heads % kv_heads:
             raise ValueError(f"kv_heads={kv_heads} does not divide {heads} heads: choose a divisor")
         size = self.head or dims.width // heads
-        if self.theta is not None and size % 2:
+        if self.theta is not None and self.rope == 1 and size % 2:
             raise ValueError(f"rotary positions need an even head, not {size}: choose head={size + 1}, or theta=null")
+        if self.theta is not None and self.turning(size) < 2:
+            raise ValueError(f"rope={self.rope:g} of a head of {size} turns no pair of channels: choose a larger share")
         return Heads(heads, kv_heads, size)
 
+    def turning(self, head: int) -> int:
+        """Channels of a head that turn: the share `rope` of them, rounded down to an even number."""
+        return int(head * self.rope + 1e-9) // 2 * 2
+
     def build(self, dims: Dims) -> Attention:
-        return Attention(dims, self.shape(dims), self.theta, self.qk_norm, window_limit(window_of(self)))
+        return Attention(dims, self)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
-        linear = 4 * tokens * dims.width * heads.size * (heads.q + heads.kv)
-        if count == "hardware":
-            linear = 2 * sum(padded_product(tokens, dims.width, heads.size * n) for n in (heads.q, heads.kv))
+        multiply = padded_product if count == "hardware" else plain_product
+        linear = (3 if self.gate else 2) * multiply(tokens, dims.width, heads.size * heads.q)
+        linear += 2 * multiply(tokens, dims.width, heads.size * heads.kv)
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
 
     def cost_reference(
@@ -130,19 +161,32 @@ class Attention(Layer):
 
     supports_sequence_parallel = True
 
-    def __init__(self, dims: Dims, heads: Heads, theta: float | None, qk_norm: bool, largest: WindowLimit) -> None:
+    def __init__(self, dims: Dims, block: AttentionBlock) -> None:
         super().__init__()
-        self.theta, self.largest = theta, largest
-        self.q = Linear(dims.width, heads.q * heads.size, bias=False)
-        self.k = Linear(dims.width, heads.kv * heads.size, bias=False)
-        self.v = Linear(dims.width, heads.kv * heads.size, bias=False)
-        self.out = Linear(heads.q * heads.size, dims.width, bias=False)
-        self.q_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(heads.size, eps=dims.norm_eps) if qk_norm else nn.Identity()
-        self.head = heads.size
-        for projection in (self.q, self.k, self.v):
+        heads, bias = block.shape(dims), bool(block.bias)
+        self.largest, self.head = window_limit(window_of(block)), heads.size
+        self.rope = block.rope_of(block.turning(heads.size), block.theta)
+        self.q = Linear(dims.width, heads.q * heads.size, bias=bias)
+        self.k = Linear(dims.width, heads.kv * heads.size, bias=bias)
+        self.v = Linear(dims.width, heads.kv * heads.size, bias=bias)
+        self.out = Linear(heads.q * heads.size, dims.width, bias=block.bias is True)
+        self.q_norm, self.k_norm = (_norm(block, dims, heads.size, count) for count in (heads.q, heads.kv))
+        self.gate = Linear(dims.width, heads.q * heads.size, bias=bias) if block.gate else None
+        self.sinks = nn.Parameter(torch.empty(heads.q)) if block.sinks else None
+        self._scores = Scores(block.scale, block.softcap)
+        for projection in self.into:
             small_init_(projection.weight)
         wang_init_(self.out.weight, dims)
+        for projection in (*self.into, self.out):
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+        if self.sinks is not None:
+            nn.init.normal_(self.sinks, std=SINK)
+
+    @property
+    def into(self) -> list[nn.Linear]:
+        """The projections of the input."""
+        return [self.q, self.k, self.v, *([self.gate] if self.gate is not None else [])]
 
     def forward(
         self,
@@ -162,21 +206,25 @@ class Attention(Layer):
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
         documents = _documents(past, document_starts, x)
-        y = self.sequence_parallel.scatter(attend(q, k, v, limit, documents))
-        return self.out(y.flatten(2)).to(x.dtype), kv_cache.write_cache(
-            past, k, v, q.shape[1], limit, self.largest, document_starts
-        )
+        sinks = None if self.sinks is None else self.sequence_parallel.own_heads(self.sinks)
+        y = self.sequence_parallel.scatter(attend(q, k, v, limit, documents, self._scores._replace(sinks=sinks)))
+        return self._back(x, y), kv_cache.write_cache(past, k, v, q.shape[1], limit, self.largest, document_starts)
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
         q, k, v = (linear(x).unflatten(2, (-1, self.head)) for linear in (self.q, self.k, self.v))
-        if isinstance(self.q_norm, nn.RMSNorm):  # in its weight's type: autocast leaves that fp32, and makes q bf16
-            kind = self.q_norm.weight.dtype
-            q, k = self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
-        if self.theta is not None:
-            angles = rope_angles(positions, self.head, self.theta, x.dtype)
+        q, k = normed(self.q_norm, q), normed(self.k_norm, k)
+        if self.rope is not None:
+            angles = self.rope.angles(positions, x.dtype)
             q, k = rotate(q, angles), rotate(k, angles)
         return q.to(v.dtype), k.to(v.dtype), v
+
+    def _back(self, x: Tensor, y: Tensor) -> Tensor:
+        """From the heads' outputs y (B, T, H, E) for the input x to outputs (B, T, D)."""
+        y = y.flatten(2)
+        if self.gate is not None:
+            y = y * torch.sigmoid(self.gate(x)).to(y.dtype)
+        return self.out(y).to(x.dtype)
 
     def _limit(self, window: GivenWindow | Tensor, state: State | None) -> WindowLimit | Tensor:
         """The window in force; one that shapes a carried state is an integer."""
@@ -197,12 +245,19 @@ class Attention(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
         q, k, v = self.project(x, state.position[:, None])
-        y = decode(q, k, v, state)
-        return self.out(y.flatten(2)).to(x.dtype), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
+        y = decode(q, k, v, state, self._scores._replace(sinks=self.sinks))
+        return self._back(x, y), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        parts = (self.q, self.k, self.v), (self.q_norm, self.k_norm), self.out
-        return attention_step.attention_decoder(norm, rows, *parts, self.head, self.theta)
+        parts = attention_step.Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
+        return attention_step.attention_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
+
+
+def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module:
+    """Of the queries or keys of `count` heads."""
+    if not block.qk_norm:
+        return nn.Identity()
+    return nn.RMSNorm(head * count if block.qk_norm == "projection" else head, eps=dims.norm_eps)
 
 
 def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:

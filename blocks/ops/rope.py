@@ -1,33 +1,107 @@
 """Rotary position embedding (arXiv 2104.09864), halves rotated against each other as Llama's checkpoints expect.
 
-B batch, T tokens, H heads, E width of a head.
+B batch, T tokens, H heads, E width of a head, R channels of a head that turn, the first ones; the others stay.
+
+Pair i of R / 2 turns by s_i a token, s_i = theta^(-2i / R). A model that was trained on `original` tokens reads longer
+texts when slow pairs turn more slowly. Let n_i = original s_i / 2 pi be the turns of pair i in such a text:
+
+    linear   s_i / factor (arXiv 2306.15595)
+    llama3   s_i (k + (1 - k) / factor),  k = (n_i - slow) / (fast - slow) cut to 0 .. 1 (Llama 3.1's weights)
+    yarn     the same with k that falls in equal steps from 1 at the pair that turns `fast` times to 0 at the one that
+             turns `slow` times, both rounded outwards where `truncate` says so; queries and keys are also multiplied
+             by `magnitude`, 1 + ln(factor) / 10 where none is given (arXiv 2309.00071)
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Kind = Literal["linear", "yarn", "llama3"]
+
+
+class Stretch(NamedTuple):
+    """How pairs turn more slowly than in training."""
+
+    kind: Kind
+    factor: float
+    original: int
+    fast: float
+    slow: float
+    truncate: bool
+    magnitude: float
+
+
+class Rope(NamedTuple):
+    """The `size` first channels of a head turn with base `theta`; `size` is even."""
+
+    size: int
+    theta: float
+    stretch: Stretch | None = None
+
+    @property
+    def magnitude(self) -> float:
+        """What rotated channels are multiplied by."""
+        return self.stretch.magnitude if self.stretch else 1.0
+
+    def speeds(self, device: torch.device | None = None) -> Tensor:
+        """Radians a token of every pair: (R / 2,) float64."""
+        half = self.size // 2
+        plain = self.theta ** -(torch.arange(half, dtype=torch.float64, device=device) / half)
+        return plain if self.stretch is None else _KEPT[self.stretch.kind](self, self.stretch, plain)
+
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> RopeAngles:
+        """The angles at positions (T,) or (B, T).
+
+        Angles are float64: at position 10^6 an fp32 product is off by a twentieth of a radian.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        angles = (positions[..., None] * self.speeds(positions.device))[..., None, :]
+        cos, sin = angles.cos(), angles.sin()
+        if self.magnitude != 1:
+            cos, sin = cos * self.magnitude, sin * self.magnitude
+        return RopeAngles(cos.to(wide), sin.to(wide))
+
 
 class RopeAngles(NamedTuple):
-    """Cosine and sine of the angles of every position: both (T, 1, E / 2) or (B, T, 1, E / 2), at least fp32."""
+    """Cosine and sine of the angles of every position: both (T, 1, R / 2) or (B, T, 1, R / 2), at least fp32."""
 
     cos: Tensor
     sin: Tensor
 
 
-def rope_angles(positions: Tensor, head: int, theta: float, dtype: torch.dtype) -> RopeAngles:
-    """The angles at positions (T,) or (B, T).
+def _linear(rope: Rope, stretch: Stretch, plain: Tensor) -> Tensor:
+    return plain / stretch.factor
 
-    Angles are float64: at position 10^6 an fp32 product is off by a twentieth of a radian.
-    """
-    half, wide = head // 2, torch.promote_types(dtype, torch.float32)
-    speeds = theta ** -(torch.arange(half, dtype=torch.float64, device=positions.device) / half)
-    angles = (positions[..., None] * speeds)[..., None, :]
-    return RopeAngles(angles.cos().to(wide), angles.sin().to(wide))
+
+def _llama3(rope: Rope, stretch: Stretch, plain: Tensor) -> Tensor:
+    turns = stretch.original * plain / (2 * math.pi)
+    return _mixed(plain, ((turns - stretch.slow) / (stretch.fast - stretch.slow)).clamp(0, 1), stretch)
+
+
+def _yarn(rope: Rope, stretch: Stretch, plain: Tensor) -> Tensor:
+    def pair(turns: float) -> float:
+        return rope.size * math.log(stretch.original / (2 * math.pi * turns)) / (2 * math.log(rope.theta))
+
+    low, high = pair(stretch.fast), pair(stretch.slow)
+    if stretch.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.size - 1)
+    steps = torch.arange(len(plain), dtype=torch.float64, device=plain.device) - low
+    return _mixed(plain, 1 - (steps / (high - low if high != low else 1e-3)).clamp(0, 1), stretch)
+
+
+def _mixed(plain: Tensor, kept: Tensor, stretch: Stretch) -> Tensor:
+    """Speeds of which the share `kept` stays as it was."""
+    return plain * kept + plain / stretch.factor * (1 - kept)
+
+
+_KEPT: dict[Kind, Callable[[Rope, Stretch, Tensor], Tensor]] = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
 
 
 def rotate(x: Tensor, angles: RopeAngles) -> Tensor:
@@ -52,10 +126,13 @@ class _Rotate(torch.autograd.Function):
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation itself, on any order of heads and tokens, into contiguous memory."""
-    x, dtype = x.to(cos.dtype), x.dtype
-    out = torch.mul(x, torch.cat([cos, cos], -1), out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
-    a, b = x.chunk(2, -1)
-    out_a, out_b = out.chunk(2, -1)
+    x, dtype, size = x.to(cos.dtype), x.dtype, 2 * cos.shape[-1]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out[..., size:] = x[..., size:]
+    turning, made = x[..., :size], out[..., :size]
+    torch.mul(turning, torch.cat([cos, cos], -1), out=made)
+    a, b = turning.chunk(2, -1)
+    out_a, out_b = made.chunk(2, -1)
     out_a.addcmul_(b, sin, value=-1)
     out_b.addcmul_(a, sin)
     return out.to(dtype)

@@ -11,7 +11,16 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 from hybridkit.block.block import Block, Count, Dims, Entry, window_of
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
-from hybridkit.block.padding import Linear, linear, pad_weight, padded_product, padded_width, padding, spare
+from hybridkit.block.padding import (
+    Linear,
+    linear,
+    pad_weight,
+    padded_product,
+    padded_width,
+    padding,
+    plain_product,
+    spare,
+)
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
 from hybridkit.block.state import State, clone_state, state_bytes, state_like
@@ -40,6 +49,7 @@ __all__ = [
     "padded_product",
     "padded_width",
     "padding",
+    "plain_product",
     "small_init_",
     "spare",
     "state_bytes",

@@ -42,9 +42,14 @@ def padded_width(width: int, multiples: Sequence[int] = MULTIPLES) -> int:
     return next((size for size in fitting if 16 * size <= 17 * width), width)
 
 
+def plain_product(tokens: int, inputs: int, outputs: int) -> int:
+    """FLOPs of the product of `tokens` vectors with a weight (outputs, inputs)."""
+    return 2 * tokens * inputs * outputs
+
+
 def padded_product(tokens: int, inputs: int, outputs: int) -> int:
-    """FLOPs of a padded product of `tokens` vectors with a weight (outputs, inputs)."""
-    return 2 * tokens * padded_width(inputs) * padded_width(outputs)
+    """`plain_product` with both widths padded."""
+    return plain_product(tokens, padded_width(inputs), padded_width(outputs))
 
 
 def spare(width: int, x: Tensor) -> int:

@@ -23,3 +23,7 @@ class SequenceParallel:
     def scatter(self, x: Tensor) -> Tensor:
         """Back: all tokens of own heads (B, T, H, .) to own tokens of all heads."""
         return x
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """What belongs to own heads of a tensor that all processes hold whole, one entry a head (H, .)."""
+        return x

@@ -10,7 +10,11 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 
 DIMS = Dims(width=32, heads=4, vocab=257)
-VARIANTS = ["sa(heads=2,kv_heads=1,head=6,qk_norm=true)", "swa(kv_heads=2,theta=null):stoch(4,40)", "ffn(width=7)"]
+VARIANTS = [
+    "sa(heads=2,kv_heads=1,head=6,theta=null,qk_norm=true)",
+    "swa(kv_heads=2,qk_norm=projection,rope=.5,gate=true,sinks=true,softcap=2,bias=true):stoch(4,40)",
+    "ffn(width=7)",
+]
 BLOCKS = ["sa", "swa:16", "mlstm(heads=2)", "ffn", *(pytest.param(text, marks=pytest.mark.slow) for text in VARIANTS)]
 ROUNDED = ["sa(heads=2,kv_heads=1,head=6,qk_norm=true)", "swa:16", "mlstm", "ffn"]
 PRECISIONS = [testing.BF16, testing.AUTOCAST]

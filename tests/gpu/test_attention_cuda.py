@@ -11,6 +11,7 @@ from hybridkit.block import Dims
 from hybridkit_blocks.ops.attend import attend
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex
+from hybridkit_blocks.ops.scores import Scores
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
 
@@ -58,6 +59,27 @@ def test_short_prompts_are_read(tokens: int, dtype: torch.dtype) -> None:
         summed = of_attention(q.cpu(), k.cpu(), v.cpu(), window, None, torch.zeros_like(q).cpu())[0]
         ours = flex.flex(q, k, v, window, None).double().cpu()
         assert ((ours - right).abs() <= TOLERANCE[dtype] * summed).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_caps_scales_and_sinks_with_their_gradients(cap: float | None, dtype: torch.dtype) -> None:
+    """Against blocks of queries in float64, relative to the largest number: sinks and caps have no simple sums."""
+    leaves = [*inputs(300, 300, dtype), torch.linspace(-2, 2, 8, device="cuda", dtype=dtype).requires_grad_()]
+    wide = [x.detach().double().cpu().requires_grad_() for x in leaves]
+    for window, documents in itertools.product((50, None), (None, (torch.rand(2, 300) < 0.01).cumsum(1))):
+        given = None if documents is None else documents.cuda()
+        ours = attend(*leaves[:3], window, given, Scores(0.2, cap, leaves[3]))
+        right = banded(*wide[:3], window, documents, 0.2, cap, wide[3])
+        direction = torch.randn_like(ours)
+        pairs = zip(
+            (ours, *torch.autograd.grad(ours, leaves, direction)),
+            (right, *torch.autograd.grad(right, wide, direction.double().cpu())),
+            strict=True,
+        )
+        for mine, reference in pairs:
+            error = (mine.double().cpu() - reference).abs().max()
+            assert error <= 4 * TOLERANCE[dtype] * reference.abs().max()
 
 
 def test_a_switch_of_window_compiles_nothing() -> None:

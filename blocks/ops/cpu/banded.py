@@ -7,6 +7,10 @@ A block of queries begin <= t < end sees no key outside of (begin - window, end)
 view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
 copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
 blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
+
+A sink s (scores.py) changes the softmax's norm l into l' = log(e^l + e^s) and the output y into y' = y e^(l - l'). The
+kernel's backward pass reads y and l alone; given y' and l' it is that of attention with the sink, and
+ds = -e^(s - l') sum over channels of y' dy'.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit.block import WindowLimit
+from hybridkit_blocks.ops.cpu.capped import capped, capped_backward
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -57,49 +62,95 @@ def block_size(window: int) -> int:
     return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
+def banded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: WindowLimit,
+    documents: Tensor | None,
+    scale: float | None = None,
+    cap: float | None = None,
+    sinks: Tensor | None = None,  # (H,)
+) -> Tensor:
     """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     out = _Banded.apply(
         grouped.to(wide).flatten(0, 1).contiguous(),
         *(x.to(wide).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
+        None if sinks is None else sinks.to(wide).view(kv_heads, -1).repeat(batch, 1),
         window,
         None if documents is None else documents.repeat_interleave(kv_heads, 0),
+        _Kernel(scale, cap),
     )
     return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3).to(q.dtype)
 
 
+class _Kernel(NamedTuple):
+    """Attention of queries (N, n, R, E) to keys and values (N, n, L, E), its gradient, and what scores are."""
+
+    scale: float | None
+    cap: float | None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs, and the logarithms (N, n, R) of the softmax's norms."""
+        if self.cap is None:
+            made: tuple[Tensor, Tensor] = _FORWARD(q, k, v, attn_mask=mask, scale=self.scale)
+            return made
+        return capped(q, k, v, mask, self.scale or q.shape[-1] ** -0.5, self.cap)
+
+    def backward(self, *given: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of q, k and v, for dy, q, k, v, y and those logarithms."""
+        if self.cap is None:
+            made: tuple[Tensor, Tensor, Tensor] = _BACKWARD(*given, 0.0, False, attn_mask=mask, scale=self.scale)
+            return made
+        return capped_backward(*given, mask, self.scale or given[1].shape[-1] ** -0.5, self.cap)
+
+
 class _Banded(torch.autograd.Function):
-    """q (N, T, G, E), k and v (N, S, E) to (N, T, G, E)."""
+    """q (N, T, G, E), k and v (N, S, E), sinks (N, G) to (N, T, G, E)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        window: WindowLimit,
+        documents: Tensor | None,
+        kernel: _Kernel,
+    ) -> Tensor:
         out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
         with torch.autocast(q.device.type, enabled=False):
             for tile, mask in _tiles(q, k, window, documents):
-                made, norm = _FORWARD(_rows(q, tile), _band(k, tile), _band(v, tile), attn_mask=mask)
+                made, norm = kernel.forward(_rows(q, tile), _band(k, tile), _band(v, tile), mask)
                 _rows(out, tile).copy_(made)
                 _rows(norms[..., None], tile)[..., 0].copy_(norm)
-        ctx.save_for_backward(q, k, v, out, norms, documents)
-        ctx.window = window
+        if sinks is not None:
+            alone = norms.clone()
+            torch.logaddexp(alone, sinks[:, None], out=norms)
+            out.mul_(alone.sub_(norms).exp_()[..., None])
+        ctx.save_for_backward(q, k, v, sinks, out, norms, documents)
+        ctx.window, ctx.kernel = window, kernel
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, norms, documents = ctx.saved_tensors
+        q, k, v, sinks, out, norms, documents = ctx.saved_tensors
         dout = grads[0].contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         with torch.autocast(q.device.type, enabled=False):
             for tile, mask in _tiles(q, k, ctx.window, documents):
                 norm = _rows(norms[..., None], tile)[..., 0]
                 given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
-                of_q, of_k, of_v = _BACKWARD(*given, 0.0, False, attn_mask=mask)
+                of_q, of_k, of_v = ctx.kernel.backward(*given, mask=mask)
                 _rows(dq, tile).copy_(of_q)
                 _add_bands_(dk, of_k, tile)
                 _add_bands_(dv, of_v, tile)
-        return dq, dk, dv, None, None
+        pulled = None if sinks is None else -((sinks[:, None] - norms).exp_() * (out * dout).sum(-1)).sum(1)
+        return dq, dk, dv, pulled, None, None, None
 
 
 def _rows(x: Tensor, tile: Bands) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex_attention_module
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from hybridkit.block import WindowLimit
 
@@ -25,7 +25,16 @@ BLOCK = 128
 @torch.compiler.disable(
     recursive=False
 )  # compiled here, once: within a model's graph it would compile for every window
-def flex(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None) -> Tensor:
+def flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: WindowLimit | Tensor,
+    documents: Tensor | None,
+    scale: float | None = None,
+    cap: float | None = None,
+    sinks: Tensor | None = None,  # (H,)
+) -> Tensor:
     """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
     tokens, keys = q.shape[1], k.shape[1]
     if documents is None and not isinstance(window, Tensor):
@@ -35,7 +44,26 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, document
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
     eager: Callable[..., Tensor] = flex_attention  # the compiled kernel knows no float64
     run = eager if q.dtype == torch.float64 else _compiled()
-    return run(*heads_first, block_mask=mask, enable_gqa=True, kernel_options=_options(q.dtype)).transpose(1, 2)
+    options: dict[str, Any] = {"block_mask": mask, "enable_gqa": True, "kernel_options": _options(q.dtype)}
+    if scale is not None:
+        options["scale"] = scale
+    if cap is not None:
+        options["score_mod"] = _capping(cap)
+    if sinks is None:
+        return run(*heads_first, **options).transpose(1, 2)
+    y, extra = run(*heads_first, **options, return_aux=AuxRequest(lse=True))
+    share = torch.sigmoid(extra.lse - sinks[:, None].to(extra.lse.dtype))  # e^l / (e^l + e^sink): (B, H, T)
+    return (y * share[..., None].to(y.dtype)).transpose(1, 2)
+
+
+@cache
+def _capping(cap: float) -> Callable[..., Tensor]:
+    """A function that FlexAttention applies to scaled scores; the same one for the same cap."""
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return capped
 
 
 @cache

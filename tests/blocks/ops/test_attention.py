@@ -14,7 +14,7 @@ from hybridkit.block import Block, Dims
 from hybridkit.testing import mask_pairs
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.cpu.banded import banded
-from hybridkit_blocks.ops.rope import rope_angles, rotate
+from hybridkit_blocks.ops.rope import Rope, rotate
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
@@ -108,10 +108,10 @@ def test_a_window_may_be_a_tensor() -> None:
 def test_rotation_depends_on_distance_alone_even_far_out() -> None:
     q, k = torch.randn(2, 1, 6, 3, 16, dtype=torch.float64).unbind()
     near, far = torch.arange(6), torch.arange(6) + 10**7
-    turn = {at: rope_angles(at, 16, 1e4, torch.float64) for at in (near, far)}
+    turn = {at: Rope(16, 1e4).angles(at, torch.float64) for at in (near, far)}
     scores = [torch.einsum("bthe,bshe->bhts", rotate(q, turn[at]), rotate(k, turn[at])) for at in (near, far)]
     torch.testing.assert_close(*scores, rtol=0, atol=1e-7)  # 10^7 in float64 leaves nine digits of an angle
-    single = rotate(q.float(), rope_angles(far, 16, 1e4, torch.float32))
+    single = rotate(q.float(), Rope(16, 1e4).angles(far, torch.float32))
     torch.testing.assert_close(single.double(), rotate(q, turn[far]), rtol=0, atol=1e-6)
     assert torch.autograd.gradcheck(lambda x: rotate(x, turn[far]), (q.requires_grad_(),))
 

@@ -45,6 +45,10 @@ class Ulysses(SequenceParallel):
         """(B, T, H / P, .) to (B, T / P, H, .)."""
         return self._exchange(x, TOKENS, HEADS)
 
+    def own_heads(self, x: Tensor) -> Tensor:
+        """(H, .) to (H / P, .): the heads that `gather` leaves here."""
+        return x.chunk(self.size)[self._place]
+
     def share(self, batch: Batch) -> Batch:
         """This rank's stretch of every sequence, filled up at the end to P equal ones; `document_starts` stay whole."""
         spare = -batch.tokens.shape[1] % self.size
