@@ -31,7 +31,6 @@ STYLE = {
     "legend.fontsize": 7.5,
     "figure.titlesize": 9.0,
     "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
     "axes.facecolor": "none",
     "text.color": INK,
     "axes.labelcolor": INK,
