@@ -5,7 +5,7 @@ B batch, T tokens, N = B T, D width, F inner width.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -43,6 +43,9 @@ class FeedForward(Block):
     def inner(self, dims: Dims) -> int:
         """The inner width: where none is given, 8/3 of the model's, rounded up to a multiple of 64."""
         return self.width or -(-8 * dims.width // 192) * 64
+
+    def resolved(self, dims: Dims) -> Self:
+        return self.model_copy(update={"width": self.inner(dims)})
 
     def build(self, dims: Dims) -> Layer:
         return SwiGLU(dims, self.inner(dims))

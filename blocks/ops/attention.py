@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -98,6 +98,10 @@ class AttentionBlock(RopeOptions, _Sizes):
         if self.theta is not None and self.turning(size) < 2:
             raise ValueError(f"rope={self.rope:g} of a head of {size} turns no pair of channels: choose a larger share")
         return Heads(heads, kv_heads, size)
+
+    def resolved(self, dims: Dims) -> Self:
+        heads = self.shape(dims)
+        return self.model_copy(update={"heads": heads.q, "kv_heads": heads.kv, "head": heads.size})
 
     def turning(self, head: int) -> int:
         """Channels of a head that turn: the share `rope` of them, rounded down to an even number."""

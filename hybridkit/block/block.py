@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 
@@ -43,6 +43,13 @@ class Block(Spec, ABC):
     @abstractmethod
     def build(self, dims: Dims) -> Layer:
         """The layer, on torch's current default device and dtype. Raises ValueError where `dims` do not fit."""
+
+    def resolved(self, dims: Dims) -> Self:
+        """The same block with the sizes that follow from `dims` written out, for whoever reads it without them.
+
+        By default the field `heads`, which is the model's where it is None.
+        """
+        return self.model_copy(update={"heads": dims.heads}) if getattr(self, "heads", 1) is None else self
 
     @abstractmethod
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hybridkit import __version__
-from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, search, show, train
+from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, import_, search, show, train
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
@@ -38,13 +38,14 @@ def _options(
 
 
 def _add(module: ModuleType) -> None:
-    """A verb is the function named like its module; its summary is the first sentence of its docstring, uncut."""
-    verb: Callable[..., None] = getattr(module, module.__name__.rpartition(".")[2])
+    """A verb is the function named like its module (`import_` without its underscore); its summary is the first sentence of its docstring, uncut."""
+    name = module.__name__.rpartition(".")[2]
+    verb: Callable[..., None] = getattr(module, name)
     first = " ".join(inspect.cleandoc(verb.__doc__ or "").split("\n\n")[0].split())
-    app.command(short_help=first)(verb)
+    app.command(name.rstrip("_"), short_help=first)(verb)
 
 
-for _module in (show, flops, train, eval, generate, search, bench, export, blocks, doctor):
+for _module in (show, flops, train, eval, generate, search, bench, export, import_, blocks, doctor):
     _add(_module)
 
 

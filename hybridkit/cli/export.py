@@ -13,12 +13,38 @@ from hybridkit.system.terminal import say
 def export(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    family: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the folder.")] = "hybridkit",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="`hf`: for transformers; `hybridkit`: for hybridkit; or a family that `blocks --all` lists.",
+        ),
+    ] = "hybridkit",
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="fp32, bf16 or fp16; by default as the weights are.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Also upload it to this repository of the Hugging Face Hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: make a new repository public.")] = False,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
-    """Write a run's newest weights as safetensors, with its configuration and tokenizer as JSON."""
+    """Write a run's newest weights as a folder that transformers opens, with tokenizer and model card."""
     from hybridkit.hub.export import export_run as write
 
-    files = [str(path) for path in write(run, folder, family)]
-    say(format_json({"files": files}) if as_json else "\n".join(files))
+    made = write(run, folder, format, dtype)
+    address = None
+    if push:
+        from hybridkit.hub.repository import push as upload
+
+        address = upload(folder, push, public)
+    if as_json:
+        files = [str(path) for path in made.files]
+        said = {"files": files, "family": made.family, "reasons": made.reasons, "address": address}
+        say(format_json(said))
+        return
+    say("\n".join(str(path) for path in made.files))
+    for name, reason in made.reasons.items():
+        say(f"not {name}: {reason}")
+    say(f"written as {made.family}" + (f", uploaded to {address}" if address else ""))

@@ -17,6 +17,7 @@ from hybridkit.data.source import open_text
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
 from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
 
@@ -82,17 +83,20 @@ def prepare_corpus(
     cache: Path | None = None,
     progress: BuildProgress | None = None,
     rules: int | None = None,
+    registry: Registry = REGISTRY,
 ) -> Corpus:
     """The tokens of `data.source`, from the cache or built now; safe to call in several processes at once.
 
-    `validation` is the share of the text that is held out; `rules` are those of a run, by default the current ones.
+    `validation` is the share of the text that is held out; `rules` are those of a run, by default the current ones;
+    `registry` knows the names that source and tokenizer may have.
     Raises UserError for anything wrong with the source, the tokenizer or the cache's folder.
     """
     if not 0 < validation < 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
     rules = rules or CURRENT_RULES
-    text, root = open_text(source), store.cache_root(cache)
-    wanted = CorpusSpec(text, field, choose_tokenizer(tokenizer), validation, text.fingerprint(field), rules)
+    text, root = open_text(source, registry), store.cache_root(cache)
+    chosen = choose_tokenizer(tokenizer, registry)
+    wanted = CorpusSpec(text, field, chosen, validation, text.fingerprint(field), rules)
     seen = store.find_entry(root, wanted.stamp)
     if seen is None:
         with store.building(root, wanted.stamp) as part:
@@ -100,13 +104,13 @@ def prepare_corpus(
             if seen is None:
                 seen = build_corpus(wanted, part, progress or _silent)
                 store.remember_entry(root, wanted.stamp, seen)
-    return _load(seen, rules)
+    return _load(seen, rules, registry)
 
 
-def _load(seen: store.CacheEntry, rules: int) -> Corpus:
+def _load(seen: store.CacheEntry, rules: int, registry: Registry) -> Corpus:
     folder, about = seen.folder, store.valid_manifest(seen.folder)
     assert about is not None
-    tokenizer = load_tokenizer(folder, rules)
+    tokenizer = load_tokenizer(folder, rules, registry)
 
     def side(name: str) -> Tokens:
         lengths = None if tokenizer.lengths is not None else _mapped(folder / f"{name}.lengths", np.uint32)

@@ -16,7 +16,7 @@ from hybridkit.language.source import Source as CodeSource
 from hybridkit.language.source import error_at
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.plugin_package import sha256, sources
-from hybridkit.registry.registry import REGISTRY
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.spec import Spec
 
 _NAME = re.compile(r"\s*([^\W\d]\w*)")
@@ -66,12 +66,12 @@ def _collect(module: str, found: set[str]) -> None:
             _collect(other, found)
 
 
-def read_named(kind: Kind, text: str) -> Any:
+def read_named(kind: Kind, text: str, registry: Registry = REGISTRY) -> Any:
     """The object of a kind that `text` names, or None where its first word is no name of the kind.
 
     Raises UserError where the class cannot be loaded or its arguments are wrong.
     """
     found = _NAME.match(text)
-    if not found or found[1] not in REGISTRY.names(kind):
+    if not found or found[1] not in registry.names(kind):
         return None
-    return REGISTRY.get(kind, found[1]).parse(text)
+    return registry.get(kind, found[1]).parse(text)

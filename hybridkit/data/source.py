@@ -13,7 +13,7 @@ from typing import ClassVar
 from hybridkit.data.feed import Feed
 from hybridkit.data.named import NamedSpec, read_named
 from hybridkit.registry.kinds import Kind
-from hybridkit.registry.registry import REGISTRY
+from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
 SOURCE = Kind("source", "hybridkit.data.sources")
@@ -53,18 +53,18 @@ class FeedSource(Source, ABC):
         """Batches of `batch` sequences of `sequence` tokens. Raises UserError where they cannot be made."""
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, registry: Registry = REGISTRY) -> Source:
     """The source that `data.source` names: one of the registry, else a file, a folder or a glob.
 
     Raises UserError where nothing is there, with the nearest name.
     """
-    found: Source = read_named(SOURCE, text) or REGISTRY.get(SOURCE, _FILES).of(text)
+    found: Source = read_named(SOURCE, text, registry) or registry.get(SOURCE, _FILES).of(text)
     return found
 
 
-def open_text(text: str) -> TextSource:
+def open_text(text: str, registry: Registry = REGISTRY) -> TextSource:
     """As `open_source`. Raises UserError for a source that is not text."""
-    found = open_source(text)
+    found = open_source(text, registry)
     if not isinstance(found, TextSource):
         raise UserError(f"data.source: {text} makes its own sequences; it has no text to read")
     return found

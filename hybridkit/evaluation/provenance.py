@@ -12,6 +12,7 @@ from typing import Any
 from hybridkit.data.cache import digest_of
 from hybridkit.data.open import feed_source, text_digest
 from hybridkit.recipe.schema import Data, Recipe
+from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import WEIGHTS, Manifest
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
@@ -61,7 +62,7 @@ class EvalText:
         return {"text": self.digest, "same_text": self.same}
 
 
-def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
+def open_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -> EvalText:
     """The text that a run's recipe names now, and whether it is what the run was `trained` on.
 
     The tokenizer is the run's own copy; the file or the corpus that it came from may have changed since.
@@ -69,12 +70,12 @@ def open_text(run: Run, recipe: Recipe, trained: str) -> EvalText:
     """
     data, rules = recipe.data, recipe.rules
     try:
-        if feed_source(data):
+        if feed_source(data, registry):
             return EvalText(data, digest_of(data.source), True)
-        if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules)) == trained:
+        if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules, registry)) == trained:
             return EvalText(data, digest, True)  # as the training left it in the cache
         own = data.model_copy(update={"tokenizer": _own(run)})
-        digest = text_digest(own, rules)
+        digest = text_digest(own, rules, registry)
     except UserError as error:
         raise UserError(f"{run.path}: its text is not here: {error} (or leave it out: --no-perplexity)") from error
     return EvalText(own, digest, digest == trained)

@@ -42,11 +42,11 @@ class Evaluator:
         self._contexts: dict[str, int] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
         for target in targets:
-            if request.gaps and not isinstance(feed_source(target.recipe.data), RecallTask):
+            if request.gaps and not isinstance(feed_source(target.recipe.data, target.registry), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
             if request.perplexity:
                 data, rules = target.text.data, target.recipe.rules
-                self._contexts[target.name] = context_length(data, request.context, rules)
+                self._contexts[target.name] = context_length(data, request.context, rules, target.registry)
         for target in targets:
             self._prepare(target)
 
@@ -151,7 +151,8 @@ class _RunAtWindow:
         recipe = self.target.recipe
         data, train = self.target.text.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
-        feed = open_feed(data, train.model_copy(update={"batch_tokens": rows * data.sequence}), rules=recipe.rules)
+        train = train.model_copy(update={"batch_tokens": rows * data.sequence})
+        feed = open_feed(data, train, rules=recipe.rules, registry=self.target.registry)
         read = self._token_watch("held-out text", feed.validation())
         loss = perplexity(self.model, feed.validation(), self.reading, read)
         found = {"window": self.window} | loss.to_json() | self.target.text.to_json()
@@ -159,7 +160,8 @@ class _RunAtWindow:
 
     def _positions(self) -> None:
         data, context = self.target.text.data, self.evaluator.context(self.target)
-        text = partial(held_out_batches, data, context, max(1, ROW_TOKENS // context), self.target.recipe.rules)
+        rows, rules = max(1, ROW_TOKENS // context), self.target.recipe.rules
+        text = partial(held_out_batches, data, context, rows, rules, self.target.registry)
         restart = data.sequence if context > data.sequence else None
         read = self._token_watch(f"loss by position to {context:,}", text(), passes=2 if restart else 1)
         bins = by_position(self.model, text(), self.reading, restart, read)
@@ -192,9 +194,10 @@ class _RunAtWindow:
 
     def _recall(self) -> None:
         data = self.target.recipe.data
-        task = feed_source(data)
+        task = feed_source(data, self.target.registry)
         assert isinstance(task, RecallTask)
-        batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence))
+        rows = max(1, ROW_TOKENS // data.sequence)
+        batches = held_out_batches(data, data.sequence, rows, registry=self.target.registry)
         for distance, rows in recall.near(self.model, batches, self.reading).items():
             self._score("recall_near", distance, rows)
         for done, gap in enumerate(self.request.gaps, start=1):

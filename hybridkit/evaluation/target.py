@@ -16,6 +16,7 @@ from hybridkit.model.loading import load, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
+from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import WEIGHTS, Manifest
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run
@@ -32,6 +33,7 @@ class EvalTarget:
     plan: Plan
     tokenizer: Tokenizer
     origin: Origin
+    registry: Registry  # that knows the run's own plug-ins
     lacking: tuple[str, ...] = ()  # what the run has no record of
 
     @property
@@ -57,7 +59,7 @@ class EvalTarget:
     @cached_property
     def text(self) -> EvalText:
         """Its text. Raises UserError where that cannot be read."""
-        return open_text(self.run, self.recipe, self.origin.trained_text)
+        return open_text(self.run, self.recipe, self.origin.trained_text, self.registry)
 
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:
@@ -74,7 +76,7 @@ def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), sile
     if found.manifest is None:
         run.weights()  # says why there is none
         raise UserError(f"{path} holds no valid checkpoint")
-    tokenizer = run_tokenizer(run, loaded.recipe.rules)
+    tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not compiled.has_windows:
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
@@ -82,7 +84,8 @@ def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), sile
         ablate.check_ablation(compiled, silenced)
     code = hashes(code_of(compiled.entries))
     origin = run_origin(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
-    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, tuple(_lacking(found.manifest, code)))
+    lacking = tuple(_lacking(found.manifest, code))
+    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking)
 
 
 def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:

@@ -1,23 +1,75 @@
-"""A run for other programs, in the format of a family."""
+"""A run for other programs: a folder in the format of a family, with a model card."""
+
+from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
-from hybridkit.hub.family import FAMILY, Family
+import torch
+
+from hybridkit.hub.card import card
+from hybridkit.hub.family import FAMILY, CannotSay, Family
 from hybridkit.model.loading import load
+from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
+from hybridkit.system.files import FILES
+
+HF = "hf"  # `--format hf`: the family that says the stack exactly, of those with a preference
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
-def export_run(run: Path, folder: Path, family: str = "hybridkit") -> list[Path]:
-    """Write a run's newest weights to a new folder; the files' paths.
+class Exported(NamedTuple):
+    """What an export wrote: its files, the family, and why classes that are preferred to it could not say the stack."""
 
-    Raises UserError where the folder exists already, the run has no valid checkpoint or the family is not known.
+    files: list[Path]
+    family: str
+    reasons: dict[str, str]
+
+
+def export_run(run: Path, folder: Path, format: str = HF, dtype: str | None = None) -> Exported:
+    """Write a run's newest weights to a new folder.
+
+    Raises UserError where the folder exists already, the run has no valid checkpoint, or the format is not known or
+    cannot say the stack.
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists; name a new folder")
-    chosen: Family = REGISTRY.get(FAMILY, family)()
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: should be one of {', '.join(DTYPES)}")
+    known = [HF, *REGISTRY.names(FAMILY)]
+    if format not in known:
+        REGISTRY.get(FAMILY, format)  # says what is known, and what is near
     model = load(run)
-    folder.mkdir(parents=True)
-    chosen.export(model, folder)
-    return sorted(folder.iterdir())
+    family, reasons = choose(model.plan, format)
+    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    try:
+        part.mkdir(parents=True)
+        family.export(model, Run(run), part, dtype and DTYPES[dtype])
+        (part / "README.md").write_text(card(Run(run), model, family, folder.name), encoding="utf-8")
+        FILES.rename(part, folder)
+    except CannotSay as error:
+        raise UserError(f"--format {format}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Exported(sorted(path for path in folder.rglob("*") if path.is_file()), family.name(), reasons)
+
+
+def choose(plan: Plan, format: str = HF) -> tuple[Family, dict[str, str]]:
+    """The family of a format, checked, and why those before it cannot say the plan. Raises UserError."""
+    families: list[Family] = [REGISTRY.get(FAMILY, name)() for name in REGISTRY.names(FAMILY)]
+    preferred = sorted((one for one in families if one.preference is not None), key=lambda one: one.preference or 0)
+    chosen = preferred if format == HF else [one for one in families if one.name() == format]
+    reasons: dict[str, str] = {}
+    for family in chosen:
+        try:
+            family.check(plan)
+        except CannotSay as error:
+            reasons[family.name()] = str(error)
+        else:
+            return family, reasons
+    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise UserError(f"--format {format} cannot say {plan.pattern}: {said}")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
@@ -28,7 +27,6 @@ _MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow 
 
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
 _S = TypeVar("_S", bound="Spec")
-_entries: WeakKeyDictionary[Registry, dict[str, Entry]] = WeakKeyDictionary()
 
 
 def resolve(call: Call, registry: Registry, text: str, source: Source | None = None) -> Entry:
@@ -36,11 +34,10 @@ def resolve(call: Call, registry: Registry, text: str, source: Source | None = N
 
     Raises PatternError, with a caret in `source`, for a name or argument that is unknown.
     """
-    entries = _entries.setdefault(registry, {})
     said = repr(call)
-    if said not in entries:
-        entries[said] = _resolve(call, registry, text, source)
-    return entries[said]
+    if said not in registry.entries:
+        registry.entries[said] = _resolve(call, registry, text, source)
+    return registry.entries[said]
 
 
 def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:

@@ -5,23 +5,25 @@ from typing import TypeVar
 
 import torch
 
-from hybridkit.data.tokenizer import SAVED
+from hybridkit.data.named import read_named
+from hybridkit.data.tokenizer import SAVED, TOKENIZER
 from hybridkit.data.tokenizer_choice import run_tokenizer, tokenizer_vocab
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Data
+from hybridkit.registry.registry import Registry
 from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import check_weights, load_weights
 
 M = TypeVar("M", bound=Model)
 
 
-def own_tokenizer(run: Run, data: Data) -> Data:
+def own_tokenizer(run: Run, data: Data, registry: Registry) -> Data:
     """`data` with the run's own copy of the tokenizer where the file that it names is gone."""
     copy, named = run.path / SAVED, data.tokenizer
-    if named == "bytes" or named.startswith("train(") or Path(named).expanduser().exists() or not copy.exists():
+    if read_named(TOKENIZER, named, registry) or Path(named).expanduser().exists() or not copy.exists():
         return data
     return data.model_copy(update={"tokenizer": str(copy)})
 
@@ -35,13 +37,13 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     """
     recipe = loaded.recipe
     data = (
-        own_tokenizer(of or Run(loaded.path.parent), recipe.data)
+        own_tokenizer(of or Run(loaded.path.parent), recipe.data, loaded.registry)
         if of or loaded.path.name == RUN_RECIPE
         else recipe.data
     )
     return compile_pattern(
         recipe.pattern,
-        ModelConfig.of(recipe, vocab or tokenizer_vocab(data.tokenizer, recipe.model.vocab)),
+        ModelConfig.of(recipe, vocab or tokenizer_vocab(data.tokenizer, recipe.model.vocab, loaded.registry)),
         source=loaded.source,
         registry=loaded.registry,
     )
@@ -57,7 +59,7 @@ def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
     """
     folder = Run(run)
     loaded, weights = folder.recipe, folder.weights(step)
-    tokenizer = run_tokenizer(folder, loaded.recipe.rules)
+    tokenizer = run_tokenizer(folder, loaded.recipe.rules, loaded.registry)
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))

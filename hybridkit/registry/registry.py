@@ -21,7 +21,7 @@ from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch; a list of names needs none
-    from hybridkit.block import Block, Window
+    from hybridkit.block import Block, Entry, Window
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,13 @@ class Registry:
         self._forget()
 
     def _forget(self) -> None:
-        self.__dict__.pop("_known", None)
-        self.__dict__.pop("_plugged", None)
+        for name in ("entries", "_known", "_plugged"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """What calls of patterns stand for, kept by `language.resolve`: equal calls give the same object."""
+        return {}
 
     @property
     def plugins(self) -> tuple[Path, ...]:

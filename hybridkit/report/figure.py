@@ -109,3 +109,4 @@ def _plain(figure: Figure) -> Iterator[None]:
     with plain, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
+    figure.set_layout_engine("none")  # the panels keep their places, and a second format needs no second layout

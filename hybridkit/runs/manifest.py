@@ -18,6 +18,7 @@ from hybridkit.system.pydantic_errors import first_error
 from hybridkit.system.strict_json import parse_json
 
 NAME = "manifest.json"
+CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 SEAL = "sha256"  # the manifest's own hash, among its keys
 WEIGHTS = "model.safetensors"
 AVERAGE = "ema.safetensors"  # the running mean of the weights, where there is one
@@ -101,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of `folder`, whose name must say the same step; the files are not looked at.
+    """The manifest of `folder`; the files are not looked at. In a run, the folder's name must say the same step.
 
     Raises Invalid.
     """
@@ -114,7 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise Invalid(f"{NAME}: {first_error(error)}") from error
-    if folder.name != f"step-{manifest.step}":
+    if folder.parent.name == CHECKPOINTS and folder.name != f"step-{manifest.step}":
         raise Invalid(f"{NAME} is that of step {manifest.step}")
     return manifest
 

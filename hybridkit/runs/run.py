@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
-from hybridkit.runs.manifest import STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
+from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
 from hybridkit.system.errors import UserError, nearest
@@ -57,7 +57,7 @@ class Run:
         self.recipe_file = self.path / "recipe.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
-        self.checkpoint_folder = self.path / "checkpoints"
+        self.checkpoint_folder = self.path / CHECKPOINTS
 
     @property
     def begun(self) -> bool:
@@ -85,7 +85,9 @@ class Run:
         return read_metrics(self.metrics_file)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """All checkpoints, newest first, not checked yet."""
+        """All checkpoints, newest first, not checked yet; of an export the folder itself."""
+        with suppress(Invalid):
+            yield Checkpoint(self.path, read_manifest(self.path).step)
         names = [path.name for path in self.checkpoint_folder.iterdir()] if self.checkpoint_folder.is_dir() else []
         steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
         yield from (Checkpoint(self.checkpoint_folder / f"step-{step}", step) for step in sorted(steps, reverse=True))
@@ -126,6 +128,7 @@ class Run:
     def _at(self, step: int) -> Newest:
         """The checkpoint of a step, if it is valid."""
         checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+        checkpoint = next((one for one in self.checkpoints() if one.step == step), checkpoint)
         try:
             return Newest(checkpoint, checkpoint.check(WEIGHTS), {})
         except Invalid as error:

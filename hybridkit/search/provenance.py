@@ -12,20 +12,22 @@ from contextlib import suppress
 from hybridkit.data.open import feed_source, text_digest
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Data
-from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.runs.plugin_copies import hashes
 from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate
 from hybridkit.search.trials import Trial
 from hybridkit.system.errors import UserError
+from hybridkit.training.code import training_code
 
 RULES = "the rules version of hybridkit"  # of initial weights, split and tokens (hybridkit.recipe.rules)
 
 
 def candidate_origin(candidate: Candidate) -> dict[str, str]:
     """The origin of a candidate that is trained now. Raises UserError for text that cannot be read."""
-    data = candidate.loaded.recipe.data
+    recipe, registry = candidate.loaded.recipe, candidate.loaded.registry
+    data, code = recipe.data, training_code(candidate.costs.plan.entries, recipe, registry)
     text = {_text_name(data): data.source if feed_source(data) else text_digest(data)}
-    return text | _plugins(hashes(code_of(candidate.costs.plan.entries))) | {RULES: str(CURRENT_RULES)}
+    return text | _plugins(hashes(code)) | {RULES: str(CURRENT_RULES)}
 
 
 def trained_origin(candidate: Candidate, run: Run) -> dict[str, str]:

@@ -21,9 +21,12 @@ class FileOperations:
         file.flush()
 
     def tensors(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        """Write a safetensors file. Raises OSError."""
+        """Write a safetensors file, with the permissions that the user's new files have. Raises OSError."""
+        path.touch()
+        mode = path.stat().st_mode & 0o777  # save_file puts a file that only its owner may read in its place
         try:
-            save_file(tensors, path)
+            save_file(tensors, path, metadata={"format": "pt"})
+            path.chmod(mode)
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(str(error)) from error
 

@@ -74,7 +74,7 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
 
 def refuse_other_tokenizer(origin: Run, tokenizer: str) -> None:
     """Raises UserError where the embedding of `train.from` belongs to other tokens."""
-    if (theirs := run_tokenizer(origin).digest) != tokenizer:
+    if (theirs := run_tokenizer(origin, registry=origin.recipe.registry).digest) != tokenizer:
         name = "bytes" if theirs == "bytes" else f"{origin.path}/tokenizer.json"
         raise UserError(
             f"train.from: {origin.path} was trained with another tokenizer (sha256 {theirs}) than this run's"

@@ -20,7 +20,7 @@ from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
-from hybridkit.runs.plugin_copies import code_of, hashes, recorded, write_copies
+from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
 from hybridkit.runs.run import Checkpoint, Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
@@ -28,11 +28,11 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
+from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.loop import Loop, Parts
 from hybridkit.training.metrics_log import MetricsLog
-from hybridkit.training.optimizer import optimizer_of
 from hybridkit.training.refusals import (
     changes_of,
     refuse_begun,
@@ -103,7 +103,7 @@ def _train(job: _Job, resume: bool) -> None:
     recipe, run, reporter = job.recipe, job.run, job.reporter
     found = run.newest()
     _tell(found, run, reporter, resume)
-    code = _code(job)
+    code = training_code(job.plan.entries, recipe, job.registry)
     refuse_other_code(found, hashes(code), run)
     if found.checkpoint and found.checkpoint.step > recipe.train.steps:
         raise UserError(
@@ -118,7 +118,8 @@ def _train(job: _Job, resume: bool) -> None:
     if found.checkpoint and recipe.train.until and _stopped(found.checkpoint) == recipe.train.until.model_dump_json():
         reporter.message(f"{run.path} is finished: train.until was met after step {found.checkpoint.step}")
         return
-    feed = open_feed(own_tokenizer(run, recipe.data), recipe.train, reporter.preparing)
+    data = own_tokenizer(run, recipe.data, job.registry)
+    feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
     about = _about(job, feed) | {"code": hashes(code)}
@@ -154,12 +155,6 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
 
 def _stopped(checkpoint: Checkpoint) -> str | None:
     return load_train_state(checkpoint).stopped
-
-
-def _code(job: _Job) -> dict[str, bytes]:
-    """The plug-ins that a run uses, of every kind."""
-    train = job.recipe.train
-    return code_of(job.plan.entries, engine_of(train, job.registry), optimizer_of(train, job.registry))
 
 
 def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:

@@ -88,9 +88,9 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
-    words = ["--no-perplexity", "--needles", "niah_single_1,niah_multikey", "--lengths", "1k,1200", "--windows", "4,16"]
-    answer = found("text", "recall", *words)
-    assert len(answer["cells"]) == 2 * 4 * 2 * 2
+    asked = ["--no-perplexity", "--needles", "niah_single_1", "--windows", "4,16", "--lengths"]
+    answer = found("text", "recall", *asked, "1k,1200")
+    assert len(answer["cells"]) == 2 * 2 * 2
     cell = answer["cells"][0]
     assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
     assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
@@ -104,12 +104,13 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     folder = runs / "text" / "eval"
     assert json.loads((folder / "results.json").read_text())["cells"] == answer["cells"]
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") >= 6 and "Train window by test window" in page and "pydoc_data" in page
+    assert page.count("<svg") >= 3 and "Train window by test window" in page and "pydoc_data" in page
     assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
     assert "| task | run | window |" in (folder / "report.md").read_text()
     assert (folder / "train-test.png").stat().st_size and (folder / "length-window.svg").stat().st_size
     before = {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
-    assert found("text", "recall", *words)["cells"] == answer["cells"]
+    again = found("text", *asked, "1k", "--out", str(runs / "again"))["cells"]
+    assert again == [cell for cell in answer["cells"] if cell["run"] == "text" and cell["length"] == 1024]
     assert before == {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
 
 
@@ -127,7 +128,7 @@ def test_recall_forcing_and_ablation(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_people_get_tables(runs: Path) -> None:
-    result = call("recall", "--recall", "8", "--context", "64")
+    result = call("recall", "--recall", "8", "--context", "64", "--out", str(runs / "tables"))
     assert result.exit_code == 0, result.output
     for part in ("Held-out text", "Loss by position", "Recall: accuracy", "tokens/s", "report.html"):
         assert part in result.stdout

@@ -183,7 +183,7 @@ def test_counting_imports_nothing_heavy() -> None:
     heavy = ("torch._dynamo", "matplotlib", "fvcore", "deepspeed", "transformers")
     script = f"""
 import sys
-sys.argv = ["hybridkit", "flops", "swax-stochastic-7b", "--json"]
+sys.argv = ["hybridkit", "flops", "quickstart", "--json"]
 from hybridkit.cli import main
 try:
     main()

@@ -1,18 +1,22 @@
 """A source, a tokenizer, an evaluation task and a sampler from one folder outside, each one file, used by the verbs."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plugins import new_process
+from spaces import try_all
 from typer.testing import CliRunner
 
+import hybridkit
 from hybridkit.cli import app
 from hybridkit.data.source import SOURCE, open_source
 from hybridkit.data.tokenizer import TOKENIZER
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
+from hybridkit.registry.plugin_package import sha256
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
 FILES = {
@@ -90,12 +94,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYBRIDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    modules = set(sys.modules)
+    new_process(monkeypatch)
     yield tmp_path
     REGISTRY.clear()
-    for name in set(sys.modules) - modules:
-        if name.startswith("hybridkit_plugin_"):
-            del sys.modules[name]
 
 
 def call(*words: str, plugins: str) -> str:
@@ -106,22 +107,45 @@ def call(*words: str, plugins: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_source_a_tokenizer_and_a_task_from_outside(folder: Path) -> None:
-    both = "counting letters"
-    call("train", "r.yaml", "--run", "run", plugins=both)
+def test_a_source_a_tokenizer_and_a_task_from_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run keeps copies of the source and the tokenizer: only the task is named again."""
+    call("train", "r.yaml", "--run", "run", plugins="counting letters")
     said = json.loads((folder / "run/tokenizer.json").read_text())
     assert said["hybridkit"] == "letters(shift=3)" and "letters.py" in said["code"]
     words = ("eval", "run", "--needles", "parrot", "--lengths", "600", "--samples", "2", "--score", "forced", "--json")
-    found = json.loads(call(*words, plugins=f"{both} parrot"))
+    new_process(monkeypatch)
+    found = json.loads(call(*words, plugins="parrot"))
     assert [(cell["task"], cell["samples"]) for cell in found["cells"]] == [("parrot (forced)", 2)]
     row = found["perplexity"]["run"][0]
     assert row["same_text"] and row["tokens"] > 0 and row["bits_per_byte"]
-    tokenizer = load_tokenizer(folder / "run")
+    tokenizer = hybridkit.load("run").tokenizer
     ids = tokenizer.encode(b"abc")
     assert ids.tolist() == [94, 95, 96] and tokenizer.decode(ids) == b"abc"
-    REGISTRY.clear()
     with pytest.raises(UserError, match=r"letters\(shift=3\) is not here; name the plug-in's file with --plugin"):
-        load_tokenizer(folder / "run")
+        load_tokenizer(folder / "run")  # as a mere folder
+
+
+def test_a_run_is_resumed_with_its_own_source_and_tokenizer_or_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("train", "r.yaml", "--run", "run", plugins="counting letters")
+    record = Run("run").record()
+    names = {"counting.py", "letters.py"}
+    assert record and set(record.code or ()) == names == {path.name for path in Path("run/plugins").iterdir()}
+    again = ("--run", "run", "--resume")
+    for name in sorted(names):
+        original = Path(name).read_text()
+        Path(name).write_text(original + "# changed\n")
+        new_process(monkeypatch)
+        with pytest.raises(UserError) as raised:
+            call("train", "r.yaml", "train.steps=3", *again, plugins="counting letters")
+        assert all(sha256(text.encode()) in str(raised.value) for text in (original, original + "# changed\n"))
+        Path(name).write_text(original)
+    for name in names:
+        Path(name).unlink()
+    new_process(monkeypatch)
+    call("train", "run/recipe.yaml", "train.steps=3", *again, plugins="")
+    assert next(Run("run").checkpoints()).step == 3
 
 
 def test_changed_code_of_a_tokenizer_is_another_tokenizer(folder: Path) -> None:
@@ -139,14 +163,15 @@ def test_a_sampler_from_outside(folder: Path) -> None:
     (folder / "s.yaml").write_text("extends: base.yaml\nspace:\n  model.width: [8, 16, 24]\nsampler: widest\n")
     (folder / "base.yaml").write_text(RECIPE.replace("counting(30)", "recall").replace("letters(3)", "bytes"))
     from hybridkit.search.definition import read_definition
-    from hybridkit.search.study import proposals
+    from hybridkit.search.study import create, proposals
 
     with pytest.raises(UserError, match=r"sampler should be 'evolution', 'grid', 'nsga2', 'random' or 'tpe'"):
         read_definition(folder / "s.yaml")
-    call("search", "s.yaml", "--study", "study", plugins="widest")
+    REGISTRY.add("widest.py")
     definition = read_definition(folder / "s.yaml")
     assert [one.params["model.width"] for one in proposals(definition, [], 0)] == [24, 16, 8]
-    assert sorted(path.name for path in (folder / "study/trials").iterdir()) == ["0000", "0001"]
+    trials = try_all(create(definition, folder / "study", None), lambda trial: trial.params["model.width"])
+    assert [trial.params["model.width"] for trial in trials] == [24, 16]
 
 
 def test_what_is_built_in_is_found_by_file() -> None:

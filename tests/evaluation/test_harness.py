@@ -150,18 +150,15 @@ def test_a_task_of_local_files(harness: SimpleNamespace, model: Model, tmp_path:
         harness.evaluate(model, ["leters"], ReadOptions(), include=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("task", "right"),
-    [("niah_single_1", 37), ("niah_multikey_2", 0), ("niah_multikey_2", 37), ("niah_multikey_2", 100)],
-)
+@pytest.mark.parametrize("task", ["niah_single_1", "niah_multikey_2"])
 def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
-    task: str, right: int, harness: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    task: str, harness: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 samples of which so many are answered right: the score that test_needles finds with ours."""
+    """20 samples of which 7 are answered right: the share is the score, as test_needles finds with ours."""
     nltk, wonderwords = pytest.importorskip("nltk"), pytest.importorskip("wonderwords")
     lists = {kind: words[::2] for kind, words in wonderwords.RandomWord()._categories.items()}
     monkeypatch.setattr(nltk.data, "find", lambda name: name)
     monkeypatch.setattr(wonderwords, "RandomWord", lambda: SimpleNamespace(_categories=lists))
     folder = Path(importlib.util.find_spec("lm_eval.tasks.ruler").submodule_search_locations[0])
-    found = harness.evaluate(Scripted(right), [task], ReadOptions(batch=50), include=folder, lengths=[4096], limit=100)
-    assert found[task]["4096,none"] == pytest.approx(right / 100)
+    found = harness.evaluate(Scripted(7), [task], ReadOptions(batch=20), include=folder, lengths=[4096], limit=20)
+    assert found[task]["4096,none"] == pytest.approx(7 / 20)

@@ -1,6 +1,7 @@
 """An exported folder says all that a run's model is: another program builds the same from it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def export(run: Path, folder: Path) -> list[Path]:
-    done = verb("export", str(run), str(folder), "--json", cwd=run)
+    done = verb("export", str(run), str(folder), "--format", "hybridkit", "--json", cwd=run)
     assert done.returncode == 0, done.stderr
     return [Path(file) for file in json.loads(done.stdout)["files"]]
 
@@ -54,7 +55,9 @@ def test_a_model_built_from_it_computes_the_same_bits(run: Path, tmp_path: Path)
     ids = torch.randint(257, (2, 11), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(rebuilt(tmp_path / "out")(ids)[0], hybridkit.load(run)(ids)[0])
-    expected = {"model.safetensors", "config.json"} | {file.name for file in run.glob("tokenizer.json")}
+        assert torch.equal(hybridkit.load(tmp_path / "out")(ids)[0], hybridkit.load(run)(ids)[0])
+    expected = {"model.safetensors", "config.json", "recipe.yaml", "manifest.json", "README.md"}
+    expected |= {file.name for file in run.glob("tokenizer.json")}
     assert {file.name for file in files} == expected == {file.name for file in (tmp_path / "out").iterdir()}
     for file in run.glob("tokenizer.json"):
         assert json.loads(file.read_text()) == json.loads((tmp_path / "out" / file.name).read_text())
@@ -66,6 +69,29 @@ def test_arguments_and_windows_of_every_layer_are_said(run: Path, tmp_path: Path
     assert [layer["block"] for layer in layers] == ["swa", "ffn", "mlstm", "ffn", "sa", "ffn"]
     assert layers[0]["window"] == {"policy": "stoch(4,8)", "largest": 8} and layers[0]["arguments"]["kv_heads"] == 1
     assert all(layer["window"] is None for layer in layers[1:])
+    sizes = [layer["arguments"].get(name, 0) for layer in layers for name in ("heads", "kv_heads", "head", "width")]
+    assert None not in sizes and layers[1]["arguments"]["width"] == 64
+
+
+def test_an_export_is_generated_from_and_evaluated_like_its_run(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out")
+    places = (run, tmp_path / "out")
+    said = [verb("generate", str(place), "def ", "--tokens", "5", "--json", cwd=run.parent) for place in places]
+    one, other = (json.loads(done.stdout)["replies"] for done in said)
+    assert one == other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDKIT_CACHE", str(run.parent / "cache"))
+        found = [verb("eval", str(place), "--json", cwd=run.parent) for place in places]
+    losses = [row["loss"] for done in found for rows in json.loads(done.stdout)["perplexity"].values() for row in rows]
+    assert len(losses) == 2 and losses[0] == losses[1]
+
+
+def test_files_have_the_permissions_that_the_user_gives_new_files(run: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert {file.stat().st_mode & 0o777 for file in export(run, tmp_path / "out")} == {0o640}
+    finally:
+        os.umask(before)
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def whole(model: Model, ids: Tensor, window: int | None = None) -> Tensor:
 @pytest.mark.parametrize(("chunk", "tokens"), [(1, 35), (7, 131), (64, 517), (1000, 1009)])
 def test_any_chunk_gives_the_logits_of_the_whole(pattern: str, chunk: int, tokens: int) -> None:
     model, ids = tiny(pattern), some_ids(tokens, rows=2)
-    for window in (None, 3, 64) if "swa" in pattern else (None,):
+    for window in (None, 3) if "swa" in pattern else (None,):
         context = model.prefill(ids, window=window, chunk=chunk)
         torch.testing.assert_close(context.logits, whole(model, ids, window)[:, -1], **EXACT)
         assert context.tokens == tokens
@@ -61,11 +61,12 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(pattern: str, prompt: 
     assert torch.equal(new, logits[:, prompt - 1 : -1].argmax(dim=-1))
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("pattern", "dtype"), [*((pattern, torch.float32) for pattern in PATTERNS), (PATTERNS[0], torch.float64)]
+)
 def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: torch.dtype) -> None:
     model = tiny(pattern, dtype)
-    prompts = [some_ids(length, seed=length)[0] for length in (1, 2, 5, 9, 17, 33, 64, 70)]
+    prompts = [some_ids(length, seed=length)[0] for length in (1, 2, 9, 33, 70)]
     for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' layer_decoders, and without
         options = {"max_tokens": most, "temperature": temperature, "top_p": 0.9}
         together = torch.stack(list(model.generate(model.prefill(prompts, chunk=chunk), **options)))

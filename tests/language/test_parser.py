@@ -52,7 +52,7 @@ def test_arguments_are_numbers_words_and_quoted_text() -> None:
     assert [key for key, _ in call.arguments if key] == ["a", "x"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.integers(-(2**63), 2**63)
     | st.floats(allow_nan=False, allow_infinity=False)
@@ -189,14 +189,14 @@ GOOD = ["[swa:stoch(128,2048,p=.5), mlstm]*12", "[[mlstm]*7, sa(kv_heads=4)]*3",
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join) | st.text(max_size=30))
 def test_any_text_is_a_pattern_or_an_error_that_points(text: str) -> None:
     _read_or_point(text)
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from(GOOD), st.integers(0, 40), st.integers(0, 4), st.sampled_from(TOKENS) | st.characters())
 def test_a_damaged_pattern_is_a_pattern_or_an_error_that_points(good: str, at: int, cut: int, put: str) -> None:
     _read_or_point(good[:at] + put + good[at + cut :])

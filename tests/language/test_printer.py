@@ -76,7 +76,7 @@ def repeated(units: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.recursive(UNITS, repeated, max_leaves=8))
 def test_what_is_printed_reads_back_and_prints_alike(names: list[str]) -> None:
     printed = canonical(names)
@@ -84,7 +84,7 @@ def test_what_is_printed_reads_back_and_prints_alike(names: list[str]) -> None:
     assert len(printed) <= len(f"[{', '.join(names)}]")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(repeated(UNITS).filter(lambda names: len(names) <= 24))
 def test_no_list_of_repeats_has_a_shorter_form(names: list[str]) -> None:
     assert len(canonical(names)) == shortest(tuple(names))

@@ -103,9 +103,9 @@ def test_a_model_begins_right(described: Plan) -> None:
         assert (gradient != 0).all(), f"{name}: {int((gradient == 0).sum())} of {gradient.numel()} get no gradient"
 
 
-@pytest.mark.parametrize("width", [64, 2048, 4096])
+@pytest.mark.parametrize("width", [64, 1024])
 def test_a_tied_models_own_logit_does_not_grow_with_the_width(width: int) -> None:
-    """A token's row meets itself in the head: 45 at width 2048 if the last norm began at 1."""
+    """A token's row meets itself in the head: 32 at width 1024 if the last norm began at 1."""
     model, tokens, _ = drawn(compile_pattern("sa", ModelConfig(width=width, heads=8, vocab=64, ffn=None, tie=True)))
     logits = model.head(model.norm(model.embedding(tokens)))
     assert logits.gather(2, tokens[..., None]).mean().item() == pytest.approx(OWN_LOGIT, rel=0.1)

@@ -229,7 +229,7 @@ recipes = st.builds(
 
 @pytest.mark.slow
 @given(recipes)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_what_is_dumped_is_read_back(recipe: Recipe) -> None:
     assert read(dump(recipe)) == recipe
 
@@ -252,7 +252,7 @@ overrides = st.tuples(
 
 @pytest.mark.slow
 @given(mutated, st.lists(overrides.map("=".join), max_size=2))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_any_recipe_is_loaded_or_refused(text: str, said: list[str]) -> None:
     Path("r.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     try:

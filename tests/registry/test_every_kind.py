@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from plugins import new_process
 
 from hybridkit.cli import main
-from hybridkit.language import resolve
-from hybridkit.registry import plugin_package, trust
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 
@@ -103,21 +102,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     (tmp_path / "r.yaml").write_text(RECIPE)
     new_process(monkeypatch)
     yield [word for name in FILES for word in ("--plugin", f"mine/{name}.py")]
-    forget()
-
-
-def forget() -> None:
     REGISTRY.clear()
-    resolve._entries.clear()
-
-
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if another process began: no plug-in is loaded."""
-    forget()
-    monkeypatch.setattr(trust, "_process", set())
-    monkeypatch.setattr(plugin_package, "_PACKAGES", {})
-    for name in [name for name in sys.modules if name.startswith(plugin_package.PREFIX)]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from plugins import new_process
 
 import hybridkit
 from hybridkit.cli.options import _add_plugins
-from hybridkit.language import resolve
-from hybridkit.registry import plugin_package, registry, trust
+from hybridkit.registry import registry, trust
 from hybridkit.registry.plugin_package import loaded_hash, sha256
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.run import Run, load_recipe
@@ -54,21 +54,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     new_process(monkeypatch)
     yield
-    forget()
-
-
-def forget() -> None:
     REGISTRY.clear()
-    resolve._entries.clear()
-
-
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if another process began: nothing is loaded."""
-    forget()
-    monkeypatch.setattr(trust, "_process", set())
-    monkeypatch.setattr(plugin_package, "_PACKAGES", {})
-    for name in [name for name in sys.modules if name.startswith(plugin_package.PREFIX)]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def write_plugin(folder: Path, scale: str = "1.0") -> Path:

@@ -140,7 +140,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(content=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
 def test_no_manifest_and_no_metrics_file_breaks_the_reader(content: bytes, tmp_path_factory: TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "odd" / "step-1"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from plugins import new_process
 from spaces import BASE, full_attention, try_all
 
-from hybridkit.language import resolve
 from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
@@ -91,28 +91,20 @@ def test_a_base_of_other_rules_is_refused_before_anything_is_trained(study: Stud
         read_definition(Path("space.yaml"))
 
 
-def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path) -> None:
+def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     (tmp_path / "one/gla.py").write_text(BLOCK)
     (tmp_path / "two/gla.py").write_text(BLOCK + "# other\n")
     Path("space.yaml").write_text("extends: base.yaml\nspace:\n  model.width: [8, 16]\nsampler: grid\n")
     Path("base.yaml").write_text(BASE.replace("mlstm", "gla"))
-    before = dict(REGISTRY._plugins)
-    try:
-        REGISTRY.add(tmp_path / "one/gla.py")
-        with_plugin = create(read_definition(Path("space.yaml")), Path("other"), None)
-        try_all(with_plugin, full_attention, 1)
-        assert "the plug-in gla.py" in with_plugin.trials()[0].origin
-        _forget(before)
-        REGISTRY.add(tmp_path / "two/gla.py")
-        with pytest.raises(UserError, match=r"the plug-in gla\.py is another one"):
-            resume(read_definition(Path("space.yaml")), Path("other"))
-    finally:
-        _forget(before)
-
-
-def _forget(before: dict) -> None:  # type: ignore[type-arg]
+    new_process(monkeypatch)
+    REGISTRY.add(tmp_path / "one/gla.py")
+    with_plugin = create(read_definition(Path("space.yaml")), Path("other"), None)
+    try_all(with_plugin, full_attention, 1)
+    assert "the plug-in gla.py" in with_plugin.trials()[0].origin
+    new_process(monkeypatch)
+    REGISTRY.add(tmp_path / "two/gla.py")
+    with pytest.raises(UserError, match=r"the plug-in gla\.py is another one"):
+        resume(read_definition(Path("space.yaml")), Path("other"))
     REGISTRY.clear()
-    REGISTRY._plugins.update(before)
-    resolve._entries.clear()

@@ -11,8 +11,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from plugins import new_process
 from spaces import SEQUENCES, new_study
 
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
 from hybridkit.search.scheduler import SearchProgress, run_search
@@ -21,6 +23,14 @@ from hybridkit.search.study import open_study, resume
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.lock import Lock
 
+NOTHING = """\
+from hybridkit.block import Block, Layer
+class _Pass(Layer):
+    def forward(self, x, state=None, *, window=None, document_starts=None): return x, ()
+class Nothing(Block):
+    def build(self, dims): return _Pass()
+    def flops(self, dims, tokens, window=None, count="exact"): return 0
+"""
 TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"
 
 
@@ -57,7 +67,8 @@ def losses(run: Run) -> list[float]:
 
 @pytest.mark.slow
 def test_after_kills_of_workers_every_step_is_there_once(tmp_path: Path) -> None:
-    calm, killed = (new_study(tmp_path, SEQUENCES + TRIAL, name) for name in ("calm", "killed"))
+    text = SEQUENCES + TRIAL.replace("seeds: 2", "seeds: 1")
+    calm, killed = (new_study(tmp_path, text, name) for name in ("calm", "killed"))
     run_search(calm, 1, Signaller(0, 0))
     signaller = Signaller(signal.SIGKILL, 2)
     run_search(killed, 2, signaller)
@@ -66,7 +77,7 @@ def test_after_kills_of_workers_every_step_is_there_once(tmp_path: Path) -> None
     assert [trial.params for trial in killed.trials()] == [trial.params for trial in calm.trials()]
     assert [trial.values for trial in killed.trials()] == [trial.values for trial in calm.trials()]
     runs = sorted(path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").glob("trials/*/seed-*"))
-    assert len(runs) == 4
+    assert len(runs) == 2
     for run in runs:
         assert losses(Run(tmp_path / "killed" / run)) == losses(Run(tmp_path / "calm" / run)) != []
 
@@ -90,8 +101,8 @@ def test_a_pruned_trial_has_a_checkpoint_to_continue_from(tmp_path: Path) -> Non
     text = """
 extends: base.yaml
 space: {train.lr: [3e-2, 3e-3, 1e-6, 2e-6]}
-trial: {steps: 120, train: {min_lr: 0, schedule: constant, checkpoint_every: 1000, validate_every: 1000}}
-pruner: {min_steps: 20, factor: 2}
+trial: {steps: 60, train: {min_lr: 0, schedule: constant, checkpoint_every: 1000, validate_every: 1000}}
+pruner: {min_steps: 10, factor: 2}
 sampler: grid
 """
     study = new_study(tmp_path, text)
@@ -101,19 +112,26 @@ sampler: grid
     assert states[1e-6] == states[2e-6] == "pruned"
     pruned = next(trial for trial in study.trials() if trial.state == "pruned")
     run = Run(study.trial_folder(pruned.number) / "seed-0")
-    assert "step 20" in pruned.reason and 20 <= len(losses(run)) < 120
+    assert "step 10" in pruned.reason and 10 <= len(losses(run)) < 60
     assert run.newest().checkpoint, "a stopped run has a checkpoint"
 
 
 @pytest.mark.slow
-def test_a_failed_trial_has_a_reason_and_the_study_continues(tmp_path: Path) -> None:
+def test_a_failed_trial_has_a_reason_and_the_study_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a block that a plug-in brings, which the worker is told of."""
     text = """
 extends: base.yaml
-space: {data.sequence: [2, 16]}
+space:
+  data.sequence: [2, 16]
+  pattern: [nothing, mlstm]
 sampler: grid
 """
+    new_process(monkeypatch)
+    (tmp_path / "nothing.py").write_text(NOTHING)
+    REGISTRY.add(tmp_path / "nothing.py", named=True)
     study = new_study(tmp_path, text)
-    run_search(study, 1, Signaller(0, 0))
+    run_search(study, 1, Signaller(0, 0), REGISTRY.plugins)
+    REGISTRY.clear()
     failed, done = study.trials()
     assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
     assert done.state == "done"

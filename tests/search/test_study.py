@@ -29,13 +29,13 @@ def choices(trials: list[Trial]) -> list[Params]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_gives_the_same_study_even_when_it_is_interrupted(sampler: str, tmp_path: Path) -> None:
-    text = f"{SEQUENCES}{BUDGET}sampler: {sampler}\ntrials: 14\n"
+    text = f"{SEQUENCES}{BUDGET}sampler: {sampler}\ntrials: 8\n"
     whole = try_all(new_study(tmp_path, text, "whole"), full_attention)
     parts = new_study(tmp_path, text, "parts")
-    for most in (3, 6, 20):
+    for most in (2, 4, 20):
         trials = try_all(parts, full_attention, most)
         parts = open_study(tmp_path / "parts")
-    assert choices(trials) == choices(whole) and len(whole) == 14
+    assert choices(trials) == choices(whole) and len(whole) == 8
     assert [trial.proposals for trial in trials] == [trial.proposals for trial in whole]
     other = try_all(new_study(tmp_path, f"{text}seed: 1\n", "other"), full_attention)
     assert choices(other) != choices(whole)
@@ -51,12 +51,12 @@ def test_a_random_study_is_the_same_whatever_the_order_in_which_trials_end(tmp_p
 
 @pytest.mark.slow
 def test_a_grid_tries_every_point_that_is_within_the_budget_once(tmp_path: Path) -> None:
-    study = new_study(tmp_path, SEQUENCES + BUDGET + "sampler: grid\n")
+    study = new_study(tmp_path, SEQUENCES.replace("length: 4", "length: 3") + BUDGET + "sampler: grid\n")
     trials = try_all(study, full_attention)
     points = [study.factory.make(params) for params in study.definition.space.grid()]
     within = {point.key for point in points if study.factory.check_budget(point).violation == 0}
     assert {trial.key for trial in trials} == within and len(trials) == len(within)
-    assert study.storage.read_counts() == (256, 256 - len(within), 0) and 0 < len(within) < 256
+    assert study.storage.read_counts() == (64, 64 - len(within), 0) and 0 < len(within) < 64
 
 
 def test_choices_with_the_same_recipe_are_one_trial_whose_value_both_have(tmp_path: Path) -> None:
@@ -83,7 +83,8 @@ def refusal(text: str, folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "grid"])
 def test_a_budget_that_nothing_meets_is_refused_with_the_nearest_candidate(sampler: str, tmp_path: Path) -> None:
-    text = SEQUENCES + f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
+    text = SEQUENCES.replace("length: 4", "length: 3")
+    text += f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
     factory = CandidateFactory(definition := read_definition(write_space(tmp_path, text)))
     fewest = min(factory.make(params).costs("params") for params in definition.space.grid())
     said = refusal(text, tmp_path)

@@ -1,28 +1,56 @@
-"""This package's own format: weights as safetensors, sizes and layers as JSON, and the tokenizer."""
+"""This package's own format: weights as safetensors, sizes and layers as JSON, recipe and tokenizer.
+
+`hybridkit.load`, `generate` and `eval` open such a folder like a run (`hybridkit.runs.run`): it holds the run's recipe,
+and a manifest that vouches for the weights.
+"""
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 
 from hybridkit.block import Entry, window_of
 from hybridkit.hub.family import Family
+from hybridkit.hub.files import write_json
 from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import dump
+from hybridkit.runs.manifest import NAME, WEIGHTS, sealed, stamp
+from hybridkit.runs.plugin_copies import FOLDER
+from hybridkit.runs.run import RUN_RECIPE, Run
 from hybridkit.runs.weights import weights_of
+from hybridkit.system.files import FILES
 
 
 class Hybridkit(Family):
-    """`model.safetensors`, `config.json` and, but for bytes, `tokenizer.json`."""
+    """hybridkit's own: `model.safetensors`, `config.json`, `recipe.yaml`, `manifest.json`, the tokenizer."""
 
-    def export(self, model: Model, folder: Path) -> None:
-        save_file(weights_of(model), folder / "model.safetensors", metadata={"format": "pt"})
-        config = json.dumps(config_of(model), indent=2) + "\n"
-        (folder / "config.json").write_text(config, encoding="utf-8")
-        assert model.tokenizer is not None
+    opened_by = """\
+import hybridkit
+
+model = hybridkit.load("{folder}")
+context = model.prefill("def ")
+ids = [int(token) for token in model.generate(context, max_tokens=50)]
+print(model.tokenizer.decode(ids).decode(errors="replace"))"""
+
+    def check(self, plan: Plan) -> None:
+        """Every plan can be said."""
+
+    def export(self, model: Model, run: Run, folder: Path, dtype: torch.dtype | None = None) -> None:
+        assert model.tokenizer and model.recipe
+        weights = weights_of(model)
+        FILES.tensors(folder / WEIGHTS, {name: t.to(dtype or t.dtype).contiguous() for name, t in weights.items()})
+        write_json(folder / "config.json", config_of(model))
+        (folder / RUN_RECIPE).write_text(dump(model.recipe), encoding="utf-8")
         model.tokenizer.save(folder)
+        if (record := run.record()) and record.code:
+            shutil.copytree(run.path / FOLDER, folder / FOLDER, symlinks=True)
+        if record:
+            files = {WEIGHTS: stamp(folder / WEIGHTS)}
+            (folder / NAME).write_bytes(sealed(record.model_copy(update={"files": files})))
 
 
 def config_of(model: Model) -> dict[str, Any]:
@@ -30,7 +58,7 @@ def config_of(model: Model) -> dict[str, Any]:
     plan = model.plan
     return {
         "format": "hybridkit",
-        "version": 2,  # 1: without embedding_scale
+        "version": 3,  # 1: without embedding_scale; 2: sizes that follow from others are null
         "pattern": plan.pattern,
         "width": plan.dims.width,
         "heads": plan.dims.heads,
@@ -40,12 +68,12 @@ def config_of(model: Model) -> dict[str, Any]:
         "logit_cap": plan.config.logit_cap,
         "norm_eps": plan.config.norm_eps,
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,
-        "layers": [_entry(entry) for entry in plan.entries],
+        "layers": [_entry(entry, plan) for entry in plan.entries],
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
-    block, policy = entry.block, window_of(entry.block)
+def _entry(entry: Entry, plan: Plan) -> dict[str, Any]:
+    block, policy = entry.block.resolved(plan.dims), window_of(entry.block)
     arguments = block.model_dump(exclude={"window"}) if policy else block.model_dump()
     window = {"policy": str(policy), "largest": policy.largest} if policy else None
     return {"block": block.name(), "arguments": arguments, "window": window}

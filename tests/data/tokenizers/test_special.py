@@ -140,7 +140,7 @@ spelled = st.sampled_from([*SPECIAL, "＜/s＞", "</S>", "<EOS>", "[EOS]", "x</s
 documents = st.lists(spelled | st.text(max_size=3), max_size=8).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(documents)
 def test_no_text_gives_the_end(kind: tuple[Any, Tokenizer], text: str) -> None:
     make, tokenizer = kind
@@ -162,7 +162,7 @@ def test_special_tokens_keep_their_ids(kind: tuple[Any, Tokenizer]) -> None:
             )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.sampled_from([*TEXT, "x", " " * 9, "\n\n", "12345", "e\u0301", "the", "\r\n"]), max_size=60), st.data()
 )
@@ -185,7 +185,7 @@ def test_a_long_document_has_no_space_where_it_was_cut(kind: tuple[Any, Tokenize
         assert tokenizer.decode(ids).strip() == text.encode().strip() and lengths.sum() == len(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.sampled_from([*TEXT, " the", "日本語 🦊🏽", "\ufffd", "  "]), min_size=1, max_size=3).map("".join),
     st.data(),

@@ -1,0 +1,64 @@
+"""The model card, README.md: what the model is, how it was trained, what was measured, and how it is opened."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from hybridkit.hub.family import Family
+from hybridkit.model.model import Model
+from hybridkit.runs.run import Run
+from hybridkit.runs.weights import weights_of
+
+
+def card(run: Run, model: Model, family: Family, folder: str) -> str:
+    """The text of README.md for an export to a folder of this name."""
+    head = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [hybridkit]\n---\n"
+    parts = [f"{head}# {run.path.name}", *_model(model, family), *_training(run), _use(family, folder)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(model: Model, family: Family) -> list[str]:
+    plan, count = model.plan, sum(tensor.numel() for tensor in weights_of(model).values())
+    policies = {str(policy): policy.largest for policy in plan.policies if policy}
+    rows = [
+        ("pattern", f"`{plan.pattern}`"),
+        ("parameters", f"{count:,}"),
+        ("width, heads, vocabulary", f"{plan.dims.width}, {plan.dims.heads}, {plan.dims.vocab}"),
+        ("format", family.name()),
+        *((f"window in training `{said}`", f"here always {largest}") for said, largest in policies.items()),
+    ]
+    return [
+        "A language model made with hybridkit: one pattern says its stack of layers.",
+        _table("model", rows),
+    ]
+
+
+def _training(run: Run) -> list[str]:
+    """Training and figures, as far as the run says them."""
+    recipe, lines = run.recipe.recipe, run.metrics().lines
+    if not lines:
+        return ["The weights come from another checkpoint; this run holds no record of their training."]
+    train, data, last = recipe.train, recipe.data, lines[-1]
+    rows = [
+        ("steps", f"{last['step']:,} of {train.steps:,}, {train.batch_tokens:,} tokens each"),
+        ("text", f"`{_source(data.source)}`, sequences of {data.sequence:,}"),
+        ("tokenizer", f"`{_source(data.tokenizer)}`"),
+        ("learning rate", f"{train.lr:g} to {train.min_lr:g}, {train.schedule}"),
+    ]
+    names = ("loss", "val_loss", "val_bits_per_byte")
+    found = {name: line[name] for line in lines for name in names if line.get(name) is not None}
+    figures = [(name, f"{found[name]:.4f}") for name in names if name in found]
+    return [_table("training", rows), *([_table("last figures", figures)] if figures else [])]
+
+
+def _source(said: object) -> str:
+    """A source or tokenizer by the last part of its path, which says nothing of the machine."""
+    return PurePath(said).name if isinstance(said, str) else ", ".join(_source(one["source"]) for one in said)  # type: ignore
+
+
+def _use(family: Family, folder: str) -> str:
+    return f"```python\n{family.opened_by.format(folder=folder)}\n```"
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> str:
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -1,0 +1,28 @@
+"""MinistralForCausalLM: layers with one sliding window and layers with full attention, in any order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridkit.hub.families._llama_like import LlamaLike
+from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.families.mistral import Mistral
+from hybridkit.hub.fields import Fields
+from hybridkit.hub.stack import CannotSay
+
+
+class Ministral(LlamaLike):
+    """Ministral: `[swa:W*2, sa]*N`."""
+
+    preference = 30
+    model_type = "ministral"
+    architecture = "MinistralForCausalLM"
+    defaults = Mistral.defaults
+
+    def windows(self, fields: Fields, layers: int) -> list[int | None]:
+        return layer_windows(fields, layers, [fields.take("sliding_window") is not None] * layers)
+
+    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
+        if not all(turned):
+            raise CannotSay("every layer has rotary positions")
+        return layer_types(windows)

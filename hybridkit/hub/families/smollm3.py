@@ -1,0 +1,38 @@
+"""SmolLM3ForCausalLM: some layers without positions, windows in some layers; tied unless the config says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridkit.hub.families._llama_like import LlamaLike
+from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.fields import Fields
+
+
+class SmolLM3(LlamaLike):
+    """SmolLM3: `[sa*3, sa(theta=null)]*N`."""
+
+    preference = 40
+    model_type = "smollm3"
+    architecture = "SmolLM3ForCausalLM"
+    common = {"hidden_act": "silu", "attention_dropout": 0.0, "attention_bias": False, "mlp_bias": False}
+    defaults = {
+        "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "rope_theta": 2000000.0,
+        "tie_word_embeddings": True, "no_rope_layer_interval": 4,
+    }  # fmt: skip
+
+    def turned(self, fields: Fields, layers: int) -> list[bool]:
+        every = fields.whole("no_rope_layer_interval")
+        said = fields.each("no_rope_layers", layers, 0, 1)
+        return [bool(turns) for turns in said] if said else [(i + 1) % every != 0 for i in range(layers)]
+
+    def windows(self, fields: Fields, layers: int) -> list[int | None]:
+        used = fields.switch("use_sliding_window")
+        fields.harmless("sliding_window", "layer_types")
+        usual = [used and fields.take("sliding_window") and not turns for turns in self.turned(fields, layers)]
+        return layer_windows(fields, layers, usual) if used else [None] * layers
+
+    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
+        said = {"no_rope_layers": [int(turns) for turns in turned], "use_sliding_window": any(windows)}
+        return {**layer_types(windows), **said}

@@ -1,0 +1,165 @@
+"""A checkpoint of transformers becomes a run at step 0: recipe, tokenizer and weights.
+
+Read are config.json, safetensors and tokenizer.json; no code of the folder is run. The run is put together in a hidden
+folder beside its place and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from hybridkit.data.tokenizer import SAVED, Tokenizer
+from hybridkit.hub.family import FAMILY, HINT, Family
+from hybridkit.hub.fields import Fields
+from hybridkit.hub.files import Shards, read_json
+from hybridkit.hub.tokenizer import read_tokenizer
+from hybridkit.hub.weights import read_weights
+from hybridkit.language.printer import canonical
+from hybridkit.model.config import ModelConfig
+from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.recipe.files import dump
+from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.schema import Recipe
+from hybridkit.registry.registry import REGISTRY
+from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.files import FILES
+from hybridkit.system.pydantic_errors import first_error
+
+ENGINE = "import"  # what the manifest names in place of an engine
+NOT_KNOWN = "not known"  # what a checkpoint was trained on
+_SEQUENCES = (8192, 4096, 2048, 1024)  # data.sequence of the recipe: the longest that the config allows for
+
+
+class Imported(NamedTuple):
+    """What an import made."""
+
+    run: Path
+    family: str
+    pattern: str
+    tensors: int
+
+
+def import_folder(folder: Path, run: Path) -> Imported:
+    """Make the run. Raises UserError where the run exists or the folder holds no checkpoint that our blocks equal."""
+    if os.path.lexists(run):
+        raise UserError(f"{run} exists; name a new folder with --run")
+    origin, config = folder / "config.json", _config(folder)
+    family = _family(config, origin)
+    recipe, plan = _described(family, config, origin)
+    tokenizer = read_tokenizer(folder, plan.dims.vocab)
+    named = "bytes" if tokenizer.digest == "bytes" else str((run / SAVED).resolve())
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
+    with Shards(folder) as shards:
+        weights = read_weights(family, plan, shards, str(folder))
+    with _whole(run) as part:
+        _write(Run(part), recipe, plan, tokenizer, weights)
+    return Imported(run, family.name(), plan.pattern, len(weights))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: should be an object")
+    return config
+
+
+def _family(config: dict[str, Any], origin: Path) -> Family:
+    """The family of a config.json. Raises UserError for one that is not known, or that brings code."""
+    families = {name: REGISTRY.get(FAMILY, name)() for name in REGISTRY.names(FAMILY)}
+    for family in families.values():
+        if family.reads(config):
+            return family
+    if HINT in families and config.get("format") == HINT:
+        raise UserError(f"{origin.parent} is an export of hybridkit's own format; it is opened as it is, like a run")
+    said = str(config.get("model_type"))[:60]
+    near = nearest(said, families)
+    hint = f"did you mean `{near}`?" if near else f"known are {', '.join(families)}"
+    code = " and its code (auto_map) is never run;" if "auto_map" in config else ""
+    raise UserError(f"{origin}: model_type: no family here reads {said!r};{code} {hint}")
+
+
+def _described(family: Family, config: dict[str, Any], origin: Path) -> tuple[Recipe, Plan]:
+    """Recipe and plan of a config.json."""
+    calls, options = family.describe(Fields(config, str(origin)))
+    longest = config.get("max_position_embeddings")
+    fitting = [n for n in _SEQUENCES if isinstance(longest, int) and n <= longest]
+    said = {
+        "pattern": canonical(calls),
+        "model": options,
+        "data": {"sequence": fitting[0] if fitting else _SEQUENCES[-1]},
+        "rules": CURRENT_RULES,
+    }
+    try:
+        recipe = Recipe.model_validate(said)
+        plan = _compile(recipe)
+        recipe = recipe.model_copy(update={"pattern": plan.pattern})
+    except ValidationError as error:
+        raise UserError(f"{origin}: {first_error(error)}") from error
+    except UserError as error:
+        raise UserError(f"{origin}: its model cannot be built: {error}") from error
+    return _with_policies(family, recipe, plan, config)
+
+
+def _compile(recipe: Recipe) -> Plan:
+    assert recipe.model.vocab
+    return compile_pattern(recipe.pattern, ModelConfig.of(recipe, recipe.model.vocab))
+
+
+def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str, Any]) -> tuple[Recipe, Plan]:
+    """The pattern that an export of ours was trained with, where the family says the same of it as of the plan."""
+    hint = config.get(HINT)
+    try:
+        other = recipe.model_copy(update={"pattern": hint["pattern"]})  # type: ignore[index]
+        changed = _compile(other)
+        if family.says_alike(plan, changed):
+            return other, changed
+    except (UserError, TypeError, KeyError, ValueError, AttributeError):
+        pass  # a hint changes nothing but policies: without it the model is the same
+    return recipe, plan
+
+
+@contextmanager
+def _whole(run: Path) -> Iterator[Path]:
+    """A hidden folder that becomes `run`; nothing is left where that fails."""
+    part = run.parent / f".{run.name}.{os.getpid()}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        FILES.rename(part, run)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
+    """The files of a run with one checkpoint, of step 0."""
+    run.recipe_file.write_text(dump(recipe), encoding="utf-8")
+    tokenizer.save(run.path)
+    folder = run.checkpoint_folder / "step-0"
+    folder.mkdir(parents=True)
+    FILES.tensors(folder / WEIGHTS, weights)
+    (folder / STATE).write_text(json.dumps({"step": 0, "position": 0}), encoding="utf-8")
+    manifest = Manifest(
+        step=0,
+        engine=ENGINE,
+        ranks=1,
+        threads=1,
+        versions={name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
+        data=NOT_KNOWN,
+        tokenizer=tokenizer.digest,
+        code={},
+        model=f"{plan.pattern} width={plan.dims.width} heads={plan.dims.heads} vocab={plan.dims.vocab}",
+        files={name: stamp(folder / name) for name in (WEIGHTS, STATE)},
+    )
+    (folder / NAME).write_bytes(sealed(manifest))

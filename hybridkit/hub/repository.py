@@ -1,0 +1,59 @@
+"""Repositories of the Hugging Face Hub: a checkpoint down, an export up. Needs huggingface_hub, and the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hybridkit.system.errors import MissingExtra, UserError
+from hybridkit.system.folders import explain
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_FILES = ["*.json", "*.safetensors"]  # no code, and no pickles
+
+
+def local_folder(source: str) -> Path:
+    """The folder of a source: itself, or the copy of a repository `NAME/NAME`, downloaded where it is not here yet.
+
+    Raises UserError where there is no such folder, or the repository cannot be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _NAME.fullmatch(source) or source.startswith("."):
+        raise UserError(explain(folder, "a folder with a checkpoint"))
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtra("huggingface_hub", "hf") from None
+    try:
+        return Path(snapshot_download(source, allow_patterns=_FILES))
+    except Exception as error:  # of its own, of httpx, and of the system
+        raise UserError(
+            f"{source}: {_said('no such folder, and the repository cannot be downloaded', error)}"
+        ) from error
+
+
+def push(folder: Path, repository: str, public: bool) -> str:
+    """Upload a folder to a repository, a new private one where there is none and not `public`; its address.
+
+    Raises UserError; the folder stays.
+    """
+    if not _NAME.fullmatch(repository):
+        raise UserError(f"--push {repository}: a repository is named NAME/NAME ({folder} is written)")
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise MissingExtra("huggingface_hub", "hf") from None
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+        return str(address)
+    except Exception as error:
+        raise UserError(f"--push {repository}: {_said(f'{folder} is written, but not uploaded', error)}") from error
+
+
+def _said(what: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{what}: {lines[0][:200] if lines else type(error).__name__}"

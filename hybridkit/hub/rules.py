@@ -1,0 +1,40 @@
+"""How the weights of two programs correspond: names, and for some a function of tensors, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+Convert = Callable[[list[Tensor]], list[Tensor]]  # tensors in the order of names; views and copies, no arithmetic
+
+
+def same(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors that differ in nothing but their names."""
+    return tensors
+
+
+class Rule(NamedTuple):
+    """Some weights under our names and under theirs, and how one becomes the other."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    to_ours: Convert = same
+    to_theirs: Convert = same
+
+
+def rename(pairs: Iterable[tuple[str, str]]) -> list[Rule]:
+    """A rule a pair of names, ours and theirs."""
+    return [Rule((ours,), (theirs,)) for ours, theirs in pairs]
+
+
+def names_below(prefix: str, other: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs `prefix.ours`, `other.theirs`, for a table of ours to theirs."""
+    return ((f"{prefix}.{ours}", f"{other}.{theirs}") for ours, theirs in names.items())
+
+
+def to_theirs(rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Their tensors by name, one rule at a time."""
+    for rule in rules:
+        yield from zip(rule.theirs, rule.to_theirs([weights[name] for name in rule.ours]), strict=True)

@@ -1,0 +1,108 @@
+"""Every family: a random instance of transformers, imported, exported, opened and imported again.
+
+The tolerance is relative to the largest value: fp32 keeps 7 digits, and some layers of sums lose about one of them.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from checkpoint import LLAMA, greedy, instance, opened, save
+from torch import nn
+from torch.nn import functional as F
+
+import hybridkit
+from hybridkit.hub.export import choose, export_run
+from hybridkit.hub.importing import import_folder
+from hybridkit.hub.rules import to_theirs
+from hybridkit.inference.language_model import LanguageModel
+from hybridkit.runs.run import Run
+from hybridkit.runs.weights import weights_of
+
+pytest.importorskip("transformers", reason="needs the hf extra")
+pytestmark = pytest.mark.slow
+
+
+class Case(NamedTuple):
+    """A class of transformers with settings, and what comes of it."""
+
+    name: str
+    settings: dict[str, Any]
+    pattern: str
+    family: str  # that its export is of
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+MIXED = {"sliding_window": 8, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]}
+CASES = [
+    Case("Llama", {**LLAMA, "num_hidden_layers": 2}, "sa(kv_heads=2)*2", "llama"),
+    Case(
+        "Llama",
+        {**LLAMA, "num_hidden_layers": 2, "head_dim": 6, "tie_word_embeddings": True,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        "sa(kv_heads=2,head=6,theta=500000)*2", "llama",
+    ),
+    Case("Mistral", {**LLAMA, "num_hidden_layers": 2, "sliding_window": 8}, "swa(kv_heads=2):8*2", "mistral"),
+    Case("Ministral", {**LLAMA, **MIXED, "head_dim": 8}, "[swa(kv_heads=2):8*2, sa(kv_heads=2)]", "ministral"),
+    Case("Qwen3", {**LLAMA, "num_hidden_layers": 2, "head_dim": 8}, "sa(kv_heads=2,qk_norm=true)*2", "qwen3"),
+    Case(
+        "Qwen3", {**LLAMA, **MIXED, "head_dim": 8, "use_sliding_window": True},
+        "[swa(kv_heads=2,qk_norm=true):8*2, sa(kv_heads=2,qk_norm=true)]", "qwen3",
+    ),
+    Case(
+        "SmolLM3", {**LLAMA, **MIXED, "use_sliding_window": True, "no_rope_layers": [1, 1, 0]},
+        "[swa(kv_heads=2,theta=2000000):8*2, sa(kv_heads=2,theta=null)]", "smollm3",
+    ),
+    Case(
+        "xLSTM",
+        {"vocab_size": 257, "hidden_size": 128, "num_heads": 2, "num_hidden_layers": 2, "eos_token_id": 256,
+         "autocast_kernel_dtype": "float32", "pad_token_id": None, "bos_token_id": None},
+        "mlstm*2", "xlstm",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case.name}" for n, case in enumerate(CASES)])
+def test_in_and_out(case: Case, tmp_path: Path) -> None:
+    theirs = instance(case.name, **case.settings)
+    run = import_folder(save(theirs, tmp_path / "theirs"), tmp_path / "run").run
+    ours = hybridkit.load(run)
+    assert ours.plan.pattern == case.pattern
+    same_function(ours, theirs)
+
+    family = export_run(run, tmp_path / "out").family
+    assert family == case.family
+    again = opened(tmp_path / "out")
+    assert type(again) is type(theirs)
+    ids = torch.randint(257, (2, 40))
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, theirs(ids).logits)
+
+    back = Run(import_folder(tmp_path / "out", tmp_path / "back").run)
+    assert back.recipe.recipe.pattern == Run(run).recipe.recipe.pattern
+    before, after = Run(run).weights(), back.weights()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
+    """Logits, gradients of every weight, and 64 greedy tokens from the cache."""
+    ids = torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(1))
+    targets = ids.roll(-1, 1)
+    ours.requires_grad_(True)
+    logits = theirs(ids, use_cache=False).logits
+    assert (ours(ids)[0] - logits).abs().max() <= 1e-5 * logits.abs().max()
+    ours(ids, targets=targets)[0].backward()
+    F.cross_entropy(theirs(ids, use_cache=False).logits.flatten(0, 1), targets.flatten(), reduction="sum").backward()
+    grads = {name: parameter.grad for name, parameter in ours.named_parameters() if name in weights_of(ours)}
+    family = choose(ours.plan)[0]
+    found = dict(to_theirs(family.rules(ours.plan), grads))
+    right = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert found.keys() == right.keys()
+    largest = max(grad.abs().max() for grad in right.values())
+    for name, grad in found.items():  # some gradients are small sums of large terms, as those of gates' biases
+        assert (grad - right[name]).abs().max() <= 5e-5 * max(right[name].abs().max(), largest / 100), name
+    context = ours.requires_grad_(False).prefill(ids[:1, :20])
+    assert [int(one) for one in ours.generate(context, max_tokens=64, temperature=0)] == greedy(
+        theirs, ids[:1, :20], 64
+    )
