@@ -36,8 +36,9 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, no_autocast, recurrent_, tiles, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, recurrent_, tiles
 from hybridkit_blocks.ops.mlstm_span import columns
+from hybridkit_blocks.ops.precision import no_autocast, wide
 
 GATE_CAP = 15.0
 

@@ -19,7 +19,6 @@ Letters: B batch, H heads, T tokens, K and V width of a key and of a value; furt
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import mlstm_span as span
 from hybridkit_blocks.ops.mlstm_gates import Gates
+from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
 SPAN_ELEMENTS = 2**21  # elements of a work tensor at most (docs/decisions/05-custom-autograd-on-a-cpu.md)
@@ -43,18 +43,6 @@ class MlstmState(NamedTuple):
     C: Tensor
     n: Tensor
     m: Tensor
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type that gates, sums and states have: fp32, or float64 under float64."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def no_autocast(t: Tensor) -> AbstractContextManager[object]:
-    """Autocast off for t's device, where it is on (the meta device has none)."""
-    device = t.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def tiles(tokens: int) -> tuple[int, int]:

@@ -32,7 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise, no_autocast, wide
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
+from hybridkit_blocks.ops.precision import no_autocast, wide
 
 CellFunction = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, MlstmState | None, Tensor | None], tuple[Tensor, MlstmState]

@@ -15,8 +15,20 @@ VARIANTS = [
     "swa(kv_heads=2,qk_norm=projection,rope=.5,gate=true,sinks=true,softcap=2,bias=true):stoch(4,40)",
     "ffn(width=7)",
 ]
-BLOCKS = ["sa", "swa:16", "mlstm(heads=2)", "ffn", *(pytest.param(text, marks=pytest.mark.slow) for text in VARIANTS)]
-ROUNDED = ["sa(heads=2,kv_heads=1,head=6,qk_norm=true)", "swa:16", "mlstm", "ffn"]
+MIXERS = [
+    "sa",
+    "swa:16",
+    "mlstm(heads=2)",
+    "conv(bias=true)",
+]
+BLOCKS = [*MIXERS, "ffn", *(pytest.param(text, marks=pytest.mark.slow) for text in VARIANTS)]
+ROUNDED = [
+    "sa(heads=2,kv_heads=1,head=6,qk_norm=true)",
+    "swa:16",
+    "mlstm",
+    "conv",
+    "ffn",
+]
 PRECISIONS = [testing.BF16, testing.AUTOCAST]
 
 
@@ -42,6 +54,6 @@ def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Ari
     law(block(text), DIMS, precision)
 
 
-@pytest.mark.parametrize("text", ["sa", "swa:16", "mlstm"])
+@pytest.mark.parametrize("text", MIXERS)
 def test_a_mixer_names_what_its_cost_is_held_to_and_lets_gradients_through_its_state(text: str) -> None:
     assert block(text).cost_reference(DIMS, 5) is not None and block(text).differentiable_state
