@@ -38,7 +38,7 @@ def _options(
 
 
 def _add(module: ModuleType) -> None:
-    """A verb is the function named like its module (`import_` without its underscore); its summary is the first sentence of its docstring, uncut."""
+    """A verb is the function named like its module; its summary is its docstring's first sentence, uncut."""
     name = module.__name__.rpartition(".")[2]
     verb: Callable[..., None] = getattr(module, name)
     first = " ".join(inspect.cleandoc(verb.__doc__ or "").split("\n\n")[0].split())
