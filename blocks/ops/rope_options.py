@@ -31,7 +31,7 @@ class RopeOptions(Block):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         given = [
-            name for name in RopeOptions.model_fields if getattr(self, name) != RopeOptions.model_fields[name].default
+            name for name in RopeOptions.positional() if getattr(self, name) != RopeOptions.model_fields[name].default
         ]
         if self.scaling is None:
             if given:

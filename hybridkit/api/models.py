@@ -6,6 +6,7 @@ from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as
 from hybridkit.model.plan import compile_pattern
+from hybridkit.recipe.section import Combination, NormPlacement
 
 
 def build(
@@ -18,13 +19,29 @@ def build(
     logit_cap: float | None = None,
     norm_eps: float = 1e-6,
     embedding_scale: float | None = None,
+    residual_scale: float = 1.0,
+    logit_scale: float = 1.0,
+    norm: NormPlacement = "pre",
+    branches: Combination = "sum",
 ) -> LanguageModel:
     """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
+
+    The options are those of a recipe's `model:` (docs/recipes.md).
 
     Raises PatternError for a mistake in the pattern.
     """
     config = ModelConfig(
-        width, heads, vocab, tie=tie, logit_cap=logit_cap, norm_eps=norm_eps, embedding_scale=embedding_scale
+        width,
+        heads,
+        vocab,
+        tie=tie,
+        logit_cap=logit_cap,
+        norm_eps=norm_eps,
+        embedding_scale=embedding_scale,
+        residual_scale=residual_scale,
+        logit_scale=logit_scale,
+        norm=norm,
+        branches=branches,
     )
     return LanguageModel(compile_pattern(pattern, config))
 

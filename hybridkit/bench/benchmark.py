@@ -27,8 +27,8 @@ from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.loading import plan as compile_recipe
-from hybridkit.model.model import Residual
 from hybridkit.model.plan import Plan
+from hybridkit.model.residual import Residual, Windows
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
@@ -61,7 +61,7 @@ class BenchJob:
 
     @property
     def windows(self) -> list[GivenWindow]:
-        """The window of every entry."""
+        """The window of every branch."""
         return [window_limit(policy, self.window) for policy in self.plan.policies]
 
     @property
@@ -76,7 +76,7 @@ class StepPart(NamedTuple):
     name: str
     kind: str
     times: int
-    window: GivenWindow
+    window: GivenWindow | list[GivenWindow]  # one a branch where there are several
     flops: int
     run: Callable[[], object]
 
@@ -234,12 +234,15 @@ def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     stream = torch.randn(*batch.tokens.shape, plan.dims.width, dtype=model.norm.weight.dtype, device=job.device)
     handed = for_graphs(plan, windows) if job.train.compile else windows
     parts = []
+    spans = {entry: (layer, own) for entry, (layer, own) in zip(plan.entries, model.spans(), strict=True)}
     for entry, times in Counter(plan.entries).items():
-        index = plan.entries.index(entry)
-        layer, block = model.layers[index], entry.block
-        through = partial(_through, _alone(layer, handed[index], batch, model.recompute), [layer], stream, autocast)
-        flops = TRAINING * job.batch * block.flops(plan.dims, job.sequence, windows[index])
-        parts.append(StepPart(str(block), block.name(), times, windows[index], flops, through))
+        layer, own = spans[entry]
+        through = partial(_through, _alone(layer, handed[own], batch, model.recompute), [layer], stream, autocast)
+        asked = zip(entry.branches, windows[own], strict=True)
+        flops = TRAINING * job.batch * sum(block.flops(plan.dims, job.sequence, window) for block, window in asked)
+        window = windows[own] if len(entry.branches) > 1 else windows[own][0]
+        kind = " | ".join(block.name() for block in entry.branches)
+        parts.append(StepPart(str(entry), kind, times, window, flops, through))
     embed = partial(_through, lambda _: model.embedding(batch.tokens), [model.embedding], stream, autocast)
     parts.append(StepPart("embedding", "embedding", 1, None, 0, embed))
     ends = [model.norm, model.head]
@@ -248,12 +251,12 @@ def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     return [*parts, StepPart("norm, head, loss", "head", 1, None, flops, end)]
 
 
-def _alone(layer: Residual, window: GivenWindow | Tensor, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
+def _alone(layer: Residual, windows: Windows, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
     """One layer as the stack runs it: (B, T, D) to (B, T, D)."""
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 
     def through(x: Tensor) -> Tensor:
-        y: Tensor = run(x, None, window, batch.document_starts)[0]
+        y: Tensor = run(x, None, windows, batch.document_starts)[0]
         return y
 
     return through

@@ -8,7 +8,7 @@ A block file holds one public `Block` class, and a window file one public `Windo
 in a pattern. Neither needs anything of hybridkit but this module. The laws they keep are in `hybridkit.testing`.
 """
 
-from hybridkit.block.block import Block, Count, Dims, Entry, window_of
+from hybridkit.block.block import Block, Count, Dims, Entry, NormPlacement, window_of
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
@@ -35,6 +35,7 @@ __all__ = [
     "GivenWindow",
     "Layer",
     "Linear",
+    "NormPlacement",
     "SequenceParallel",
     "Spec",
     "State",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field
 
 from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
 from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow, Window
 
+NormPlacement = Literal["pre", "post", "both", "none"]
 Count = Literal["exact", "paper", "hardware"]
 
 
@@ -33,12 +36,27 @@ class Dims:
 
 
 class Block(Spec, ABC):
-    """What a pattern entry says: a kind of layer with its arguments. Parameters and state bytes are derived from it."""
+    """What a pattern entry says: a kind of layer with its arguments. Parameters and state bytes are derived from it.
+
+    Every block takes the arguments in `options`, by key alone. They say how the model calls the layer, which knows
+    nothing of them: `norm`, where the entry is normalized (None: as `model.norm` says), and the factors of the layer's
+    input, after the norm, and of its output. The fields of a subclass have other names.
+    """
 
     kind: ClassVar[str] = "block"
+    options: ClassVar[tuple[str, ...]] = ("norm", "in_scale", "out_scale")
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
+    norm: NormPlacement | None = None
+    in_scale: float = Field(1.0, gt=0)
+    out_scale: float = Field(1.0, gt=0)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises TypeError where a field of the class has the name of an option."""
+        for name in set(Block.options) & set(inspect.get_annotations(cls)):
+            raise TypeError(f"{cls.__module__}: `{name}` is an argument of every block; call this field something else")
 
     @abstractmethod
     def build(self, dims: Dims) -> Layer:
@@ -87,8 +105,13 @@ class Block(Spec, ABC):
         """Which kernel runs on a device type (`cpu`, `cuda`), and why: what `hybridkit doctor` prints."""
         return "torch", "plain torch operations"
 
+    @classmethod
+    def positional(cls) -> tuple[str, ...]:
+        return tuple(name for name in cls.model_fields if name not in cls.options)
+
     def arguments(self) -> list[Argument]:
-        return [argument for argument in super().arguments() if not isinstance(argument[1], Window)]
+        said = [argument for argument in super().arguments() if not isinstance(argument[1], Window)]
+        return sorted(said, key=lambda argument: argument[0] in self.options)
 
     def __str__(self) -> str:
         return super().__str__() + (f":{_short(window)}" if (window := window_of(self)) else "")
@@ -106,6 +129,25 @@ def window_of(block: Block) -> Window | None:
 
 
 class Entry(NamedTuple):
-    """One element of the compiled stack, pre-norm and residual."""
+    """One element of the compiled stack: a block, or several side by side on the same normed input."""
 
-    block: Block
+    branches: tuple[Block, ...]
+
+    @property
+    def block(self) -> Block:
+        """The block of an entry with one branch."""
+        (block,) = self.branches
+        return block
+
+    @property
+    def is_mixer(self) -> bool:
+        """Whether it mixes over time."""
+        return all(block.is_mixer for block in self.branches)
+
+    @property
+    def norm(self) -> NormPlacement | None:
+        """Where it is normalized, the same in all branches; None: as the model says."""
+        return self.branches[0].norm
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.branches))

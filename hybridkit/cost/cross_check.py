@@ -44,7 +44,7 @@ def verify(plan: Plan) -> list[Check]:
     dims, x = small.dims, torch.randn(1, TOKENS, small.dims.width)
     head, logits = Head(dims.width, dims.vocab, None), TOKENS * head_flops(small)
     return [
-        *(_check(entry.block, dims, x, times) for entry, times in Counter(small.entries).items()),
+        *(_check(block, dims, x, times) for block, times in Counter(b.block for b in small.branches).items()),
         Check("head", logits, logits, _doubled(head, x), _products(head, x), 1),
     ]
 
@@ -63,7 +63,7 @@ def scaled_down(plan: Plan) -> Plan:
 
 def _fits(plan: Plan) -> bool:
     try:
-        return all(layer_parameters(entry.block, plan.dims) for entry in set(plan.entries))
+        return all(layer_parameters(block, plan.dims) for block in {branch.block for branch in plan.branches})
     except ValueError:
         return False
 

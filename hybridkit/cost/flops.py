@@ -15,6 +15,7 @@ import torch
 
 from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, padded_width, window_limit, window_of
 from hybridkit.model.plan import Plan, layer_parameters
+from hybridkit.model.residual import num_norms
 
 TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
 
@@ -48,7 +49,7 @@ class Parameters(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """The costs of one entry, its pre-norm included."""
+    """The costs of one entry, its norms included, or of one branch without norms."""
 
     parameters: int
     forward: Fraction  # FLOPs of one sequence, the mean over training steps and their windows
@@ -66,6 +67,11 @@ class Cost:
     settings: CostSettings
     parameters: Parameters
     layers: tuple[LayerCost, ...]
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes of the plan without its depth, on which no cost depends."""
+        return _sizes(self.plan)
 
     @property
     def _head(self) -> int:
@@ -112,17 +118,26 @@ class Cost:
 def cost(plan: Plan, settings: CostSettings) -> Cost:
     """All costs of a plan except its training memory (`hybridkit.cost.memory`)."""
     dims = _sizes(plan)
-    return Cost(plan, settings, parameters(plan), tuple(layer_cost(entry, dims, settings) for entry in plan.entries))
+    layers = (_entry_cost(entry, num_norms(entry, plan.config), dims, settings) for entry in plan.entries)
+    return Cost(plan, settings, parameters(plan), tuple(layers))
 
 
 @lru_cache(1 << 14)
-def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
-    """The costs of one entry."""
-    block, tokens = entry.block, settings.context
+def _entry_cost(entry: Entry, norms: int, dims: Dims, settings: CostSettings) -> LayerCost:
+    """The costs of one entry: of its branches and norms."""
+    first, *others = (layer_cost(block, dims, settings) for block in entry.branches)
+    whole = LayerCost(*map(sum, zip(first, *others, strict=True))) if others else first
+    return whole._replace(parameters=whole.parameters + norms * dims.width)
+
+
+@lru_cache(1 << 14)
+def layer_cost(block: Block, dims: Dims, settings: CostSettings) -> LayerCost:
+    """The costs of one branch, or of an entry's only block, without norms."""
+    tokens = settings.context
     window = window_limit(window_of(block), settings.window)
     return LayerCost(
-        _with_norm(block, dims),
-        _expected(entry, dims, settings),
+        layer_parameters(block, dims),
+        _expected(block, dims, settings),
         _flops(block, dims, tokens, window, settings.count),
         _decode(block, dims, window, settings),
         layer_state(block, dims, tokens, window, settings.batch, settings.dtype),
@@ -131,12 +146,12 @@ def layer_cost(entry: Entry, dims: Dims, settings: CostSettings) -> LayerCost:
 
 
 def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None = None, count: Count = "exact") -> int:
-    """FLOPs of one sequence of `tokens`, its head included. `windows`: one an entry; None: each policy's largest.
+    """FLOPs of one sequence of `tokens`, its head included. `windows`: one a branch; None: each policy's largest.
 
     Fast enough for every training step, since the blocks' answers are cached.
     """
-    dims, asked = _sizes(plan), zip(plan.entries, windows or [None] * len(plan.entries), strict=True)
-    return sum(_flops(e.block, dims, tokens, window, count) for e, window in asked) + tokens * head_flops(plan, count)
+    dims, asked = _sizes(plan), zip(plan.branches, windows or [None] * len(plan.branches), strict=True)
+    return sum(_flops(b.block, dims, tokens, window, count) for b, window in asked) + tokens * head_flops(plan, count)
 
 
 def head_flops(plan: Plan, count: Count = "exact") -> int:
@@ -148,14 +163,15 @@ def head_flops(plan: Plan, count: Count = "exact") -> int:
 
 def parameters(plan: Plan) -> Parameters:
     """The elements of a plan's weights, counted on the meta device."""
-    table = plan.dims.width * plan.dims.vocab
-    body = sum(_with_norm(entry.block, _sizes(plan)) for entry in plan.entries) + plan.dims.width
+    dims, table = _sizes(plan), plan.dims.width * plan.dims.vocab
+    body = sum(entry_parameters(plan, entry) for entry in plan.entries) + dims.width
     return Parameters(table, 0 if plan.config.tie else table, body)
 
 
-def _with_norm(block: Block, dims: Dims) -> int:
-    """Elements of an entry's weights: its layer's and its pre-norm's."""
-    return layer_parameters(block, dims) + dims.width
+def entry_parameters(plan: Plan, entry: Entry) -> int:
+    """The elements of an entry's weights: those of its branches and norms."""
+    dims = _sizes(plan)
+    return sum(layer_parameters(block, dims) for block in entry.branches) + num_norms(entry, plan.config) * dims.width
 
 
 def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
@@ -163,32 +179,32 @@ def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
     dims = _sizes(plan)
     return sum(
         layer_state(
-            e.block,
+            block,
             dims,
             settings.context,
-            window_limit(window_of(e.block), settings.window),
+            window_limit(window_of(block), settings.window),
             settings.batch,
             settings.dtype,
         )
-        for e in plan.entries
+        for _, _, block in plan.branches
     )
 
 
 @lru_cache(1 << 16)
 def layer_state(block: Block, dims: Dims, tokens: int, window: GivenWindow, batch: int, dtype: torch.dtype) -> int:
-    """Bytes of all tensors of one entry's state after `tokens`, with room for no more."""
+    """Bytes of all tensors of a layer's state after `tokens`, with room for no more."""
     state = block.init_state(dims, batch, tokens, window, device="meta", dtype=dtype)
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def _expected(entry: Entry, dims: Dims, settings: CostSettings) -> Fraction:
+def _expected(block: Block, dims: Dims, settings: CostSettings) -> Fraction:
     """The mean over training steps: every window of the policy counts by its share of them."""
-    policy = window_of(entry.block)
+    policy = window_of(block)
     if policy is None or settings.window is not None:
         window = window_limit(policy, settings.window)
-        return Fraction(_flops(entry.block, dims, settings.context, window, settings.count))
+        return Fraction(_flops(block, dims, settings.context, window, settings.count))
     shares = policy.probabilities().items()
-    asked = (Fraction(share) * _flops(entry.block, dims, settings.context, w, settings.count) for w, share in shares)
+    asked = (Fraction(share) * _flops(block, dims, settings.context, w, settings.count) for w, share in shares)
     return sum(asked, Fraction())
 
 

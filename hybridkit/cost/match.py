@@ -57,7 +57,7 @@ def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSetti
     wanted, own = (MEASURES[measure](described, settings) for described in (target, plan(other)))
     if not (wanted and own):
         raise UserError(f"--match {measure}: both recipes must have some, and one has none")
-    said = [str(entry.block) for entry in plan(other).written]
+    said = list(map(str, plan(other).written))
     step, unit = width_step(other), said[: period(said)]
 
     def resize(change: Resize, n: int) -> Loaded:

@@ -16,7 +16,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hybridkit.block import Entry, GivenWindow, window_limit, window_of
 from hybridkit.cost.flops import CostSettings, parameters
-from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.machine import Precision, weight_type
@@ -67,12 +66,12 @@ def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
 
 def activations(plan: Plan, training: Training, settings: CostSettings) -> Activations:
     """Of `micro_batch` sequences of `settings.context` tokens, at `settings.window` or else the largest windows."""
-    bare = Plan((), (), ModelConfig(plan.config.width, plan.config.heads, vocab=1))
-    around, stream = _kept(bare, None, training, settings.context)
+    bare = Plan((), (), replace(plan.config, vocab=1, tie=False, embedding_scale=None))
+    around, stream = _kept(bare, (), training, settings.context)
 
     def alone(entry: Entry) -> int:
-        window = window_limit(window_of(entry.block), settings.window)
-        return _kept(replace(bare, entries=(entry,)), window, training, settings.context)[0] - around
+        windows = tuple(window_limit(window_of(block), settings.window) for block in entry.branches)
+        return _kept(replace(bare, entries=(entry,)), windows, training, settings.context)[0] - around
 
     layers = [alone(entry) for entry in plan.entries]
     # The loss computes the gradients of its input and of the head's weight in forward (hybridkit.model.loss).
@@ -82,30 +81,30 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
 
 
 @lru_cache(1 << 12)
-def _kept(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
+def _kept(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
     """Bytes that a stack keeps for backward, and bytes of its output."""
-    (first, output), (second, longer) = (_fake_run(plan, window, training, length) for length in _LENGTHS)
+    (first, output), (second, longer) = (_fake_run(plan, windows, training, length) for length in _LENGTHS)
     along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
     # Under fp64 everything has twice the width that it has under fp32.
     width = weight_type(training.precision).itemsize // 4
     return width * int(first + along * (second - first)), width * int(output + along * (longer - output))
 
 
-def _fake_run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
+def _fake_run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
     # Imported here, since it brings torch's compiler with it: a second.
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     try:
         with FakeTensorMode():
-            return _run(plan, window, training, tokens)
+            return _run(plan, windows, training, tokens)
     except (
         DataDependentOutputException,
         DynamicOutputShapeException,
     ):  # the layer reads values, which fake tensors lack
-        return _run(plan, window, training, tokens)
+        return _run(plan, windows, training, tokens)
 
 
-def _run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tuple[int, int]:
+def _run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
     """One forward pass of the stack: bytes of the storages that autograd saved, weights left out, and of the output."""
     with Uninitialized():
         model = Model(plan)
@@ -120,7 +119,6 @@ def _run(plan: Plan, window: GivenWindow, training: Training, tokens: int) -> tu
         saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"),
     ):
-        windows = [window] * len(plan.entries)
         y, _ = model.hidden(torch.zeros(shape, dtype=torch.int64), windows=windows, document_starts=document_starts)
     own = _storages(list(model.parameters()))
     return sum(size for place, size in _storages(saved).items() if place not in own), y.numel() * y.element_size()

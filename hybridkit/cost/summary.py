@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from hybridkit.block import window_of
-from hybridkit.cost.flops import Cost, CostSettings, LayerCost, cost, total_state_bytes
+from hybridkit.block import Block, window_of
+from hybridkit.cost.flops import Cost, CostSettings, LayerCost, cost, layer_cost, total_state_bytes
 from hybridkit.cost.memory import ZERO_STAGES, Training, activations, persistent_memory
 from hybridkit.model.loading import plan
-from hybridkit.model.plan import Plan
+from hybridkit.model.plan import Plan, entry_branches
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.system.errors import UserError
@@ -110,13 +110,35 @@ def _memory(request: CostRequest) -> dict[str, Any]:
 
 
 def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
-    block = found.plan.entries[index].block
+    """A layer of the schema: an entry. One with several branches holds the same figures for each, without norms."""
+    branches = entry_branches(index, found.plan.entries[index])
+    if len(branches) == 1:
+        return _figures(found, index, branches[0].block, layer)
+    return {
+        "index": index,
+        "block": " | ".join(branch.block.name() for branch in branches),
+        "entry": str(found.plan.entries[index]),
+        "window": None,
+        **_sums(found, layer),
+        "branches": [
+            _figures(found, name, block, layer_cost(block, found.dims, found.settings)) for name, _, block in branches
+        ],
+    }
+
+
+def _figures(found: Cost, index: int | str, block: Block, layer: LayerCost) -> dict[str, Any]:
     window = window_of(block)
     return {
         "index": index,
         "block": block.name(),
         "entry": str(block),
         "window": None if window is None else str(window),
+        **_sums(found, layer),
+    }
+
+
+def _sums(found: Cost, layer: LayerCost) -> dict[str, Any]:
+    return {
         "params": layer.parameters,
         "forward_flops_per_token": as_number(layer.forward / found.settings.context),
         "state_bytes": layer.state,

@@ -38,7 +38,7 @@ class NamedSpec(Spec, ABC):
         place = CodeSource(cls.key, CodeSource.inline(text).lines)
         at = partial(error_at, place, text)
         call = pattern_tree(text, place)
-        if not isinstance(call, Call) or call.window:
+        if not isinstance(call, Call) or call.window or call.beside:
             raise at((0, len(text)), f"this is one call: {cls.name()}({', '.join(cls.usage())})")
         return read_call(call, cls, at)
 

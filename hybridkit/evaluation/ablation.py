@@ -1,4 +1,4 @@
-"""Ablation: a model in which the layers of one kind output zero."""
+"""Ablation: a model in which the layers of one kind, or one of them, output zero."""
 
 import itertools
 from collections.abc import Iterator
@@ -28,23 +28,31 @@ class SilentLayer(Layer):
 
 
 def check_ablation(plan: Plan, name: str) -> None:
-    """Raise UserError unless the stack has blocks of this name."""
-    known = sorted({entry.block.name() for entry in plan.entries})
-    if name not in known:
+    """Raise UserError unless the stack has blocks of this name, or a branch with this index, as 3 or 3.1."""
+    known = sorted({branch.block.name() for branch in plan.branches})
+    if not any(_chosen(plan, name)):
         hint = f"; did you mean `{close}`?" if (close := nearest(name, known)) else ""
-        raise UserError(f"--ablate {name}: the stack has no such block, only {', '.join(known)}{hint}")
+        last = plan.branches[-1].name
+        raise UserError(
+            f"--ablate {name}: the stack has no such block, only {', '.join(known)},"
+            f" and layers 0 to {last}, by their index{hint}"
+        )
+
+
+def _chosen(plan: Plan, name: str | None) -> list[bool]:
+    return [name in (branch.name, branch.block.name()) for branch in plan.branches]
 
 
 @contextmanager
 def ablated(model: Model, name: str | None) -> Iterator[Model]:
     """The model with the output of every `name` layer zeroed, restored afterwards; as it is where `name` is None."""
-    named = [entry.block.name() == name for entry in model.plan.entries]
-    chosen = list(itertools.compress(model.layers, named))
-    kept = [residual.layer for residual in chosen]
-    for residual in chosen:
-        residual.add_module(str(name), SilentLayer())
+    places = [(entry, place) for entry in model.layers for place in range(len(entry.layers))]
+    chosen = list(itertools.compress(places, _chosen(model.plan, name)))
+    kept = [entry.layers[place] for entry, place in chosen]
+    for entry, place in chosen:
+        entry.replace_layer(place, SilentLayer())
     try:
         yield model
     finally:
-        for residual, own in zip(chosen, kept, strict=True):
-            residual.add_module(str(name), own)
+        for (entry, place), own in zip(chosen, kept, strict=True):
+            entry.replace_layer(place, own)

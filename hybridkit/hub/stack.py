@@ -24,6 +24,9 @@ class Pair(NamedTuple):
 
 def pairs(plan: Plan, mixers: Sequence[str], ffns: Sequence[str] = ("ffn",)) -> list[Pair]:
     """The stack as layers of a mixer and an FFN. Raises CannotSay for another stack, or for other blocks."""
+    for index, entry in enumerate(plan.entries):
+        if len(entry.branches) > 1:
+            raise CannotSay(f"entry {index} has blocks side by side")
     blocks = [entry.block.resolved(plan.dims) for entry in plan.entries]
     for index, block in enumerate(blocks):
         if block.name() not in (ffns if index % 2 else mixers):

@@ -26,7 +26,7 @@ UNLIMITED = 1 << 20  # tokens, where a state does not grow
 
 def grows(plan: Plan) -> bool:
     """Whether a state of the plan grows with every token."""
-    blocks = {entry.block for entry in plan.entries}
+    blocks = {branch.block for branch in plan.branches}
     return any(_bytes(plan, block, UNLIMITED) != _bytes(plan, block, 2 * UNLIMITED) for block in blocks)
 
 

@@ -1,6 +1,6 @@
 """A context in a file: read a long document once, ask it many times.
 
-One safetensors file: the logits, and `<entry>.<field>` for every tensor of every state. Its metadata say which model
+One safetensors file: the logits, and `<branch>.<field>` for every tensor of every state. Its metadata say which model
 read the tokens (a hash of its layers and weights), and hold a hash of all the rest of the file.
 """
 
@@ -45,8 +45,8 @@ class About(BaseModel):
 def save_context(context: Context, model: Model, path: Path) -> None:
     """Write a context that `model` has read. Raises OSError, and then leaves `path` as it was."""
     tensors = {"logits": context.logits}
-    for entry, state in enumerate(context.states):
-        tensors |= {f"{entry}.{field}": tensor for field, tensor in zip(_fields(state), state, strict=True)}
+    for branch, state in zip(model.plan.branches, context.states, strict=True):
+        tensors |= {f"{branch.name}.{field}": tensor for field, tensor in zip(_fields(state), state, strict=True)}
     tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     about = {"version": _VERSION, "model": fingerprint(model), "tokens": context.tokens, "window": context.window}
     about["last"] = context.last
@@ -71,7 +71,7 @@ def fingerprint(model: Model) -> str:
     """A hash of everything that decides what a model computes: its layers, sizes and weights."""
     plan = model.plan
     layers = {
-        "entries": [str(entry.block) for entry in plan.entries],
+        "entries": list(map(str, plan.entries)),
         "dims": str(plan.dims),
         "cap": plan.config.logit_cap,
     }
@@ -79,6 +79,7 @@ def fingerprint(model: Model) -> str:
         layers["embedding_scale"] = plan.config.row_scale
     if plan.config.norm_eps != 1e-6:  # older files do not name it
         layers["norm_eps"] = plan.config.norm_eps
+    layers |= plan.config.stack_options()
     return _hash(layers, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 
@@ -87,11 +88,11 @@ def _context(model: Model, about: About, tensors: Mapping[str, Tensor]) -> Conte
     """The context in a file from any source. Raises various errors for tensors that do not fit."""
     logits = _fitting("logits", tensors, (-1, model.plan.dims.vocab), model.head.weight.dtype)
     states, windows = list[State](), model.fixed_windows(about.window)
-    for index, (entry, window) in enumerate(zip(model.plan.entries, windows, strict=True)):
-        like = entry.block.init_state(
+    for branch, window in zip(model.plan.branches, windows, strict=True):
+        like = branch.block.init_state(
             model.plan.dims, len(logits), about.tokens, window, device="meta", dtype=model.head.weight.dtype
         )
-        names = [f"{index}.{field}" for field in _fields(like)]
+        names = [f"{branch.name}.{field}" for field in _fields(like)]
         fields = [_fitting(name, tensors, wanted.shape, wanted.dtype) for name, wanted in zip(names, like, strict=True)]
         states.append(type(like)(*fields) if fields else like)
     model.hidden(torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device), states, windows=windows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,19 +33,28 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """One layer as written: `swa(kv_heads=4):stoch(128,2048)`. Calls compare equal wherever they stand."""
+    """One layer as written: `swa(kv_heads=4):stoch(128,2048)`. Calls compare equal wherever they stand.
+
+    In `a | b | c`, `beside` of the first branch's call holds those of the others.
+    """
 
     name: str
     arguments: tuple[Argument, ...] = ()
     window: Call | None = None
     span: Spans = field(default=Spans((0, 0), ()), compare=False, repr=False)
+    beside: tuple[Call, ...] = ()
+
+    @property
+    def branches(self) -> tuple[Call, ...]:
+        """The calls of an entry, one a branch."""
+        return (replace(self, beside=()), *self.beside) if self.beside else (self,)
 
 
 def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
-    """The flat list of a pattern's calls, with groups and repeats expanded: 1 to 4096.
+    """The flat list of a pattern's calls, one an entry, with groups and repeats expanded: 1 to 4096.
 
     `source` says where `text` stands, for messages. Raises PatternError for anything that is not a pattern, for more
-    than 4096 entries (counted before they are made), 64 levels of brackets or 64 KiB.
+    than 4096 entries (counted before they are made, each branch as one), 64 levels of brackets or 64 KiB.
     """
     return tuple(_flat(pattern_tree(text, source)))
 
@@ -92,6 +101,8 @@ def _flat(part: Group | Call) -> list[Call]:
 
 _Part = Group | Call
 
+_ONE_CALL = "a branch is one call of a block; a repeat of branches stands behind brackets: [sa | mlstm]*2"
+
 
 class _Argument(NamedTuple):
     said: Argument
@@ -118,6 +129,15 @@ class _Build(Transformer[Token, object]):
     def group(self, bracket: Token, *parts: _Part) -> Group:
         return Group(parts, 1, _counted(sum(map(_entries, parts)), bracket))
 
+    def side_by_side(self, *parts: _Part) -> Call:
+        for part in parts:
+            if isinstance(part, Group):
+                raise _Refused(_first(part).span.name, _ONE_CALL)
+        first, *others = parts
+        assert isinstance(first, Call)
+        _counted(len(parts), _first(parts[-1]).span.name)
+        return replace(first, beside=tuple(others))  # type: ignore[arg-type]  # groups are refused above
+
     def repeat(self, part: _Part, times: Token) -> Group:
         count = _value(times)
         if not isinstance(count, int) or count < 1:
@@ -138,12 +158,19 @@ def _call(name: Token, arguments: Sequence[_Argument], window: Call | None) -> C
 
 
 def _entries(part: _Part) -> int:
-    return part.entries if isinstance(part, Group) else 1
+    return part.entries if isinstance(part, Group) else 1 + len(part.beside)
 
 
-def _counted(entries: int, token: Token) -> int:
+def _first(part: _Part) -> Call:
+    while isinstance(part, Group):
+        part = part.parts[0]
+    return part
+
+
+def _counted(entries: int, place: Token | Span) -> int:
     if entries > MAX_ENTRIES:
-        raise _Refused(_span(token), f"a pattern has at most {MAX_ENTRIES} entries; this makes {entries}")
+        span = _span(place) if isinstance(place, Token) else place
+        raise _Refused(span, f"a pattern has at most {MAX_ENTRIES} entries; this makes {entries}")
     return entries
 
 

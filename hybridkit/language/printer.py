@@ -1,14 +1,17 @@
 """The canonical pattern: the shortest run-length form of a flat list, so that equal stacks print alike.
 
 A list prints as elements with `, ` between them; an element is an entry, `entry*k`, or a repeated group `[list]*k`.
+An entry of several branches, `a | b`, stands in brackets where it repeats: `[a | b]*k`.
 Only a group whose base is primitive (no repetition itself) is tried: `[[a, b]*2]*3` is longer than `[a, b]*6`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 _EXACT = 256  # entries, up to which every form is tried
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 _STARTS = 64  # beyond: a run of period p may begin a group at its first max(1, 64 // p) positions only
 
 
@@ -22,8 +25,9 @@ def canonical(entries: Sequence[str]) -> str:
     assert entries
     size = period(entries)
     times = len(entries) // size
-    unit = entries[0] if size == 1 else f"[{_Printer(entries[:size]).text(0, size)}]"
-    return unit + _suffix(times)
+    if size == 1:
+        return _repeated(entries[0], times)
+    return f"[{_Printer(entries[:size]).text(0, size)}]{_suffix(times)}"
 
 
 def period(entries: Sequence[str]) -> int:
@@ -64,13 +68,13 @@ class _Printer:
             best[at] = min(
                 (width + len(_suffix(times)) + 2 + best[at + period * times][0], -period * times, period, times)
                 for period, repeats in self._choices(at, end)
-                for width in [len(self._unit(at, period))]
+                for width in [len(self._unit(at, period, repeats[0]))]
                 for times in repeats
             )
         at = start
         while at < end:
             _, _, period, times = best[at]
-            yield self._unit(at, period) + _suffix(times)
+            yield self._unit(at, period, times) + _suffix(times)
             at += period * times
 
     def _choices(self, at: int, end: int) -> Iterator[tuple[int, range]]:
@@ -80,8 +84,24 @@ class _Printer:
             if (room := min(most, (end - at) // period)) > 1:
                 yield period, range(2, room + 1)
 
-    def _unit(self, at: int, period: int) -> str:
-        return self._entries[at] if period == 1 else f"[{self.text(at, at + period)}]"
+    def _unit(self, at: int, period: int, times: int) -> str:
+        """What stands before the repeat; `times` only matters as 1 or more."""
+        if period == 1:
+            return _bracketed(self._entries[at]) if times > 1 else self._entries[at]
+        return f"[{self.text(at, at + period)}]"
+
+
+def several(text: str) -> bool:
+    """Whether an entry's text has several branches."""
+    return "|" in text and "|" in _QUOTED.sub("", text)
+
+
+def _bracketed(entry: str) -> str:
+    return f"[{entry}]" if several(entry) else entry
+
+
+def _repeated(entry: str, times: int) -> str:
+    return entry if times == 1 else _bracketed(entry) + _suffix(times)
 
 
 def _suffix(times: int) -> str:

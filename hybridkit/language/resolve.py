@@ -30,7 +30,7 @@ _S = TypeVar("_S", bound="Spec")
 
 
 def resolve(call: Call, registry: Registry, text: str, source: Source | None = None) -> Entry:
-    """The block and window policy that a call of the pattern `text` asks for; equal calls give the same object.
+    """The blocks and window policies that a call of the pattern `text` asks for; equal calls give the same object.
 
     Raises PatternError, with a caret in `source`, for a name or argument that is unknown.
     """
@@ -41,20 +41,29 @@ def resolve(call: Call, registry: Registry, text: str, source: Source | None = N
 
 
 def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
-    at = partial(error_at, source, text)
+    from hybridkit.block import Entry
+
+    at, calls = partial(error_at, source, text), call.branches
+    entry = Entry(tuple(_block(branch, registry, at) for branch in calls))
+    for branch, block in zip(calls, entry.branches, strict=True) if len(calls) > 1 else ():
+        if not block.is_mixer:
+            raise at(branch.span.name, f"{branch.name} does not mix over time, and a branch does; let it stand after")
+        if block.norm != entry.norm:
+            raise at(branch.span.name, "branches read one normed input: give all the same norm=, or set model.norm")
+    return entry
+
+
+def _block(call: Call, registry: Registry, at: _At) -> Block:
     _check_name(call, BLOCK, registry, at)
     cls = registry.block(call.name)
     window = _window(call, cls, registry, at)
-    block = read_call(call, cls, at, **({"window": window} if window else {}))
-
-    from hybridkit.block import Entry
-
-    return Entry(block)
+    return read_call(call, cls, at, **({"window": window} if window else {}))
 
 
 def check_names(calls: Iterable[Call], registry: Registry, text: str, source: Source | None = None) -> None:
     """Whether all names of a pattern are known; imports no block. Raises PatternError where one is not."""
-    for call in {(call.name, call.window and call.window.name): call for call in reversed(list(calls))}.values():
+    branches = [branch for call in calls for branch in call.branches]
+    for call in {(call.name, call.window and call.window.name): call for call in reversed(branches)}.values():
         _check_names(call, registry, text, source)
 
 
@@ -137,7 +146,8 @@ def problem(error: ValueError, cls: type[Spec]) -> _Problem:
 
 def _arguments_of(cls: type[Spec]) -> list[str]:
     """The arguments that a call may give. A block's window is not among them: it stands after the colon."""
-    return [name for name in cls.model_fields if not (name == "window" and getattr(cls, "has_window", False))]
+    order = dict.fromkeys([*cls.positional(), *cls.model_fields])
+    return [name for name in order if not (name == "window" and getattr(cls, "has_window", False))]
 
 
 def _said(value: Any) -> str:

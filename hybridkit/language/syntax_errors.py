@@ -11,7 +11,8 @@ from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from hybridkit.language.source import PatternError, Source, error_at
 from hybridkit.system.terminal import character, shown
 
-_MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "EQUAL": "`=`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`"}
+_MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "VBAR": "`|`", "EQUAL": "`=`", "COMMA": "`,`"}
+_MARKS |= {"RPAR": "`)`", "RSQB": "`]`"}
 _CLOSES = {"]": "[", ")": "("}
 BRACKETS = re.compile(r'"(?:\\.|[^"\\\n])*"|[][()]')  # matches quoted text, too, so that brackets in it are passed over
 _LONGEST = 60  # characters of a pattern that a message quotes
@@ -48,7 +49,8 @@ def _stop(error: UnexpectedInput, text: str) -> _Stop:
     opened = _unclosed(text[:offset])
     expected = set(error.accepts if isinstance(error, UnexpectedToken) else error.allowed)  # type: ignore[attr-defined]
     if not opened:  # the lexer does not count brackets, and allows `]` everywhere
-        expected = expected - {"COMMA", "RSQB"} or {"$END"}  # nor does it know where the text may end
+        inner = expected & {"COMMA", "RSQB"}
+        expected = expected - inner | ({"$END"} if inner else set())  # nor does it know where the text may end
     last = (error.token_history or [None])[-1]  # type: ignore[attr-defined]
     return _Stop(found, word, offset, expected, last.type if last else None, opened)
 
@@ -83,6 +85,8 @@ def _advice(stop: _Stop, text: str, source: Source | None) -> str | None:
     """What the mistake probably was; None where what was expected explains enough."""
     if stop.found == "JUNK" and stop.text == '"':
         return 'this text has no closing `"`, or stands where quoted text is not allowed'
+    if stop.text == "(" and "OPEN" in stop.expected:
+        return "a group stands in square brackets: [sa | mlstm]"
     if stop.found == "COMMA" and not stop.open:
         whole = " ".join(text.split()).rstrip(" ,")
         return f"put the list in brackets: [{whole if len(whole) < _LONGEST else 'sa, mlstm'}]"

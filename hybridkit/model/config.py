@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
 from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.section import Combination, NormPlacement
 
 
 def _default_ffn() -> Mapping[str, Any]:
@@ -34,6 +35,10 @@ class ModelConfig:
     logit_cap: float | None = None
     norm_eps: float = 1e-6
     embedding_scale: float | None = None
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    norm: NormPlacement = "pre"
+    branches: Combination = "sum"
     ffn: Mapping[str, Any] | None = field(default_factory=_default_ffn, compare=False)
     rules: int = CURRENT_RULES
 
@@ -42,6 +47,11 @@ class ModelConfig:
         """The config of a recipe whose tokenizer and weights come to `vocab` rows."""
         given = {one.name: getattr(recipe.model, one.name) for one in fields(cls) if hasattr(recipe.model, one.name)}
         return cls(**given | {"vocab": vocab, "rules": recipe.rules or CURRENT_RULES})
+
+    def stack_options(self) -> dict[str, Any]:
+        """What changes the function of the same weights, where it is not as in models that have no such options."""
+        said = (("residual_scale", 1.0), ("logit_scale", 1.0), ("norm", "pre"), ("branches", "sum"))
+        return {name: getattr(self, name) for name, default in said if getattr(self, name) != default}
 
     @property
     def row_scale(self) -> float:

@@ -1,21 +1,22 @@
-"""A language model from a plan: embedding, pre-norm residual stack, final norm, head and loss.
+"""A language model from a plan: embedding, residual stack, final norm, head and loss.
 
 B batch, T tokens of this call, D width, V vocabulary, L entries of the stack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, TrainStep, linear, small_init_
+from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, small_init_
 from hybridkit.model.loss import cap_logits, linear_cross_entropy
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
+from hybridkit.model.residual import EntryStep, Residual, States, Windows
 
 if TYPE_CHECKING:
     from hybridkit.data.tokenizer import Tokenizer
@@ -26,39 +27,6 @@ if TYPE_CHECKING:
 # of the final norm starts so small that this logit is at most `OWN_LOGIT`.
 TIED_SIZE = 0.25
 OWN_LOGIT = 2.0
-
-EntryWindows = Sequence[GivenWindow | Tensor]  # one an entry
-
-
-class Residual(nn.Module):
-    """x + layer(norm(x)). The layer has its name in the pattern, so that names of weights show the block."""
-
-    def __init__(self, name: str, layer: Layer, dims: Dims) -> None:
-        super().__init__()
-        self.norm = RMSNorm(dims.width, eps=dims.norm_eps)
-        self.add_module(name, layer)
-        self._name = name
-
-    @property
-    def layer(self) -> Layer:
-        """The block's layer."""
-        return self.get_submodule(self._name)  # type: ignore[return-value]
-
-    def forward(
-        self, x: Tensor, state: State | None, window: GivenWindow | Tensor, document_starts: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """Outputs (B, T, D), and the state after them."""
-        y, state = self.layer(self.norm(x), state, window=window, document_starts=document_starts)
-        return x + y, state
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (B, 1, D); `state` may be changed in place."""
-        y, state = self.layer.step(self.norm(x), state)
-        return x + y, state
-
-    def decoder(self, rows: int) -> StepFunction:
-        """`step` with a copy of the current weights in a layout that is fast for `rows`."""
-        return self.layer.decoder(self.norm, rows)
 
 
 class Embedding(nn.Embedding):
@@ -82,17 +50,18 @@ class Embedding(nn.Embedding):
 
 
 class Head(nn.Module):
-    """Logits, softly capped where `cap` is given, or the loss without storing all logits."""
+    """Logits times `scale`, softly capped where `cap` is given, or the loss without storing all logits."""
 
-    def __init__(self, width: int, vocab: int, cap: float | None) -> None:
+    def __init__(self, width: int, vocab: int, cap: float | None, scale: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab, width))
-        self.cap = cap
+        self.cap, self.scale = cap, scale
         self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
         small_init_(self.weight)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
+        x = x if self.scale == 1 else x * self.scale
         if targets is None:
             return cap_logits(linear(x, self.weight), self.cap)
         return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
@@ -110,12 +79,12 @@ class Model(nn.Module):
         config = plan.config
         width, vocab = config.width, config.vocab
         self.embedding = Embedding(vocab, width, config.row_scale, TIED_SIZE if config.tie else 1.0)
-        entries = (Residual(entry.block.name(), entry.block.build(plan.dims), plan.dims) for entry in plan.entries)
+        entries = (Residual(entry, plan.dims, config) for entry in plan.entries)
         self.layers: Sequence[Residual] = nn.ModuleList(entries)  # type: ignore[assignment]
         self.norm = RMSNorm(width, eps=config.norm_eps)
         if config.tie:
             nn.init.constant_(self.norm.weight, min(1, OWN_LOGIT * config.row_scale / (TIED_SIZE * width)))
-        self.head = Head(width, vocab, config.logit_cap)
+        self.head = Head(width, vocab, config.logit_cap, config.logit_scale)
         self.share_weights()
 
     def share_weights(self) -> None:
@@ -126,9 +95,9 @@ class Model(nn.Module):
     def forward(
         self,
         tokens: Tensor,  # (B, T)
-        states: Sequence[State] | None = None,
+        states: States | None = None,
         *,
-        windows: EntryWindows | None = None,
+        windows: Windows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
     ) -> tuple[Tensor, list[State]]:
@@ -139,43 +108,53 @@ class Model(nn.Module):
     def hidden(
         self,
         tokens: Tensor,
-        states: Sequence[State] | None = None,
+        states: States | None = None,
         *,
-        windows: EntryWindows | None = None,
+        windows: Windows | None = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """What the head reads, (B, T, D), and the states after the tokens."""
+        """What the head reads, (B, T, D), and the states after the tokens. Raises ValueError where layers do."""
+        if windows is not None and len(windows) != len(self.plan.branches):
+            raise ValueError(f"{len(windows)} windows for a stack of {len(self.plan.branches)}; it takes one a branch")
         x = self.embedding(tokens)
         after: list[State] = []
-        for index, layer in enumerate(self.layers):
-            given = (x, states[index] if states else None, windows[index] if windows else None, document_starts)
-            x, state = checkpoint(layer, *given, use_reentrant=False) if self.recompute else layer(*given)
-            after.append(state)
+        for layer, own in self.spans():
+            given = (x, states[own] if states else None, windows[own] if windows else None, document_starts)
+            x, made = checkpoint(layer, *given, use_reentrant=False) if self.recompute else layer(*given)
+            after += made
         return self.norm(x), after
 
-    def step(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+    def step(self, tokens: Tensor, states: States) -> tuple[Tensor, list[State]]:
         """Logits (B, V) after one more token (B,). The states need room (`reserve`) and may be changed in place."""
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
-    def run_steps(
-        self, steps: Sequence[StepFunction], tokens: Tensor, states: Sequence[State]
-    ) -> tuple[Tensor, list[State]]:
+    def run_steps(self, steps: Sequence[EntryStep], tokens: Tensor, states: States) -> tuple[Tensor, list[State]]:
         """`step` with these functions, one an entry, in place of the layers' own."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []
-        for step, state in zip(steps, states, strict=True):
-            x, state = step(x, state)
-            after.append(state)
+        for step, (_, own) in zip(steps, self.spans(), strict=True):
+            x, made = step(x, states[own])
+            after += made
         return self.head(self.norm(x))[:, 0], after
 
-    def reserve(self, states: Sequence[State], tokens: int) -> list[State]:
+    def reserve(self, states: States, tokens: int) -> list[State]:
         """The same states with room for `tokens` in all."""
-        return [layer.layer.reserve(state, tokens) for layer, state in zip(self.layers, states, strict=True)]
+        return [layer.reserve(state, tokens) for layer, state in zip(self.branches(), states, strict=True)]
+
+    def branches(self) -> list[Layer]:
+        """The layers of all branches, in the order of `plan.branches`."""
+        return [layer for entry in self.layers for layer in entry.layers]
+
+    def spans(self) -> Iterator[tuple[Residual, slice]]:
+        """The entries, and the place of each in lists with one element a branch."""
+        begin = 0
+        for layer, entry in zip(self.layers, self.plan.entries, strict=True):
+            yield layer, slice(begin, begin := begin + len(entry.branches))
 
     def windows(self, step: TrainStep) -> list[GivenWindow]:
-        """What the policy of every entry gives at a training step."""
+        """What the policy of every branch gives at a training step."""
         return self.plan.windows(step)
 
     def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
-        """`window` for every entry with a policy: the window outside training."""
+        """`window` for every branch with a policy: the window outside training."""
         return self.plan.fixed_windows(window)

@@ -1,13 +1,13 @@
 """From the calls of a pattern to entries and a graph: what pattern and config describe, before any weight exists.
 
-`show` draws the graph: embedding -> entry 0 -> ... -> norm -> head, and an edge from
-embedding to head where they share a weight.
+`show` draws the graph: embedding -> entry 0 -> ... -> norm -> head, and an edge from embedding to head where they share
+a weight. Branches side by side are nodes between the entry before and their own, which is then their sum.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 import torch
@@ -23,6 +23,16 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
+_APART = 1 << 16  # between the indices of an entry's branches: more than a stack has entries
+
+
+class Branch(NamedTuple):
+    """A block of the stack. States, windows and policies are lists with one element a branch, in this order."""
+
+    name: str  # the entry's index, "3", or "3.0" and "3.1" where it has several branches
+    index: int  # what a window policy is asked for: the entry's, other for each of several branches
+    block: Block
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -35,41 +45,63 @@ class Plan:
     @cached_property
     def dims(self) -> Dims:
         """The sizes that blocks are built with."""
-        depth = sum(entry.block.is_mixer for entry in self.entries) or 1
+        depth = sum(entry.is_mixer for entry in self.entries) or 1
         return Dims(self.config.width, self.config.heads, self.config.vocab, depth, self.config.norm_eps)
 
     @property
     def pattern(self) -> str:
         """The canonical pattern: equal stacks print alike."""
-        return canonical([str(entry.block) for entry in self.written])
+        return canonical(list(map(str, self.written)))
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """The blocks of all entries."""
+        return tuple(branch for index, entry in enumerate(self.entries) for branch in entry_branches(index, entry))
 
     @property
     def policies(self) -> list[Window | None]:
-        """The window policy of every entry; None where its block has none."""
-        return [window_of(entry.block) for entry in self.entries]
+        """The window policy of every branch; None where its block has none."""
+        return [window_of(branch.block) for branch in self.branches]
 
     @property
     def has_windows(self) -> bool:
-        """Whether any entry has a window policy."""
+        """Whether any branch has a window policy."""
         return any(self.policies)
 
     def windows(self, step: TrainStep) -> list[GivenWindow]:
-        """What the policy of every entry gives at a training step."""
-        return [policy(step, index) if policy else None for index, policy in enumerate(self.policies)]
+        """What the policy of every branch gives at a training step."""
+        asked = zip(self.policies, self.branches, strict=True)
+        return [policy(step, branch.index) if policy else None for policy, branch in asked]
 
     def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
-        """`window` for every entry with a policy: the window outside training."""
+        """`window` for every branch with a policy: the window outside training."""
         return [window if policy else None for policy in self.policies]
 
     @cached_property
     def graph(self) -> nx.DiGraph:
-        """Nodes `embedding`, 0 ... L-1 (with attribute `entry`), `norm` and `head`; edges carry their `kind`."""
+        """Nodes `embedding`, 0 ... L-1 (with attribute `entry`), `norm` and `head`; edges carry their `kind`.
+
+        Branches of an entry with several have nodes named like them, with attribute `block`.
+        """
         graph = nx.DiGraph()
         graph.add_nodes_from((index, {"entry": entry}) for index, entry in enumerate(self.entries))
         nx.add_path(graph, ["embedding", *range(len(self.entries)), "norm", "head"], kind="residual")
+        for index, entry in enumerate(self.entries):
+            for branch in entry_branches(index, entry) if len(entry.branches) > 1 else ():
+                graph.add_node(branch.name, block=branch.block)
+                nx.add_path(graph, [index - 1 if index else "embedding", branch.name, index], kind="branch")
         if self.config.tie:
             graph.add_edge("embedding", "head", kind="tied")
         return graph
+
+
+def entry_branches(index: int, entry: Entry) -> list[Branch]:
+    """The branches of an entry, by its index in the stack."""
+    several = len(entry.branches) > 1
+    return [
+        Branch(f"{index}.{place}" if several else str(index), index + place * _APART, block)
+        for place, block in enumerate(entry.branches)
+    ]
 
 
 def compile_pattern(
@@ -82,11 +114,15 @@ def compile_pattern(
     """
     calls = parse_pattern(text, source)
     written = tuple(resolve(call, registry, text, source) for call in calls)
-    only_mixers = all(entry.block.is_mixer for entry in written)
+    only_mixers = all(entry.is_mixer for entry in written)
     added = _ffn(config.ffn, registry, source) if config.ffn and only_mixers else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    spans = {entry.block: call.span for entry, call in zip(written, calls, strict=True)}
-    for block in {entry.block: None for entry in entries}:
+    spans = {
+        block: own.span
+        for entry, call in zip(written, calls, strict=True)
+        for block, own in zip(entry.branches, call.branches, strict=True)
+    }
+    for block in {block: None for entry in entries for block in entry.branches}:
         try:
             _check(block, Dims(config.width, config.heads, config.vocab))
         except ValueError as error:
@@ -120,7 +156,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
         raise UserError(f"{where}model.ffn: {message}" + (f"; did you mean `{near}`?" if near else "")) from None
     if block.is_mixer:
         raise UserError(f"{where}model.ffn: {name} mixes over time; name a block that does not, such as ffn")
-    return Entry(block)
+    return Entry((block,))
 
 
 def _where(source: Source | None) -> str:

@@ -10,7 +10,19 @@ from pydantic.fields import FieldInfo
 
 from hybridkit.recipe.choices import ENGINE, declared
 from hybridkit.recipe.rules import CURRENT_RULES
-from hybridkit.recipe.section import FIXED, MOST, Misfit, Scalar, Section, Share, Size, Switch, read_size
+from hybridkit.recipe.section import (
+    FIXED,
+    MOST,
+    Combination,
+    Misfit,
+    NormPlacement,
+    Scalar,
+    Section,
+    Share,
+    Size,
+    Switch,
+    read_size,
+)
 from hybridkit.recipe.train import Train
 from hybridkit.registry.registry import REGISTRY, Registry
 
@@ -53,6 +65,19 @@ class Model(Section):
         default=None,
         gt=0,
         description="Factor on rows of the embedding as input; null: sqrt(width) where tied, else 1.",
+    )
+    residual_scale: float = Field(
+        default=1.0, gt=0, description="Factor on what every entry adds to the residual stream."
+    )
+    logit_scale: float = Field(default=1.0, gt=0, description="Factor on the logits, before `logit_cap`.")
+    norm: NormPlacement = Field(
+        default="pre",
+        description="Where an entry is normalized: before its block, after it, both, or not at all. A block's own "
+        "`norm=` in the pattern goes first.",
+    )
+    branches: Combination = Field(
+        default="sum",
+        description="What becomes of branches side by side: their sum, or their mean, each behind a norm of its own.",
     )
     ffn: Annotated[dict[str, Scalar], AfterValidator(_with_block)] | None = Field(
         default=_with_block({}),

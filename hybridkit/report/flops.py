@@ -172,18 +172,23 @@ def layers(entries: Sequence[CostEntry]) -> Table:
     widest = max(len(str(len(places))) for places in groups.values())
     around = [entries[0]["params"]["total"], *(entry["flops_per_token"]["forward"] for entry in entries)]
     for said, places in groups.items():
-        params, flops, states = (_sums(entries, places, key) for key in _SUMMED)
-        around = [left - spent for left, spent in zip(around, [params[0], *flops], strict=True)]
-        name = f"{len(places):>{widest}} x {said}"
-        table.add_row(name, format_count(params[0]), *_shares(flops, entries), *map(format_bytes, states))
+        alike = [[entry["layers"][at] for at in places] for entry in entries]
+        cells, spent = _summed(alike, entries)
+        around = [left - used for left, used in zip(around, spent, strict=True)]
+        table.add_row(f"{len(places):>{widest}} x {said}", *cells)
+        for place, branch in enumerate(alike[0][0].get("branches", [])):
+            parts = [[layer["branches"][place] for layer in layers] for layers in alike]
+            table.add_row(" " * (widest + 5) + branch["entry"], *_summed(parts, entries)[0])
     name = " " * (widest + 3) + "embedding, norm, head"
     table.add_row(name, format_count(around[0]), *_shares(around[1:], entries), *[""] * len(entries))
     return table
 
 
-def _sums(entries: Sequence[CostEntry], places: Sequence[int], key: str) -> list[float]:
-    """The sum of a figure over the layers at some places, for each entry."""
-    return [sum(entry["layers"][at][key] for at in places) for entry in entries]
+def _summed(alike: Sequence[Sequence[CostEntry]], entries: Sequence[CostEntry]) -> tuple[list[str], list[float]]:
+    """The cells of equal layers, given for each entry: parameters, FLOPs and states; and the numbers of the first two."""
+    params, flops, states = ([sum(layer[key] for layer in layers) for layers in alike] for key in _SUMMED)
+    cells = [format_count(params[0]), *_shares(flops, entries), *map(format_bytes, states)]
+    return cells, [params[0], *flops]
 
 
 def _shares(flops: Sequence[float], entries: Sequence[CostEntry]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridkit.cost.flops import layer_parameters, parameters
+from hybridkit.cost.flops import entry_parameters, layer_parameters, parameters
 from hybridkit.language.parser import Call, Group, pattern_tree
 from hybridkit.language.printer import canonical
 from hybridkit.model.plan import Plan
@@ -16,40 +16,51 @@ from hybridkit.report.numbers import format_parameters
 def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
     """What `show --json` prints: sizes, canonical pattern, parameters, and the entries in the graph's order."""
     count = parameters(plan)
-    nodes = [plan.graph.nodes[index]["entry"] for index in range(len(plan.entries))]
     return {
         "recipe": str(recipe),
         "pattern": plan.pattern,
-        "stack": canonical([str(entry.block) for entry in nodes]),
+        "stack": canonical(list(map(str, plan.entries))),
         "width": plan.dims.width,
         "heads": plan.dims.heads,
         "vocab": plan.dims.vocab,
         "tied": plan.config.tie,
         "embedding_scale": plan.config.row_scale,
-        "mixers": sum(entry.block.is_mixer for entry in nodes),
+        "mixers": sum(entry.is_mixer for entry in plan.entries),
         "params": {**count._asdict(), "total": count.total},
-        "entries": [
-            {
-                "index": index,
-                "block": str(entry.block),
-                "mixes": entry.block.is_mixer,
-                "params": layer_parameters(entry.block, plan.dims) + plan.dims.width,  # its pre-norm included
-            }
-            for index, entry in enumerate(nodes)
-        ],
+        **plan.config.stack_options(),
+        "entries": [_node(plan, index) for index in range(len(plan.entries))],
+    }
+
+
+def _node(plan: Plan, index: int) -> dict[str, Any]:
+    """An entry of the graph, its norms included, and its branches where there are several."""
+    entry = plan.graph.nodes[index]["entry"]
+    around = plan.graph.predecessors(index)
+    branches = [name for name in around if plan.graph.edges[name, index]["kind"] == "branch"]
+    blocks = {name: plan.graph.nodes[name]["block"] for name in branches}
+    said = [
+        {"index": name, "block": str(block), "params": layer_parameters(block, plan.dims)}
+        for name, block in blocks.items()
+    ]
+    return {
+        "index": index,
+        "block": str(entry),
+        "mixes": entry.is_mixer,
+        "params": entry_parameters(plan, entry),
+        **({"branches": said} if said else {}),
     }
 
 
 def print_outline(drawn: dict[str, Any]) -> None:
     """The stack as a tree: a branch a repeated group, parameters of one entry beside it."""
     console = Console()
-    params, sizes = drawn["params"], {entry["block"]: entry["params"] for entry in drawn["entries"]}
+    params, entries = drawn["params"], {entry["block"]: entry for entry in drawn["entries"]}
     console.print(styled((drawn["recipe"], "bold")))
     console.print(f"pattern: {drawn['pattern']}")
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
     scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
     root.add(styled("embedding ", (format_parameters(params["embedding"]) + scaled, "dim")))
-    _grow(root, pattern_tree(drawn["stack"]), sizes)
+    _grow(root, pattern_tree(drawn["stack"]), entries)
     root.add("norm")
     shared = styled("head ", ("the embedding's weight", "dim"))
     root.add(shared if drawn["tied"] else _counted("head", params["head"]))
@@ -61,17 +72,20 @@ def print_outline(drawn: dict[str, Any]) -> None:
     )
 
 
-def _grow(branch: Tree, part: Group | Call, sizes: dict[str, int]) -> None:
+def _grow(branch: Tree, part: Group | Call, entries: dict[str, dict[str, Any]]) -> None:
     times = f" x {part.times}" if isinstance(part, Group) and part.times > 1 else ""
     while isinstance(part, Group) and len(part.parts) == 1 and not (times and isinstance(part.parts[0], Group)):
         part = part.parts[0]
     if isinstance(part, Call):
-        text = next(text for text in sizes if pattern_tree(text) == part)
-        branch.add(_counted(f"{text}{times}", sizes[text]))
+        text = next(text for text in entries if pattern_tree(text) == part)
+        below = entries[text].get("branches", [])
+        drawn = branch.add(_counted(f"{'side by side' if below else text}{times}", entries[text]["params"]))
+        for one in below:
+            drawn.add(_counted(one["block"], one["params"]))
         return
     inner = branch.add(f"repeated{times}") if times else branch
     for child in part.parts:
-        _grow(inner, child, sizes)
+        _grow(inner, child, entries)
 
 
 def _counted(name: str, parameters: int) -> Text:

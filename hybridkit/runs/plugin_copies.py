@@ -41,7 +41,8 @@ def code_of(entries: Iterable[Entry], *others: object) -> dict[str, bytes]:
     """
     from hybridkit.block import window_of
 
-    parts = [*(part for entry in entries for part in (entry.block, window_of(entry.block)) if part), *others]
+    blocks = [block for entry in entries for block in entry.branches]
+    parts = [*(part for block in blocks for part in (block, window_of(block)) if part), *others]
     return sources(type(part).__module__ for part in parts)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from hybridkit.recipe.schema import Scalar
 
 _HOLE = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+_BARS = re.compile(r'"(?:\\.|[^"\\])*"|[()\[\]|]')  # passes over quoted text
 _BRACKETS = re.compile(r"[()\[\],]")
 
 
@@ -20,8 +21,22 @@ def holes(text: str) -> list[str]:
 
 
 def fill(text: str, values: Mapping[str, Scalar]) -> str:
-    """The template with its variables replaced by their values, as a pattern writes them."""
-    return _HOLE.sub(lambda hole: value_text(values[hole[1]]), text)
+    """The template with its variables replaced by their values, as a pattern writes them.
+
+    A value of several branches stands in brackets, unless it is all of the text.
+    """
+    alone = _HOLE.fullmatch(text)
+    return _HOLE.sub(lambda hole: value_text(values[hole[1]]) if alone else _grouped(value_text(values[hole[1]])), text)
+
+
+def _grouped(text: str) -> str:
+    """`a | b` in brackets; other texts as they are."""
+    depth = 0
+    for mark in _BARS.finditer(text):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(mark[0], 0)
+        if mark[0] == "|" and depth == 0:
+            return f"[{text}]"
+    return text
 
 
 def value_text(value: Scalar) -> str:

@@ -28,7 +28,7 @@ class Spec(BaseModel):
 
         Raises ValueError (pydantic's included) for too many, repeated, unknown or ill-typed arguments.
         """
-        order = [field for field in cls.model_fields if field not in given]
+        order = [field for field in cls.positional() if field not in given]
         values: dict[str, Any] = dict(given)
         for place, (key, value) in enumerate(arguments):
             if key is None and place >= len(order):
@@ -40,11 +40,16 @@ class Spec(BaseModel):
         return cls(**values)
 
     @classmethod
+    def positional(cls) -> tuple[str, ...]:
+        """The fields that arguments without a key fill, in order."""
+        return tuple(cls.model_fields)
+
+    @classmethod
     def usage(cls) -> tuple[str, ...]:
         """How a call's arguments are written: `p=.5` for one with a default, `short` for one that must be given."""
         return tuple(
             name if field.is_required() else f"{name}={write_value(field.default)}"
-            for name, field in cls.model_fields.items()
+            for name, field in ((name, cls.model_fields[name]) for name in cls.positional())
             if not (name == "window" and getattr(cls, "has_window", False))  # stands after the colon
         )
 

@@ -5,6 +5,7 @@ policy of more than `MANY` windows passes its window as a tensor that the mask r
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ _MODES = 4  # training or evaluation, with or without document starts
 
 def compile_layers(model: Model) -> None:
     """Compile every layer in place; its weights keep their names."""
-    graphs = sum(_graphs(window_of(entry.block)) for entry in set(model.plan.entries))
+    entries = set(model.plan.entries)
+    graphs = sum(prod(_graphs(window_of(block)) for block in entry.branches) for entry in entries)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MODES * graphs)
     for layer in model.layers:
         layer.compile(dynamic=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
@@ -10,11 +10,12 @@ from hybridkit.system.errors import UserError, nearest
 
 def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
     """Raises UserError for a block that the stack does not have, or an entry beyond its end."""
-    names = sorted({entry.block.name() for entry in plan.entries})
+    names = sorted({branch.block.name() for branch in plan.branches})
+    known = {key for keys, _ in _parts(plan) for key in keys}
     for key in freeze:
-        if key.isdecimal() and int(key) >= len(plan.entries):
+        if key not in known and key.replace(".", "").isdecimal():
             raise UserError(f"train.freeze: {key}: the stack has entries 0 to {len(plan.entries) - 1}")
-        if not key.isdecimal() and key not in names:
+        if key not in known:
             hint = f"; did you mean `{near}`?" if (near := nearest(key, names)) else ""
             raise UserError(f"train.freeze: no {key} in the stack, which has {', '.join(names)}{hint}")
 
@@ -22,6 +23,12 @@ def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
 def frozen(plan: Plan, freeze: Mapping[str, float], step: int, steps: int) -> frozenset[str]:
     """How the names of weights begin that do not change at a step, which counts from 0; the norms before them too."""
     now = {key for key, until in freeze.items() if step < (until * steps if until < 1 else until)}
-    return frozenset(
-        f"layers.{index}." for index, entry in enumerate(plan.entries) if str(index) in now or entry.block.name() in now
-    )
+    return frozenset(prefix for keys, prefix in _parts(plan) if keys & now)
+
+
+def _parts(plan: Plan) -> Iterator[tuple[set[str], str]]:
+    """What may be frozen: its names, and how its weights' names begin. An entry of one block is its only branch."""
+    for index in range(len(plan.entries)):
+        yield {str(index)}, f"layers.{index}."
+    for branch in plan.branches:
+        yield {branch.name, branch.block.name()}, f"layers.{branch.name}."

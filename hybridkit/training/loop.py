@@ -128,7 +128,7 @@ class Loop:
         seconds: float,
     ) -> None:
         step = self._state.step
-        line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows)}
+        line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
         line["tokens"] = step * self._train.batch_tokens
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
@@ -243,7 +243,8 @@ class Loop:
         return Failure(f"step {step or self._state.step + 1}: {why}; {good}")
 
 
-def _said(windows: Sequence[int | None]) -> int | dict[str, int] | None:
+def _said(windows: Sequence[int | None], plan: Plan) -> int | dict[str, int] | None:
     """The windows as a metrics line has them: one number where all are equal."""
-    drawn = {str(index): window for index, window in enumerate(windows) if window is not None}
+    named = zip(plan.branches, windows, strict=True)
+    drawn = {branch.name: window for branch, window in named if window is not None}
     return next(iter(drawn.values())) if len(set(drawn.values())) == 1 else drawn or None

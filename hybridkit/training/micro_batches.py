@@ -15,7 +15,7 @@ from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES, Precision
 
 CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products run at full speed
-KEPT = 16  # vectors of its width that an entry keeps for backward, for each token: an FFN of 8/3, roughly a mixer
+KEPT = 16  # vectors of its width that a branch keeps for backward, for each token: an FFN of 8/3, roughly a mixer
 
 
 def num_targets(batch: Batch) -> int:
@@ -46,7 +46,7 @@ def automatic_rows(plan: Plan, train: Train, sequence: int, device: torch.device
     """
     if device.type == "cpu":
         return max(1, CPU_TOKENS // sequence)
-    entries = len(plan.entries)
+    entries = len(plan.branches)
     kept = entries + KEPT if train.recompute else entries * KEPT
     token_bytes = kept * plan.dims.width * DTYPES[precision].itemsize
     memory = torch.cuda.get_device_properties(device).total_memory

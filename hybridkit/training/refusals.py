@@ -63,6 +63,12 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
             f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
             f" so that its weights would mean another function: set model.norm_eps={theirs.norm_eps:g}"
         )
+    for name in (*theirs.stack_options(), *own.stack_options()):
+        if getattr(theirs, name) != getattr(own, name):
+            raise UserError(
+                f"train.from: {recipe.train.from_} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
+                f" so that its weights would mean another function: set model.{name}={getattr(theirs, name)}"
+            )
     if theirs.row_scale != own.row_scale:
         made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
         raise UserError(

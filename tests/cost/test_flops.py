@@ -152,7 +152,7 @@ class PluggedLayer(Layer):
 
 
 def test_a_plug_in_block_is_counted_like_any_other() -> None:
-    entry = Entry(Plugged())
+    entry = Entry((Plugged(),))
     plugged = Plan((entry,) * 2, (entry,) * 2, ModelConfig(8, 1, 10))
     found = cost(plugged, CostSettings(6, batch=5, dtype=torch.bfloat16))
     assert found.parameters == (80, 80, 2 * (64 + 8) + 8)

@@ -104,6 +104,6 @@ def test_a_layer_that_looks_at_its_values_is_run_for_real() -> None:
         def build(self, dims: Dims) -> Layer:
             return Looking()
 
-    entry = Entry(Look())
+    entry = Entry((Look(),))
     found = activations(Plan((entry,), (entry,), ModelConfig(64, 4, 257)), Training("fp32", ROWS), CostSettings(TOKENS))
     assert found.kept > ROWS * TOKENS * 64 * 4

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 import hybridkit
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.evaluation.ablation import ablated
+from hybridkit.evaluation.ablation import ablated, check_ablation
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens, stream_scores
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 TOKENS = 70
 PATTERN = "[swa:8, mlstm]"
@@ -97,6 +98,22 @@ def test_ablation_is_an_output_projection_of_zeros(name: str) -> None:
             perplexity(other, [text], ReadOptions(5)).nats, rel=1e-12
         )
     assert perplexity(model, [text], ReadOptions()).nats == intact
+
+
+def test_one_branch_or_one_layer_is_ablated_by_its_index() -> None:
+    model, text = tiny("[swa:8 | mlstm, mlstm]"), batch()
+    check_ablation(model.plan, "0.1")
+    with ablated(model, "0.1"):
+        one = perplexity(model, [text], ReadOptions()).nats
+    nn.init.zeros_(model.get_submodule("layers.0.1.mlstm.out").weight)
+    assert one == pytest.approx(perplexity(model, [text], ReadOptions()).nats, rel=1e-12)
+    with ablated(model, "2"), ablated(model, "swa"):
+        both = perplexity(model, [text], ReadOptions()).nats
+    with ablated(model, "mlstm"), ablated(model, "swa"):
+        assert both == pytest.approx(perplexity(model, [text], ReadOptions()).nats, rel=1e-12)
+    for name in ("0", "0.2", "sa"):
+        with pytest.raises(UserError, match="no such block"):
+            check_ablation(model.plan, name)
 
 
 ATTENTION = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.o_proj"}

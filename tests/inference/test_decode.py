@@ -99,7 +99,7 @@ def test_the_copy_of_the_weights_is_kept_until_they_change() -> None:
         after = layer_decoders(model, 1)
         assert after is not before
     x = torch.randn(1, 1, 32)
-    torch.testing.assert_close(after[2](x, ())[0], model.layers[2].step(x, ())[0])
+    torch.testing.assert_close(after[2](x, [()])[0], model.layers[2].step(x, [()])[0])
     gone = weakref.ref(model)
     del model, first, before, after
     gc.collect()

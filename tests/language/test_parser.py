@@ -76,7 +76,7 @@ def test_spans_mark_names_arguments_and_windows() -> None:
 MISTAKES = [
     ("|", "the name of a block"),
     ("|  ", "the name of a block"),
-    ("sa*2|;", "expected the end"),
+    ("sa*2|;", "or the end"),
     ("[|]", "at least one block"),
     ("[sa,|,mlstm]", "the name of a block"),
     ("sa|, mlstm", "brackets: [sa, mlstm]"),
@@ -172,6 +172,7 @@ TOKENS = [
     ",",
     ":",
     "*",
+    "|",
     "=",
     "sa",
     "mlstm",
@@ -224,3 +225,37 @@ assert not {"torch", "pydantic", "networkx"} & set(sys.modules), sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "1:1 is not closed" in done.stdout
+
+
+def test_branches_stand_side_by_side_in_one_entry() -> None:
+    both = Call("sa", beside=(MLSTM,))
+    assert parse_pattern("sa | mlstm") == parse_pattern("[sa|mlstm,]") == (both,)
+    assert parse_pattern("[sa | mlstm, sa]*2") == (both, SA) * 2
+    assert parse_pattern("[[sa | mlstm]*2, mlstm]") == (both, both, MLSTM)
+    assert both.branches == (SA, MLSTM) and SA.branches == (SA,)
+    text = "[swa(heads=2):8 | mlstm]"
+    spans = [branch.span.name for branch in parse_pattern(text)[0].branches]
+    assert [text[begin:end] for begin, end in spans] == ["swa", "mlstm"]
+
+
+@pytest.mark.parametrize(
+    ("marked", "said"),
+    [
+        ("sa | ^mlstm*2", "a repeat of branches stands behind brackets: [sa | mlstm]*2"),
+        ("^sa*2 | mlstm", "a branch is one call"),
+        ("[sa, mlstm | [^sa]]", "a branch is one call"),
+        ("[sa |^", "`[` at 1:1 is not closed"),
+        ("^| sa", "the name of a block"),
+        ("sa |^| mlstm", "the name of a block"),
+        ("[sa |^]", "the name of a block"),
+        ("^(sa | mlstm)", "a group stands in square brackets"),
+        ("sa | mlstm^, sa", "put the list in brackets"),
+        ("sa(1 ^| 2)", "`,` or `)`"),
+        ("[sa | ^sa]*4096", "this makes 8192"),
+    ],
+)
+def test_errors_in_branches_point_at_the_place(marked: str, said: str) -> None:
+    before, _, after = marked.partition("^")
+    error = mistake(before + after)
+    assert said in str(error)
+    assert error.column == len(before) + 1 or said.startswith("this makes")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hybridkit.block import write_value
 from hybridkit.language.parser import MAX_ENTRIES, parse_pattern
 from hybridkit.language.printer import canonical, period
 
@@ -106,3 +107,36 @@ def test_the_period_repeats_to_the_whole(unit: list[str], times: int) -> None:
     said = unit * times
     size = period(said)
     assert said[:size] * (len(said) // size) == said and size <= len(unit)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "printed"),
+    [
+        ("[a | b]", "a | b"),
+        ("[a | b, a | b]", "[a | b]*2"),
+        ("[a | b, c]*3", "[a | b, c]*3"),
+        ("[[a | b]*2, a, a | b]", "[[a | b]*2, a, a | b]"),
+        ('[a("x | y"), a("x | y")]', 'a("x | y")*2'),
+        ("[b | a, a | b]", "[b | a, a | b]"),
+    ],
+)
+def test_branches_are_bracketed_where_they_repeat(pattern: str, printed: str) -> None:
+    assert canonical(said(pattern)) == printed
+    assert said(printed) == said(pattern)
+
+
+def said(pattern: str) -> list[str]:
+    """The entries of a pattern as texts: names, an argument and branches."""
+    return [
+        " | ".join(one.name + "".join(f"({write_value(value)})" for _, value in one.arguments) for one in call.branches)
+        for call in parse_pattern(pattern)
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(st.lists(st.sampled_from(["a", "b", "a | b", "b | a | a"]), min_size=1, max_size=3), repeated))
+def test_branches_read_back_and_print_alike(entries: list[str]) -> None:
+    printed = canonical(entries)
+    assert said(printed) == entries
+    assert canonical(said(f"[{', '.join(entries)}]")) == printed
+    assert len(printed) <= len(f"[{', '.join(entries)}]")

@@ -36,6 +36,17 @@ def test_the_canonical_pattern_leaves_out_what_was_added_and_what_is_default() -
     assert compile_pattern(plan.pattern, ModelConfig(**SIZES)) == plan
 
 
+def test_an_entry_of_branches_gets_one_ffn_and_prints_canonically() -> None:
+    plan = compile_pattern("[[swa:fixed(8) | mlstm], swa:8|mlstm, sa]", ModelConfig(**SIZES))
+    assert list(map(str, plan.entries)) == ["swa:8 | mlstm", "ffn", "swa:8 | mlstm", "ffn", "sa", "ffn"]
+    assert plan.pattern == "[[swa:8 | mlstm]*2, sa]"
+    assert compile_pattern(plan.pattern, ModelConfig(**SIZES)) == plan
+    assert plan.dims.depth == 3, "an entry adds to the stream once"
+    own = compile_pattern("[swa(norm=post,heads=2,in_scale=.5):8 | sa(norm=post), ffn(16, norm=none)]*2", plan.config)
+    assert own.pattern == "[swa(heads=2,norm=post,in_scale=.5):8 | sa(norm=post), ffn(width=16,norm=none)]*2"
+    assert compile_pattern(own.pattern, plan.config) == own
+
+
 def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
     plan = compile_pattern("[swa:8, mlstm]*2", ModelConfig(**SIZES, tie=True))
     kinds = nx.get_edge_attributes(plan.graph, "kind")
@@ -53,6 +64,13 @@ def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
         ("[swa, mlstm]", 2, "needs a window"),
         ("[sa, mlstm:128]", 12, "no window"),
         ("[sa, mlstn]", 6, "did you mean `mlstm`"),
+        ("[sa | mlstn]", 7, "did you mean `mlstm`"),
+        ("[sa | ffn]", 7, "does not mix over time"),
+        ("[sa | mlstm(heads=5)]", 7, "heads"),
+        ("[sa(norm=post) | mlstm]", 18, "one normed input"),
+        ("sa(norm=after)", 4, "norm"),
+        ("sa(out_scale=0)", 4, "out_scale"),
+        ("[sa | swa]", 7, "needs a window"),
     ],
 )
 def test_what_cannot_be_built_is_pointed_at(pattern: str, column: int, words: str) -> None:

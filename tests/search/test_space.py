@@ -67,6 +67,16 @@ def test_templates_nest_and_a_choice_may_be_one(tmp_path: Path) -> None:
     assert patterns(text, tmp_path) == ["[swa:4, sa]*2", "[mlstm, sa]*2", "[swa:8, sa]*2", "[mlstm, sa]*2"]
 
 
+def test_a_value_of_several_branches_is_bracketed_in_a_template(tmp_path: Path) -> None:
+    units = 'space:\n  w: [4]\n  unit: ["swa:{w} | mlstm", mlstm]\n'
+    text = f"extends: base.yaml\n{units}  pattern: [{{unit}}*2, sa | mlstm]"
+    assert patterns(text, tmp_path) == ["[[swa:4 | mlstm]*2, sa | mlstm]", "[mlstm*2, sa | mlstm]"]
+    free = "space:\n  layers: {length: 2, of: [swa:4 | mlstm, sa], symmetric: no}"
+    assert patterns(f"extends: base.yaml\n{free}", tmp_path)[:2] == ["[swa:4 | mlstm]*2", "[swa:4 | mlstm, sa]"]
+    assert fill("{a}", {"a": "sa | mlstm"}) == "sa | mlstm", "a whole pattern needs none"
+    assert fill("[{a}, sa]", {"a": "[sa | mlstm]*2"}) == "[[sa | mlstm]*2, sa]"
+
+
 def test_named_patterns_are_a_choice_by_name(tmp_path: Path) -> None:
     text = "extends: base.yaml\npatterns:\n  short: [swa:4, mlstm]*2\n  none: mlstm*{n}\nspace:\n  n: [1, 2]"
     definition = read_definition(write_space(tmp_path, text))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.block import Entry, window_of
+from hybridkit.block import Block, Entry, window_of
 from hybridkit.hub.family import Family
 from hybridkit.hub.files import write_json
 from hybridkit.model.model import Model
@@ -67,13 +67,20 @@ def config_of(model: Model) -> dict[str, Any]:
         "embedding_scale": plan.config.row_scale,
         "logit_cap": plan.config.logit_cap,
         "norm_eps": plan.config.norm_eps,
+        **plan.config.stack_options(),
         "tokenizer": model.recipe.data.tokenizer if model.recipe else None,
         "layers": [_entry(entry, plan) for entry in plan.entries],
     }
 
 
 def _entry(entry: Entry, plan: Plan) -> dict[str, Any]:
-    block, policy = entry.block.resolved(plan.dims), window_of(entry.block)
+    if len(entry.branches) > 1:
+        return {"branches": [_block(block, plan) for block in entry.branches]}
+    return _block(entry.block, plan)
+
+
+def _block(given: Block, plan: Plan) -> dict[str, Any]:
+    block, policy = given.resolved(plan.dims), window_of(given)
     arguments = block.model_dump(exclude={"window"}) if policy else block.model_dump()
     window = {"policy": str(policy), "largest": policy.largest} if policy else None
     return {"block": block.name(), "arguments": arguments, "window": window}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from hybridkit.data.batches import Batch
-from hybridkit.model.model import Model, Residual
+from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
+from hybridkit.model.residual import Residual
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES, choose_device
 from hybridkit.training.compile import for_graphs

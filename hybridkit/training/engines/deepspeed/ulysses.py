@@ -73,11 +73,10 @@ def spread(model: Model, size: int) -> Ulysses | None:
     if size == 1:
         return None
     ulysses = Ulysses(size)
-    for entry, part in zip(model.plan.entries, model.layers, strict=True):
-        layer = part.layer
+    for (_, _, block), layer in zip(model.plan.branches, model.branches(), strict=True):
         assert isinstance(layer, Layer)
-        if entry.block.is_mixer and not layer.supports_sequence_parallel:
-            raise UserError(f"train.sequence_parallel: {entry.block.name()} cannot share a sequence; use 1")
+        if block.is_mixer and not layer.supports_sequence_parallel:
+            raise UserError(f"train.sequence_parallel: {block.name()} cannot share a sequence; use 1")
         layer.sequence_parallel = ulysses
     return ulysses
 

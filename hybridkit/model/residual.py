@@ -1,0 +1,138 @@
+"""One entry of the stack: its norms, its layers side by side, and the residual sum.
+
+B batch, T tokens, D width. With RMS norms `pre` and `post` where the placement has them, factors i_b and o_b of the
+branches' blocks (`in_scale`, `out_scale`) and s of the model (`residual_scale`), an entry computes
+
+    x + s post(sum over branches b of o_b layer_b(i_b pre(x)))
+
+    pre   x + layer(norm(x))                    arXiv 2002.04745
+    post  x + norm(layer(x))                    arXiv 2501.00656, section 3.2
+    both  x + norm(layer(norm(x)))              arXiv 2408.00118, section 2
+    none  x + layer(x)
+
+With `branches: mean_norm`, branches side by side are not summed but averaged, each behind a norm of its own, as in
+Hymba (arXiv 2411.13676, section 2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from hybridkit.block import Dims, Entry, GivenWindow, Layer, NormPlacement, State
+from hybridkit.model.config import ModelConfig
+from hybridkit.model.norm import RMSNorm
+
+Windows = Sequence[GivenWindow | Tensor]  # one a branch
+States = Sequence[State]  # one a branch
+EntryStep = Callable[[Tensor, States], tuple[Tensor, States]]  # one token (B, 1, D); may change the states in place
+
+BEFORE: tuple[NormPlacement, ...] = ("pre", "both")
+AFTER: tuple[NormPlacement, ...] = ("post", "both")
+
+
+def placement(entry: Entry, config: ModelConfig) -> NormPlacement:
+    """Where an entry is normalized."""
+    return entry.norm or config.norm
+
+
+def own_norms(entry: Entry, config: ModelConfig) -> bool:
+    """Whether each branch of an entry has a norm of its own behind it."""
+    return len(entry.branches) > 1 and config.branches == "mean_norm"
+
+
+def num_norms(entry: Entry, config: ModelConfig) -> int:
+    """The norms of an entry, each with as many weights as the model is wide."""
+    place = placement(entry, config)
+    return (place in BEFORE) + (place in AFTER) + own_norms(entry, config) * len(entry.branches)
+
+
+class Residual(nn.Module):
+    """An entry. Names of weights show the block: `swa.q.weight` for one, `0.swa.q.weight` for one of several."""
+
+    def __init__(self, entry: Entry, dims: Dims, config: ModelConfig) -> None:
+        super().__init__()
+        place, own = placement(entry, config), own_norms(entry, config)
+        self.norm = _norm(place in BEFORE, dims)
+        self.post_norm = _norm(place in AFTER, dims)
+        self._scale, share = config.residual_scale, len(entry.branches) if own else 1
+        self._scales = [(block.in_scale, block.out_scale / share) for block in entry.branches]
+        self._paths = list[tuple[str, str]]()  # of every layer: the module that holds it, and its name there
+        for index, block in enumerate(entry.branches):
+            several = len(entry.branches) > 1
+            holder = nn.Module() if several else self
+            holder.add_module(block.name(), block.build(dims))
+            if several:
+                holder.add_module("norm", _norm(own, dims))
+                self.add_module(str(index), holder)
+            self._paths.append((str(index) if several else "", block.name()))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of its branches."""
+        return [self.get_submodule(holder).get_submodule(name) for holder, name in self._paths]  # type: ignore[misc]
+
+    @property
+    def layer(self) -> Layer:
+        """The layer of an entry with one branch."""
+        (layer,) = self.layers
+        return layer
+
+    def replace_layer(self, branch: int, layer: Layer) -> None:
+        """Put another layer in a branch's place."""
+        holder, name = self._paths[branch]
+        self.get_submodule(holder).add_module(name, layer)
+
+    def forward(
+        self, x: Tensor, states: States | None, windows: Windows | None, document_starts: Tensor | None
+    ) -> tuple[Tensor, list[State]]:
+        """Outputs (B, T, D), and the states after them, one a branch."""
+        inputs, nothing = self._inputs(x), [None] * len(self._paths)
+        made = [
+            layer(h, state, window=window, document_starts=document_starts)
+            for layer, h, state, window in zip(self.layers, inputs, states or nothing, windows or nothing, strict=True)
+        ]
+        return self._sum(x, [y for y, _ in made]), [state for _, state in made]
+
+    def step(self, x: Tensor, states: States) -> tuple[Tensor, list[State]]:
+        """One token (B, 1, D); the states may be changed in place."""
+        made = [layer.step(h, state) for layer, h, state in zip(self.layers, self._inputs(x), states, strict=True)]
+        return self._sum(x, [y for y, _ in made]), [state for _, state in made]
+
+    def decoder(self, rows: int) -> EntryStep:
+        """`step`; x + layer(norm(x)) with a copy of the current weights in a layout that is fast for `rows`."""
+        plain = isinstance(self.norm, nn.RMSNorm) and isinstance(self.post_norm, nn.Identity) and self._scale == 1
+        if not plain or self._scales != [(1, 1)]:
+            return self.step
+        step = self.layer.decoder(self.norm, rows)  # type: ignore[arg-type]  # plain says that it is an RMSNorm
+
+        def run(x: Tensor, states: States) -> tuple[Tensor, States]:
+            x, state = step(x, states[0])
+            return x, (state,)
+
+        return run
+
+    def _inputs(self, x: Tensor) -> list[Tensor]:
+        """What each branch's layer reads."""
+        h = self.norm(x)
+        return [_times(h, scale) for scale, _ in self._scales]
+
+    def _sum(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """x and what its layers made of it."""
+        parts = zip(outputs, self._scales, self._paths, strict=True)
+        scaled = [_times(self._own_norm(holder, y), scale) for y, (_, scale), (holder, _) in parts]
+        y: Tensor = self.post_norm(sum(scaled[1:], scaled[0]))
+        return x + _times(y, self._scale)
+
+    def _own_norm(self, holder: str, y: Tensor) -> Tensor:
+        normed: Tensor = self.get_submodule(holder).norm(y) if holder else y
+        return normed
+
+
+def _norm(wanted: bool, dims: Dims) -> nn.Module:
+    return RMSNorm(dims.width, eps=dims.norm_eps) if wanted else nn.Identity()
+
+
+def _times(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale
