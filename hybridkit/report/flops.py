@@ -185,7 +185,7 @@ def layers(entries: Sequence[CostEntry]) -> Table:
 
 
 def _summed(alike: Sequence[Sequence[CostEntry]], entries: Sequence[CostEntry]) -> tuple[list[str], list[float]]:
-    """The cells of equal layers, given for each entry: parameters, FLOPs and states; and the numbers of the first two."""
+    """The cells of equal layers, given for each entry; and their parameters and FLOPs as numbers."""
     params, flops, states = ([sum(layer[key] for layer in layers) for layers in alike] for key in _SUMMED)
     cells = [format_count(params[0]), *_shares(flops, entries), *map(format_bytes, states)]
     return cells, [params[0], *flops]

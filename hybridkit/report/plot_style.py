@@ -90,12 +90,12 @@ def by_last(values: Sequence[float | None]) -> list[int]:
     return sorted(range(len(values)), key=lambda at: -float("inf") if (value := values[at]) is None else value)[::-1]
 
 
-def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], below: bool = False) -> None:
     """Names outside the data: at the right, or below where they are long."""
     if not handles:
         return
     longest = max(map(len, names))
-    if longest <= _LONG and figure.get_figwidth() > COLUMN + 1:
+    if not below and longest <= _LONG and figure.get_figwidth() > COLUMN + 1:
         figure.legend(handles, names, loc="outside right upper")
         return
     across = max(1, min(len(names), int(figure.get_figwidth() * 13 / (longest + 9))))
@@ -116,7 +116,7 @@ def short_count(value: float) -> str:
     return f"{value:.4g}"
 
 
-def logarithmic(axes: Axes, *names: str, write: Callable[[float], str] | None = None) -> None:
+def logarithmic(axes: Axes, *names: str, base: int = 10, write: Callable[[float], str] | None = None) -> None:
     """Make axes (`x`, `y`) logarithmic, their ticks labelled as counts: powers would need matplotlib's TeX."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -124,10 +124,25 @@ def logarithmic(axes: Axes, *names: str, write: Callable[[float], str] | None = 
         axes.set(**{f"{name}scale": "log"})
         axis = getattr(axes, f"{name}axis")
         low, high = sorted(axis.get_view_interval())
-        few = high < 30 * max(low, 1e-300)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=8))
+        few = base == 10 and high < 30 * max(low, 1e-300)
+        axis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if few else (1,), numticks=10))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(lambda value, _: (write or short_count)(value))
+
+
+def token_axis(axes: Axes) -> None:
+    """A logarithmic axis of tokens with ticks at powers of two: 1, 16, 256, 4k."""
+    from matplotlib.ticker import NullLocator
+
+    from hybridkit.report.numbers import format_tokens
+
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    last = next(n for n in range(64) if 2.0**n >= high or n == 63)
+    step = 1 + last // 8
+    ticks = [1 << n for n in range(0, last + 1, step) if low <= 1 << n <= high]
+    axes.set_xticks(ticks, [format_tokens(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def text_color(background: Sequence[float]) -> str:
