@@ -1,18 +1,26 @@
-"""Hybrid language models as one line: `hybridkit.build("[swa:128, mlstm]*2", width=64)`, `hybridkit.load("runs/x")`."""
+"""Hybrid language models as one line: `hybridkit.build("[swa:128, mlstm]*2")`, `hybridkit.train("quickstart")`.
+
+docs/python.md shows all of it.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybridkit.api.models import build, load
+    from hybridkit.api.runs import TrainedRun, costs, evaluate, frame, train
 
-__all__ = ["build", "load"]
+__all__ = ["TrainedRun", "build", "costs", "evaluate", "frame", "load", "train"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, since both import torch: `import hybridkit` alone stays quick.
+    # Lazy, since models need torch: `import hybridkit` alone stays quick.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hybridkit.api import models
+    if name in ("build", "load"):
+        from hybridkit.api import models
 
-    return getattr(models, name)
+        return getattr(models, name)
+    from hybridkit.api import runs
+
+    return getattr(runs, name)

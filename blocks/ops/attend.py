@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.cpu.banded_operator import banded_operator
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
@@ -41,7 +42,7 @@ def attend(
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E of v)."""
     if q.device.type != "cuda":
-        return _same_widths(q, k, v, None if window is None else int(window), documents, scores)
+        return _same_widths(q, k, v, window, documents, scores)
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
     if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and q.shape[-1] == v.shape[-1]:
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
@@ -56,7 +57,7 @@ def attend(
 
 
 def _same_widths(
-    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None, scores: Scores
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores
 ) -> Tensor:
     """Torch's kernel on a CPU knows one width of a head: the narrower are filled with zeros."""
     width, values = q.shape[-1], v.shape[-1]
@@ -68,13 +69,12 @@ def _same_widths(
 
 
 def _attend_in_blocks(
-    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit, documents: Tensor | None, scores: Scores
+    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores
 ) -> Tensor:
-    hides = documents is not None or q.shape[1] != k.shape[1] or (window or len(k[0])) < len(k[0])
-    if hides or not scores.plain:
-        # The compiler would unroll every tile. Not by a decorator, which would import it: a second.
-        run = torch.compiler.disable(banded) if torch.compiler.is_compiling() else banded
-        return run(q, k, v, window, documents, *scores)
+    hides = documents is not None or q.shape[1] != k.shape[1] or isinstance(window, Tensor)
+    if hides or (window or len(k[0])) < len(k[0]) or not scores.plain:
+        run = banded_operator if torch.compiler.is_compiling() else None
+        return banded(q, k, v, window, documents, *scores, run)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scores.scale, enable_gqa=True).transpose(1, 2)
 

@@ -69,7 +69,7 @@ def chunkwise(
 ) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
-        h, *after = _Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
+        h, *after = Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
     return h, MlstmState(*after)
 
 
@@ -93,7 +93,7 @@ def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState
     return torch.bmm(row, C.flatten(0, 1)).view(v.shape).div_(norm)
 
 
-class _Chunkwise(torch.autograd.Function):
+class Chunkwise(torch.autograd.Function):
     """h and the memory after it, span by span, so that work tensors stay small however long the sequence is."""
 
     @staticmethod
@@ -110,7 +110,7 @@ class _Chunkwise(torch.autograd.Function):
         document_starts: Any,
     ) -> Any:
         length, width = tiles(v.shape[2])[1], v.shape[-1]
-        h = _by_token(v, width, C.dtype)
+        h = by_token(v, width, C.dtype)
         memory, last, kept = _with_n(C, n), m.flatten(), []
         for part in _spans(q, v):
             at = slice(None), slice(None), part
@@ -132,14 +132,14 @@ class _Chunkwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         with no_autocast(outputs[0]):
-            return _Chunkwise.gradient(ctx, *outputs)
+            return Chunkwise.gradient(ctx, *outputs)
 
     @staticmethod
     def gradient(ctx: Any, dh: Tensor, dC: Tensor, dn: Tensor, dm: Tensor) -> Any:
         """Gradients of all inputs of `forward`, from those of all outputs."""
         h, *kept = ctx.saved_tensors  # read once: under checkpointing every access computes them again
         size = len(kept) // len(ctx.parts)
-        dq, dk, dv = (_by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
+        dq, dk, dv = (by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
         dmemory, last = _with_n(dC, dn), dm.flatten()
         for place, part in reversed(list(enumerate(ctx.parts))):
@@ -205,7 +205,7 @@ def _put(whole: Tensor, made: Tensor, length: int) -> None:
         whole[:, :, full:] = chunks[-1, :, :, :rest]
 
 
-def _by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def by_token(like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised (B, H, T, width), laid out in memory as (B, T, H, width), as projections read and write it."""
     batch, heads, tokens, _ = like.shape
     return like.new_empty(batch, tokens, heads, width, dtype=dtype).transpose(1, 2)

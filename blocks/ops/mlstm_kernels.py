@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridkit_blocks.ops import mlstm_operators
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
@@ -53,24 +54,25 @@ def cell(
 ) -> tuple[Tensor, MlstmState]:
     """h (B, H, T, V) and the memory after q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T), starts (B, T).
 
-    torch.compile leaves it out: its products are as fast as they get, and its loop over chunks would be unrolled.
+    While a layer is compiled it is an operator (mlstm_operators.py), which torch.compile does not look into.
     """
-    if torch.compiler.is_compiling():
-        # Called here: as a decorator it would import the compiler, which takes a second.
-        run: CellFunction = torch.compiler.disable(_chosen)
-        return run(q, k, v, i, f, state, document_starts)
-    return _chosen(q, k, v, i, f, state, document_starts)
-
-
-def _chosen(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
-) -> tuple[Tensor, MlstmState]:
-    name = choose_kernel(q.device.type)[0]
     carried = state is not None and torch.is_grad_enabled()
-    heads = k.shape[-1], v.shape[-1]
-    if name == "triton" and (carried or q.dtype == torch.float64 or not agrees(name, q.device, q.dtype, *heads)):
-        name = "own"
-    return CELLS[name](q, k, v, i, f, state, document_starts)
+    name = _chosen(q.device, q.dtype, k.shape[-1], v.shape[-1], carried)
+    cells = COMPILED_CELLS if torch.compiler.is_compiling() else CELLS
+    return cells[name](q, k, v, i, f, state, document_starts)
+
+
+def _chosen(device: torch.device, dtype: torch.dtype, key: int, value: int, carried: bool) -> str:
+    """The kernel for heads of `key` x `value`. `carried`: gradients may flow into a memory that is passed in."""
+    name = choose_kernel(device.type)[0]
+    if name == "triton" and (carried or dtype == torch.float64 or not agrees(name, device, dtype, key, value)):
+        return "own"
+    return name
+
+
+# While a layer is traced this runs once, outside of the trace. It is what torch.compiler.assume_constant_result sets,
+# which would import the compiler: a second.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose_kernel(device: str) -> tuple[str, str]:
@@ -154,47 +156,41 @@ def _outputs_and_gradients(
         return [h.detach(), *torch.autograd.grad(h, leaves, slope)]
 
 
-def _library(
-    name: str,
-    chunk: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    i: Tensor,
-    f: Tensor,
-    state: MlstmState | None,
-    document_starts: Tensor | None,
-) -> tuple[Tensor, MlstmState]:
-    """mlstm_kernels' chunkwise form `name`, for any length, with documents."""
-    from mlstm_kernels.torch import get_mlstm_kernel
-
-    tokens = q.shape[2]
-    if document_starts is not None:
-        f = f.masked_fill(document_starts[:, None], -SHUT)
-    if spare := -tokens % chunk:  # padding of the last chunk: it writes and forgets nothing
-        q, k, v = (F.pad(t, (0, 0, 0, spare)) for t in (q, k, v))
-        i, f = F.pad(i, (0, spare), value=-SHUT), F.pad(f, (0, spare), value=SHUT)
-    inputs = [t.contiguous() for t in (q, k, v, i, f)]
-    with no_autocast(q):
-        h, (C, n, m) = get_mlstm_kernel(name)(
-            *inputs, *(state or (None, None, None)), return_last_states=True, chunk_size=chunk
-        )
-    return h[:, :, :tokens], MlstmState(C, n, m.reshape(*q.shape[:2], 1))
-
-
 def _native(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
 ) -> tuple[Tensor, MlstmState]:
     """The library's plain torch form, which needs one type for all inputs."""
-    kind = wide(q.dtype)
-    h, after = _library(
-        "chunkwise--native_autograd", 64, q.to(kind), k.to(kind), v.to(kind), i, f, state, document_starts
-    )
-    return h.to(q.dtype), after
+    from mlstm_kernels.torch import get_mlstm_kernel
+
+    kind, heads, tokens, chunk = wide(q.dtype), q.shape[:2], q.shape[2], 64
+    inputs = _whole_chunks(q.to(kind), k.to(kind), v.to(kind), i, f, document_starts, chunk)
+    with no_autocast(q):
+        h, (C, n, m) = get_mlstm_kernel("chunkwise--native_autograd")(
+            *inputs, *(state or (None, None, None)), return_last_states=True, chunk_size=chunk
+        )
+    return h[:, :, :tokens].to(q.dtype), MlstmState(C, n, m.reshape(*heads, 1))
 
 
-CELLS: dict[str, CellFunction] = {
-    "own": chunkwise,
-    "native": _native,
-    "triton": functools.partial(_library, "chunkwise--triton_xl_chunk", 128),
-}
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
+    """The library's compiled form, in chunks of 128."""
+    chunk = 128
+    h, after = mlstm_operators.triton(*_whole_chunks(q, k, v, i, f, document_starts, chunk), state, chunk)
+    return h[:, :, : q.shape[2]], after
+
+
+def _whole_chunks(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, document_starts: Tensor | None, chunk: int
+) -> list[Tensor]:
+    """The inputs as the library's forms take them: documents in the forget gate, a last chunk that is full."""
+    if document_starts is not None:
+        f = f.masked_fill(document_starts[:, None], -SHUT)
+    if spare := -q.shape[2] % chunk:  # padding of the last chunk: it writes and forgets nothing
+        q, k, v = (F.pad(t, (0, 0, 0, spare)) for t in (q, k, v))
+        i, f = F.pad(i, (0, spare), value=-SHUT), F.pad(f, (0, spare), value=SHUT)
+    return [t.contiguous() for t in (q, k, v, i, f)]
+
+
+CELLS: dict[str, CellFunction] = {"own": chunkwise, "native": _native, "triton": _triton}
+COMPILED_CELLS: dict[str, CellFunction] = {**CELLS, "own": mlstm_operators.own}

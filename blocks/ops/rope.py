@@ -106,6 +106,9 @@ _KEPT: dict[Kind, Callable[[Rope, Stretch, Tensor], Tensor]] = {"linear": _linea
 
 def rotate(x: Tensor, angles: RopeAngles) -> Tensor:
     """Rotate x (B, T, H, E) to its positions: same dtype and shape, each head contiguous in memory."""
+    if torch.compiler.is_compiling():  # the compiler makes one pass of it
+        (a, b), (cos, sin) = x.to(angles.cos.dtype).chunk(2, -1), angles
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
     return _Rotate.apply(x, *angles)
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from hybridkit.api.runs import TrainedRun
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.section import Combination, NormPlacement
+from hybridkit.runs.run import Which
 
 
 def build(
@@ -46,10 +48,12 @@ def build(
     return LanguageModel(compile_pattern(pattern, config))
 
 
-def load(run: Path | str, step: int | None = None) -> LanguageModel:
-    """The newest valid weights of a run, or those of a step, on the CPU, with `.tokenizer` and `.recipe` set.
+def load(run: Path | str | TrainedRun, checkpoint: Which = None, *, average: bool = False) -> LanguageModel:
+    """The weights of a run's checkpoint on the CPU, with `.tokenizer` and `.recipe` set.
+
+    `checkpoint`: a step, "best" (by `train.best`, or val_loss) or "newest". `average`: the running mean of the weights.
 
     Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
     or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
     """
-    return load_as(LanguageModel, run, step)
+    return load_as(LanguageModel, run.path if isinstance(run, TrainedRun) else run, checkpoint, average)

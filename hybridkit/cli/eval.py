@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from hybridkit.cli.options import Json, Plugins
-from hybridkit.system.errors import Interrupted, UserError, nearest
+from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
@@ -84,6 +84,7 @@ def eval(
     chunk: _Chunk = 2048,
     device: _Device = "auto",
     out: _Out = None,
+    checkpoint: CheckpointName = None,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
@@ -92,11 +93,13 @@ def eval(
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
     from hybridkit.evaluation.request import EvalRequest
+    from hybridkit.evaluation.task_names import task_names
     from hybridkit.system.links import refuse_links
 
     request = EvalRequest(
         perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
-        tasks=_tasks(needles), lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
+        tasks=task_names(needles.split(",") if needles else ()),
+        lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
         harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
@@ -105,7 +108,7 @@ def eval(
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
         refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _ask(runs, ablate, request)
+        result = _ask(runs, ablate, request, checkpoint)
     _report(result, out or runs[0] / "eval", as_json)
 
 
@@ -124,24 +127,6 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-def _tasks(text: str) -> tuple[str, ...]:
-    """The needle tasks that names, groups and `all` stand for, each once. Raises UserError."""
-    from hybridkit.evaluation.ruler import GROUPS
-    from hybridkit.evaluation.task import TASK
-    from hybridkit.registry.registry import REGISTRY
-
-    known = dict.fromkeys([*GROUPS["all"], *REGISTRY.names(TASK)])
-    found: list[str] = []
-    for name in text.split(",") if text else ():
-        chosen = GROUPS.get(name.strip(), (name.strip(),))
-        if chosen[0] not in known:
-            close = nearest(chosen[0], [*known, *GROUPS])
-            hint = f"did you mean `{close}`? Known" if close else "known"
-            raise UserError(f"--needles {name}: no such task; {hint} are {', '.join([*GROUPS, *known])}")
-        found += chosen
-    return tuple(dict.fromkeys(found))
-
-
 def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
     """Options that say something only beside others."""
     if lengths and not request.tasks:
@@ -156,7 +141,7 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError(f"--include {request.include}: no such folder")
 
 
-def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResult:
+def _ask(runs: list[Path], ablate: list[str], request: EvalRequest, checkpoint: str | None) -> EvalResult:
     if request.harness:
         import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
     from hybridkit.evaluation.runner import Evaluator
@@ -165,7 +150,9 @@ def _ask(runs: list[Path], ablate: list[str], request: EvalRequest) -> EvalResul
 
     paths = dict.fromkeys(runs)
     targets = [
-        open_eval_target(path, request.windows, kind) for path in paths for kind in (None, *dict.fromkeys(ablate))
+        open_eval_target(path, request.windows, kind, checkpoint)
+        for path in paths
+        for kind in (None, *dict.fromkeys(ablate))
     ]
     with watching() as watch:
         return Evaluator(targets, request, watch).run_all()

@@ -19,7 +19,7 @@ def export(
             metavar="NAME",
             help="`hf`: for transformers; `hybridkit`: for hybridkit; or a family that `blocks --all` lists.",
         ),
-    ] = "hybridkit",
+    ] = "hf",
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="fp32, bf16 or fp16; by default as the weights are.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridkit.cli.options import Json, Plugins, RunFolder
+from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say, say_part
@@ -35,6 +35,8 @@ def generate(
     save_state: Annotated[Path | None, typer.Option(metavar="F", help="Keep what was read, before the reply.")] = None,
     load_state: Annotated[Path | None, typer.Option(metavar="F", help="Go on from there with each prompt.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print speeds and state bytes on standard error.")] = False,
+    checkpoint: CheckpointName = None,
+    average: Annotated[bool, typer.Option("--average", help="The running mean of the weights (train.ema).")] = False,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
@@ -51,7 +53,7 @@ def generate(
     from hybridkit.inference.streaming import Writer
     from hybridkit.model.loading import load
 
-    writer = Writer(load(run), sampling, tokens, stop)
+    writer = Writer(load(run, checkpoint, average), sampling, tokens, stop)
     streamed = not as_json and len(texts) < 2
     replies: list[Reply] = []
     for context in _contexts(writer, texts, load_state, window, chunk):

@@ -39,6 +39,9 @@ Overrides = Annotated[
     list[str],
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.lr=1e-3 'pattern=[sa]*4'."),
 ]
+CheckpointName = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="STEP|best|newest", help="Of the run; default: the newest.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `hybridkit train` writes it.")]
 
 

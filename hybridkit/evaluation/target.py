@@ -17,9 +17,9 @@ from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
 from hybridkit.registry.registry import Registry
-from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import code_of, hashes
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import choose_device
 
@@ -68,14 +68,16 @@ class EvalTarget:
             yield model
 
 
-def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None) -> EvalTarget:
-    """The run in a folder. Raises UserError where it holds no valid checkpoint, or the questions do not suit it."""
+def open_eval_target(
+    path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None, checkpoint: Which = None
+) -> EvalTarget:
+    """A checkpoint of the run in a folder (`Run.chosen`).
+
+    Raises UserError where it holds no valid one, or the questions do not suit it.
+    """
     run = Run(path)
     loaded = run.recipe
-    found = run.newest(WEIGHTS)
-    if found.manifest is None:
-        run.weights()  # says why there is none
-        raise UserError(f"{path} holds no valid checkpoint")
+    _, manifest = run.chosen(checkpoint)
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not compiled.has_windows:
@@ -83,8 +85,8 @@ def open_eval_target(path: Path, windows: tuple[int | None, ...] = (None,), sile
     if silenced:
         ablate.check_ablation(compiled, silenced)
     code = hashes(code_of(compiled.entries))
-    origin = run_origin(loaded.recipe, found.manifest, tokenizer.digest, code, silenced)
-    lacking = tuple(_lacking(found.manifest, code))
+    origin = run_origin(loaded.recipe, manifest, tokenizer.digest, code, silenced)
+    lacking = tuple(_lacking(manifest, code))
     return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking)
 
 

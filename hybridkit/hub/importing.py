@@ -64,7 +64,7 @@ def import_folder(folder: Path, run: Path) -> Imported:
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
     with _whole(run) as part:
-        _write(Run(part), recipe, plan, tokenizer, weights)
+        write_run(Run(part), recipe, plan, tokenizer, weights)
     return Imported(run, family.name(), plan.pattern, len(weights))
 
 
@@ -121,8 +121,12 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
     """The pattern that an export of ours was trained with, where the family says the same of it as of the plan."""
     hint = config.get(HINT)
     try:
-        other = recipe.model_copy(update={"pattern": hint["pattern"]})  # type: ignore[index]
+        said = recipe.model_dump(mode="json", by_alias=True)
+        said["pattern"] = hint["pattern"]  # type: ignore[index]
+        said["model"] |= {name: hint[name] for name in ("heads", "ffn")}  # type: ignore[index]
+        other = Recipe.model_validate(said)
         changed = _compile(other)
+        other = other.model_copy(update={"pattern": changed.pattern})
         if family.says_alike(plan, changed):
             return other, changed
     except (UserError, TypeError, KeyError, ValueError, AttributeError):
@@ -142,7 +146,7 @@ def _whole(run: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
+def write_run(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
     """The files of a run with one checkpoint, of step 0."""
     run.recipe_file.write_text(dump(recipe), encoding="utf-8")
     tokenizer.save(run.path)

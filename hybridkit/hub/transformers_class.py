@@ -35,6 +35,11 @@ def _bytes(plan: Plan, block: Block, tokens: int) -> int:
         return state_bytes(block.init_state(plan.dims, 1, tokens))
 
 
+def hint(plan: Plan) -> dict[str, Any]:
+    """The pattern as it was written, with what else decides its stack."""
+    return {"pattern": plan.pattern, "heads": plan.dims.heads, "ffn": plan.config.ffn and dict(plan.config.ffn)}
+
+
 class TransformersClass(Family):
     """What the families share that transformers opens without code of ours."""
 
@@ -100,7 +105,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
     def footer(self, model: Model) -> dict[str, Any]:
         """How long a text may be, and the pattern with its policies, which `hub.importing` reads."""
         length = model.recipe.data.sequence if model.recipe and grows(model.plan) else UNLIMITED
-        return {"max_position_embeddings": length, HINT: {"pattern": model.plan.pattern}}
+        return {"max_position_embeddings": length, HINT: hint(model.plan)}
 
     def unties(self, plan: Plan) -> bool:
         """Whether a shared weight is written twice, since the class does not scale it where it is read as input."""

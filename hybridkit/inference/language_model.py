@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from hybridkit.block import GivenWindow
 from hybridkit.inference.decode import CHUNK, Context, TokenRows, decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
+from hybridkit.inference.streaming import Reply, Writer
 from hybridkit.model.model import Model
+from hybridkit.system.errors import UserError
 
 
 class LanguageModel(Model):
@@ -34,3 +36,30 @@ class LanguageModel(Model):
     ) -> Iterator[Tensor]:
         """Tokens (B,), one after another, that go on from a context (`decode`); it can be used again."""
         return decode_tokens(self, context, Sampling(temperature, top_k, top_p, min_p, seed), max_tokens)
+
+    def write(
+        self,
+        prompt: str,
+        *,
+        tokens: int = 256,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        window: GivenWindow = None,
+    ) -> str:
+        """The text that goes on from a prompt, up to a stop string, the end of the document or so many tokens.
+
+        Raises UserError for a model without a tokenizer, or an empty prompt.
+        """
+        if self.tokenizer is None:
+            raise UserError("write: this model has no tokenizer; take one from a run, with hybridkit.load")
+        if not prompt:
+            raise UserError("write: the prompt is empty; it has at least one character")
+        writer = Writer(self, Sampling(temperature, top_k, top_p, min_p, seed), tokens, stop)
+        replies: list[Reply] = []
+        for _ in writer.reply(writer.read([prompt], window=window), replies):
+            pass
+        return replies[0].text

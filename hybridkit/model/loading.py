@@ -14,8 +14,10 @@ from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Data
 from hybridkit.registry.registry import Registry
-from hybridkit.runs.run import RUN_RECIPE, Run
+from hybridkit.runs.manifest import AVERAGE, WEIGHTS
+from hybridkit.runs.run import RUN_RECIPE, Run, Which
 from hybridkit.runs.weights import check_weights, load_weights
+from hybridkit.system.errors import UserError
 
 M = TypeVar("M", bound=Model)
 
@@ -49,16 +51,19 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
 
 
-def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
-    """A model of class `kind` with the newest valid weights of a run, or those of a step, on the CPU.
+def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: bool = False) -> M:
+    """A model of class `kind` with the weights of a run's checkpoint (`Run.chosen`), on the CPU.
 
-    Its `.tokenizer` and `.recipe` are set.
+    Its `.tokenizer` and `.recipe` are set. `average`: the running mean of the weights (`train.ema`) in their place.
 
     Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
     or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
     """
     folder = Run(run)
-    loaded, weights = folder.recipe, folder.weights(step)
+    loaded = folder.recipe
+    if average and not loaded.recipe.train.ema:
+        raise UserError(f"{run}: this run kept no running mean of its weights (train.ema)")
+    weights = folder.weights(checkpoint, AVERAGE if average else WEIGHTS)
     tokenizer = run_tokenizer(folder, loaded.recipe.rules, loaded.registry)
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
@@ -71,6 +76,6 @@ def load_as(kind: type[M], run: Path | str, step: int | None = None) -> M:
     return model.requires_grad_(False).eval()
 
 
-def load(run: Path | str, step: int | None = None) -> Model:
+def load(run: Path | str, checkpoint: Which = None, average: bool = False) -> Model:
     """`load_as` a plain `Model`."""
-    return load_as(Model, run, step)
+    return load_as(Model, run, checkpoint, average)

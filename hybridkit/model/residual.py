@@ -59,19 +59,18 @@ class Residual(nn.Module):
         self._scale, share = config.residual_scale, len(entry.branches) if own else 1
         self._scales = [(block.in_scale, block.out_scale / share) for block in entry.branches]
         self._paths = list[tuple[str, str]]()  # of every layer: the module that holds it, and its name there
+        # Beside the modules under their names: compiled code that asked for a name would serve its block alone.
+        self.layers, self._own_norms = list[Layer](), list[nn.Module]()  # of its branches
         for index, block in enumerate(entry.branches):
             several = len(entry.branches) > 1
             holder = nn.Module() if several else self
-            holder.add_module(block.name(), block.build(dims))
+            self.layers.append(block.build(dims))
+            self._own_norms.append(_norm(own, dims))
+            holder.add_module(block.name(), self.layers[-1])
             if several:
-                holder.add_module("norm", _norm(own, dims))
+                holder.add_module("norm", self._own_norms[-1])
                 self.add_module(str(index), holder)
             self._paths.append((str(index) if several else "", block.name()))
-
-    @property
-    def layers(self) -> list[Layer]:
-        """The layers of its branches."""
-        return [self.get_submodule(holder).get_submodule(name) for holder, name in self._paths]  # type: ignore[misc]
 
     @property
     def layer(self) -> Layer:
@@ -83,12 +82,13 @@ class Residual(nn.Module):
         """Put another layer in a branch's place."""
         holder, name = self._paths[branch]
         self.get_submodule(holder).add_module(name, layer)
+        self.layers[branch] = layer
 
     def forward(
         self, x: Tensor, states: States | None, windows: Windows | None, document_starts: Tensor | None
     ) -> tuple[Tensor, list[State]]:
         """Outputs (B, T, D), and the states after them, one a branch."""
-        inputs, nothing = self._inputs(x), [None] * len(self._paths)
+        inputs, nothing = self._inputs(x), [None] * len(self.layers)
         made = [
             layer(h, state, window=window, document_starts=document_starts)
             for layer, h, state, window in zip(self.layers, inputs, states or nothing, windows or nothing, strict=True)
@@ -120,14 +120,10 @@ class Residual(nn.Module):
 
     def _sum(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """x and what its layers made of it."""
-        parts = zip(outputs, self._scales, self._paths, strict=True)
-        scaled = [_times(self._own_norm(holder, y), scale) for y, (_, scale), (holder, _) in parts]
+        parts = zip(outputs, self._scales, self._own_norms, strict=True)
+        scaled = [_times(norm(y), scale) for y, (_, scale), norm in parts]
         y: Tensor = self.post_norm(sum(scaled[1:], scaled[0]))
         return x + _times(y, self._scale)
-
-    def _own_norm(self, holder: str, y: Tensor) -> Tensor:
-        normed: Tensor = self.get_submodule(holder).norm(y) if holder else y
-        return normed
 
 
 def _norm(wanted: bool, dims: Dims) -> nn.Module:

@@ -6,9 +6,10 @@ A mapping in an extending file, or in an override, is merged into the one that i
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import reduce
 from operator import attrgetter
 from pathlib import Path
@@ -77,6 +78,43 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
     calls = parse_pattern(recipe.pattern, source)
     check_names(calls, registry, recipe.pattern, source)
     return Loaded(recipe, source, path, registry)
+
+
+def read_mapping(content: Mapping[str, Any], overrides: Mapping[str, Any], registry: Registry = REGISTRY) -> Loaded:
+    """A recipe that is given as a mapping rather than a file; else as `read_recipe`."""
+    if "extends" in content:
+        raise RecipeError("recipe: extends: only a file extends another")
+    whole = reduce(_merged, map(_override, set_values(overrides)), _given(content))
+    recipe = _checked(whole, Path("recipe"), registry)
+    source = whole.sources.get(("pattern",))
+    check_names(parse_pattern(recipe.pattern, source), registry, recipe.pattern, source)
+    return Loaded(recipe, source, Path("recipe"), registry)
+
+
+def set_values(values: Mapping[str, Any]) -> list[str]:
+    """Python values by dotted key, as overrides are written on a command line."""
+    return [f"{key}={value if key == 'pattern' else json.dumps(value)}" for key, value in values.items()]
+
+
+def is_recipe(text: str) -> bool:
+    """Whether a text names a recipe: a file that is there, or one that comes with hybridkit."""
+    return text in shipped() or text.endswith((".yaml", ".yml")) or os.path.isfile(text)
+
+
+def _given(content: Mapping[str, Any]) -> Document:
+    """The document of a mapping, whose places are all `recipe`."""
+    data = json.loads(json.dumps(content))
+    places: dict[KeyPath, TextPlace] = {(): TextPlace("recipe")}
+
+    def place(part: Any, path: KeyPath) -> None:
+        for key, value in part.items() if isinstance(part, dict) else ():
+            places[(*path, key)] = TextPlace("recipe")
+            place(value, (*path, key))
+
+    place(data, ())
+    pattern = data.get("pattern")
+    sources = {("pattern",): Source("recipe", Source.inline(pattern).lines)} if isinstance(pattern, str) else {}
+    return Document(data, places, places, sources)
 
 
 def _words(data: Any) -> Iterator[str]:

@@ -39,6 +39,14 @@ def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
     return optimizer_choice(said, _registry(info))
 
 
+SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better when smaller
+
+
+def better(metric: str, value: float, than: float) -> bool:
+    """Whether a figure is better: losses, bits and perplexities when smaller, all others when larger."""
+    return value < than if any(word in metric for word in SMALLER) else value > than
+
+
 class Until(Section):
     """A figure of a validation or a probe, and the bound at which training may stop."""
 

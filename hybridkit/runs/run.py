@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
+from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, read_metrics
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 RUN_RECIPE = "recipe.yaml"  # in a run folder
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})", re.ASCII)
+
+
+Which = int | str | None  # of a run's checkpoints: a step, `best`, or `newest` (None)
 
 
 class Checkpoint(NamedTuple):
@@ -109,30 +113,52 @@ class Run:
                 return read_manifest(checkpoint.folder)
         return None
 
-    def weights(self, step: int | None = None) -> dict[str, Tensor]:
-        """The newest valid checkpoint's weights, or those of a step, on the CPU.
+    def chosen(self, which: Which = None, file: str = WEIGHTS) -> tuple[Checkpoint, Manifest]:
+        """The checkpoint of a step, `best`, or the newest valid one (`newest`, None), of which `file` is checked.
 
         Raises UserError, with reasons, where there is none.
         """
+        self.check_exists()
+        if which in (None, "newest"):
+            found = self.newest(file)
+        else:
+            step = self._best() if which == "best" else _step(which)
+            missing = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
+            checkpoint = next((one for one in self.checkpoints() if one.step == step), missing)
+            try:
+                found = Newest(checkpoint, checkpoint.check(file), {})
+            except Invalid as error:
+                found = Newest(None, None, {checkpoint.folder.name: str(error)})
+        if found.checkpoint is None or found.manifest is None:
+            steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
+            hint = f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
+            raise UserError(f"{self.path} holds no valid checkpoint{hint}{_because(found.skipped)}")
+        return found.checkpoint, found.manifest
+
+    def weights(self, which: Which = None, file: str = WEIGHTS) -> dict[str, Tensor]:
+        """The weights of a checkpoint (`chosen`), on the CPU. Raises UserError where there is none."""
         from hybridkit.runs.weights import read_tensors
 
-        self.check_exists()
-        found = self.newest(WEIGHTS) if step is None else self._at(step)
-        if found.checkpoint is None:
-            raise UserError(f"{self.path} holds no valid checkpoint{_because(found.skipped)}")
+        checkpoint, _ = self.chosen(which, file)
         try:
-            return read_tensors(found.checkpoint.folder / WEIGHTS)
+            return read_tensors(checkpoint.folder / file)
         except Invalid as error:
-            raise UserError(f"{found.checkpoint.folder}: {error}") from error
+            raise UserError(f"{checkpoint.folder}: {error}") from error
 
-    def _at(self, step: int) -> Newest:
-        """The checkpoint of a step, if it is valid."""
-        checkpoint = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
-        checkpoint = next((one for one in self.checkpoints() if one.step == step), checkpoint)
-        try:
-            return Newest(checkpoint, checkpoint.check(WEIGHTS), {})
-        except Invalid as error:
-            return Newest(None, None, {checkpoint.folder.name: str(error)})
+    def _best(self) -> int:
+        """The step of the checkpoint that is best by `train.best`, or else by val_loss."""
+        metric = self.recipe.recipe.train.best or "val_loss"
+        steps = {checkpoint.step for checkpoint in self.checkpoints()}
+        best: tuple[int, float] | None = None
+        for line in self.metrics().lines:
+            value = line.get(metric)
+            if line["step"] in steps and value is not None and (best is None or better(metric, value, best[1])):
+                best = line["step"], value
+        if best is None:
+            raise UserError(
+                f"{self.path}: no checkpoint was made where {metric} was measured; name a step, or `newest`"
+            )
+        return best[0]
 
     def check_exists(self) -> None:
         if not self.path.exists():
@@ -141,6 +167,12 @@ class Run:
             raise UserError(f"{self.path}: no such run folder; {hint}")
         if not self.path.is_dir() or kind(self.path) == "a study folder":
             raise UserError(explain(self.path, "a run folder"))
+
+
+def _step(which: Which) -> int:
+    if not re.fullmatch("[0-9]{1,18}", str(which), re.ASCII):
+        raise UserError(f"--checkpoint {which}: should be a step, `best` or `newest`")
+    return int(str(which))
 
 
 def _beside(path: Path) -> list[Path]:

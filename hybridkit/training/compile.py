@@ -4,8 +4,9 @@ torch compiles a function once for every integer, at most 8 times; the limit is 
 policy of more than `MANY` windows passes its window as a tensor that the mask reads: one graph for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +19,13 @@ MANY = 8
 _MODES = 4  # training or evaluation, with or without document starts
 
 
-def compile_layers(model: Model) -> None:
+def compile_layers(model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile every layer in place; its weights keep their names."""
     entries = set(model.plan.entries)
     graphs = sum(prod(_graphs(window_of(block)) for block in entry.branches) for entry in entries)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MODES * graphs)
     for layer in model.layers:
-        layer.compile(dynamic=False)
+        layer.compile(dynamic=False, backend=backend)
 
 
 def for_graphs(plan: Plan, windows: Sequence[GivenWindow]) -> list[GivenWindow | Tensor]:

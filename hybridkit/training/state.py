@@ -5,13 +5,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hybridkit.recipe.train import better
 from hybridkit.runs.manifest import STATE, Invalid, read_json
 from hybridkit.runs.run import Checkpoint
 from hybridkit.system.pydantic_errors import first_error
 
 RECENT = 100  # losses that a new one is compared with
 MOST = 10**15  # steps and batches: more than any run has, and small enough to be multiplied
-SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better when smaller
 FEWEST = 20  # recent losses without which no loss counts as a spike
 
 
@@ -41,9 +41,8 @@ class TrainState(BaseModel):
             self.recent = [*self.recent[1 - RECENT :], loss]
 
     def judge(self, metric: str, value: float) -> None:
-        """Here is a checkpoint with this figure. Losses, bits and perplexities are better when smaller."""
-        smaller = any(word in metric for word in SMALLER)
-        if self.best_value is None or (value < self.best_value if smaller else value > self.best_value):
+        """Here is a checkpoint with this figure."""
+        if self.best_value is None or better(metric, value, self.best_value):
             self.best, self.best_value = self.step, value
 
     @property

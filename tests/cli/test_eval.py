@@ -88,7 +88,7 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
-    asked = ["--no-perplexity", "--needles", "niah_single_1", "--windows", "4,16", "--lengths"]
+    asked = ["--no-perplexity", "--needles", "niah_single_2", "--windows", "4,16", "--lengths"]
     answer = found("text", "recall", *asked, "1k,1200")
     assert len(answer["cells"]) == 2 * 2 * 2
     cell = answer["cells"][0]
@@ -98,7 +98,7 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     prompts = [
         [json.loads(line)["input"] for line in file.read_text().splitlines()]
         for run in ("text", "recall")
-        for file in sorted((runs / run / "eval" / "needles").glob("niah_single_1-1024-*.jsonl"))
+        for file in sorted((runs / run / "eval" / "needles").glob("niah_single_2-1024-*.jsonl"))
     ]
     assert len(prompts) == 4 and all(one == prompts[0] and len(one) == 3 for one in prompts)
     folder = runs / "text" / "eval"

@@ -54,7 +54,7 @@ def test_a_finished_run_is_resumed_shown_generated_from_and_exported(run: Path) 
     assert said.returncode == 0 and said.stdout
     assert hybridkit("export", "runs/tiny", "out", cwd=run).returncode == 0
     config = json.loads((run / "out/config.json").read_text())
-    assert config["pattern"] == "[swa:stoch(4,8), mlstm]" and len(config["layers"]) == 4
+    assert config["hybridkit"]["pattern"] == "[swa:stoch(4,8), mlstm]" and len(config["stack"]) == 4
 
 
 def test_a_plugin_is_as_good_as_a_shipped_block(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hybridkit.data.tokenizer import ByteTokenizer
+from hybridkit.hub.importing import write_run
 from hybridkit.hub.tokenizer import byte_level
+from hybridkit.model.config import ModelConfig
+from hybridkit.model.model import Model
+from hybridkit.model.plan import compile_pattern
+from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.schema import Recipe
+from hybridkit.runs.run import Run
+from hybridkit.runs.weights import weights_of
 
 VOCAB = 257  # tokens of `bytes`
 LLAMA = {
@@ -56,3 +65,17 @@ def greedy(model: nn.Module, ids: Tensor, tokens: int) -> list[int]:
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, eos_token_id=None
         )
     return made[0, ids.shape[1] :].tolist()
+
+
+def run_of(pattern: str, folder: Path, **options: Any) -> Path:
+    """A run of one checkpoint, with random weights: a `model:` section as keywords beside the pattern."""
+    recipe = Recipe.model_validate({"pattern": pattern, "model": {"width": 32, **options}, "rules": CURRENT_RULES})
+    plan = compile_pattern(pattern, ModelConfig.of(recipe, recipe.model.vocab or VOCAB))
+    torch.manual_seed(0)
+    weights = weights_of(Model(plan))
+    for tensor in weights.values():
+        one = tensor.dim() == 1
+        nn.init.normal_(tensor, mean=float(one), std=0.3 if one else tensor.shape[-1] ** -0.5)
+    folder.mkdir()
+    write_run(Run(folder), recipe, plan, ByteTokenizer(), weights)
+    return folder

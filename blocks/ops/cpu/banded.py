@@ -15,7 +15,7 @@ ds = -e^(s - l') sum over channels of y' dy'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops.cpu.capped import capped, capped_backward
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
+Run = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `forward` does
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -66,22 +67,29 @@ def banded(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    window: WindowLimit,
+    window: WindowLimit | Tensor,
     documents: Tensor | None,
     scale: float | None = None,
     cap: float | None = None,
     sinks: Tensor | None = None,  # (H,)
+    run: Run | None = None,
 ) -> Tensor:
-    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
+    """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E).
+
+    `run` is what computes it: `forward` with its gradient, by default as an autograd function.
+    """
     batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
-    out = _Banded.apply(
+    limit = window if isinstance(window, Tensor) else None
+    out, _ = (run or _Banded.apply)(
         grouped.to(wide).flatten(0, 1).contiguous(),
         *(x.to(wide).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
         None if sinks is None else sinks.to(wide).view(kv_heads, -1).repeat(batch, 1),
-        window,
+        None if limit is not None else window,
+        limit,
         None if documents is None else documents.repeat_interleave(kv_heads, 0),
-        _Kernel(scale, cap),
+        scale,
+        cap,
     )
     return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3).to(q.dtype)
 
@@ -107,50 +115,89 @@ class _Kernel(NamedTuple):
         return capped_backward(*given, mask, self.scale or given[1].shape[-1] ** -0.5, self.cap)
 
 
-class _Banded(torch.autograd.Function):
-    """q (N, T, G, E), k and v (N, S, E), sinks (N, G) to (N, T, G, E)."""
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    window: WindowLimit,
+    limit: Tensor | None,
+    documents: Tensor | None,
+    scale: float | None,
+    cap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """From q (N, T, G, E), k and v (N, S, E), sinks (N, G) to outputs (N, T, G, E) and log norms (N, T, G).
 
+    `limit` is a window that is held in a tensor.
+    """
+    out, norms, kernel = torch.empty_like(q), q.new_empty(q.shape[:3]), _Kernel(scale, cap)
+    with torch.autocast(q.device.type, enabled=False):
+        for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
+            made, norm = kernel.forward(_rows(q, tile), _band(k, tile), _band(v, tile), mask)
+            _rows(out, tile).copy_(made)
+            _rows(norms[..., None], tile)[..., 0].copy_(norm)
+    if sinks is not None:
+        alone = norms.clone()
+        torch.logaddexp(alone, sinks[:, None], out=norms)
+        out.mul_(alone.sub_(norms).exp_()[..., None])
+    return out, norms
+
+
+def backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    out: Tensor,
+    norms: Tensor,
+    window: WindowLimit,
+    limit: Tensor | None,
+    documents: Tensor | None,
+    scale: float | None,
+    cap: float | None,
+    dout: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and sinks (empty without them) from that of the output."""
+    dout, kernel = dout.contiguous(), _Kernel(scale, cap)
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    with torch.autocast(q.device.type, enabled=False):
+        for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
+            norm = _rows(norms[..., None], tile)[..., 0]
+            given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
+            of_q, of_k, of_v = kernel.backward(*given, mask=mask)
+            _rows(dq, tile).copy_(of_q)
+            _add_bands_(dk, of_k, tile)
+            _add_bands_(dv, of_v, tile)
+    if sinks is None:
+        return dq, dk, dv, q.new_empty(0)
+    return dq, dk, dv, -((sinks[:, None] - norms).exp_() * (out * dout).sum(-1)).sum(1)
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Store what the gradient needs."""
+    q, k, v, sinks, ctx.window, limit, documents, *ctx.scores = inputs
+    ctx.save_for_backward(q, k, v, sinks, *output, limit, documents)
+
+
+def gradients(ctx: Any, dout: Tensor, run: Callable[..., Any]) -> tuple[Tensor | None, ...]:
+    """Of all inputs of `forward`, by `run`, which is `backward` or its operator."""
+    *kept, limit, documents = ctx.saved_tensors
+    dq, dk, dv, dsinks = run(*kept, ctx.window, limit, documents, *ctx.scores, dout)
+    return dq, dk, dv, None if kept[3] is None else dsinks, None, None, None, None, None
+
+
+class _Banded(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        sinks: Tensor | None,
-        window: WindowLimit,
-        documents: Tensor | None,
-        kernel: _Kernel,
-    ) -> Tensor:
-        out, norms = torch.empty_like(q), q.new_empty(q.shape[:3])
-        with torch.autocast(q.device.type, enabled=False):
-            for tile, mask in _tiles(q, k, window, documents):
-                made, norm = kernel.forward(_rows(q, tile), _band(k, tile), _band(v, tile), mask)
-                _rows(out, tile).copy_(made)
-                _rows(norms[..., None], tile)[..., 0].copy_(norm)
-        if sinks is not None:
-            alone = norms.clone()
-            torch.logaddexp(alone, sinks[:, None], out=norms)
-            out.mul_(alone.sub_(norms).exp_()[..., None])
-        ctx.save_for_backward(q, k, v, sinks, out, norms, documents)
-        ctx.window, ctx.kernel = window, kernel
-        return out
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        found = forward(*given)
+        keep(ctx, given, found)
+        ctx.mark_non_differentiable(found[1])
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, sinks, out, norms, documents = ctx.saved_tensors
-        dout = grads[0].contiguous()
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        with torch.autocast(q.device.type, enabled=False):
-            for tile, mask in _tiles(q, k, ctx.window, documents):
-                norm = _rows(norms[..., None], tile)[..., 0]
-                given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
-                of_q, of_k, of_v = ctx.kernel.backward(*given, mask=mask)
-                _rows(dq, tile).copy_(of_q)
-                _add_bands_(dk, of_k, tile)
-                _add_bands_(dv, of_v, tile)
-        pulled = None if sinks is None else -((sinks[:, None] - norms).exp_() * (out * dout).sum(-1)).sum(1)
-        return dq, dk, dv, pulled, None, None, None
+        return gradients(ctx, grads[0], backward)
 
 
 def _rows(x: Tensor, tile: Bands) -> Tensor:

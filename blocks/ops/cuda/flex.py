@@ -22,9 +22,6 @@ from hybridkit.block import WindowLimit
 BLOCK = 128
 
 
-@torch.compiler.disable(
-    recursive=False
-)  # compiled here, once: within a model's graph it would compile for every window
 def flex(
     q: Tensor,
     k: Tensor,
@@ -35,15 +32,18 @@ def flex(
     cap: float | None = None,
     sinks: Tensor | None = None,  # (H,)
 ) -> Tensor:
-    """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E)."""
-    tokens, keys = q.shape[1], k.shape[1]
-    if documents is None and not isinstance(window, Tensor):
+    """`attend` of attend.py: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E).
+
+    Compiled here, unless it is part of a layer that is compiled as a whole.
+    """
+    tokens, keys, whole = q.shape[1], k.shape[1], torch.compiler.is_compiling()
+    if documents is None and not isinstance(window, Tensor) and not whole:
         mask = _cached_mask(tokens, keys, window, q.device)
     else:
         mask = block_mask(tokens, keys, window, documents, q.device)
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
     eager: Callable[..., Tensor] = flex_attention  # the compiled kernel knows no float64
-    run = eager if q.dtype == torch.float64 else _compiled()
+    run = eager if q.dtype == torch.float64 or whole else _compiled()
     options: dict[str, Any] = {"block_mask": mask, "enable_gqa": True, "kernel_options": _options(q.dtype)}
     if scale is not None:
         options["scale"] = scale

@@ -1,0 +1,275 @@
+"""Mamba-2, a state space mixer (arXiv 2405.21060): a matrix for each head, which decays by a step that the input sets.
+
+    z, xBC, dt = in_proj(u)            xBC = silu(conv(xBC)), cut into x, B and C
+    dt = softplus(dt + dt_bias), between dt_min and dt_max
+    S_t = exp(-exp(A_log) dt_t) S_{t-1} + dt_t x_t B_t^T,    y_t = S_t C_t + D x_t      per head, in fp32 at least
+    out = out_proj(norm(y * silu(z)))
+
+as in state-spaces/mamba and, with other sizes and multipliers, in Zamba2, Nemotron-H, Granite 4 and Falcon-H1. The
+model adds the pre-norm and the residual. The scan is in ops/ssd.py; ops/ssd_kernels.py says which form runs where.
+
+Letters: B batch, T tokens, D width, H heads, P width of a head, I = H P, G groups that share B and C, N width of a
+state's row, K taps of the convolution over I + 2 G N channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, write_value
+from hybridkit_blocks.ops import ssd_kernels
+from hybridkit_blocks.ops.convolution import (
+    SILU,
+    Convolution,
+    convolution_flops,
+    convolution_reference,
+    convolution_state,
+)
+from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.gated_norm import GatedNorm
+from hybridkit_blocks.ops.precision import wide
+from hybridkit_blocks.ops.ssd import step_, tiles
+
+A_RANGE = 1.0, 16.0  # initial decay rates, uniform
+DT_RANGE, DT_FLOOR = (1e-3, 0.1), 1e-4  # initial step sizes, uniform in the logarithm
+
+
+class Sizes(NamedTuple):
+    """The sizes of a layer: H, P, G, N and K."""
+
+    heads: int
+    head: int
+    groups: int
+    state: int
+    taps: int
+
+    @property
+    def inner(self) -> int:
+        """I, the width between the two projections."""
+        return self.heads * self.head
+
+    @property
+    def sections(self) -> tuple[int, int, int, int, int]:
+        """Outputs of in_proj: z, x, B, C and dt."""
+        return self.inner, self.inner, self.groups * self.state, self.groups * self.state, self.heads
+
+    @property
+    def channels(self) -> int:
+        """Channels of the convolution: x, B and C."""
+        return sum(self.sections[1:4])
+
+
+class Mamba2State(NamedTuple):
+    """What a Mamba-2 layer carries: the convolution's last inputs (B, K - 1, C), and S (B, H, P, N), at least fp32."""
+
+    conv: Tensor
+    S: Tensor
+
+
+class Mamba2(Block):
+    """Mamba-2: a decaying matrix memory of constant size.
+
+    `heads` defaults to the model's, `head` to expand * width / heads. `groups` of heads share B and C; `state` is their
+    width. `gate_norm` says over what the norm behind the gate runs: each group, all of the inner width, or `none`.
+    Each part of in_proj's output (z, x, b, c, dt), its input and the layer's output may have a constant multiplier.
+    """
+
+    differentiable_state: ClassVar[bool] = True
+    heads: int | None = Field(None, ge=1)
+    head: int | None = Field(None, ge=1)
+    state: int = Field(128, ge=1)
+    groups: int = Field(1, ge=1)
+    expand: float = Field(2, gt=0)
+    conv: int = Field(4, ge=1)
+    gate_norm: Literal["group", "all", "none"] = "group"
+    bias: bool = False
+    conv_bias: bool = True
+    dt_min: float = Field(0, ge=0)
+    dt_max: float | None = Field(None, gt=0)
+    in_multiplier: float = 1
+    z_multiplier: float = 1
+    x_multiplier: float = 1
+    b_multiplier: float = 1
+    c_multiplier: float = 1
+    dt_multiplier: float = 1
+    out_multiplier: float = 1
+
+    def build(self, dims: Dims) -> Mamba2Layer:
+        return Mamba2Layer(self, self.sizes(dims), dims)
+
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        """Linear layers, convolution, and 4 P N a token and head for writing and reading S.
+
+        `hardware` is the own chunkwise form with chunks of L tokens: 2 L (G N + I) more a token, for whole L x L tiles,
+        the last chunk's padding included.
+        """
+        sizes = self.sizes(dims)
+        linear = 2 * tokens * dims.width * (sum(sizes.sections) + sizes.inner)
+        linear += convolution_flops(sizes.channels, sizes.taps, tokens)
+        if count != "hardware":
+            return linear + tokens * 4 * sizes.inner * sizes.state
+        chunks, length = tiles(tokens)
+        cell = 4 * sizes.inner * sizes.state + 2 * length * (sizes.groups * sizes.state + sizes.inner)
+        return linear + chunks * length * cell
+
+    def cost_reference(
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
+    ) -> Callable[[], object] | None:
+        """The recurrent form: x B^T written into S and C read from it, token by token. Tiles are the kernels' own."""
+        if count != "exact":
+            return None
+        sizes = self.sizes(dims)
+        convolution = convolution_reference(sizes.channels, sizes.taps, tokens)
+        shapes = (sizes.head, 1), (1, sizes.state), (sizes.head, sizes.state), (sizes.state, 1)
+        x, b, S, c = (torch.zeros(sizes.heads, *shape) for shape in shapes)
+        return lambda: (convolution(), [(x @ b, S @ c) for _ in range(tokens)])
+
+    def init_state(
+        self,
+        dims: Dims,
+        batch: int,
+        tokens: int,
+        window: GivenWindow = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Mamba2State:
+        """An empty memory: H P N numbers a sequence, at least fp32, and K - 1 inputs of each channel."""
+        sizes = self.sizes(dims)
+        S = (batch, sizes.heads, sizes.head, sizes.state)
+        return Mamba2State(
+            convolution_state(batch, sizes.channels, sizes.taps, device, dtype),
+            torch.zeros(S, device=device, dtype=wide(dtype or torch.get_default_dtype())),
+        )
+
+    @classmethod
+    def kernel(cls, device: str) -> tuple[str, str]:
+        """Which implementation of the scan runs on a device ("cpu", "cuda"), and why, in a line."""
+        return ssd_kernels.choose_kernel(device)
+
+    def sizes(self, dims: Dims) -> Sizes:
+        """H, P, G, N and K. Raises ValueError where they do not fit."""
+        heads = self.heads or dims.heads
+        inner = heads * self.head if self.head else int(self.expand * dims.width)
+        if inner % heads or not inner:
+            said = f"mamba2: {heads} heads do not divide expand * width ({write_value(self.expand)} * {dims.width})"
+            raise ValueError(f"{said}; choose others, or give the width of a head: mamba2(head=64)")
+        if heads % self.groups:
+            raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads")
+        if self.dt_max is not None and self.dt_max < self.dt_min:
+            raise ValueError(f"mamba2: dt_max={write_value(self.dt_max)} is below dt_min={write_value(self.dt_min)}")
+        return Sizes(heads, inner // heads, self.groups, self.state, self.conv)
+
+
+class Mamba2Layer(Layer):
+    """The built Mamba-2: `forward` for any stretch of tokens, `step` for one, in place."""
+
+    def __init__(self, block: Mamba2, sizes: Sizes, dims: Dims) -> None:
+        super().__init__()
+        self.block, self.dims, self.sizes = block, dims, sizes
+        self._cuts = [sizes.inner, sizes.channels, sizes.heads]
+        self.in_proj = nn.Linear(dims.width, sum(sizes.sections), bias=block.bias)
+        self.conv = Convolution(sizes.channels, sizes.taps, block.conv_bias, SILU)
+        self.dt_bias = nn.Parameter(torch.empty(sizes.heads))
+        self.A_log = nn.Parameter(torch.empty(sizes.heads))
+        self.D = nn.Parameter(torch.ones(sizes.heads))
+        self.norm = GatedNorm(sizes.inner, {"group": sizes.groups, "all": 1, "none": None}[block.gate_norm])
+        self.out_proj = nn.Linear(sizes.inner, dims.width, bias=block.bias)
+        self._start(dims)
+
+    @torch.no_grad()
+    def _start(self, dims: Dims) -> None:
+        """Initial weights of state-spaces/mamba; nn.Linear and the convolution begin as torch has them."""
+        self.A_log.uniform_(*A_RANGE).log_()
+        dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
+        dt.add_(torch.expm1(-dt).neg_().log_())  # the inverse of softplus
+        self.out_proj.weight.div_(dims.depth**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: GivenWindow | Tensor = None,
+        document_starts: Tensor | None = None,
+    ) -> tuple[Tensor, Mamba2State]:
+        """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: Mamba-2 has none."""
+        if window is not None:
+            raise ValueError("mamba2 has no window; leave it out")
+        conv, S = state or self.block.init_state(self.dims, len(x), 0, device=x.device, dtype=x.dtype)
+        z, mixed, dt = self._project(x)
+        mixed, conv = self.conv(mixed, conv, document_starts)
+        y, S = ssd_kernels.scan(mixed, *self._decay(dt), self.D, S, document_starts)
+        return self._emit(self.norm(y.flatten(-2), z)).to(x.dtype), Mamba2State(conv, S)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, Mamba2State]:
+        """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
+        memory = Mamba2State(*state)
+        return self._emit(self._advance(memory, *self._project(x[:, 0]))).to(x.dtype)[:, None], memory
+
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        weight, bias = self._in()
+        project, unit = product(side_by_side(norm, [weight]), rows), Unit(norm)
+        weight, end = self._out()
+        out = residual(weight, rows)
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, State]:
+            x, memory = x[:, 0], Mamba2State(*state)
+            projected = project(unit(x))
+            h = self._advance(memory, *(projected if bias is None else projected + bias).split(self._cuts, -1))
+            y = out(x, h.to(x.dtype))
+            return (y if end is None else y + end)[:, None], memory
+
+        return run
+
+    def _advance(self, memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
+        """One token of in_proj's outputs (B, .) to out_proj's inputs (B, I); the memory is moved on in place."""
+        mixed = self.conv.step(mixed, memory.conv).to(memory.S.dtype)
+        y = step_(mixed, *self._decay(dt), self.D, memory.S)
+        return self.norm(y.flatten(-2).to(z.dtype), z)
+
+    def _decay(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """The step sizes dt and log a (., H), in fp32 at least, from what in_proj gives."""
+        kind = wide(dt.dtype)
+        dt = F.softplus(dt.to(kind) + self.dt_bias)
+        if self.block.dt_min or self.block.dt_max is not None:
+            dt = dt.clamp(self.block.dt_min, self.block.dt_max)
+        return dt, dt * -self.A_log.to(kind).exp()
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """z (., I), the convolution's input (., I + 2 G N) and dt (., H): a product each, so that none is a copy."""
+        weight, bias = self._in()
+        parts = weight.split(self._cuts)
+        biases = [None] * 3 if bias is None else bias.split(self._cuts)
+        return tuple(F.linear(x, part, more) for part, more in zip(parts, biases, strict=True))
+
+    def _emit(self, h: Tensor) -> Tensor:
+        return F.linear(h, *self._out())
+
+    def _in(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of in_proj, with the multipliers."""
+        b, sections = self.block, self.sizes.sections
+        scales = [b.z_multiplier, b.x_multiplier, b.b_multiplier, b.c_multiplier, b.dt_multiplier]
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        weight = _scaled(weight, [scale * b.in_multiplier for scale in scales], sections)
+        return weight, None if bias is None else _scaled(bias, scales, sections)
+
+    def _out(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of out_proj, with the multiplier."""
+        scale, weight, bias = self.block.out_multiplier, self.out_proj.weight, self.out_proj.bias
+        return (weight, bias) if scale == 1 else (weight * scale, None if bias is None else bias * scale)
+
+
+def _scaled(weight: Tensor, scales: Sequence[float], sections: Sequence[int]) -> Tensor:
+    """The sections of a weight's first dimension, each times its scale; the weight itself where all are 1."""
+    if all(scale == 1 for scale in scales):
+        return weight
+    return torch.cat([part * scale for part, scale in zip(weight.split(sections), scales, strict=True)])

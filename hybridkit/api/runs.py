@@ -1,0 +1,153 @@
+"""Runs from Python: train one, look at it, evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybridkit.recipe.files import Loaded, read_mapping, run_name, set_values
+from hybridkit.runs.run import Run, Which, load_recipe
+from hybridkit.system.errors import MissingExtra, UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hybridkit.training.callback import Callback
+
+RecipeLike = str | Path | Mapping[str, Any]  # a file, the name of a shipped recipe, or its content
+
+
+class TrainedRun:
+    """A run folder, as `train` gives it and `evaluate` takes it. It is read anew whenever it is asked."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        Run(path).check_exists()
+
+    def __repr__(self) -> str:
+        return f"TrainedRun({str(self.path)!r})"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: steps with `loss`, validations with `val_loss`."""
+        return [dict(line) for line in Run(self.path).metrics().lines]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that was trained, every default written out."""
+        return Run(self.path).recipe.recipe.model_dump(mode="json", by_alias=True)
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of the checkpoints there are, in order."""
+        return sorted(checkpoint.step for checkpoint in Run(self.path).checkpoints())
+
+    @property
+    def best(self) -> int:
+        """The step of the checkpoint that is best by `train.best`, or by val_loss. Raises UserError if unknown."""
+        return Run(self.path).chosen("best")[0].step
+
+
+def train(
+    recipe: RecipeLike,
+    run: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> TrainedRun:
+    """Train a recipe in this process: `train("quickstart", overrides={"train.steps": 100})`.
+
+    `recipe`: a file, a shipped recipe's name, or its content as a mapping, for which `run`, the folder, must be given;
+    elsewhere `run` is runs/ and the recipe's name. `overrides` are dotted keys. `callbacks` are told what happens;
+    progress is printed unless `quiet`. Raises UserError for what is wrong in the recipe, for a folder that holds a run
+    (without `resume`), and for a recipe of several ranks, which `hybridkit train` starts.
+    """
+    from hybridkit.report.progress import reporter
+    from hybridkit.training.reporter import Silent
+    from hybridkit.training.trainer import train as start
+
+    folder = Path(run) if run is not None else Path("runs") / _name(recipe)
+    loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
+    start(loaded, folder, resume=resume, reporter=Silent() if quiet else reporter(), callbacks=callbacks)
+    return TrainedRun(folder)
+
+
+def read(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = None) -> Loaded:
+    """The recipe with its overrides. Raises UserError."""
+    if isinstance(recipe, Mapping):
+        return read_mapping(recipe, overrides)
+    return load_recipe(recipe, set_values(overrides), run)
+
+
+def _name(recipe: RecipeLike) -> str:
+    if isinstance(recipe, Mapping):
+        raise UserError('train: a recipe that is no file has no name; name the run\'s folder, as in run="runs/a"')
+    return run_name(recipe)
+
+
+def evaluate(
+    run: str | Path | TrainedRun | Sequence[str | Path | TrainedRun],
+    *,
+    perplexity: bool = True,
+    context: int | None = None,
+    needles: Sequence[str] = (),
+    lengths: Sequence[int] = (4096,),
+    recall: Sequence[int] = (),
+    windows: Sequence[int | None] = (None,),
+    tasks: Sequence[str] = (),
+    samples: int = 500,
+    checkpoint: Which = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What `hybridkit eval --json` prints, as a dict: `perplexity`, `by_position`, `cells` (needles, recall), `tasks`.
+
+    `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
+    test time (None: each block's largest). `checkpoint`: a step, "best" or "newest". `options` are further fields of
+    `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, haystack, include, limit. Answers
+    to needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
+    """
+    from hybridkit.evaluation.request import EvalRequest
+    from hybridkit.evaluation.runner import Evaluator
+    from hybridkit.evaluation.target import open_eval_target
+    from hybridkit.evaluation.task_names import task_names
+
+    if unknown := options.keys() - EvalRequest.__dataclass_fields__.keys():
+        raise UserError(f"evaluate: unknown option {sorted(unknown)[0]}")
+    request = EvalRequest(
+        perplexity=perplexity, context=context, tasks=task_names(needles), lengths=tuple(lengths) if needles else (),
+        windows=tuple(windows), gaps=tuple(recall), harness=tuple(tasks), samples=samples, **options,
+    )  # fmt: skip
+    runs = [run] if isinstance(run, str | Path | TrainedRun) else list(run)
+    paths = [one.path if isinstance(one, TrainedRun) else Path(one) for one in runs]
+    targets = [open_eval_target(path, request.windows, checkpoint=checkpoint) for path in paths]
+    return Evaluator(targets, request, lambda what, done, total: None).run_all().to_json()
+
+
+def frame(run: str | Path | TrainedRun) -> pandas.DataFrame:
+    """The metrics of a run as a pandas frame, a row a line, indexed by step. Raises UserError without pandas."""
+    try:
+        import pandas
+    except ImportError:
+        raise MissingExtra("pandas", "notebook") from None
+    of = run if isinstance(run, TrainedRun) else TrainedRun(run)
+    return pandas.DataFrame(of.metrics).set_index("step")
+
+
+def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> dict[str, Any]:
+    """What a pattern or a recipe costs, as in `hybridkit flops --json`: parameters, FLOPs a token, state bytes, layers.
+
+    `costs("[swa:128, mlstm]*12", width=2048, context=16384)`: a text that is no recipe's name is a pattern. `sizes` are
+    fields of the recipe's `model`. Raises UserError for what is wrong in them.
+    """
+    from hybridkit.cost.summary import cost_entry, cost_requests
+    from hybridkit.recipe.files import is_recipe
+
+    overrides = {f"model.{key}": value for key, value in sizes.items()}
+    pattern = isinstance(recipe, str) and not is_recipe(recipe)
+    loaded = read({"pattern": recipe} if pattern else recipe, overrides)
+    name = "recipe" if isinstance(recipe, Mapping) or pattern else run_name(recipe)  # type: ignore[arg-type]
+    (request,) = cost_requests(name, loaded, (context,) if context else ())
+    return cost_entry(request)

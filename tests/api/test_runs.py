@@ -1,0 +1,135 @@
+"""hybridkit from Python: what the verbs do, without a shell."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import hybridkit
+
+import hybridkit as hk
+from hybridkit.recipe.files import read_mapping
+from hybridkit.system.errors import UserError
+from hybridkit.training.callback import Callback
+
+RECIPE: dict[str, Any] = {
+    "pattern": "[swa:stoch(4,16,p=.5), mlstm]",
+    "model": {"width": 16, "heads": 2},
+    "data": {"source": "recall(pairs=2)", "sequence": 32},
+    "train": {
+        "steps": 6, "batch_tokens": 128, "lr": 1e-2, "validate_every": 2, "checkpoint_every": 2, "precision": "fp32",
+        "ema": 0.5,
+    },
+}  # fmt: skip
+
+
+def said(*words: str) -> dict[str, Any]:
+    """What a verb prints as JSON."""
+    done = hybridkit(*words, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+class Counts(Callback):
+    """How many steps it was told of."""
+
+    steps = 0
+
+    def on_step(self, line: Any, bits_per_byte: float | None) -> None:
+        self.steps += 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> hk.TrainedRun:
+    told = Counts()
+    made = hk.train(RECIPE, tmp_path_factory.mktemp("api") / "a", callbacks=[told], quiet=True)
+    assert told.steps == 6
+    return made
+
+
+def test_a_run_shows_what_it_holds(run: hk.TrainedRun) -> None:
+    assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert run.checkpoints == [2, 4, 6] and run.recipe["model"]["width"] == 16
+    losses = {line["step"]: line["val_loss"] for line in run.metrics if "val_loss" in line}
+    assert run.best == min(losses, key=losses.__getitem__)
+    table = hk.frame(run)
+    assert list(table.loc[6, "loss"].dropna()) == [run.metrics[-2]["loss"]]
+
+
+def test_checkpoints_by_number_best_and_newest(run: hk.TrainedRun) -> None:
+    first, newest, best, mean = (
+        hk.load(run, *which, **more).embedding.weight
+        for which, more in (((2,), {}), ((), {}), (("best",), {}), ((), {"average": True}))
+    )
+    assert torch.equal(newest, hk.load(run, "newest").embedding.weight)
+    assert not torch.equal(first, newest) and not torch.equal(mean, newest)
+    assert torch.equal(best, hk.load(run, run.best).embedding.weight)
+    with pytest.raises(UserError, match="checkpoints of the steps 2, 4, 6"):
+        hk.load(run, 3)
+    with pytest.raises(UserError, match="a step, `best` or `newest`"):
+        hk.load(run, "bets")
+
+
+def test_a_model_writes(run: hk.TrainedRun) -> None:
+    text = hk.load(run, 2).write("def ", tokens=12, seed=3)
+    words = ["--tokens", "12", "--seed", "3", "--checkpoint", "2", "--json"]
+    assert said("generate", str(run.path), "def ", *words)["replies"][0]["text"] == text
+    with pytest.raises(UserError, match="no tokenizer"):
+        hk.build("[sa]", width=16).write("a")
+
+
+def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
+    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20}
+    found = hk.evaluate(run, perplexity=False, checkpoint=4, **asked)
+    words = [
+        "--no-perplexity",
+        "--recall",
+        "8,64",
+        "--windows",
+        "4,16",
+        "--samples",
+        "20",
+        "--checkpoint",
+        "4",
+        "--json",
+    ]
+    assert said("eval", str(run.path), *words)["cells"] == found["cells"]
+    assert found["cells"] != hk.evaluate(run, perplexity=False, **asked)["cells"]
+    with pytest.raises(UserError, match="unknown option sample"):
+        hk.evaluate(run, sample=3)
+    with pytest.raises(UserError, match="did you mean `niah_single`"):
+        hk.evaluate(run, needles=["niah_singel"])
+
+
+def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:
+    assert (
+        hk.costs("swax-128-1.4b", context=16384)
+        == said("flops", "swax-128-1.4b", "--context", "16k", "--json")["recipes"][0]
+    )
+    by_text, by_mapping = hk.costs("[swa:8]*2", width=64), hk.costs({"pattern": "[swa:8]*2", "model": {"width": 64}})
+    assert by_text["params"] == by_mapping["params"] and by_text["layers"][0]["entry"] == "swa:8"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "said"),
+    [
+        ({"patern": "sa"}, {}, "did you mean .?pattern"),
+        ({"pattern": "[sa, mlstn]"}, {}, "did you mean `mlstm`"),
+        ({"pattern": "sa", "train": {"stpes": 3}}, {}, "steps"),
+        ({"pattern": "sa"}, {"train.lr": "fast"}, "train.lr"),
+        ({"pattern": "sa", "extends": "other.yaml"}, {}, "only a file extends"),
+    ],
+)
+def test_mistakes_in_a_mapping_are_told_in_words(recipe: dict[str, Any], overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_mapping(recipe, overrides)
+
+
+def test_a_mapping_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name the run's folder"):
+        hk.train(RECIPE)
+    with pytest.raises(UserError, match="no such run folder"):
+        hk.TrainedRun("runs/none")

@@ -1,0 +1,93 @@
+"""Remote code: folders that transformers opens by their own files, in a process where hybridkit cannot be imported."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint import run_of
+from torch.nn import functional as F
+
+import hybridkit
+from hybridkit.hub.export import export_run
+from hybridkit.hub.importing import import_folder
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+
+pytest.importorskip("transformers", reason="needs the hf extra")
+pytestmark = pytest.mark.slow
+
+PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "swax": ("[swa(kv_heads=2):stoch(4,9), mlstm(heads=2)]*2", {}),
+    "windows": ("[swa:5, swa(theta=null):40, sa(head=6,theta=500), mlstm]", {"tie": True, "logit_cap": 20}),
+    "options": (
+        "[sa(qk_norm=true,gate=true,rope=.5), ffn(width=24), swa(sinks=true,softcap=3,bias=true,qk_norm=projection):6,"
+        " sa(scaling=yarn,factor=4,original=16,scale=.3), mlstm, ffn]", {"norm_eps": 1e-4, "embedding_scale": 2.5},
+    ),
+    "branches": ("[swa(kv_heads=2):7 | mlstm, ffn, sa(norm=post,out_scale=.5)]", {"branches": "mean_norm"}),
+}  # fmt: skip
+CHILD = Path(__file__).parents[1] / "helpers" / "opened_alone.py"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs and their exports, `NAME.run` and `NAME`."""
+    place = tmp_path_factory.mktemp("remote")
+    for name, (pattern, options) in PATTERNS.items():
+        made = export_run(run_of(pattern, place / f"{name}.run", **options), place / name)
+        assert made.family == "remote" and {"llama", "xlstm"} <= made.reasons.keys()
+    return place
+
+
+@pytest.fixture(scope="module")
+def answers(folders: Path) -> dict[str, dict[str, torch.Tensor]]:
+    environment = os.environ | {"HF_MODULES_CACHE": str(folders / "cache"), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-I", str(CHILD), str(folders / "answers.pt"), *(str(folders / name) for name in PATTERNS)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folders / "answers.pt")
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_it_computes_what_the_run_does(name: str, folders: Path, answers: dict[str, dict[str, torch.Tensor]]) -> None:
+    """fp32, 70 tokens in some layers: sums of some hundred products."""
+    found, ours = answers[name], hybridkit.load(folders / f"{name}.run")
+    logits = ours(found["ids"])[0]
+    assert (found["logits"] - logits).abs().max() <= 2e-5 * logits.abs().max()
+    assert torch.equal(found["again"], found["logits"])
+    wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), found["ids"][:, 1:].flatten())
+    torch.testing.assert_close(found["loss"], wanted, rtol=1e-5, atol=0)
+    context = ours.prefill(found["ids"][:1])
+    assert found["greedy"][0].tolist() == [int(one) for one in ours.generate(context, max_tokens=40, temperature=0)]
+    assert torch.equal(found["batch"], found["alone"]), "rows of other lengths change each other"
+    assert found["text"].tolist() == [97, 98, 0, 0xC3, 0xA9, 256]
+
+
+def test_states_stop_growing(answers: dict[str, dict[str, torch.Tensor]]) -> None:
+    """After 500 tokens, after 20,000 and after 50 more: in each of 2 groups a window of 9 and a memory, in fp32."""
+    sizes = answers["states"]["bytes"].tolist()
+    window, memory = 2 * 2 * 8 * 8 * 4, 2 * (8 * 16 + 8 + 1) * 4  # (k, v), heads, tokens, width; heads, (C, n, m)
+    assert sizes == [2 * (window + memory)] * 3
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_it_comes_back(name: str, folders: Path, tmp_path: Path) -> None:
+    back = Run(import_folder(folders / name, tmp_path / "back").run)
+    run = Run(folders / f"{name}.run")
+    assert hybridkit.load(back.path).plan.pattern == hybridkit.load(run.path).plan.pattern
+    before, after = run.weights(), back.weights()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    ids = torch.randint(257, (1, 30))
+    assert torch.equal(hybridkit.load(back.path)(ids)[0], hybridkit.load(run.path)(ids)[0])
+
+
+def test_a_block_that_the_files_do_not_know_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = run_of("[swa:4, mlstm]", tmp_path / "run")
+    monkeypatch.delitem(importlib.import_module("hybridkit.hub.families.remote").KNOWN, "mlstm")
+    with pytest.raises(UserError, match="remote: mlstm: the modeling files know sa, swa, ffn"):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
