@@ -20,6 +20,7 @@ COLORS = ("#0072b2", "#d55e00", "#008563", "#a84b85", "#b07700", "#2b8cbe", "#56
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1.1)), (0, (7, 1.4, 1, 1.2, 1, 1.2)))
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of a paper's column, and of its text
 DPI = 200
+_LEGEND = 0.165  # inches of a line of a legend
 _LONG = 26  # characters of a name, from which on a legend stands below
 
 STYLE = {
@@ -94,11 +95,13 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], below: 
     """Names outside the data: at the right, or below where they are long."""
     if not handles:
         return
-    longest = max(map(len, names))
+    longest, height = max(map(len, names)), figure.get_figheight()
     if not below and longest <= _LONG and figure.get_figwidth() > COLUMN + 1:
+        figure.set_figheight(max(height, _LEGEND * (len(names) + 1)))
         figure.legend(handles, names, loc="outside right upper")
         return
     across = max(1, min(len(names), int(figure.get_figwidth() * 13 / (longest + 9))))
+    figure.set_figheight(height + _LEGEND * (-(-len(names) // across) - 1))
     figure.legend(handles, names, loc="outside lower center", ncols=across)
 
 
