@@ -1,0 +1,200 @@
+"""RG-LRU, a gated linear recurrence: the whole recurrent block of Griffin (arXiv 2402.19427), as in RecurrentGemma.
+
+    u = conv(linear_x(x))              r, i = sigmoid(rgate(u)), sigmoid(igate(u))      block-diagonal maps
+    log a = -8 r softplus(decay)       h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t
+    out = linear_out(h * gelu(linear_y(x)))
+
+with a number a channel, in fp32 at least. At a document's first token h is i u: nothing comes before, and the root
+counts as 1. So the state says whether there was a token at all. The recurrence is in ops/gated_recurrence.py. The model
+adds the pre-norm and the residual.
+
+Letters: B batch, T tokens, D width, W width of the recurrence, H heads, w = W / H, K taps of the convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction
+from hybridkit_blocks.ops.convolution import (
+    Convolution,
+    convolution_flops,
+    convolution_reference,
+    convolution_state,
+)
+from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.gated_recurrence import Gates, recurrence
+from hybridkit_blocks.ops.precision import wide
+
+RADII = 0.9, 0.999  # what softplus(decay) makes of r = 1/8 at first: uniform in its square
+VARIANCE = 0.01  # of the sums of convolution and gates at first
+
+
+class RglruState(NamedTuple):
+    """What an RG-LRU carries: past inputs of the convolution, h, and whether any token came before (0 or 1)."""
+
+    conv: Tensor  # (B, K - 1, W)
+    h: Tensor  # (B, W), at least fp32
+    begun: Tensor  # (B, 1), h's type
+
+
+class Rglru(Block):
+    """RG-LRU (Griffin, RecurrentGemma): a gated recurrence a channel, of `width` channels in `heads` gate blocks.
+
+    `heads` and `width` default to the model's; `conv` is the number of the convolution's taps.
+    """
+
+    differentiable_state: ClassVar[bool] = True
+    heads: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
+    conv: int = Field(4, ge=1)
+
+    def build(self, dims: Dims) -> RglruLayer:
+        return RglruLayer(dims, *self._sizes(dims), self.conv)
+
+    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
+        """Linear layers, gates, the convolution, and a multiply-add a channel for the recurrence; for every count."""
+        heads, width = self._sizes(dims)
+        linear = 2 * tokens * width * (3 * dims.width + 2 * (width // heads) + 1)
+        return linear + convolution_flops(width, self.conv, tokens)
+
+    def cost_reference(
+        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
+    ) -> Callable[[], object]:
+        heads, width = self._sizes(dims)
+        each, convolution = width // heads, convolution_reference(width, self.conv, tokens)
+        u, gates = torch.zeros(heads, tokens, each), torch.zeros(2, heads, each, each)
+        h, a = torch.zeros(width, 1, 1), torch.zeros(width, 1, tokens)
+        return lambda: (convolution(), u @ gates[0], u @ gates[1], h @ a)
+
+    def init_state(
+        self,
+        dims: Dims,
+        batch: int,
+        tokens: int,
+        window: GivenWindow = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> RglruState:
+        """An empty state: W numbers a sequence, at least fp32, and K - 1 inputs of each channel."""
+        width, kind = self._sizes(dims)[1], wide(dtype or torch.get_default_dtype())
+        held = (torch.zeros(batch, size, device=device, dtype=kind) for size in (width, 1))
+        return RglruState(convolution_state(batch, width, self.conv, device, dtype), *held)
+
+    def _sizes(self, dims: Dims) -> tuple[int, int]:
+        """H and W. Raises ValueError unless the heads divide the width."""
+        heads, width = self.heads or dims.heads, self.width or dims.width
+        if width % heads:
+            fitting = ", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)
+            raise ValueError(f"rglru: {heads} heads do not divide the width {width}; heads may be {fitting}")
+        return heads, width
+
+
+class BlockLinear(nn.Module):
+    """A linear map of each head's channels apart, with a bias."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        each = width // heads
+        self.weight = nn.Parameter(torch.empty(heads, each, each).normal_(std=(VARIANCE / each) ** 0.5))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, T, H, w) to (B, T, H, w), of which each head's part lies together in memory."""
+        batch, tokens, heads, _ = u.shape
+        by_head = u.flatten(0, 1).transpose(0, 1)  # (H, B T, w)
+        made = torch.baddbmm(self.bias.view(heads, 1, -1), by_head, self.weight)
+        return made.unflatten(1, (batch, tokens)).permute(1, 2, 0, 3)
+
+
+class RglruLayer(Layer):
+    """The built recurrent block: `forward` for any stretch of tokens, `step` for one, in place."""
+
+    def __init__(self, dims: Dims, heads: int, width: int, taps: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear_x = nn.Linear(dims.width, width)
+        self.linear_y = nn.Linear(dims.width, width)
+        self.conv = Convolution(width, taps, bias=True)
+        self.igate = BlockLinear(heads, width)
+        self.rgate = BlockLinear(heads, width)
+        self.decay = nn.Parameter(torch.empty(width))
+        self.linear_out = nn.Linear(width, dims.width)
+        self._start(dims, width, taps)
+
+    @torch.no_grad()
+    def _start(self, dims: Dims, width: int, taps: int) -> None:
+        """Initial weights of RecurrentGemma."""
+        for linear, std in (
+            (self.linear_x, dims.width**-0.5),
+            (self.linear_y, dims.width**-0.5),
+            (self.linear_out, (2 / dims.depth / width) ** 0.5),
+            (self.conv, (VARIANCE / taps) ** 0.5),
+        ):
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)
+        self.decay.uniform_(*(radius**2 for radius in RADII)).log_().mul_(-0.5).expm1_().log_()
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: GivenWindow | Tensor = None,
+        document_starts: Tensor | None = None,
+    ) -> tuple[Tensor, RglruState]:
+        """(B, T, D) to (B, T, D) and the state after it. Raises ValueError for a window: an RG-LRU has none."""
+        if window is not None:
+            raise ValueError("rglru has no window; leave it out")
+        u = self.linear_x(x)
+        conv, h, begun = state or (None, u.new_zeros(len(u), u.shape[-1], dtype=wide(u.dtype)), None)
+        u, conv = self.conv(u, conv, document_starts)
+        u = u.unflatten(-1, (self.heads, -1))
+        begins = _begins(len(u), u.device, begun, document_starts)
+        h, after = recurrence(u, self.igate(u), self.rgate(u), self.decay, h, begins)
+        y = self.linear_out(h * F.gelu(self.linear_y(x), approximate="tanh"))
+        return y.to(x.dtype), RglruState(conv, after, torch.ones_like(after[:, :1]))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, RglruState]:
+        """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
+        held, x = RglruState(*state), x[:, 0]
+        h = self._advance(self.linear_x(x), held).to(x.dtype)
+        y = self.linear_out(h * F.gelu(self.linear_y(x), approximate="tanh"))
+        return y.to(x.dtype)[:, None], held
+
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        unit, out = Unit(norm), residual(self.linear_out.weight, rows)
+        project = product(side_by_side(norm, [self.linear_x.weight, self.linear_y.weight]), rows)
+        bias, end = torch.cat([self.linear_x.bias, self.linear_y.bias]), self.linear_out.bias
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, RglruState]:
+            held, x = RglruState(*state), x[:, 0]
+            u, y = (project(unit(x)) + bias).chunk(2, -1)
+            h = self._advance(u, held).to(x.dtype)
+            return (out(x, h * F.gelu(y, approximate="tanh")) + end)[:, None], held
+
+        return run
+
+    def _advance(self, u: Tensor, held: RglruState) -> Tensor:
+        """One token: linear_x(x) (B, W) to h (B, W); the state is moved on in place."""
+        u, kind = self.conv.step(u, held.conv).unflatten(-1, (self.heads, -1))[:, None], held.h.dtype
+        gates = Gates.of(self.igate(u), self.rgate(u), self.decay, held.begun == 0, kind)
+        held.h.mul_(gates.a[:, 0].flatten(1)).add_((gates.root * gates.i * u).flatten(1))
+        held.begun.fill_(1)
+        return held.h
+
+
+def _begins(batch: int, device: torch.device, begun: Tensor | None, document_starts: Tensor | None) -> Tensor:
+    """Where a document begins (B, T), or (B, 1) where at most the first token begins one."""
+    first = torch.ones(batch, 1, dtype=torch.bool, device=device) if begun is None else begun == 0
+    if document_starts is None:
+        return first
+    return torch.cat([document_starts[:, :1] | first, document_starts[:, 1:]], 1)
