@@ -78,7 +78,7 @@ def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table
     contexts.
     """
     if len(recipes) == 1:
-        common, names = "", [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
+        (common,), names = short([recipes[0][0]["recipe"]]), [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
         lines = list(_lines([recipes[0]], _cells))
     else:
         common, names = between(short(entries[0]["recipe"] for entries in recipes))
