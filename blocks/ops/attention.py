@@ -209,7 +209,7 @@ class Attention(Layer):
         q, k, v = map(self.sequence_parallel.gather, projected)
         if past:
             k, v = torch.cat([*past.k, k], 1), torch.cat([*past.v, v], 1)
-        documents = _documents(past, document_starts, x)
+        documents = documents_of(past, document_starts, x)
         sinks = None if self.sinks is None else self.sequence_parallel.own_heads(self.sinks)
         y = self.sequence_parallel.scatter(attend(q, k, v, limit, documents, self._scores._replace(sinks=sinks)))
         return self._back(x, y), kv_cache.write_cache(past, k, v, q.shape[1], limit, self.largest, document_starts)
@@ -264,7 +264,7 @@ def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module
     return nn.RMSNorm(head * count if block.qk_norm == "projection" else head, eps=dims.norm_eps)
 
 
-def _documents(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
+def documents_of(past: kv_cache.Past | None, document_starts: Tensor | None, x: Tensor) -> Tensor | None:
     """The number of its document for every key (B, n + T); None where all keys belong to one."""
     cached = past.documents if past else None
     if document_starts is None and cached is None:

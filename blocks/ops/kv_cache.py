@@ -44,16 +44,18 @@ def slots(tokens: int, limit: WindowLimit) -> int:
 def empty_cache(
     batch: int,
     heads: int,
-    head: int,
+    head: int | tuple[int, int],
     tokens: int,
     limit: WindowLimit,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> KV:
-    """A state that has seen nothing, with room for `tokens`."""
-    ring = torch.zeros(2, batch, heads, slots(tokens, limit), head, device=device, dtype=dtype)
+    """A state that has seen nothing, with room for `tokens`. `head`: the width of keys and values, or both."""
+    widths = (head, head) if isinstance(head, int) else head
+    shape = batch, heads, slots(tokens, limit)
+    k, v = (torch.zeros(*shape, width, device=device, dtype=dtype) for width in widths)
     count = torch.zeros(3, batch, device=device, dtype=torch.int64)
-    return KV(ring[0], ring[1], count[0], count[1], count[2].fill_(limit or 0))
+    return KV(k, v, count[0], count[1], count[2].fill_(limit or 0))
 
 
 def read_cache(state: KV | None, limit: WindowLimit) -> Past | None:
@@ -156,8 +158,8 @@ def append_(state: KV, k: Tensor, v: Tensor, position: int | None = None) -> KV:
         state.k[:, :, position % size] = k[:, :, 0]
         state.v[:, :, position % size] = v[:, :, 0]
     elif size:
-        slot = (state.position % size)[:, None, None, None].expand_as(k)
-        state.k.scatter_(2, slot, k.to(state.k.dtype))
-        state.v.scatter_(2, slot, v.to(state.v.dtype))
+        slot = (state.position % size)[:, None, None, None]
+        state.k.scatter_(2, slot.expand_as(k), k.to(state.k.dtype))
+        state.v.scatter_(2, slot.expand_as(v), v.to(state.v.dtype))
     state.position.add_(1)
     return state

@@ -8,6 +8,7 @@ A block file holds one public `Block` class, and a window file one public `Windo
 in a pattern. Neither needs anything of hybridkit but this module. The laws they keep are in `hybridkit.testing`.
 """
 
+from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Count, Dims, Entry, NormPlacement, window_of
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
@@ -28,6 +29,7 @@ from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, 
 
 __all__ = [
     "Argument",
+    "Auxiliary",
     "Block",
     "Count",
     "Dims",
@@ -51,6 +53,8 @@ __all__ = [
     "padded_width",
     "padding",
     "plain_product",
+    "record",
+    "recording",
     "small_init_",
     "spare",
     "state_bytes",

@@ -87,6 +87,13 @@ class Block(Spec, ABC):
         """
         return None
 
+    def idle_parameters(self, dims: Dims, rows: int = 1) -> int:
+        """Elements of the weights that a call of so many tokens leaves unread: those of experts that none chooses.
+
+        Of several tokens the expected number, where each chooses any experts alike.
+        """
+        return 0
+
     def init_state(
         self,
         dims: Dims,

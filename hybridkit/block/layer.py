@@ -66,3 +66,6 @@ class Layer(nn.Module, ABC):
     def no_weight_decay(self) -> Sequence[nn.Module]:
         """Submodules without weight decay, such as gates. Biases and one-dimensional weights never have any."""
         return ()
+
+    def balance(self, load: Tensor) -> None:
+        """After an update: the loads that this layer told (`record`), summed over the step's calls and ranks."""

@@ -57,6 +57,8 @@ class LayerCost(NamedTuple):
     decode: Fraction  # FLOPs of the token at position `context`
     state: int  # bytes of `batch` rows after `context` tokens
     written: int  # bytes of them that one token writes
+    idle: int = 0  # parameters that one token does not pass: experts that it does not choose
+    unread: int = 0  # parameters that a step of `batch` rows does not read, as expected
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,15 @@ class Cost:
         return sum(layer.state for layer in self.layers)
 
     @property
+    def active(self) -> int:
+        """Parameters that one token passes: all but the experts that it does not choose."""
+        return self.parameters.total - sum(layer.idle for layer in self.layers)
+
+    @property
     def decode_bytes(self) -> Fraction:
         """Bytes that decoding a token moves: its share of the weights, its row's state read, and the part written."""
         weights = self.parameters.total - (0 if self.plan.config.tie else self.parameters.embedding)
+        weights -= sum(layer.unread for layer in self.layers)
         read = weights * self.settings.dtype.itemsize
         return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
 
@@ -142,6 +150,8 @@ def layer_cost(block: Block, dims: Dims, settings: CostSettings) -> LayerCost:
         _decode(block, dims, window, settings),
         layer_state(block, dims, tokens, window, settings.batch, settings.dtype),
         layer_state(block, dims, 1, window, settings.batch, settings.dtype),
+        block.idle_parameters(dims),
+        block.idle_parameters(dims, settings.batch),
     )
 
 

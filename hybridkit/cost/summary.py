@@ -69,7 +69,7 @@ def cost_entry(request: CostRequest) -> dict[str, Any]:
         "window": settings.window,
         "batch": settings.batch,
         "dtype": str(settings.dtype).removeprefix("torch."),
-        "params": {"total": found.parameters.total, **found.parameters._asdict()},
+        "params": {"total": found.parameters.total, "active": found.active, **found.parameters._asdict()},
         "flops_per_token": {
             name: as_number(getattr(found, name)) for name in ("forward", "training", "recompute", "decode")
         },

@@ -4,6 +4,7 @@ N tokens, D width, V vocabulary. With z = x W^T, softly capped as c tanh(z / c) 
 loss = sum over counted tokens of logsumexp(z) - z[target].
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hybridkit.block import pad_weight, spare
+from hybridkit.block import Auxiliary, pad_weight, spare
 from hybridkit.data.batches import IGNORED
 
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
@@ -30,6 +31,15 @@ def linear_cross_entropy(
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
     return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss)
+
+
+def with_auxiliary(loss: Tensor, told: Sequence[Auxiliary], targets: Tensor) -> Tensor:
+    """The same loss, whose gradient is that of the loss plus the layers' own, once for every target that counts."""
+    own = [one.loss for one in told if one.loss is not None]
+    if not own:
+        return loss
+    added = torch.stack(own).sum().to(loss.dtype) * (targets != IGNORED).sum()
+    return loss + (added - added.detach())
 
 
 def cap_logits(logits: Tensor, cap: float | None) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, small_init_
-from hybridkit.model.loss import cap_logits, linear_cross_entropy
+from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, recording, small_init_
+from hybridkit.model.loss import cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
 from hybridkit.model.residual import EntryStep, Residual, States, Windows
@@ -102,8 +102,10 @@ class Model(nn.Module):
         targets: Tensor | None = None,  # (B, T)
     ) -> tuple[Tensor, list[State]]:
         """Logits (B, T, V), or the summed loss where targets are given, and the states after the tokens."""
-        x, states = self.hidden(tokens, states, windows=windows, document_starts=document_starts)
-        return self.head(x, targets), states
+        with recording() as told:
+            x, states = self.hidden(tokens, states, windows=windows, document_starts=document_starts)
+        y = self.head(x, targets)
+        return y if targets is None else with_auxiliary(y, told, targets), states
 
     def hidden(
         self,

@@ -78,7 +78,10 @@ def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table
     contexts.
     """
     if len(recipes) == 1:
-        (common,), names = short([recipes[0][0]["recipe"]]), [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
+        (common,), names = (
+            short([recipes[0][0]["recipe"]]),
+            [f"at {format_tokens(entry['context'])}" for entry in recipes[0]],
+        )
         lines = list(_lines([recipes[0]], _cells))
     else:
         common, names = between(short(entries[0]["recipe"] for entries in recipes))
@@ -128,6 +131,7 @@ def _compared(row: TotalsRow, entries: Sequence[CostEntry]) -> list[str]:
 
 def _rows(entry: CostEntry) -> Iterator[TotalsRow]:
     yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count, True)
+    yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_count, True)
     yield TotalsRow("  in the stack", lambda e: e["params"]["body"], format_count, True)
     yield TotalsRow("forward FLOPs/token", lambda e: e["flops_per_token"]["forward"], format_count)
     yield TotalsRow("training FLOPs/token", lambda e: e["flops_per_token"]["training"], format_count)

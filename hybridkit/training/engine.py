@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Protocol
 
 from hybridkit.recipe.choices import ENGINE
 from hybridkit.recipe.schema import Recipe, Section, Train
@@ -38,6 +38,7 @@ class Gradient(NamedTuple):
 
     nats: float  # the loss summed over the targets of all ranks
     norm: float  # of the whole gradient, before clipping
+    metrics: Mapping[str, Any] = {}  # what the layers told of themselves
 
 
 class Save(NamedTuple):

@@ -130,6 +130,7 @@ class Loop:
         step = self._state.step
         line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
         line["tokens"] = step * self._train.batch_tokens
+        line |= gradient.metrics
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
         self._parts.callbacks.tell("on_step", line, bits_per_byte(gradient.nats, batch.bytes))

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridkit.block import Dims
-from hybridkit_blocks import ffn
 from hybridkit_blocks.ffn import FeedForward
+from hybridkit_blocks.ops import activation, feed_forward
 
 DIMS = Dims(width=24, heads=2, vocab=257)
 
@@ -29,7 +29,7 @@ def test_formula_and_cost() -> None:
 
 def gradients(layer: torch.nn.Module, x: Tensor, *, sliced: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The output, and the gradients of input and weights."""
-    monkeypatch.setattr(ffn, "custom_autograd", lambda x, weight: sliced)
+    monkeypatch.setattr(feed_forward, "custom_autograd", lambda x, weight: sliced)
     y = layer(x)[0]
     return [y, *torch.autograd.grad(y, [x, *layer.parameters()], torch.linspace(-1, 1, y.numel()).to(y).view_as(y))]
 
@@ -37,7 +37,7 @@ def gradients(layer: torch.nn.Module, x: Tensor, *, sliced: bool, monkeypatch: p
 @pytest.mark.parametrize("shape", [(2, 5), (1, 1), (3, 4), (1, 0)], ids=str)
 def test_slices_of_tokens_give_what_the_formula_gives(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """float64, so that only the order of sums differs."""
-    monkeypatch.setattr(ffn, "SLICE", 4)
+    monkeypatch.setattr(feed_forward, "SLICE", 4)
     layer = FeedForward(width=40).build(DIMS).double()
     x = torch.randn(*shape, DIMS.width, dtype=torch.float64, requires_grad=True)
     ours, right = (gradients(layer, x, sliced=sliced, monkeypatch=monkeypatch) for sliced in (True, False))
@@ -58,3 +58,40 @@ def test_counters_see_the_products_of_training() -> None:
     with FlopCounterMode(display=False) as counter:
         layer(x)[0].sum().backward()
     assert counter.get_total_flops() == 3 * 2 * FeedForward(width=40).flops(DIMS, 5)
+
+
+ACTS = {
+    "silu": lambda x: x / (1 + (-x).exp()),
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    "gelu_tanh": lambda x: x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+    "relu2": lambda x: x.clamp(min=0) ** 2,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_other_functions_gates_and_biases(act: str, gated: bool, bias: bool) -> None:
+    block = FeedForward(width=7, act=act, gated=gated, bias=bias)
+    layer, x = block.build(DIMS).double(), torch.randn(2, 5, DIMS.width, dtype=torch.float64)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    up, f = layer.up(x), ACTS[act]
+    right = layer.down(f(layer.gate(x)) * up if gated else f(up))
+    torch.testing.assert_close(layer(x)[0], right)
+    matrices = sum(p.numel() for p in layer.parameters() if p.dim() > 1)
+    assert block.flops(DIMS, 5) == 2 * 5 * matrices and any(p.dim() == 1 for p in layer.parameters()) == bias
+    norm = torch.nn.RMSNorm(DIMS.width, eps=1e-6, dtype=x.dtype)
+    with torch.no_grad():
+        stepped = layer.decoder(norm, rows=2)(x[:, :1], ())[0]
+        torch.testing.assert_close(stepped, x[:, :1] + layer(norm(x[:, :1]))[0])
+
+
+def test_a_clip_is_a_form_of_the_gated_silu() -> None:
+    with pytest.raises(ValueError, match="leave act and gated out"):
+        FeedForward(clip=7.0, act="gelu")
+    made, block = torch.linspace(-9, 9, 8), FeedForward(clip=2.0)
+    gate, up = made.chunk(2)
+    gate, up = gate.clamp(max=2), up.clamp(-2, 2)
+    torch.testing.assert_close(block.hidden(made), gate * torch.sigmoid(activation.SLOPE * gate) * (up + 1))
+    assert str(FeedForward(act="silu", gated=True, bias=False)) == "ffn"

@@ -32,7 +32,9 @@ MIXERS = compile_pattern(
     "[swa(kv_heads=2,sinks=true,qk_norm=projection):stoch(4,16,p=.5) | mlstm, sa(gate=true,bias=true)]",
     ModelConfig(width=32, heads=4, vocab=257, ffn=None),
 )
-TIED = compile_pattern("[swa:stoch(4,16,p=.5), ffn(width=48)]", ModelConfig(width=32, heads=4, vocab=257, tie=True))
+TIED = compile_pattern(
+    "[swa:stoch(4,16,p=.5), moe(4,2,24,aux=.1,correction=.01)]", ModelConfig(width=32, heads=4, vocab=257, tie=True)
+)
 
 
 def batch(step: int) -> Batch:

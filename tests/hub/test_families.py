@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from checkpoint import LLAMA, greedy, instance, opened, save
+from project import ROOT
 from torch import nn
 from torch.nn import functional as F
 
 import hybridkit
 from hybridkit.hub.export import choose, export_run
+from hybridkit.hub.family import FAMILY
 from hybridkit.hub.importing import import_folder
 from hybridkit.hub.rules import to_theirs
 from hybridkit.inference.language_model import LanguageModel
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 
@@ -106,3 +109,9 @@ def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
     assert [int(one) for one in ours.generate(context, max_tokens=64, temperature=0)] == greedy(
         theirs, ids[:1, :20], 64
     )
+
+
+def test_the_page_names_every_class() -> None:
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    families = [REGISTRY.get(FAMILY, name) for name in REGISTRY.names(FAMILY)]
+    assert not [one.architecture for one in families if one.preference and f"`{one.architecture}`" not in page]

@@ -91,3 +91,36 @@ def test_a_block_that_the_files_do_not_know_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="remote: mlstm: the modeling files know sa, swa, ffn"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "family"), [("[swa:5, sa]*2", "ministral"), ("[swa(gate=true):5, sa(gate=true)]*2", "remote")]
+)
+def test_stacks_of_attention_keep_the_rules_of_vllms_transformers_backend(
+    pattern: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its documented rules: one flattened row with positions and no cache, attention by a registered function that is
+    told the layer and its window, keywords passed through to it, windows in `layer_types`, `AutoModel` in auto_map."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    made = export_run(run_of(pattern, tmp_path / "run"), tmp_path / "out")
+    assert made.family == family
+    config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    types = ["sliding_attention", "full_attention"] * 2
+    assert (config.layer_types, config.sliding_window, config.num_hidden_layers) == (types, 5, 4)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 4, 8)
+    asked = []
+
+    def backend(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> Any:
+        assert q.shape == (1, 4, 9, 8) and k.shape == v.shape and options["attention_instances"] == "given"
+        asked.append((module.layer_idx, options["sliding_window"], options["scaling"]))
+        return q.transpose(1, 2), None
+
+    ALL_ATTENTION_FUNCTIONS.register("probe", backend)
+    model = AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True, attn_implementation="probe")
+    assert model._supports_attention_backend
+    places = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 7, 8]])
+    model(torch.zeros_like(places), position_ids=places, use_cache=False, attention_instances="given")
+    assert asked == [(0, 5, 8**-0.5), (1, None, 8**-0.5), (2, 5, 8**-0.5), (3, None, 8**-0.5)]

@@ -5,6 +5,7 @@ Weights and moments are gathered a parameter at a time; rank 0 writes each befor
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,10 +21,16 @@ from hybridkit.training.stream import write_gathered
 STEP = "step"
 
 
-def write(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path, lead: bool) -> None:
+Named = Mapping[str, nn.Parameter]
+Buffers = Mapping[str, Tensor]  # every rank holds them whole, and all hold the same
+
+
+def write(zero: Zero, named: Named, buffers: Buffers, folder: Path, lead: bool) -> None:
     """Weights and optimizer, on the rank that leads; the others take part. Raises OSError."""
     shapes = {name: zero.shape(parameter) for name, parameter in named.items()}
-    write_gathered(folder / WEIGHTS if lead else None, shapes, map(zero.weight, named.values()))
+    shapes |= {name: buffer.shape for name, buffer in buffers.items()}
+    whole = chain(map(zero.weight, named.values()), buffers.values())
+    write_gathered(folder / WEIGHTS if lead else None, shapes, whole)
     steps = zero.steps()
 
     def tensors() -> Iterator[Tensor]:
@@ -35,9 +42,9 @@ def write(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path, lead: boo
     write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(zero, named), tensors())
 
 
-def read(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path) -> None:
+def read(zero: Zero, named: Named, buffers: Buffers, folder: Path) -> None:
     """Continue from a checkpoint of either engine. Raises Invalid for a bad file, UserError for another model's."""
-    set_weights(zero, named, read_tensors(folder / WEIGHTS), str(folder))
+    set_weights(zero, named, buffers, read_tensors(folder / WEIGHTS), str(folder))
     tensors = read_tensors(folder / OPTIMIZER)
     shapes = _state_shapes(zero, named)
     for key, value in tensors.items():
@@ -50,7 +57,7 @@ def read(zero: Zero, named: Mapping[str, nn.Parameter], folder: Path) -> None:
             zero.set_moment(parameter, what, tensors.get(key, torch.zeros(shapes[key])))
 
 
-def _state_shapes(zero: Zero, named: Mapping[str, nn.Parameter]) -> dict[str, torch.Size]:
+def _state_shapes(zero: Zero, named: Named) -> dict[str, torch.Size]:
     """The tensors of the optimizer's state, in the order in which they are written."""
     shapes: dict[str, torch.Size] = {}
     for name, parameter in named.items():
@@ -61,13 +68,17 @@ def _state_shapes(zero: Zero, named: Mapping[str, nn.Parameter]) -> dict[str, to
     return shapes
 
 
-def set_weights(zero: Zero, named: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor], origin: str) -> None:
+def set_weights(zero: Zero, named: Named, buffers: Buffers, weights: Mapping[str, Tensor], origin: str) -> None:
     """Copy `weights` into the model. Raises UserError, naming `origin` and the first tensor that differs."""
-    for name in dict.fromkeys([*named, *weights]):
-        wants = list(zero.shape(named[name])) if name in named else "none"
+    shapes = {name: zero.shape(parameter) for name, parameter in named.items()}
+    shapes |= {name: buffer.shape for name, buffer in buffers.items()}
+    for name in dict.fromkeys([*shapes, *weights]):
+        wants = list(shapes[name]) if name in shapes else "none"
         has = list(weights[name].shape) if name in weights else "none"
         if has != wants:
             raise UserError(f"{origin} holds another model: {name} is {has} there, and {wants} in this recipe")
     for name, parameter in named.items():
         zero.set_weight(parameter, weights[name])
+    for name, buffer in buffers.items():
+        buffer.copy_(weights[name])
     zero.refresh()

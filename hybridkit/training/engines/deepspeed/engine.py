@@ -19,6 +19,7 @@ from deepspeed.ops import __compatible_ops__
 from deepspeed.utils import logger
 from torch import Tensor
 
+from hybridkit.block import recording
 from hybridkit.cost.flops import parameters
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan
@@ -33,6 +34,8 @@ from hybridkit.training.engines.deepspeed.model import Loss, groups_of, join, sh
 from hybridkit.training.engines.deepspeed.ulysses import spread
 from hybridkit.training.engines.deepspeed.zero import STAGES
 from hybridkit.training.engines.local.engine import initial_model
+from hybridkit.training.loads import Loads
+from hybridkit.training.micro_batches import num_targets as count_targets
 from hybridkit.training.optimizer import Optimizer
 
 SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs, which would be compiled for a minute at first use
@@ -61,28 +64,36 @@ class DeepSpeedEngine:
         self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
         self._zero = STAGES[spec.zero](self._engine)
         self._zero.set_steps(0)
-        self._named = dict(self.model.named_parameters())
+        self._named, self._loads = dict(self.model.named_parameters()), Loads(self.model)
+        kept = self.model.state_dict(keep_vars=True)
+        self._buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
-        files.set_weights(self._zero, self._named, weights, origin)
+        files.set_weights(self._zero, self._named, self._buffers, weights, origin)
 
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over this rank's micro-batches; the last one also adds up the ranks' gradients."""
         self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._loads.clear()
         for batch in micro_batches:
             self._engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
-            loss = self._engine(self._here(batch), windows)
+            here = self._here(batch)
+            with recording() as told:
+                loss = self._engine(here, windows)
+            self._loads.add(told, count_targets(here))
             self._engine.backward(loss * (self.ranks / max(1, num_targets)))
             nats += loss.detach()
-        return Gradient(self._summed(nats), self._zero.norm())
+        self._loads.share(self._added)
+        return Gradient(self._summed(nats), self._zero.norm(), self._loads.metrics())
 
     def update(self, lr: float) -> None:
         """Clip and step, both DeepSpeed's."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
+        self._loads.balance()
 
     def freeze(self, prefixes: frozenset[str]) -> None:
         """Refused by `DeepSpeed.check`."""
@@ -104,11 +115,12 @@ class DeepSpeedEngine:
 
     def save(self) -> Save:
         """Weights and optimizer, gathered while they are written: all ranks wait."""
-        return Save(lambda folder: files.write(self._zero, self._named, folder, self.rank == 0), detached=False)
+        own = self._zero, self._named, self._buffers
+        return Save(lambda folder: files.write(*own, folder, self.rank == 0), detached=False)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
-        files.read(self._zero, self._named, folder)
+        files.read(self._zero, self._named, self._buffers, folder)
 
     def all_reduce_max(self, number: int) -> int:
         """The largest that a rank passes."""
@@ -121,8 +133,12 @@ class DeepSpeedEngine:
         return {"peak_memory": self.all_reduce_max(_peak_memory(self.device))}
 
     def _summed(self, nats: Tensor) -> float:
-        torch.distributed.all_reduce(nats)
-        return nats.item()
+        return self._added(nats).item()
+
+    def _added(self, numbers: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        torch.distributed.all_reduce(numbers)
+        return numbers
 
     def _here(self, batch: Batch) -> Batch:
         """This rank's part of each sequence, on its device."""

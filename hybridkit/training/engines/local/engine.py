@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from hybridkit.block import recording
 from hybridkit.data.batches import Batch
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -26,6 +27,8 @@ from hybridkit.system.machine import (
 from hybridkit.training.average import WeightAverage
 from hybridkit.training.compile import compile_layers, for_graphs
 from hybridkit.training.engine import Gradient, Save, Windows
+from hybridkit.training.loads import Loads
+from hybridkit.training.micro_batches import num_targets as count_targets
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups
 
@@ -59,7 +62,7 @@ class LocalEngine:
         self._optimizer = optimizer.build(groups, train)
         self._average = WeightAverage(self.model, train.ema) if train.ema else None
         self._frozen: frozenset[str] = frozenset()
-        self._max_grad_norm = train.clip
+        self._max_grad_norm, self._loads = train.clip, Loads(self.model)
         self._norm = torch.zeros(())
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
@@ -72,15 +75,18 @@ class LocalEngine:
         """Accumulate over the micro-batches."""
         self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._loads.clear()
         for batch in micro_batches:
-            loss = self._loss(batch, windows)
+            with recording() as told:
+                loss = self._loss(batch, windows)
+            self._loads.add(told, count_targets(batch))
             (loss / max(1, num_targets)).backward()
             nats += loss.detach()
         for name, parameter in self.model.named_parameters() if self._frozen else ():
             if name.startswith(tuple(self._frozen)):
                 parameter.grad = None
         self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        return Gradient(nats.item(), self._norm.item())
+        return Gradient(nats.item(), self._norm.item(), self._loads.metrics())
 
     def update(self, lr: float) -> None:
         """Clip and step."""
@@ -89,6 +95,7 @@ class LocalEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
+        self._loads.balance()
         self.zero_grad()
         if self._average:
             self._average.update()
