@@ -78,7 +78,8 @@ def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table
     contexts.
     """
     if len(recipes) == 1:
-        (common,), names = (
+        (common,) = short([recipes[0][0]["recipe"]])
+        names = [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
             short([recipes[0][0]["recipe"]]),
             [f"at {format_tokens(entry['context'])}" for entry in recipes[0]],
         )
