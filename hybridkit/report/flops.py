@@ -80,9 +80,6 @@ def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table
     if len(recipes) == 1:
         (common,) = short([recipes[0][0]["recipe"]])
         names = [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
-            short([recipes[0][0]["recipe"]]),
-            [f"at {format_tokens(entry['context'])}" for entry in recipes[0]],
-        )
         lines = list(_lines([recipes[0]], _cells))
     else:
         common, names = between(short(entries[0]["recipe"] for entries in recipes))
