@@ -44,7 +44,8 @@ def test_it_holds_types_grammar_and_recipes_and_nothing_of_the_tests(wheel: Path
     assert wheel.name.startswith(f"hybridkit-{hybridkit.__version__}-")
     parts = {"hybridkit", "hybridkit_blocks", "hybridkit_recipes", f"hybridkit-{hybridkit.__version__}.dist-info"}
     assert {name.split("/")[0] for name in names} == parts
-    assert {"hybridkit/py.typed", "hybridkit_blocks/swa.py", "hybridkit_recipes/quickstart.yaml"} <= set(names)
+    typed = {f"{package}/py.typed" for package in ("hybridkit", "hybridkit_blocks")}
+    assert {*typed, "hybridkit_blocks/swa.py", "hybridkit_recipes/quickstart.yaml"} <= set(names)
     assert any(name.endswith(".lark") for name in names)
 
 

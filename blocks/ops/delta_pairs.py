@@ -30,7 +30,7 @@ class Pairs(Protocol):
         ...
 
     def gradient(self, q: Tensor, k: Tensor, dkk: Tensor, dqk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients (M, L, K) of q, of k as k_t, and of k as k_s. It may overwrite dkk and dqk."""
+        """Gradients (M, L, K) of q, of k as k_t, and of k as k_s, through pairs s < t. It may overwrite dkk and dqk."""
         ...
 
 
@@ -46,8 +46,13 @@ class HeadPairs:
         return torch.bmm(k, k.mT).mul_(self.decay), torch.bmm(q, k.mT).mul_(self.decay)
 
     def gradient(self, q: Tensor, k: Tensor, dkk: Tensor, dqk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dkk, dqk = dkk.mul_(self.decay).tril_(-1), dqk.mul_(self.decay)
+        dkk, dqk = (t.mul_(self.decay).tril_(-1) for t in (dkk, dqk))
         return torch.bmm(dqk, k), torch.bmm(dkk, k), torch.baddbmm(torch.bmm(dqk.mT, q), dkk.mT, k)
+
+    @staticmethod
+    def count(length: int, key: int) -> int:
+        """Multiply-adds of the products of one chunk."""
+        return 2 * length**2 * key
 
 
 class ChannelPairs:
@@ -85,18 +90,21 @@ class ChannelPairs:
             d_column.addcmul_(dq_block.mT @ (q_right * right) + dk_block.mT @ (k_right * right), left)
         return grads[0], grads[1], grads[2]
 
+    @staticmethod
+    def count(length: int, key: int) -> int:
+        """Multiply-adds of the products of one chunk: L h of each level, and of all lags in the smallest blocks."""
+        return length * key * (length - BASE) + length * key * (BASE + 1)
+
     def _base_gradient(self, q: Tensor, k: Tensor, dkk: Tensor, dqk: Tensor, grads: list[Tensor]) -> None:
         """That of the smallest blocks (M, n, BASE, K), added to `grads`."""
         dq, d_row, d_column = grads
-        for lag in range(BASE):
+        for lag in range(1, BASE):
             rows, own, weights = slice(lag, None), slice(0, BASE - lag), self._lag(lag)
             dq_lag, dk_lag = (diagonal_blocks(t, BASE).diagonal(-lag, -2, -1)[..., None] for t in (dqk, dkk))
             columns = k[:, :, own] * weights
             dq[:, :, rows].addcmul_(dq_lag, columns)
-            given = dq_lag * q[:, :, rows]
-            if lag:
-                d_row[:, :, rows].addcmul_(dk_lag, columns)
-                given.addcmul_(dk_lag, k[:, :, rows])
+            d_row[:, :, rows].addcmul_(dk_lag, columns)
+            given = (dq_lag * q[:, :, rows]).addcmul_(dk_lag, k[:, :, rows])
             d_column[:, :, own].addcmul_(given, weights)
 
     def _weights(self, h: int) -> tuple[Tensor, Tensor]:

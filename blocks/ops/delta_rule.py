@@ -17,7 +17,7 @@ from one short scan, all else is products over many chunks at once. A document s
 of tokens from two documents are masked, so that nothing of an earlier document enters at all.
 
 The gradient of g needs no sums over pairs: every term grows by exp(b_t) with the q_t and k_t in it, and shrinks by
-exp(b_s) with k_s, so that dL/db is q . dq + k . dk of the former, minus k . dk of the latter, channel by channel.
+exp(b_s) with k_s, so that dL/db is q dq + k dk of the former, minus k dk of the latter, channel by channel.
 
 Letters: B batch, T tokens, H value heads, J key heads, each shared by H / J value heads in a row, K and V width of a
 key and a value, G = 1 or K decays a head; further ones in delta_span.py.
@@ -25,6 +25,7 @@ key and a value, G = 1 or K decays a head; further ones in delta_span.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,19 @@ def chunk_length(tokens: int) -> int:
     return length
 
 
+def chunk_products(heads: int, key: int, value: int, tokens: int, pairs: Callable[[int, int], int]) -> int:
+    """Multiply-adds of `chunkwise` for one sequence: `pairs` counts those of kk and qk, from L and K.
+
+    The inverse has half a cube for each solved block of 2 BASE tokens, and two products for every two blocks joined.
+    """
+    length, size = chunk_length(tokens), 2 * BASE
+    inverse = length * size**2 // 2 + sum(
+        length * (size << level) ** 2 for level in range((length // size).bit_length() - 1)
+    )
+    chunk = pairs(length, key) + inverse + length**2 * (key + 2 * value) + 3 * length * key * value
+    return -(-tokens // length) * heads * chunk
+
+
 def chunkwise(
     q: Tensor,  # (B, T, J, K)
     k: Tensor,  # (B, T, J, K)
@@ -65,8 +79,25 @@ def chunkwise(
     if state is None:
         state = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1], dtype=wide(v.dtype))
     with no_autocast(v):
+        if v.shape[1] == 1:
+            return _one_token(q, k, v, beta, g, state, document_starts)
         o, after = _Chunkwise.apply(q, k, v, beta, g, state, document_starts)
     return o, after
+
+
+def _one_token(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The rule itself, for a token alone."""
+    group, kind = v.shape[2] // k.shape[2], state.dtype
+    q, k = normalised(q.to(kind), k.shape[-1] ** -0.5), normalised(k.to(kind))
+    q, k = (t.repeat_interleave(group, 2).transpose(1, 2) for t in (q, k))  # (B, H, 1, K)
+    if document_starts is not None:
+        state = state.masked_fill(document_starts[..., None, None], 0)
+    kept = state * g[:, 0, :, :, None].exp()
+    u = (v.transpose(1, 2) - k @ kept) * beta.transpose(1, 2)[..., None]
+    after = kept + k.mT * u
+    return (q @ after).transpose(1, 2).to(v.dtype), after
 
 
 def normalised(x: Tensor, scale: float = 1) -> Tensor:
@@ -93,7 +124,7 @@ class _Chunkwise(torch.autograd.Function):
         o, rows, kept = torch.empty_like(v, memory_format=torch.contiguous_format), state.flatten(0, 1), []
         for part in _spans(k, v):
             length = chunk_length(v.shape[1])
-            x, norms = _inputs(*(t[:, part] for t in (q, k, v, beta[..., None], g)), length, state.dtype)
+            x, norms = _inputs([t[:, part] for t in (q, k, v, beta[..., None], g)], length, state.dtype)
             starts = _starts(document_starts, part, v.shape[2], length)
             made, saved = span.forward(x, starts, rows)
             _put(o[:, part], made)
@@ -145,11 +176,11 @@ def _spans(k: Tensor, v: Tensor) -> list[slice]:
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
 
-def _inputs(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, length: int, kind: torch.dtype
-) -> tuple[span.Inputs, tuple[Tensor, Tensor]]:
-    """A span, cut into chunks, the last padded with tokens that change nothing; and 1 over the lengths of q and k."""
-    group = v.shape[2] // k.shape[2]
+def _inputs(given: Sequence[Tensor], length: int, kind: torch.dtype) -> tuple[span.Inputs, tuple[Tensor, Tensor]]:
+    """A span's q, k, v, beta and g (B, T, H, .), cut into chunks, the last padded with tokens that change nothing; and
+    1 over the lengths of q and k."""
+    q, k, *others = given
+    group = others[0].shape[2] // k.shape[2]
     normed, norms = [], []
     for t, scale in ((q, q.shape[-1] ** -0.5), (k, 1.0)):
         chunks = _cut(t, length, kind)  # (N, B, J, L, K)
@@ -157,7 +188,7 @@ def _inputs(
         chunks = chunks * (norm * scale)
         normed.append((chunks if group == 1 else chunks.repeat_interleave(group, 2)).flatten(0, 2))
         norms.append(norm)
-    values, rates, decays = (_cut(t, length, kind).flatten(0, 2) for t in (v, beta, g))
+    values, rates, decays = (_cut(t, length, kind).flatten(0, 2) for t in others)
     return span.Inputs(normed[0], normed[1], values, rates, decays), (norms[0], norms[1])
 
 

@@ -77,12 +77,27 @@ def backward(
     dq, d_row, d_column = decay.pairs.gradient(x.q, x.k, torch.bmm(dv, u.mT).neg_(), torch.bmm(do, u.mT))
     dq.addcmul_(torch.bmm(do, before.mT), decay.intake)
     d_row.addcmul_(torch.bmm(dv, before.mT), decay.intake, value=-1)
-    d_column.addcmul_(torch.bmm(u, after.mT), decay.write)
+    written = torch.bmm(u, after.mT).mul_(decay.write)
     db = (x.q * dq).addcmul_(x.k, d_row).addcmul_(x.k, d_column, value=-1)
-    db[:, -1] += (states[1:] * dstates[1:]).sum(-1).flatten(0, 1)
-    if x.g.shape[-1] == 1:
+    passed = (states[:-1] * dstates[1:]).sum(-1).flatten(0, 1).mul_(decay.keep)
+    dg = _decay_gradient(db, x.k * written, passed, x.g.shape[-1])
+    own = (do * u).sum(-1, keepdim=True)  # of q_t . k_t, on which no decay lies
+    dq.addcmul_(own, x.k)
+    dk = d_row.add_(d_column).add_(written).addcmul_(own, x.q)
+    return Inputs(dq, dk, dv, dbeta, dg), dstates[0]
+
+
+def _decay_gradient(db: Tensor, written: Tensor, passed: Tensor, decays: int) -> Tensor:
+    """The gradient of g (M, L, G), where `db` (M, L, K) lacks what comes through S after the chunk.
+
+    What a token has written, k . dk (M, L, K), decays from the token on to the last b of the chunk; what S before the
+    chunk passes on (M, K), from the first to the last. Terms that cancel by definition are left out, not subtracted.
+    """
+    written[:, -1] = 0
+    db.sub_(written)[:, -1] += written.sum(1) + passed
+    if decays == 1:
         db = db.sum(-1, keepdim=True)
-    return Inputs(dq, d_row.add_(d_column), dv, dbeta, db.flip(1).cumsum(1).flip(1)), dstates[0]
+    return db.flip(1).cumsum(1).flip(1)
 
 
 def unit_inverse(lower: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def train(
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; a run's figures are in its metrics.jsonl")
     if dry_run:
-        launch.check(loaded.recipe, ranks or 1, loaded.registry)
+        launch.check_launch(loaded.recipe, ranks or 1, loaded.registry)
         return _estimate(loaded, ranks or 1, as_json)
     launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:

@@ -39,7 +39,7 @@ class NamedSpec(Spec, ABC):
         at = partial(error_at, place, text)
         call = pattern_tree(text, place)
         if not isinstance(call, Call) or call.window or call.beside:
-            raise at((0, len(text)), f"this is one call: {cls.name()}({', '.join(cls.usage())})")
+            raise at((0, len(text)), f"should be a single call: {cls.name()}({', '.join(cls.usage())})")
         return read_call(call, cls, at)
 
     def code(self) -> Mapping[str, str]:

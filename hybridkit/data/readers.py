@@ -1,6 +1,6 @@
-"""The documents of one file, by its suffix: of rows (JSONL, JSON, CSV, Parquet) each one, of anything else the whole.
+"""Reads the documents of one file. Its suffix says how: in JSONL, JSON, CSV and Parquet every row is a document.
 
-A `.gz` may follow every suffix but Parquet's.
+Any other file is one document. All formats but Parquet may be compressed, with `.gz` at the end of the name.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from typing import Any, BinaryIO, cast
 from hybridkit.system.errors import MissingExtra, UserError, nearest
 
 MAX_ROW = 1 << 28  # bytes of a row, and of a JSON file, which is read as a whole
-MAX_RATIO = 200  # of what a file unpacks to and its own size; text comes to some 10, and a bomb to 1,000
-EMPTY, NOT_TEXT = "empty", "not UTF-8 text"  # reasons for which something is left out
+MAX_RATIO = 200  # of unpacked to packed size: about 10 for text, 1,000 for a file made to fill the memory
+EMPTY, NOT_TEXT = "empty", "not UTF-8 text"  # reasons why a file or row is left out
 
 
 class NotText(UserError):
-    """A file that holds something else than UTF-8 text."""
+    """A file is not UTF-8 text."""
 
 
 def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterator[bytes]:
-    """The documents of a file, in order, empty ones left out and counted; `field` names the text in a row.
+    """The documents of a file, in order. Empty ones are left out, and counted in `skipped`.
 
-    Raises NotText for what is not UTF-8 text, UserError, with the line or row, for what has no rows of text.
+    `field` is the name of the column or key that holds the text. Raises NotText for a file that is not UTF-8 text, and
+    UserError, with the line or row, for rows that cannot be read.
     """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     try:
@@ -41,7 +42,7 @@ def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) 
                 yield document
             elif skipped is not None:
                 skipped[EMPTY] += 1
-    except (OSError, EOFError, zlib.error) as error:  # the last two: a gzip file cut off, or damaged
+    except (OSError, EOFError, zlib.error) as error:  # EOFError, zlib.error: a gzip file is cut off or damaged
         raise UserError(f"data.source: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except MemoryError as error:
         raise UserError(
@@ -50,7 +51,7 @@ def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) 
 
 
 def field_of(row: Any, field: str, where: str) -> bytes:
-    """The text of one row, encoded. Raises UserError, beginning with `where`, if it has none under `field`."""
+    """The text of one row, in UTF-8. Raises UserError, which begins with `where`, if `field` is missing or no text."""
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: a row is an object with a field {field!r}, not {type(row).__name__}")
     if field not in row:
@@ -59,12 +60,12 @@ def field_of(row: Any, field: str, where: str) -> bytes:
         raise UserError(f"{where}: no field {field!r} (data.field) among {', '.join(known)[:200] or 'none'}{hint}")
     if not isinstance(row[field], str):
         raise UserError(f"{where}: field {field!r} holds {type(row[field]).__name__}, not text")
-    return row[field].encode("utf-8", "replace")  # JSON can spell half a surrogate pair, which UTF-8 cannot
+    return row[field].encode("utf-8", "replace")  # JSON allows half a surrogate pair, UTF-8 does not
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, unpacked. Raises OSError for a pipe, socket or device instead of waiting for it."""
+    """The file, unpacked. Raises OSError for a pipe, socket or device, which could block for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("not a regular file")
@@ -112,7 +113,7 @@ def _jsonl(path: Path, field: str) -> Iterator[bytes]:
 
 
 def _json(path: Path, field: str) -> Iterator[bytes]:
-    """A list of rows, a single row, or lines of rows, as many files of this name hold."""
+    """A list of rows, a single row, or a row in each line: many files named .json are of the last kind."""
     try:
         held = json.loads(_whole(path, MAX_ROW))
     except json.JSONDecodeError as error:
@@ -162,7 +163,7 @@ def _parquet(path: Path, field: str) -> Iterator[bytes]:
 
 
 def _checked(raw: bytes, where: str) -> bytes:
-    """The bytes themselves, if they are text: UTF-8, without a NUL."""
+    """Returns `raw` if it is text: UTF-8 without NUL bytes. Raises NotText."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ class TextSource(Source, ABC):
     """A stream of documents: non-empty UTF-8 in bytes, in an order that depends on `fingerprint` alone."""
 
     def fingerprint(self, field: str) -> object:
-        """A value that JSON can hold, which differs once the documents may differ. Quick: reads no document.
+        """A value for JSON that differs whenever the documents may differ. It is quick: it reads no document.
 
         By default the text that names the source, and the hash of its plug-in.
         """

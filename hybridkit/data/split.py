@@ -1,9 +1,9 @@
-"""Which text is held out. It depends on the text alone, not on the seed or other settings.
+"""Chooses the text that is held out for validation. The choice depends on the text alone, never on a seed.
 
-A document is held out by a hash of its bytes, so equal documents are on the same side. A document that
-is too large for one side is cut into pieces, each hashed with its place in the document. Where the amounts then
-still miss `data.validation` by more than `TOLERANCE`, as they may with few documents, some change
-sides, in the order of their hashes.
+A hash of its bytes decides on which side a document is, so that equal documents are on the same side. A document that
+is too large is cut into pieces; the hash of a piece includes its position in the document. If the held-out amount is
+then further from `data.validation` than `SPLIT_TOLERANCE`, which happens with few documents, pieces change sides, in
+the order of their hashes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
-SPLIT_TOLERANCE = 0.25  # of the smaller side's share
-_LEAST = (64, 8, 1)  # bytes of a piece at least; fewer where all longer ones are copies
-ByteSpan = tuple[int, int]  # where a document, or a stretch of one, begins and ends in the text
+SPLIT_TOLERANCE = 0.25  # how far the held-out amount may be off, as a part of the smaller side's share
+_LEAST = (64, 8, 1)  # smallest piece in bytes; a smaller value is tried if all pieces are equal
+ByteSpan = tuple[int, int]  # begin and end, in the text, of a document or a part of one
 TextBytes = bytes | mmap.mmap
 
 
 def split(
     text: TextBytes, ends: Sequence[int], hashes: np.ndarray, fraction: float, rules: int = CURRENT_RULES
 ) -> tuple[list[ByteSpan], list[ByteSpan]]:
-    """The training and the held-out stretches of documents that end at `ends` and have `hashes`, each in order.
+    """The training spans and the held-out spans of the documents that end at `ends` and have `hashes`, each in order.
 
     Raises UserError for a text of a single character.
     """
@@ -50,15 +50,16 @@ def split(
 
 
 def document_hash(raw: bytes) -> int:
-    """A number in [0, 2**64) that says where the text falls in the split; equal texts fall together."""
+    """A number in [0, 2**64) that decides on which side of the split a text is; equal texts have equal numbers."""
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"held out").digest(), "big")
 
 
 def held_out_pieces(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = None) -> np.ndarray:
-    """Which pieces validate: (P,) bool of their hashes, uint64, and sizes, by default equal; copies fall together.
+    """Which pieces are held out, (P,) bool. `hashes`: (P,) uint64; `sizes`: (P,), by default all equal.
 
-    The sizes held out are `fraction` of all, within `TOLERANCE` of the smaller share, if equal pieces together have
-    at most twice the tolerance. What has more goes to the larger side. Either side has a piece if two differ.
+    Pieces with equal hashes are on the same side. The held-out part of the total size is `fraction`, with an error of
+    at most `SPLIT_TOLERANCE` of the smaller side, unless a group of equal pieces is larger than twice that; then that
+    group is on the larger side. Neither side is empty if there are two different hashes.
     """
     keys, group = np.unique(hashes, return_inverse=True)
     amounts = np.bincount(group, weights=sizes)  # (G,) in the order of the hashes
@@ -66,7 +67,7 @@ def held_out_pieces(hashes: np.ndarray, fraction: float, sizes: np.ndarray | Non
     larger = fraction > 0.5
     chosen = (amounts > 2 * slack) & larger
     small = np.flatnonzero(amounts <= 2 * slack)
-    held = amounts[chosen].sum() + np.concatenate([[0.0], np.cumsum(amounts[small])])  # by how many of the small ones
+    held = amounts[chosen].sum() + np.concatenate([[0.0], np.cumsum(amounts[small])])  # with 0, 1, ... small groups
     count = int((keys[small] < np.uint64(fraction * 2.0**64)).sum())
     least, most = np.searchsorted(held, aim - slack), np.searchsorted(held, aim + slack, "right") - 1
     count = min(max(count, int(least)), max(int(most), 0), len(small))
@@ -77,7 +78,7 @@ def held_out_pieces(hashes: np.ndarray, fraction: float, sizes: np.ndarray | Non
 
 
 def held_out_of_rules_1(hashes: np.ndarray, fraction: float) -> np.ndarray:
-    """Which documents validate in runs of the first rules: about `fraction` of them by number, whatever their size."""
+    """The held-out documents in runs made by rules 1: about `fraction` of their number, whatever their sizes."""
     chosen = hashes < np.uint64(fraction * 2.0**64)
     if len(hashes) > 1 and not chosen.any():
         chosen[hashes.argmin()] = True
@@ -87,10 +88,11 @@ def held_out_of_rules_1(hashes: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def cut_place(raw: bytes, fraction: float, rules: int = CURRENT_RULES) -> int:
-    """Where a corpus of one document is cut, the held-out part last: the line end nearest to `fraction` from its end.
+    """Where a corpus of a single document is cut; what follows is held out.
 
-    Where no line ends within `TOLERANCE` of it (by rules 1: anywhere), between two characters. Raises UserError if it
-    has fewer than two characters.
+    That is the line end nearest to the place where the last `fraction` begins. If no line ends within
+    `SPLIT_TOLERANCE` of that place (by rules 1: if there is no line end), it is cut between two characters. Raises
+    UserError for a document of fewer than two characters.
     """
     aim = max(1, min(round(len(raw) * (1 - fraction)), len(raw) - 1))
     slack = len(raw) * (SPLIT_TOLERANCE * min(fraction, 1 - fraction) if rules > 1 else 1)
@@ -112,7 +114,7 @@ def _chosen(
     for least in _LEAST:
         pieces = _pieces(text, spans, hashes, fraction, least)
         numbers = [
-            number if len(one) == 1 else document_hash(b"%d of %d" % (place, number))  # the same of equal documents
+            number if len(one) == 1 else document_hash(b"%d of %d" % (place, number))  # equal for equal documents
             for one, number in zip(pieces, hashes.tolist(), strict=True)
             for place in range(len(one))
         ]
@@ -120,15 +122,15 @@ def _chosen(
         held = held_out_pieces(np.array(numbers, np.uint64), fraction, sizes)
         if held.any() and not held.all():
             return pieces, held
-    return pieces, np.arange(len(held)) == 0  # a character again and again
+    return pieces, np.arange(len(held)) == 0  # the text repeats one character
 
 
 def _pieces(
     text: TextBytes, spans: list[ByteSpan], hashes: np.ndarray, fraction: float, least: int
 ) -> list[list[ByteSpan]]:
-    """Each document whole, or in pieces where it and its copies together are larger than held_out can balance.
+    """The pieces of each document: itself, or several if it and its copies are too large for `held_out_pieces`.
 
-    The largest size is a power of two, so that what is added to a corpus seldom changes it.
+    The largest size is a power of two, so that it seldom changes when text is added to a corpus.
     """
     exact = int(2 * SPLIT_TOLERANCE * min(fraction, 1 - fraction) * spans[-1][1])
     largest = max(1 << max(0, exact.bit_length() - 1), least)
@@ -141,7 +143,7 @@ def _pieces(
 
 
 def cut_pieces(text: TextBytes, begin: int, end: int, most: int) -> Iterator[ByteSpan]:
-    """Pieces of at most `most` bytes (or one character), cut where lines end if one does in their second half."""
+    """Pieces of at most `most` bytes, or of one character. A piece ends with a line if one ends in its second half."""
     while end - begin > most:
         place = text.rfind(b"\n", begin + most // 2, begin + most) + 1
         if not place:

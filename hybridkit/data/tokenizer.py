@@ -100,7 +100,7 @@ class TokenizerSpec(NamedSpec, ABC):
         """The tokenizer. `documents` are those of the training side, for one that is trained."""
 
     def identity(self, rules: int = CURRENT_RULES) -> str:
-        """A text that differs once the same documents may get other ids; by default the name and its plug-in."""
+        """A text that differs whenever the same documents may get other ids; by default the name and its plug-in."""
         return "".join([str(self), *(f" {name} {digest}" for name, digest in self.code().items())])
 
     def build(self, documents: Iterable[bytes], rules: int = CURRENT_RULES) -> Tokenizer:

@@ -1,14 +1,14 @@
-"""95 % confidence intervals of scores in [0, 1], in percent: Clopper and Pearson's on the effective sample size.
+"""95 % confidence intervals for mean scores in [0, 1], in percent: Clopper-Pearson on the effective sample size.
 
-The exact interval (Biometrika 26, 1934) of n p right answers out of n, where n is what independent 0/1 answers would
-have to number for the mean to vary as it does (Korn and Graubard, Survey Methodology 24, 1998). Sequences are the units
-that are drawn: answers of one sequence may agree with each other, and shares vary less than 0/1 answers do. With K the
-effective number of sequences and d the ratio of the mean's variance to p (1 - p) / K,
+The Clopper-Pearson interval (Biometrika 26, 1934) is exact for n independent 0/1 answers of which n p are right. Here
+n is the effective sample size (Korn and Graubard, Survey Methodology 24, 1998): the number of independent 0/1 answers
+whose mean has the same variance. The independent units are sequences: answers to one sequence may be correlated.
+With p the mean score, K the effective number of sequences and d the variance of the mean divided by p (1 - p) / K,
 
-    n = K max(1, (z / t)^2 / d)        t: Student's at K - 1 degrees of freedom
+    n = K max(1, (z / t)^2 / d)        z, t: the 97.5 % quantiles of the normal and of Student's t (K - 1 degrees)
 
-so that a sequence counts as one answer at least. The estimate of d is that from K sequences and from one more of which
-half is right and half wrong, weighted as one: few sequences, or equal ones, do not show how much others would differ.
+so that n is at least K. The variance is estimated from the K sequences and one imaginary sequence, half right and half
+wrong, because a few sequences, or sequences with equal scores, say too little about how much others would differ.
 """
 
 import math
@@ -33,12 +33,12 @@ class ScoreInterval(NamedTuple):
 
 
 def mean_score(scores: Sequence[float]) -> ScoreInterval:
-    """The mean of one or more independent scores in [0, 1] with its interval, and in percent."""
+    """The mean of independent scores in [0, 1], with its interval, in percent."""
     return clustered([[score] for score in scores])
 
 
 def clustered(groups: Sequence[Sequence[float]]) -> ScoreInterval:
-    """As `estimate`, of scores in groups: those of one group may depend on each other, groups do not."""
+    """As `mean_score`, for scores in groups: those of one group may be correlated, the groups are independent."""
     groups = [group for group in groups if group]
     total = sum(map(len, groups))
     share = min(1.0, max(0.0, math.fsum(map(math.fsum, groups)) / total))
@@ -47,8 +47,8 @@ def clustered(groups: Sequence[Sequence[float]]) -> ScoreInterval:
 
 
 def _effective(groups: Sequence[Sequence[float]], share: float, total: int) -> float:
-    """How many independent 0/1 answers tell as much about the mean as the scores do."""
-    units = total**2 / sum(len(group) ** 2 for group in groups)  # K: the number of groups where they are equally large
+    """The effective sample size n."""
+    units = total**2 / sum(len(group) ** 2 for group in groups)  # K; the number of groups, if all are equally large
     binary = share * (1 - share)
     if binary < 1e-12:
         return units
@@ -58,7 +58,7 @@ def _effective(groups: Sequence[Sequence[float]], share: float, total: int) -> f
 
 
 def exact(share: float, samples: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share; the number of samples need not be whole."""
+    """The Clopper-Pearson interval of a share in `samples`, which need not be a whole number."""
     right = share * samples
     low = 0.0 if share <= 0 else beta_quantile(_TAIL, right, samples - right + 1)
     high = 1.0 if share >= 1 else beta_quantile(1 - _TAIL, right + 1, samples - right)
@@ -73,7 +73,7 @@ def student(freedom: float) -> float:
 
 
 def beta_quantile(level: float, a: float, b: float) -> float:
-    """Where the distribution function of Beta(a, b) is `level`, by halving."""
+    """The quantile `level` of Beta(a, b), found by bisection."""
     low, high = 0.0, 1.0
     while high - low > _CLOSE * high and high > _TINY:
         middle = (low + high) / 2
@@ -82,8 +82,8 @@ def beta_quantile(level: float, a: float, b: float) -> float:
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularized incomplete beta function, by its continued fraction (Abramowitz and Stegun, 26.5.8)."""
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+    """The regularized incomplete beta function, as a continued fraction (Abramowitz and Stegun, 26.5.8)."""
+    if x > (a + 1) / (a + b + 2):  # the fraction converges slowly there
         return 1 - beta_cdf(1 - x, b, a)
     if x <= 0:
         return 0.0

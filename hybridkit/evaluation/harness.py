@@ -1,6 +1,6 @@
-"""lm-evaluation-harness tasks on a run's model: an adapter, and how the harness is asked.
+"""Runs tasks of the lm-evaluation-harness on a model.
 
-Everything is streamed: a request may be as long as the model's memory allows, and is never truncated.
+Requests are read chunk by chunk and never truncated, so that memory alone limits their length.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ try:
 except ImportError:
     raise MissingExtra("lm_eval", "harness") from None
 
-ALLOW_CODE = "HF_ALLOW_CODE_EVAL"  # the harness's own switch for running what models write
-CERTAIN = (0.0, True)  # of an empty text: its log-likelihood, and that greedy decoding gives it
-_MOST = 256  # tokens generated where a task names no number
+ALLOW_CODE = "HF_ALLOW_CODE_EVAL"  # the harness's own switch: may it execute code that models write?
+CERTAIN = (0.0, True)  # for an empty text: log-likelihood, and whether greedy decoding gives it
+_MOST = 256  # tokens to generate, if a task does not say how many
 _MOST_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
-_Pair = tuple[tuple[str, str], list[int], list[int]]  # texts; ids of what is read, and of what should follow
+_Pair = tuple[tuple[str, str], list[int], list[int]]  # texts; ids of the context and of its continuation
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
 
 class Adapter(TemplateLM):
-    """A model with a tokenizer as the harness sees it."""
+    """A model and its tokenizer, with the methods that the harness calls."""
 
     def __init__(self, model: Model, reading: ReadOptions) -> None:
         super().__init__()
@@ -56,23 +56,23 @@ class Adapter(TemplateLM):
         return self.ids.end
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text; nothing is put before or after it."""
+        """The ids of a text, without special tokens before or after it."""
         return self.ids.encode(string.encode()).tolist()
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """As the harness has it, which cannot encode an empty continuation."""
+        """As the base class, and also for empty continuations, which that cannot encode."""
         asked = {place: request for place, request in enumerate(requests) if request.args[1]}
         found = dict(zip(asked, super().loglikelihood(list(asked.values()), disable_tqdm), strict=True))
         return [found.get(place, CERTAIN) for place in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of whole texts after an end of document, each read in one stream."""
+        """The log-likelihood of whole texts; each begins after an end of document, and is read without a break."""
         pairs = [(("", ""), [self.eot_token_id], self.tok_encode(request.args[0])) for request in requests]
         return [nats for nats, _ in self._loglikelihood_tokens(pairs)]
 
     def _loglikelihood_tokens(self, requests: list[_Pair], **kwargs: Any) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation, and whether greedy decoding would give it."""
-        asked = {place: pair for place, pair in enumerate(requests) if pair[2]}  # of an empty text nothing is asked
+        asked = {place: pair for place, pair in enumerate(requests) if pair[2]}  # an empty continuation needs no model
         size: Callable[[_Pair], int] = lambda pair: len(pair[1]) + len(pair[2])  # noqa: E731
         found = dict(zip(asked, _in_batches(list(asked.values()), size, self.reading.batch, self._scored), strict=True))
         return [found.get(place, CERTAIN) for place in range(len(requests))]
@@ -84,7 +84,7 @@ class Adapter(TemplateLM):
         return list(zip((-scores.nats.double().sum(dim=1)).tolist(), right.tolist(), strict=True))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each text, up to a stop string of the request's."""
+        """The text that the model writes after each prompt, up to a stop string of the request."""
         replies: dict[int, str] = {}
         asked = [(place, *request.args) for place, request in enumerate(requests)]
         for _, group in itertools.groupby(sorted(asked, key=_settings), key=_settings):
@@ -94,7 +94,7 @@ class Adapter(TemplateLM):
         return [replies[place] for place in range(len(requests))]
 
     def _written(self, asked: Sequence[tuple[int, str, dict[str, Any]]]) -> list[str]:
-        """The replies to requests that share their settings; each draws from a seed of its own."""
+        """The replies to requests with equal settings; each has its own seed."""
         options = asked[0][2]
         until = options.get("until") or []
         stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
@@ -109,7 +109,7 @@ class Adapter(TemplateLM):
 
 
 def _sampling(options: dict[str, Any], seed: int) -> Sampling:
-    """Greedy, unless the request samples."""
+    """The sampling that a request asks for; greedy by default."""
     if not options.get("do_sample"):
         return Sampling(temperature=0)
     return Sampling(
@@ -128,7 +128,7 @@ def _settings(asked: tuple[int, str, dict[str, Any]]) -> str:
 def _in_batches(
     items: Sequence[_Item], size: Callable[[_Item], int], rows: int, do: Callable[[Sequence[_Item]], list[_Found]]
 ) -> list[_Found]:
-    """What `do` makes of the items, asked about `rows` of them at a time, the largest first so that sizes are alike."""
+    """`do(items)`, called with at most `rows` items at a time, of similar size: the largest come first."""
     order = sorted(range(len(items)), key=lambda place: -size(items[place]))
     found: dict[int, _Found] = {}
     for first in range(0, len(order), rows):
@@ -147,11 +147,11 @@ def evaluate(
     lengths: Sequence[int] = (),
     seed: int = 42,
 ) -> dict[str, dict[str, Any]]:
-    """The harness's figures by task. `include`: a folder of task files, in place of the harness's own tasks;
-    `lengths`: of its RULER tasks; `limit`: documents of each task.
+    """The harness's metrics, by task.
 
-    Raises UserError for tasks that the harness does not know, or that would run what the model writes while the
-    harness's switch for it, the environment variable HF_ALLOW_CODE_EVAL=1, is off.
+    `include`: a folder of task files, used instead of the harness's own tasks; `lengths`: context lengths of its RULER
+    tasks; `limit`: the number of documents of each task. Raises UserError for unknown tasks, and for tasks that would
+    execute code which the model writes, unless the environment variable HF_ALLOW_CODE_EVAL is 1.
     """
     with _tokenizer_folder(model) as tokenizer:
         about = {"tokenizer": str(tokenizer), "max_seq_lengths": list(lengths)} if lengths else {}
@@ -171,14 +171,12 @@ def evaluate(
                 log_samples=False,
                 confirm_run_unsafe_code=os.environ.get(ALLOW_CODE) == "1",
             )
-        except ZeroDivisionError as error:  # as of bits a byte
+        except ZeroDivisionError as error:  # a mean over no text, as in bits per byte
             raise UserError("--tasks: no document that was asked holds any text, so that there is no mean") from error
         except ValueError as error:
             if "unsafe" not in str(error):
                 raise
-            raise UserError(
-                f"--tasks: {error} Here: set {ALLOW_CODE}=1 to let code that the model writes run."
-            ) from None
+            raise UserError(f"--tasks: {error} To let code run that the model writes, set {ALLOW_CODE}=1.") from None
     return {
         task: {k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
         for task, row in found["results"].items()
@@ -187,7 +185,7 @@ def evaluate(
 
 @contextmanager
 def _tokenizer_folder(model: Model) -> Iterator[Path]:
-    """The model's tokenizer as transformers loads it: the harness's RULER tasks measure prompts with it."""
+    """A folder from which transformers loads the model's tokenizer: the harness's RULER tasks count tokens with it."""
     assert model.tokenizer
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,7 +199,7 @@ def _tokenizer_folder(model: Model) -> Iterator[Path]:
 
 
 def _save_bytes(file: Path) -> None:
-    """A token a byte, in the format of `tokenizers`; ids differ from ours, counts do not."""
+    """The byte tokenizer as a tokenizer.json; its ids differ from ours, the number of tokens does not."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

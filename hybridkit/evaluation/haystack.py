@@ -35,7 +35,7 @@ class Essays:
         return hashlib.blake2b(" ".join(self.words).encode(), digest_size=8).hexdigest()
 
     def sentences(self, words: int) -> list[str]:
-        """The first `words` words in sentences. Raises UserError where the text has fewer and does not repeat."""
+        """The first `words` words, as sentences. Raises UserError if the text has fewer words and does not repeat."""
         if words > len(self.words) and not self.repeats:
             raise UserError(
                 f"--haystack {self.name}: it has {len(self.words):,} words, too few for the lengths asked for;"

@@ -1,7 +1,7 @@
-"""Running the samples of a cell: greedy answers, or the likelihood of the right ones; a line of JSON a sample.
+"""Asks a model the samples of a cell (task, length, window); scores greedy answers, or how likely the right ones are.
 
-The name of a cell's file holds a digest of everything its answers depend on. The file grows by a batch at a time, so a
-stopped evaluation continues from there.
+A cell's file has a line of JSON for each sample, and a digest of all that the answers depend on in its name. Each batch
+is appended when it is answered, so that an evaluation that was stopped continues there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.runs.manifest import parse_json
 
-FIELDS = {"index", "depths", "score", "found"}  # of a line, read again when an evaluation continues
+FIELDS = {"index", "depths", "score", "found"}  # of a line, needed when an evaluation continues
 
 
 class Answer(NamedTuple):
-    """What a model said, its score in [0, 1], which outputs were right, and their nats a token where forced."""
+    """A model's answer, its score in [0, 1], which outputs are right, and, if forced, the mean nats of a token."""
 
     prediction: str
     score: float
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 def answer_generated(model: Model, prompts: Sequence[Prompt], reading: ReadOptions) -> list[Answer]:
-    """RULER's way: up to 128 tokens, the likeliest every time, searched for the outputs."""
+    """As RULER does: greedy decoding of up to 128 tokens, in which the outputs are looked for."""
     tokenizer = model.tokenizer
     assert tokenizer
     context = prefill(model, [p.text for p in prompts], window=reading.window, chunk=reading.chunk)
@@ -56,8 +56,10 @@ def answer_generated(model: Model, prompts: Sequence[Prompt], reading: ReadOptio
 
 
 def answer_forced(model: Model, prompts: Sequence[Prompt], reading: ReadOptions) -> list[Answer]:
-    """For models too small to answer: the right answer is read on, and an output is right if each of its tokens was
-    the likeliest. Not RULER's score."""
+    """For models that are too small to answer freely; not RULER's score.
+
+    The model reads the right answer after the prompt. An output is right if each of its tokens was the likeliest.
+    """
     tokenizer = model.tokenizer
     assert tokenizer
     spans = [_spans(tokenizer, prompt.outputs) for prompt in prompts]
@@ -79,13 +81,13 @@ SCORINGS: Mapping[Scoring, Callable[[Model, Sequence[Prompt], ReadOptions], list
 
 
 def _spans(tokenizer: Tokenizer, outputs: Sequence[str]) -> list[np.ndarray]:
-    """The tokens of each output as the answer lists them: ` a`, `, b`, `, c`."""
+    """The tokens of each output as they stand in the answer: ` a`, `, b`, `, c`."""
     texts = [f" {outputs[0]}", *(f", {output}" for output in outputs[1:])]
     return [tokenizer.encode(text.encode()) for text in texts]
 
 
 def _forced(spans: list[np.ndarray], right: Tensor, nats: Tensor) -> Answer:
-    """From whether each token of the answer was the likeliest (N,), and its nats (N,)."""
+    """The answer; `right` (N,) says whether each of its tokens was the likeliest, `nats` (N,) are their losses."""
     hits = [bool(part.all()) for part in right.split([len(span) for span in spans])]
     return Answer("", sum(hits) / len(hits), hits, nats.mean().item())
 
@@ -93,7 +95,7 @@ def _forced(spans: list[np.ndarray], right: Tensor, nats: Tensor) -> Answer:
 def run_cell(
     model: Model, samples: Samples, count: int, scoring: Scoring, reading: ReadOptions, file: Path
 ) -> Iterator[dict[str, Any]]:
-    """The lines of `count` prepared samples: those that the file has, then new ones, written before they are given."""
+    """The lines of `count` prepared samples: those in the file, then new ones, which are appended to it first."""
     lines = read_lines(file)[:count]
     yield from lines
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def run_cell(
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The samples of a cell's file in order; what a kill left of a line behind them is cut off."""
+    """The lines of a cell's file, in order. An incomplete line at the end, left by a kill, is removed from the file."""
     lines: list[dict[str, Any]] = []
     whole = 0
     if not file.exists():
@@ -129,7 +131,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _line(samples: Samples, sample: Sample, said: Answer) -> dict[str, Any]:
-    """A sample as RULER writes it, and how it was answered."""
+    """A sample in RULER's format, with its answer and score."""
     prompt = sample.prompt
     return {
         "index": sample.index,

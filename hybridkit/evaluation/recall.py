@@ -1,7 +1,7 @@
-"""Recall by distance, for models trained on `source: recall(...)`: how often the likeliest token is the right value.
+"""Recall by distance, for models trained on `source: recall(...)`: how often the right value is the likeliest token.
 
-Two probes. `near` takes held-out sequences as the model was trained on, and bins the queries by the distance from the
-key's last occurrence. `far` shows every pair of a sequence, then noise of a given length, then one of the keys.
+There are two probes. `near` reads held-out sequences of the training's kind, and groups queries by their distance from
+the key's last occurrence. `far` reads all pairs of a sequence, then noise of a given length (the gap), then one key.
 B sequences, T tokens, P pairs, G tokens of the gap.
 """
 
@@ -17,11 +17,11 @@ from hybridkit.data.sources.recall import RecallTask, UniformNumbers
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 
-Hits = dict[int, list[list[float]]]  # 1 or 0 for every query, by distance and sequence
+Hits = dict[int, list[list[float]]]  # distance -> for each sequence, 1 or 0 for each query
 
 
 def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> Hits:
-    """Queries of held-out sequences, by the largest power of two that their distance reaches."""
+    """Hits of held-out sequences; distances are rounded down to powers of two."""
     hits: dict[int, dict[int, list[float]]] = {}
     first = 0
     for batch in batches:
@@ -35,7 +35,7 @@ def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> Hits:
 
 
 def far(model: Model, task: RecallTask, gap: int, samples: int, seed: int, reading: ReadOptions) -> list[float]:
-    """1 or 0 for each of `samples` sequences with a gap of `gap` tokens, the same for every model."""
+    """1 or 0 for each of `samples` sequences with a gap of `gap` tokens; every model reads the same sequences."""
     tokens, values = (torch.from_numpy(part) for part in probe(task, gap, samples, seed))
     targets = torch.full_like(tokens, IGNORED)
     targets[:, -1] = values
@@ -45,7 +45,7 @@ def far(model: Model, task: RecallTask, gap: int, samples: int, seed: int, readi
 
 
 def probe(task: RecallTask, gap: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences (B, 2P + G + 1), pairs, noise and a key, and the value that the key is bound to (B,)."""
+    """Sequences of pairs, noise and a key (B, 2P + G + 1), and the value that belongs to the key (B,)."""
     uniform, first = UniformNumbers("far recall", seed, gap), task.first
     keys = first.key + uniform.distinct(task.keys, task.pairs, rows)
     values = first.value + uniform.below(task.values, rows, task.pairs)
@@ -57,7 +57,7 @@ def probe(task: RecallTask, gap: int, rows: int, seed: int) -> tuple[np.ndarray,
 
 
 def distances(tokens: np.ndarray) -> np.ndarray:
-    """(B, T) to (B, T): how many tokens ago a token last stood in its row; 0 where it never did."""
+    """For each token (B, T), how many tokens ago it last occurred in its row (B, T); 0 if never."""
     order = tokens.argsort(axis=1, kind="stable")
     ordered = np.take_along_axis(tokens, order, axis=1)
     back = np.zeros_like(order)

@@ -1,8 +1,8 @@
-"""The samples of a task at a length. Each has the largest haystack that fits; nothing is truncated.
+"""The samples of a task at a context length. Each has the largest haystack that fits; nothing is truncated.
 
-A sample is a function of (task, length, seed, index, tokenizer, essays) alone, so that every run with the same
-tokenizer answers the same ones. To find how much haystack fits takes several tokenizations; the sizes are cached
-beside the corpora.
+A sample depends on (task, length, seed, index, tokenizer, essays) alone, so that runs with the same tokenizer answer
+the same samples. Several tokenizations are needed to find how much haystack fits; the sizes are cached beside the
+corpora.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from hybridkit.evaluation.haystack import Essays
 from hybridkit.evaluation.task import ANSWER_TOKENS, Prompt, Task, choose_task
 from hybridkit.system.errors import UserError
 
-_FORMAT = 1  # of samples; another number makes other ones
+_FORMAT = 1  # version of the samples; it is part of their digest
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with its place among the samples of its cell."""
+    """A prompt and its index among the samples of a cell."""
 
     index: int
     prompt: Prompt
-    tokens: int  # of all that the model reads
+    tokens: int  # of the whole prompt
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of `task` at `length`. `tokenizer_digest` names the tokenizer among all others."""
+    """The samples of `task` at `length` tokens. `tokenizer_digest` identifies the tokenizer."""
 
     task: str
     length: int
@@ -57,7 +57,7 @@ class Samples:
         return choose_task(self.task)
 
     def prepare(self, count: int) -> Iterator[int]:
-        """Size the first `count` samples; yields how many are done.
+        """Find the sizes of the first `count` samples; yields how many are done.
 
         Raises UserError where the question does not fit the length, or the essays are too short.
         """
@@ -93,7 +93,7 @@ class Samples:
 
 
 def largest(size: Callable[[int], int], least: int, limit: int, size_of_least: int) -> int:
-    """The largest n with size(n) <= limit: of a size that grows with n, nearly in proportion, and fits at `least`."""
+    """The largest n with size(n) <= limit. `size` grows almost linearly in n, and size(least) <= limit."""
     fits, used, over, slope = least, size_of_least, None, 1.0
     while over is None or over - fits > 1:
         guess = fits + max(1, int((limit - used) / slope))

@@ -11,7 +11,7 @@ from pathlib import Path
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
-from hybridkit.evaluation.provenance import EvalText, Origin, open_text, run_origin
+from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, run_origin
 from hybridkit.model.loading import load, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -59,7 +59,7 @@ class EvalTarget:
     @cached_property
     def text(self) -> EvalText:
         """Its text. Raises UserError where that cannot be read."""
-        return open_text(self.run, self.recipe, self.origin.trained_text, self.registry)
+        return open_eval_text(self.run, self.recipe, self.origin.trained_text, self.registry)
 
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:

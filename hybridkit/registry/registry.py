@@ -70,7 +70,7 @@ class Registry:
         self._forget()
 
     def clear(self) -> None:
-        """Take every plugin file out again."""
+        """Forget all plugin files."""
         self._plugins.clear()
         self._forget()
 

@@ -233,7 +233,7 @@ def open_study(folder: Path, url: str | None = None) -> Study:
     if url and not settings.storage:
         raise UserError(f"--storage: {folder} holds its trials itself; leave it out")
     if settings.storage and not url:
-        raise UserError(f"{folder} keeps its trials in a storage outside; give its address with --storage")
+        raise UserError(f"{folder} keeps its trials in a database outside the folder; give its address with --storage")
     definition = read_definition(folder / SPACE)
     storage = open_storage(folder, url, settings.name, definition.maximized, definition.space.variables)
     return Study(definition, folder, storage, settings.owner)

@@ -10,7 +10,7 @@ from hybridkit.system.errors import UserError
 def refuse_links(paths: Iterable[Path]) -> None:
     """Raises UserError where one of `paths`, which are about to be written, is a symbolic link.
 
-    Otherwise whoever made the folder could choose a file of the user that is overwritten.
+    Otherwise the author of a folder could make the program overwrite another file of the user.
     """
     for path in paths:
         if path.is_symlink():

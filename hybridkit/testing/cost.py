@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, clone_state
-from hybridkit.testing.trial import Trial
+from hybridkit.testing.trial import LayerUnderTest
 from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
@@ -41,7 +41,7 @@ def warn_unverified(block: Block, dims: Dims) -> None:
 
 
 def _check_cost(block: Block, dims: Dims) -> None:
-    trial = Trial(block, dims)
+    trial = LayerUnderTest(block, dims)
     for window in trial.all_windows:
         for tokens in COST_LENGTHS:
             _sane(trial, tokens, window)
@@ -52,7 +52,7 @@ def _check_cost(block: Block, dims: Dims) -> None:
         _executed(trial, window)
 
 
-def _sane(trial: Trial, tokens: int, window: int | None) -> None:
+def _sane(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     found = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
     where = f"of {tokens} tokens, window {window}"
     trial.check(all(type(flops) is int for flops in found.values()), f"FLOPs {where} are whole numbers, not {found}")
@@ -62,7 +62,7 @@ def _sane(trial: Trial, tokens: int, window: int | None) -> None:
     trial.check(exact / 2 < paper <= 2 * exact or exact == 0, f"{said}, and paper {paper}: another layer's")
 
 
-def _tokenwise(trial: Trial) -> None:
+def _tokenwise(trial: LayerUnderTest) -> None:
     block, dims, tokens = trial.block, trial.dims, COST_LENGTHS[-1]
     one = block.flops(dims, 1)
     for n in COST_LENGTHS:
@@ -78,7 +78,7 @@ def _tokenwise(trial: Trial) -> None:
     trial.check(right, said)
 
 
-def _reached(trial: Trial, x: Tensor) -> int:
+def _reached(trial: LayerUnderTest, x: Tensor) -> int:
     """Elements of the matrices that the output of one token (1, 1, D) depends on, slice by slice of the first axis."""
     matrices = [weight for weight in trial.layer.parameters() if weight.dim() > 1]
     y = trial.run(x)[0]
@@ -92,7 +92,7 @@ def _reached(trial: Trial, x: Tensor) -> int:
 
 
 @torch.no_grad()
-def _depends(trial: Trial, x: Tensor, y: Tensor, weight: Tensor, idle: Tensor) -> bool:
+def _depends(trial: LayerUnderTest, x: Tensor, y: Tensor, weight: Tensor, idle: Tensor) -> bool:
     """Whether large values in the slices without a gradient change the output, as those of a router do."""
     kept, draw = weight.detach().clone(), torch.Generator().manual_seed(0)
     large = 30 * torch.randn(weight.shape, dtype=weight.dtype, generator=draw)
@@ -106,7 +106,7 @@ def _depends(trial: Trial, x: Tensor, y: Tensor, weight: Tensor, idle: Tensor) -
         weight.copy_(kept)
 
 
-def _equals_reference(trial: Trial, window: int | None) -> bool:
+def _equals_reference(trial: LayerUnderTest, window: int | None) -> bool:
     """Whether there is a reference; raises AssertionError where a count differs from it."""
     block, dims, known = trial.block, trial.dims, False
     for count in COUNTS:
@@ -123,7 +123,7 @@ def _equals_reference(trial: Trial, window: int | None) -> bool:
 
 
 @torch.no_grad()
-def _between_bounds(trial: Trial, window: int | None) -> None:
+def _between_bounds(trial: LayerUnderTest, window: int | None) -> None:
     block, dims = trial.block, trial.dims
     x, spent = trial.input(1, COST_POSITIONS[-1] + 1), []
     for place in COST_POSITIONS:
@@ -145,7 +145,7 @@ def _between_bounds(trial: Trial, window: int | None) -> None:
 
 
 @torch.no_grad()
-def _executed(trial: Trial, window: int | None) -> None:
+def _executed(trial: LayerUnderTest, window: int | None) -> None:
     """`hardware` is what kernels execute: no more than twice what this machine's form does, padding included."""
     tokens = COST_POSITIONS[-1] + 1
     hardware = trial.block.flops(trial.dims, tokens, window, "hardware")
@@ -154,7 +154,7 @@ def _executed(trial: Trial, window: int | None) -> None:
 
 
 @torch.no_grad()
-def executed_work(trial: Trial, x: Tensor, state: object = None, window: int | None = None) -> ExecutedWork:
+def executed_work(trial: LayerUnderTest, x: Tensor, state: object = None, window: int | None = None) -> ExecutedWork:
     """What one call executes."""
     held = None if state is None else clone_state(state)  # type: ignore[arg-type]
     with ExecutedWork(trial.layer) as found:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
 DIFFERENCE = 1e-5  # of a central difference; its error is about its square, plus rounding divided by it
@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 
 def check_lengths(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 6: any length and batch; gradients are finite, and reach every input and parameter."""
-    trial, reached = Trial(block, dims, precision), set[str]()
+    trial, reached = LayerUnderTest(block, dims, precision), set[str]()
     names, parameters = zip(*trial.layer.named_parameters(), strict=True) if _has_parameters(trial) else ((), ())
     for tokens, batch in itertools.product(LENGTHS, (1, 3)):
         x, where = trial.input(batch, tokens).requires_grad_(), f"{batch} rows of {tokens} tokens"
@@ -35,7 +35,7 @@ def check_lengths(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
     trial.check(reached == set(names), f"no gradient ever reaches {', '.join(sorted(set(names) - reached))}")
 
 
-def _has_parameters(trial: Trial) -> bool:
+def _has_parameters(trial: LayerUnderTest) -> bool:
     return any(True for _ in trial.layer.parameters())
 
 
@@ -45,7 +45,7 @@ def check_gradients(block: Block, dims: Dims) -> None:
     For the input and each parameter alone; for all together at several lengths; and through a carried state where the
     block has `differentiable_state`.
     """
-    trial = Trial(block, dims)
+    trial = LayerUnderTest(block, dims)
     for window in trial.some_windows:
         leaves = _leaves(trial, 2, 70)
         for name in leaves:
@@ -57,12 +57,12 @@ def check_gradients(block: Block, dims: Dims) -> None:
             _through_states(trial, window)
 
 
-def _leaves(trial: Trial, batch: int, tokens: int) -> dict[str, Tensor]:
+def _leaves(trial: LayerUnderTest, batch: int, tokens: int) -> dict[str, Tensor]:
     x = trial.input(batch, tokens)
     return {"x": x, **{name: weight.detach() for name, weight in trial.layer.named_parameters()}}
 
 
-def _through_states(trial: Trial, window: int | None) -> None:
+def _through_states(trial: LayerUnderTest, window: int | None) -> None:
     """The loss of a second call, and of the state after it, as a function of the first call's input and weights."""
     for before, after in ((9, 40), (150, 7), (70, 90)):
         first = {**_leaves(trial, 2, after), "first": trial.input(2, before, seed=12)}
@@ -70,7 +70,7 @@ def _through_states(trial: Trial, window: int | None) -> None:
         _equal_differences(trial, first, list(first), window)
 
 
-def _equal_differences(trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None) -> None:
+def _equal_differences(trial: LayerUnderTest, leaves: Tensors, names: Sequence[str], window: int | None) -> None:
     """One direction in which only `names` change; another direction where there is a kink."""
     found = []
     for seed in range(TRIES):
@@ -84,7 +84,7 @@ def _equal_differences(trial: Trial, leaves: Tensors, names: Sequence[str], wind
 
 
 def _both(
-    trial: Trial, leaves: Tensors, names: Sequence[str], window: int | None, seed: int
+    trial: LayerUnderTest, leaves: Tensors, names: Sequence[str], window: int | None, seed: int
 ) -> tuple[float, float, float]:
     """The slope by autograd, by a central difference, and the size of what is compared."""
     draw = torch.Generator().manual_seed(100 + seed)
@@ -107,8 +107,8 @@ def _both(
     return slope, right, max(size, abs(right)) + 2.0**-52 * most / DIFFERENCE / CLOSE
 
 
-def _loss(trial: Trial, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:
-    """Outputs, and with them states, weighed at random and summed; and the sum of their sizes."""
+def _loss(trial: LayerUnderTest, leaves: Tensors, window: int | None) -> tuple[Tensor, float]:
+    """A randomly weighted sum of the outputs (and of carried states), and the sum of its terms' absolute values."""
     x = leaves["x"]
     weights = {name: weight for name, weight in leaves.items() if name not in ("x", "first")}
 

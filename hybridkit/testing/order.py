@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, rows_of
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, rows_of
 
 LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
@@ -17,7 +17,7 @@ LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
 
 def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 2: changing the tokens from t on changes no output before t."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG_CALL, (3, 500, 1029))):
         for window in trial.windows if tokens < 100 else trial.some_windows:
             _no_later(trial, tokens, places, window)
@@ -27,7 +27,7 @@ def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -
         _far(trial)
 
 
-def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | None) -> None:
+def _no_later(trial: LayerUnderTest, tokens: int, places: Sequence[int], window: int | None) -> None:
     x, fresh = trial.input(1, tokens), trial.input(1, tokens, seed=7)
     before = trial.run(x, window=window)[0]
     for t in places:
@@ -41,7 +41,7 @@ def _no_later(trial: Trial, tokens: int, places: Sequence[int], window: int | No
             trial.same(trial.run(other, window=window)[0][:, t:], before[:, t:], said)
 
 
-def _far(trial: Trial) -> None:
+def _far(trial: LayerUnderTest) -> None:
     """A state that grows with every token keeps every token: the first one reaches the last output."""
     x = trial.input(1, LONG_CALL)
     other = x.clone()
@@ -55,13 +55,13 @@ def _far(trial: Trial) -> None:
 
 def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 3: packed documents, different in every row, give what each gives alone; so do the tokens after them."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for layout in LAYOUTS:
         for window in trial.windows if layout is LAYOUTS[0] else trial.some_windows:
             _same_documents(trial, layout, window)
 
 
-def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int | None) -> None:
+def _same_documents(trial: LayerUnderTest, layout: Sequence[Sequence[int]], window: int | None) -> None:
     batch, tokens = len(layout), sum(layout[0])
     x, more, earlier = (trial.input(batch, n, seed) for n, seed in ((tokens, 1), (6, 2), (20, 3)))
     document_starts = torch.zeros(batch, tokens, dtype=torch.bool)
@@ -84,7 +84,7 @@ def _same_documents(trial: Trial, layout: Sequence[Sequence[int]], window: int |
     _goes_on(trial, x, earlier, state, (document_starts, fresh), layout, window)
 
 
-def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
+def _each(trial: LayerUnderTest, x: Tensor, layout: Sequence[Sequence[int]], row: int, window: int | None) -> Tensor:
     """Every document of a row in a call of its own (1, T, D); the last one ends with x."""
     begins = [0, *itertools.accumulate(layout[row][:-1])]
     cuts = itertools.pairwise([*begins, x.shape[1]])
@@ -92,7 +92,7 @@ def _each(trial: Trial, x: Tensor, layout: Sequence[Sequence[int]], row: int, wi
 
 
 def _goes_on(
-    trial: Trial,
+    trial: LayerUnderTest,
     x: Tensor,
     earlier: Tensor,
     state: State,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts
 
 
 def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
@@ -15,7 +15,7 @@ def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> N
 
     It modifies no input, weight or buffer, draws nothing, and holds in its `state_dict` all that decides its output.
     """
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for tokens in (1, 40, 200):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.05)
         _, state = trial.run(trial.input(2, 12, seed=3))
@@ -26,7 +26,7 @@ def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> N
     _on_meta(trial)
 
 
-def _leaves_alone(trial: Trial, x: Tensor, state: State, document_starts: Tensor) -> None:
+def _leaves_alone(trial: LayerUnderTest, x: Tensor, state: State, document_starts: Tensor) -> None:
     own = {**trial.layer.state_dict(), **dict(trial.layer.named_buffers())}
     held = {name: tensor.clone() for name, tensor in own.items()}
     given, marks, generator, numbers = x.clone(), document_starts.clone(), torch.get_rng_state(), random.getstate()
@@ -43,7 +43,7 @@ def _leaves_alone(trial: Trial, x: Tensor, state: State, document_starts: Tensor
     trial.check(not drawn, "a call draws from a global random generator")
 
 
-def _same_again(trial: Trial, x: Tensor, state: State, document_starts: Tensor) -> None:
+def _same_again(trial: LayerUnderTest, x: Tensor, state: State, document_starts: Tensor) -> None:
     """The same call in other circumstances."""
     right, left = trial.run(x, state, document_starts=document_starts)
 
@@ -87,11 +87,11 @@ def _strided(x: Tensor) -> Tensor:
     return torch.stack([x, x], -1)[..., 0]
 
 
-def _same_weights(trial: Trial) -> None:
+def _same_weights(trial: LayerUnderTest) -> None:
     """A second layer that is given the first one's `state_dict` is the same function."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(77)
-        other = Trial(trial.block, trial.dims, trial.precision)
+        other = LayerUnderTest(trial.block, trial.dims, trial.precision)
         other.layer = trial.block.build(trial.dims).to(trial.precision.dtype)
     other.layer.load_state_dict(trial.layer.state_dict())
     x = trial.input(2, 30)
@@ -99,7 +99,7 @@ def _same_weights(trial: Trial) -> None:
     trial.same(other.run(x)[0], trial.run(x)[0], said)
 
 
-def _on_meta(trial: Trial) -> None:
+def _on_meta(trial: LayerUnderTest) -> None:
     """It builds on the meta device, where parameters are counted."""
     with torch.device("meta"):
         layer = trial.block.build(trial.dims)

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial, random_starts, rows_of
+from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts, rows_of
 
 ROWS = 3
 
 
 def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Outputs, states and gradients of a row are those of the row alone, each row with its own documents."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
         _as_alone(trial, tokens, window)
 
 
-def _as_alone(trial: Trial, tokens: int, window: int | None) -> None:
+def _as_alone(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     x, earlier = trial.input(ROWS, tokens), trial.input(ROWS, 25, seed=4)
     document_starts, slope = random_starts(ROWS, tokens, 0.04), trial.input(ROWS, tokens, seed=6)
     document_starts[1] = False  # one row is one document
@@ -39,7 +39,7 @@ def _as_alone(trial: Trial, tokens: int, window: int | None) -> None:
 
 
 def _call(
-    trial: Trial, x: Tensor, state: State | None, window: int | None, document_starts: Tensor, slope: Tensor
+    trial: LayerUnderTest, x: Tensor, state: State | None, window: int | None, document_starts: Tensor, slope: Tensor
 ) -> tuple[Tensor, State, Tensor]:
     """Output, state after it, and the gradient of the input."""
     x = x.clone().requires_grad_()
@@ -47,7 +47,7 @@ def _call(
     return y.detach(), state_like(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
 
 
-def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, document_starts: Tensor) -> None:
+def _other_order(trial: LayerUnderTest, x: Tensor, state: State, window: int | None, document_starts: Tensor) -> None:
     order = torch.arange(ROWS).roll(1)
     turned = state_like(state, [tensor[order] for tensor in state])
     y, after = trial.run(x[order], turned, window=window, document_starts=document_starts[order])
@@ -58,7 +58,7 @@ def _other_order(trial: Trial, x: Tensor, state: State, window: int | None, docu
 
 
 @torch.no_grad()
-def _steps(trial: Trial, x: Tensor, state: State) -> None:
+def _steps(trial: LayerUnderTest, x: Tensor, state: State) -> None:
     """One step of all rows is a step of each."""
     together = trial.layer.reserve(clone_state(state), 200)
     alone = [trial.layer.reserve(rows_of(state, row, row + 1), 200) for row in range(ROWS)]

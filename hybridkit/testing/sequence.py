@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
-from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, Trial, random_starts
+from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
@@ -15,7 +15,7 @@ LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 @torch.no_grad()
 def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
-    trial, tokens = Trial(block, dims, precision), 67
+    trial, tokens = LayerUnderTest(block, dims, precision), 67
     x, document_starts = trial.input(2, tokens), random_starts(2, tokens)
     for window, marks in ((None, None), *itertools.product(trial.windows, (document_starts,))):
         whole = trial.run(x, window=window, document_starts=marks)
@@ -25,7 +25,7 @@ def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
     _long_splits(trial)
 
 
-def _long_splits(trial: Trial) -> None:
+def _long_splits(trial: LayerUnderTest) -> None:
     """A fault may appear only in long calls: 300 tokens one by one, and `LONG_CALL` in some parts."""
     for tokens, cuts, windows in ((300, list(range(1, 300)), [-1]), (LONG_CALL, LONG_CUTS, [0, -1])):
         x, document_starts = trial.input(2, tokens), random_starts(2, tokens, 0.005)
@@ -36,7 +36,7 @@ def _long_splits(trial: Trial) -> None:
 
 
 def _same_parts(
-    trial: Trial,
+    trial: LayerUnderTest,
     whole: tuple[Tensor, State],
     x: Tensor,
     cuts: list[int],
@@ -51,14 +51,14 @@ def _same_parts(
 
 def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for decoding: `reserve`, then `step` token by token, equals one forward."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for window, prompt in itertools.product(trial.windows, (0, 1, 9)):
         _same_steps(trial, trial.input(2, 26), prompt, window)
     _same_steps(trial, trial.input(3, 290), 250, trial.some_windows[-1])
 
 
 @torch.no_grad()
-def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> None:
+def _same_steps(trial: LayerUnderTest, x: Tensor, prompt: int, window: int | None) -> None:
     batch, tokens = x.shape[:2]
     document_starts = random_starts(batch, tokens, 0.2)
     document_starts[:, prompt:] = False  # a step begins no document
@@ -84,7 +84,7 @@ def _same_steps(trial: Trial, x: Tensor, prompt: int, window: int | None) -> Non
 @torch.no_grad()
 def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=precision.dtype)
     norm.weight.copy_(torch.linspace(0.5, 2, dims.width))
     for rows, told in ((1, 1), (3, 3), (2, 3)):
@@ -95,7 +95,7 @@ def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
 
 
 def _same_decoded(
-    trial: Trial, norm: nn.Module, decode: StepFunction, x: Tensor, prompt: int, window: int | None
+    trial: LayerUnderTest, norm: nn.Module, decode: StepFunction, x: Tensor, prompt: int, window: int | None
 ) -> None:
     batch, tokens = x.shape[:2]
     document_starts = random_starts(batch, tokens, 0.2)
@@ -112,7 +112,7 @@ def _same_decoded(
 
 def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """A window of w sees w positions, its own included; a carried state takes a smaller one, and no larger one."""
-    trial, policy = Trial(block, dims, precision), window_of(block)
+    trial, policy = LayerUnderTest(block, dims, precision), window_of(block)
     if policy is None:
         return
     x = trial.input(2, 60)
@@ -132,7 +132,7 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
         raise AssertionError(trial.say("it accepts a larger window than its state was built with"))
 
 
-def _reach(trial: Trial, tokens: int, window: int) -> None:
+def _reach(trial: LayerUnderTest, tokens: int, window: int) -> None:
     """Token t reaches the outputs t to t + window - 1, and none later."""
     x, t = trial.input(1, tokens), tokens - window - 7
     y = trial.run(x, window=window)[0]

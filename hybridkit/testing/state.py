@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from hybridkit.block import Block, Dims, State, clone_state, state_bytes, state_like, window_of
-from hybridkit.testing.trial import FLOAT64, Arithmetic, Trial
+from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest
 
 TOKENS = (1, 8, 33, 90, 257, 600)
 BATCHES = (1, 2, 5)
@@ -15,7 +15,7 @@ SPAN = 512  # tokens between two sizes of a state that are compared
 
 def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Its bytes are those of `init_state`, and stop growing; no call modifies it; an empty one changes no output."""
-    trial = Trial(block, dims, precision)
+    trial = LayerUnderTest(block, dims, precision)
     for window in trial.all_windows:
         for batch in BATCHES:
             _same_sizes(trial, batch, TOKENS if batch == 2 else (1, 33), window)
@@ -23,7 +23,7 @@ def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
         _not_modified(trial, window)
 
 
-def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | None) -> None:
+def _same_sizes(trial: LayerUnderTest, batch: int, lengths: Sequence[int], window: int | None) -> None:
     x, empty = trial.input(batch, max(lengths)), trial.empty(batch, 0, window)
     for tokens in lengths:
         y, state = trial.run(x[:, :tokens], window=window)
@@ -44,7 +44,7 @@ def _same_sizes(trial: Trial, batch: int, lengths: Sequence[int], window: int | 
     trial.check(all(t.is_meta for t in on_meta), "init_state forgets the device")
 
 
-def _bounded(trial: Trial, window: int | None) -> None:
+def _bounded(trial: LayerUnderTest, window: int | None) -> None:
     """A state that has stopped growing does not grow again; one that grows does so evenly or more slowly."""
     bytes_at = [state_bytes(trial.empty(1, n * SPAN, window, device="meta")) for n in (0, 1, 2, 3, 20, 21)]
     grown = [b - a for a, b in itertools.pairwise(bytes_at[1:])]
@@ -59,7 +59,7 @@ def _bounded(trial: Trial, window: int | None) -> None:
         trial.check(at_window == later, f"its state grows beyond the window {limit}")
 
 
-def _not_modified(trial: Trial, window: int | None) -> None:
+def _not_modified(trial: LayerUnderTest, window: int | None) -> None:
     """Neither by a call, nor by steps on what the call returns; and overwriting the input changes no state."""
     x, more = trial.input(2, 40), trial.input(2, 30, seed=2)
     y, state = trial.run(x, window=window)
@@ -78,7 +78,7 @@ def _not_modified(trial: Trial, window: int | None) -> None:
     trial.check(torch.equal(y, outputs), f"steps on its state modify earlier outputs, window {window}")
 
 
-def _step(trial: Trial, state: State, x: torch.Tensor) -> None:
+def _step(trial: LayerUnderTest, state: State, x: torch.Tensor) -> None:
     """Some steps that may change `state` in place."""
     state = trial.layer.reserve(state, 200)
     for t in range(5):

@@ -41,7 +41,7 @@ BF16 = Arithmetic("bf16", torch.bfloat16, 16 * 2.0**-9)
 AUTOCAST = Arithmetic("autocast", torch.float32, 16 * 2.0**-9, autocast=True)
 
 
-class Trial:
+class LayerUnderTest:
     """A built layer with all weights random, so that no gate is closed and no path is zero."""
 
     def __init__(self, block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, clone_state
-from hybridkit.testing.trial import AUTOCAST, Arithmetic, Trial, random_starts
+from hybridkit.testing.trial import AUTOCAST, Arithmetic, LayerUnderTest, random_starts
 
 # Each type, and the relative error allowed: a layer may be ill-conditioned, or choose another expert.
 TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
@@ -12,15 +12,15 @@ TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
 
 def check_types(block: Block, dims: Dims) -> None:
     """In fp32, bf16 and float64, and under autocast: calls, calls from a state, steps and the decoder; finite too."""
-    exact = Trial(block, dims)
+    exact = LayerUnderTest(block, dims)
     for dtype, loose in TYPES.items():
-        trial = Trial(block, dims, Arithmetic(str(dtype).removeprefix("torch."), dtype, 0))
+        trial = LayerUnderTest(block, dims, Arithmetic(str(dtype).removeprefix("torch."), dtype, 0))
         for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
         y, right = trial.run(trial.input(2, 7))[0].double(), exact.run(exact.input(2, 7))[0]
         trial.check(bool((y - right).norm() <= loose * right.norm()), "another result than in float64")
     for tokens in (1, 70):
-        _types(Trial(block, dims, AUTOCAST), tokens)
+        _types(LayerUnderTest(block, dims, AUTOCAST), tokens)
 
 
 def check_rounding(block: Block, dims: Dims, precision: Arithmetic, tokens: int = 70) -> None:
@@ -28,7 +28,7 @@ def check_rounding(block: Block, dims: Dims, precision: Arithmetic, tokens: int 
 
     The bound is relative to the norm of what is compared; it is doubled for gradients, which pass the layer twice.
     """
-    trial, exact = Trial(block, dims, precision), Trial(block, dims)
+    trial, exact = LayerUnderTest(block, dims, precision), LayerUnderTest(block, dims)
     exact.layer.load_state_dict(trial.layer.state_dict())
     found = [_gradients(each, trial.input(2, tokens)) for each in (trial, exact)]
     for name in found[0]:
@@ -45,7 +45,7 @@ def _size(found: dict[str, Tensor], name: str) -> Tensor:
     return own if matrix is None else torch.maximum(own, matrix.norm() / matrix.shape[-1] ** 0.5)
 
 
-def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
+def _gradients(trial: LayerUnderTest, x: Tensor) -> dict[str, Tensor]:
     """The output, and the gradients of input and weights."""
     names, weights = zip(*trial.layer.named_parameters(), strict=True)
     x = x.to(trial.precision.dtype).requires_grad_()
@@ -57,7 +57,7 @@ def _gradients(trial: Trial, x: Tensor) -> dict[str, Tensor]:
     return {"output": y.detach(), **{f"gradient of {name}": grad for name, grad in named if grad is not None}}
 
 
-def _types(trial: Trial, tokens: int) -> None:
+def _types(trial: LayerUnderTest, tokens: int) -> None:
     x, kind = trial.input(2, tokens), trial.precision.dtype
     states: list[State] = []
 

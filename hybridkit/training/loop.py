@@ -14,6 +14,7 @@ from typing import Any
 
 from hybridkit.block import TrainStep
 from hybridkit.data.batches import Batch, Feed
+from hybridkit.data.mixture import Mixture
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.manifest import Invalid
@@ -36,7 +37,7 @@ SPIKES = 5  # that are skipped between two checkpoints; one more stops the run
 
 
 @dataclass
-class Parts:
+class LoopParts:
     """What a loop works with."""
 
     recipe: Recipe
@@ -54,7 +55,7 @@ class Parts:
 class Loop:
     """Steps from `state` to the recipe's last."""
 
-    def __init__(self, parts: Parts, state: TrainState) -> None:
+    def __init__(self, parts: LoopParts, state: TrainState) -> None:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
@@ -130,6 +131,8 @@ class Loop:
         step = self._state.step
         line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
         line["tokens"] = step * self._train.batch_tokens
+        if isinstance(self._parts.feed, Mixture):
+            line |= self._parts.feed.tokens(self._state.position)
         line |= gradient.metrics
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)

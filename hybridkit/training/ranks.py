@@ -27,14 +27,16 @@ class Place(NamedTuple):
 
 
 def place(environment: Mapping[str, str]) -> Place | None:
-    """What a launcher says of this process; None where none started it. Raises UserError for what is no number."""
+    """The rank of this process, as its launcher set it; None if no launcher did. Raises UserError for wrong values."""
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
             return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
         if "SLURM_STEP_NUM_TASKS" in environment:  # set by srun alone
             return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]))
     except (ValueError, KeyError) as error:
-        raise UserError(f"RANK and WORLD_SIZE, or SLURM's words for them, are no ranks: {error}") from error
+        raise UserError(
+            f"the environment variables RANK and WORLD_SIZE (or SLURM's) should be whole numbers: {error}"
+        ) from error
     return None
 
 

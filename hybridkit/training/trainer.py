@@ -31,7 +31,7 @@ from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
-from hybridkit.training.loop import Loop, Parts
+from hybridkit.training.loop import Loop, LoopParts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.refusals import (
     changes_of,
@@ -146,7 +146,9 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         try:
             callbacks.tell("on_start", Start(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
-            parts = Parts(job.recipe, job.plan, job.run, feed, job.engine, store, log, job.reporter, callbacks, about)
+            parts = LoopParts(
+                job.recipe, job.plan, job.run, feed, job.engine, store, log, job.reporter, callbacks, about
+            )
             Loop(parts, state).run()
         finally:
             store.close()

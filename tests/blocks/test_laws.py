@@ -14,6 +14,7 @@ VARIANTS = [
     "sa(heads=2,kv_heads=1,head=6,theta=null,qk_norm=true)",
     "swa(kv_heads=2,qk_norm=projection,rope=.5,gate=true,sinks=true,softcap=2,bias=true):stoch(4,40)",
     "ffn(width=7)",
+    "gdn(heads=4,key_heads=2,head=6,value=5,conv=2,conv_bias=true,allow_neg_eigval=true,gate=sigmoid,start=qwen)",
     "mla(q_rank=12,rope_head=4)",
     "moe(6,2,10,2,sigmoid,factor=2,shared_gate=true,bias=true,act=gelu,correction=.1,groups=3,active_groups=2)",
 ]
@@ -22,6 +23,8 @@ MIXERS = [
     "swa:16",
     "mlstm(heads=2)",
     "conv(bias=true)",
+    "gdn",
+    "kda",
 ]
 BLOCKS = [*MIXERS, "ffn", *(pytest.param(text, marks=pytest.mark.slow) for text in VARIANTS)]
 ROUNDED = [

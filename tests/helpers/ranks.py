@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from hybridkit.training.engine import Engine, open_engine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
-STEPS = 20
+STEPS = 14
 FEW = 12  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
 PART = 3  # steps before a checkpoint, and after
@@ -83,6 +82,27 @@ def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:
     return {"losses": early + losses(engine, PLAN, train, range(5, steps)), "aside": aside}
 
 
+def write(engine: Engine, folder: Path) -> None:
+    """A checkpoint, which all ranks can read then."""
+    if engine.rank == 0:
+        folder.mkdir(parents=True)
+    engine.all_reduce_max(0)
+    engine.save().write(folder)
+    engine.all_reduce_max(0)
+
+
+def muon(folder: Path) -> dict[str, list[float]]:
+    """Losses with Muon on stage 0, and the local engine's from a checkpoint half-way on."""
+    train, local = settings(zero=0, optimizer="muon"), settings("local", optimizer="muon")
+    engine, half = open_engine(PLAN, train), FEW // 2
+    found = losses(engine, PLAN, train, range(half))
+    write(engine, folder)
+    found += losses(engine, PLAN, train, range(half, FEW))
+    alone = open_engine(PLAN, local)
+    alone.load(folder)
+    return {"ranks": found, "resumed": losses(alone, PLAN, local, range(half, FEW))}
+
+
 def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
     """A checkpoint of every stage with tied weights, gone on from by the next stage and by the local engine."""
     found: dict[str, Any] = {}
@@ -91,11 +111,7 @@ def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
         train = settings(zero=stage)
         engine = open_engine(TIED, train)
         losses(engine, TIED, train, first)
-        if engine.rank == 0:
-            (folder / str(stage)).mkdir(parents=True)
-        engine.all_reduce_max(0)
-        engine.save().write(folder / str(stage))
-        engine.all_reduce_max(0)
+        write(engine, folder / str(stage))
         expected = losses(engine, TIED, train, then)
         engine.load(folder / str(stage))  # a rollback
         found[str(stage)] = {"expected": expected, "again": losses(engine, TIED, train, then)}
@@ -131,16 +147,15 @@ def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
 
 
 def main(out: Path) -> None:
-    """All that is to be found with this many ranks."""
+    """All that is to be found with two ranks."""
     torch.set_num_threads(1)
-    steps = STEPS if int(os.environ["WORLD_SIZE"]) > 1 else FEW
-    found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage), steps) for stage in range(4)}
-    if torch.distributed.get_world_size() > 1:
-        found["bf16"] = trained(settings(zero=2, precision="bf16"), FEW)
-        found["offload"] = trained(settings(zero=3, offload="all", recompute=True), FEW)
-        shared = settings(zero=0, sequence_parallel=2)
-        found["sequence parallel"] = {str(tokens): in_stretches(shared, tokens) for tokens in LENGTHS}
-        found["checkpoints"] = handed_on(out.with_suffix(""), range(4))
+    found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage)) for stage in range(4)}
+    found["bf16"] = trained(settings(zero=2, precision="bf16"), FEW)
+    found["offload"] = trained(settings(zero=3, offload="all", recompute=True), FEW)
+    shared = settings(zero=0, sequence_parallel=2)
+    found["sequence parallel"] = {str(tokens): in_stretches(shared, tokens) for tokens in LENGTHS}
+    found["checkpoints"] = handed_on(out.with_suffix(""), range(4))
+    found["muon"] = muon(out.with_suffix("") / "muon")
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
 

@@ -1,49 +1,15 @@
 """The shipped laws catch what they are for: one broken block for each law."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from mutants.base import Running, RunningLayer, Sum
 
 from hybridkit import testing
-from hybridkit.block import Block, Count, Dims, Layer, State, TrainStep, Window
+from hybridkit.block import Block, Count, Dims, Layer, TrainStep, Window
 
 DIMS = Dims(width=8, heads=2, vocab=257)
-
-
-class Sum(NamedTuple):
-    total: Tensor  # (B, D)
-
-
-class Running(Block):
-    """A running sum over time after a projection: simple, and right."""
-
-    def build(self, dims: Dims) -> Layer:
-        return RunningLayer(dims.width)
-
-    def flops(self, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
-        return 2 * dims.width * dims.width * tokens + 2 * dims.width * tokens
-
-    def init_state(self, dims, batch, tokens, window=None, *, device=None, dtype=None) -> State:  # type: ignore[no-untyped-def]
-        return Sum(torch.zeros(batch, dims.width, device=device, dtype=dtype))
-
-
-class RunningLayer(Layer):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, width, bias=False)
-
-    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
-        total = torch.zeros_like(x[:, 0]) if state is None else state.total
-        outputs = []
-        for t, value in enumerate(self.proj(x).unbind(1)):
-            if document_starts is not None:
-                total = total.masked_fill(document_starts[:, t, None], 0)
-            total = total + value
-            outputs.append(total)
-        return torch.stack(outputs, dim=1), Sum(total)
 
 
 def broken(layer: type[Layer] = RunningLayer, **methods: Callable[..., object]) -> Block:

@@ -93,7 +93,7 @@ def listed(counts: Mapping[str, int]) -> str:
 
 
 def file_stamp(path: Path) -> list[object]:
-    """Path, size, times and inode: something of them changes with every write, even where the mtime is set back."""
+    """Path, size, times and inode. Every write changes one of these, even if the mtime is set back afterwards."""
     try:
         found = path.stat()
     except OSError as error:

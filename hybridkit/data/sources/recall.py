@@ -44,7 +44,7 @@ class RecallTask(FeedSource):
         if self.pairs > self.keys:
             raise ValueError(f"{self.pairs} pairs of distinct keys need as many keys, not {self.keys}")
         if (total := self.noises + self.keys + self.values) > _TOKENS:
-            raise ValueError(f"noises, keys and values are {total} tokens in all; at most {_TOKENS}, one a byte")
+            raise ValueError(f"noises, keys and values need {total} different tokens; there are {_TOKENS}, the bytes")
         return self
 
     def feed(self, sequence: int, batch: int, seed: int = 0) -> RecallFeed:
@@ -90,7 +90,7 @@ class RecallFeed:
         self.digest = digest_of([str(task), sequence, batch, seed])
         self._sequence, self._batch, self._seed = sequence, batch, seed
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
         return _batch(*make_sequences(self.task, UniformNumbers(self._seed, step), self._batch, self._sequence), rows)
 
@@ -160,7 +160,7 @@ def _pick(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.take_along_axis(table, places, axis=-1)
 
 
-def _batch(tokens: np.ndarray, targets: np.ndarray, rows: slice) -> Batch:
+def _batch(tokens: np.ndarray, targets: np.ndarray, rows: slice | np.ndarray) -> Batch:
     """The chosen rows; every target counts as a byte, which it is."""
     asked = torch.from_numpy(np.ascontiguousarray(targets[rows]))
     return Batch(torch.from_numpy(np.ascontiguousarray(tokens[rows])), asked, None, int((asked != IGNORED).sum()))

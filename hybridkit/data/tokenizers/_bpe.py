@@ -1,7 +1,7 @@
 """Tokenizers that the `tokenizers` library runs: any tokenizer.json, and byte-level BPE trained on the corpus.
 
-Byte-level files (GPT-2's kind) that neither normalize nor drop anything are `ByteLevel`: they keep every byte, and a
-token has the same bytes everywhere. With any other file (`Measured`) the bytes of a token are measured in the text.
+Byte-level tokenizers (as GPT-2's) that neither normalize nor drop anything are `ByteLevel`: they keep every byte, and
+a token always stands for the same bytes. For all others (`Measured`) the bytes of a token are found in the text.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from hybridkit.data.tokenizers._parts import WINDOW, TokenPart, encode_parts
 from hybridkit.recipe.rules import CURRENT_RULES
 
 VERSION = f"tokenizers {tokenizers.__version__}"
-_NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # surrogateescape's spelling of stray bytes
+_NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # bytes that are not UTF-8, as surrogateescape writes them
 
 
 def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT_RULES) -> ByteLevel:
-    """Byte-level BPE (Sennrich et al., arXiv 1508.07909) of at most `vocab` tokens; the same text gives the same one.
+    """Byte-level BPE (Sennrich et al., arXiv 1508.07909) of at most `vocab` tokens; equal text gives equal tokenizers.
 
-    Ids: 0 the end of a document, then the 256 bytes, then merges by rank. Little text gives fewer tokens.
+    Id 0 ends a document; then come the 256 bytes, then merges by rank. There are fewer tokens if the text is short.
     """
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,19 +52,19 @@ def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT_RULES
 
 
 def read_tokenizer(path: Path, rules: int = CURRENT_RULES) -> ByteLevel | Measured:
-    """The tokenizer of a tokenizer.json, as `rules` have it. Raises UserError for a file that is none."""
+    """The tokenizer of a tokenizer.json, by these `rules`. Raises UserError for a file that is no tokenizer."""
     with library_errors(f"{path}: not a tokenizer.json that can be read"):
         text = read_tokenizer_text(path)
         return ByteLevel(text, rules) if _keeps_bytes(parse_tokenizer(text)) else Measured(text, rules)
 
 
 class _Library:
-    """The library's tokenizer as the file says it, without what depends on more than the text.
+    """The library's tokenizer of a file, without truncation, padding, templates and dropout.
 
-    Rules 1: text may spell special tokens of the model's own vocabulary, and a long text is cut before it is encoded.
+    By rules 1 text that spells a special token could become that token, and long text was cut before encoding.
     """
 
-    _knows_all = False  # no text is unknown
+    _knows_all = False  # whether every text has tokens, so that none is unknown
 
     def __init__(self, text: str, rules: int = CURRENT_RULES) -> None:
         self.saved, self._rules = text, rules
@@ -95,7 +95,7 @@ class _Library:
         return self._encoder.encode(text, add_special_tokens=False)
 
     def _end(self, made: dict[str, Any], new: int) -> int:
-        """The id that ends a document: of a special token that does not stand for text, else a new one."""
+        """The id that ends a document: that of a special token which stands for no text, else a new id."""
         special = {token.content for token in self.library.get_added_tokens_decoder().values() if token.special}
         if self._rules > 1 and not self._knows_all:
             special -= {unknown_name(made["model"])}
@@ -104,12 +104,12 @@ class _Library:
 
 def _loaded(made: dict[str, Any]) -> tokenizers.Tokenizer:
     library = tokenizers.Tokenizer.from_str(json.dumps(made))
-    library.encode_special_tokens = True  # text that spells a special token is text
+    library.encode_special_tokens = True  # text that spells a special token stays text
     return library
 
 
 class ByteLevel(_Library, PieceTokenizer):
-    """A byte-level BPE: any bytes can be encoded, and come back as they were."""
+    """A byte-level BPE: any bytes can be encoded, and decoding gives the same bytes."""
 
     _knows_all = True
 
@@ -134,7 +134,7 @@ class ByteLevel(_Library, PieceTokenizer):
 
 
 class Measured(_Library, Tokenizer):
-    """Any other tokenizer of text: decoding gives back what it keeps, which may be less than it was given."""
+    """Any other tokenizer; decoding may give less than was encoded, since some tokenizers drop or change text."""
 
     lengths = None
 
@@ -143,9 +143,9 @@ class Measured(_Library, Tokenizer):
         self._decoded = bytes_decoder(parse_tokenizer(text), self.library)
 
     def measure(self, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Bytes that no token covers count with the next token, those after the last one with the last.
+        """Bytes that no token covers are counted with the next token, or with the last one if there is no next.
 
-        What is not UTF-8 is read, and counted, as U+FFFD.
+        Bytes that are not UTF-8 are read, and counted, as U+FFFD.
         """
         text, begin, passed = raw.decode("utf-8", "replace"), 0, 0  # bytes and characters before a part
         ids, ends = [np.empty(0, self.dtype)], [np.empty(0, np.int64)]
@@ -169,7 +169,7 @@ class Measured(_Library, Tokenizer):
 
 
 def _stretches(text: str) -> Iterator[str]:
-    """The text in stretches of bounded length that end with a line where they can."""
+    """The text in parts of at most `WINDOW` characters; a part ends with a line if one ends in it."""
     begin = 0
     while begin < len(text):
         end = begin + WINDOW
@@ -180,7 +180,7 @@ def _stretches(text: str) -> Iterator[str]:
 
 
 def _keeps_bytes(made: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json says that every byte of any text is kept, in tokens that have bytes of their own."""
+    """Whether the tokenizer keeps every byte of any text, and each token always stands for the same bytes."""
     model, added, steps = made["model"], made["added_tokens"], made.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
     if model.get("type") != "BPE" or made.get("normalizer") is not None:

@@ -1,7 +1,7 @@
-"""From ids of a tokenizer.json back to bytes, at once and as they come.
+"""Decodes ids of a tokenizer.json to bytes, all at once or one by one.
 
-The library decodes to text, in which a character that is not whole yet is U+FFFD, and with it, in a run of
-SentencePiece's byte tokens, all the run. Here such tokens give their bytes.
+The library decodes to text: an incomplete character becomes U+FFFD, and so does a whole run of SentencePiece's byte
+tokens if any character of it is incomplete. Here such tokens give their bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import tokenizers
 
 from hybridkit.data.tokenizers._json_file import BYTE_NAME
 
-CONTEXT = 16  # ids that decoding begins with, since the text of a token may depend on those before it
-_PRIVATE = range(0xF0000, 0x110000, 256)  # where a block of characters that no token holds is looked for
+CONTEXT = 16  # earlier ids that are decoded again with a new one, whose text may depend on them
+_PRIVATE = range(0xF0000, 0x110000, 256)  # blocks of private characters; one that no token uses is taken
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level files: itself where printable, else one from U+0100 on."""
+    """The character for each byte in byte-level files: the byte itself if it is printable, else one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in printable]
     return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
@@ -29,7 +29,7 @@ BYTE_OF = _byte_alphabet()
 
 
 def bytes_decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callable[[list[int]], bytes]:
-    """How ids of the library's tokenizer become bytes; ids without a token give none."""
+    """A function that decodes ids of the library's tokenizer to bytes; an id without a token gives none."""
     added = {token: one.content for token, one in library.get_added_tokens_decoder().items()}
     names = {token: name for name, token in library.get_vocab().items()} | added
     if (made.get("decoder") or {}).get("type") == "ByteLevel":
@@ -56,18 +56,18 @@ def _spelled(name: str) -> bytes:
 
 
 class TextStream:
-    """Decodes each time from `CONTEXT` ids before the new one, and says what has been added."""
+    """Decodes each new id together with the `CONTEXT` ids before it, and returns the text that is new."""
 
     def __init__(self, decode: Callable[[Iterable[int]], bytes], after: Sequence[int] = ()) -> None:
         self._decode, self._ids = decode, list(after[-CONTEXT:])
-        self._said = decode(self._ids)  # bytes of `_ids`, given to the decoder of characters
+        self._said = decode(self._ids)  # the bytes of `_ids`, which `_characters` has had already
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._characters.decode(self._said)
 
     def feed(self, token: int) -> str:
         self._ids.append(token)
         raw = self._decode(self._ids)
-        if raw.endswith(b"\xef\xbf\xbd"):  # perhaps a character that is not whole yet
+        if raw.endswith(b"\xef\xbf\xbd"):  # this may be an incomplete character
             return ""
         return self._say(raw)
 

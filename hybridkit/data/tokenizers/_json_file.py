@@ -1,8 +1,8 @@
-"""A tokenizer.json before the `tokenizers` library reads it: checked for size, and sealed.
+"""Prepares a tokenizer.json for the `tokenizers` library: checks its size, and seals its special tokens.
 
-Sealed is a copy for encoding in which no text spells a special token. The library already skips special tokens when
-it looks for added ones; but a model whose own vocabulary holds `</s>` finds it in the text like any other word. So
-the copy gives such entries random names, which no text can know; ids stay as they are. Decoding uses the file itself.
+A sealed copy is used for encoding: in it, no text spells a special token. The library ignores special tokens when it
+looks for added tokens; but a model whose own vocabulary has `</s>` still finds it in the text like any other word. So
+the copy gives such entries random names that no text contains. Ids do not change. Decoding uses the file itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPELLED_BYTE = {"type": "Split", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "
 
 @contextmanager
 def library_errors(where: str) -> Iterator[None]:
-    """UserError for whatever the library raises: bare Exceptions, and Rust's panics, which are no Exceptions."""
+    """UserError in place of what the library raises: Exceptions, and panics of its Rust code (BaseExceptions)."""
     try:
         yield
     except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -49,9 +49,9 @@ def read_tokenizer_text(path: Path) -> str:
 
 
 def parse_tokenizer(text: str) -> dict[str, Any]:
-    """What the text says, without truncation, padding, templates and dropout.
+    """The content of a tokenizer.json, without truncation, padding, templates and dropout.
 
-    Raises ValueError, also for ids that would take memory out of proportion to the file.
+    Raises ValueError for damaged content, and for ids that would need far more memory than the file.
     """
     try:
         made = json.loads(text)
@@ -91,9 +91,9 @@ def unknown_name(model: dict[str, Any]) -> str | None:
 
 
 def seal_special_tokens(made: dict[str, Any], end: int) -> dict[str, Any] | None:
-    """A copy in which no text spells a special token of two or more characters, nor the id `end`, nor a byte's name.
+    """A copy in which no text spells a special token of two or more characters, the token `end`, or a byte's name.
 
-    None where nothing of that kind can happen. Every token keeps its id.
+    None if no text can in the original. Every token keeps its id.
     """
     model, falls_back = made["model"], made["model"].get("byte_fallback")
     special = {token["content"] for token in made["added_tokens"] if token.get("special")}
@@ -112,7 +112,7 @@ def seal_special_tokens(made: dict[str, Any], end: int) -> dict[str, Any] | None
 
 
 def _rename(made: dict[str, Any], new: dict[str, str]) -> None:
-    """Give entries other names wherever the file names them; merges that lead to one, or from one, go."""
+    """Rename entries wherever the file names them, and remove merges that have or give one of them."""
     model = made["model"]
     vocab = model["vocab"]
     if isinstance(vocab, dict):

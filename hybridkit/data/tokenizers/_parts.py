@@ -1,9 +1,9 @@
-"""A long text encoded in parts of bounded size, with the tokens that it has as a whole.
+"""Encodes a long text in parts of bounded size. The tokens are those of the whole text.
 
-The library's own record of a text takes 100 times as much memory as the text. So a long one is read through windows
-that overlap, and two windows are joined in the middle of `AGREED` tokens that are the same in both, at the same
-places: what one window cannot see (spaces put before a text, words cut in two) has an effect near its ends alone.
-Where two agree nowhere, all are made twice as wide, in the end as wide as the text.
+The library's result for a text takes 100 times as much memory as the text. So a long text is encoded in windows that
+overlap. Two neighbours are joined where `AGREED` tokens in a row are the same in both, at the same positions: the ends
+of a window (a space added before it, a word cut in two) only affect tokens near them. If two windows agree nowhere,
+all windows are made twice as long, if necessary as long as the text.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 WINDOW = 1 << 18  # characters
-OVERLAP = 16385  # characters; windows then begin at multiples of a prime, which no period of a text divides
+OVERLAP = 16385  # characters; WINDOW - OVERLAP is prime, so that no period of the text divides it
 AGREED = 32  # tokens
 
 
 class TokenPart(NamedTuple):
-    """Tokens in order, N of them, and the characters of the whole text that each covers."""
+    """N tokens in order, and where in the whole text, in characters, each begins and ends."""
 
     ids: np.ndarray  # (N,) int64
     begins: np.ndarray  # (N,) int64
@@ -33,7 +33,7 @@ class TokenPart(NamedTuple):
 def encode_parts(
     encode: Callable[[str], Any], text: str, window: int = WINDOW, overlap: int = OVERLAP
 ) -> list[TokenPart]:
-    """The tokens of `text`, in parts. `encode` gives the library's encoding of a text."""
+    """The tokens of `text`, in parts. `encode` returns the library's encoding of a text."""
     parts, begin, skip = [], 0, 0
     here = _window(encode, text, 0, window)
     while (end := begin + window) < len(text):

@@ -34,7 +34,7 @@ def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Re
     if given and ranks and given.ranks != ranks:
         raise UserError(f"--ranks {ranks}: this process was started as one of {given.ranks}; leave --ranks out")
     count = given.ranks if given else ranks or (sum(hosts.values()) if hosts else 1)
-    check(recipe, count, registry)
+    check_launch(recipe, count, registry)
     if given or count == 1:
         settle(given or Place(0, 1))
     elif hostfile:
@@ -67,7 +67,7 @@ def as_rank() -> Iterator[int]:
         raise
 
 
-def check(recipe: Recipe, ranks: int, registry: Registry = REGISTRY) -> None:
+def check_launch(recipe: Recipe, ranks: int, registry: Registry = REGISTRY) -> None:
     """Whether a recipe can be trained by so many ranks. Raises UserError."""
     train = recipe.train
     engine = engine_of(train, registry)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import hybridkit
+from told import Go
 
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
@@ -76,19 +78,19 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     with pytest.raises(UserError, match=says):
-        launch.check(load_recipe(recipe, overrides).recipe, ranks)
+        launch.check_launch(load_recipe(recipe, overrides).recipe, ranks)
 
 
 def test_what_deepspeed_may_be_told(recipe: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     said = "{zero_optimization: {stage: 1, overlap_comm: true}, bf16: {enabled: false}, wall_clock_breakdown: true}"
-    launch.check(load_recipe(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
+    launch.check_launch(load_recipe(recipe, [DEEPSPEED, f"train.deepspeed={said}"]).recipe, 4)
 
 
 def test_the_missing_extra_is_named(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridkit.training.engines.deepspeed.config.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'hybridkit\[deepspeed\]'"):
-        launch.check(load_recipe(recipe, [DEEPSPEED]).recipe, 2)
+        launch.check_launch(load_recipe(recipe, [DEEPSPEED]).recipe, 2)
 
 
 def test_hostfiles(tmp_path: Path) -> None:
@@ -107,10 +109,10 @@ def test_hostfiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dry_run_of_the_largest_recipe_says_what_it_takes() -> None:
+def test_a_dry_run_of_the_largest_recipe_says_what_it_takes(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    command = [*HYBRIDKIT, "swax-stochastic-7b", "--dry-run", "--ranks", "8", "--json"]
-    said = json.loads(subprocess.run(command, env=ENV, capture_output=True, check=True).stdout)
+    words = ("train", "swax-stochastic-7b", "--dry-run", "--ranks", "8", "--json")
+    said = json.loads(hybridkit(*words, cwd=tmp_path).stdout)
     assert (said["zero"], said["ranks"], said["steps"]) == (3, 8, 143051)
     assert said["tokens"] == 143051 * 2**20
     assert said["memory"]["held"] == pytest.approx(16 * said["parameters"] / 8, rel=1e-6), "four fp32 numbers a weight"
@@ -118,19 +120,19 @@ def test_a_dry_run_of_the_largest_recipe_says_what_it_takes() -> None:
 
 
 @pytest.mark.slow
-def test_killed_ranks_end_the_run_and_other_ranks_go_on(recipe: Path, tmp_path: Path) -> None:
-    """Two ranks of stage 3, one killed; then one rank of stage 1, killed; then two of stage 2, to the end."""
+def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tmp_path: Path) -> None:
+    """Two ranks of stage 3, one killed; then one rank of stage 1, to the end."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     steps = ["train.steps=40", "train.lr=3e-3"]
-    subprocess.run([*HYBRIDKIT, recipe, *steps, "--run", whole.path], env=ENV, check=True, stdout=subprocess.DEVNULL)
+    go(whole.path, *steps)
     began = [*HYBRIDKIT, str(recipe), *steps, DEEPSPEED, "--run", str(run.path)]
-    said = _killed(run, [*began, "train.zero=3", "--ranks", "2"], 6)
+    printed, said = _killed(run, [*began, "train.zero=3", "--ranks", "2"], 6)
+    assert printed.count("step 1/40  loss") == 1, "rank 0 alone prints"
     assert "rank 1 was killed by SIGKILL" in said and "--resume" in said
-    _killed(run, [*began, "train.zero=1", "--resume"], 14)
-    last = [*began, "train.zero=2", "--resume", "--ranks", "2"]
-    done = subprocess.run(last, env=ENV, check=True, capture_output=True, text=True).stdout
-    assert done.count("step 40/40  loss") == 1, "rank 0 alone prints"
+    assert (manifest := run.newest().manifest) and (manifest.zero, manifest.ranks) == (3, 2)
+    last = [*began, "train.zero=1", "--resume"]
+    assert "step 40/40  loss" in subprocess.run(last, env=ENV, check=True, capture_output=True, text=True).stdout
     lines, expected = ([line for line in r.metrics().lines if "loss" in line] for r in (run, whole))
     for key in ("step", "window", "lr", "tokens"):
         assert [line[key] for line in lines] == [line[key] for line in expected]
@@ -138,19 +140,19 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(recipe: Path, tmp_path: 
         assert [line[key] for line in lines] == pytest.approx([line[key] for line in expected], abs=1e-5)
     assert lines[-1]["peak_memory"] > 0 and lines[-1]["mfu"] > 0
     manifest = run.newest().manifest
-    assert manifest and (manifest.engine, manifest.zero, manifest.ranks) == ("deepspeed", 2, 2)
+    assert manifest and (manifest.engine, manifest.zero, manifest.ranks) == ("deepspeed", 1, 1)
 
 
-def _killed(run: Run, command: list[str], step: int) -> str:
-    """Kill the last rank once a step is done; what the others leave on standard error, within seconds."""
-    with subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+def _killed(run: Run, command: list[str], step: int) -> tuple[str, str]:
+    """Kill the last rank once a step is done; what all print, and what they leave on standard error within seconds."""
+    with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not any(line["step"] >= step for line in run.metrics().lines):
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[-1]) if children else process.pid, signal.SIGKILL)
-        said = process.communicate(timeout=20)[1]
-    assert process.returncode == (1 if children else -signal.SIGKILL)
-    return said
+        os.kill(int(children[-1]), signal.SIGKILL)
+        printed, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    return printed, said
 
 
 @pytest.mark.slow
@@ -183,14 +185,26 @@ def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> Non
     assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
-def test_what_rank_0_refuses_ends_the_others_without_a_word(recipe: Path, tmp_path: Path) -> None:
-    """A folder in use is rank 0's to see; the other one waits for it."""
-    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    run = tmp_path / "run"
-    run.mkdir()
-    with Lock(run):
-        command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(run)]
-        ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.count(f"is in use by process {os.getpid()}") == 1 and "Traceback" not in ended.stderr
+class Rank:
+    """One of two ranks, as far as the beginning of a run asks: what one of them refuses, both know."""
+
+    ranks = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def all_reduce_max(self, value: int) -> int:
+        return 1
+
+
+def test_what_rank_0_refuses_ends_the_others_without_a_word(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in use is rank 0's to see; the other one is told that there is a refusal."""
+    (tmp_path / "run").mkdir()
+    for rank, refusal in enumerate((UserError, SystemExit)):
+        monkeypatch.setattr("hybridkit.training.trainer.open_engine", lambda *_, rank=rank: Rank(rank))
+        with Lock(tmp_path / "run"), pytest.raises(refusal) as raised:
+            go(tmp_path / "run")
+        assert f"is in use by process {os.getpid()}" in str(raised.value) if rank == 0 else raised.value.code == 2
+    assert capfd.readouterr() == ("", "")

@@ -41,20 +41,20 @@ class DeepSpeed(EngineSpec):
 
     def open(self, plan: Plan, train: Train, optimizer: Optimizer) -> Engine:
         from hybridkit.system.machine import choose_device
-        from hybridkit.training.engines.deepspeed.config import check
+        from hybridkit.training.engines.deepspeed.config import check_settings
 
-        check(self, train)
+        check_settings(self, train)
         if not optimizer.replicable:
-            raise UserError("train.optimizer: this one steps in one process alone; use train.engine=local")
+            raise UserError("train.optimizer: this optimizer works in a single process only; use train.engine=local")
         os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
         from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
 
         return DeepSpeedEngine(plan, train, self, optimizer)
 
     def check(self, recipe: Recipe, ranks: int) -> None:
-        from hybridkit.training.engines.deepspeed.config import check
+        from hybridkit.training.engines.deepspeed.config import check_settings
 
-        check(self, recipe.train)
+        check_settings(self, recipe.train)
         if recipe.train.optimizer != "adamw" and self.zero:
             raise UserError(
                 f"train.optimizer: stage {self.zero} of ZeRO shares out the state of adamw alone; for others use"
@@ -62,7 +62,7 @@ class DeepSpeed(EngineSpec):
             )
         for field in ("ema", "freeze"):
             if getattr(recipe.train, field):
-                raise UserError(f"train.{field}: DeepSpeed cannot; use train.engine=local")
+                raise UserError(f"train.{field}: train.engine=deepspeed does not support it; use train.engine=local")
         if ranks % self.sequence_parallel:
             raise UserError(f"train.sequence_parallel: {self.sequence_parallel} does not divide {ranks} ranks")
         rows = recipe.train.batch_tokens // recipe.data.sequence

@@ -46,7 +46,7 @@ ELSEWHERE = (
 PLACES = ("path", "file", "dir")  # how names of settings end that say where something is written
 
 
-def check(spec: DeepSpeed, train: Train) -> None:
+def check_settings(spec: DeepSpeed, train: Train) -> None:
     """Whether a recipe can be trained with DeepSpeed here. Raises UserError, naming the fields; imports nothing."""
     if find_spec("deepspeed") is None:
         raise MissingExtra("deepspeed", "deepspeed")

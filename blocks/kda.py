@@ -1,0 +1,95 @@
+"""Kimi Delta Attention (arXiv 2510.26692): Gated DeltaNet with a decay of its own for every channel of a key.
+
+    S_t = (1 - beta_t k_t k_t^T) diag(a_t) S_{t-1} + beta_t k_t v_t^T        o_t = S_t^T q_t
+    a_t = exp(-exp(A_log) softplus(f(x) + dt_bias))    beta_t = sigmoid(b(x))    y = out(norm(o) * sigmoid(gate(x)))
+
+with q, k and v behind a short convolution and SiLU, q and k of length 1 (ops/delta_layer.py, ops/delta_rule.py). f and
+gate each pass V numbers: f = f_b f_a. With `lower_bound=-5` the decay is safe, as in Ling 2.6 and GLM-5-Next: log a_t =
+-5 sigmoid(exp(A_log) (f(x) + dt_bias)). Said as published: Kimi-Linear `kda(heads=32,head=128)`, Ling 2.6
+`kda(head=128,lower_bound=-5,low_rank=false)`, fla's layer `kda(gate_bias=true)`.
+
+Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width of a key and a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridkit.block import Dims, small_init_
+from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
+from hybridkit_blocks.ops.delta_layer import DeltaBlock, DeltaLayer, Sizes
+from hybridkit_blocks.ops.delta_pairs import ChannelPairs
+from hybridkit_blocks.ops.delta_rule import chunk_products
+from hybridkit_blocks.ops.precision import wide
+
+
+class Kda(DeltaBlock):
+    """Kimi Delta Attention: a delta rule whose decay is one a channel; `heads` defaults to the model's.
+
+    `heads` are value heads, `key_heads` divide them; a key has `head` numbers (default the width over the heads) and a
+    value `value` (default as many). `conv` is the tokens that the convolution sees. `allow_neg_eigval` lets beta reach
+    2. `lower_bound` bounds the log decay of a token. Without `low_rank` the decay and the gate have whole projections;
+    `gate_bias` gives the gate one.
+    """
+
+    lower_bound: float | None = Field(None, lt=0)
+    low_rank: bool = True
+    gate_bias: bool = False
+
+    def default_head(self, width: int, heads: int) -> int:
+        return max(1, width // heads)
+
+    def default_value(self, key: int) -> int:
+        return key
+
+    def weights(self, dims: Dims) -> int:
+        sizes = self.sizes(dims)
+        values, decays = sizes.channels[2], sizes.heads * sizes.key
+        both = sizes.value * (2 * dims.width + values + decays) if self.low_rank else dims.width * (values + decays)
+        return dims.width * (sum(sizes.channels) + values + sizes.heads) + both
+
+    def chunk_products(self, sizes: Sizes, tokens: int) -> int:
+        return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, ChannelPairs.count)
+
+    def build(self, dims: Dims) -> KdaLayer:
+        return KdaLayer(self, dims)
+
+
+class KdaLayer(DeltaLayer):
+    """The built Kimi Delta Attention."""
+
+    def __init__(self, block: Kda, dims: Dims) -> None:
+        super().__init__(block, dims)
+        heads, _, key, value = self.sizes
+        self.lower_bound, rank = block.lower_bound, value if block.low_rank else dims.width
+        self.f_a, self.g_a = (nn.Linear(dims.width, value, bias=False) if block.low_rank else None for _ in range(2))
+        self.f_b, self.g_b = (nn.Linear(rank, heads * width, bias=False) for width in (key, value))
+        for linear in filter(None, (self.f_a, self.f_b, self.g_a, self.g_b)):
+            small_init_(linear.weight)
+        self.gate_bias = nn.Parameter(torch.zeros(heads * value)) if block.gate_bias else None
+        self.A_log, self.dt_bias = nn.Parameter(torch.zeros(heads)), nn.Parameter(torch.empty(heads * key))
+        with torch.no_grad():
+            if block.lower_bound is None:
+                self.A_log.copy_(log_rates(heads, 1, 16))
+            self.dt_bias.copy_(log_uniform_steps(heads * key))
+
+    @property
+    def inputs(self) -> Sequence[nn.Linear]:
+        return [self.f_b, self.g_b] if self.f_a is None or self.g_a is None else [self.f_a, self.g_a]
+
+    def rates(self, given: Sequence[Tensor]) -> Tensor:
+        f = given[0] if self.f_a is None else self.f_b(given[0].to(self.f_b.weight.dtype))
+        kind = wide(f.dtype)
+        f = (f.to(kind) + self.dt_bias.to(kind)).unflatten(-1, (self.sizes.heads, -1))
+        rate = self.A_log.to(kind).exp()[:, None]
+        return -rate * F.softplus(f) if self.lower_bound is None else self.lower_bound * torch.sigmoid(rate * f)
+
+    def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
+        gate = given[1] if self.g_a is None else self.g_b(given[1].to(self.g_b.weight.dtype))
+        gate = gate.to(o.dtype) if self.gate_bias is None else gate.to(o.dtype) + self.gate_bias
+        return o * torch.sigmoid(gate).view_as(o)
