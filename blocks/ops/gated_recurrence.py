@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 SHARPNESS = 8.0  # the constant before r
@@ -37,11 +38,8 @@ def recurrence(
     h: Tensor,  # (B, W): that before the first token
     begins: Tensor,  # (B, T) bool: a document begins here; or (B, 1), where at most the first token begins one
 ) -> tuple[Tensor, Tensor]:
-    """h of every token (B, T, W) in u's type, and after the last (B, W). Both can be differentiated, once.
-
-    torch.compile leaves it out: its loops over tokens would be unrolled.
-    """
-    run = torch.compiler.disable(_Recurrence.apply) if torch.compiler.is_compiling() else _Recurrence.apply
+    """h of every token (B, T, W) in u's type, and after the last (B, W). Both can be differentiated, once."""
+    run = _operator if torch.compiler.is_compiling() else _Recurrence.apply
     with no_autocast(u):
         made, after = run(u, igate, rgate, decay, h, begins)
     return made, after
@@ -123,6 +121,10 @@ class _Recurrence(torch.autograd.Function):
             drate += more[3]
         ddecay = drate * -SHARPNESS * torch.sigmoid(decay.to(kind))
         return du, digate, drgate, ddecay.to(decay.dtype), following, None
+
+
+_INPUTS = "Tensor u, Tensor igate, Tensor rgate, Tensor decay, Tensor h, Tensor? begins"
+_operator = operator("rglru", _Recurrence, _INPUTS, outputs=2)
 
 
 def _spans(u: Tensor) -> list[slice]:

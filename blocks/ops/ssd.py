@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import ssd_span as span
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 MAX_CHUNK = 64  # L at most
@@ -39,8 +40,9 @@ def ssd(
     document_starts: Tensor | None = None,  # (B, T) bool
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, H, P) in the type of `mixed`, and S after the last token. Both can be differentiated, once."""
+    run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
     with no_autocast(mixed):
-        y, after = _Chunkwise.apply(mixed, dt, log_a, skip, state, document_starts)
+        y, after = run(mixed, dt, log_a, skip, state, document_starts)
     return y, after
 
 
@@ -112,6 +114,10 @@ class _Chunkwise(torch.autograd.Function):
         found = [grad[:, : cut.tokens].to(t.dtype) for grad, t in zip(grads, (mixed, dt, log_a), strict=True)]
         dskip = (dy.to(cut.kind) * cut.x(mixed)).sum((0, 1, 3))
         return *found, dskip.to(skip.dtype), cut.state(memory), None
+
+
+_INPUTS = "Tensor mixed, Tensor dt, Tensor log_a, Tensor skip, Tensor state, Tensor? document_starts"
+_operator = operator("ssd", _Chunkwise, _INPUTS, outputs=2)
 
 
 class _Cut:

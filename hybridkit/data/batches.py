@@ -34,7 +34,7 @@ class Batches:
         self, corpus: Corpus, sequence: int, batch: int, seed: int = 0, documents: Documents = "reset"
     ) -> None:
         have = len(corpus.train)
-        if have <= sequence:
+        if have <= sequence and (have or not len(corpus.validation)):  # a text may be there for validation alone
             raise UserError(
                 f"data.sequence: a sequence of {sequence:,} needs {sequence + 1:,} tokens, and the training text has"
                 f" {have:,}; give more text, or set data.sequence to at most {have - 1:,}"
@@ -44,7 +44,7 @@ class Batches:
         self.corpus, self._sequence, self._batch, self._seed = corpus, sequence, batch, seed
         self._documents = documents
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
         number = step * self._batch + np.arange(self._batch)[rows]  # of the sequence, over all epochs
         epochs, places = np.divmod(number, self.chunks)

@@ -55,6 +55,7 @@ class Corpus:
     validation: Tokens
     digest: str
     documents: int  # that the source has; each side has those that fall to it, and stretches of those that were cut
+    folder: Path  # of the cache
     skipped: Mapping[str, int]  # how many files or rows the source left out, by the reason
 
     @property
@@ -64,6 +65,10 @@ class Corpus:
 
     def __str__(self) -> str:
         train, held = self.train, self.validation
+        if not (len(train) and len(held)):
+            whole, use = (train, "training on") if len(train) else (held, "held out")
+            amount = f"{whole.raw:,} bytes, {len(whole):,} tokens"
+            return f"{self.documents:,} document{'s' * (not self.one)}: {use} all, {amount}"
         here, there = len(train.documents) - 1, len(held.documents) - 1
         what = " documents" if here + there == self.documents else " parts of documents"
         begin, end = ("its beginning", "its end") if self.one else (f"{here:,}{what}", f"{there:,}{what}")
@@ -91,7 +96,7 @@ def prepare_corpus(
     `registry` knows the names that source and tokenizer may have.
     Raises UserError for anything wrong with the source, the tokenizer or the cache's folder.
     """
-    if not 0 < validation < 1:
+    if not 0 <= validation <= 1:
         raise UserError(f"data.validation: {validation} is not a fraction between 0 and 1")
     rules = rules or CURRENT_RULES
     text, root = open_text(source, registry), store.cache_root(cache)
@@ -117,11 +122,12 @@ def _load(seen: store.CacheEntry, rules: int, registry: Registry) -> Corpus:
         ids = _mapped(folder / f"{name}.ids", tokenizer.dtype)
         return Tokens(ids, _mapped(folder / f"{name}.documents", np.int64), about["raw"][name], tokenizer, lengths)
 
-    return Corpus(tokenizer, side("train"), side("validation"), about["digest"], about["documents"], seen.skipped)
+    sides = side("train"), side("validation")
+    return Corpus(tokenizer, *sides, about["digest"], about["documents"], folder, seen.skipped)
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
-    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+    return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
 
 
 def _silent(what: str, done: int, total: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hybridkit.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # text is prepared without torch
+    import numpy as np
     from torch import Tensor
 
 Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
@@ -31,7 +32,7 @@ class Feed(Protocol):
     tokenizer: Tokenizer
     digest: str  # of what was trained on: a run resumes on the same digest only
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0. Pure: the same answer in any process, in any order."""
 
     def validation(self) -> Iterator[Batch]:

@@ -1,12 +1,17 @@
 """What a recipe's `data` names: as the feed that a trainer reads, and held-out text in rows of any length."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from hybridkit.data.batches import Batches, cover
+from hybridkit.data.cache import digest_of
 from hybridkit.data.corpus import Corpus, prepare_corpus
 from hybridkit.data.feed import Batch, Feed
+from hybridkit.data.mixture import Mixture, Part
 from hybridkit.data.prepare import BuildProgress
 from hybridkit.data.source import FeedSource, open_source
+from hybridkit.data.tokenizer import SAVED
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
@@ -26,14 +31,85 @@ def open_feed(
     Here and below, `rules` are those of a run that was made by older ones, and `registry` knows a run's own plug-ins.
     Raises UserError for what cannot be read or made.
     """
+    if not is_single(data):
+        return _mixture(data, train, progress, rules, registry)
     batch = train.batch_tokens // data.sequence
     if source := feed_source(data, registry):
         return source.feed(data.sequence, batch, train.seed)
     return Batches(_corpus(data, progress, rules, registry), data.sequence, batch, train.seed, data.documents)
 
 
+def is_single(data: Data) -> bool:
+    """Whether there is one source, and a share of it is held out."""
+    return isinstance(data.source, str) and isinstance(data.validation, float)
+
+
+def first_text(data: Data) -> Data:
+    """The data with one source and a share that is held out of it: what evaluation takes. Of a mixture its first part;
+    of validation sources the first, all of it held out."""
+    return _held_out(data)[0][1]
+
+
+def _held_out(data: Data) -> list[tuple[str, Data]]:
+    """What is validated on, by name: each a single source, with the share of it that is held out."""
+    if isinstance(data.validation, float):
+        return [(part.name, one) for part, one in _parts(data)]
+    named = {data.validation: data.validation} if isinstance(data.validation, str) else data.validation
+    return [(name, data.model_copy(update={"source": text, "validation": 1.0})) for name, text in named.items()]
+
+
+def validation_names(data: Data) -> list[str]:
+    """`val_loss.NAME` for each of several texts that are validated on."""
+    return [] if is_single(data) else [f"val_loss.{name}" for name, _ in _held_out(data)]
+
+
+class _Share(NamedTuple):
+    name: str
+    weight: float
+
+
+def _parts(data: Data) -> list[tuple[_Share, Data]]:
+    """What is trained on, by name and weight: each a single source. Of it nothing is held out where validation has its
+    own."""
+    share = data.validation if isinstance(data.validation, float) else 0.0
+    if isinstance(data.source, str):
+        return [(_Share(data.source, 1.0), data.model_copy(update={"validation": share}))]
+    return [
+        (
+            _Share(one.name or one.source, one.weight),
+            data.model_copy(update={"source": one.source, "validation": share}),
+        )
+        for one in data.source
+        if one.weight
+    ]
+
+
+def _mixture(
+    data: Data, train: Train, progress: BuildProgress | None, rules: int | None, registry: Registry
+) -> Mixture:
+    """All parts with the tokenizer of the first."""
+    tokenizer = data.tokenizer
+    made: dict[tuple[str, float], Feed] = {}
+
+    def feed(one: Data) -> Feed:
+        nonlocal tokenizer
+        assert isinstance(one.source, str) and isinstance(one.validation, float)
+        key = one.source, one.validation
+        if key not in made:
+            made[key] = open_feed(one.model_copy(update={"tokenizer": tokenizer}), train, progress, rules, registry)
+            saved = getattr(getattr(made[key], "corpus", None), "folder", Path()) / SAVED
+            tokenizer = str(saved) if saved.is_file() else tokenizer
+        return made[key]
+
+    parts = [Part(share.name, share.weight, feed(one)) for share, one in _parts(data)]
+    held = {name: feed(one) for name, one in _held_out(data)}
+    shape = data.sequence, train.batch_tokens // data.sequence, train.seed
+    return Mixture(parts, held, text_digest(data, rules, registry), *shape, isinstance(data.validation, float))
+
+
 def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:
     """The source, if it makes its own sequences; None where it is text. Raises UserError for another tokenizer."""
+    data = first_text(data)
     source = open_source(data.source, registry)
     if not isinstance(source, FeedSource):
         return None
@@ -44,6 +120,8 @@ def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:
 
 def describe_feed(feed: Feed, train: Train, vocab: int) -> list[str]:
     """What was read, in lines: amounts of text, epochs of the run, what was left out, what will be of no use."""
+    if isinstance(feed, Mixture):
+        return _describe_mixture(feed, train, vocab)
     if not isinstance(feed, Batches):
         return []
     corpus, tokens = feed.corpus, feed.tokenizer.rows.sum()
@@ -61,9 +139,36 @@ def describe_feed(feed: Feed, train: Train, vocab: int) -> list[str]:
     return lines
 
 
+def _describe_mixture(feed: Mixture, train: Train, vocab: int) -> list[str]:
+    lines = []
+    for name, share in feed.weights().items():
+        part = next(part for part in feed.parts if part.name == name)
+        lines.append(f"{name}: {share:.1%} of the sequences")
+        own = train.model_copy(update={"batch_tokens": share * train.batch_tokens})
+        lines += [f"{name}: {line}" for line in describe_feed(part.feed, own, vocab)]
+    if not feed.weighted:
+        corpora = ((name, getattr(held, "corpus", "made for the purpose")) for name, held in feed.held_out.items())
+        lines += [f"validation on {name}: {corpus}" for name, corpus in corpora]
+    return list(dict.fromkeys(lines))
+
+
 def text_digest(data: Data, rules: int | None = None, registry: Registry = REGISTRY) -> str:
     """What differs once any token of the text differs, trained on or held out. Raises UserError where it is no text."""
-    return _corpus(data, None, rules, registry).digest
+    if is_single(data):
+        return _corpus(data, None, rules, registry).digest
+    parts, held = ([(name, one) for name, one in side] for side in (_parts(data), _held_out(data)))
+    tokenizer = data.tokenizer
+
+    def digest(one: Data) -> str:
+        nonlocal tokenizer
+        one = one.model_copy(update={"tokenizer": tokenizer})
+        if feed_source(one, registry):
+            return str(one.source)
+        corpus = _corpus(one, None, rules, registry)
+        tokenizer = str(corpus.folder / SAVED) if (corpus.folder / SAVED).is_file() else tokenizer
+        return corpus.digest
+
+    return digest_of([[[*share, digest(one)] for share, one in parts], [[name, digest(one)] for name, one in held]])
 
 
 def context_length(data: Data, wanted: int | None, rules: int | None = None, registry: Registry = REGISTRY) -> int:
@@ -88,6 +193,8 @@ def held_out_batches(
 
 
 def _corpus(data: Data, progress: BuildProgress | None, rules: int | None, registry: Registry) -> Corpus:
+    data = first_text(data)
+    assert isinstance(data.source, str) and isinstance(data.validation, float)
     return prepare_corpus(
         data.source,
         data.tokenizer,

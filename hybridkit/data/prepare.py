@@ -30,7 +30,7 @@ class CorpusSpec(NamedTuple):
     source: TextSource
     field: str  # of rows, that holds the text
     tokenizer: TokenizerSpec
-    validation: float
+    validation: float  # the share that is held out; 0 and 1 are allowed
     fingerprint: object  # of the source
     rules: int = CURRENT_RULES  # of the split and the tokens
 
@@ -72,7 +72,7 @@ def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> cac
     if cache.valid_manifest(folder):  # the same text elsewhere, or files that were only touched
         return cache.CacheEntry(folder, dict(skipped))
     with copy.text() as text:
-        train, held = split(text, copy.ends.tolist(), copy.hashes, wanted.validation, wanted.rules)
+        train, held = _split(text, copy, wanted)
         sides = {"train": train, "validation": held}
         progress("making the tokenizer", 0, None)
         tokenizer = wanted.tokenizer.build((text[begin:end] for begin, end in sides["train"]), wanted.rules)
@@ -81,6 +81,15 @@ def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> cac
     copy.path.unlink()
     cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
     return cache.CacheEntry(folder, dict(skipped))
+
+
+def _split(text: mmap.mmap, copy: _Copy, wanted: CorpusSpec) -> tuple[list[ByteSpan], list[ByteSpan]]:
+    """Training and held-out text; at a share of 0 or 1 one of them is all, document by document."""
+    ends = copy.ends.tolist()
+    if 0 < wanted.validation < 1:
+        return split(text, ends, copy.hashes, wanted.validation, wanted.rules)
+    whole = list(zip([0, *ends[:-1]], ends, strict=True))
+    return ([], whole) if wanted.validation else (whole, [])
 
 
 def _copied(documents: Iterable[bytes], path: Path, progress: BuildProgress) -> _Copy:
@@ -111,7 +120,7 @@ def _tokenized(
                 writer.add(text[begin:end])
                 done += end - begin
                 progress("tokenizing", done, len(text))
-        if not writer.raw:
+        if spans and not writer.raw:
             raise UserError(f"data.source: the tokenizer keeps nothing of the {name} text; give more text")
         raw[name] = writer.raw
     return raw, digest.hexdigest()

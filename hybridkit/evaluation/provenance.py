@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import feed_source, text_digest
+from hybridkit.data.open import feed_source, first_text, is_single, text_digest
 from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import WEIGHTS, Manifest
@@ -70,15 +70,20 @@ def open_eval_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -
     """
     data, rules = recipe.data, recipe.rules
     try:
-        if feed_source(data, registry):
+        if is_single(data) and feed_source(data, registry):
             return EvalText(data, digest_of(data.source), True)
-        if data.tokenizer.startswith("train(") and (digest := text_digest(data, rules, registry)) == trained:
+        if (
+            is_single(data)
+            and data.tokenizer.startswith("train(")
+            and (digest := text_digest(data, rules, registry)) == trained
+        ):
             return EvalText(data, digest, True)  # as the training left it in the cache
         own = data.model_copy(update={"tokenizer": _own(run)})
         digest = text_digest(own, rules, registry)
+        first = first_text(own)
     except UserError as error:
         raise UserError(f"{run.path}: its text is not here: {error} (or leave it out: --no-perplexity)") from error
-    return EvalText(own, digest, digest == trained)
+    return EvalText(first, digest, digest == trained)
 
 
 def _own(run: Run) -> str:

@@ -53,7 +53,7 @@ def _training(run: Run) -> list[str]:
 
 def _source(said: object) -> str:
     """A source or tokenizer by the last part of its path, which says nothing of the machine."""
-    return PurePath(said).name if isinstance(said, str) else ", ".join(_source(one["source"]) for one in said)  # type: ignore
+    return PurePath(said).name if isinstance(said, str) else ", ".join(_source(one.source) for one in said)  # type: ignore
 
 
 def _use(family: Family, folder: str) -> str:

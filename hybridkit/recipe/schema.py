@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from hybridkit.recipe.choices import ENGINE, declared
@@ -25,6 +25,7 @@ from hybridkit.recipe.section import (
 )
 from hybridkit.recipe.train import Train
 from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.pydantic_errors import first_error
 
 __all__ = ["FIXED", "MOST", "Data", "Leaf", "Misfit", "Model", "Recipe", "Scalar", "Section", "Share", "Size", "Switch"]
 __all__ += ["Train", "leaves", "read_size"]
@@ -86,13 +87,51 @@ class Model(Section):
     )
 
 
+class MixturePart(Section):
+    """A source of a mixture: its weight against the others, and its name in metrics, which is the source's own text
+    where none is given."""
+
+    source: str = Field(min_length=1)
+    weight: float = Field(default=1.0, ge=0)
+    name: str | None = Field(default=None, min_length=1)
+
+
+def _source(said: Any) -> str | list[MixturePart]:
+    if isinstance(said, str) and said:
+        return said
+    if not isinstance(said, list) or not said:
+        raise ValueError("should be a source, or a list of {source: ..., weight: ...}")
+    parts = []
+    for number, one in enumerate(said):
+        try:
+            parts.append(MixturePart.model_validate({"source": one} if isinstance(one, str) else one))
+        except ValidationError as error:
+            raise ValueError(f"part {number}: {first_error(error)}") from None
+    if not any(part.weight for part in parts):
+        raise ValueError("a mixture needs a part whose weight is above 0")
+    names = [part.name or part.source for part in parts]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two parts are called {twice}: give each a name of its own")
+    return parts
+
+
+def _validation(said: Any) -> float | str | dict[str, str]:
+    if isinstance(said, float) and 0 < said < 1:
+        return said
+    if isinstance(said, str) and said:
+        return said
+    if isinstance(said, dict) and said and all(isinstance(one, str) and one for pair in said.items() for one in pair):
+        return said
+    raise ValueError("should be a share between 0 and 1, a source, or a mapping of names to sources")
+
+
 class Data(Section):
     """What is trained on."""
 
-    source: str = Field(
+    source: Annotated[str | list[MixturePart], BeforeValidator(_source)] = Field(
         default="stdlib",
-        min_length=1,
-        description="`stdlib` (the interpreter's own library), a file, a folder or a glob.",
+        description="`stdlib` (the interpreter's own library), a file, a folder or a glob; or a mixture: "
+        "`[{source: ..., weight: .7}, ...]`.",
     )
     field: str = Field(
         default="text", min_length=1, description="The field of rows (JSONL, JSON, CSV, Parquet) that holds the text."
@@ -106,7 +145,18 @@ class Data(Section):
     documents: Literal["reset", "flow"] = Field(
         default="reset", description="Whether states and attention stop at the end of a document, or flow on."
     )
-    validation: float = Field(default=0.02, gt=0, lt=1, description="Share of the text that is held out.")
+    validation: Annotated[float | str | dict[str, str], BeforeValidator(_validation)] = Field(
+        default=0.02,
+        description="Share of the text that is held out; or a source of its own, or several as `{name: source}`, whose "
+        "first is `val_loss`.",
+    )
+
+    @property
+    def texts(self) -> list[str]:
+        """The sources that it names, for training and for validation."""
+        named = self.validation.values() if isinstance(self.validation, dict) else [self.validation]
+        trained = [self.source] if isinstance(self.source, str) else [part.source for part in self.source]
+        return list(dict.fromkeys([*trained, *(text for text in named if isinstance(text, str))]))
 
 
 class Recipe(Section):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from hybridkit.data.open import feed_source, text_digest
+from hybridkit.data.open import feed_source, is_single, text_digest
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.plugin_copies import hashes
@@ -26,7 +26,8 @@ def candidate_origin(candidate: Candidate) -> dict[str, str]:
     """The origin of a candidate that is trained now. Raises UserError for text that cannot be read."""
     recipe, registry = candidate.loaded.recipe, candidate.loaded.registry
     data, code = recipe.data, training_code(candidate.costs.plan.entries, recipe, registry)
-    text = {_text_name(data): data.source if feed_source(data) else text_digest(data)}
+    made = is_single(data) and feed_source(data)
+    text = {_text_name(data): str(data.source) if made else text_digest(data)}
     return text | _plugins(hashes(code)) | {RULES: str(CURRENT_RULES)}
 
 
@@ -35,7 +36,7 @@ def trained_origin(candidate: Candidate, run: Run) -> dict[str, str]:
     data, manifest = candidate.loaded.recipe.data, run.record()
     if manifest is None:
         return run_rules(run)
-    text = {} if feed_source(data) else {_text_name(data): manifest.data}
+    text = {} if is_single(data) and feed_source(data) else {_text_name(data): manifest.data}
     return text | _plugins(manifest.code or {}) | run_rules(run)
 
 
@@ -66,7 +67,8 @@ def refuse_other_origin(place: object, trials: Iterable[Trial], origin: Mapping[
 
 
 def _text_name(data: Data) -> str:
-    settings = [data.source, data.field, data.tokenizer, data.validation]
+    said = data.model_dump(mode="json")
+    settings = [said[name] for name in ("source", "field", "tokenizer", "validation")]
     return f"the text of {json.dumps(settings, ensure_ascii=False)}"
 
 

@@ -20,6 +20,7 @@ def training_code(entries: Iterable[Entry], recipe: Recipe, registry: Registry) 
 
     Content by name in `plugins/`, as `runs.plugin_copies.code_of` gives it. Reads no text and no tokenizer.
     """
-    named = (read_named(SOURCE, recipe.data.source, registry), read_named(TOKENIZER, recipe.data.tokenizer, registry))
+    sources = (read_named(SOURCE, text, registry) for text in recipe.data.texts)
+    named = (*sources, read_named(TOKENIZER, recipe.data.tokenizer, registry))
     parts = (engine_of(recipe.train, registry), optimizer_of(recipe.train, registry), *filter(None, named))
     return code_of(entries, *parts)

@@ -22,6 +22,7 @@ from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
 from hybridkit.runs.run import Checkpoint, Newest, Run
+from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
@@ -41,6 +42,7 @@ from hybridkit.training.refusals import (
     refuse_other_code,
     refuse_other_function,
     refuse_other_tokenizer,
+    refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
@@ -65,10 +67,14 @@ def train(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     check_freeze(plan, recipe.train.freeze)
+    for callback in callbacks:
+        callback.check(plan)
+    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:
         with ExitStack() as stack:
+            stack.enter_context(listening(reporter.message if engine.rank == 0 else lambda text: None))
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
             job = _Job(recipe, loaded.registry, plan, run, engine, reporter if lead else Silent(), callbacks)

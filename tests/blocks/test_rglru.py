@@ -138,3 +138,16 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_biases_of_gates_do_not_decay() -> None:
     layer = PLAIN.build(DIMS)
     assert {weight.dim() for weight in (layer.decay, layer.igate.bias, layer.rgate.bias)} == {1}
+
+
+def test_the_operator_for_compiled_layers_is_the_same() -> None:
+    torch.manual_seed(0)
+    shapes = (2, 30, 4, 8), (2, 30, 4, 8), (2, 30, 4, 8), (32,), (2, 32)
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    begins, found = torch.rand(2, 30) < 0.1, []
+    for run in (module.recurrence, torch.ops.hybridkit.rglru):
+        h, last = run(*leaves, begins)
+        found.append([h, last, *torch.autograd.grad(h.square().sum() + last.sum(), leaves)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.hybridkit.rglru, (*leaves, begins), test_utils=checks)

@@ -99,7 +99,7 @@ def test_too_little_text(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(text)
         with pytest.raises(UserError, match=message):
             prepare_corpus(str(tmp_path / "a.txt"), cache=tmp_path / "cache")
-    for fraction in (0, 1, -0.1, float("nan")):
+    for fraction in (1.1, -0.1, float("nan")):
         with pytest.raises(UserError, match=r"data\.validation"):
             prepare_corpus(str(tmp_path / "a.txt"), validation=fraction, cache=tmp_path / "cache")
 

@@ -45,8 +45,11 @@ def narrow(name: str) -> Plan:
 
 
 def recipes() -> dict[str, Callable[[], Plan]]:
-    """The plans of all shipped recipes, by name; of those that differ in windows and widths alone, one."""
-    files = {path.stem: name for name, path in shipped().items() if path.parent.name != SPACES}
+    """The plans of shipped recipes, by name; of those that differ in windows and widths alone, one.
+
+    Published models have their own weights, and hundreds of experts.
+    """
+    files = {path.stem: name for name, path in shipped().items() if path.parent.name not in (SPACES, "published")}
     found = {}
     for name in sorted(files.values()):
         recipe = load_recipe(name).recipe

@@ -110,3 +110,27 @@ def test_the_best_checkpoint_stays(go: Go, tmp_path: Path) -> None:
     losses = {line["step"]: line["val_loss"] for line in run.metrics().lines if "val_loss" in line}
     best = min(losses, key=losses.__getitem__)
     assert {checkpoint.step for checkpoint in run.checkpoints()} == {best, 8} and best < 8
+
+
+def test_a_mixture_trains_resumes_and_is_validated_by_name(go: Go, text: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} text of its own\n" * 60)
+    parts = f"{{source: {text}, weight: .7}}, {{source: {tmp_path}/a.txt, weight: .2, name: a}}"
+    mixture = f"data.source=[{parts}, {{source: {tmp_path}/b.txt, weight: .1, name: b}}]"
+    run, parts_run = Run(tmp_path / "run"), Run(tmp_path / "parts")
+    words = [mixture, "train.min_lr=1e-2", "train.best=val_loss.b", "train.validate_every=4"]
+    go(run.path, *words)
+    line = next(line for line in run.metrics().lines if line["step"] == 12)
+    given = [line[f"tokens.{name}"] for name in (text, "a", "b")]
+    assert sum(given) == line["tokens"] == 12 * 128 and given[0] > given[1] > given[2] > 0
+    last = run.metrics().lines[-1]
+    assert {f"val_loss.{name}" for name in (text, "a", "b")} < set(last)
+    shares = zip((0.7, 0.2, 0.1), (last[f"val_loss.{name}"] for name in (text, "a", "b")), strict=True)
+    assert last["val_loss"] == pytest.approx(sum(share * loss for share, loss in shares))
+    go(parts_run.path, *words, "train.steps=5")
+    go(parts_run.path, *words, resume=True)
+    assert [line for line in parts_run.metrics().lines if line["step"] > 5 and "loss" in line][-1]["loss"] == line[
+        "loss"
+    ]
+    with pytest.raises(UserError, match="source"):
+        go(run.path, *words[1:], resume=True)

@@ -90,7 +90,7 @@ class RecallFeed:
         self.digest = digest_of([str(task), sequence, batch, seed])
         self._sequence, self._batch, self._seed = sequence, batch, seed
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
         return _batch(*make_sequences(self.task, UniformNumbers(self._seed, step), self._batch, self._sequence), rows)
 
@@ -160,7 +160,7 @@ def _pick(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.take_along_axis(table, places, axis=-1)
 
 
-def _batch(tokens: np.ndarray, targets: np.ndarray, rows: slice) -> Batch:
+def _batch(tokens: np.ndarray, targets: np.ndarray, rows: slice | np.ndarray) -> Batch:
     """The chosen rows; every target counts as a byte, which it is."""
     asked = torch.from_numpy(np.ascontiguousarray(targets[rows]))
     return Batch(torch.from_numpy(np.ascontiguousarray(tokens[rows])), asked, None, int((asked != IGNORED).sum()))

@@ -86,3 +86,15 @@ def test_near_tokens_are_exact_behind_large_decays() -> None:
     right = ssd(mixed, dt, log_a, skip, state)[0]
     found = ssd(*(t.float() for t in (mixed, dt, log_a, skip, state)))[0]
     assert (found - right).norm() < 1e-6 * right.norm()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_operator_for_compiled_layers_is_the_same(packed: bool) -> None:
+    leaves, marks = inputs(70, 2), documents(70) if packed else None
+    found = []
+    for run in (ssd, torch.ops.hybridkit.ssd):
+        y, state = run(*leaves, marks)
+        found.append([y, state, *torch.autograd.grad(y.square().sum() + state.sum(), leaves)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.hybridkit.ssd, (*leaves, marks), test_utils=checks)
