@@ -15,11 +15,11 @@ _SIZES = {"width", "heads", "vocab", "ffn", "rules", "tie", "norm_eps", "embeddi
 
 
 class Pair(NamedTuple):
-    """A mixer and the FFN behind it, with all sizes written out, and the entry of the mixer."""
+    """A mixer and the FFN behind it, with all sizes written out, and the number of the mixer's entry."""
 
-    index: int
-    mixer: Block
-    ffn: Block
+    entry: int
+    mixer: Any  # a block of the kinds that `pairs` was asked for
+    ffn: Any
 
 
 def pairs(plan: Plan, mixers: Sequence[str], ffns: Sequence[str] = ("ffn",)) -> list[Pair]:

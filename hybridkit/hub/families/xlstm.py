@@ -76,7 +76,7 @@ class XLSTM(TransformersClass):
         for pair in stack:
             plain(pair.mixer, "heads", "igate_bias")
             plain(pair.ffn, "width")
-        width, inner = plan.dims.width, one((pair.ffn.width for pair in stack), "the FFN's width")  # type: ignore
+        width, inner = plan.dims.width, one((pair.ffn.width for pair in stack), "the FFN's width")
         return {
             **FIXED,
             **RUNS,
@@ -85,7 +85,7 @@ class XLSTM(TransformersClass):
             "embedding_dim": width,
             "num_hidden_layers": len(stack),
             "num_blocks": len(stack),
-            "num_heads": one((pair.mixer.heads for pair in stack), "the mLSTM's heads"),  # type: ignore
+            "num_heads": one((pair.mixer.heads for pair in stack), "the mLSTM's heads"),
             "ffn_round_up_to_multiple_of": inner,  # rounded up to one multiple of itself, exactly
             "ffn_proj_factor": inner / width / 2,
             "output_logit_soft_cap": plan.config.logit_cap,
