@@ -75,33 +75,17 @@ class XLSTM(Layered):
     def config(self, plan: Plan) -> dict[str, Any]:
         if not plan.config.logit_cap:
             raise CannotSay("its logits are capped, and model.logit_cap is null")
-<<<<<<< HEAD
-        if plan.config.norm_eps != FIXED["norm_eps"]:
-            raise CannotSay(f"model.norm_eps is {plan.config.norm_eps:g}")
-        stack = pairs(plan, ("mlstm",))
-        for pair in stack:
-            plain(pair.mixer, "heads", "igate_bias")
-            plain(pair.ffn, "width")
-        width, inner = plan.dims.width, one((pair.ffn.width for pair in stack), "the FFN's width")
-=======
         cells, networks = mixers(plan, "mlstm"), ffns(plan, "ffn")
         width, inner = plan.dims.width, networks[0].width  # type: ignore[attr-defined]
->>>>>>> main
         return {
             **FIXED,
             **RUNS,
             "vocab_size": plan.dims.vocab,
             "hidden_size": width,
             "embedding_dim": width,
-<<<<<<< HEAD
-            "num_hidden_layers": len(stack),
-            "num_blocks": len(stack),
-            "num_heads": one((pair.mixer.heads for pair in stack), "the mLSTM's heads"),
-=======
             "num_hidden_layers": len(cells),
             "num_blocks": len(cells),
             "num_heads": cells[0].heads,  # type: ignore[attr-defined]
->>>>>>> main
             "ffn_round_up_to_multiple_of": inner,  # rounded up to one multiple of itself, exactly
             "ffn_proj_factor": inner / width / 2,
             "output_logit_soft_cap": plan.config.logit_cap,
