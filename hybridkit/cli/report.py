@@ -58,9 +58,9 @@ def report(
 
 def _study(folder: Path, storage: str | None) -> list[Path]:
     from hybridkit.report.search_pages import write_pages
-    from hybridkit.search.study import open_study
+    from hybridkit.search.reader import open_reader
 
-    return write_pages(open_study(folder, storage))
+    return write_pages(open_reader(folder, storage))
 
 
 def _runs(runs: list[Path], file: Path, prompts: list[str]) -> Path:

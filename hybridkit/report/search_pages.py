@@ -21,10 +21,10 @@ from hybridkit.system.links import check_tree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hybridkit.search.study import Study
+    from hybridkit.search.reader import StudyReader
 
 
-def write_pages(study: Study) -> list[Path]:
+def write_pages(study: StudyReader) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the figures; their paths. Raises Failure."""
     found = results(study)
     drawn = list(study_figures(found, curves(study)))
