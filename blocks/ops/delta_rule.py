@@ -35,6 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import delta_span as span
 from hybridkit_blocks.ops.delta_pairs import BASE
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most
@@ -78,10 +79,11 @@ def chunkwise(
     """
     if state is None:
         state = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1], dtype=wide(v.dtype))
+    run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
     with no_autocast(v):
         if v.shape[1] == 1:
             return _one_token(q, k, v, beta, g, state, document_starts)
-        o, after = _Chunkwise.apply(q, k, v, beta, g, state, document_starts)
+        o, after = run(q, k, v, beta, g, state, document_starts)
     return o, after
 
 
@@ -160,6 +162,10 @@ class _Chunkwise(torch.autograd.Function):
             for whole, made in ((dv, dx.v), (dbeta, dx.beta), (dg, dx.g)):
                 _put(whole[:, part], made)
         return dq, dk, dv, dbeta[..., 0], dg, rows.view_as(dstate), None
+
+
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor g, Tensor state, Tensor? document_starts"
+_operator = operator("delta_rule", _Chunkwise, _INPUTS, outputs=2)
 
 
 def _split(kept: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridkit.block import building
 from hybridkit_blocks.ops import mlstm_operators
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 from hybridkit_blocks.ops.precision import no_autocast, wide
@@ -110,7 +111,8 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     if passed.exists():
         return True
     try:
-        fault = _fault(name, device, dtype, key, value)
+        with building(f"the check of the mLSTM kernel ({case})"):
+            fault = _fault(name, device, dtype, key, value)
     except Exception as error:  # whatever fails in a compiler, the own form works
         fault = f"it fails with {type(error).__name__}: {error}"
     if fault:

@@ -11,6 +11,7 @@ import typer
 
 from hybridkit import __version__
 from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, import_, report, search, show, train
+from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
@@ -53,7 +54,8 @@ def main() -> None:
     """Run the command line. Exit codes: 0, 1 failed, 2 bad input, 130 and 143 interrupted and resumable."""
     never_fail_to_encode()
     try:
-        sys.exit(app(standalone_mode=False))
+        with listening(lambda text: say(text, file=sys.stderr)):
+            sys.exit(app(standalone_mode=False))
     except UserError as error:
         sys.exit(_complain(error, 2))
     except Failure as error:
