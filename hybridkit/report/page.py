@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shlex
 import sys
@@ -10,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridkit import __version__
 from hybridkit.report.console import Console, Table
 from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_table
 from hybridkit.system.files import write_whole
@@ -104,7 +104,7 @@ def about(*said: str) -> str:
     """When, by which version and by which command a page was made, and what else is said of it."""
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     command = shlex.join(["hybridkit", *sys.argv[1:]])
-    lines = [f"{date}, hybridkit {__version__}", *said]
+    lines = [f"{date}, hybridkit {importlib.metadata.version('hybridkit')}", *said]
     return f"<p class=about>{' · '.join(map(in_html, lines))}<br><code>{in_html(command[:500])}</code></p>"
 
 

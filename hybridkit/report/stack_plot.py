@@ -97,7 +97,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     _draw(drawing, tree, 0)
     _around(
         drawing,
-        "norm, head" if costs["params"]["head"] else "norm, head (the embedding's weight)",
+        "norm, head" if costs["params"]["head"] else "norm, tied head",
         costs["params"]["head"],
     )
     if changing:

@@ -111,7 +111,8 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("recipes")
     patterns = {"branched": BRANCHED, "plain": "[swa:16, mlstm]*2", "attention": "sa*4"}
     for name, pattern in patterns.items():
-        (folder / f"{name}.yaml").write_text(f"pattern: {pattern}\nmodel: {{width: 32}}\ndata: {{sequence: 64}}\n")
+        sizes = "model: {width: 32, tie: true}\ndata: {sequence: 64}\n"
+        (folder / f"{name}.yaml").write_text(f"pattern: {pattern}\n{sizes}")
     return [folder / f"{name}.yaml" for name in patterns]
 
 
@@ -138,7 +139,7 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
         stack,
         {"×3", "×2", "mlstm", "ffn", "sa(kv_heads=2)", "16 · 64", "all", "embedding", "64 (55%)", "step"},
     )
-    yield "plain stack", stack_picture(load_recipe(recipes[1])), {"swa:16", "×2", "16"}
+    yield "plain stack", stack_picture(load_recipe(recipes[1])), {"swa:16", "×2", "16", "norm, tied head"}
     for name, _, figure in study_figures(study(), TRIED):
         say = {"front": {"Pareto front", "trials", "state_bytes (less is better)"}, "parallel": {"w", "kind", "lr"}}
         yield name, figure, say.get(name, set())
@@ -159,6 +160,7 @@ def texts(figure: Figure) -> list[Text]:
     return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in hidden]
 
 
+@pytest.mark.slow
 def test_every_picture_shows_all_its_series_with_readable_text_inside_the_frame(recipes: list[Path]) -> None:
     for name, figure, wanted in drawn(recipes):
         FigureCanvasAgg(figure)
@@ -256,6 +258,7 @@ def check_page(text: str) -> None:
     assert set(re.findall(r"var\(--([\w-]+)\)", text)) <= set(re.findall(r"--([\w-]+):", styles))
 
 
+@pytest.mark.slow
 def test_pages_of_evaluations_and_studies_are_valid_and_whole() -> None:
     result, found = evaluation(), study()
     check_page(text := page([result, result], [list(eval_pictures(result))] * 2))
@@ -283,6 +286,7 @@ def runs(tmp_path: Path) -> list[Path]:
     return [tmp_path / f"run-{place}" for place in range(3)]
 
 
+@pytest.mark.slow
 def test_the_page_of_runs_says_what_they_are_and_marks_what_differs(runs: list[Path]) -> None:
     text = run_page(runs, [("run-0", "<b>Once", " upon\n</script> a time")])
     check_page(text)
