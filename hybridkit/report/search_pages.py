@@ -50,7 +50,7 @@ def ranking(found: Results) -> TextTable:
         (
             str(row.place),
             str(row.trial.number),
-            *map(format_mean, row.means, row.half_intervals),
+            *map(format_mean, row.means, row.half_intervals, found.objectives),
             format_choice(row.trial),
             row.trial.pattern,
         )
