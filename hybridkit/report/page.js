@@ -1,8 +1,8 @@
 "use strict";
 const value = (text) => {
   const number = parseFloat(text.replace(/,/g, ""));
-  const unit = /^[-+]?[\d.,]+ ?([kMGTP])/.exec(text);
-  return number * (unit ? 1000 ** ("kMGTP".indexOf(unit[1]) + 1) : 1);
+  const unit = /^[-+]?[\d.,]+ ?([kKMGTPE])/.exec(text);
+  return number * (unit ? 1000 ** ("KMGTPE".indexOf(unit[1].toUpperCase()) + 1) : 1);
 };
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
