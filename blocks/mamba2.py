@@ -5,7 +5,7 @@
     S_t = exp(-exp(A_log) dt_t) S_{t-1} + dt_t x_t B_t^T,    y_t = S_t C_t + D x_t      per head, in fp32 at least
     out = out_proj(norm(y * silu(z)))
 
-as in state-spaces/mamba and, with other sizes and multipliers, in Zamba2, Nemotron-H, Granite 4 and Falcon-H1. The
+as in state-spaces/mamba and, with other sizes and factors, in Zamba2, Nemotron-H, Granite 4 and Falcon-H1. The
 model adds the pre-norm and the residual. The scan is in ops/ssd.py; ops/ssd_kernels.py says which form runs where.
 
 Letters: B batch, T tokens, D width, H heads, P width of a head, I = H P, G groups that share B and C, N width of a
@@ -78,7 +78,7 @@ class Mamba2(Block):
 
     `heads` defaults to the model's, `head` to expand * width / heads. `groups` of heads share B and C; `state` is their
     width. `gate_norm` says over what the norm behind the gate runs: each group, all of the inner width, or `none`.
-    Each part of in_proj's output (z, x, b, c, dt), its input and the layer's output may have a constant multiplier.
+    Each part of in_proj's output (z, x, b, c, dt) may have a constant factor.
     """
 
     differentiable_state: ClassVar[bool] = True
@@ -93,13 +93,11 @@ class Mamba2(Block):
     conv_bias: bool = True
     dt_min: float = Field(0, ge=0)
     dt_max: float | None = Field(None, gt=0)
-    in_multiplier: float = 1
-    z_multiplier: float = 1
-    x_multiplier: float = 1
-    b_multiplier: float = 1
-    c_multiplier: float = 1
-    dt_multiplier: float = 1
-    out_multiplier: float = 1
+    z_scale: float = 1
+    x_scale: float = 1
+    b_scale: float = 1
+    c_scale: float = 1
+    dt_scale: float = 1
 
     def build(self, dims: Dims) -> Mamba2Layer:
         return Mamba2Layer(self, self.sizes(dims), dims)
@@ -207,18 +205,18 @@ class Mamba2Layer(Layer):
         z, mixed, dt = self._project(x)
         mixed, conv = self.conv(mixed, conv, document_starts)
         y, S = ssd_kernels.scan(mixed, *self._decay(dt), self.D, S, document_starts)
-        return self._emit(self.norm(y.flatten(-2), z)).to(x.dtype), Mamba2State(conv, S)
+        return self.out_proj(self.norm(y.flatten(-2), z)).to(x.dtype), Mamba2State(conv, S)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Mamba2State]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         memory = Mamba2State(*state)
-        return self._emit(self._advance(memory, *self._project(x[:, 0]))).to(x.dtype)[:, None], memory
+        return self.out_proj(self._advance(memory, *self._project(x[:, 0]))).to(x.dtype)[:, None], memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         weight, bias = self._in()
         project, unit = product(side_by_side(norm, [weight]), rows), Unit(norm)
-        weight, end = self._out()
+        weight, end = self.out_proj.weight, self.out_proj.bias
         out = residual(weight, rows)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -251,21 +249,13 @@ class Mamba2Layer(Layer):
         biases = [None] * 3 if bias is None else bias.split(self._cuts)
         return tuple(F.linear(x, part, more) for part, more in zip(parts, biases, strict=True))
 
-    def _emit(self, h: Tensor) -> Tensor:
-        return F.linear(h, *self._out())
-
     def _in(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of in_proj, with the multipliers."""
+        """Weight and bias of in_proj, with the factors."""
         b, sections = self.block, self.sizes.sections
-        scales = [b.z_multiplier, b.x_multiplier, b.b_multiplier, b.c_multiplier, b.dt_multiplier]
+        scales = [b.z_scale, b.x_scale, b.b_scale, b.c_scale, b.dt_scale]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        weight = _scaled(weight, [scale * b.in_multiplier for scale in scales], sections)
+        weight = _scaled(weight, scales, sections)
         return weight, None if bias is None else _scaled(bias, scales, sections)
-
-    def _out(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of out_proj, with the multiplier."""
-        scale, weight, bias = self.block.out_multiplier, self.out_proj.weight, self.out_proj.bias
-        return (weight, bias) if scale == 1 else (weight * scale, None if bias is None else bias * scale)
 
 
 def _scaled(weight: Tensor, scales: Sequence[float], sections: Sequence[int]) -> Tensor:

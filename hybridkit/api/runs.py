@@ -65,13 +65,17 @@ def train(
     progress is printed unless `quiet`. Raises UserError for what is wrong in the recipe, for a folder that holds a run
     (without `resume`), and for a recipe of several ranks, which `hybridkit train` starts.
     """
+    from hybridkit.evaluation.probes import probes_of
     from hybridkit.report.progress import reporter
+    from hybridkit.training.launch.launch import check_launch
     from hybridkit.training.reporter import Silent
     from hybridkit.training.trainer import train as start
 
     folder = Path(run) if run is not None else Path("runs") / _name(recipe)
     loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
-    start(loaded, folder, resume=resume, reporter=Silent() if quiet else reporter(), callbacks=callbacks)
+    check_launch(loaded.recipe, 1, loaded.registry)
+    told = Silent() if quiet else reporter()
+    start(loaded, folder, resume=resume, reporter=told, callbacks=[*probes_of(loaded), *callbacks])
     return TrainedRun(folder)
 
 

@@ -47,12 +47,13 @@ def train(
         return _estimate(loaded, ranks or 1, as_json)
     launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:
+        from hybridkit.evaluation.probes import probes_of
         from hybridkit.report.progress import reporter
         from hybridkit.training.reporter import Silent
         from hybridkit.training.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
-        start(loaded, folder, resume=resume, reporter=told)
+        start(loaded, folder, resume=resume, reporter=told, callbacks=probes_of(loaded))
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:

@@ -58,6 +58,11 @@ def _held_out(data: Data) -> list[tuple[str, Data]]:
     return [(name, data.model_copy(update={"source": text, "validation": 1.0})) for name, text in named.items()]
 
 
+def validation_names(data: Data) -> list[str]:
+    """`val_loss.NAME` for each of several texts that are validated on."""
+    return [] if is_single(data) else [f"val_loss.{name}" for name, _ in _held_out(data)]
+
+
 class _Share(NamedTuple):
     name: str
     weight: float

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
 from hybridkit.recipe.choices import ENGINE, check_choice, engine_fields, optimizer_choice
+from hybridkit.recipe.probe import Probe
 from hybridkit.recipe.section import FIXED, MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.registry.registry import REGISTRY, Registry
 
@@ -127,6 +128,14 @@ class Train(Section):
         default=None, min_length=1,
         description="A figure of validations or probes: the checkpoint that is best by it is kept for good.",
     )  # fmt: skip
+    probes: list[Probe] = Field(
+        default=[],
+        description="Small evaluations during training: `[{every: 500, recall: [8, 64], windows: [8, 64]}, "
+        '{every: 1000, needles: niah_single_1, lengths: 1k, samples: 20}, {every: 500, write: "def "}]`.',
+    )
+    probe_share: float = Field(
+        default=0.1, ge=0, description="The most that probes may cost, as a share of the FLOPs of training."
+    )
     until: Until | None = Field(
         default=None, description="Stop at the first figure within a bound: `{metric: val_loss, at_most: 1.5}`."
     )

@@ -36,6 +36,13 @@ def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
     return f"loss {format_loss(line['loss'])}{bits_said}{_window(line['window'])}  {speed}"
 
 
+def probed(line: Mapping[str, Any]) -> str:
+    """The figures of a probe's line in words: shares in percent, and what was written."""
+    found = [f"{name.removeprefix('probe.')} {value:.1%}" for name, value in line.items() if isinstance(value, float)]
+    written = [f"wrote {line['written']['text']!r}"] if "written" in line else []
+    return "  ".join([*found, *written])
+
+
 def _window(window: int | Mapping[str, int] | None) -> str:
     if window is None:
         return ""
@@ -63,6 +70,10 @@ class Lines(Reporter):
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """Always a line."""
         say(f"step {line['step']}/{self._steps}  {figures(line, None)}")
+
+    def on_probe(self, line: Mapping[str, Any]) -> None:
+        """Always a line."""
+        say(f"step {line['step']}/{self._steps}  {probed(line)}")
 
     def message(self, text: str) -> None:
         """The text itself."""
@@ -93,6 +104,10 @@ class Bar(Reporter):
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
         self.message(f"step {line['step']}  {figures(line, None)}")
+
+    def on_probe(self, line: Mapping[str, Any]) -> None:
+        """A line above the bar."""
+        self.message(f"step {line['step']}  {probed(line)}")
 
     def message(self, text: str) -> None:
         """A line above the bar."""

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
+from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import parse_json
@@ -125,7 +126,8 @@ def _is_disk_error(error: BaseException | None) -> bool:
 
 def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     run = job.run(seed)
-    train(job.recipes[seed], run.path, resume=True, reporter=Silent())
+    recipe = job.recipes[seed]
+    train(recipe, run.path, resume=True, reporter=Silent(), callbacks=probes_of(recipe))
     found: dict[str, Any] = dict(run_metrics(run))
     if job.evaluate is not None:
         found["eval"] = evaluation_tree(_evaluate(run, job), job.windows)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.system.errors import Failure, Interrupted, UserError
+
+if TYPE_CHECKING:
+    from hybridkit.model.model import Model
+    from hybridkit.model.plan import Plan
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 
@@ -35,11 +39,33 @@ class Callback:
     def on_validation(self, line: Line) -> None:
         """The held-out text was evaluated: its line of metrics.jsonl."""
 
+    def on_probe(self, line: Line) -> None:
+        """Callbacks have measured something: its line of metrics.jsonl."""
+
     def on_checkpoint(self, folder: Path, step: int) -> None:
         """A checkpoint is complete."""
 
     def on_end(self) -> None:
         """Training stops, for whatever reason."""
+
+    def metrics(self) -> Sequence[str]:
+        """The names of the figures that `measure` gives: what `train.until` and `train.best` may name."""
+        return ()
+
+    def check(self, plan: Plan) -> None:
+        """Before anything is trained. Raises UserError where this callback does not suit the model."""
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether something is to be measured after `step` updates; `last`: of the run."""
+        return False
+
+    def measure(self, step: int, last: bool, model: Model) -> Line:
+        """Figures for a line of metrics.jsonl. The model must be left as it is, and global generators alone."""
+        return {}
+
+    def summary(self) -> str:
+        """What to say at the end of training; nothing by default."""
+        return ""
 
 
 class Callbacks:
@@ -48,17 +74,19 @@ class Callbacks:
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = callbacks
 
-    def tell(self, event: str, *said: Any) -> None:
-        """Call the method `event` of each. Raises Failure, or OSError for what a callback could not write."""
+    def tell(self, event: str, *said: Any) -> list[Any]:
+        """Call the method `event` of each; what they return. Raises Failure, or OSError for what one cannot write."""
+        answers = []
         for callback in self._callbacks:
             try:
-                getattr(callback, event)(*said)
+                answers.append(getattr(callback, event)(*said))
             except (UserError, Failure, Interrupted):
                 raise
             except OSError as error:
                 raise OSError(error.errno, f"{_name(callback)}: {error.strerror or error}") from error
             except Exception as error:
                 raise Failure(f"{_name(callback)}, {event}: {type(error).__name__}: {error}") from error
+        return answers
 
 
 def _name(callback: Callback) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from hybridkit.cost.memory import PersistentMemory
     from hybridkit.data.batches import Batch
+    from hybridkit.model.model import Model
     from hybridkit.model.plan import Plan
     from hybridkit.system.machine import Precision
 
@@ -56,6 +57,7 @@ class Engine(Protocol):
     data_parallel_rank: int  # among those that share each batch: all ranks, unless some share a sequence
     data_parallel_size: int
     device: torch.device
+    model: Model  # the whole of it, which may be evaluated on one rank, unless the engine's spec refuses probes
     precision: Precision
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:

@@ -86,6 +86,8 @@ class Loop:
             self._store.wait()
             self._tell_checkpoint()
         self._parts.reporter.message(str(self._speed))
+        for said in filter(None, self._parts.callbacks.tell("summary")):
+            self._parts.reporter.message(said)
 
     def _begin(self) -> None:
         """A rollback needs a checkpoint to return to; where there is none, save one now."""
@@ -142,6 +144,7 @@ class Loop:
         """Validation, then a checkpoint, each where it is due."""
         step, last = self._state.step, self._state.step == self._train.steps
         measured = self._validate() if last or step % self._train.validate_every == 0 else {}
+        measured = measured | self._measure(last)
         self._stop_if_met(measured)
         asked, signals.save = signals.save, 0
         wanted = self._engine.all_reduce_max(asked)
@@ -165,11 +168,26 @@ class Loop:
         self._parts.callbacks.tell("on_validation", line)
         return line
 
+    def _measure(self, last: bool) -> dict[str, Any]:
+        """What callbacks measure at this step, on rank 0."""
+        step, tell = self._state.step, self._parts.callbacks.tell
+        if not any(tell("due", step, last)):
+            return {}
+        model = self._engine.model
+        model.tokenizer = self._parts.feed.tokenizer
+        found = {name: value for one in tell("measure", step, last, model) for name, value in one.items()}
+        line = {"step": step, **found}
+        self._write(line)
+        tell("on_probe", line)
+        return line
+
     def _stop_if_met(self, measured: dict[str, Any]) -> None:
-        """Make this step the last where a figure is what `train.until` waits for."""
+        """Make this step the last where a figure, which rank 0 may know alone, is what `train.until` waits for."""
         until = self._train.until
-        if until and until.met(measured):
-            self._state.stopped = until.model_dump_json()
+        if not until or not self._engine.all_reduce_max(int(until.met(measured))):
+            return
+        self._state.stopped = until.model_dump_json()
+        if until.met(measured):
             found = f"{until.metric} is {measured[until.metric]:.6g}"
             self._parts.reporter.message(f"train.until is met: {found} after step {self._state.step}")
 

@@ -3,9 +3,10 @@
 Every function here raises UserError, which says what differs and what would be right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridkit.data.open import validation_names
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.model.config import ModelConfig
 from hybridkit.recipe.files import recipe_changes
@@ -15,13 +16,26 @@ from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import refuse_changed
 from hybridkit.runs.run import Newest, Run
-from hybridkit.system.errors import UserError
+from hybridkit.system.errors import UserError, nearest
+
+VALIDATION = ("val_loss", "val_bits_per_byte")
 
 
 def refuse_begun(run: Run, resume: bool) -> None:
     """Raises UserError for a folder that holds a run, where none is to be resumed."""
     if run.begun and not resume:
         raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
+
+
+def refuse_unknown_metrics(recipe: Recipe, probed: Sequence[str]) -> None:
+    """Raises UserError where `train.until` or `train.best` names a figure that no validation and no probe gives."""
+    known = [*VALIDATION, *(f"{name}_ema" for name in VALIDATION if recipe.train.ema), *validation_names(recipe.data)]
+    until = recipe.train.until
+    for field, metric in (("until", until.metric if until else None), ("best", recipe.train.best)):
+        if metric is not None and metric not in (*known, *probed):
+            near = nearest(metric, [*known, *probed])
+            hint = f"did you mean `{near}`? There" if near else "there"
+            raise UserError(f"train.{field}: nothing measures {metric}; {hint} are {', '.join([*known, *probed])}")
 
 
 def refuse_old_rules(recipe: Recipe, run: Run) -> None:

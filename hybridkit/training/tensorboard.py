@@ -33,6 +33,9 @@ class TensorBoard(Callback):
     def on_validation(self, line: Line) -> None:
         self._add(line)
 
+    def on_probe(self, line: Line) -> None:
+        self._add(line)
+
     def on_end(self) -> None:
         if self._board:
             self._board.close()

@@ -41,6 +41,7 @@ from hybridkit.training.refusals import (
     refuse_other_code,
     refuse_other_function,
     refuse_other_tokenizer,
+    refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
@@ -65,6 +66,9 @@ def train(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     check_freeze(plan, recipe.train.freeze)
+    for callback in callbacks:
+        callback.check(plan)
+    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:

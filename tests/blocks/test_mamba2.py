@@ -24,10 +24,8 @@ GROUPED = Mamba2(
     conv_bias=False,
     dt_min=0.5,
     dt_max=1.5,
-    in_multiplier=1.3,
-    x_multiplier=0.5,
-    dt_multiplier=2,
-    out_multiplier=0.7,
+    x_scale=0.5,
+    dt_scale=2,
 )
 OVER_ALL = Mamba2(state=4, groups=2, gate_norm="all")
 UNNORMED = Mamba2(state=4, groups=4, gate_norm="none")
@@ -57,13 +55,13 @@ def drawn(block: Mamba2) -> Mamba2Layer:
 
 
 def recurrence(layer: Mamba2Layer, u: Tensor, document_starts: Tensor) -> Tensor:
-    """The equations of arXiv 2405.21060, a token at a time, each document alone; multipliers as Falcon-H1's."""
+    """The equations of arXiv 2405.21060, a token at a time, each document alone; factors as Falcon-H1's."""
     block, sizes, rows = layer.block, layer.sizes, []
-    scales = block.z_multiplier, block.x_multiplier, block.b_multiplier, block.c_multiplier, block.dt_multiplier
+    scales = block.z_scale, block.x_scale, block.b_scale, block.c_scale, block.dt_scale
     for row, marks in zip(u, document_starts, strict=True):
         S, past, outputs = None, [], []
         for token, begins in zip(row, marks, strict=True):
-            parts = layer.in_proj(block.in_multiplier * token).split(sizes.sections)
+            parts = layer.in_proj(token).split(sizes.sections)
             z, x, b, c, dt = (part * scale for part, scale in zip(parts, scales, strict=True))
             if begins or S is None:
                 S, past = u.new_zeros(sizes.heads, sizes.head, sizes.state), []
@@ -80,7 +78,7 @@ def recurrence(layer: Mamba2Layer, u: Tensor, document_starts: Tensor) -> Tensor
             if block.gate_norm != "none":
                 groups = y.view(1 if block.gate_norm == "all" else sizes.groups, -1)
                 y = (groups / (groups.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten() * layer.norm.weight
-            outputs.append(layer.out_proj(y) * block.out_multiplier)
+            outputs.append(layer.out_proj(y))
         rows.append(torch.stack(outputs))
     return torch.stack(rows)
 

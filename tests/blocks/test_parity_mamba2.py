@@ -65,7 +65,7 @@ def granite() -> tuple[Mamba2, Any, type[nn.Module]]:
 
 
 def falcon_h1() -> tuple[Mamba2, Any, type[nn.Module]]:
-    """Multipliers of the input and of every section, and no norm."""
+    """Factors of every section, with that of the input in them, and no norm."""
     from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1Mixer, compute_mup_vector
 
     config = transformers.FalconH1Config(
@@ -86,12 +86,11 @@ def falcon_h1() -> tuple[Mamba2, Any, type[nn.Module]]:
         state=6,
         groups=2,
         gate_norm="none",
-        in_multiplier=1.3,
-        z_multiplier=0.5,
-        x_multiplier=0.7,
-        b_multiplier=1.1,
-        c_multiplier=0.9,
-        dt_multiplier=1.7,
+        z_scale=0.5 * 1.3,
+        x_scale=0.7 * 1.3,
+        b_scale=1.1 * 1.3,
+        c_scale=0.9 * 1.3,
+        dt_scale=1.7 * 1.3,
     )
 
     class WithMultipliers(FalconH1Mixer):

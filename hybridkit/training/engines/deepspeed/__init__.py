@@ -63,6 +63,11 @@ class DeepSpeed(EngineSpec):
         for field in ("ema", "freeze"):
             if getattr(recipe.train, field):
                 raise UserError(f"train.{field}: train.engine=deepspeed does not support it; use train.engine=local")
+        if recipe.train.probes and (self.zero == 3 or self.sequence_parallel > 1):
+            raise UserError(
+                "train.probes: rank 0 measures them with the whole model, which it has at train.zero of at most 2 and"
+                " train.sequence_parallel=1"
+            )
         if ranks % self.sequence_parallel:
             raise UserError(f"train.sequence_parallel: {self.sequence_parallel} does not divide {ranks} ranks")
         rows = recipe.train.batch_tokens // recipe.data.sequence

@@ -1,0 +1,155 @@
+"""Probes: what a model remembers while it is trained (`train.probes`), as a callback that measures.
+
+The samples are the same at every step and in every run, and nothing is drawn from a global generator, so that a run
+with probes trains exactly as one without. Their cost is known beforehand, in FLOPs against those of training, and
+bounded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from hybridkit.cost.flops import TRAINING, forward_flops
+from hybridkit.data.open import feed_source, held_out_batches
+from hybridkit.data.sources.recall import RecallTask
+from hybridkit.evaluation.haystack import open_essays
+from hybridkit.evaluation.needles import answer_generated
+from hybridkit.evaluation.recall import far, near
+from hybridkit.evaluation.samples import Samples
+from hybridkit.evaluation.scoring import ReadOptions
+from hybridkit.evaluation.task import ANSWER_TOKENS
+from hybridkit.evaluation.task_names import task_names
+from hybridkit.inference.sampling import Sampling
+from hybridkit.inference.streaming import Reply, Writer
+from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.probe import NEAR, Probe, needle_metric, recall_metric
+from hybridkit.system.errors import UserError
+from hybridkit.training.callback import Callback, Line, Start
+
+SEED = 42
+ROW_TOKENS = 8192  # read together
+
+
+def probes_of(loaded: Loaded) -> list[Callback]:
+    """The callback of a recipe's probes, if it has any. Raises UserError for a task that is not known."""
+    return [Probes(loaded)] if loaded.recipe.train.probes else []
+
+
+class Probes(Callback):
+    """Measures the probes of a recipe when their turns come."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._recipe, self._registry = loaded.recipe, loaded.registry
+        self._probes: Sequence[Probe] = [_with_tasks(probe) for probe in loaded.recipe.train.probes]
+        self._samples: dict[tuple[str, int], Samples] = {}
+        self._seconds, self._began = 0.0, time.perf_counter()
+        task = feed_source(self._recipe.data, self._registry)
+        self._task = task if isinstance(task, RecallTask) else None
+        if self._task is None and any(probe.recall for probe in self._probes):
+            raise UserError("train.probes: recall asks runs on `data.source: recall(...)`; this one is on text")
+
+    def metrics(self) -> Sequence[str]:
+        return list(dict.fromkeys(name for probe in self._probes for name in probe.metrics()))
+
+    def check(self, plan: Plan) -> None:
+        if any(probe.windows for probe in self._probes) and not plan.has_windows:
+            raise UserError(f"train.probes: windows: no block of {plan.pattern} has a window; leave it out")
+        share, allowed = self.share(plan), self._recipe.train.probe_share
+        if share > allowed:
+            raise UserError(
+                f"train.probes: they take {share:.1%} of the FLOPs of training, and train.probe_share allows"
+                f" {allowed:.1%}: ask less often, or for fewer samples, or allow more"
+            )
+
+    def share(self, plan: Plan) -> float:
+        """FLOPs of the probes as a share of those of training; text that is decoded counts like text that is read."""
+        data, train = self._recipe.data, self._recipe.train
+        step = TRAINING * train.batch_tokens // data.sequence * forward_flops(plan, data.sequence)
+        return sum(self._flops(probe, plan) / (probe.every * step) for probe in self._probes)
+
+    def _flops(self, probe: Probe, plan: Plan) -> int:
+        windows = len(probe.windows or [None])
+        if probe.write:
+            return windows * forward_flops(plan, len(probe.write.encode()) + probe.tokens)
+        if probe.recall and self._task:
+            near_flops = ROW_TOKENS // self._recipe.data.sequence * forward_flops(plan, self._recipe.data.sequence)
+            tokens = [2 * self._task.pairs + gap + 1 for gap in probe.recall]
+            return windows * probe.samples * sum(forward_flops(plan, n) for n in tokens) + near_flops
+        lengths = [length + ANSWER_TOKENS for length in probe.lengths or ()]
+        return windows * probe.samples * len(probe.needles or ()) * sum(forward_flops(plan, n) for n in lengths)
+
+    def due(self, step: int, last: bool) -> bool:
+        return any(last or step % probe.every == 0 for probe in self._probes)
+
+    @torch.no_grad()
+    def measure(self, step: int, last: bool, model: Model) -> Line:
+        begin, found = time.perf_counter(), dict[str, Any]()
+        for probe in self._probes:
+            if last or step % probe.every == 0:
+                found |= dict(self._asked(probe, model))
+        self._seconds += time.perf_counter() - begin
+        return found
+
+    def on_start(self, start: Start) -> None:
+        self._seconds, self._began = 0.0, time.perf_counter()
+
+    def summary(self) -> str:
+        whole = time.perf_counter() - self._began
+        return f"probes took {self._seconds:,.1f} s, {self._seconds / whole:.1%} of the time"
+
+    def _asked(self, probe: Probe, model: Model) -> Iterator[tuple[str, Any]]:
+        for place, window in enumerate(probe.windows or [None]):
+            reading = ReadOptions(window)
+            if probe.recall and self._task:
+                if place == 0:
+                    yield NEAR, self._near(model, reading)
+                for gap in probe.recall:
+                    hits = far(model, self._task, gap, probe.samples, SEED, reading)
+                    yield recall_metric(gap, window), sum(hits) / len(hits)
+            for task in probe.needles or ():
+                for length in probe.lengths or ():
+                    yield needle_metric(task, length, window), self._needles(model, task, length, probe, reading)
+            if probe.write and place == 0:
+                yield "written", {"prompt": probe.write, "text": _written(model, probe)}
+
+    def _near(self, model: Model, reading: ReadOptions) -> float | None:
+        data = self._recipe.data
+        batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence), registry=self._registry)
+        hits = [hit for rows in near(model, [next(batches)], reading).values() for row in rows for hit in row]
+        return sum(hits) / len(hits) if hits else None
+
+    def _needles(self, model: Model, task: str, length: int, probe: Probe, reading: ReadOptions) -> float:
+        assert model.tokenizer
+        key = task, length
+        if key not in self._samples:
+            tokenizer = model.tokenizer
+            self._samples[key] = Samples(task, length, SEED, tokenizer, tokenizer.digest, open_essays(None))
+        samples = self._samples[key]
+        for _ in samples.prepare(probe.samples):
+            pass
+        scores: list[float] = []
+        for first in range(0, probe.samples, reading.batch):
+            chosen = range(first, min(first + reading.batch, probe.samples))
+            answers = answer_generated(model, [samples[index].prompt for index in chosen], reading)
+            scores += [answer.score for answer in answers]
+        return sum(scores) / len(scores)
+
+
+def _with_tasks(probe: Probe) -> Probe:
+    """The probe with groups of needle tasks spelt out."""
+    return probe.model_copy(update={"needles": list(task_names(probe.needles))}) if probe.needles else probe
+
+
+def _written(model: Model, probe: Probe) -> str:
+    writer = Writer(model, Sampling(temperature=0), probe.tokens)
+    replies: list[Reply] = []
+    window = probe.windows[0] if probe.windows else None
+    for _ in writer.reply(writer.read([probe.write or ""], window=window), replies):
+        pass
+    return replies[0].text

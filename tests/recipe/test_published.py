@@ -1,0 +1,37 @@
+"""Published models are what their recipes say: as many parameters as transformers counts, and the same logits."""
+
+import pytest
+import torch
+from published import MODELS, VOCAB, copy_to, described, scaled_down, theirs
+
+from hybridkit.cost.flops import CostSettings, cost
+from hybridkit.recipe.files import shipped
+
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
+
+def test_every_published_recipe_is_compared() -> None:
+    found = {name for name in shipped() if name.startswith("published/") and not name.endswith("-like")}
+    found -= {"published/gemma-3-4b"}
+    assert {f"published/{name}" for name in MODELS} == found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_published_model_has_its_parameters(name: str) -> None:
+    published, found = MODELS[name], cost(described(name), CostSettings(1024, dtype=torch.bfloat16))
+    with torch.device("meta"):
+        weights = {id(weight): weight.numel() for weight in theirs(published.name, published.fields).parameters()}
+    assert found.parameters.total == sum(weights.values()) == published.parameters
+    assert 0 < found.decode <= 2.1 * found.parameters.total + found.state, "two a weight, and those of the states"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_published_model_has_its_logits(name: str) -> None:
+    """Scaled down, on copied weights, in float64, of which transformers computes norms and angles in fp32."""
+    published, model = MODELS[name], scaled_down(name, MODELS[name])
+    other = theirs(published.name, published.fields | published.small | published.options).double().eval()
+    copy_to(other, model, published)
+    ids = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
+    logits = model(ids)[0]
+    torch.testing.assert_close(logits, other(ids).logits.to(logits), rtol=1e-4, atol=1e-4 * logits.std().item())
