@@ -35,6 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import delta_span as span
 from hybridkit_blocks.ops.delta_pairs import BASE
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most
@@ -81,7 +82,8 @@ def chunkwise(
     with no_autocast(v):
         if v.shape[1] == 1:
             return _one_token(q, k, v, beta, g, state, document_starts)
-        o, after = _Chunkwise.apply(q, k, v, beta, g, state, document_starts)
+        run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
+        o, after = run(q, k, v, beta, g, state, document_starts)
     return o, after
 
 
@@ -160,6 +162,23 @@ class _Chunkwise(torch.autograd.Function):
             for whole, made in ((dv, dx.v), (dbeta, dx.beta), (dg, dx.g)):
                 _put(whole[:, part], made)
         return dq, dk, dv, dbeta[..., 0], dg, rows.view_as(dstate), None
+
+
+def _empty(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What `forward` gives, without values."""
+    return v.new_empty(v.shape), state.new_empty(state.shape)
+
+
+_operator = operator(
+    "delta_rule",
+    "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor g, Tensor state, Tensor? document_starts",
+    _Chunkwise.forward,
+    _Chunkwise.gradient,
+    _empty,
+    differentiable=6,
+)
 
 
 def _split(kept: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

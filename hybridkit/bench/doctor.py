@@ -22,6 +22,7 @@ EXTRAS = {
     "search": ("optuna",),
     "triton": ("triton",),
     "flash": ("flash-attn",),
+    "fla": ("flash-linear-attention", "triton"),
 }
 
 
