@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,11 @@ class Mamba2(Block):
     b_scale: float = 1
     c_scale: float = 1
     dt_scale: float = 1
+
+    def resolved(self, dims: Dims) -> Self:
+        sizes = self.sizes(dims)
+        usual = type(self).model_fields["expand"].default  # means nothing beside `head`
+        return self.model_copy(update={"heads": sizes.heads, "head": sizes.head, "expand": usual})
 
     def build(self, dims: Dims) -> Mamba2Layer:
         return Mamba2Layer(self, self.sizes(dims), dims)

@@ -14,7 +14,7 @@ Letters: B batch, T tokens, D width, W width of the recurrence, H heads, w = W /
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,10 @@ class Rglru(Block):
     heads: int | None = Field(None, ge=1)
     width: int | None = Field(None, ge=1)
     conv: int = Field(4, ge=1)
+
+    def resolved(self, dims: Dims) -> Self:
+        heads, width = self._sizes(dims)
+        return self.model_copy(update={"heads": heads, "width": width})
 
     def build(self, dims: Dims) -> RglruLayer:
         return RglruLayer(dims, *self._sizes(dims), self.conv)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hybridkit.block import (
@@ -71,6 +71,12 @@ class _Sizes(Block):
     head: int | None = Field(None, ge=1)
     theta: float | None = Field(10000.0, gt=0)
     qk_norm: bool | Literal["projection"] = False
+
+    @field_validator("qk_norm", mode="before")
+    @classmethod
+    def _of_each_head(cls, given: object) -> object:
+        """`head` is another word for true."""
+        return True if given == "head" else given
 
 
 class AttentionBlock(RopeOptions, _Sizes):

@@ -84,7 +84,7 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, decays: int, key
 def _fault(name: str, device: torch.device, dtype: torch.dtype, decays: int, key: int, value: int) -> str:
     """How a kernel's results differ from the own form's by more than rounding; empty if they do not."""
     draw, heads = torch.Generator().manual_seed(0), 2
-    shapes = [(2, 300, heads, width) for width in (key, key, value)]
+    shapes: list[tuple[int, ...]] = [(2, 300, heads, width) for width in (key, key, value)]
     shapes += [(2, 300, heads), (2, 300, heads, decays), (2, heads, key, value)]
     q, k, v, beta, g, state = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
     inputs = [*(t.to(dtype) for t in (q, k, v)), beta.sigmoid(), -F.softplus(3 * g - 3), state]

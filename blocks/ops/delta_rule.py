@@ -79,10 +79,10 @@ def chunkwise(
     """
     if state is None:
         state = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1], dtype=wide(v.dtype))
+    run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
     with no_autocast(v):
         if v.shape[1] == 1:
             return _one_token(q, k, v, beta, g, state, document_starts)
-        run = _operator if torch.compiler.is_compiling() else _Chunkwise.apply
         o, after = run(q, k, v, beta, g, state, document_starts)
     return o, after
 
@@ -164,21 +164,8 @@ class _Chunkwise(torch.autograd.Function):
         return dq, dk, dv, dbeta[..., 0], dg, rows.view_as(dstate), None
 
 
-def _empty(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor, document_starts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """What `forward` gives, without values."""
-    return v.new_empty(v.shape), state.new_empty(state.shape)
-
-
-_operator = operator(
-    "delta_rule",
-    "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor g, Tensor state, Tensor? document_starts",
-    _Chunkwise.forward,
-    _Chunkwise.gradient,
-    _empty,
-    differentiable=6,
-)
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor g, Tensor state, Tensor? document_starts"
+_operator = operator("delta_rule", _Chunkwise, _INPUTS, outputs=2)
 
 
 def _split(kept: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -74,7 +74,7 @@ class Network(Layer):
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         up, unit = product(side_by_side(norm, [part.weight for part in self.into]), rows), Unit(norm)
         down, hidden = residual(self.down.weight, rows), self._hidden
-        biases = [part.bias for part in self.into if part.bias is not None]
+        biases: list[Tensor] = [part.bias for part in self.into if part.bias is not None]
         bias, last = (torch.cat(biases), self.down.bias) if biases else (None, None)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -123,18 +123,8 @@ class _Recurrence(torch.autograd.Function):
         return du, digate, drgate, ddecay.to(decay.dtype), following, None
 
 
-def _empty(u: Tensor, igate: Tensor, rgate: Tensor, decay: Tensor, h: Tensor, begins: Tensor) -> Any:
-    return u.new_empty(*u.shape[:2], h.shape[-1]), h.new_empty(h.shape)
-
-
-_operator = operator(
-    "rglru",
-    "Tensor u, Tensor igate, Tensor rgate, Tensor decay, Tensor h, Tensor begins",
-    _Recurrence.forward,
-    _Recurrence.gradient,
-    _empty,
-    differentiable=5,
-)
+_INPUTS = "Tensor u, Tensor igate, Tensor rgate, Tensor decay, Tensor h, Tensor? begins"
+_operator = operator("rglru", _Recurrence, _INPUTS, outputs=2)
 
 
 def _spans(u: Tensor) -> list[slice]:

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hybridkit.block import building
+
 
 def may_run(
     what: str, kernel: str, packages: Sequence[str], device: torch.device, case: str, fault: Callable[[], str]
@@ -34,7 +36,8 @@ def may_run(
     if passed.exists():
         return True
     try:
-        found = fault()
+        with building(f"the check of {what}'s kernel ({case})"):
+            found = fault()
     except Exception as error:  # whatever fails in a compiler, the own form works
         found = f"it fails with {type(error).__name__}: {error}"
     if found:

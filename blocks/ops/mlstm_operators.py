@@ -1,10 +1,5 @@
-"""The mLSTM cell as operators of torch.library: torch.compile keeps a layer in one graph, and does not look into them.
-
-Forward and backward are operators of their own. `fake` says what an operator returns (shapes, types, order in memory);
-no output shares memory with an input. They are used where a layer is compiled; eager code calls the functions directly.
-
-- `hybridkit::mlstm` is the own form. It keeps its inputs alone; its backward computes the rest again.
-- `hybridkit::mlstm_triton` is mlstm_kernels' compiled form, in whole chunks. Its memory takes no gradient.
+"""The mLSTM cell as operators of torch.library (operators.py): the own form, where torch.compile compiles a layer, and
+mlstm_kernels' compiled form in whole chunks, whose memory takes no gradient.
 
 Letters as in mlstm_chunkwise.py.
 """
@@ -17,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hybridkit_blocks.ops.mlstm_chunkwise import Chunkwise, MlstmState, by_token, empty_state, tiles
+from hybridkit_blocks.ops.mlstm_chunkwise import Chunkwise, MlstmState, empty_state
 from hybridkit_blocks.ops.mlstm_span import columns
+from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, Tensor C, Tensor n, Tensor m"
@@ -32,61 +28,7 @@ def own(
     return h, MlstmState(*after)
 
 
-class _Kept:
-    """What `Chunkwise.forward` hands to its gradient, without autograd."""
-
-    def __init__(self, gradient: bool) -> None:
-        self.needs_input_grad, self.saved_tensors = (gradient,), tuple[Tensor, ...]()
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        self.saved_tensors = tensors
-
-
-@torch.library.custom_op(
-    "hybridkit::mlstm",
-    mutates_args=(),
-    schema=f"({_INPUTS}, Tensor? document_starts) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _own(*inputs: Any) -> tuple[Tensor, ...]:
-    with no_autocast(inputs[0]):
-        h, C, n, m = Chunkwise.forward(_Kept(False), *inputs)
-    return h, C, n, m.clone()
-
-
-@_own.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, _: Any) -> Any:
-    return by_token(v, v.shape[-1], v.dtype), *(t.new_empty(t.shape) for t in (C, n, m))
-
-
-@torch.library.custom_op(
-    "hybridkit::mlstm_backward",
-    mutates_args=(),
-    schema=f"({_INPUTS}, Tensor? document_starts, Tensor dh, Tensor dC, Tensor dn, Tensor dm) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _own_backward(*given: Any) -> tuple[Tensor, ...]:
-    inputs, outputs, kept = given[:9], given[9:], _Kept(True)
-    with no_autocast(inputs[0]):
-        Chunkwise.forward(kept, *inputs)
-        *grads, dm, _ = Chunkwise.gradient(kept, *outputs)
-    return *grads, dm.clone()
-
-
-@_own_backward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, *_: Any) -> Any:
-    vectors = (by_token(t, t.shape[-1], v.dtype) for t in (q, k, v))
-    return *vectors, *(t.new_empty(t.shape, dtype=C.dtype) for t in (i, f, C, n, m))
-
-
-def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _through_own(ctx: Any, *grads: Tensor) -> Any:
-    return *_own_backward(*ctx.saved_tensors, *grads), None
-
-
-_own.register_autograd(_through_own, setup_context=_keep_inputs)
+_own = operator("mlstm", Chunkwise, f"{_INPUTS}, Tensor? document_starts", outputs=4)
 
 
 def triton(
@@ -156,18 +98,6 @@ def _products(q: torch.Size, v: torch.Size, length: int, chunks: int) -> int:
     """FLOPs of the chunkwise form: states written and read, and the pairs of a chunk."""
     (batch, heads, _, key), value = q, columns(v[-1])
     return batch * heads * chunks * length * (4 * key * value + 2 * length * (key + value))
-
-
-@register_flop_formula(torch.ops.hybridkit.mlstm)
-def _(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    chunks, length = tiles(q[2])
-    return _products(q, v, length, chunks)
-
-
-@register_flop_formula(torch.ops.hybridkit.mlstm_backward)
-def _(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    chunks, length = tiles(q[2])
-    return 3 * _products(q, v, length, chunks)  # forward once more, then two products for each
 
 
 @register_flop_formula(torch.ops.hybridkit.mlstm_triton)

@@ -116,18 +116,8 @@ class _Chunkwise(torch.autograd.Function):
         return *found, dskip.to(skip.dtype), cut.state(memory), None
 
 
-def _empty(mixed: Tensor, dt: Tensor, log_a: Tensor, skip: Tensor, state: Tensor, _: Tensor | None) -> Any:
-    return mixed.new_empty(*mixed.shape[:2], *state.shape[1:3]), state.new_empty(state.shape)
-
-
-_operator = operator(
-    "ssd",
-    "Tensor mixed, Tensor dt, Tensor log_a, Tensor skip, Tensor state, Tensor? document_starts",
-    _Chunkwise.forward,
-    _Chunkwise.gradient,
-    _empty,
-    differentiable=5,
-)
+_INPUTS = "Tensor mixed, Tensor dt, Tensor log_a, Tensor skip, Tensor state, Tensor? document_starts"
+_operator = operator("ssd", _Chunkwise, _INPUTS, outputs=2)
 
 
 class _Cut:

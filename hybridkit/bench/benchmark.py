@@ -36,7 +36,7 @@ from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, spare_memory
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
-from hybridkit.training.compile import for_graphs
+from hybridkit.training.compile import compiles, for_graphs
 from hybridkit.training.engines.local.engine import LocalEngine, initial_model
 from hybridkit.training.micro_batches import automatic_rows, num_targets
 
@@ -229,10 +229,10 @@ def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str,
 
 def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     """Every distinct layer of the stack, and the modules before and after it."""
-    model, plan, windows = engine.model, job.plan, job.windows
+    model, plan, windows = engine.working, job.plan, job.windows
     autocast = partial(torch.autocast, job.device.type, torch.bfloat16, enabled=job.precision == "bf16")
     stream = torch.randn(*batch.tokens.shape, plan.dims.width, dtype=model.norm.weight.dtype, device=job.device)
-    handed = for_graphs(plan, windows) if job.train.compile else windows
+    handed = for_graphs(plan, windows) if compiles(job.train, job.device) else windows
     parts = []
     spans = {entry: (layer, own) for entry, (layer, own) in zip(plan.entries, model.spans(), strict=True)}
     for entry, times in Counter(plan.entries).items():

@@ -22,6 +22,7 @@ EXTRAS = {
     "search": ("optuna",),
     "triton": ("triton",),
     "flash": ("flash-attn",),
+    "notebook": ("pandas",),
     "fla": ("flash-linear-attention", "triton"),
 }
 

@@ -26,6 +26,7 @@ from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
 from hybridkit.block.state import State, clone_state, state_bytes, state_like
 from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, window_limit
+from hybridkit.system.building import building
 
 __all__ = [
     "Argument",
@@ -46,6 +47,7 @@ __all__ = [
     "Value",
     "Window",
     "WindowLimit",
+    "building",
     "clone_state",
     "linear",
     "pad_weight",

@@ -1,32 +1,61 @@
 """The verbs, one module each. Only typer is imported here: a verb imports what it needs when it runs."""
 
+import inspect
 import io
 import sys
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 
+from hybridkit import __version__
 from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, import_, search, show, train
+from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
 app = typer.Typer(
     help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (show, flops, train, eval, generate, search, bench, export, import_, blocks, doctor):
-    name = verb.__name__.rpartition(".")[2]
-    app.command(name.rstrip("_"))(getattr(verb, name))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(f"hybridkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
+def _add(module: ModuleType) -> None:
+    """A verb is the function named like its module; its summary is its docstring's first sentence, uncut."""
+    name = module.__name__.rpartition(".")[2]
+    verb: Callable[..., None] = getattr(module, name)
+    first = " ".join(inspect.cleandoc(verb.__doc__ or "").split("\n\n")[0].split())
+    app.command(name.rstrip("_"), short_help=first)(verb)
+
+
+for _module in (show, flops, train, eval, generate, search, bench, export, import_, blocks, doctor):
+    _add(_module)
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0, 1 failed, 2 bad input, 130 and 143 interrupted and resumable."""
     never_fail_to_encode()
     try:
-        sys.exit(app(standalone_mode=False))
+        with listening(lambda text: say(text, file=sys.stderr)):
+            sys.exit(app(standalone_mode=False))
     except UserError as error:
         sys.exit(_complain(error, 2))
     except Failure as error:

@@ -65,9 +65,10 @@ def flops(
     else:
         _report(asked, memory, as_json)
     if plot:
+        from hybridkit.report.figure import save_figure
         from hybridkit.report.flops_plot import draw_costs
 
-        draw_costs(asked[:: max(len(contexts), 1)], plot)
+        save_figure(draw_costs(asked[:: max(len(contexts), 1)]), plot)
 
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:

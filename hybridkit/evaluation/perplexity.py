@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from hybridkit.data.feed import IGNORED, Batch
-from hybridkit.evaluation.scoring import ReadOptions, stream_scores
+from hybridkit.evaluation.scoring import ReadOptions, TokenScores, stream_scores
 from hybridkit.model.model import Model
+
+Read = Callable[[int], object]  # is told of so many more tokens read
 
 _BINS = 64
 _MOST = 700.0  # nats whose exponential a float still holds
@@ -63,11 +65,16 @@ class PositionBin:
         return sizes | {"loss": loss, "perplexity": math.exp(min(loss, _MOST)), "gain": gain}
 
 
-def perplexity(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> TextLoss:
+def _ignore(tokens: int) -> None:
+    """Tells nobody."""
+
+
+def perplexity(model: Model, batches: Iterable[Batch], reading: ReadOptions, read: Read = _ignore) -> TextLoss:
     """The loss over all counted targets of the batches."""
     total, begin = TextLoss(), time.perf_counter()
     for batch in batches:
-        total.nats += sum(chunk.nats.sum(dtype=torch.float64).item() for chunk in stream_scores(model, batch, reading))
+        chunks = _told(stream_scores(model, batch, reading), read)
+        total.nats += sum(chunk.nats.sum(dtype=torch.float64).item() for chunk in chunks)
         total.tokens += int((batch.targets != IGNORED).sum())
         total.bytes += batch.bytes
         total.read += batch.tokens.numel()
@@ -75,8 +82,15 @@ def perplexity(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> 
     return total
 
 
+def _told(chunks: Iterable[TokenScores], read: Read) -> Iterator[TokenScores]:
+    """The chunks, telling `read` of each after it was used."""
+    for chunk in chunks:
+        yield chunk
+        read(chunk.nats.numel())
+
+
 def by_position(
-    model: Model, batches: Iterable[Batch], reading: ReadOptions, restart: int | None = None
+    model: Model, batches: Iterable[Batch], reading: ReadOptions, restart: int | None = None, read: Read = _ignore
 ) -> list[PositionBin]:
     """The loss in bins of contexts. With `restart` all targets are predicted a second time, their context cut."""
     counts, carried, cut = torch.zeros(3, _BINS, dtype=torch.float64)
@@ -84,9 +98,10 @@ def by_position(
     for batch in batches:
         longest = max(longest, batch.tokens.shape[1])
         counts += _binned([(batch.targets != IGNORED).double()])
-        carried += _binned(chunk.nats for chunk in stream_scores(model, batch, reading))
+        carried += _binned(chunk.nats for chunk in _told(stream_scores(model, batch, reading), read))
         if restart:
-            cut += _binned(chunk.nats for chunk in stream_scores(model, batch, reading, restart=restart))
+            again = stream_scores(model, batch, reading, restart=restart)
+            cut += _binned(chunk.nats for chunk in _told(again, read))
     return [
         PositionBin(
             2**k, min(2 ** (k + 1) - 1, longest), int(counts[k]), carried[k].item(), cut[k].item() if restart else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
+from hybridkit.data.feed import Batch
 from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
@@ -151,21 +153,32 @@ class _RunAtWindow:
         rows = max(1, ROW_TOKENS // data.sequence)
         train = train.model_copy(update={"batch_tokens": rows * data.sequence})
         feed = open_feed(data, train, rules=recipe.rules, registry=self.target.registry)
-        self._watch("held-out text", 0, 1)
-        loss = perplexity(self.model, feed.validation(), self.reading)
+        read = self._token_watch("held-out text", feed.validation())
+        loss = perplexity(self.model, feed.validation(), self.reading, read)
         found = {"window": self.window} | loss.to_json() | self.target.text.to_json()
         self.result.perplexity.setdefault(self.target.name, []).append(found)
-        self._watch("held-out text", 1, 1)
 
     def _positions(self) -> None:
         data, context = self.target.text.data, self.evaluator.context(self.target)
-        self._watch(f"loss by position to {context:,}", 0, 1)
         rows, rules = max(1, ROW_TOKENS // context), self.target.recipe.rules
-        text = held_out_batches(data, context, rows, rules, self.target.registry)
-        bins = by_position(self.model, text, self.reading, data.sequence if context > data.sequence else None)
+        text = partial(held_out_batches, data, context, rows, rules, self.target.registry)
+        restart = data.sequence if context > data.sequence else None
+        read = self._token_watch(f"loss by position to {context:,}", text(), passes=2 if restart else 1)
+        bins = by_position(self.model, text(), self.reading, restart, read)
         place = {"run": self.target.name, "window": self.window, "context": context} | self.target.text.to_json()
         self.result.by_position += [place | found.to_json() for found in bins]
-        self._watch(f"loss by position to {context:,}", 1, 1)
+
+    def _token_watch(self, what: str, batches: Iterable[Batch], passes: int = 1) -> Callable[[int], None]:
+        """Reports the tokens read, of all that the batches hold; counting them first takes no model."""
+        total, done = passes * sum(batch.tokens.numel() for batch in batches), 0
+
+        def read(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            self._watch(what, done, total)
+
+        self._watch(what, 0, total)
+        return read
 
     def _needles(self, samples: Samples) -> None:
         lines: list[dict[str, Any]] = []

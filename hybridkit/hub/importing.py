@@ -19,16 +19,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from hybridkit.data.tokenizer import SAVED, Tokenizer
+from hybridkit.hub.described import compile_recipe, recipe_of
 from hybridkit.hub.family import FAMILY, HINT, Family
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import Shards, read_json
 from hybridkit.hub.tokenizer import read_tokenizer
 from hybridkit.hub.weights import read_weights
-from hybridkit.language.printer import canonical
-from hybridkit.model.config import ModelConfig
-from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import dump
-from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
@@ -92,29 +90,18 @@ def _family(config: dict[str, Any], origin: Path) -> Family:
 
 def _described(family: Family, config: dict[str, Any], origin: Path) -> tuple[Recipe, Plan]:
     """Recipe and plan of a config.json."""
-    calls, options = family.describe(Fields(config, str(origin)))
+    described = family.describe(Fields(config, str(origin)))
     longest = config.get("max_position_embeddings")
     fitting = [n for n in _SEQUENCES if isinstance(longest, int) and n <= longest]
-    said = {
-        "pattern": canonical(calls),
-        "model": options,
-        "data": {"sequence": fitting[0] if fitting else _SEQUENCES[-1]},
-        "rules": CURRENT_RULES,
-    }
     try:
-        recipe = Recipe.model_validate(said)
-        plan = _compile(recipe)
+        recipe = recipe_of(described, sequence=fitting[0] if fitting else _SEQUENCES[-1])
+        plan = compile_recipe(recipe)
         recipe = recipe.model_copy(update={"pattern": plan.pattern})
     except ValidationError as error:
         raise UserError(f"{origin}: {first_error(error)}") from error
     except UserError as error:
         raise UserError(f"{origin}: its model cannot be built: {error}") from error
     return _with_policies(family, recipe, plan, config)
-
-
-def _compile(recipe: Recipe) -> Plan:
-    assert recipe.model.vocab
-    return compile_pattern(recipe.pattern, ModelConfig.of(recipe, recipe.model.vocab))
 
 
 def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str, Any]) -> tuple[Recipe, Plan]:
@@ -125,7 +112,7 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
         said["pattern"] = hint["pattern"]  # type: ignore[index]
         said["model"] |= {name: hint[name] for name in ("heads", "ffn")}  # type: ignore[index]
         other = Recipe.model_validate(said)
-        changed = _compile(other)
+        changed = compile_recipe(other)
         other = other.model_copy(update={"pattern": changed.pattern})
         if family.says_alike(plan, changed):
             return other, changed

@@ -29,11 +29,6 @@ def rename(pairs: Iterable[tuple[str, str]]) -> list[Rule]:
     return [Rule((ours,), (theirs,)) for ours, theirs in pairs]
 
 
-def names_below(prefix: str, other: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Pairs `prefix.ours`, `other.theirs`, for a table of ours to theirs."""
-    return ((f"{prefix}.{ours}", f"{other}.{theirs}") for ours, theirs in names.items())
-
-
 def to_theirs(rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Their tensors by name, one rule at a time."""
     for rule in rules:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from hybridkit.block import Block, state_bytes
-from hybridkit.hub.family import HINT, Described, Family
+from hybridkit.hub.described import check_said
+from hybridkit.hub.family import HINT, CannotSay, Described, Family
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import write_json, write_weights
 from hybridkit.hub.rules import to_theirs
@@ -19,6 +20,7 @@ from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
+from hybridkit.system.errors import UserError
 
 WRITTEN_FOR = "5.0.0"  # the transformers whose fields config.json has
 UNLIMITED = 1 << 20  # tokens, where a state does not grow
@@ -67,7 +69,17 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
         return config.get("model_type") == self.model_type
 
     def check(self, plan: Plan) -> None:
-        self.config(plan)
+        self.exact(plan)
+
+    def exact(self, plan: Plan) -> dict[str, Any]:
+        """`config`, read back and compared with the plan. Raises CannotSay where it says another model."""
+        config = self.config(plan)
+        try:
+            said = self.describe(Fields({**self.header(torch.float32), **config}, "config.json"))
+            check_said(plan, said, scales_rows=self.scales_rows)
+        except UserError as error:
+            raise CannotSay(str(error)) from error
+        return config
 
     def says_alike(self, plan: Plan, other: Plan) -> bool:
         return self.config(plan) == self.config(other)
@@ -81,7 +93,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
     def export(self, model: Model, run: Run, folder: Path, dtype: torch.dtype | None = None) -> None:
         plan, weights = model.plan, weights_of(model)
         kind = dtype or weights["norm.weight"].dtype
-        config = self.config(plan)
+        config = self.exact(plan)
         if self.unties(plan):
             weights["head.weight"] = weights["embedding.weight"]
         if not self.scales_rows and plan.config.row_scale != 1:

@@ -29,9 +29,7 @@ def read_weights(family: Family, plan: Plan, shards: Shards, origin: str) -> dic
     rules = family.rules(plan)
     assert sorted(name for rule in rules for name in rule.ours) == sorted(own)
     _check_names(family, plan, rules, shards, origin)
-    for rule in rules:
-        _check_shapes(rule, own, shards, origin)
-    kind = reduce(torch.promote_types, (shards.like(name).dtype for rule in rules for name in rule.theirs))
+    kind = reduce(torch.promote_types, (one for rule in rules for one in _check_shapes(rule, own, shards, origin)))
     found: dict[str, Tensor] = {}
     for rule in rules:
         made = rule.to_ours([shards.read(name) for name in rule.theirs])
@@ -53,16 +51,15 @@ def _check_names(family: Family, plan: Plan, rules: list[Rule], shards: Shards, 
                         + (f" (nor have {len(extra) - 1} others)" if extra[1:] else ""))  # fmt: skip
 
 
-def _check_shapes(rule: Rule, own: dict[str, Tensor], shards: Shards, origin: str) -> None:
-    """Carries the rule out on tensors without data."""
+def _check_shapes(rule: Rule, own: dict[str, Tensor], shards: Shards, origin: str) -> list[torch.dtype]:
+    """Carries the rule out on tensors without data; the types of what it makes."""
     given = [shards.like(name) for name in rule.theirs]
     try:
-        made = [tuple(tensor.shape) for tensor in rule.to_ours(given)]
+        made = rule.to_ours(given)
     except (RuntimeError, ValueError, IndexError):
         made = []
-    wanted = [tuple(own[name].shape) for name in rule.ours]
-    if made == wanted:
-        return
+    if [tensor.shape for tensor in made] == [own[name].shape for name in rule.ours]:
+        return [tensor.dtype for tensor in made]
     right = [tuple(tensor.shape) for tensor in rule.to_theirs([own[name] for name in rule.ours])]
     place = next((i for i, shape in enumerate(right) if shape != tuple(given[i].shape)), 0)
     raise UserError(

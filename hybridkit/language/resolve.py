@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from hybridkit.language.source import PatternError, Source, Span, error_at
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
@@ -25,6 +27,7 @@ _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what 
 
 _MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 
+_ALTERNATIVE = ("literal_error", "bool_type")  # of a union's members, whose names follow the field's
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
 _S = TypeVar("_S", bound="Spec")
 
@@ -128,7 +131,7 @@ def problem(error: ValueError, cls: type[Spec]) -> _Problem:
         return "", str(error), None
     detail = min(error.errors(), key=lambda one: _ORDER.get(one["type"], 1))
     kind, place = detail["type"], detail["loc"]
-    field = str(place[0]) if len(place) == 1 else None
+    field = str(place[0]) if len(place) == 1 or kind in _ALTERNATIVE else None
     if kind == "extra_forbidden" and field:
         known = _arguments_of(cls)
         taken = ", ".join(known) or "no arguments"
@@ -137,11 +140,18 @@ def problem(error: ValueError, cls: type[Spec]) -> _Problem:
         return kind, f"{cls.name()} needs `{field}`", None
     if kind == "value_error":
         return kind, str(detail["ctx"]["error"]), None
-    return (
-        kind,
-        f"{f'`{field}`' if field else 'this'} {wrong(detail).partition(',')[0]}, not {_said(detail['input'])}",
-        None,
-    )
+    wanted = [_wanted(one) for one in error.errors() if one["loc"][:1] == place[:1]]  # more than one of a union
+    first, *others = dict.fromkeys(wanted)
+    said = " or ".join([first, *(other.removeprefix("should be ") for other in others)])
+    words = [word for one in error.errors() for word in re.findall(r"'(\w+)'", one.get("ctx", {}).get("expected", ""))]
+    near = nearest(detail["input"], words) if isinstance(detail["input"], str) else None
+    return kind, f"{f'`{field}`' if field else 'this'} {said}, not {_said(detail['input'])}", near
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """What a value should be; of a list of words all, else the part before a comma, which explains the rest."""
+    said = wrong(error)
+    return said if error["type"] == "literal_error" else said.partition(",")[0]
 
 
 def _arguments_of(cls: type[Spec]) -> list[str]:

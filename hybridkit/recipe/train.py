@@ -118,7 +118,9 @@ class Train(Section):
         default="auto", description="Of the arithmetic; auto: bf16 where the machine computes in it, else fp32."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one.")
-    compile: Switch = Field(default=False, description="Whether torch.compile is used.")
+    compile: Literal["auto"] | Switch = Field(
+        default="auto", description="Whether torch.compile is used; auto: on a GPU, where weights stay on one rank."
+    )
     recompute: Switch = Field(default=False, description="Whether activations are computed again rather than kept.")
     validate_every: int = Field(default=250, ge=1, le=MOST, description="Steps between validations.")
     checkpoint_every: int = Field(default=250, ge=1, le=MOST, description="Steps between checkpoints.")

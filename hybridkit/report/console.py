@@ -1,4 +1,4 @@
-"""The console, table, tree and progress bar of all verbs: rich is imported here alone.
+"""The console, table, tree and live bar of all verbs: rich is imported here alone.
 
 All text is shown as it is. By default rich reads `[x]` in a name as markup and `:x:` as an emoji, and cuts lines at 80
 characters when it writes to a pipe.
@@ -7,7 +7,7 @@ characters when it writes to a pipe.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import console as _console
@@ -15,14 +15,19 @@ from rich import progress as _progress
 from rich import table as _table
 from rich.console import Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.text import Text
 from rich.tree import Tree
 
+from hybridkit.report.bar import count, fit
+from hybridkit.report.numbers import format_duration
 from hybridkit.system.terminal import harmless, is_terminal, one_line
 
-__all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "styled"]
+__all__ = ["Console", "Group", "Live", "Progress", "Table", "Text", "Tree", "apart", "between", "styled"]
 
 WIDE = 1 << 20  # columns of a pipe or file: no line is cut there
+_LEAST, _MOST = 4, 24  # columns of a bar
 _LEFT = 8  # characters that a folded column at the left keeps at least
 _ENDS = "/\\-_. =,"  # a common beginning of names may end after one of these
 
@@ -34,8 +39,9 @@ class Console(_console.Console):
         live = is_terminal(sys.stderr if stderr else sys.stdout)
         width = None if live else WIDE
         super().__init__(
-            stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width, soft_wrap=True
-        )
+            stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width,
+            soft_wrap=not live,
+        )  # fmt: skip
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """rich calls this for every string that it draws."""
@@ -61,12 +67,16 @@ class Table(_table.Table):
         super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
 
     def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
-        widths = {at: self._widest(at) for at in range(len(self.columns))}
-        needed = sum(width if at in self._right else min(width, _LEFT) for at, width in widths.items())
-        room = options.max_width - 2 * len(self.columns)
-        for at in self._right:
-            self.columns[at].no_wrap = needed <= room
+        for at, column in enumerate(self.columns):
+            words = max(map(len, str(column.header).split()), default=0)  # between which a name may wrap
+            least = max([words, *(len(str(cell)) for cell in column.cells)])
+            column.min_width = least if at in self._right else min(least, _LEFT)
         yield from super().__rich_console__(console, options)
+
+    @property
+    def whole(self) -> int:
+        """The columns of a terminal that the table needs to be drawn without folding."""
+        return sum(map(self._widest, range(len(self.columns)))) + 2 * (len(self.columns) - 1)
 
     def _widest(self, at: int) -> int:
         """The characters of a column's widest cell, its name included."""
@@ -75,27 +85,51 @@ class Table(_table.Table):
 
 
 class Progress(_progress.Progress):
-    """One live bar between two texts: what is done, and the field `figures`."""
+    """One live line: what is done of how much, and fields in the order of their importance."""
 
     def __init__(self, *, stderr: bool = False, transient: bool = False) -> None:
-        columns = (_progress.BarColumn(), _progress.MofNCompleteColumn(), _progress.TimeRemainingColumn())
-        super().__init__(
-            _Words("{task.description}"), *columns, _Words("{task.fields[figures]}"),
-            console=Console(stderr=stderr), transient=transient,
-        )  # fmt: skip
-        self._bar, self._what = self.add_task("", total=None, figures=""), ""
+        super().__init__(console=Console(stderr=stderr), transient=transient)
+        self._bar, self._what = self.add_task("", total=None, fields=()), ""
+        self._widths: list[int] = []
 
-    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
-        """Move the bar. Where `what` is another than before, the clock of the remaining time starts again."""
+    def show(self, what: str, done: int, total: int | None, *fields: str) -> None:
+        """Move the bar; `what` is the last field. Where it is another than before, the clock starts again."""
         if what != self._what:
             self.reset(self._bar, description=what)
-            self._what = what
-        self.update(self._bar, completed=done, total=total, figures=figures)
+            self._what, self._widths = what, []
+        self.update(self._bar, completed=done, total=total, fields=(*fields, what))
+
+    def get_renderables(self) -> Iterable[_console.RenderableType]:
+        """rich draws these."""
+        if not self.tasks:  # rich asks before there is one
+            return
+        (task,) = self.tasks
+        shown = list(map(one_line, task.fields["fields"]))
+        known = self._widths + [0] * (len(shown) - len(self._widths))
+        self._widths = [max(pair) for pair in zip(known, map(len, shown), strict=False)]  # no field moves another
+        yield _Line(task, [text.ljust(width) for text, width in zip(shown, self._widths, strict=True)])
 
 
-class _Words(_progress.TextColumn):
-    def render(self, task: _progress.Task) -> Text:
-        return Text(one_line(self.text_format.format(task=task)))
+class _Line:
+    def __init__(self, task: _progress.Task, fields: Sequence[str]) -> None:
+        self._task, self._fields = task, fields
+
+    def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
+        task, total = self._task, self._task.total
+        text = fit([count(task.completed, total), _left(task), *self._fields], options.max_width - _LEAST - 1)
+        width = min(_MOST, options.max_width - len(text) - 1)
+        if width >= _LEAST:
+            yield ProgressBar(total, task.completed, width=width, pulse=not total)
+            yield Segment(" ")
+        yield Segment(text[: options.max_width])
+        yield Segment.line()
+
+
+def _left(task: _progress.Task) -> str:
+    if task.finished:
+        return f"in {format_duration(task.finished_time or 0)} "
+    left = task.time_remaining if task.total else None
+    return "ETA -:--:--" if left is None else f"ETA {format_duration(left)}"
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -111,3 +145,12 @@ def apart(names: Iterable[str]) -> tuple[str, list[str]]:
     alike = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     common = first[: max(first.rfind(end, 0, alike) for end in _ENDS) + 1] if first != last else ""
     return common, [name[len(common) :] for name in names]
+
+
+def between(names: Iterable[str]) -> tuple[str, list[str]]:
+    """What several names share at both ends, as `runs/...-7b`, and what stands between, which is never empty."""
+    begin, rests = apart(names)
+    reversed_end, middles = apart(rest[::-1] for rest in rests)
+    if not all(middles):
+        return begin and f"{begin}...", rests
+    return (f"{begin}...{reversed_end[::-1]}" if begin or reversed_end else ""), [name[::-1] for name in middles]

@@ -1,18 +1,42 @@
-"""Training curves of runs, side by side: `hybridkit show RUN RUN --plot curves.png`."""
+"""Training curves of runs, side by side: `hybridkit show RUN RUN --plot curves.png`. No torch is needed."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hybridkit.report import figure
 from hybridkit.report.console import WIDE, Console, Table, apart
+from hybridkit.report.plot_style import (
+    FAINT,
+    PAGE,
+    PAPER,
+    by_last,
+    counts,
+    in_style,
+    legend,
+    new_figure,
+    series,
+    thinned,
+)
 from hybridkit.report.smooth import smooth
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.system.folders import advice, kind
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Over = Literal["tokens", "flops", "seconds"]
+FlopsOf = Callable[[dict[str, Any]], float]  # of a step, by its metrics line
+
+_AXES = {"tokens": "tokens", "flops": "FLOPs of training", "seconds": "seconds of training"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,7 @@ def print_curves(curves: Sequence[RunCurve]) -> None:
     if console.measure(drawn, options=console.options.update(max_width=WIDE)).maximum > console.width:
         common, names = apart(names)
         if common:
-            console.print(f"{common}...")
+            console.print(f"{common}...", soft_wrap=True)  # a path is copied whole
         drawn = _table(curves, names)
     console.print(drawn)
 
@@ -84,23 +108,57 @@ def _table(curves: Sequence[RunCurve], names: Sequence[str]) -> Table:
     return table
 
 
-def draw_curves(curves: Sequence[RunCurve], file: Path) -> None:
-    """Loss over tokens: the batches' faintly, smoothed in front, validation as points. Raises UserError."""
-    figure.check_plot_file(file)
-    from matplotlib.figure import Figure
+@in_style
+def draw_curves(curves: Sequence[RunCurve], over: Over = "tokens", costs: Sequence[FlopsOf] = ()) -> Figure:
+    """Training loss: the batches' faintly, smoothed in front; validations as joined points.
 
-    drawing = Figure(figsize=(8, 5), layout="constrained")
-    axes = drawing.add_subplot(xlabel="tokens", ylabel="loss (nats a token)")
+    `costs`, for `over="flops"`: for each run, the FLOPs of a step by its metrics line.
+    """
+    drawing = new_figure(PAGE, 3.4)
+    axes = drawing.add_subplot(xlabel=_AXES[over], ylabel="loss (nats a token)")
     names = figure.labels(curve.name for curve in curves)
-    for curve in curves:
-        tokens = {line["step"]: line["tokens"] for line in curve.steps}
-        losses = {line["tokens"]: math.nan if line["loss"] is None else line["loss"] for line in curve.steps}
-        (line,) = axes.plot(list(losses), smooth(list(losses.values())), label=names[curve.name], zorder=3)
-        axes.plot(list(losses), list(losses.values()), color=line.get_color(), alpha=0.25, linewidth=0.6)
-        held_out = {v["step"]: v["val_loss"] for v in curve.validations if v["val_loss"] is not None}
-        points = [(tokens[step], loss) for step, loss in held_out.items() if step in tokens]
-        axes.plot(*zip(*points, strict=True) if points else ((), ()), "o", color=line.get_color(), markersize=4)
-    axes.plot([], [], "o", color="gray", markersize=4, label="validation")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.save_figure(drawing, file)
+    handles, lasts = [], []
+    for place, curve in enumerate(curves):
+        look = series(place)
+        places = _places(curve, over, costs[place] if costs else None)
+        losses = [math.nan if line["loss"] is None else line["loss"] for line in curve.steps]
+        raw, smoothed = (list(thinned(list(zip(places, ys, strict=True)))) for ys in (losses, smooth(losses)))
+        axes.plot(*_columns(raw), color=look["color"], alpha=0.22, linewidth=0.6)
+        handles += axes.plot(*_columns(smoothed), **look, label=names[curve.name], zorder=3)
+        by_step = {line["step"]: at for line, at in zip(curve.steps, places, strict=True)}
+        held_out = [(by_step[v["step"]], v["val_loss"]) for v in curve.validations if _held_out(v, by_step)]
+        axes.plot(*_columns(held_out), "o:", color=look["color"], linewidth=0.8, zorder=4,
+                  markeredgecolor=PAPER, markeredgewidth=0.5, markersize=4.5)  # fmt: skip
+        lasts.append(held_out[-1][1] if held_out else smoothed[-1][1] if smoothed else None)
+    order = by_last(lasts)
+    handles = [handles[at] for at in order]
+    shown = [str(handle.get_label()) for handle in handles]
+    validation = axes.plot([], [], "o:", color=FAINT, linewidth=0.8, markersize=4.5)
+    counts(axes, "x")
+    _limit(axes, curves)
+    legend(drawing, [*handles, *validation], [*shown, "validation"])
+    return drawing
+
+
+def _limit(axes: Axes, curves: Sequence[RunCurve]) -> None:
+    """The first steps, which are far above the others, do not press the rest of the curves together."""
+    losses = sorted(line["loss"] for curve in curves for line in curve.steps if line["loss"] is not None)
+    if len(losses) > 40:
+        low, high = losses[0], losses[int(0.97 * len(losses))]
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
+
+
+def _held_out(line: dict[str, Any], steps: Container[int]) -> bool:
+    return line["val_loss"] is not None and line["step"] in steps
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _places(curve: RunCurve, over: Over, flops: FlopsOf | None) -> list[float]:
+    """Where each step stands on the axis: tokens so far, or sums of seconds or FLOPs."""
+    if over == "tokens":
+        return [line["tokens"] for line in curve.steps]
+    spent = (line.get("seconds") or 0.0 if flops is None else flops(line) for line in curve.steps)
+    return list(accumulate(spent))

@@ -7,17 +7,17 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from hybridkit.report.console import apart
+from hybridkit.report.plot_style import DPI, STYLE
 from hybridkit.system.errors import UserError
 from hybridkit.system.links import refuse_links
 from hybridkit.system.terminal import one_line
 
 if TYPE_CHECKING:  # half a second
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
@@ -43,10 +43,9 @@ def label(name: str) -> str:
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:
-    """Labels of several names, all different: long ones without their common beginning, numbered where need be."""
+    """Labels of several names, all different: without their common beginning, numbered where need be."""
     names = list(dict.fromkeys(names))
-    rests = apart(names)[1] if any(len(name) > _LONGEST for name in names) else names
-    short = list(map(label, rests))
+    short = list(map(label, apart(names)[1]))
     alike = {text for text in short if short.count(text) > 1}
     return {
         name: f"{place}: {text}" if text in alike else text
@@ -54,29 +53,10 @@ def labels(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def logarithmic(axes: Axes, *names: str) -> None:
-    """Make axes (`x`, `y`) logarithmic, their ticks labelled 1,000 and 1e-05: powers would need matplotlib's TeX."""
-    for name in names:
-        axes.set(**{f"{name}scale": "log"})
-        axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter(lambda value, _: _figure(value))
-        axis.set_minor_formatter(lambda value, _, axis=axis: _figure(value) if _short(axis) else "")
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if 1 <= abs(value) < 1e7 else f"{value:g}"
-
-
-def _short(axis: Axis) -> bool:
-    """Whether an axis may hold no power of ten."""
-    low, high = sorted(axis.get_view_interval())
-    return high < 10 * low
-
-
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure. Raises UserError where the file cannot be written."""
     try:
-        write_figure(figure, file, dpi=150)
+        write_figure(figure, file, dpi=DPI)
     except OSError as error:
         raise UserError(f"--plot {file}: {error.strerror}; name a file in a folder that can be written") from error
 
@@ -88,12 +68,39 @@ def write_figure(figure: Figure, file: Path, dpi: int) -> None:
         figure.savefig(file, dpi=dpi)
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an SVG document, without a date: equal figures are equal text."""
+def svg(figure: Figure, fonts: Literal["path", "none"] = "path") -> str:
+    """A figure as an SVG document, without a date: equal figures are equal text.
+
+    `fonts`: letters as paths, alike everywhere; or as text, which pages show in their own font and colours.
+    """
+    from matplotlib import rc_context
+
     out = StringIO()
-    with _plain(figure):
+    with rc_context({"svg.fonttype": fonts}), _plain(figure):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
+
+
+def points(figure: Figure) -> list[dict[str, Any]]:
+    """The labelled lines of a drawn figure: each one's name, and its points as [right, down, x, y].
+
+    `right` and `down` are shares of the figure's width and height from its upper left corner; x and y are the data.
+    """
+    found = []
+    width, height = figure.bbox.size
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            name, data = str(line.get_label()), line.get_xydata()
+            if name.startswith("_") or not len(data):
+                continue
+            places = axes.transData.transform(data) / (width, height)
+            rows = [
+                [round(float(x), 4), round(1 - float(y), 4), float(f"{a:.5g}"), float(f"{b:.5g}")]
+                for (x, y), (a, b) in zip(places, data, strict=True)
+                if all(map(isfinite, (x, y)))
+            ]
+            found.append({"name": name.strip(), "x": axes.get_xlabel(), "y": axes.get_ylabel(), "points": rows})
+    return found
 
 
 @contextmanager
@@ -105,7 +112,7 @@ def _plain(figure: Figure) -> Iterator[None]:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
-    plain = rc_context({"text.parse_math": False, "text.usetex": False})  # for ticks, which drawing makes
+    plain = rc_context({**STYLE, "text.parse_math": False, "text.usetex": False})  # for ticks, which drawing makes
     with plain, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield

@@ -8,16 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import run_name
-from hybridkit.report.console import Console, Table
-from hybridkit.report.numbers import format_bytes, format_count, format_tokens
+from hybridkit.report.console import Console, Table, between
+from hybridkit.report.numbers import format_bytes, format_count, format_ratio, format_tokens
 
 if TYPE_CHECKING:  # it imports fvcore
     from hybridkit.cost.cross_check import Check
 
 CostEntry = Mapping[str, Any]  # of the schema in docs/flops.md
+Line = tuple[str, list[str]]  # a label and its cells
 
-_LABEL, _COLUMN = 28, 24  # characters of a label, and of a recipe's column
 _STATES = (1 << 10, 1 << 14, 1 << 17, 1 << 20)  # tokens at which the table shows state bytes
+_SUMMED = ("params", "forward_flops_per_token", "state_bytes")
 
 
 class TotalsRow(NamedTuple):
@@ -26,20 +27,22 @@ class TotalsRow(NamedTuple):
     label: str
     figure: Callable[[CostEntry], float]
     write: Callable[[float], str]
+    fixed: bool = False  # whether the context does not change it
 
 
 def print_costs(entries: Sequence[CostEntry]) -> None:
-    """A table for each context, recipes side by side; where they do not fit, several, each with the first recipe."""
+    """The totals, recipes side by side, or the contexts of one; then the layers of each recipe."""
     console = Console()
-    for context in dict.fromkeys(entry["context"] for entry in entries):
-        first, *others = (entry for entry in entries if entry["context"] == context)
-        console.print(_heading(first))
-        room = max(1, (console.width - _LABEL) // _COLUMN - 1)
-        for begin in range(0, max(len(others), 1), room):
-            console.print(_totals([first, *others[begin : begin + room]]), "")
-        for entry in (first, *others):
-            console.print(f"{entry['recipe']}: {entry['pattern']}")
-            console.print(_layers(entry), "")
+    recipes: dict[str, list[CostEntry]] = defaultdict(list)
+    for entry in entries:
+        recipes[entry["recipe"]].append(entry)
+    console.print(_heading(entries[0]), "", sep="\n")
+    for table in totals(list(recipes.values()), console.width):
+        console.print(table, "")
+    for name, found in recipes.items():
+        console.print(f"{name}: {found[0]['pattern']}")
+        table = layers(found)
+        console.print(table if table.whole <= console.width else layers(found[-1:]), "")
 
 
 def print_check(checks: Mapping[str, Sequence[Check]], notes: Sequence[str]) -> None:
@@ -64,45 +67,86 @@ def short(recipes: Iterable[str]) -> list[str]:
 
 def _heading(entry: CostEntry) -> str:
     window = "each policy's windows" if entry["window"] is None else f"window {entry['window']}"
-    counted = f"{format_tokens(entry['context'])} tokens, count {entry['count']}, {window}"
-    return f"{counted}\nweights and states in {entry['dtype']}, batch {entry['batch']}\n"
+    batch = "" if entry["batch"] == 1 else f", {entry['batch']} rows decode together"
+    return f"count {entry['count']}, {window}, weights and states in {entry['dtype']}{batch}"
 
 
-def _totals(entries: Sequence[CostEntry]) -> Table:
-    table = Table("", *short(entry["recipe"] for entry in entries))
-    for row in _rows(entries[0]):
-        first, *others = (row.figure(entry) for entry in entries)
-        compared = (f"{row.write(figure)} {_percent(figure, first)}" for figure in others)
-        table.add_row(row.label, row.write(first), *compared)
-    return table
+def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table]:
+    """The totals of recipes, each with an entry for every context; what is wider than `width` in further tables.
+
+    Columns are recipes, compared with the first, and lines are repeated for each context; of one recipe, columns are
+    contexts.
+    """
+    if len(recipes) == 1:
+        (common,) = short([recipes[0][0]["recipe"]])
+        names = [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
+        lines = list(_lines([recipes[0]], _cells))
+    else:
+        common, names = between(short(entries[0]["recipe"] for entries in recipes))
+        lines = list(_lines(list(zip(*recipes, strict=True)), _compared))
+    widths = [max(len(name), *(len(cells[at]) for _, cells in lines)) + 2 for at, name in enumerate(names)]
+    for part in _parts(widths, width - max(len(label) for label, _ in lines)):
+        table = Table(common, *names[part])
+        for label, cells in lines:
+            table.add_row(label, *cells[part])
+        yield table
 
 
-def _percent(figure: float, first: float) -> str:
-    return f"{figure / first - 1:+.1%}".rjust(8) if first else "-".rjust(8)
+def _parts(widths: Sequence[int], room: int) -> Iterator[slice]:
+    """Stretches of columns that fit into the room, each of one at least."""
+    begin = used = 0
+    for at, width in enumerate(widths):
+        if at > begin and used + width > room:
+            yield slice(begin, at)
+            begin, used = at, 0
+        used += width
+    yield slice(begin, len(widths))
+
+
+def _lines(groups: Sequence[Sequence[CostEntry]], write: Callable[..., list[str]]) -> Iterator[Line]:
+    """The lines of groups of entries, one for each context; the places in a group are the columns."""
+    if len(groups) == 1 and write is _compared:
+        yield "context", [format_tokens(entry["context"]) for entry in groups[0]]
+    for row in _rows(groups[0][0]):
+        if row.fixed or len(groups) == 1:
+            yield row.label, write(row, groups[0])
+            continue
+        for group in groups:
+            yield f"{row.label}, {format_tokens(group[0]['context'])}", write(row, group)
+
+
+def _cells(row: TotalsRow, entries: Sequence[CostEntry]) -> list[str]:
+    """The figures of a recipe at its contexts; one that none of them changes is written once."""
+    written = [row.write(row.figure(entry)) for entry in entries]
+    return [written[0], *[""] * (len(written) - 1)] if row.fixed else written
+
+
+def _compared(row: TotalsRow, entries: Sequence[CostEntry]) -> list[str]:
+    """The figures of recipes, all but the first beside what they are of the first."""
+    first, *others = map(row.figure, entries)
+    return [row.write(first), *(f"{row.write(figure)} {format_ratio(figure, first):>6}" for figure in others)]
 
 
 def _rows(entry: CostEntry) -> Iterator[TotalsRow]:
-    """The lines that entries of the same context have."""
-    here = format_tokens(entry["context"])
-    yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count)
-    yield TotalsRow("  that one token passes", lambda e: e["params"]["active"], format_count)
-    yield TotalsRow("  without embedding, head", lambda e: e["params"]["body"], format_count)
+    yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count, True)
+    yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_count, True)
+    yield TotalsRow("  in the stack", lambda e: e["params"]["body"], format_count, True)
     yield TotalsRow("forward FLOPs/token", lambda e: e["flops_per_token"]["forward"], format_count)
     yield TotalsRow("training FLOPs/token", lambda e: e["flops_per_token"]["training"], format_count)
-    yield TotalsRow("  recomputation adds", lambda e: e["flops_per_token"]["recompute"], format_count)
-    yield TotalsRow(f"prefill FLOPs, {here}", lambda e: e["prefill_flops"], format_count)
-    yield TotalsRow(f"decode FLOPs/token at {here}", lambda e: e["flops_per_token"]["decode"], format_count)
+    yield TotalsRow("  recompute adds", lambda e: e["flops_per_token"]["recompute"], format_count)
+    yield TotalsRow("prefill FLOPs", lambda e: e["prefill_flops"], format_count)
+    yield TotalsRow("decode FLOPs/token", lambda e: e["flops_per_token"]["decode"], format_count)
     yield TotalsRow("decode bytes/token", lambda e: e["decode_bytes_per_token"], format_bytes)
-    for n in sorted({*_STATES, entry["context"]}):
-        yield TotalsRow(f"state at {format_tokens(n)}", partial(_state, str(n)), format_bytes)
+    for n in _STATES:
+        yield TotalsRow(f"state at {format_tokens(n)}", partial(_state, str(n)), format_bytes, True)
     for name in ("weights", "gradients", "optimizer"):
-        yield TotalsRow(f"training {name}", partial(_memory, name), format_bytes)
+        yield TotalsRow(f"training {name}", partial(_memory, name), format_bytes, True)
     if "activations" in entry["memory"]:
         yield TotalsRow("training activations", lambda e: e["memory"]["activations"]["kept"], format_bytes)
-        yield TotalsRow("  with recomputation", lambda e: e["memory"]["activations"]["recomputed"], format_bytes)
+        yield TotalsRow("  if recomputed", lambda e: e["memory"]["activations"]["recomputed"], format_bytes)
     if entry["memory"]["ranks"] > 1:
         for stage in entry["memory"]["zero"]:
-            yield TotalsRow(f"  a rank, ZeRO {stage}", partial(_zero, stage), format_bytes)
+            yield TotalsRow(f"  a rank, ZeRO {stage}", partial(_zero, stage), format_bytes, True)
 
 
 def _state(at: str, entry: CostEntry) -> float:
@@ -117,32 +161,39 @@ def _zero(stage: str, entry: CostEntry) -> float:
     return entry["memory"]["zero"][stage]
 
 
-def _layers(entry: CostEntry) -> Table:
-    """A row for equal layers together, and one for what stands around them."""
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for layer in entry["layers"]:
-        groups[layer["entry"]].append(layer)
-    total, forward = entry["params"]["total"], entry["flops_per_token"]["forward"]
-    table = Table("layers", "", "parameters", "FLOPs/token", "", f"state at {format_tokens(entry['context'])}")
-    table.columns[1].justify = "left"
-    rest, spent = total, forward
-    for said, layers in groups.items():
-        params, flops, state = (sum(layer[key] for layer in layers) for key in _SUMMED)
-        rest, spent = rest - params, spent - flops
-        table.add_row(
-            f"{len(layers)} x",
-            said,
-            format_count(params),
-            format_count(flops),
-            f"{flops / forward:.1%}",
-            format_bytes(state),
-        )
-        for branch in zip(*(layer.get("branches", []) for layer in layers), strict=True):
-            params, flops, state = (sum(layer[key] for layer in branch) for key in _SUMMED)
-            shown = f"  {branch[0]['entry']}", format_count(params), format_count(flops)
-            table.add_row("", *shown, f"{flops / forward:.1%}", format_bytes(state))
-    table.add_row("", "embedding, norm, head", format_count(rest), format_count(spent), f"{spent / forward:.1%}", "")
+def layers(entries: Sequence[CostEntry]) -> Table:
+    """A row for equal layers together, and one for what stands around them; columns for the contexts of the entries."""
+    contexts = [format_tokens(entry["context"]) for entry in entries]
+    if len(entries) == 1:
+        table = Table("layers", "params", "FLOPs/token", "", f"state at {contexts[0]}")
+    else:
+        table = Table("layers", "params", *(f"{what} {at}" for what in ("FLOPs", "state") for at in contexts))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, layer in enumerate(entries[0]["layers"]):
+        groups[layer["entry"]].append(at)
+    widest = max(len(str(len(places))) for places in groups.values())
+    around = [entries[0]["params"]["total"], *(entry["flops_per_token"]["forward"] for entry in entries)]
+    for said, places in groups.items():
+        alike = [[entry["layers"][at] for at in places] for entry in entries]
+        cells, spent = _summed(alike, entries)
+        around = [left - used for left, used in zip(around, spent, strict=True)]
+        table.add_row(f"{len(places):>{widest}} x {said}", *cells)
+        for place, branch in enumerate(alike[0][0].get("branches", [])):
+            parts = [[layer["branches"][place] for layer in layers] for layers in alike]
+            table.add_row(" " * (widest + 5) + branch["entry"], *_summed(parts, entries)[0])
+    name = " " * (widest + 3) + "embedding, norm, head"
+    table.add_row(name, format_count(around[0]), *_shares(around[1:], entries), *[""] * len(entries))
     return table
 
 
-_SUMMED = ("params", "forward_flops_per_token", "state_bytes")
+def _summed(alike: Sequence[Sequence[CostEntry]], entries: Sequence[CostEntry]) -> tuple[list[str], list[float]]:
+    """The cells of equal layers, given for each entry; and their parameters and FLOPs as numbers."""
+    params, flops, states = ([sum(layer[key] for layer in layers) for layers in alike] for key in _SUMMED)
+    cells = [format_count(params[0]), *_shares(flops, entries), *map(format_bytes, states)]
+    return cells, [params[0], *flops]
+
+
+def _shares(flops: Sequence[float], entries: Sequence[CostEntry]) -> list[str]:
+    """FLOPs, and where there is one context, their share of a token's."""
+    written = list(map(format_count, flops))
+    return written if len(flops) > 1 else [*written, f"{flops[0] / entries[0]['flops_per_token']['forward']:.1%}"]

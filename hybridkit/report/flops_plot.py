@@ -5,24 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations, cycle
+from itertools import combinations
 from math import log2
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.cost.flops import cost, total_state_bytes
-from hybridkit.report.figure import labels, save_figure
+from hybridkit.report.figure import labels
 from hybridkit.report.flops import short
-from hybridkit.report.numbers import format_bytes, format_count, format_tokens
+from hybridkit.report.numbers import format_bytes, format_count
+from hybridkit.report.plot_style import (
+    INK,
+    PAGE,
+    by_last,
+    in_style,
+    legend,
+    logarithmic,
+    new_figure,
+    series,
+    token_axis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from hybridkit.cost.summary import CostRequest
 
 _CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
-STYLES = ("-", "--", "-.", ":")  # lines that lie on each other stay apart
-TICKS = [1 << n for n in range(6, 21, 2)]
 
 
 class Crossing(NamedTuple):
@@ -32,20 +41,15 @@ class Crossing(NamedTuple):
     figure: float
 
 
-def draw_costs(asked: Sequence[CostRequest], file: Path) -> None:
-    """Two panels on logarithmic axes. Raises UserError for a file that cannot be written."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+@in_style
+def draw_costs(asked: Sequence[CostRequest]) -> Figure:
+    """State bytes and FLOPs over context, on logarithmic axes."""
+    figure = new_figure(PAGE, 3.1)
     state, flops = figure.subplots(1, 2)
-    _panel(state, "state bytes of a sequence", asked, _state, format_bytes)
-    state.yaxis.set_major_locator(LogLocator(base=4))
-    _panel(flops, f"forward FLOPs a token, {asked[0].settings.count} count", asked, _forward, format_count)
-    flops.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    handles, labels = state.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
-    save_figure(figure, file)
+    handles = _panel(state, "state of a sequence", asked, _state, format_bytes, base=4)
+    _panel(flops, f"forward FLOPs a token ({asked[0].settings.count})", asked, _forward, format_count, base=10)
+    legend(figure, handles, [handle.get_label() for handle in handles], below=True)
+    return figure
 
 
 def crossings(contexts: Sequence[int], a: Sequence[float], b: Sequence[float]) -> Iterator[Crossing]:
@@ -79,29 +83,31 @@ def _panel(
     asked: Sequence[CostRequest],
     measure: Callable[[CostRequest, int], float],
     write: Callable[[float], str],
-) -> None:
+    base: int,
+) -> list[Any]:
     curves = [[measure(request, context) for context in _CONTEXTS] for request in asked]
     names = short(request.name for request in asked)
     shown = labels(names)
-    for name, curve, style in zip(names, curves, cycle(STYLES), strict=False):
-        axes.plot(_CONTEXTS, curve, style, label=shown[name], linewidth=2)
-    axes.set(title=title, xlabel="context (tokens)", yscale="log" if any(map(any, curves)) else "linear")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(TICKS, [format_tokens(tick) for tick in TICKS])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda value, _: re.sub(r"[.]?0+ ", " ", write(value)))
-    axes.grid(alpha=0.3)
+    handles = [
+        axes.plot(_CONTEXTS, curve, label=shown[name], **series(place))[0]
+        for place, (name, curve) in enumerate(zip(names, curves, strict=True))
+    ]
+    axes.set(title=title, xlabel="context (tokens)")
+    token_axis(axes)
+    if any(map(any, curves)):
+        logarithmic(axes, "y", base=base, write=lambda value: re.sub(r"[.]?0+ ", " ", write(value)))
     _mark(axes, [c for a, b in combinations(curves, 2) for c in crossings(_CONTEXTS, a, b)])
+    return [handles[at] for at in by_last([curve[-1] for curve in curves])]
 
 
 def _mark(axes: Axes, met: Sequence[Crossing]) -> None:
     """A ring at every crossing, and its context beside it unless another's stands there already."""
     written: list[tuple[float, float]] = []
     for crossing in sorted(met):
-        axes.plot(*crossing, "o", color="black", markersize=6, fillstyle="none")
+        axes.plot(*crossing, "o", color=INK, markersize=5, fillstyle="none", markeredgewidth=0.8)
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(crossing))
         if all(abs(x - other) > 0.09 or abs(y - height) > 0.05 for other, height in written):
             axes.annotate(
-                f"{crossing.context:,.0f}", crossing, (0, 8), textcoords="offset points", ha="center", fontsize=8
+                f"{crossing.context:,.0f}", crossing, (0, 6), textcoords="offset points", ha="center", fontsize=7
             )
             written.append((x, y))

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.eval import pivot, position_bins, train_test, window_name
-from hybridkit.report.figure import label, labels, logarithmic
+from hybridkit.report.figure import label, labels
+from hybridkit.report.numbers import format_tokens
+from hybridkit.report.plot_style import (
+    COLUMN,
+    PAGE,
+    UNKNOWN,
+    by_last,
+    in_style,
+    legend,
+    new_figure,
+    series,
+    text_color,
+    token_axis,
+)  # fmt: skip
 
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANELS = 3  # beside each other
-_Grid = Sequence[Sequence[float | None]]
+FEW = 100  # targets, below which a bin of positions is joined with the next
+_CELL = (0.36, 0.19)  # inches
+
+
+class _Panel(NamedTuple):
+    """A grid of percentages; None where nothing was asked."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    grid: Sequence[Sequence[float | None]]
 
 
 def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
@@ -24,13 +46,8 @@ def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
         yield f"depth-{_file(task)}", _depths(findings, task)
     if len({cell.length for cell in needles}) > 1 and len({cell.window for cell in needles}) > 1:
         yield "length-window", _length_window(needles)
-    runs, windows, means = train_test(findings)
-    if len(runs) > 1:
-        rows = [f"{label(findings.trained.get(run) or '-')}\n{name}" for run, name in labels(runs).items()]
-        grid = [[means.get((run, window)) for window in windows] for run in runs]
-        figure, (axes,) = _panels(1, "Mean needle score in % by train and test window")
-        _heat(axes, grid, rows, [window_name(window) for window in windows], "", "test window", "trained with")
-        yield "train-test", figure
+    if len({cell.run for cell in needles}) > 1:
+        yield "train-test", _train_test(findings)
     if findings.by_position:
         yield "position", _positions(findings)
     if recall := [cell for cell in findings.cells if cell.task.startswith("recall_")]:
@@ -41,6 +58,7 @@ def _file(task: str) -> str:
     return "".join(character if character.isalnum() else "_" for character in task).strip("_")
 
 
+@in_style
 def _depths(findings: EvalResult, task: str) -> Figure:
     """A panel for each run and window: share of right answers by length and depth."""
     chosen = [depth for depth in findings.depths if depth.task == task]
@@ -48,91 +66,152 @@ def _depths(findings: EvalResult, task: str) -> Figure:
     lengths, depths = sorted({d.length for d in chosen}), range(0, 100, 10)
     found = {(d.run, d.window, d.length, d.depth): 100 * d.found / d.asked for d in chosen}
     names = labels(run for run, _ in places)
-    figure, panels = _panels(len(places), f"{label(task)}: right answers in %")
-    for axes, (run, window) in zip(panels, places, strict=True):
-        grid = [[found.get((run, window, length, depth)) for length in lengths] for depth in depths]
-        title = f"{names[run]}\nwindow {window_name(window)}"
-        _heat(axes, grid, [str(d) for d in depths], [f"{n:,}" for n in lengths], title, "length", "depth in %")
-    return figure
+    panels = [
+        _Panel(
+            _title(names[run], f"window {window_name(window)}", len(names) > 1, len(places) > len(names)),
+            [f"{depth} to {depth + 10}" for depth in depths],
+            list(map(format_tokens, lengths)),
+            [[found.get((run, window, length, depth)) for length in lengths] for depth in depths],
+        )
+        for run, window in places
+    ]
+    return _heatmaps(panels, f"{label(task)}: right answers in %", "length", "depth of the needle in %")
 
 
+def _title(run: str, rest: str, several: bool, apart: bool) -> str:
+    """What tells a panel from the others."""
+    return "\n".join([run] * several + [rest] * (apart or not several))
+
+
+@in_style
 def _length_window(needles: Sequence[CellScore]) -> Figure:
     """A panel for each run and task: score by length and test window."""
     lengths, rows = pivot(needles)
     places = list(dict.fromkeys((task, run) for task, run, _ in rows))
     windows = list(dict.fromkeys(cell.window for cell in needles))
-    labelled = labels(run for _, run in places)
-    figure, panels = _panels(len(places), "Score in % by length and test window")
-    for axes, (task, run) in zip(panels, places, strict=True):
+    names = labels(run for _, run in places)
+    panels = []
+    for task, run in places:
         by_window = [rows.get((task, run, window), {}) for window in windows]
         grid = [[row[n].score if n in row else None for n in lengths] for row in by_window]
-        names = [window_name(window) for window in windows]
-        _heat(
-            axes, grid, names, [f"{n:,}" for n in lengths], f"{labelled[run]}\n{label(task)}", "length", "test window"
-        )
+        title = _title(names[run], label(task), len(names) > 1, len(places) > len(names))
+        panels.append(_Panel(title, list(map(window_name, windows)), list(map(format_tokens, lengths)), grid))
+    return _heatmaps(panels, "Needles: score in % by length and test window", "length", "test window")
+
+
+@in_style
+def _train_test(findings: EvalResult) -> Figure:
+    runs, windows, means = train_test(findings)
+    names = labels(runs)
+    rows = [f"{names[run]}: {label(findings.trained.get(run) or '-')}" for run in runs]
+    grid = [[means.get((run, window)) for window in windows] for run in runs]
+    panel = _Panel("", rows, list(map(window_name, windows)), grid)
+    return _heatmaps([panel], "Mean needle score in %", "test window", "run: trained with")
+
+
+@in_style
+def _positions(findings: EvalResult) -> Figure:
+    """Loss by the tokens read before; bins of few targets are joined, for their means are noise."""
+    bins = position_bins(findings)
+    names = labels(run for run, *_ in bins)
+    figure = new_figure(PAGE, 3.0)
+    axes = figure.add_subplot(xlabel="tokens before", ylabel="nats a token", title="Loss by position")
+    several = len({window for _, window, *_ in bins}) > 1
+    texts = {text for *_, text in bins}
+    handles, lasts = [], []
+    for place, ((run, window, _, text), rows) in enumerate(bins.items()):
+        said = [names[run], *([f"window {window_name(window)}"] if several else [])]
+        name = ", ".join([*said, *([f"{text} text"] if len(texts) > 1 else [])])
+        joined = join_bins([(row["first"], row["tokens"], row["loss"]) for row in rows])
+        handles += axes.plot(*zip(*joined, strict=True), marker="o", label=name, **series(place))
+        lasts.append(joined[-1][1])
+    _finish(figure, axes, handles, lasts)
     return figure
 
 
-def _positions(findings: EvalResult) -> Figure:
-    figure, (axes,) = _panels(1, "Loss by position")
-    bins = position_bins(findings)
-    names = labels(run for run, *_ in bins)
-    for (run, window, _, text), rows in bins.items():
-        name = f"{names[run]}, window {window_name(window)}, {text} text"
-        axes.plot([row["first"] for row in rows], [row["loss"] for row in rows], "o-", markersize=3, label=name)
-    return _labelled(figure, axes, "tokens before", "nats a token")
+def join_bins(rows: Sequence[tuple[int, int, float]]) -> list[tuple[float, float]]:
+    """First position and mean loss of bins (first position, targets, loss); those of few targets join a neighbour."""
+    joined: list[tuple[int, int, float]] = []
+    for first, targets, loss in sorted(rows):
+        if joined and (joined[-1][1] < FEW or targets < FEW):
+            before, count, mean = joined.pop()
+            first, targets, loss = before, count + targets, (mean * count + loss * targets) / (count + targets)
+        joined.append((first, targets, loss))
+    return [(first, loss) for first, _, loss in joined]
 
 
+@in_style
 def _curves(cells: Sequence[CellScore]) -> Figure:
     """Accuracy with its interval by distance, a curve for each task, run and window."""
     _, rows = pivot(cells)
-    figure, (axes,) = _panels(1, "Recall by distance")
+    figure = new_figure(PAGE, 3.0)
+    axes = figure.add_subplot(xlabel="distance in tokens", ylabel="accuracy in %", title="Recall by distance")
     names = labels(run for _, run, _ in rows)
-    for (task, run, window), found in rows.items():
+    several = len({window for *_, window in rows}) > 1
+    handles, lasts = [], []
+    for place, ((task, run, window), found) in enumerate(rows.items()):
         chosen = [found[length] for length in sorted(found)]
-        name = f"{label(task.removeprefix('recall_'))}: {names[run]}, window {window_name(window)}"
+        said = [label(task.removeprefix("recall_")), *([names[run]] if len(names) > 1 else [])]
+        name = ", ".join([*said, *([f"window {window_name(window)}"] if several else [])])
         places = [max(cell.length, 0.5) for cell in chosen]  # a gap of 0 has no place on a logarithmic axis
-        axes.plot(places, [cell.score for cell in chosen], "o-", markersize=3, label=name)
-        axes.fill_between(places, [c.low for c in chosen], [c.high for c in chosen], alpha=0.15)
-    axes.set_ylim(0, 102)
-    return _labelled(figure, axes, "distance in tokens", "accuracy in %")
-
-
-def _labelled(figure: Figure, axes: Axes, x: str, y: str) -> Figure:
-    axes.set(xlabel=x, ylabel=y)
-    logarithmic(axes, "x")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+        look = series(place)
+        handles += axes.plot(places, [cell.score for cell in chosen], marker="o", label=name, **look)
+        axes.fill_between(places, [c.low for c in chosen], [c.high for c in chosen], alpha=0.13, color=look["color"])
+        lasts.append(chosen[-1].score)
+    axes.set_ylim(-2, 102)
+    _finish(figure, axes, handles, lasts)
     return figure
 
 
-def _panels(count: int, title: str) -> tuple[Figure, Sequence[Axes]]:
-    from matplotlib.figure import Figure
+def _finish(figure: Figure, axes: Axes, handles: Sequence[object], lasts: Sequence[float]) -> None:
+    token_axis(axes)
+    order = by_last(lasts)
+    if len(handles) > 1:
+        legend(figure, [handles[at] for at in order], [handles[at].get_label() for at in order])  # type: ignore[attr-defined]
 
-    across = min(count, PANELS)
-    down = -(-count // across)
-    figure = Figure(figsize=(max(5.0 * across, 6.5), 3.8 * down + 0.4), layout="constrained")
+
+def _heatmaps(panels: Sequence[_Panel], title: str, x: str, y: str) -> Figure:
+    """Panels beside each other, with one colour bar; cells that were not asked are grey."""
+    down_cells, across_cells = len(panels[0].rows), len(panels[0].columns)
+    names = 0.075 * max(len(row) for row in panels[0].rows) + 0.55
+    wide = max(across_cells * _CELL[0], 0.062 * max(len(line) for p in panels for line in p.title.split("\n"))) + 0.12
+    across = max(1, min(len(panels), int((PAGE - names - 0.6) / wide)))
+    down = -(-len(panels) // across)
+    lines = 0.16 * (panels[0].title.count("\n") + bool(panels[0].title))
+    height = down * (down_cells * _CELL[1] + lines + 0.12) + 0.85
+    figure = new_figure(max(names + 0.75 + across * wide, COLUMN), max(height, 1.5))
     figure.suptitle(title)
-    panels = list(figure.subplots(down, across, squeeze=False).flat)
-    for unused in panels[count:]:
-        unused.axis("off")
-    return figure, panels[:count]
+    grid = figure.subplots(down, across, squeeze=False, sharey=True)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.axis("off")
+            continue
+        image = _heat(axes, panels[place])
+        axes.label_outer(remove_inner_ticks=True)
+        axes.tick_params(labelbottom=place + across >= len(panels))
+    figure.supxlabel(x, fontsize="medium")
+    figure.supylabel(y, fontsize="medium")
+    bar = figure.colorbar(image, ax=grid, ticks=[0, 50, 100], aspect=max(10, 7 * height), pad=0.02)
+    bar.outline.set_visible(False)
+    return figure
 
 
-def _heat(axes: Axes, grid: _Grid, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str) -> None:
-    """Percentages as colours, and as numbers in them; nothing where there are none."""
-    axes.imshow(
-        [[float("nan") if v is None else v for v in row] for row in grid],
-        cmap="RdYlGn",
-        vmin=0,
-        vmax=100,
-        aspect="auto",
-    )
-    axes.set(xlabel=x, ylabel=y)
-    axes.set_title(title, fontsize="small")
-    axes.set_xticks(range(len(columns)), columns, fontsize="small")
-    axes.set_yticks(range(len(rows)), rows, fontsize="small")
-    for down, row in enumerate(grid):
+def _heat(axes: Axes, panel: _Panel) -> object:
+    """Percentages as colours, and as numbers in them."""
+    from matplotlib import colormaps
+
+    colors = colormaps["viridis"].with_extremes(bad=UNKNOWN)
+    values = [[float("nan") if value is None else value for value in row] for row in panel.grid]
+    image = axes.imshow(values, cmap=colors, vmin=0, vmax=100, aspect="auto")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(panel.title, fontsize="medium")
+    axes.set_xticks(range(len(panel.columns)), panel.columns)
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
+    for down, row in enumerate(panel.grid):
         for across, value in enumerate(row):
             if value is not None:
-                axes.text(across, down, f"{value:.0f}", ha="center", va="center", fontsize="x-small")
+                color = text_color(colors(value / 100))
+                axes.text(across, down, f"{value:.0f}", ha="center", va="center", fontsize=6.8, color=color)
+    return image

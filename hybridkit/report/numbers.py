@@ -37,6 +37,24 @@ def format_loss(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
+def format_speed(rate: float) -> str:
+    """Units a second, in few characters: 987, 11.3k, 1.25M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if rate >= size:
+            return f"{rate / size:.3g}{letter}" if rate < 1000 * size else f"{rate / size:,.0f}{letter}"
+    return f"{rate:.0f}"
+
+
+def format_ratio(figure: float, first: float) -> str:
+    """How a figure compares with the first one: +12.3%, or from ten times on, 3,279x and 1/3,279."""
+    if not first:
+        return "-"
+    ratio = figure / first
+    if 0.1 < ratio < 10:
+        return f"{ratio - 1:+.1%}"
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"1/{first / figure:,.0f}" if figure else "0"
+
+
 def format_duration(seconds: float) -> str:
     """Hours, minutes and whole seconds: 1:02:03."""
     return str(timedelta(seconds=round(min(seconds, _MOST_SECONDS))))

@@ -34,6 +34,16 @@ class TextTable(NamedTuple):
         places = range(1, len(self.columns))
         return [at for at in places if all(_NUMBER.fullmatch(row[at]) for row in self.rows)]
 
+    def without_repeats(self) -> TextTable:
+        """The table without columns that say the same in every row; the title says it instead."""
+        alike = {at: column[0] for at, column in enumerate(zip(*self.rows, strict=True)) if len(set(column)) == 1}
+        alike.pop(0, None)
+        kept = [at for at in range(len(self.columns)) if at not in alike]
+        said = ", ".join(f"{self.columns[at]} {cell}" for at, cell in alike.items() if cell not in ("", "-"))
+        rows = [[row[at] for at in kept] for row in self.rows]
+        title = f"{self.title} ({said})" if said else self.title
+        return TextTable(title, [self.columns[at] for at in kept], rows, self.front)
+
     def html(self) -> str:
         """A heading and the table."""
         table = html_table(self.columns, self.rows, self.front, self.number_columns())
@@ -46,10 +56,18 @@ class TextTable(NamedTuple):
 
 def print_table(console: Console, table: TextTable) -> None:
     """Print a title, the table and an empty line."""
+    drawn = _drawn(table)
+    if drawn.whole > console.width:
+        table = table.without_repeats()
+        drawn = _drawn(table)
+    console.print(one_line(table.title), drawn, "", sep="\n")
+
+
+def _drawn(table: TextTable) -> Table:
     drawn = Table(*table.columns, right=table.number_columns())
     for row in table.rows:
         drawn.add_row(*row)
-    console.print(one_line(table.title), drawn, "", sep="\n")
+    return drawn
 
 
 def inline_svg(svg: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hybridkit.report.console import Progress
-from hybridkit.report.numbers import format_loss
+from hybridkit.report.numbers import format_loss, format_speed
 from hybridkit.report.pace import Eta, Throttle
 from hybridkit.system.terminal import is_terminal, say
 from hybridkit.training.callback import Start
@@ -48,6 +48,19 @@ def _window(window: int | Mapping[str, int] | None) -> str:
         return ""
     drawn = [window] if isinstance(window, int) else sorted(set(window.values()))
     return "  window " + "/".join(map(str, drawn))
+
+
+def bar_fields(line: Mapping[str, Any], held_out: float | None, bits_per_byte: float | None) -> list[str]:
+    """The figures of a metrics line, the most important first."""
+    mfu = line.get("mfu")
+    return [
+        f"loss {format_loss(line['loss'])}",
+        f"{format_speed(line['tokens_per_second'])} tok/s",
+        "" if held_out is None else f"val {held_out:.4f}",
+        _window(line["window"]).strip(),
+        "" if bits_per_byte is None else f"bits {bits_per_byte:.3f}",
+        "" if mfu is None else f"MFU {mfu:.1%}",
+    ]
 
 
 class Lines(Reporter):
@@ -90,20 +103,32 @@ class Bar(Reporter):
 
     def __init__(self) -> None:
         self._bar, self._run, self._steps = Progress(), "", 0
+        self._held_out: float | None = None  # the newest loss of a validation
+        self._last: tuple[Mapping[str, Any], float | None] | None = None
 
     def on_start(self, start: Start) -> None:
         """From here on the bar counts steps."""
         self._run, self._steps = str(start.run), start.steps
+        known = [line["val_loss"] for line in start.lines if line.get("val_loss") is not None]
+        self._held_out = known[-1] if known else None
         self._bar.start()
         self._bar.show(self._run, start.step, start.steps)
 
     def on_step(self, line: Mapping[str, Any], bits_per_byte: float | None) -> None:
         """The bar moves; the figures stand beside it."""
-        self._bar.show(self._run, line["step"], self._steps, figures(line, bits_per_byte))
+        self._last = line, bits_per_byte
+        self._move()
+
+    def _move(self) -> None:
+        if self._last:
+            line, bits_per_byte = self._last
+            self._bar.show(self._run, line["step"], self._steps, *bar_fields(line, self._held_out, bits_per_byte))
 
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
+        self._held_out = line["val_loss"] if line["val_loss"] is not None else self._held_out
         self.message(f"step {line['step']}  {figures(line, None)}")
+        self._move()
 
     def on_probe(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridkit.report.figure import label, logarithmic
+from hybridkit.report.figure import label
+from hybridkit.report.numbers import format_bytes
+from hybridkit.report.plot_style import (
+    COLORS,
+    FAINT,
+    GRID,
+    PAGE,
+    by_last,
+    counts,
+    in_style,
+    legend,
+    logarithmic,
+    new_figure,
+    series,
+    short_count,
+    thinned,
+)  # fmt: skip
 from hybridkit.report.smooth import smooth
 from hybridkit.search.results import Results, TrialCurve
 
@@ -15,63 +32,103 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_TICKS = 14  # values written beside an axis
 TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variables whose importance is shown
 
 
 def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tuple[str, str, Figure]]:
     """Name, title and figure of each picture that has data."""
     if found.rows:
-        yield "front", "Trials by objective; a line joins the Pareto front", _front(found)
+        yield "front", "Trials by objective; the staircase is the Pareto front", _front(found)
         yield "parallel", "The choices of each trial; darker is better in the first objective", _parallel(found)
         yield "importance", "Share of the variance that each variable explains by itself", _importance(found)
     if curves:
         yield "curves", "Training loss, smoothed, mean over seeds", _curves(curves, found)
 
 
-def _new(width: float = 8, height: float = 4.5) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
+@in_style
 def _front(found: Results) -> Figure:
-    """The first two objectives against each other; a single objective against the trial's number."""
-    figure, axes = _new()
+    """The first two objectives against each other, the front as a staircase; one objective against the trial."""
+    figure = new_figure(PAGE, 3.4)
+    axes = figure.add_subplot()
     names = list(found.objectives)
     alone = len(names) == 1
     x, y = ([row.trial.number if alone else row.means[1] for row in found.rows], [row.means[0] for row in found.rows])
-    bars = [row.half_intervals[0] or 0.0 for row in found.rows]
-    axes.errorbar(x, y, bars, fmt="o", color="tab:gray", alpha=0.6, capsize=2)
+    bars = [[row.half_intervals[place] or 0.0 for row in found.rows] for place in range(len(names))]
+    xerr = None if alone or not any(bars[1]) else bars[1]
+    look = {"color": FAINT, "alpha": 0.7, "elinewidth": 0.8, "capsize": 1.5}
+    axes.errorbar(x, y, bars[0] if any(bars[0]) else None, xerr, "o", label="trials", **look)
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
-    axes.plot(*zip(*best, strict=True), "o-", color="tab:red", label="best" if alone else "Pareto front")
+    red, said = COLORS[1], "best" if alone else "Pareto front"
+    if alone:
+        axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
+    else:
+        stair = _staircase(best, found.objectives[names[1]] == "max")
+        axes.plot(*zip(*stair, strict=True), color=red, linewidth=1.1)
+        axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     for row, a, b in zip(found.rows, x, y, strict=True):
-        axes.annotate(str(row.trial.number), (a, b), (4, 4), textcoords="offset points", fontsize=7)
-    if not alone and min(x) > 0 and max(x) > 10 * min(x):
-        logarithmic(axes, "x")
-    axes.set(xlabel="trial" if alone else f"{names[1]} ({found.objectives[names[1]]})")
-    axes.set(ylabel=f"{names[0]} ({found.objectives[names[0]]})")
-    axes.legend()
-    axes.grid(alpha=0.3)
+        if row.on_front or len(found.rows) <= 20:
+            axes.annotate(str(row.trial.number), (a, b), (3, 3), textcoords="offset points", fontsize=6.5)
+    if alone:
+        axes.set(xlabel="trial")
+    else:
+        _scale(axes, "x", names[1], x)
+        axes.set(xlabel=_titled(names[1], found.objectives))
+    _scale(axes, "y", names[0], y)
+    axes.set(ylabel=_titled(names[0], found.objectives))
+    legend(figure, *axes.get_legend_handles_labels())
     return figure
 
 
+def _staircase(best: Sequence[tuple[float, float]], more: bool) -> Iterator[tuple[float, float]]:
+    """The corners of a front: what a point offers holds as far as the next one. `more`: whether x is maximized."""
+    for place, (a, b) in enumerate(best):
+        if place:
+            yield (best[place - 1][0], b) if more else (a, best[place - 1][1])
+        yield a, b
+
+
+def _titled(name: str, objectives: Mapping[str, str]) -> str:
+    return f"{label(name)} ({'more' if objectives[name] == 'max' else 'less'} is better)"
+
+
+def _scale(axes: Axes, which: str, name: str, values: Sequence[float]) -> None:
+    """Bytes in KiB and MiB, other large numbers in k and M; logarithmic where they span more than a factor of ten."""
+    write = _writer(name)
+    if min(values) > 0 and max(values) > 10 * min(values):
+        logarithmic(axes, which, base=4 if "bytes" in name else 10, write=write)
+    elif max(map(abs, values)) >= 1000:
+        getattr(axes, f"{which}axis").set_major_formatter(lambda value, _: write(value))
+
+
+def _writer(name: str) -> Callable[[float], str]:
+    """How values of a metric are written."""
+    return _bytes if "bytes" in name else short_count
+
+
+def _bytes(value: float) -> str:
+    return re.sub(r"[.]0+ ", " ", format_bytes(value))
+
+
+@in_style
 def _parallel(found: Results) -> Figure:
     """An axis for each variable and objective, a line for each trial."""
     columns = [[row.trial.params[name] for row in found.rows] for name in found.rows[0].trial.params]
     columns += [[row.means[place] for row in found.rows] for place in range(len(found.objectives))]
     names = [*found.rows[0].trial.params, *found.objectives]
-    figure, axes = _new(max(8, 1.1 * len(names)))
+    figure = new_figure(max(PAGE, 0.95 * len(names)), 3.6)
+    axes = figure.add_subplot()
     heights = np.array([_heights(column) for column in columns])  # (axes, trials)
     shades = np.linspace(0.95, 0.15, len(found.rows))
     from matplotlib import colormaps
 
     for trial in reversed(range(len(found.rows))):
         axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
-    for place, column in enumerate(columns):
-        for text, height in {_tick(value): h for value, h in zip(column, heights[place], strict=True)}.items():
-            if not isinstance(column[0], float) or height in (0, 1):
-                axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=7)
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        for text, height in _ticks(name, column, heights[place]).items():
+            axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=6.5, va="center")
+    axes.set(xlim=(-0.1, len(names) - 0.4), ylim=(-0.06, 1.06))
+    axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=30, ha="right")
     axes.set_yticks([])
     axes.grid(axis="x", alpha=0.5)
@@ -87,39 +144,56 @@ def _heights(column: Sequence[Any]) -> list[float]:
     return [order.index(str(value)) / max(1, len(order) - 1) for value in column]
 
 
-def _tick(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else label(str(value))
+def _ticks(name: str, column: Sequence[Any], heights: Sequence[float]) -> dict[str, float]:
+    """The values written beside an axis, where they are: the ends of numbers, choices unless they are too many."""
+    places = {_tick(name, value): height for value, height in zip(column, heights, strict=True)}
+    if isinstance(column[0], float) or len(places) > MOST_TICKS:
+        return {text: height for text, height in places.items() if height in (0, 1)}
+    return places
 
 
+def _tick(name: str, value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _writer(name)(value) if number else label(str(value))
+
+
+@in_style
 def _importance(found: Results) -> Figure:
     largest = {name: max(shares[name] for shares in found.importance) for name in found.importance[0]}
     names = sorted(largest, key=lambda name: -largest[name])[:TOP_VARIABLES]
-    figure, axes = _new(height=1 + 0.35 * len(names))
+    figure = new_figure(PAGE, 0.9 + 0.26 * len(names))
+    axes = figure.add_subplot()
     thick = 0.8 / len(found.objectives)
     for place, (objective, shares) in enumerate(zip(found.objectives, found.importance, strict=True)):
         axes.barh(
-            np.arange(len(names)) + place * thick, [shares[name] for name in names], thick, label=label(objective)
-        )
+            np.arange(len(names)) + place * thick, [shares[name] for name in names], thick, label=label(objective),
+            color=COLORS[place % len(COLORS)],
+        )  # fmt: skip
     axes.set_yticks(np.arange(len(names)) + 0.4 - thick / 2, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the variance (eta squared)")
-    figure.legend(loc="outside upper center", ncols=len(found.objectives))
+    axes.grid(axis="y", visible=False)
+    legend(figure, *axes.get_legend_handles_labels())
     return figure
 
 
+@in_style
 def _curves(curves: Sequence[TrialCurve], found: Results) -> Figure:
     """One line for each trial, the best in colour: the mean over seeds up to the step that all have reached."""
-    figure, axes = _new()
+    figure = new_figure(PAGE, 3.4)
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
     order = {row.trial.number: row.place for row in found.rows}
     for number in sorted({curve.trial for curve in curves}, key=lambda trial: -order.get(trial, len(curves) + 1)):
         mine = [curve for curve in curves if curve.trial == number]
         length = min(len(curve.losses) for curve in mine)
         loss = np.mean([curve.losses[:length] for curve in mine], axis=0)
-        top = order.get(number, TOP_CURVES + 1) <= TOP_CURVES
-        style = {"label": f"trial {number}"} if top else {"color": "lightgray", "linewidth": 0.8}
-        axes.plot(mine[0].steps[:length], smooth(loss), **style)
-    axes.set(xlabel="step", ylabel="loss (nats per target)")
-    axes.grid(alpha=0.3)
-    if order:
-        axes.legend(fontsize=7, ncols=2)
+        place = order.get(number, TOP_CURVES + 1)
+        look = series(place - 1) | {"label": f"trial {number}", "zorder": 3}
+        other = {"color": GRID, "linewidth": 0.8}
+        drawn = thinned(list(zip(mine[0].steps[:length], smooth(loss), strict=True)))
+        axes.plot(*zip(*drawn, strict=True), **(look if place <= TOP_CURVES else other))
+    counts(axes, "x")
+    handles, names = axes.get_legend_handles_labels()
+    last = by_last([handle.get_ydata()[-1] for handle in handles])
+    legend(figure, [handles[at] for at in last], [names[at] for at in last])
     return figure

@@ -14,18 +14,27 @@ from torch import Tensor
 from hybridkit.block import GivenWindow, Window, window_of
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
+from hybridkit.recipe.schema import Train
+from hybridkit.training.compile_progress import inductor, watch
 
 MANY = 8
 _MODES = 4  # training or evaluation, with or without document starts
 
 
-def compile_layers(model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile every layer in place; its weights keep their names."""
+def compiles(train: Train, device: torch.device) -> bool:
+    """Whether a recipe's layers are compiled: under `auto`, on a GPU."""
+    return device.type == "cuda" if train.compile == "auto" else train.compile
+
+
+def compile_layers(model: Model, backend: Callable[..., Any] | None = None) -> None:
+    """Compile every layer in place; its weights keep their names. `backend`: torch.compile's, by default inductor."""
     entries = set(model.plan.entries)
     graphs = sum(prod(_graphs(window_of(block)) for block in entry.branches) for entry in entries)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MODES * graphs)
+    branches = zip(model.branches(), model.plan.branches, strict=True)
+    watch({type(layer).__name__: branch.block.name() for layer, branch in branches})
     for layer in model.layers:
-        layer.compile(dynamic=False, backend=backend)
+        layer.compile(dynamic=False, backend=backend or inductor)
 
 
 def for_graphs(plan: Plan, windows: Sequence[GivenWindow]) -> list[GivenWindow | Tensor]:

@@ -22,6 +22,7 @@ from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
 from hybridkit.runs.run import Checkpoint, Newest, Run
+from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
@@ -73,6 +74,7 @@ def train(
     engine = open_engine(plan, recipe.train, loaded.registry)
     try:
         with ExitStack() as stack:
+            stack.enter_context(listening(reporter.message if engine.rank == 0 else lambda text: None))
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
             job = _Job(recipe, loaded.registry, plan, run, engine, reporter if lead else Silent(), callbacks)

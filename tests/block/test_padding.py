@@ -16,7 +16,7 @@ from hybridkit.model.plan import compile_pattern
 from hybridkit.registry.registry import REGISTRY
 
 DIMS = Dims(width=126, heads=3, vocab=253)  # 63, 126 and 253 are padded, to 64, 128 and 256
-WRITTEN = {"swa": "swa:16", "ffn": "ffn(width=125)"}
+WRITTEN = {"moe": "moe(4,2,125)", "swa": "swa:16", "ffn": "ffn(width=125)"}
 KINDS = sorted(path.stem for path in (ROOT / "blocks").glob("[!_]*.py"))
 
 

@@ -85,8 +85,21 @@ def test_the_table_compares_with_the_first_recipe(run: Run, recipe: str) -> None
     code, out, _ = run(recipe, "xlstm-1.4b", "--context", "16k")
     assert code == 0 and "[swa:stoch(16,64), mlstm, sa]*2" in out
     line = next(line for line in out.splitlines() if line.startswith("parameters"))
-    assert line.endswith("%") and "+" in line
+    assert line.endswith("x") and "%" not in line, "4,371 times as many, not +437,100 %"
     assert not [line for line in out.splitlines() if len(line) > 80 and not line.startswith((recipe, "xlstm-1.4b:"))]
+
+
+def test_recipes_and_contexts_are_one_table_each_figure_once(run: Run) -> None:
+    names = [f"{name}-1.4b" for name in ("swax-stochastic", "transformer", "xlstm")]
+    code, out, _ = run(*names, "--context", "1k,16k")
+    table = out.partition("\nswax-stochastic-1.4b: ")[0].splitlines()
+    assert code == 0 and max(map(len, table)) <= 80
+    heads = [line for line in table if line.startswith("...-1.4b")]
+    assert len(heads) == 1 and heads[0].split()[1:] == ["swax-stochastic", "transformer", "xlstm"]
+    assert [sum(line.startswith(what) for line in table) for what in ("parameters", "prefill FLOPs, ")] == [1, 2]
+    _, alone, _ = run(names[0], "--context", "1k,16k")
+    (line,) = (line for line in alone.splitlines() if line.startswith("forward FLOPs/token"))
+    assert line.split()[2:] == ["3.022", "G", "3.092", "G"]
 
 
 @pytest.mark.parametrize(

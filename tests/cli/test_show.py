@@ -7,7 +7,7 @@ import pytest
 
 from hybridkit.report.console import apart
 from hybridkit.report.curves import RunCurve, curves_of, draw_curves, print_curves
-from hybridkit.report.figure import label, labels
+from hybridkit.report.figure import label, labels, save_figure
 from hybridkit.system.errors import UserError
 
 
@@ -56,10 +56,14 @@ def test_rows_of_long_names_differ_in_a_pipe_and_on_a_narrow_terminal(
 
 
 def test_a_curve_shows_its_losses_and_every_name(tmp_path: Path) -> None:
-    step = {"tokens_per_second": 1.0}
-    steps = [{"step": n, "tokens": 8 * n, "loss": None if n == 3 else 3.0 - n / 9} | step for n in range(1, 9)]
+    step = {"tokens_per_second": 1.0, "seconds": 2.0}
+    steps = [{"step": n, "tokens": 8 * n, "loss": None if n == 3 else 3.0 - n / 9, **step} for n in range(1, 9)]
     curves = [RunCurve(name, steps, [{"step": 8, "val_loss": 2.0}]) for name in ("_x", "a$b^{$", "a$b^{$")]
-    draw_curves(curves, tmp_path / "c.svg")
+    save_figure(draw_curves(curves), tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text("utf-8")
     assert "<!--  _x -->" in text and "<!-- a$b^{$ -->" in text
     assert curves[0].summary()["loss"] == pytest.approx(sum(3 - n / 9 for n in (1, 2, 4, 5, 6, 7, 8)) / 7)
+    (line,) = (line for line in draw_curves(curves[:1], "seconds").axes[0].get_lines() if line.get_label() == " _x")
+    assert line.get_xdata()[-1] == pytest.approx(16), "seconds add up"
+    with pytest.raises(UserError, match="--plot"):
+        save_figure(draw_curves(curves), tmp_path / "no" / "c.png")

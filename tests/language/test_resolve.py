@@ -76,6 +76,11 @@ def test_an_entry_says_itself_back(text: str) -> None:
         ("swa(|heds=3|):128", "did you mean `heads`?"),
         ("sa(|window=3|)", "sa has no argument `window`"),
         ("sa(|heads=four|)", "`heads` should be a whole number"),
+        (
+            "sa(|scaling=yran|,factor=2)",
+            "`scaling` should be 'linear', 'yarn' or 'llama3', not \"yran\"; did you mean `yarn`",
+        ),
+        ("sa(|bias=out|)", "`bias` should be true or false or 'qkv', not \"out\""),
         ("mlstm(|3=4|)", "mlstm has no argument `3`"),
     ],
 )

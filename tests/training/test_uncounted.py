@@ -12,6 +12,7 @@ import hybridkit
 from hybridkit.data.batches import IGNORED, Batch, Feed
 from hybridkit.recipe.schema import Train
 from hybridkit.report.curves import curves_of, draw_curves, print_curves
+from hybridkit.report.figure import save_figure
 from hybridkit.report.progress import figures
 from hybridkit.runs.run import Run
 from hybridkit.search.objectives import UnknownMetric, look_up, run_metrics
@@ -68,7 +69,7 @@ def test_it_is_not_drawn_and_stands_in_no_mean(sparse: Run, tmp_path: Path) -> N
     losses = [line["loss"] for line in untimed(sparse) if line.get("loss") is not None]
     assert curves[0].summary()["loss"] == pytest.approx(sum(losses) / len(losses))
     print_curves(curves)
-    draw_curves(curves, tmp_path / "curves.svg")
+    save_figure(draw_curves(curves), tmp_path / "curves.svg")
     assert run_metrics(sparse)["loss"] == curves[0].summary()["loss"]
 
 
@@ -85,7 +86,7 @@ def test_a_run_without_any_loss_has_none_to_be_ranked_by(sparse: Run, tmp_path: 
     (curve,) = curves_of([run.path])
     assert (curve.summary()["loss"], curve.summary()["val_loss"]) == (None, None)
     print_curves([curve])
-    draw_curves([curve], tmp_path / "curves.svg")
+    save_figure(draw_curves([curve]), tmp_path / "curves.svg")
 
 
 def test_people_read_a_dash() -> None:

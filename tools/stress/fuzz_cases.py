@@ -23,6 +23,7 @@ from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import dump
 from hybridkit.report.curves import curves_of, draw_curves, print_curves
+from hybridkit.report.figure import save_figure
 from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
@@ -278,7 +279,7 @@ def _read_metrics(content: bytes) -> None:
     print_curves(curves)
     json.dumps(curves[0].summary())
     if len(content) % 50 == 0:
-        draw_curves(curves, Path("m.svg"))
+        save_figure(draw_curves(curves), Path("m.svg"))
     if found.damaged and not found.lines:
         raise Invalid("no valid line")
 

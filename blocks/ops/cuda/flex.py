@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex_attention_module
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from hybridkit.block import WindowLimit
+from hybridkit.block import WindowLimit, building
 
 BLOCK = 128
 
@@ -81,7 +81,16 @@ def _options(dtype: torch.dtype) -> dict[str, Any] | None:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention)
+    compiled, built = torch.compile(flex_attention), list[bool]()
+
+    def run(*given: Any, **options: Any) -> Any:
+        if built:
+            return compiled(*given, **options)
+        built.append(True)
+        with building("FlexAttention"):
+            return compiled(*given, **options)
+
+    return run
 
 
 @lru_cache(maxsize=32)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hybridkit.block import Block
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import one
+from hybridkit.hub.stack import one, window
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -20,7 +21,8 @@ def layer_windows(fields: Fields, layers: int, usual: Sequence[bool]) -> list[in
     return [size if slides else None for slides in sliding]
 
 
-def layer_types(windows: Sequence[int | None]) -> dict[str, Any]:
-    """The fields that say these windows. Raises CannotSay for two sizes."""
+def layer_types(attention: Sequence[Block]) -> dict[str, Any]:
+    """The fields that say the windows of these blocks. Raises CannotSay for two sizes."""
+    windows = [window(block) for block in attention]
     size = one([w for w in windows if w], "the window") if any(windows) else None
     return {"layer_types": [SLIDING if w else FULL for w in windows], "sliding_window": size}

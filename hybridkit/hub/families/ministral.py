@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike
 from hybridkit.hub.families._sliding import layer_types, layer_windows
 from hybridkit.hub.families.mistral import Mistral
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import CannotSay
+from hybridkit.model.plan import Plan
 
 
 class Ministral(LlamaLike):
@@ -22,7 +23,5 @@ class Ministral(LlamaLike):
     def windows(self, fields: Fields, layers: int) -> list[int | None]:
         return layer_windows(fields, layers, [fields.take("sliding_window") is not None] * layers)
 
-    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
-        if not all(turned):
-            raise CannotSay("every layer has rotary positions")
-        return layer_types(windows)
+    def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
+        return layer_types(attention)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import CannotSay, one
+from hybridkit.hub.stack import window
+from hybridkit.model.plan import Plan
 
 
 class Mistral(LlamaLike):
@@ -28,7 +30,5 @@ class Mistral(LlamaLike):
         none = fields.take("sliding_window") is None
         return [None if none else fields.whole("sliding_window", most=1 << 40)] * layers
 
-    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
-        if not all(turned):
-            raise CannotSay("every layer has rotary positions")
-        return {"sliding_window": one(windows, "the window")}
+    def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
+        return {"sliding_window": window(attention[0])}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridkit.hub.families._llama_like import LlamaLike
+from hybridkit.block import Block
+from hybridkit.hub.families._llama_like import LlamaLike, windows_of
 from hybridkit.hub.families._sliding import layer_types, layer_windows
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import CannotSay
+from hybridkit.model.plan import Plan
 
 
 class Qwen3(LlamaLike):
@@ -16,8 +17,7 @@ class Qwen3(LlamaLike):
     preference = 30
     model_type = "qwen3"
     architecture = "Qwen3ForCausalLM"
-    qk_norm = True
-    common = {"hidden_act": "silu", "attention_dropout": 0.0, "attention_bias": False}
+    arguments = {"qk_norm": True}
     defaults = {
         "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "rms_norm_eps": 1e-6,
@@ -29,7 +29,9 @@ class Qwen3(LlamaLike):
         fields.harmless("sliding_window", "layer_types")
         return layer_windows(fields, layers, [i >= first for i in range(layers)]) if used else [None] * layers
 
-    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
-        if not all(turned):
-            raise CannotSay("every layer has rotary positions")
-        return {**layer_types(windows), "use_sliding_window": any(windows), "max_window_layers": len(windows)}
+    def attention(self, fields: Fields) -> dict[str, Any]:
+        return {"bias": True} if fields.switch("attention_bias") else {}
+
+    def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
+        said = {"use_sliding_window": any(windows_of(attention)), "max_window_layers": len(attention)}
+        return {**layer_types(attention), **said, "attention_bias": attention[0].bias is True}  # type: ignore[attr-defined]

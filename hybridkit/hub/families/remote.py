@@ -16,7 +16,7 @@ from hybridkit.block import Block, Entry
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.rules import Rule, rename
-from hybridkit.hub.stack import call, plain, plain_model, window
+from hybridkit.hub.stack import call, window
 from hybridkit.hub.transformers_class import TransformersClass
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -31,9 +31,6 @@ KNOWN: dict[str, tuple[str, ...]] = {  # blocks, and the arguments of each, that
     "mlstm": ("heads",),
     "ffn": ("width",),
 }
-STARTS = ("igate_bias",)  # arguments that only say how a new model begins
-OPTIONS = ("norm", "in_scale", "out_scale")  # arguments of every block
-MODEL = ("logit_cap", "residual_scale", "logit_scale", "norm", "branches")  # options of the model
 SERVERS = ("num_hidden_layers", "num_key_value_heads", "head_dim", "layer_types", "sliding_window")  # what they ask
 NUMBERS = ("norm_eps", "embedding_scale", "residual_scale", "logit_scale")
 CODE = "configuration_hybridkit", "modeling_hybridkit"
@@ -49,7 +46,6 @@ class Remote(TransformersClass):
     opened_by = TransformersClass.opened_by.replace('("{folder}")', '("{folder}", trust_remote_code=True)')
 
     def config(self, plan: Plan) -> dict[str, Any]:
-        plain_model(plan.config, *MODEL)
         config = plan.config
         return {
             "auto_map": {
@@ -154,7 +150,6 @@ def _block(block: Block) -> dict[str, Any]:
     name = block.name()
     if name not in KNOWN:
         raise CannotSay(f"{name}: the modeling files know {', '.join(KNOWN)}")
-    plain(block, *KNOWN[name], *STARTS, *OPTIONS)
     said = {field: getattr(block, field) for field in (*KNOWN[name], "in_scale", "out_scale")}
     usual = {field: type(block).model_fields[field].get_default() for field in said}
     kept = {field: value for field, value in said.items() if value != usual[field] or field in ("theta", "slow")}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridkit.hub.families._llama_like import LlamaLike
+from hybridkit.block import Block
+from hybridkit.hub.families._llama_like import LlamaLike, windows_of
 from hybridkit.hub.families._sliding import layer_types, layer_windows
 from hybridkit.hub.fields import Fields
+from hybridkit.model.plan import Plan
 
 
 class SmolLM3(LlamaLike):
@@ -33,6 +35,6 @@ class SmolLM3(LlamaLike):
         usual = [used and fields.take("sliding_window") and not turns for turns in self.turned(fields, layers)]
         return layer_windows(fields, layers, usual) if used else [None] * layers
 
-    def say(self, windows: list[int | None], turned: list[bool]) -> dict[str, Any]:
-        said = {"no_rope_layers": [int(turns) for turns in turned], "use_sliding_window": any(windows)}
-        return {**layer_types(windows), **said}
+    def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
+        turned = [int(block.theta is not None) for block in attention]  # type: ignore[attr-defined]
+        return {**layer_types(attention), "no_rope_layers": turned, "use_sliding_window": any(windows_of(attention))}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridkit.hub.families._llama_like import tie
-from hybridkit.hub.family import MOST_LAYERS, Described
+from hybridkit.block import Block
+from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rules import Rule, names_below, rename
-from hybridkit.hub.stack import CannotSay, call, one, pairs, plain, plain_model
-from hybridkit.hub.transformers_class import TransformersClass
+from hybridkit.hub.layered import Layered, Part, ffns, mixers, tie
+from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
-MIXER = {
-    "q.weight": "q.weight", "k.weight": "k.weight", "v.weight": "v.weight",
-    "igate.weight": "igate_preact.weight", "igate.bias": "igate_preact.bias",
-    "fgate.weight": "fgate_preact.weight", "fgate.bias": "fgate_preact.bias",
-    "ogate.weight": "ogate_preact.weight", "norm.weight": "multihead_norm.weight", "out.weight": "out_proj.weight",
-}  # fmt: skip
-FFN = {"gate.weight": "proj_up_gate.weight", "up.weight": "proj_up.weight", "down.weight": "proj_down.weight"}
+MIXER = Part(
+    "mlstm_layer",
+    {
+        "q": "q", "k": "k", "v": "v", "igate": "igate_preact", "fgate": "fgate_preact", "ogate": "ogate_preact",
+        "norm": "multihead_norm", "out": "out_proj",
+    },
+)  # fmt: skip
+FFN = Part("ffn", {"gate": "proj_up_gate", "up": "proj_up", "down": "proj_down"})
 FIXED: dict[str, Any] = {  # of the config, at the values that our block has
     "use_bias": False, "norm_reduction_force_float32": True, "add_out_norm": True, "norm_eps": 1e-6, "eps": 1e-6,
     "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "gate_soft_cap": 15.0, "weight_mode": "single",
@@ -30,8 +30,14 @@ RUNS: dict[str, Any] = {  # how transformers computes it, with states and sums i
 }  # fmt: skip
 
 
-class XLSTM(TransformersClass):
+class XLSTM(Layered):
     """xLSTM-7B: `mlstm*N` with `model.logit_cap`."""
+
+    embedding = "backbone.embeddings.weight"
+    last_norm = "backbone.out_norm.weight"
+    layer = "backbone.blocks"
+    mixer_norms = {"norm": "norm_mlstm"}
+    ffn_norms = {"norm": "norm_ffn"}
 
     preference = 10
     model_type = "xlstm"
@@ -67,38 +73,24 @@ class XLSTM(TransformersClass):
         return Described([call("mlstm", {})] * layers, options)
 
     def config(self, plan: Plan) -> dict[str, Any]:
-        plain_model(plan.config, "logit_cap")
         if not plan.config.logit_cap:
             raise CannotSay("its logits are capped, and model.logit_cap is null")
-        if plan.config.norm_eps != FIXED["norm_eps"]:
-            raise CannotSay(f"model.norm_eps is {plan.config.norm_eps:g}")
-        stack = pairs(plan, ("mlstm",))
-        for pair in stack:
-            plain(pair.mixer, "heads", "igate_bias")
-            plain(pair.ffn, "width")
-        width, inner = plan.dims.width, one((pair.ffn.width for pair in stack), "the FFN's width")  # type: ignore
+        cells, networks = mixers(plan, "mlstm"), ffns(plan, "ffn")
+        width, inner = plan.dims.width, networks[0].width  # type: ignore[attr-defined]
         return {
             **FIXED,
             **RUNS,
             "vocab_size": plan.dims.vocab,
             "hidden_size": width,
             "embedding_dim": width,
-            "num_hidden_layers": len(stack),
-            "num_blocks": len(stack),
-            "num_heads": one((pair.mixer.heads for pair in stack), "the mLSTM's heads"),  # type: ignore
+            "num_hidden_layers": len(cells),
+            "num_blocks": len(cells),
+            "num_heads": cells[0].heads,  # type: ignore[attr-defined]
             "ffn_round_up_to_multiple_of": inner,  # rounded up to one multiple of itself, exactly
             "ffn_proj_factor": inner / width / 2,
             "output_logit_soft_cap": plan.config.logit_cap,
             "tie_word_embeddings": self.tied(plan),
         }
 
-    def rules(self, plan: Plan) -> list[Rule]:
-        found = [("embedding.weight", "backbone.embeddings.weight"), ("norm.weight", "backbone.out_norm.weight")]
-        found += [] if self.tied(plan) else [("head.weight", "lm_head.weight")]
-        for index in range(0, len(plan.entries), 2):
-            block = f"backbone.blocks.{index // 2}"
-            found += names_below(f"layers.{index}.mlstm", f"{block}.mlstm_layer", MIXER)
-            found += names_below(f"layers.{index + 1}.ffn", f"{block}.ffn", FFN)
-            found.append((f"layers.{index}.norm.weight", f"{block}.norm_mlstm.weight"))
-            found.append((f"layers.{index + 1}.norm.weight", f"{block}.norm_ffn.weight"))
-        return rename(found)
+    def parts(self, plan: Plan, block: Block) -> Part:
+        return MIXER if block.is_mixer else FFN

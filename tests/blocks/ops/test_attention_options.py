@@ -165,6 +165,10 @@ def test_it_prints_as_it_was_written(text: str) -> None:
     assert again == block(text) and str(again) == str(block(text))
 
 
+def test_a_norm_of_each_head_has_two_names() -> None:
+    assert block("sa(qk_norm=head)") == block("sa(qk_norm=true)")
+
+
 def test_options_at_their_defaults_are_not_printed_and_build_nothing() -> None:
     said = "sa(bias=false,gate=false,sinks=false,rope=1,softcap=null,scale=null,scaling=null,qk_norm=false)"
     assert str(block(said)) == "sa"

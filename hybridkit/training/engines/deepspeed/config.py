@@ -56,9 +56,9 @@ def check_settings(spec: DeepSpeed, train: Train) -> None:
         raise UserError(f"train.offload: {spec.offload} needs train.zero of at least 1, not 0")
     if spec.offload == "all" and spec.zero != 3:
         raise UserError(f"train.offload: all moves the weights too, which needs train.zero=3, not {spec.zero}")
-    if train.compile and spec.zero == 3:
+    if train.compile is True and spec.zero == 3:
         raise UserError("train.compile: weights that ZeRO gathers layer by layer do not compile; use train.zero=2")
-    if train.compile and spec.sequence_parallel > 1:
+    if train.compile is True and spec.sequence_parallel > 1:
         raise UserError("train.compile: exchanges between ranks do not compile; use train.sequence_parallel=1")
     settings(spec, train, 1)
 

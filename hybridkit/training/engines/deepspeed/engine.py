@@ -25,7 +25,7 @@ from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import choose_precision, keep_freed_memory
-from hybridkit.training.compile import compile_layers
+from hybridkit.training.compile import compile_layers, compiles
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.engines.deepspeed import DeepSpeed
 from hybridkit.training.engines.deepspeed import checkpoint as files
@@ -57,10 +57,11 @@ class DeepSpeedEngine:
         self.model = sharded_model(plan, train.seed, config) if spec.zero == 3 else initial_model(plan, train.seed)
         self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
         self._ulysses = spread(self.model, spec.sequence_parallel)
-        if train.compile:
+        compiled = compiles(train, self.device) and spec.zero < 3 and spec.sequence_parallel == 1
+        if compiled:
             compile_layers(self.model)
         built = optimizer.build(groups_of(self.model, train.weight_decay, optimizer.hidden_matrices), train)
-        loss = Loss(self.model, train, self.device, self.precision)
+        loss = Loss(self.model, compiled, self.device, self.precision)
         self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
         self._zero = STAGES[spec.zero](self._engine)
         self._zero.set_steps(0)

@@ -30,11 +30,11 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 class Loss(nn.Module):
     """The model and its summed loss in one forward pass, so that ZeRO-3 gathers the head's weights for it too."""
 
-    def __init__(self, model: Model, train: Train, device: torch.device, precision: str) -> None:
+    def __init__(self, model: Model, compiled: bool, device: torch.device, precision: str) -> None:
         super().__init__()
         self.model = model
         self._autocast = torch.autocast(device.type, DTYPES["bf16"], enabled=precision == "bf16")
-        self._compiled = train.compile
+        self._compiled = compiled
 
     def forward(self, batch: Batch, windows: Windows) -> Tensor:
         """Nats summed over the targets, a scalar."""

@@ -25,10 +25,11 @@ from hybridkit.system.machine import (
     weight_type,
 )
 from hybridkit.training.average import WeightAverage
-from hybridkit.training.compile import compile_layers, for_graphs
+from hybridkit.training.compile import compile_layers, compiles, for_graphs
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.loads import Loads
 from hybridkit.training.micro_batches import num_targets as count_targets
+from hybridkit.training.narrow import NarrowWeights, narrow_names
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups
 
@@ -43,7 +44,7 @@ def initial_model(plan: Plan, seed: int) -> Model:
 
 
 class LocalEngine:
-    """fp32 master weights, under autocast where the precision is bf16; see `Engine`."""
+    """fp32 weights, and where the precision is bf16, autocast and copies that are cast once a step; see `Engine`."""
 
     rank, ranks, data_parallel_rank, data_parallel_size = 0, 1, 0, 1
 
@@ -52,17 +53,21 @@ class LocalEngine:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.precision = choose_precision(train.precision, self.device.type)
-        self.model = initial_model(plan, train.seed).to(self.device, weight_type(self.precision))
+        self.model = initial_model(plan, train.seed)
         self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
-        self._compiled = train.compile
+        names = narrow_names(self.model) if self.precision == "bf16" else []
+        self.model.to(self.device, weight_type(self.precision))
+        self._narrow = NarrowWeights(self.model, names) if names else None
+        self.working = self._narrow.working if self._narrow else self.model  # what runs
+        self._compiled = compiles(train, self.device)
         if self._compiled:
-            compile_layers(self.model)
+            compile_layers(self.working)
         optimizer = optimizer or optimizer_of(train)
         groups = parameter_groups(self.model, train.weight_decay, optimizer.hidden_matrices)
         self._optimizer = optimizer.build(groups, train)
         self._average = WeightAverage(self.model, train.ema) if train.ema else None
         self._frozen: frozenset[str] = frozenset()
-        self._max_grad_norm, self._loads = train.clip, Loads(self.model)
+        self._max_grad_norm, self._loads = train.clip, Loads(self.working)
         self._norm = torch.zeros(())
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
@@ -74,6 +79,7 @@ class LocalEngine:
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over the micro-batches."""
         self.zero_grad()
+        self._cast()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loads.clear()
         for batch in micro_batches:
@@ -116,6 +122,7 @@ class LocalEngine:
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
         """The summed loss in nats."""
+        self._cast()
         return sum(self._loss(batch, windows).item() for batch in micro_batches)
 
     def save(self) -> Save:
@@ -149,13 +156,17 @@ class LocalEngine:
         """None: the lines of two runs of one recipe are equal, but for time."""
         return {}
 
+    def _cast(self) -> None:
+        if self._narrow:
+            self._narrow.refresh()
+
     def _loss(self, batch: Batch, windows: Windows) -> Tensor:
         """Summed over the targets, a scalar."""
         document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
         tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
         with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):
             given = for_graphs(self.model.plan, windows) if self._compiled else windows
-            loss, _ = self.model(tokens, windows=given, document_starts=document_starts, targets=targets)
+            loss, _ = self.working(tokens, windows=given, document_starts=document_starts, targets=targets)
         return loss
 
 

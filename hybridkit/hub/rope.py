@@ -1,0 +1,84 @@
+"""Rotary positions in a config.json, both ways: base, share of the head, and how they are stretched for long texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hybridkit.block import Block
+from hybridkit.hub.fields import Fields
+
+Arguments = dict[str, Any]  # of a block, by name
+
+_KNOWN = {  # of each `rope_type`: their fields and our arguments
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor", "original_max_position_embeddings": "original",
+        "high_freq_factor": "fast", "low_freq_factor": "slow",
+    },
+    "yarn": {
+        "factor": "factor", "original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow",
+        "truncate": "truncate", "attention_factor": "magnitude",
+    },
+}  # fmt: skip
+_USUAL = {"beta_fast": 32.0, "beta_slow": 1.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "truncate": True}
+
+
+def rope_arguments(fields: Fields, of: str | None = None, theta: str = "rope_theta") -> Arguments:
+    """The arguments of attention that say what the config says. `of`: the layer type, where each has positions of its
+    own; `theta`: the older field of the base. Raises UserError.
+
+    Read are `rope_parameters`, or the older `rope_theta`, `rope_scaling` and `partial_rotary_factor`.
+    """
+    name = "rope_parameters" if fields.take("rope_parameters") is not None else "rope_scaling"
+    said = fields.take(name, {})
+    if isinstance(said, dict) and of and isinstance(said.get(of), dict):
+        said = said[of]
+    fields.harmless("rope_parameters", "rope_scaling", "rope_theta", theta, "partial_rotary_factor")
+    if not isinstance(said, dict):
+        raise fields.wrong(name, "should be an object")
+    said = {key: value for key, value in said.items() if value is not None}
+    kind = said.pop("rope_type", said.pop("type", "default"))
+    said.pop("type", None)
+    base = Fields({theta: said.pop("rope_theta", fields.take(theta))}, fields.origin).number(theta)
+    share = said.pop("partial_rotary_factor", fields.take("partial_rotary_factor", 1.0))
+    found: Arguments = {"theta": base, **({"rope": share} if share != 1 else {})}
+    if kind == "default" and not said:
+        return found
+    if kind not in _KNOWN:
+        raise fields.wrong(name, f"positions of type {kind!r} are not known here")
+    return found | _stretch(fields, name, kind, said)
+
+
+def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Arguments:
+    magnitudes = [said.pop(key, None) for key in ("mscale", "mscale_all_dim")] if kind == "yarn" else [None]
+    if strange := sorted(set(said) - set(_KNOWN[kind])):
+        raise fields.wrong(name, f"{strange[0]} is not known here")
+    if kind == "default":
+        raise fields.wrong(name, f"{sorted(said)[0]} means nothing without a rope_type")
+    numbers = {key: value for key, value in said.items() if key != "truncate"}
+    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in numbers.values()):
+        raise fields.wrong(name, "its numbers should be above 0")
+    if all(magnitudes) and "attention_factor" not in said:
+        top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in magnitudes)
+        said["attention_factor"] = top / bottom
+    if kind != "linear" and "original_max_position_embeddings" not in said:
+        said["original_max_position_embeddings"] = fields.whole("max_position_embeddings", most=1 << 40)
+    given = {_KNOWN[kind][theirs]: value for theirs, value in said.items() if value != _USUAL.get(theirs)}
+    return {"scaling": kind, **given}
+
+
+def rope_fields(block: Block) -> Mapping[str, Any]:
+    """`rope_parameters` of a block's positions; those of a block without any are not asked for."""
+    get = lambda name, usual=None: getattr(block, name, usual)  # noqa: E731
+    said: dict[str, Any] = {"rope_theta": get("theta") or 10000.0, "rope_type": get("scaling") or "default"}
+    if get("rope", 1.0) != 1:
+        said["partial_rotary_factor"] = get("rope")
+    for theirs, ours in _KNOWN[said["rope_type"]].items():
+        if (value := get(ours)) is None:
+            value = _USUAL.get(theirs)
+        if value is not None:  # attention_factor: both sides have the same default
+            said[theirs] = value
+    return said
