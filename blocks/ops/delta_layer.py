@@ -32,7 +32,7 @@ from hybridkit_blocks.ops.convolution import (
 )
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.delta_rule import normalised, recurrent_
+from hybridkit_blocks.ops.delta_rule import EPS, recurrent_
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
@@ -181,12 +181,12 @@ class DeltaLayer(Layer):
         """The linear layers that read x beside q, k, v and b."""
 
     @abstractmethod
-    def rates(self, given: Sequence[Tensor]) -> Tensor:
-        """The log decay g (..., H, G) from what `inputs` give (..., outputs), at least fp32."""
+    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A function from what `inputs` give (..., outputs) to the log decay g (..., H, G), at least fp32."""
 
     @abstractmethod
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """The normed o (..., H, V) times its gate, from what `inputs` give."""
+        """The normed o (..., H, V) times its gate (..., H V), from what `inputs` give."""
 
     def forward(
         self,
@@ -202,9 +202,9 @@ class DeltaLayer(Layer):
         held, gather = DeltaState(*state) if state else None, self.sequence_parallel.gather
         q, k, v, b, *given = self._project(x)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
-        beta, g = gather(torch.sigmoid(b) * self.top), gather(self.rates(given))
+        beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
         o, S = delta_kernels.cell(q, k, v, beta, g, held.S if held else None, document_starts)
-        y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given).flatten(-2)
+        y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given)
         return self.out(y.to(x.dtype)).to(x.dtype), DeltaState(S, inputs)
 
     @torch.no_grad()
@@ -212,11 +212,11 @@ class DeltaLayer(Layer):
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = DeltaState(*state), x[:, 0]
         q, k, v, b, *given = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
-        y = self._token(torch.cat([q, k, v], -1), b, given, held)
+        y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        unit, out = Unit(norm), residual(self.out.weight, rows)
+        unit, token, out = Unit(norm), self._token(), residual(self.out.weight * self._norm_weights(), rows)
         linears = self.q, self.k, self.v, self.b, *self.inputs
         project, cuts = self._packed(norm, linears, rows), [len(linear.weight) for linear in linears[3:]]
         cuts.insert(0, sum(self.sizes.channels))
@@ -224,7 +224,7 @@ class DeltaLayer(Layer):
         def run(x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
             held, x = DeltaState(*state), x[:, 0]
             qkv, b, *given = project(unit(x)).split_with_sizes(cuts, -1)
-            return out(x, self._token(qkv, b, given, held).to(x.dtype))[:, None], held
+            return out(x, token(qkv, b, given, held).to(x.dtype)).unsqueeze(1), held
 
         return run
 
@@ -269,19 +269,35 @@ class DeltaLayer(Layer):
         """What belongs to own heads of a tensor of all channels (C, .)."""
         return self.sequence_parallel.own_heads(t.unflatten(0, (heads, -1))).flatten(0, 1)
 
-    def _token(self, qkv: Tensor, b: Tensor, given: Sequence[Tensor], held: DeltaState) -> Tensor:
-        """One token's y (B, H V), from projected q, k, v side by side (B, C); `held` is changed in place."""
-        (heads, key_heads, key, value), S = self.sizes, held.S
-        mixed = self.conv.step(qkv, held.inputs).to(S.dtype)
-        keys = normalised(mixed[:, : 2 * key_heads * key].reshape(-1, 2, key_heads, key))
-        if heads != key_heads:
-            keys = keys.repeat_interleave(heads // key_heads, 2)
-        q, k = keys.unbind(1)
-        v, beta = mixed[:, 2 * key_heads * key :].reshape(-1, 1, value), torch.sigmoid(b) * self.top
-        decay = torch.exp(self.rates(given)).flatten(0, 1)[..., None]
-        rows = q.reshape(-1, 1, key) * key**-0.5, k.reshape(-1, 1, key), v, beta.view(-1, 1, 1)
-        o = recurrent_(*rows, decay, S.flatten(0, 1))
-        return self.gated(self._normed(o.view(-1, heads, value)), given).flatten(-2)
+    def _token(self) -> Callable[[Tensor, Tensor, Sequence[Tensor], DeltaState], Tensor]:
+        """A function from projected q, k, v side by side (B, C), b and what `inputs` give to one token's y (B, H V),
+        before the norm's weights; the state is changed in place.
+
+        q is not scaled: o is then sqrt(K) times as large, and so is the root of eps that its norm adds.
+        """
+        (heads, key_heads, key, value), top = self.sizes, self.top
+        mix, decay, kind, cut = self.conv.stepper(), self.decay(), wide(self.q.weight.dtype), 2 * key_heads * key
+        least = [torch.full((), eps**0.5, dtype=kind, device=self.norm.device) for eps in (EPS, key * value * self.eps)]
+
+        def run(qkv: Tensor, b: Tensor, given: Sequence[Tensor], held: DeltaState) -> Tensor:
+            keys, v = mix(qkv, held.inputs).split_with_sizes((cut, heads * value), -1)
+            keys = keys.unflatten(-1, (2, key_heads, key))
+            keys = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).hypot_(least[0])
+            if heads != key_heads:
+                keys = keys.repeat_interleave(heads // key_heads, 2)
+            q, k = keys.unbind(1)
+            beta, kept = torch.sigmoid(b), decay(given).exp_()
+            beta = (beta if top == 1 else beta * top).view(-1, 1, 1)
+            rows = q.reshape(-1, 1, key), k.reshape(-1, 1, key), v.reshape(-1, 1, value)
+            o = recurrent_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
+            o.div_(torch.linalg.vector_norm(o, dim=-1, keepdim=True).hypot_(least[1]))
+            return self.gated(o.view(-1, heads, value), given)
+
+        return run
+
+    def _norm_weights(self) -> Tensor:
+        """What `_token` leaves to be multiplied with its y (H V)."""
+        return (self.norm * self.sizes.value**0.5).repeat(self.sizes.heads)
 
     def _normed(self, o: Tensor) -> Tensor:
         """RMSNorm of each head (..., H, V), at least fp32."""
