@@ -101,8 +101,8 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, heads: int, widt
 def _results(run: Scan, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     """Outputs and gradients; what comes to the state's gradient is the state itself."""
     with torch.enable_grad(), torch.inference_mode(False):
-        leaves = [t.clone().requires_grad_() for t in inputs]
-        y, state = run(*leaves, document_starts)
+        mixed, dt, log_a, skip, before = leaves = [t.clone().requires_grad_() for t in inputs]
+        y, state = run(mixed, dt, log_a, skip, before, document_starts)
         grads = torch.autograd.grad((y.float() * slope).sum() + state.square().sum() / 2, leaves)
     return [y.detach(), state.detach(), *grads]
 
@@ -139,14 +139,14 @@ def _sequences(
         before = state.new_zeros(len(starts), heads, keys, width)
         held = state.mT.masked_fill(document_starts[:, 0, None, None, None], 0)
         lengths = torch.cat([starts, starts.new_tensor([batch * tokens])])
-        joined = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in inputs)
-        y, after = _chunks(*joined, before.index_copy(0, first, held), lengths)
+        q, k, v, g = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in inputs)
+        y, after = _chunks(q, k, v, g, before.index_copy(0, first, held), lengths)
         y, after = y.view(x.shape), after.index_select(0, last)
     return (y + x * skip[:, None]).to(x.dtype), after.mT.contiguous()
 
 
 def _chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """fla's form: q, k (B, T, H, N), v (B, T, H, P), g (B, T, H) and states (B, H, N, P), at most one row of lengths."""
+    """fla's form: q, k (B, T, H, N), v (B, T, H, P), g (B, T, H), states (B, H, N, P); one row where it has lengths."""
     from fla.ops.simple_gla import chunk_simple_gla
 
     q, k, v, g, state = (t.contiguous() for t in (q, k, v, g, state))
