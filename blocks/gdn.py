@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, small_init_
 from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_layer import GATES, DeltaBlock, DeltaLayer, Sizes, WideLinear
+from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
 from hybridkit_blocks.ops.precision import wide

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, small_init_
 from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_layer import DeltaBlock, DeltaLayer, Sizes
+from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
 from hybridkit_blocks.ops.precision import wide

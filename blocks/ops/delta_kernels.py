@@ -99,8 +99,8 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, decays: int, key
 def _results(rule: Rule, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     """Outputs and gradients; what comes to the state's gradient is the state itself."""
     with torch.enable_grad(), torch.inference_mode(False):
-        leaves = [t.clone().requires_grad_() for t in inputs]
-        o, state = rule(*leaves, document_starts)
+        q, k, v, beta, g, before = leaves = [t.clone().requires_grad_() for t in inputs]
+        o, state = rule(q, k, v, beta, g, before, document_starts)
         grads = torch.autograd.grad((o.float() * slope).sum() + state.square().sum() / 2, leaves)
     return [o.detach(), state.detach(), *grads]
 
