@@ -134,8 +134,8 @@ def cost(plan: Plan, settings: CostSettings) -> Cost:
 def _entry_cost(entry: Entry, norms: int, dims: Dims, settings: CostSettings) -> LayerCost:
     """The costs of one entry: of its branches and norms."""
     first, *others = (layer_cost(block, dims, settings) for block in entry.branches)
-    sums = {name: sum(getattr(other, name) for other in others) + getattr(first, name) for name in LayerCost._fields}
-    return LayerCost(**sums)._replace(parameters=sums["parameters"] + norms * dims.width)
+    whole = LayerCost(*map(sum, zip(first, *others, strict=True))) if others else first  # type: ignore[arg-type]
+    return whole._replace(parameters=whole.parameters + norms * dims.width)
 
 
 @lru_cache(1 << 14)

@@ -26,7 +26,7 @@ from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
     from hybridkit.model.model import Model
-    from hybridkit.model.residual import EntryStep
+from hybridkit.model.residual import EntryStep
 
 CHUNK = 2048  # tokens read at once
 LAST = 16  # ids that a context remembers
