@@ -62,7 +62,7 @@ def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Argu
     if not all(isinstance(value, int | float) and 0 < value < math.inf for value in numbers.values()):
         raise fields.wrong(name, "its numbers should be above 0")
     if all(magnitudes) and "attention_factor" not in said:
-        top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in magnitudes)
+        top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in magnitudes if one)
         said["attention_factor"] = top / bottom
     if kind != "linear" and "original_max_position_embeddings" not in said:
         said["original_max_position_embeddings"] = fields.whole("max_position_embeddings", most=1 << 40)
