@@ -27,6 +27,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hybridkit.block import (
+    ALL,
     Block,
     Count,
     Dims,
@@ -175,6 +176,7 @@ class Attention(Layer):
         super().__init__()
         heads, bias = block.shape(dims), block.bias in (True, "qkv")
         self.largest, self.head = window_limit(window_of(block)), heads.size
+        self.has_policy = window_of(block) is not None
         self.rope = block.rope_of(block.turning(heads.size), block.theta)
         self.q = Linear(dims.width, heads.q * heads.size, bias=bias)
         self.k = Linear(dims.width, heads.kv * heads.size, bias=bias)
@@ -209,7 +211,7 @@ class Attention(Layer):
         assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
         limit = self._limit(window, state)
-        past = None if state is None else kv_cache.read_cache(state, limit)  # type: ignore[arg-type]  # see _limit
+        past = None if isinstance(limit, Tensor) else kv_cache.read_cache(state, limit)  # a tensor: no state is carried
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)
@@ -240,13 +242,15 @@ class Attention(Layer):
         """The window in force; one that shapes a carried state is an integer."""
         if window is None:
             return self.largest
-        if self.largest is None:
-            raise ValueError(f"sa sees all positions and takes no window (got {window}): use swa")
+        if not self.has_policy:
+            raise ValueError(f"sa sees all positions and takes no window (got {window}): use swa, or give it a policy")
         if isinstance(window, Tensor):
-            return window if state is None else int(window)
+            if state is None:
+                return window
+            window = int(window)
         if window < 1:
             raise ValueError(f"a window is at least 1, not {window}")
-        return window
+        return None if window == ALL else window
 
     def reserve(self, state: State, tokens: int) -> kv_cache.KV:
         assert isinstance(state, kv_cache.KV)

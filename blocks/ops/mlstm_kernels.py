@@ -19,21 +19,16 @@ HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choose_kernel
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit.block import building
 from hybridkit_blocks.ops import mlstm_operators
+from hybridkit_blocks.ops.kernel_gate import difference, may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
@@ -103,34 +98,14 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
 
     Checked once a process. A check that passed is recorded on disk, with the versions of all that it depends on.
     """
-    versions = [f"{package} {metadata.version(package)}" for package in ("torch", "triton", "mlstm_kernels")]
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    case = f"{name} on {card}, {dtype}, heads of {key} x {value}, {', '.join(versions)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hybridkit" / "kernels"
-    passed = cache / hashlib.sha256(case.encode()).hexdigest()
-    if passed.exists():
-        return True
-    try:
-        with building(f"the check of the mLSTM kernel ({case})"):
-            fault = _fault(name, device, dtype, key, value)
-    except Exception as error:  # whatever fails in a compiler, the own form works
-        fault = f"it fails with {type(error).__name__}: {error}"
-    if fault:
-        warnings.warn(f"the mLSTM runs in plain torch, slower, since {case}: {fault}", RuntimeWarning, stacklevel=2)
-        return False
-    with suppress(OSError):  # where nothing can be written, the next process checks again
-        if not cache.is_absolute():  # there is no home
-            return True
-        cache.mkdir(parents=True, exist_ok=True)
-        passed.write_text(case, encoding="utf-8")
-    return True
+    case, packages = f"{dtype}, heads of {key} x {value}", ("triton", "mlstm_kernels")
+    return may_run("the mLSTM", name, packages, device, case, lambda: _fault(name, device, dtype, key, value))
 
 
 def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> str:
     """How a kernel's outputs and gradients differ from the own form's by more than rounding; empty if they do not.
 
-    Compared behind a norm of each head, as in the block: the library's gradients are right only there. The tolerance
-    is 8 roundings of the type, of TF32 (2^-10) at least; a wrong gradient is off by about its own size.
+    Compared behind a norm of each head, as in the block: the library's gradients are right only there.
     """
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, 2, 300, width) for width in (key, key, value)] + [(1, 2, 300)] * 2
@@ -141,12 +116,7 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     document_starts[:, 170] = True
     got = _outputs_and_gradients(CELLS[name], inputs, slope, document_starts)
     right = _outputs_and_gradients(chunkwise, [t.float() for t in inputs], slope, document_starts)
-    tolerance = 8 * max(torch.finfo(dtype).eps, 2.0**-10)
-    for label, a, b in zip(("h", "dq", "dk", "dv", "di", "df"), got, right, strict=True):
-        error = float((a.float() - b).norm() / b.norm())
-        if not error <= tolerance:
-            return f"{label} is off by {error:.2g}, more than {tolerance:.2g}"
-    return ""
+    return difference(("h", "dq", "dk", "dv", "di", "df"), got, right, dtype)
 
 
 def _outputs_and_gradients(
