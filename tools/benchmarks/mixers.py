@@ -15,6 +15,7 @@ import argparse
 import importlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -71,7 +72,43 @@ def conv(dims: Dims) -> nn.Module:
     return layer_of("lfm2", "Lfm2ShortConv", "Lfm2Config", hidden_size=dims.width, layer_types=["conv"])
 
 
-MIXERS: dict[str, Theirs] = {"gdn": gdn, "kda": kda, "conv": conv}  # a pattern's name, and theirs
+def mamba2(dims: Dims) -> nn.Module:
+    """Mamba-2's own."""
+    sizes = {"num_heads": dims.heads, "head_dim": 2 * dims.width // dims.heads, "state_size": 128, "n_groups": 1}
+    return layer_of("mamba2", "Mamba2Mixer", "Mamba2Config", hidden_size=dims.width, **sizes)
+
+
+def mamba2_of_8_heads(dims: Dims) -> nn.Module:
+    """The same with heads of 64 at a width of 256, as published models have them."""
+    return mamba2(replace(dims, heads=8))
+
+
+class FromStart(nn.Module):
+    """RecurrentGemma's block, which wants to know positions."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.block(x, torch.arange(x.shape[1])[None], None, use_cache=False)[0]
+        return made
+
+
+def rglru(dims: Dims) -> nn.Module:
+    """RecurrentGemma's, which goes over tokens one by one: seconds a round."""
+    sizes = {"hidden_size": dims.width, "num_attention_heads": dims.heads}
+    return FromStart(layer_of("recurrent_gemma", "RecurrentGemmaRecurrentBlock", "RecurrentGemmaConfig", **sizes))
+
+
+MIXERS: dict[str, Theirs] = {  # a pattern's name, and theirs
+    "gdn": gdn,
+    "kda": kda,
+    "conv": conv,
+    "mamba2": mamba2,
+    "mamba2(heads=8)": mamba2_of_8_heads,
+    "rglru": rglru,
+}
 
 
 def build(name: str, dims: Dims) -> Layer:
@@ -120,7 +157,7 @@ def compare(name: str, dims: Dims, tokens: int, rounds: int) -> None:
     lengths = [torch.randn(1, n, dims.width, requires_grad=True) for n in (tokens, 4 * tokens)]
     bytes_kept = [kept(ours, long) / 1024 for long in lengths]
     cells = [f"{t:10.1f}" for t in columns] + [f"{wall:8.2f}{processor:10.2f}"] + [f"{b:9.1f}" for b in bytes_kept]
-    print(f"{name:<8}{''.join(cells)}", flush=True)
+    print(f"{name:<16}{''.join(cells)}", flush=True)
 
 
 @torch.no_grad()
@@ -162,7 +199,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     transformers.logging.set_verbosity_error()
     print(f"width {given.width}, {given.tokens} tokens, fp32, {given.threads} threads; ms, then kept KiB a token")
-    print("          forward    theirs  backward    theirs    wall processor     kept  4x long")
+    print("                  forward    theirs  backward    theirs    wall processor     kept  4x long")
     for name in given.only:
         compare(name, Dims(given.width, HEADS, 257), given.tokens, given.rounds)
     print("\nmicroseconds of a decoding step (processor time over mlstm's)")
