@@ -11,7 +11,7 @@ and output projection are separate steps; those in between work on each head alo
     qk_norm=true    RMSNorm of each head's query and key (2010.04245); qk_norm=projection: of all heads as one (OLMo-2)
     gate=true       y_t = out (sigmoid(gate x_t) * sum_s p_ts v_s) (2505.06708, Qwen3-Next)
     sinks=true, softcap=50, scale=.1: see scores.py (gpt-oss, Gemma 2)
-    bias=true       biases of all projections (gpt-oss); bias=qkv: of q, k and v (Qwen2)
+    bias=true       biases of all projections (gpt-oss); bias=qkv: of q, k, v (Qwen2); bias=out: of out (RecurrentGemma)
 
 Models whose norms multiply by 1 + w need no option: their importer adds 1 to the weight.
 """
@@ -88,7 +88,7 @@ class AttentionBlock(RopeOptions, _Sizes):
     sinks: bool = False
     softcap: float | None = Field(None, gt=0)
     scale: float | None = Field(None, gt=0)
-    bias: bool | Literal["qkv"] = False
+    bias: bool | Literal["qkv", "out"] = False
 
     def shape(self, dims: Dims) -> Heads:
         """The heads at these dims. Raises ValueError where they do not fit together."""
@@ -173,13 +173,13 @@ class Attention(Layer):
 
     def __init__(self, dims: Dims, block: AttentionBlock) -> None:
         super().__init__()
-        heads, bias = block.shape(dims), bool(block.bias)
+        heads, bias = block.shape(dims), block.bias in (True, "qkv")
         self.largest, self.head = window_limit(window_of(block)), heads.size
         self.rope = block.rope_of(block.turning(heads.size), block.theta)
         self.q = Linear(dims.width, heads.q * heads.size, bias=bias)
         self.k = Linear(dims.width, heads.kv * heads.size, bias=bias)
         self.v = Linear(dims.width, heads.kv * heads.size, bias=bias)
-        self.out = Linear(heads.q * heads.size, dims.width, bias=block.bias is True)
+        self.out = Linear(heads.q * heads.size, dims.width, bias=block.bias in (True, "out"))
         self.q_norm, self.k_norm = (_norm(block, dims, heads.size, count) for count in (heads.q, heads.kv))
         self.gate = Linear(dims.width, heads.q * heads.size, bias=bias) if block.gate else None
         self.sinks = nn.Parameter(torch.empty(heads.q)) if block.sinks else None

@@ -6,7 +6,7 @@ weight into theirs, one regular expression after another, from `L3.mixer.sa.q.we
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from hybridkit.recipe.files import read_recipe
 
 Fields = dict[str, Any]
 Names = dict[str, str]
+Layout = Callable[[Tensor], Tensor]
 VOCAB = 97
 
 
@@ -37,6 +38,9 @@ class Published:
     names: Names
     one_plus: str | None = None  # a regular expression of our names: theirs are those weights less 1
     options: Fields = field(default_factory=dict)  # of the small model in transformers
+    entries: int = 2  # of ours in a layer of theirs
+    heads: Mapping[str, int] = field(default_factory=dict)  # of theirs, small: parts that `@n` joins head by head
+    layout: Mapping[str, Layout] = field(default_factory=dict)  # of theirs: what is done to our weight
 
 
 def theirs(name: str, fields: Fields) -> nn.Module:
@@ -76,31 +80,47 @@ def scaled_down(name: str, published: Published) -> Model:
 def copy_to(other: nn.Module, model: Model, published: Published) -> None:
     """Give transformers' model our weights; every one of theirs gets its value, or this fails."""
     own = dict(other.named_parameters(remove_duplicate=False)) | dict(other.named_buffers())
-    left = {name for name, _ in other.named_parameters()}
-    made: dict[str, Tensor] = {}
-    for name, weight in model.named_parameters():
-        target = their_name(name, published.names)
-        made[target] = weight - 1 if published.one_plus and re.search(published.one_plus, name) else weight
-    for target, weight in made.items():
+    left, made = {name for name, _ in other.named_parameters()}, dict[str, dict[int, Tensor]]()
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        target, _, part = their_name(name, published).partition("@")
+        part, _, rest = part.partition(".")
+        shifted = weight - 1 if published.one_plus and re.search(published.one_plus, name) else weight
+        made.setdefault(f"{target}.{rest}" if rest else target, {})[int(part or 0)] = shifted
+    for target, parts in made.items():
+        weight = joined([parts[n] for n in sorted(parts)], _of(published.heads, target) or 1)
+        if layout := _of(published.layout, target):
+            weight = layout(weight)
         with torch.no_grad():
             own[target].copy_(weight.reshape(own[target].shape))
         left.discard(target)
     assert not left, sorted(left)
 
 
-def their_name(name: str, names: Names) -> str:
+def joined(parts: list[Tensor], heads: int) -> Tensor:
+    """One weight of several, whose rows stand head by head."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.unflatten(0, (heads, -1)) for part in parts], 1).flatten(0, 1)
+
+
+def _of(said: Mapping[str, Any], target: str) -> Any:
+    return next((value for name, value in said.items() if name in target), None)
+
+
+def their_name(name: str, published: Published) -> str:
     """Their name of a weight."""
-    said = re.sub(
-        r"^layers\.(\d+)\.",
-        lambda found: f"L{int(found[1]) // 2}.{'ffn' if int(found[1]) % 2 else 'mixer'}.",
-        name,
-    )
-    for ours, other in names.items():
+    each = published.entries
+
+    def place(found: re.Match[str]) -> str:
+        return f"L{int(found[1]) // each}.{'ffn' if int(found[1]) % each else 'mixer'}."
+
+    said = re.sub(r"^layers\.(\d+)\.", place, name)
+    for ours, other in published.names.items():
         said = re.sub(ours, other, said)
     return said
 
 
-_LLAMA: Names = {
+LLAMA: Names = {
     r"^embedding\.": "model.embed_tokens.",
     r"^norm\.": "model.norm.",
     r"^head\.": "lm_head.",
@@ -114,7 +134,7 @@ _LLAMA: Names = {
 }
 
 
-def _first(names: Names, others: Names) -> Names:
+def first(names: Names, others: Names) -> Names:
     """`names`, and then what `others` say of the rest."""
     return names | {ours: other for ours, other in others.items() if ours not in names}
 
@@ -148,8 +168,8 @@ _XLSTM: Names = {
     r"ffn\.ffn\.down\.": "ffn.proj_down.",
     r"^L(\d+)\.(mixer\.)?": r"backbone.blocks.\1.",
 }
-_PLAIN = {"rope_type": "default"}
-_GROUPED = {"num_attention_heads": 32, "num_key_value_heads": 8}
+PLAIN = {"rope_type": "default"}
+GROUPED = {"num_attention_heads": 32, "num_key_value_heads": 8}
 _SMALL = {"hidden_size": 128, "intermediate_size": 96, "vocab_size": VOCAB}
 _STRETCHED = {"rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "yarn"}
 _OLMO3_ROPE = {"sliding_attention": {"rope_type": "default", "rope_theta": 500000.0}, "full_attention": _STRETCHED}
@@ -164,17 +184,17 @@ MODELS = {
     "llama-3.2-1b": Published(
         "Llama",
         1_235_814_400,
-        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, **_GROUPED}
+        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, **GROUPED}
         | {"tie_word_embeddings": True, "rms_norm_eps": 1e-5, "rope_parameters": _LLAMA3_ROPE},
         _SMALL | {"rope_parameters": _LLAMA3_ROPE | {"original_max_position_embeddings": 32}, "num_hidden_layers": 2},
         {"original=8192": "original=32", r"\*16": "*2"},
         {"width": 128, "ffn.width": 96},
-        _LLAMA,
+        LLAMA,
     ),
     "mistral-7b": Published(
         "Mistral",
         7_241_732_096,
-        {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, **_GROUPED}
+        {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, **GROUPED}
         | {
             "sliding_window": 4096,
             "rms_norm_eps": 1e-5,
@@ -183,18 +203,18 @@ MODELS = {
         _SMALL | {"sliding_window": 6, "num_hidden_layers": 2},
         {":4096": ":6", r"\*32": "*2"},
         {"width": 128, "ffn.width": 96},
-        _LLAMA,
+        LLAMA,
     ),
     "qwen3-1.7b": Published(
         "Qwen3",
         1_720_574_976,
         {"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28}
         | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
-        | {"rope_parameters": _PLAIN | {"rope_theta": 1e6}},
+        | {"rope_parameters": PLAIN | {"rope_theta": 1e6}},
         _SMALL | {"head_dim": 12, "num_hidden_layers": 2},
         {"head=128": "head=12", r"\*28": "*2"},
         {"width": 128, "ffn.width": 96},
-        _LLAMA,
+        LLAMA,
     ),
     "olmo-3-7b": Published(
         "Olmo3",
@@ -205,9 +225,9 @@ MODELS = {
         | {"rope_parameters": _OLMO3_ROPE | {"full_attention": _STRETCHED | {"original_max_position_embeddings": 32}}},
         {":4096": ":6", "original=8192": "original=32", r"\*8$": ""},
         {"width": 128, "ffn.width": 96},
-        _first(_OLMO, _LLAMA),
+        first(_OLMO, LLAMA),
     ),
-    "xlstm-7b": Published(
+    "nxai-xlstm-7b": Published(
         "xLSTM",
         6_865_424_896,
         {},
@@ -222,12 +242,26 @@ MODELS = {
     "lfm2-1.2b": Published(
         "Lfm2",
         1_170_340_608,
-        {"vocab_size": 65536, "hidden_size": 2048, "intermediate_size": 12288, "num_hidden_layers": 16, **_GROUPED}
+        {"vocab_size": 65536, "hidden_size": 2048, "intermediate_size": 12288, "num_hidden_layers": 16, **GROUPED}
         | {"layer_types": ["full_attention" if n in (2, 5, 8, 10, 12, 14) else "conv" for n in range(16)]}
-        | {"rope_parameters": _PLAIN | {"rope_theta": 1e6}, "norm_eps": 1e-5},
+        | {"rope_parameters": PLAIN | {"rope_theta": 1e6}, "norm_eps": 1e-5},
         _SMALL | {"intermediate_size": 96, "block_auto_adjust_ff_dim": False},
         {},
         {"width": 128, "ffn.width": 96},
-        _first(_LFM2, _LLAMA),
+        first(_LFM2, LLAMA),
+    ),
+    "gemma-3-4b": Published(
+        "Gemma3Text",
+        3_880_263_168,
+        {"vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+        | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 1024}
+        | {"query_pre_attn_scalar": 256, "rope_parameters": _GEMMA3_ROPE},
+        _SMALL
+        | {"num_hidden_layers": 10, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
+        | {"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) + ["sliding_attention"] * 4},
+        {":1024": ":6", "head=256": "head=16", r"\]\*5,": "],"},
+        {"width": 128, "ffn.width": 96},
+        first(_GEMMA, LLAMA),
+        one_plus=r"norm\.weight",
     ),
 }

@@ -43,8 +43,11 @@ def narrow(name: str) -> Plan:
 
 
 def recipes() -> dict[Plan, str]:
-    """The plans of all shipped recipes; those that differ in windows alone, longer than the text, begin alike."""
-    files = {path.stem: name for name, path in shipped().items() if path.parent.name != SPACES}
+    """The plans of shipped recipes; those that differ in windows alone, longer than the text, begin alike.
+
+    Published models have their own weights, and hundreds of experts.
+    """
+    files = {path.stem: name for name, path in shipped().items() if path.parent.name not in (SPACES, "published")}
     return {alike(narrow(name)): name for name in sorted(files.values())}
 
 

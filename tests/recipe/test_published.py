@@ -2,17 +2,19 @@
 
 import pytest
 import torch
-from published import MODELS, VOCAB, copy_to, described, scaled_down, theirs
+from published import MODELS as DENSE
+from published import VOCAB, copy_to, described, scaled_down, theirs
+from published_hybrids import HYBRIDS
 
 from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.recipe.files import shipped
 
+MODELS = DENSE | HYBRIDS
 pytestmark = pytest.mark.slow  # transformers takes seconds to import
 
 
 def test_every_published_recipe_is_compared() -> None:
-    found = {name for name in shipped() if name.startswith("published/") and not name.endswith("-like")}
-    found -= {"published/gemma-3-4b"}
+    found = {name for name in shipped() if name.startswith("published/")}
     assert {f"published/{name}" for name in MODELS} == found
 
 
@@ -28,10 +30,11 @@ def test_a_published_model_has_its_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_a_published_model_has_its_logits(name: str) -> None:
-    """Scaled down, on copied weights, in float64, of which transformers computes norms and angles in fp32."""
+    """Scaled down, on copied weights, in float64. transformers computes norms, angles and recurrent cells in fp32, with
+    differences up to 2e-4 of a standard deviation here; another function differs by about one."""
     published, model = MODELS[name], scaled_down(name, MODELS[name])
     other = theirs(published.name, published.fields | published.small | published.options).double().eval()
     copy_to(other, model, published)
     ids = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
     logits = model(ids)[0]
-    torch.testing.assert_close(logits, other(ids).logits.to(logits), rtol=1e-4, atol=1e-4 * logits.std().item())
+    torch.testing.assert_close(logits, other(ids).logits.to(logits), rtol=1e-3, atol=1e-3 * logits.std().item())

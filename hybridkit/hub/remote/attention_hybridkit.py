@@ -34,12 +34,13 @@ class Attention(nn.Module):
         self.num_key_value_groups = heads // kv_heads
         self.scaling = said.get("scale") or self.head_dim**-0.5
         self.softcap = said.get("softcap")
-        bias, norms = said.get("bias", False), said.get("qk_norm", False)
-        self.q = nn.Linear(width, heads * self.head_dim, bias=bool(bias))
-        self.k = nn.Linear(width, kv_heads * self.head_dim, bias=bool(bias))
-        self.v = nn.Linear(width, kv_heads * self.head_dim, bias=bool(bias))
-        self.out = nn.Linear(heads * self.head_dim, width, bias=bias is True)
-        self.gate = nn.Linear(width, heads * self.head_dim, bias=bool(bias)) if said.get("gate") else None
+        given, norms = said.get("bias", False), said.get("qk_norm", False)
+        bias = given in (True, "qkv")
+        self.q = nn.Linear(width, heads * self.head_dim, bias=bias)
+        self.k = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.v = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.out = nn.Linear(heads * self.head_dim, width, bias=given in (True, "out"))
+        self.gate = nn.Linear(width, heads * self.head_dim, bias=bias) if said.get("gate") else None
         self.sinks = nn.Parameter(torch.zeros(heads)) if said.get("sinks") else None
         if norms:
             sizes = (heads, kv_heads) if norms == "projection" else (1, 1)
