@@ -96,8 +96,8 @@ class ConvLayer(Layer):
             raise ValueError("conv has no window; leave it out, or choose kernel_size")
         parallel, (b, c, u) = self.sequence_parallel, self._split(self.input(x))
         given = parallel.gather((b * u)[..., None])[..., 0]  # a channel is a head here
-        weight, bias = parallel.own_heads(self.conv.weight), self.conv.bias
-        bias = None if bias is None else parallel.own_heads(bias)
+        weight = parallel.own_heads(self.conv.weight)
+        bias = None if self.conv.bias is None else parallel.own_heads(self.conv.bias)
         before = ConvState(*state).inputs if state else None
         y, after = convolve(given, weight, bias, self.conv.activation, before, document_starts)
         y = c * parallel.scatter(y[..., None])[..., 0]

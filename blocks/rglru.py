@@ -143,6 +143,7 @@ class RglruLayer(Layer):
             (self.conv, (VARIANCE / taps) ** 0.5),
         ):
             nn.init.normal_(linear.weight, std=std)
+            assert linear.bias is not None
             nn.init.zeros_(linear.bias)
         self.decay.uniform_(*(radius**2 for radius in RADII)).log_().mul_(-0.5).expm1_().log_()
 

@@ -209,7 +209,7 @@ class Attention(Layer):
         assert state is None or isinstance(state, kv_cache.KV)
         tokens = x.shape[1]
         limit = self._limit(window, state)
-        past = kv_cache.read_cache(state, limit)
+        past = None if isinstance(limit, Tensor) else kv_cache.read_cache(state, limit)  # a tensor: no state is carried
         begin = past.position if past else self.sequence_parallel.begin(tokens)
         projected = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         q, k, v = map(self.sequence_parallel.gather, projected)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,10 @@ class DeltaBlock(Block):
     @abstractmethod
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         """Multiply-adds of the chunkwise form."""
+
+    def resolved(self, dims: Dims) -> Self:
+        heads, key_heads, key, value = self.sizes(dims)
+        return self.model_copy(update={"heads": heads, "key_heads": key_heads, "head": key, "value": value})
 
     def sizes(self, dims: Dims) -> Sizes:
         """Heads at these dims. Raises ValueError where they do not fit together."""

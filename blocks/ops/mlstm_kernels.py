@@ -198,8 +198,10 @@ def _triton(
 ) -> tuple[Tensor, MlstmState]:
     """The library's compiled form, in chunks of 128."""
     chunk = 128
-    h, after = mlstm_operators.triton(*_whole_chunks(q, k, v, i, f, document_starts, chunk), state, chunk)
-    return h[:, :, : q.shape[2]], after
+    tokens = q.shape[2]
+    q, k, v, i, f = _whole_chunks(q, k, v, i, f, document_starts, chunk)
+    h, after = mlstm_operators.triton(q, k, v, i, f, state, chunk)
+    return h[:, :, :tokens], after
 
 
 def _whole_chunks(

@@ -88,7 +88,7 @@ def read(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = No
 
 def _name(recipe: RecipeLike) -> str:
     if isinstance(recipe, Mapping):
-        raise UserError('train: a recipe that is no file has no name; name the run\'s folder, as in run="runs/a"')
+        raise UserError('train: a recipe given as a mapping has no name; name the run\'s folder, as in run="runs/a"')
     return run_name(recipe)
 
 
@@ -152,6 +152,6 @@ def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> di
     overrides = {f"model.{key}": value for key, value in sizes.items()}
     pattern = isinstance(recipe, str) and not is_recipe(recipe)
     loaded = read({"pattern": recipe} if pattern else recipe, overrides)
-    name = "recipe" if isinstance(recipe, Mapping) or pattern else run_name(recipe)  # type: ignore[arg-type]
+    name = "recipe" if isinstance(recipe, Mapping) or pattern else run_name(recipe)
     (request,) = cost_requests(name, loaded, (context,) if context else ())
     return cost_entry(request)

@@ -134,7 +134,7 @@ def cost(plan: Plan, settings: CostSettings) -> Cost:
 def _entry_cost(entry: Entry, norms: int, dims: Dims, settings: CostSettings) -> LayerCost:
     """The costs of one entry: of its branches and norms."""
     first, *others = (layer_cost(block, dims, settings) for block in entry.branches)
-    whole = LayerCost(*map(sum, zip(first, *others, strict=True))) if others else first
+    whole = LayerCost(*map(sum, zip(first, *others, strict=True))) if others else first  # type: ignore[arg-type]
     return whole._replace(parameters=whole.parameters + norms * dims.width)
 
 

@@ -55,7 +55,7 @@ class Mixture:
         ends = np.cumsum([part.weight / total for part in parts])
         self._edges = [0, *(round(end * 2**53) << 11 for end in ends[:-1]), _WHOLE]
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
         first = step * self._batch
         numbers = np.arange(first, first + self._batch, dtype=np.uint64)

@@ -110,6 +110,7 @@ def _mixture(
 def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:
     """The source, if it makes its own sequences; None where it is text. Raises UserError for another tokenizer."""
     data = first_text(data)
+    assert isinstance(data.source, str)
     source = open_source(data.source, registry)
     if not isinstance(source, FeedSource):
         return None

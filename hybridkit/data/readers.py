@@ -101,7 +101,7 @@ def _jsonl(path: Path, field: str) -> Iterator[bytes]:
             if len(line) == MAX_ROW or done > most:
                 raise UserError(
                     f"{path}:{number}: a row of more than {MAX_ROW >> 20} MiB, or a file that unpacks to more than"
-                    f" {MAX_RATIO} times its size, is no text"
+                    f" {MAX_RATIO} times its size, is not read"
                 )
             if line.isspace():
                 continue

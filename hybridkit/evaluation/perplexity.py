@@ -58,7 +58,7 @@ class PositionBin:
     restarted: float | None  # summed, with no context further back than the last multiple of the training length
 
     def to_json(self) -> dict[str, Any]:
-        """Mean loss, and `gain`: the nats a token that the context before the restart saves."""
+        """Mean loss, and `gain`: how many nats a token the context before the restart saves."""
         loss = self.nats / self.tokens
         gain = None if self.restarted is None else self.restarted / self.tokens - loss
         sizes = {"first": self.first, "last": self.last, "tokens": self.tokens}

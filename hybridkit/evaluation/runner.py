@@ -196,8 +196,8 @@ class _RunAtWindow:
         data = self.target.recipe.data
         task = feed_source(data, self.target.registry)
         assert isinstance(task, RecallTask)
-        rows = max(1, ROW_TOKENS // data.sequence)
-        batches = held_out_batches(data, data.sequence, rows, registry=self.target.registry)
+        together = max(1, ROW_TOKENS // data.sequence)
+        batches = held_out_batches(data, data.sequence, together, registry=self.target.registry)
         for distance, rows in recall.near(self.model, batches, self.reading).items():
             self._score("recall_near", distance, rows)
         for done, gap in enumerate(self.request.gaps, start=1):

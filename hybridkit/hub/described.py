@@ -57,6 +57,8 @@ def _entries(plan: Plan) -> Iterator[tuple[Any, ...]]:
 
 def _plain(block: Block) -> Block:
     usual = {name: field.get_default() for name, field in type(block).model_fields.items() if name in TRAINING}
+    if getattr(block, "correction", 0):  # that there is one counts, and not the rate at which training moves it
+        usual["correction"] = 1.0
     policy = window_of(block)
     plain = block.model_copy(update={**usual, "norm": None})
     return plain.model_copy(update={"window": policy.largest}) if policy else plain

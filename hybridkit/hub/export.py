@@ -48,7 +48,7 @@ def export_run(run: Path, folder: Path, format: str = HF, dtype: str | None = No
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         part.mkdir(parents=True)
-        family.export(model, Run(run), part, dtype and DTYPES[dtype])
+        family.export(model, Run(run), part, DTYPES[dtype] if dtype else None)
         (part / "README.md").write_text(card(Run(run), model, family, folder.name), encoding="utf-8")
         FILES.rename(part, folder)
     except CannotSay as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -66,6 +67,10 @@ class Family(ABC):
     def rules(self, plan: Plan) -> list[Rule]:
         """How our weights and theirs correspond; each of ours stands in exactly one rule."""
         raise NotImplementedError
+
+    def as_stored(self, rules: list[Rule], names: Collection[str]) -> list[Rule]:
+        """The rules for files that hold tensors of these names, where a family's files differ from each other."""
+        return rules
 
     def says_alike(self, plan: Plan, other: Plan) -> bool:
         """Whether a folder of the one plan is a folder of the other, to the letter."""

@@ -46,7 +46,7 @@ HARMLESS = frozenset(
         "hybridkit",
     ]
 )
-_NEUTRAL = {  # of every transformers config, at these values without effect
+_NEUTRAL: dict[str, Any] = {  # of every transformers config, at these values without effect
     "is_encoder_decoder": False,
     "is_decoder": False,
     "add_cross_attention": False,

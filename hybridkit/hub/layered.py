@@ -59,7 +59,7 @@ class Layered(TransformersClass):
     layer: ClassVar[str] = "model.layers"
     mixer_norms: ClassVar[Mapping[str, str]] = {"norm": "input_layernorm"}  # of an entry that mixes
     ffn_norms: ClassVar[Mapping[str, str]] = {"norm": "post_attention_layernorm"}
-    one_plus: ClassVar[tuple[str, ...]] = ()  # names of norms that multiply by 1 + weight, the last one's `last`
+    one_plus: ClassVar[tuple[str, ...]] = ()  # norms that multiply by 1 + weight: `last`, `norm`, `block.q_norm` ...
 
     def parts(self, plan: Plan, block: Block) -> Part:
         """How a block stands in their files. Raises CannotSay for one that has no place there."""
@@ -101,7 +101,7 @@ class Layered(TransformersClass):
             if not any(name in one.ours for one in joined):
                 module, dot, rest = name.rpartition(".")
                 module, rest = (module, dot + rest) if dot else (rest, "")
-                found.append(self._norm(module, ours + name, f"{theirs}{part.names[module]}{rest}"))
+                found.append(self._norm(f"block.{module}", ours + name, f"{theirs}{part.names[module]}{rest}"))
         return found
 
     def _norm(self, name: str, ours: str, theirs: str) -> Rule:

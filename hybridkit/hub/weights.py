@@ -26,7 +26,7 @@ def read_weights(family: Family, plan: Plan, shards: Shards, origin: str) -> dic
     """
     with torch.device("meta"):
         own = weights_of(Model(plan))
-    rules = family.rules(plan)
+    rules = family.as_stored(family.rules(plan), {*shards})
     assert sorted(name for rule in rules for name in rule.ours) == sorted(own)
     _check_names(family, plan, rules, shards, origin)
     kind = reduce(torch.promote_types, (one for rule in rules for one in _check_shapes(rule, own, shards, origin)))

@@ -115,9 +115,9 @@ def _fitting(name: str, tensors: Mapping[str, Tensor], shape: Sequence[int], dty
     if not fits or tensor.dtype != dtype:
         raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)} instead of {dtype} {list(shape)}")
     if tensor.is_floating_point() and tensor.isnan().any():
-        raise ValueError(f"{name} holds what is no number")
+        raise ValueError(f"{name} holds a NaN")
     if not tensor.is_floating_point() and not ((tensor >= -1) & (tensor < _MOST)).all():
-        raise ValueError(f"{name} holds what counts no tokens")
+        raise ValueError(f"{name} holds a number that is no count of tokens")
     return tensor
 
 

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import GivenWindow, State, StepFunction, clone_state, state_bytes
+from hybridkit.block import GivenWindow, State, clone_state, state_bytes
 from hybridkit.inference.sampling import Sampler, Sampling
 from hybridkit.inference.step_graph import ModelStep, graph_step
 from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
     from hybridkit.model.model import Model
+from hybridkit.model.residual import EntryStep
 
 CHUNK = 2048  # tokens read at once, on a CPU
 LARGEST_CHUNK = 32768  # on a GPU
@@ -188,10 +189,10 @@ def packed_step(model: Model, rows: int) -> ModelStep:
     return partial(model.run_steps, layer_decoders(model, rows))
 
 
-_kept: WeakKeyDictionary[Model, tuple[object, list[StepFunction]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Model, tuple[object, list[EntryStep]]] = WeakKeyDictionary()
 
 
-def layer_decoders(model: Model, rows: int) -> list[StepFunction]:
+def layer_decoders(model: Model, rows: int) -> list[EntryStep]:
     """The decoders of all layers of a model; they are built again only after weights or layout have changed."""
     weights = list(model.parameters())
     versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]

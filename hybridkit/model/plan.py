@@ -30,7 +30,7 @@ class Branch(NamedTuple):
     """A block of the stack. States, windows and policies are lists with one element a branch, in this order."""
 
     name: str  # the entry's index, "3", or "3.0" and "3.1" where it has several branches
-    index: int  # what a window policy is asked for: the entry's, other for each of several branches
+    place: int  # what a window policy is asked for: the entry's index, another number for each of several branches
     block: Block
 
 
@@ -71,7 +71,7 @@ class Plan:
     def windows(self, step: TrainStep) -> list[GivenWindow]:
         """What the policy of every branch gives at a training step."""
         asked = zip(self.policies, self.branches, strict=True)
-        return [policy(step, branch.index) if policy else None for policy, branch in asked]
+        return [policy(step, branch.place) if policy else None for policy, branch in asked]
 
     def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
         """`window` for every branch with a policy: the window outside training."""

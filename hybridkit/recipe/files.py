@@ -113,7 +113,9 @@ def _given(content: Mapping[str, Any]) -> Document:
 
     place(data, ())
     pattern = data.get("pattern")
-    sources = {("pattern",): Source("recipe", Source.inline(pattern).lines)} if isinstance(pattern, str) else {}
+    sources: dict[KeyPath, Source] = {}
+    if isinstance(pattern, str):
+        sources["pattern",] = Source("recipe", Source.inline(pattern).lines)
     return Document(data, places, places, sources)
 
 

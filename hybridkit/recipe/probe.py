@@ -43,7 +43,8 @@ class Probe(Section):
 
     def metrics(self) -> Iterator[str]:
         """The names of its figures."""
-        for window in self.windows or [None]:
+        windows: list[int | None] = [*self.windows] if self.windows else [None]
+        for window in windows:
             for gap in self.recall or ():
                 yield recall_metric(gap, window)
             for task in self.needles or ():

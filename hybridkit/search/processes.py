@@ -24,6 +24,7 @@ from hybridkit.system.errors import Failure, UserError
 _TMPDIR_BYTES = 70  # a socket's path has at most 107 bytes, of which multiprocessing's names take up to 35
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/shm")
 _POLL = 0.1  # seconds between looks at processes that should stop
+_UNKNOWN = 255  # multiprocessing's exit code of a process whose server has died; the process may be running
 _SERVER_DIED = "the process from which workers start has died, killed by somebody or for want of memory"
 
 
@@ -44,6 +45,12 @@ class ForkServer:
             raise Failure(_SERVER_DIED) from error
         return process
 
+    def has_ended(self, process: ForkServerProcess) -> bool:
+        """Whether a process that was started here has ended. Raises Failure where the server has died before it."""
+        if process.exitcode == _UNKNOWN:
+            raise Failure(_SERVER_DIED)
+        return process.exitcode is not None
+
     def check(self) -> None:
         """Raises Failure where the server has died."""
         server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # there is no public name
@@ -56,7 +63,7 @@ def stop_processes(processes: Sequence[ForkServerProcess], grace: float) -> None
 
     They are signalled and watched by process id, since their server may have died.
     """
-    running = {process.pid for process in processes if process.pid is not None and process.exitcode in (None, 255)}
+    running = {process.pid for process in processes if process.pid is not None and process.exitcode in (None, _UNKNOWN)}
     _send(running, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while running := {pid for pid in running if _is_alive(pid)}:

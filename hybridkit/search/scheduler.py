@@ -145,7 +145,7 @@ class WorkerPool:
     def update(self) -> None:
         """Close the trials whose workers have ended, and stop those that are pruned."""
         for worker in list(self._workers):
-            ended = worker.process.exitcode is not None
+            ended = self._server.has_ended(worker.process)
             self._prune(worker)
             if ended:
                 self._close(worker)

@@ -38,8 +38,8 @@ _ABOUT = "about"  # the fields of a new trial, in one write; later fields are at
 class TrialStorage:
     """Reads and writes trials. Only the process of the search writes; workers do not.
 
-    What is read is validated: UserError, naming `place`, for trials that no search with these `variables` and this
-    number of `objectives` writes.
+    All that is read is validated. Raises UserError, which names `place`, for a trial that does not fit `variables` or
+    the number of `objectives`.
     """
 
     def __init__(self, study: optuna.Study, place: str, variables: Mapping[str, Variable], objectives: int) -> None:

@@ -51,7 +51,7 @@ def elements(text: str) -> Iterator[str]:
     """
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
-        raise ValueError(f"a list stands in brackets, as in [swa:16, mlstm]; not so `{text}`")
+        raise ValueError(f"write a list in brackets, as in [swa:16, mlstm], not as `{text}`")
     inner, depth, begin = text[1:-1], 0, 0
     for mark in _BRACKETS.finditer(inner):
         depth += {"(": 1, "[": 1, ",": 0}.get(mark[0], -1)

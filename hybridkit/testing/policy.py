@@ -126,7 +126,7 @@ def _replace(stack: ExitStack, module: ModuleType, owner: ModuleType, name: str,
 
 
 def _later(clock: Callable[[], float]) -> Callable[[], float]:
-    """A clock that is some days ahead, by a different time at every call; other functions likewise."""
+    """`clock`, but each call is a day or more later than the one before."""
     looks = iter(range(1, 1 << 40))
 
     def look() -> float:

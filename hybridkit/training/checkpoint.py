@@ -113,7 +113,7 @@ class Store:
         return step is not None and (self._folder / f"step-{step}").is_dir()
 
     def return_to(self, step: int) -> Checkpoint:
-        """The checkpoint of an earlier step, checked; later ones are removed, since training goes another way.
+        """The checkpoint of an earlier step, checked; later ones are removed, since they no longer apply.
 
         Raises Invalid.
         """

@@ -35,11 +35,11 @@ Value = int | float | str | bool | None
 
 
 class Gradient(NamedTuple):
-    """What a batch says, before anything is updated."""
+    """The result of a batch, before the update."""
 
     nats: float  # the loss summed over the targets of all ranks
     norm: float  # of the whole gradient, before clipping
-    metrics: Mapping[str, Any] = {}  # what the layers told of themselves
+    metrics: Mapping[str, Any] = {}  # what layers recorded, such as the loads of experts
 
 
 class Save(NamedTuple):

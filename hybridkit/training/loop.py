@@ -150,8 +150,9 @@ class Loop:
         wanted = self._engine.all_reduce_max(asked)
         if step % self._train.checkpoint_every == 0:
             self._state.schedule()
-        if is_scheduled(step, self._train) and (value := measured.get(self._train.best)) is not None:
-            self._state.judge(self._train.best, value)
+        best = self._train.best
+        if best and is_scheduled(step, self._train) and (value := measured.get(best)) is not None:
+            self._state.judge(best, value)
         if wanted or self._state.stopped or is_scheduled(step, self._train):
             self._save()
 

@@ -69,6 +69,7 @@ def test_json_is_the_documented_schema_and_adds_up(run: Run, recipe: str) -> Non
     assert small["pattern"] == "[swa:stoch(16,64), mlstm, sa]*2"
 
 
+@pytest.mark.slow
 def test_options_reach_the_count(run: Run, recipe: str) -> None:
     plain = reported(run, recipe)["recipes"][0]
     assert plain["context"] == 1024, "data.sequence"
@@ -133,6 +134,7 @@ def test_a_match_prints_a_recipe_that_loads(run: Run, recipe: str, tmp_path: Pat
     assert code == 0 and totals[1] == pytest.approx(totals[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_verify_agrees_where_the_counters_see(run: Run, recipe: str) -> None:
     found = reported(run, recipe, "--verify")
     rows = {row["layer"]: row for row in found["verify"][0]["layers"]}
@@ -146,6 +148,7 @@ def test_verify_agrees_where_the_counters_see(run: Run, recipe: str) -> None:
     assert "fvcore x 2" in run(recipe, "--verify")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_plots_are_pictures(run: Run, recipe: str, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"costs.{ending}"

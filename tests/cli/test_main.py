@@ -69,6 +69,7 @@ def test_a_plugin_is_as_good_as_a_shipped_block(run: Path, monkeypatch: pytest.M
     new_process(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_process_says_the_same_with_the_same_exit_code(run: Path) -> None:
     (run / "bad.yaml").write_text("pattern: [swa:8, mlstn]*2")
     here, there = (call("show", "bad.yaml", cwd=run) for call in (hybridkit, hybridkit_process))

@@ -73,6 +73,7 @@ def test_a_study_is_not_begun_twice(study: Path, tmp_path: Path) -> None:
     assert all(word in str(result.exception) for word in ("--resume", "--study"))
 
 
+@pytest.mark.slow
 def test_a_mistake_is_answered_without_torch_and_before_a_folder_is_made(tmp_path: Path) -> None:
     space = write_space(tmp_path, SEQUENCES + "sampler: greed\n")
     code = f"import sys; sys.argv = ['hybridkit', 'search', {str(space)!r}, '--study', {str(tmp_path / 'study')!r}]\n"

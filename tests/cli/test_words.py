@@ -64,6 +64,7 @@ def runs(home: Path) -> Iterator[list[str]]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_show_prints_a_row_of_its_own_for_every_run(call: Call, runs: list[str]) -> None:
     code, out, _ = call("show", *runs, "--plot", "curves.svg")
     rows = [line.split("     2 ")[0].rstrip() for line in out.splitlines()[1:]]

@@ -163,6 +163,7 @@ def test_the_cache_can_be_named(folder: Path, tmp_path: Path, monkeypatch: pytes
         prepare_corpus(str(folder), cache=tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(folder: Path, tmp_path: Path) -> None:
     code = """
 import sys, time

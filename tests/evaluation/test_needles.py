@@ -35,6 +35,7 @@ def model() -> Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "right"), [("niah_single_1", 0), ("niah_single_1", 37), ("niah_single_1", 100), ("niah_multikey_2", 37)]
 )

@@ -169,6 +169,7 @@ def share(ours: Model, embedding: nn.Module, norm: nn.Module, head: nn.Module) -
     ours.head.load_state_dict(head.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [mistral, xlstm])
 @pytest.mark.parametrize("chunk", [16, 1000])
 @torch.no_grad()

@@ -20,6 +20,7 @@ from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 
 VOCAB = 257  # tokens of `bytes`
+FROM_ZERO = ("Gemma3", "Qwen3Next")  # norms multiply by 1 + weight
 LLAMA = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
     "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None,
@@ -33,9 +34,10 @@ def instance(name: str, **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     config = getattr(transformers, {"Gemma3": "Gemma3TextConfig"}.get(name, f"{name}Config"))(**settings)
     model = getattr(transformers, f"{name}ForCausalLM")(config).float().eval()
-    for parameter in model.parameters():
+    for path, parameter in model.named_parameters():
         one = parameter.dim() == 1
-        nn.init.normal_(parameter, mean=float(one), std=0.3 if one else parameter.shape[-1] ** -0.5)
+        zero = name in FROM_ZERO and "norm" in path and "linear_attn" not in path
+        nn.init.normal_(parameter, mean=float(one and not zero), std=0.3 if one else parameter.shape[-1] ** -0.5)
     return model
 
 

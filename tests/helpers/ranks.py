@@ -72,7 +72,7 @@ def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
     shares = micro_batches(rows, 2, engine.data_parallel_rank, engine.data_parallel_size)
     norm = engine.gradients(shares, windows, num_targets(rows)).norm
     engine.zero_grad()
-    return [norm, engine.evaluate(shares, windows), *empty]
+    return [norm, engine.evaluate(shares, windows), empty.nats, empty.norm]
 
 
 def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def lines(run: str) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key not in timed} for line in found if "loss" in line]
 
 
+@pytest.mark.slow
 def test_one_file_of_each_kind_trains_and_resumes(
     outside: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,7 @@ def test_a_registry_of_a_run_crosses_processes(run: Run) -> None:
     assert pickle.loads(pickle.dumps(REGISTRY)) is REGISTRY
 
 
+@pytest.mark.slow
 def test_plug_ins_of_two_folders_keep_their_neighbours_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = write_plugin(tmp_path / "a", scale="1.0"), write_plugin(tmp_path / "b", scale="2.0")
     second = second.rename(second.with_name("other.py"))

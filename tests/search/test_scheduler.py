@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from spaces import SEQUENCES, new_study
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
+from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.scheduler import SearchProgress, run_search
 from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import open_study, resume
@@ -144,7 +146,7 @@ def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     whole_search = context.Process(target=_search, args=(folder,))
     whole_search.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine imports slowly
     locks = [study.trial_folder(number) / "seed-0" / ".lock" for number in range(2)]
     while time.monotonic() < deadline and not all(lock.exists() and lock.read_text().strip() for lock in locks):
         time.sleep(0.1)
@@ -185,6 +187,7 @@ class ServerKiller(Signaller):
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_search_whose_fork_server_is_killed_ends_with_a_message_and_can_be_resumed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 200"))
     killer = ServerKiller()
@@ -192,6 +195,19 @@ def test_a_search_whose_fork_server_is_killed_ends_with_a_message_and_can_be_res
         run_search(study, 1, killer)
     assert killer.workers and not any(map(_alive, killer.workers)), "no worker is left behind"
     assert len(study.own_running()) == 1
+
+
+def test_a_worker_whose_server_died_is_not_taken_for_ended() -> None:
+    """Its exit code is unknown, whether or not the death of the server was noticed before."""
+    process = ForkServer([]).start(time.sleep, 60)
+    try:
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        assert wait([process.sentinel], 60)
+        with pytest.raises(Failure, match="workers start has died"):
+            ForkServer([]).has_ended(process)
+    finally:
+        stop_processes([process], 60)
+    assert not _alive(process.pid or 0)
 
 
 def test_sockets_have_a_short_path_whatever_TMPDIR_is(tmp_path: Path) -> None:

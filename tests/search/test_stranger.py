@@ -83,6 +83,7 @@ def test_the_address_of_the_storage_is_never_read_from_the_folder(study: Path, s
     assert not (tmp_path / "made.db").exists()
 
 
+@pytest.mark.slow
 def test_reading_a_study_writes_nothing_but_the_report(study: Path) -> None:
     before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
     assert search("best", study) is None and search("report", study) is None
@@ -184,6 +185,7 @@ def test_damaged_lines_of_the_journal(study: Path, line: bytes) -> None:
 SPACE_ODD: list[Callable[[Any], str]] = [str, json.dumps, lambda odd: f"[{odd}]", lambda odd: f"{{int: [0, {odd}]}}"]
 
 
+@pytest.mark.slow
 def test_a_mutated_space_is_read_or_refused_with_a_message(study: Path, tmp_path: Path) -> None:
     definition = read_definition(study / "space.yaml")
     said = {**definition.document.data, "budget": ["params <= 1e9"], "pruner": {"kind": "halving", "min_steps": 3}}

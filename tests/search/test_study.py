@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
-from hybridkit.search.feasible import SEARCH_SECONDS
+from hybridkit.search.feasible import SEARCH_SECONDS, require_feasible
 from hybridkit.search.results import results, results_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
@@ -19,6 +20,7 @@ from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
 
 SAMPLERS = ["random", "tpe", "nsga2", "evolution"]
+PATIENT = partial(require_feasible, seconds=600)  # so that a busy machine tries as many candidates as a quiet one
 BUDGET = "budget: [state_bytes@1k <= 20000]\n"
 
 
@@ -82,7 +84,10 @@ def refusal(text: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "grid"])
-def test_a_budget_that_nothing_meets_is_refused_with_the_nearest_candidate(sampler: str, tmp_path: Path) -> None:
+def test_a_budget_that_nothing_meets_is_refused_with_the_nearest_candidate(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridkit.search.study.require_feasible", PATIENT)
     text = SEQUENCES.replace("length: 4", "length: 3")
     text += f"budget: [params <= 100, params <= 1M]\nsampler: {sampler}\n"
     factory = CandidateFactory(definition := read_definition(write_space(tmp_path, text)))
@@ -111,8 +116,9 @@ def test_the_message_distinguishes_a_limit_that_none_meets_from_limits_that_none
     assert "each limit is met by some, all together by none; nearest: n = " in refusal(space + both, tmp_path)
 
 
-def test_a_budget_that_few_candidates_meet_is_accepted(tmp_path: Path) -> None:
+def test_a_budget_that_few_candidates_meet_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few of 279 choices meet it: some random draws would not find one."""
+    monkeypatch.setattr("hybridkit.search.study.require_feasible", PATIENT)
     space = "extends: base.yaml\nspace:\n  n: {int: [1, 9]}\n  model.width: {int: [16, 496], step: 16}\n"
     space += "  pattern: mlstm*{n}\nsampler: random\n"
     factory = CandidateFactory(read_definition(write_space(tmp_path, space)))
@@ -121,6 +127,7 @@ def test_a_budget_that_few_candidates_meet_is_accepted(tmp_path: Path) -> None:
     assert study.definition.budget[0].violation(wanted) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_path: Path) -> None:
     text = SEQUENCES + f"budget: [state_bytes@1k <= 300000]\nsampler: {sampler}\ntrials: 24\n"
@@ -132,6 +139,7 @@ def test_a_search_within_a_budget_finds_what_is_best_there(sampler: str, tmp_pat
     assert all(trial.costs["state_bytes@1k"] <= 300000 for trial in found.trials)
 
 
+@pytest.mark.slow
 def test_a_study_ends_where_nothing_new_is_left(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES.replace("length: 4", "length: 1") + "sampler: random\ntrials: 9\n")
     assert len(try_all(study, full_attention)) == 4 and "nothing new" in study.stop_reason
@@ -169,6 +177,7 @@ def test_only_the_number_of_trials_may_change_on_resume(tmp_path: Path) -> None:
             resume(read_definition(write_space(tmp_path, changed)), tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_two_folders_share_a_storage(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SEQUENCES + "sampler: random\ntrials: 6\n"))
     url = f"sqlite:///{tmp_path}/shared.db"

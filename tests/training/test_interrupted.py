@@ -109,6 +109,7 @@ def test_interrupted_runs_equal_the_uninterrupted_one(
         assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_the_count_of_spikes_is_carried(go: Go, tmp_path: Path, spikes: set[int], monkeypatch: Any) -> None:
     """Five of them between two checkpoints are passed over, and the sixth stops the run, with a signal in between."""
     spikes |= set(range(25, 40))

@@ -37,6 +37,7 @@ def test_a_share_of_the_rate_is_the_last_rate() -> None:
     assert learning_rate(9, train) == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_a_mean_of_the_weights_is_kept_validated_and_resumed(go: Go, tmp_path: Path) -> None:
     run, parts = Run(tmp_path / "run"), Run(tmp_path / "parts")
     words = ["train.ema=.75", "train.checkpoint_every=1", "train.keep=9", "train.steps=6", "train.validate_every=3"]

@@ -110,6 +110,7 @@ def test_a_resumed_run_refuses_what_a_sealed_manifest_vouches_for(run: Run, go: 
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_is_not_unpacked(run: Run) -> None:
     newest = run.newest().checkpoint
     assert newest

@@ -112,7 +112,8 @@ class _Kernel(NamedTuple):
         if self.cap is None:
             made: tuple[Tensor, Tensor, Tensor] = _BACKWARD(*given, 0.0, False, attn_mask=mask, scale=self.scale)
             return made
-        return capped_backward(*given, mask, self.scale or given[1].shape[-1] ** -0.5, self.cap)
+        dy, q, k, v, y, norm = given
+        return capped_backward(dy, q, k, v, y, norm, mask, self.scale or q.shape[-1] ** -0.5, self.cap)
 
 
 def forward(

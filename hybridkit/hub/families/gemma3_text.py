@@ -23,7 +23,7 @@ class Gemma3Text(LlamaLike):
     arguments = {"qk_norm": True}
     mixer_norms = {"norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
     ffn_norms = {"norm": "pre_feedforward_layernorm", "post_norm": "post_feedforward_layernorm"}
-    one_plus = ("last", "norm", "post_norm", "q_norm", "k_norm")
+    one_plus = ("last", "norm", "post_norm", "block.q_norm", "block.k_norm")
     scales_rows = True
     default_head = 256
     common = {

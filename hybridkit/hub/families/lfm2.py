@@ -29,7 +29,7 @@ FFN = Part("feed_forward", {"gate": "w1", "up": "w3", "down": "w2"})
 class Lfm2(Layered):
     """LFM2: `[conv*2, sa(qk_norm=true)]*N`."""
 
-    preference = 30
+    preference = 60
     model_type = "lfm2"
     architecture = "Lfm2ForCausalLM"
     last_norm = "model.embedding_norm.weight"
