@@ -38,9 +38,9 @@ def test_a_section_that_ends_late_or_badly_keeps_its_rows(check: ModuleType, tmp
     for name in ("doctor", "gate", "training"):
         report["sections"].append(check.run_section(name, given))
         check.write(tmp_path, report)
-        assert json.loads((tmp_path / "results.json").read_text("utf-8"))["sections"][-1]["section"] == name
+        assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sections"][-1]["section"] == name
     done, failed, late = report["sections"]
     assert done["ended"] == "done" and "no such kernel" in failed["ended"] and "limit of 1 s" in late["ended"]
     assert all(len(section["rows"]) == 1 for section in report["sections"]), "half a line is no row"
-    text = (tmp_path / "results.md").read_text("utf-8")
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert text.count("| 128 | 45,123 |") == 3 and "## training" in text

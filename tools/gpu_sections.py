@@ -47,7 +47,9 @@ def skipped(why: str) -> dict[str, Any]:
 def call(command: Sequence[str], where: str | None = None, **environment: str) -> tuple[int, str, float]:
     """Exit code, last lines and seconds of a program."""
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=where, env=os.environ | environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", cwd=where, env=os.environ | environment
+    )
     print(done.stdout, done.stderr, flush=True)
     said = (done.stdout + done.stderr).strip().splitlines()
     return done.returncode, said[-1][:200] if said else "", time.perf_counter() - began
@@ -208,7 +210,9 @@ def zero(bench: Bench) -> Rows:
         code, said, seconds = call([*command, f"train.device={bench.device.type}"])
         lines = Path(folder, "run", "metrics.jsonl")
         losses = (
-            [json.loads(line).get("loss") for line in lines.read_text("utf-8").splitlines()] if lines.exists() else []
+            [json.loads(line).get("loss") for line in lines.read_text(encoding="utf-8").splitlines()]
+            if lines.exists()
+            else []
         )
         last = next((loss for loss in reversed(losses) if loss is not None), None)
         yield {
