@@ -12,7 +12,7 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, small_init_
 from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_layer import GATES, DeltaBlock, DeltaLayer, Sizes, WideLinear
+from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
+from hybridkit_blocks.ops.precision import wide
 
 
 class Gdn(DeltaBlock):
@@ -76,11 +78,11 @@ class GdnLayer(DeltaLayer):
     def inputs(self) -> Sequence[nn.Linear]:
         return [self.a] if self.gate is None else [self.a, self.gate]
 
-    def rates(self, given: Sequence[Tensor]) -> Tensor:
-        kind = given[0].dtype
-        return (-self.A_log.to(kind).exp() * F.softplus(given[0] + self.dt_bias.to(kind)))[..., None]
+    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        kind = wide(self.A_log.dtype)
+        rate, bias = self.A_log.to(kind).exp().neg(), self.dt_bias.to(kind)
+        return lambda given: (F.softplus(given[0] + bias) * rate).unsqueeze(-1)
 
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        if self.activation is None:
-            return o
-        return o * self.activation(given[1].to(o.dtype)).view_as(o)
+        y = o.flatten(-2)
+        return y if self.activation is None else y * self.activation(given[1].to(o.dtype))

@@ -13,7 +13,7 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, small_init_
 from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_layer import DeltaBlock, DeltaLayer, Sizes
+from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
 from hybridkit_blocks.ops.precision import wide
@@ -82,14 +83,18 @@ class KdaLayer(DeltaLayer):
     def inputs(self) -> Sequence[nn.Linear]:
         return [self.f_b, self.g_b] if self.f_a is None or self.g_a is None else [self.f_a, self.g_a]
 
-    def rates(self, given: Sequence[Tensor]) -> Tensor:
-        f = given[0] if self.f_a is None else self.f_b(given[0].to(self.f_b.weight.dtype))
-        kind = wide(f.dtype)
-        f = (f.to(kind) + self.dt_bias.to(kind)).unflatten(-1, (self.sizes.heads, -1))
-        rate = self.A_log.to(kind).exp()[:, None]
-        return -rate * F.softplus(f) if self.lower_bound is None else self.lower_bound * torch.sigmoid(rate * f)
+    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        own, kind = self.f_b.weight.dtype, wide(self.A_log.dtype)
+        rate, bias, lowest = self.A_log.to(kind).exp()[:, None], self.dt_bias.to(kind), self.lower_bound
+
+        def g(given: Sequence[Tensor]) -> Tensor:
+            f = given[0] if self.f_a is None else self.f_b(given[0].to(own))
+            f = (f.to(kind) + bias).unflatten(-1, (len(rate), -1))
+            return F.softplus(f) * -rate if lowest is None else torch.sigmoid(f * rate) * lowest
+
+        return g
 
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
         gate = given[1] if self.g_a is None else self.g_b(given[1].to(self.g_b.weight.dtype))
         gate = gate.to(o.dtype) if self.gate_bias is None else gate.to(o.dtype) + self.gate_bias
-        return o * torch.sigmoid(gate).view_as(o)
+        return o.flatten(-2) * torch.sigmoid(gate)

@@ -1,7 +1,8 @@
 """What stands between the products of a feed-forward network, and the arguments that say it.
 
 With g the gate and u what it gates: f(g) u, or without a gate f(u), where f is SiLU (arXiv 2002.05202), GELU, its form
-by tanh (Gemma), or relu(x)^2 (arXiv 2109.08668, Nemotron-H). `clip=7` is gpt-oss's unit (arXiv 2508.10925):
+by tanh (Gemma), or relu(x)^2 (arXiv 2109.08668, Nemotron-H). `gate_scale=.9` is a factor on g (Falcon-H1). `clip=7` is
+gpt-oss's unit (arXiv 2508.10925):
 
     g' sigmoid(1.702 g') (u' + 1)   with g' = min(g, clip) and u' = u cut to -clip .. clip
 """
@@ -43,9 +44,12 @@ class ActivationOptions(Block):
     gated: bool = True
     clip: float | None = Field(None, gt=0)
     bias: bool = False
+    gate_scale: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def _clips_a_gate(self) -> Self:
+        if self.gate_scale != 1 and (self.clip is not None or not self.gated):
+            raise ValueError("gate_scale belongs to a gate without clip: leave gated and clip out")
         if self.clip is not None and (self.act != "silu" or not self.gated):
             raise ValueError("clip is a form of the gated SiLU: leave act and gated out")
         return self
@@ -61,6 +65,8 @@ class ActivationOptions(Block):
         if not self.gated:
             return act(made)
         gate, up = made.chunk(2, -1)
+        if self.gate_scale != 1:
+            gate = gate * self.gate_scale
         if self.clip is None:
             return act(gate) * up
         gate, up = gate.clamp(max=self.clip), up.clamp(-self.clip, self.clip)

@@ -68,11 +68,20 @@ class Convolution(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         """One token x (B, C) to y (B, C); `state` is moved on in place. It has no gradient."""
-        kind = torch.promote_types(x.dtype, torch.float32)
-        window = torch.cat([state, x[:, None].to(state.dtype)], 1)
-        state.copy_(window[:, 1:])
-        z = (window.to(kind) * self.weight.T).sum(1)
-        return self.activation.apply(z if self.bias is None else z + self.bias).to(x.dtype)
+        return self.stepper()(x, state).to(x.dtype)
+
+    def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """`step` with the weights laid out for many tokens; what it returns is at least fp32."""
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
+        taps, bias, apply = self.weight.T.to(kind).contiguous(), self.bias, self.activation.apply
+
+        def run(x: Tensor, state: Tensor) -> Tensor:
+            window = torch.cat([state, x.unsqueeze(1)], 1)
+            state.copy_(window[:, 1:])
+            z = (window * taps).sum(1)
+            return apply(z if bias is None else z + bias)
+
+        return run
 
 
 def convolution_state(

@@ -1,17 +1,164 @@
-"""Which implementation of the gated delta rule runs."""
+"""Which implementation of the gated delta rule runs: the table that `hybridkit doctor` prints.
+
+`own` is delta_rule.py, for any length, carried states and packed documents. It is exact in float64.
+
+`fla` is flash-linear-attention's compiled chunks of 64 (arXiv 2412.06464, 2510.26692), the default on CUDA below
+float64 where it is installed. It runs only after outputs, state and gradients have agreed with `own` on this device,
+type and shape (kernel_gate.py). It knows documents as sequences of different lengths in one row; each begins from its
+own state.
+
+HYBRIDKIT_DELTA=own|fla in the environment overrides the choice.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridkit_blocks.ops.delta_rule import chunkwise
+from hybridkit_blocks.ops.kernel_gate import difference, may_run
+from hybridkit_blocks.ops.precision import no_autocast
+
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def cell(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return chunkwise(q, k, v, beta, g, state, document_starts)
+    """o (B, T, H, V) and the state after it, from what `chunkwise` takes."""
+    rule = RULES[_chosen(v.device, v.dtype, g.shape[-1], k.shape[-1], v.shape[-1])]
+    return rule(q, k, v, beta, g, state, document_starts)
+
+
+def _chosen(device: torch.device, dtype: torch.dtype, decays: int, key: int, value: int) -> str:
+    """The implementation for heads of `key` x `value` with so many decays each."""
+    name = choose_kernel(device.type)[0]
+    if name == "fla" and (dtype == torch.float64 or not agrees(name, device, dtype, decays, key, value)):
+        return "own"
+    return name
+
+
+# While a layer is traced this runs once, outside of the trace. It is what torch.compiler.assume_constant_result sets,
+# which would import the compiler: a second.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose_kernel(device: str) -> tuple[str, str]:
-    return "own", ""
+    """The kernel for a kind of device and why. Raises ValueError where HYBRIDKIT_DELTA asks for what is not there."""
+    forced = os.environ.get("HYBRIDKIT_DELTA")
+    if forced:
+        if forced not in RULES:
+            raise ValueError(f"HYBRIDKIT_DELTA={forced}: it may be {', '.join(RULES)}")
+        if forced == "fla" and not _has_fla():
+            raise ValueError("HYBRIDKIT_DELTA=fla: it is not installed; run: pip install 'hybridkit[fla]'")
+        return forced, f"HYBRIDKIT_DELTA={forced} asks for it"
+    if torch.device(device).type != "cuda":
+        return "own", "chunks of 64 with a gradient of their own, exact for documents and carried states"
+    if not _has_fla():
+        return "own", "flash-linear-attention is not installed (pip install 'hybridkit[fla]')"
+    return (
+        "fla",
+        "flash-linear-attention's chunks of 64, once they agree with the own form on this device, type and shape",
+    )
+
+
+@functools.cache
+def _has_fla() -> bool:
+    return find_spec("fla") is not None and find_spec("triton") is not None
+
+
+@functools.cache
+def agrees(name: str, device: torch.device, dtype: torch.dtype, decays: int, key: int, value: int) -> bool:
+    """Whether kernel `name` agrees with `own` on this device; if not, a warning says so. Checked once a process."""
+    case, sizes = f"{dtype}, heads of {key} x {value} with {decays} decays", (decays, key, value)
+    what, packages = "the delta rule", ("triton", "fla-core")
+    return may_run(what, name, packages, device, case, lambda: _fault(name, device, dtype, *sizes))
+
+
+def _fault(name: str, device: torch.device, dtype: torch.dtype, decays: int, key: int, value: int) -> str:
+    """How a kernel's results differ from the own form's by more than rounding; empty if they do not."""
+    draw, heads = torch.Generator().manual_seed(0), 2
+    shapes: list[tuple[int, ...]] = [(2, 300, heads, width) for width in (key, key, value)]
+    shapes += [(2, 300, heads), (2, 300, heads, decays), (2, heads, key, value)]
+    q, k, v, beta, g, state = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
+    inputs = [*(t.to(dtype) for t in (q, k, v)), beta.sigmoid(), -F.softplus(3 * g - 3), state]
+    slope = torch.randn(shapes[2], generator=draw).to(device)
+    document_starts = torch.zeros(2, 300, dtype=torch.bool, device=device)
+    document_starts[0, 170] = document_starts[1, 0] = document_starts[1, 63] = True
+    got = _results(RULES[name], inputs, slope, document_starts)
+    right = _results(chunkwise, [t.float() for t in inputs], slope, document_starts)
+    return difference(("o", "state", "dq", "dk", "dv", "dbeta", "dg", "dstate"), got, right, dtype)
+
+
+def _results(rule: Rule, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
+    """Outputs and gradients; what comes to the state's gradient is the state itself."""
+    with torch.enable_grad(), torch.inference_mode(False):
+        q, k, v, beta, g, before = leaves = [t.clone().requires_grad_() for t in inputs]
+        o, state = rule(q, k, v, beta, g, before, document_starts)
+        grads = torch.autograd.grad((o.float() * slope).sum() + state.square().sum() / 2, leaves)
+    return [o.detach(), state.detach(), *grads]
+
+
+def _fla(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """flash-linear-attention's chunks. torch.compile leaves them out: they are kernels of their own."""
+    # called here: as a decorator it would import the compiler, which takes a second
+    run = torch.compiler.disable(_sequences) if torch.compiler.is_compiling() else _sequences
+    with no_autocast(v):
+        o, after = run(q, k, v, beta, g, state, document_starts)
+    return o, after
+
+
+def _sequences(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows as they are; with documents, all rows in one, and each document a sequence of it."""
+    rule = _library(g.shape[-1])
+    if document_starts is None:
+        return rule(q, k, v, beta, g, state, None)
+    batch, tokens = document_starts.shape
+    begun = document_starts.clone()
+    begun[:, 0] = True  # a row that goes on is a sequence, too, with the state that it carries
+    starts = begun.flatten().nonzero().flatten()
+    first = torch.searchsorted(starts, torch.arange(batch, device=v.device) * tokens)  # each row's first sequence
+    last = torch.cat([first[1:], first.new_tensor([len(starts)])]) - 1
+    before = v.new_zeros(len(starts), v.shape[2], k.shape[-1], v.shape[-1], dtype=torch.float32)
+    if state is not None:
+        before = before.index_copy(0, first, state.masked_fill(document_starts[:, 0, None, None, None], 0))
+    lengths = torch.cat([starts, starts.new_tensor([batch * tokens])])
+    joined = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in (q, k, v, beta, g))
+    o, after = rule(*joined, before, lengths)
+    return o.view(v.shape), after.index_select(0, last)
+
+
+def _library(decays: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """fla's rule for one decay a head, or one a channel, as a function of tensors, states and `cu_seqlens`."""
+    if decays == 1:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule as chunks
+    else:
+        from fla.ops.kda import chunk_kda as chunks
+
+    def run(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, lengths: object) -> object:
+        return chunks(
+            q=q.contiguous(),
+            k=k.contiguous(),
+            v=v.contiguous(),
+            g=(g[..., 0] if decays == 1 else g).contiguous(),
+            beta=beta.contiguous(),
+            initial_state=state,
+            output_final_state=True,
+            use_qk_l2norm_in_kernel=True,
+            cu_seqlens=lengths,
+        )
+
+    return run  # type: ignore[return-value]
+
+
+RULES: dict[str, Rule] = {"own": chunkwise, "fla": _fla}

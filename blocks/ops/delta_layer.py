@@ -13,138 +13,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops import delta_kernels
-from hybridkit_blocks.ops.convolution import (
-    SILU,
-    Convolution,
-    convolution_flops,
-    convolution_reference,
-    convolution_state,
-    convolve,
-)
+from hybridkit_blocks.ops.convolution import SILU, Convolution, convolve
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.delta_rule import normalised, recurrent_
+from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
+from hybridkit_blocks.ops.delta_rule import EPS, recurrent_
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
-
-
-class DeltaState(NamedTuple):
-    """What a delta rule carries: S (B, H, K, V), at least fp32, and the convolution's last inputs (B, conv - 1, C)."""
-
-    S: Tensor
-    inputs: Tensor
-
-
-class Sizes(NamedTuple):
-    """Heads and their widths."""
-
-    heads: int  # H
-    key_heads: int  # J
-    key: int  # K
-    value: int  # V
-
-    @property
-    def channels(self) -> tuple[int, int, int]:
-        """Widths of q, k and v over all heads."""
-        return self.key_heads * self.key, self.key_heads * self.key, self.heads * self.value
-
-
-class DeltaBlock(Block):
-    """The arguments of both kinds, and what follows from them alone."""
-
-    differentiable_state: ClassVar[bool] = True
-    heads: int | None = Field(None, ge=1)
-    key_heads: int | None = Field(None, ge=1)
-    head: int | None = Field(None, ge=1)
-    value: int | None = Field(None, ge=1)
-    conv: int = Field(4, ge=1)
-    conv_bias: bool = False
-    allow_neg_eigval: bool = False
-    norm_eps: float = Field(1e-5, gt=0)
-
-    @abstractmethod
-    def default_head(self, width: int, heads: int) -> int:
-        """K where none is given."""
-
-    @abstractmethod
-    def default_value(self, key: int) -> int:
-        """V where none is given."""
-
-    @abstractmethod
-    def weights(self, dims: Dims) -> int:
-        """Weights of the linear layers."""
-
-    @abstractmethod
-    def chunk_products(self, sizes: Sizes, tokens: int) -> int:
-        """Multiply-adds of the chunkwise form."""
-
-    def resolved(self, dims: Dims) -> Self:
-        heads, key_heads, key, value = self.sizes(dims)
-        return self.model_copy(update={"heads": heads, "key_heads": key_heads, "head": key, "value": value})
-
-    def sizes(self, dims: Dims) -> Sizes:
-        """Heads at these dims. Raises ValueError where they do not fit together."""
-        heads = self.heads or dims.heads
-        key_heads = self.key_heads or heads
-        if heads % key_heads:
-            raise ValueError(f"{self.name()}: key_heads={key_heads} does not divide {heads} heads: choose a divisor")
-        key = self.head or self.default_head(dims.width, heads)
-        return Sizes(heads, key_heads, key, self.value or self.default_value(key))
-
-    def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        """Linear layers, the convolution's taps, and the cell.
-
-        The cell has 6 K V a token and head: S read at k, written, and read at q, in the recurrent form, the least that
-        any form needs. `hardware` counts the products of the own chunkwise form instead, the last chunk's padding and
-        the upper halves of triangles included.
-        """
-        sizes = self.sizes(dims)
-        linear = 2 * tokens * self.weights(dims) + convolution_flops(sum(sizes.channels), self.conv, tokens)
-        if count == "hardware":
-            return linear + 2 * self.chunk_products(sizes, tokens)
-        return linear + 6 * tokens * sizes.heads * sizes.key * sizes.value
-
-    def cost_reference(
-        self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
-    ) -> Callable[[], object] | None:
-        """The recurrent form, token by token, and the convolution. The chunkwise form's products are counted apart."""
-        if count == "hardware":
-            return None
-        heads, _, key, value = sizes = self.sizes(dims)
-        taps = convolution_reference(sum(sizes.channels), self.conv, tokens)
-        k, u, S = (torch.zeros(heads, *shape) for shape in ((1, key), (1, value), (key, value)))
-        return lambda: [taps(), *((k @ S, k.mT @ u, k @ S) for _ in range(tokens))]
-
-    def init_state(
-        self,
-        dims: Dims,
-        batch: int,
-        tokens: int,
-        window: GivenWindow = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> DeltaState:
-        """An empty memory: H K V numbers, at least fp32, and (conv - 1) C of the model's type, however many tokens."""
-        heads, _, key, value = sizes = self.sizes(dims)
-        kind = wide(dtype or torch.get_default_dtype())
-        S = torch.zeros(batch, heads, key, value, device=device, dtype=kind)
-        return DeltaState(S, convolution_state(batch, sum(sizes.channels), self.conv, device, dtype))
-
-    @classmethod
-    def kernel(cls, device: str) -> tuple[str, str]:
-        """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
-        return delta_kernels.choose_kernel(device)
 
 
 class WideLinear(nn.Linear):
@@ -185,12 +68,12 @@ class DeltaLayer(Layer):
         """The linear layers that read x beside q, k, v and b."""
 
     @abstractmethod
-    def rates(self, given: Sequence[Tensor]) -> Tensor:
-        """The log decay g (..., H, G) from what `inputs` give (..., outputs), at least fp32."""
+    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A function from what `inputs` give (..., outputs) to the log decay g (..., H, G), at least fp32."""
 
     @abstractmethod
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """The normed o (..., H, V) times its gate, from what `inputs` give."""
+        """The normed o (..., H, V) times its gate (..., H V), from what `inputs` give."""
 
     def forward(
         self,
@@ -206,9 +89,9 @@ class DeltaLayer(Layer):
         held, gather = DeltaState(*state) if state else None, self.sequence_parallel.gather
         q, k, v, b, *given = self._project(x)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
-        beta, g = gather(torch.sigmoid(b) * self.top), gather(self.rates(given))
+        beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
         o, S = delta_kernels.cell(q, k, v, beta, g, held.S if held else None, document_starts)
-        y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given).flatten(-2)
+        y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given)
         return self.out(y.to(x.dtype)).to(x.dtype), DeltaState(S, inputs)
 
     @torch.no_grad()
@@ -216,11 +99,11 @@ class DeltaLayer(Layer):
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = DeltaState(*state), x[:, 0]
         q, k, v, b, *given = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
-        y = self._token(torch.cat([q, k, v], -1), b, given, held)
+        y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        unit, out = Unit(norm), residual(self.out.weight, rows)
+        unit, token, out = Unit(norm), self._token(), residual(self.out.weight * self._norm_weights(), rows)
         linears = self.q, self.k, self.v, self.b, *self.inputs
         project, cuts = self._packed(norm, linears, rows), [len(linear.weight) for linear in linears[3:]]
         cuts.insert(0, sum(self.sizes.channels))
@@ -228,7 +111,7 @@ class DeltaLayer(Layer):
         def run(x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
             held, x = DeltaState(*state), x[:, 0]
             qkv, b, *given = project(unit(x)).split_with_sizes(cuts, -1)
-            return out(x, self._token(qkv, b, given, held).to(x.dtype))[:, None], held
+            return out(x, token(qkv, b, given, held).to(x.dtype)).unsqueeze(1), held
 
         return run
 
@@ -273,19 +156,35 @@ class DeltaLayer(Layer):
         """What belongs to own heads of a tensor of all channels (C, .)."""
         return self.sequence_parallel.own_heads(t.unflatten(0, (heads, -1))).flatten(0, 1)
 
-    def _token(self, qkv: Tensor, b: Tensor, given: Sequence[Tensor], held: DeltaState) -> Tensor:
-        """One token's y (B, H V), from projected q, k, v side by side (B, C); `held` is changed in place."""
-        (heads, key_heads, key, value), S = self.sizes, held.S
-        mixed = self.conv.step(qkv, held.inputs).to(S.dtype)
-        keys = normalised(mixed[:, : 2 * key_heads * key].reshape(-1, 2, key_heads, key))
-        if heads != key_heads:
-            keys = keys.repeat_interleave(heads // key_heads, 2)
-        q, k = keys.unbind(1)
-        v, beta = mixed[:, 2 * key_heads * key :].reshape(-1, 1, value), torch.sigmoid(b) * self.top
-        decay = torch.exp(self.rates(given)).flatten(0, 1)[..., None]
-        rows = q.reshape(-1, 1, key) * key**-0.5, k.reshape(-1, 1, key), v, beta.view(-1, 1, 1)
-        o = recurrent_(*rows, decay, S.flatten(0, 1))
-        return self.gated(self._normed(o.view(-1, heads, value)), given).flatten(-2)
+    def _token(self) -> Callable[[Tensor, Tensor, Sequence[Tensor], DeltaState], Tensor]:
+        """A function from projected q, k, v side by side (B, C), b and what `inputs` give to one token's y (B, H V),
+        before the norm's weights; the state is changed in place.
+
+        q is not scaled: o is then sqrt(K) times as large, and so is the root of eps that its norm adds.
+        """
+        (heads, key_heads, key, value), top = self.sizes, self.top
+        mix, decay, kind, cut = self.conv.stepper(), self.decay(), wide(self.q.weight.dtype), 2 * key_heads * key
+        least = [torch.full((), eps**0.5, dtype=kind, device=self.norm.device) for eps in (EPS, key * value * self.eps)]
+
+        def run(qkv: Tensor, b: Tensor, given: Sequence[Tensor], held: DeltaState) -> Tensor:
+            keys, v = mix(qkv, held.inputs).split_with_sizes((cut, heads * value), -1)
+            keys = keys.unflatten(-1, (2, key_heads, key))
+            keys = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).hypot_(least[0])
+            if heads != key_heads:
+                keys = keys.repeat_interleave(heads // key_heads, 2)
+            q, k = keys.unbind(1)
+            beta, kept = torch.sigmoid(b), decay(given).exp_()
+            beta = (beta if top == 1 else beta * top).view(-1, 1, 1)
+            rows = q.reshape(-1, 1, key), k.reshape(-1, 1, key), v.reshape(-1, 1, value)
+            o = recurrent_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
+            o.div_(torch.linalg.vector_norm(o, dim=-1, keepdim=True).hypot_(least[1]))
+            return self.gated(o.view(-1, heads, value), given)
+
+        return run
+
+    def _norm_weights(self) -> Tensor:
+        """What `_token` leaves to be multiplied with its y (H V)."""
+        return (self.norm * self.sizes.value**0.5).repeat(self.sizes.heads)
 
     def _normed(self, o: Tensor) -> Tensor:
         """RMSNorm of each head (..., H, V), at least fp32."""

@@ -35,7 +35,8 @@ SLICE = 1024  # tokens: fewer make slower products, more gain little (measured f
 
 def network(dims: Dims, inner: int, options: ActivationOptions) -> Layer:
     """The layer with this inner width and these options."""
-    usual = options.act == "silu" and options.gated and options.clip is None and not options.bias
+    plain = options.clip is None and not options.bias and options.gate_scale == 1
+    usual = options.act == "silu" and options.gated and plain
     return SwiGLU(dims, inner) if usual else Network(dims, inner, options)
 
 

@@ -43,8 +43,7 @@ class GatedNorm(nn.Module):
             return made
         kind = wide(y.dtype)
         h = (y.to(kind) * F.silu(z.to(kind))).unflatten(-1, (self.groups, -1))
-        h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + EPS)
-        return (h.flatten(-2) * self.weight).to(y.dtype)
+        return (F.rms_norm(h, h.shape[-1:], eps=EPS).flatten(-2) * self.weight).to(y.dtype)
 
 
 class _InSlices(torch.autograd.Function):

@@ -19,22 +19,17 @@ HYBRIDKIT_MLSTM=own|native|triton in the environment overrides the choose_kernel
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit.block import building
 from hybridkit_blocks.ops import mlstm_operators
+from hybridkit_blocks.ops.kernel_gate import difference, may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
@@ -104,27 +99,8 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
 
     Checked once a process. A check that passed is recorded on disk, with the versions of all that it depends on.
     """
-    versions = [f"{package} {metadata.version(package)}" for package in ("torch", "triton", "mlstm_kernels")]
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    case = f"{name} on {card}, {dtype}, check 2, heads of {key} x {value}, {', '.join(versions)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hybridkit" / "kernels"
-    passed = cache / hashlib.sha256(case.encode()).hexdigest()
-    if passed.exists():
-        return True
-    try:
-        with building(f"the check of the mLSTM kernel ({case})"):
-            fault = _fault(name, device, dtype, key, value)
-    except Exception as error:  # whatever fails in a compiler, the own form works
-        fault = f"it fails with {type(error).__name__}: {error}"
-    if fault:
-        warnings.warn(f"the mLSTM runs in plain torch, slower, since {case}: {fault}", RuntimeWarning, stacklevel=2)
-        return False
-    with suppress(OSError):  # where nothing can be written, the next process checks again
-        if not cache.is_absolute():  # there is no home
-            return True
-        cache.mkdir(parents=True, exist_ok=True)
-        passed.write_text(case, encoding="utf-8")
-    return True
+    case, packages = f"{dtype}, check 2, heads of {key} x {value}", ("triton", "mlstm_kernels")
+    return may_run("the mLSTM", name, packages, device, case, lambda: _fault(name, device, dtype, key, value))
 
 
 class Trial(NamedTuple):
@@ -161,12 +137,11 @@ def _fault_of(trial: Trial, name: str, device: torch.device, dtype: torch.dtype,
     document_starts[:, tokens * 17 // 30] = True
     got = _outputs_and_gradients(CELLS[name], inputs, slope, document_starts)
     right = _outputs_and_gradients(chunkwise, [t.float() for t in inputs], slope, document_starts)
-    tolerance = trial.roundings * max(torch.finfo(dtype).eps, 2.0**-10)
-    for label, a, b in zip(("h", "dq", "dk", "dv", "di", "df"), got, right, strict=True):
-        error = float(((a.float() - b).flatten(2).norm(dim=-1) / b.flatten(2).norm(dim=-1)).max())
-        if not error <= tolerance:
-            return f"{label} is off by {error:.2g} in {tokens} tokens, more than {tolerance:.2g}"
-    return ""
+    found = (
+        difference(("h", "dq", "dk", "dv", "di", "df"), *parts, dtype, trial.roundings)
+        for parts in (([t[:, head] for t in got], [t[:, head] for t in right]) for head in range(2))
+    )
+    return next(filter(None, found), "")
 
 
 def _outputs_and_gradients(

@@ -57,10 +57,11 @@ def step_(
     batch, heads, width, keys = state.shape
     groups = groups_of(mixed, state)
     x, b, c = mixed.split([heads * width, groups * keys, groups * keys], -1)
-    x, grouped = x.view(batch, heads, width), state.view(batch, groups, -1, width, keys)
+    x, rows = x.view(batch, heads, width), state.view(batch * groups, -1, keys)
     state.mul_(log_a.exp()[..., None, None])
-    grouped.addcmul_((x * dt[..., None]).view(*grouped.shape[:-1], 1), b.view(batch, groups, 1, 1, keys))
-    y = torch.bmm(state.view(batch * groups, -1, keys), c.reshape(batch * groups, keys, 1))
+    given = (x * dt[..., None]).view(*rows.shape[:2], 1)
+    torch.baddbmm(rows, given, b.reshape(batch * groups, 1, keys), out=rows)
+    y = torch.bmm(rows, c.reshape(batch * groups, keys, 1))
     return y.view(x.shape).addcmul_(x, skip.to(x.dtype)[:, None])
 
 

@@ -22,6 +22,8 @@ EXTRAS = {
     "search": ("optuna",),
     "triton": ("triton",),
     "flash": ("flash-attn",),
+    "notebook": ("pandas",),
+    "fla": ("flash-linear-attention", "triton"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from hybridkit.cli.options import Json, Plugins
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
+
+if TYPE_CHECKING:
+    from hybridkit.recipe.schema import Recipe
+    from hybridkit.search.reader import StudyReader
+    from hybridkit.search.trials import Trial
 
 WORDS = ("report", "best")
 
@@ -101,19 +106,19 @@ def _check_arguments(place: str, arguments: str) -> None:
 
 def _print(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search import print_results
+    from hybridkit.search.reader import open_reader
     from hybridkit.search.results import results, results_json
-    from hybridkit.search.study import open_study
 
-    found = results(open_study(folder, storage))
+    found = results(open_reader(folder, storage))
     say(format_json(results_json(found))) if as_json else print_results(found)
 
 
 def _report(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search_pages import write_pages
+    from hybridkit.search.reader import open_reader
     from hybridkit.search.results import results, results_json
-    from hybridkit.search.study import open_study
 
-    opened = open_study(folder, storage)
+    opened = open_reader(folder, storage)
     pages = write_pages(opened)
     if as_json:
         say(format_json({**results_json(results(opened)), "pages": [str(page) for page in pages]}))
@@ -124,15 +129,15 @@ def _report(folder: Path, storage: str | None, as_json: bool) -> None:
 
 def _best(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.recipe.files import dump
+    from hybridkit.search.reader import open_reader
     from hybridkit.search.results import results
-    from hybridkit.search.study import open_study
     from hybridkit.system.errors import Failure
 
-    opened = open_study(folder, storage)
+    opened = open_reader(folder, storage)
     found = results(opened)
     if found.best is None:
         raise Failure(f"{folder}: no trial is finished yet")
-    row, recipe = found.best, opened.candidate(found.best.trial).loaded.recipe
+    row, recipe = found.best, _recipe(opened, found.best.trial)
     objectives = dict(zip(found.objectives, row.means, strict=True))
     if as_json:
         fields = recipe.model_dump(mode="json", by_alias=True)
@@ -140,3 +145,14 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
         return
     say(f"# trial {row.trial.number} of {folder}: " + ", ".join(f"{k} {v:.5g}" for k, v in objectives.items()))
     say(dump(recipe), end="")
+
+
+def _recipe(study: StudyReader, trial: Trial) -> Recipe:
+    """The recipe of a trial. Only `match`, which sets a width by costs, needs blocks, and with them torch."""
+    from hybridkit.search.definition import chosen_recipe
+
+    if study.definition.measure is None:
+        return chosen_recipe(study.definition, trial.params).recipe
+    from hybridkit.search.candidate import CandidateFactory
+
+    return CandidateFactory(study.definition).make(trial.params).loaded.recipe

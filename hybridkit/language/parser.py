@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
@@ -66,11 +66,17 @@ def pattern_tree(text: str, source: Source | None = None) -> Group | Call:
         raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
     _check_levels(text, source)
     try:
-        return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns
+        return _tree(text)
     except UnexpectedInput as error:
         raise syntax_error(error, text, source) from None
     except _Refused as error:
         raise error_at(source, text, error.span, str(error)) from None
+
+
+@lru_cache(256)
+def _tree(text: str) -> Group | Call:
+    """A recipe's pattern is read when the recipe is checked, and again when it is compiled."""
+    return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns
 
 
 def _check_levels(text: str, source: Source | None) -> None:

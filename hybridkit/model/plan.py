@@ -7,9 +7,8 @@ a weight. Branches side by side are nodes between the entry before and their own
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import networkx as nx
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -22,6 +21,9 @@ from hybridkit.language.source import Source, error_at
 from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _APART = 1 << 16  # between the indices of an entry's branches: more than a stack has entries
 
@@ -78,11 +80,13 @@ class Plan:
         return [window if policy else None for policy in self.policies]
 
     @cached_property
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> "nx.DiGraph":
         """Nodes `embedding`, 0 ... L-1 (with attribute `entry`), `norm` and `head`; edges carry their `kind`.
 
         Branches of an entry with several have nodes named like them, with attribute `block`.
         """
+        import networkx as nx  # a quarter of a second, which counting costs does not need
+
         graph = nx.DiGraph()
         graph.add_nodes_from((index, {"entry": entry}) for index, entry in enumerate(self.entries))
         nx.add_path(graph, ["embedding", *range(len(self.entries)), "norm", "head"], kind="residual")

@@ -143,8 +143,8 @@ def draw_curves(curves: Sequence[RunCurve], over: Over = "tokens", costs: Sequen
 def _limit(axes: Axes, curves: Sequence[RunCurve]) -> None:
     """The first steps, which are far above the others, do not press the rest of the curves together."""
     losses = sorted(line["loss"] for curve in curves for line in curve.steps if line["loss"] is not None)
-    if len(losses) > 40:
-        low, high = losses[0], losses[int(0.97 * len(losses))]
+    if len(losses) > 400:
+        low, high = losses[0], losses[int(0.985 * len(losses))]
         axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
 
 

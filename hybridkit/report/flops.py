@@ -72,24 +72,27 @@ def _heading(entry: CostEntry) -> str:
 
 
 def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table]:
-    """The totals of recipes, each with an entry for every context; what is wider than `width` in further tables.
-
-    Columns are recipes, compared with the first, and lines are repeated for each context; of one recipe, columns are
-    contexts.
-    """
-    if len(recipes) == 1:
-        (common,) = short([recipes[0][0]["recipe"]])
-        names = [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
-        lines = list(_lines([recipes[0]], _cells))
-    else:
-        common, names = between(short(entries[0]["recipe"] for entries in recipes))
-        lines = list(_lines(list(zip(*recipes, strict=True)), _compared))
+    """The totals of recipes; what is wider than `width` in further tables."""
+    (common, *names), lines = cost_rows(recipes)
     widths = [max(len(name), *(len(cells[at]) for _, cells in lines)) + 2 for at, name in enumerate(names)]
     for part in _parts(widths, width - max(len(label) for label, _ in lines)):
         table = Table(common, *names[part])
         for label, cells in lines:
             table.add_row(label, *cells[part])
         yield table
+
+
+def cost_rows(recipes: Sequence[Sequence[CostEntry]]) -> tuple[list[str], list[Line]]:
+    """The heads and lines of the totals of recipes, each with an entry for every context.
+
+    Columns are recipes, compared with the first, and lines are repeated for each context; of one recipe, columns are
+    contexts.
+    """
+    if len(recipes) == 1:
+        names = [f"at {format_tokens(entry['context'])}" for entry in recipes[0]]
+        return [*short([recipes[0][0]["recipe"]]), *names], list(_lines([recipes[0]], _cells))
+    common, names = between(short(entries[0]["recipe"] for entries in recipes))
+    return [common, *names], list(_lines(list(zip(*recipes, strict=True)), _compared))
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[slice]:

@@ -130,10 +130,15 @@ def _positions(findings: EvalResult) -> Figure:
 
 
 def join_bins(rows: Sequence[tuple[int, int, float]]) -> list[tuple[float, float]]:
-    """First position and mean loss of bins (first position, targets, loss); those of few targets join a neighbour."""
+    """First position and mean loss of bins (first position, targets, loss); those of few targets join a neighbour.
+
+    The last bin is often a part of one: it joins where it has less than a quarter of the targets before it.
+    """
     joined: list[tuple[int, int, float]] = []
-    for first, targets, loss in sorted(rows):
-        if joined and (joined[-1][1] < FEW or targets < FEW):
+    ordered = sorted(rows)
+    for place, (first, targets, loss) in enumerate(ordered):
+        part = place == len(ordered) - 1 and joined and 4 * targets < joined[-1][1]
+        if joined and (joined[-1][1] < FEW or targets < FEW or part):
             before, count, mean = joined.pop()
             first, targets, loss = before, count + targets, (mean * count + loss * targets) / (count + targets)
         joined.append((first, targets, loss))

@@ -8,17 +8,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadable, read_history, with_new
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
-from hybridkit.report.eval import markdown_pages, notes, tables
+from hybridkit.report.eval import markdown_pages
+from hybridkit.report.eval_parts import result_parts
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.markup import in_html
-from hybridkit.report.page import html_page, inline_svg, write_files
+from hybridkit.report.page import Section, about, html_page, write_files
+from hybridkit.report.plot_style import DPI
 from hybridkit.system.errors import Failure
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(result: EvalResult, folder: Path) -> Path:
@@ -36,15 +41,14 @@ def write_report(result: EvalResult, folder: Path) -> Path:
 
 
 def _write(history: Sequence[EvalResult], folder: Path) -> None:
-    ends = [f"-{number}" if number > 1 else "" for number in range(1, len(history) + 1)]
-    drawn = [
-        {f"{name}{end}": made for name, made in eval_pictures(one)} for one, end in zip(history, ends, strict=True)
-    ]
+    drawn = [list(eval_pictures(one)) for one in history]
     files = {RESULTS: format_json(history_to_json(history), indent=1) + "\n", "report.md": markdown_pages(history)}
-    for name, picture in (pair for figures in drawn for pair in figures.items()):
-        files[f"{name}.svg"] = figure.svg(picture)
-        figure.write_figure(picture, folder / f"{name}.png", dpi=120)
-    files["report.html"] = page(history, [[files[f"{name}.svg"] for name in figures] for figures in drawn])
+    files["report.html"] = page(history, drawn)
+    for place, pictures in enumerate(drawn, start=1):
+        for name, picture in pictures:
+            name = f"{name}-{place}" if place > 1 else name
+            files[f"{name}.svg"] = figure.svg(picture)
+            figure.write_figure(picture, folder / f"{name}.png", dpi=DPI)
     write_files(folder, files)
 
 
@@ -69,13 +73,10 @@ def _before(folder: Path) -> list[EvalResult]:
         return []
 
 
-def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[str]]) -> str:
-    """The HTML document: for each evaluation, newest first, its tables, then its pictures, then its notes."""
-    sections = [_section(result, images) for result, images in zip(history, drawn, strict=True)]
-    return html_page("Evaluation", ["\n<hr>\n<h1>Earlier</h1>\n".join(sections)])
-
-
-def _section(result: EvalResult, images: Sequence[str]) -> str:
-    said = (*notes(result), f"Intervals: {result.settings['interval']}.")
-    paragraphs = (f"<p>{in_html(note)}</p>" for note in said)
-    return "\n".join([*(table.html() for table in tables(result)), *map(inline_svg, images), *paragraphs])
+def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[tuple[str, Figure]]]) -> str:
+    """The HTML document: for each evaluation, newest first, its pictures and their names, its tables, its notes."""
+    sections = [
+        Section("Results" if place == 1 else f"Earlier, {place - 1}", list(result_parts(result, place, pictures)))
+        for place, (result, pictures) in enumerate(zip(history, drawn, strict=True), start=1)
+    ]
+    return html_page(f"Evaluation of {', '.join(history[0].trained)}", [about()], sections)

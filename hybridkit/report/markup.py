@@ -4,15 +4,22 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from hybridkit.system.terminal import one_line
+from hybridkit.system.terminal import harmless, one_line
 
 # Emphasis, code, tags, entities, formulas, links, addresses, emoji, struck out text.
 _MARKS = re.compile(r"[\\`*<|$]|&[#\w]|\]\s*[(\[:]|://|www\.|:[\w+-]+:|~~|(?<!\w)_|_(?!\w)|^\s*#")
+
+_LONG = 40  # characters of a cell, from which on it wraps anywhere
 
 
 def in_html(text: str) -> str:
     """The text for an element or a quoted attribute."""
     return html.escape(one_line(text))
+
+
+def in_text(text: str) -> str:
+    """The text for an element that keeps its lines, as `pre` does."""
+    return html.escape(harmless(text))
 
 
 def in_markdown(text: str) -> str:
@@ -31,11 +38,15 @@ def html_table(
     """A table of text. Rows at the places `front` are of the class `front`, columns at `numbers` of `number`."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        kinds = (" class=number" if at in numbers else "" for at in range(len(cells)))
-        return "".join(f"<{tag}{kind}>{in_html(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        kinds = ["number" if at in numbers else "long" if len(cell) > _LONG else "" for at, cell in enumerate(cells)]
+        shown = (f'<button type="button">{in_html(c)}</button>' if tag == "th" else in_html(c) for c in cells)
+        opened = (f"<{tag} class={kind}>" if kind else f"<{tag}>" for kind in kinds)
+        return "".join(f"{tags}{text}</{tag}>" for tags, text in zip(opened, shown, strict=True))
 
     lines = [f"<tr{' class=front' if n in front else ''}>{line(row, 'td')}</tr>" for n, row in enumerate(rows)]
-    return f'<div class="wide"><table><tr>{line(columns, "th")}</tr>\n' + "\n".join(lines) + "</table></div>"
+    head = f"<thead><tr>{line(columns, 'th')}</tr></thead>"
+    body = "\n".join(lines)
+    return f'<div class="wide"><table class="sortable">{head}\n<tbody>{body}</tbody></table></div>'
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

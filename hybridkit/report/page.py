@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +16,13 @@ from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_t
 from hybridkit.system.files import write_whole
 from hybridkit.system.terminal import one_line
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}.number{text-align:right}"
-    "tr.front{background:#fdf3e7}svg{max-width:100%;height:auto}.wide{overflow-x:auto}"
-)
-_NUMBER = re.compile(r"[-+]?\d[-+\d,.e%± \[\]]*|-?")  # a dash or nothing where a number lacks
+# A word of a cell that holds numbers: 1,024.5, +3.1%, 16k, 3,279x, 1/16, [0.0,; a unit, k or MiB; a dash for none.
+_WORD = re.compile(r"[-+[]?[-+]?\d[-+\d,./e%]*[kMGTx]?[],]*|[kKMGTPE]?i?B?|±|-")
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds numbers alone, with their units, or nothing."""
+    return all(map(_WORD.fullmatch, cell.split()))
 
 
 class TextTable(NamedTuple):
@@ -32,7 +36,7 @@ class TextTable(NamedTuple):
     def number_columns(self) -> list[int]:
         """The places of the columns that hold numbers alone, which stand at the right. The first names the row."""
         places = range(1, len(self.columns))
-        return [at for at in places if all(_NUMBER.fullmatch(row[at]) for row in self.rows)]
+        return [at for at in places if all(is_number(row[at]) for row in self.rows)]
 
     def without_repeats(self) -> TextTable:
         """The table without columns that say the same in every row; the title says it instead."""
@@ -45,9 +49,9 @@ class TextTable(NamedTuple):
         return TextTable(title, [self.columns[at] for at in kept], rows, self.front)
 
     def html(self) -> str:
-        """A heading and the table."""
+        """A heading, unless it has no title, and the table."""
         table = html_table(self.columns, self.rows, self.front, self.number_columns())
-        return f"<h2>{in_html(self.title)}</h2>\n{table}"
+        return f"<h3>{in_html(self.title)}</h3>\n{table}" if self.title else table
 
     def markdown(self) -> str:
         """A heading and the table."""
@@ -70,16 +74,53 @@ def _drawn(table: TextTable) -> Table:
     return drawn
 
 
-def inline_svg(svg: str) -> str:
-    """An SVG document as an element of an HTML page."""
-    return f'<div class="wide">{svg[svg.index("<svg") :]}</div>'
+class Section(NamedTuple):
+    """A part of a page: its title, and its elements, escaped already. One without elements is left out."""
+
+    title: str
+    parts: Sequence[str]
+
+    def html(self) -> str:
+        """The heading, which the page's contents link to, and the elements."""
+        return "\n".join([f'<section id="{self.id}"><h2>{in_html(self.title)}</h2>', *self.parts, "</section>"])
+
+    @property
+    def id(self) -> str:
+        """The name of its anchor."""
+        return f"section-{re.sub('[^a-z0-9]+', '-', self.title.lower())}"
 
 
-def html_page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML document; `body` holds its elements, escaped already."""
-    head = f'<meta charset="utf-8"><title>{in_html(title)}</title><style>{_STYLE}</style>'
-    inside = "\n".join([f"<h1>{in_html(title)}</h1>", *body])
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{inside}\n</body></html>\n'
+def paragraph(text: str, kind: str = "") -> str:
+    """A text as a paragraph of a class."""
+    return f"<p{f' class={kind}' if kind else ''}>{in_html(text)}</p>"
+
+
+def folded(title: str, parts: Sequence[str]) -> str:
+    """Elements that a reader opens."""
+    return f"<details><summary>{in_html(title)}</summary>{''.join(parts)}</details>"
+
+
+def about(*said: str) -> str:
+    """When, by which version and by which command a page was made, and what else is said of it."""
+    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    command = shlex.join(["hybridkit", *sys.argv[1:]])
+    lines = [f"{date}, hybridkit {importlib.metadata.version('hybridkit')}", *said]
+    return f"<p class=about>{' · '.join(map(in_html, lines))}<br><code>{in_html(command[:500])}</code></p>"
+
+
+def html_page(title: str, head: Sequence[str], sections: Iterable[Section]) -> str:
+    """A whole HTML document that needs no other file: title, elements of the head, contents, sections."""
+    parts = [section for section in sections if section.parts]
+    links = " ".join(f'<a href="#{part.id}">{in_html(part.title)}</a>' for part in parts)
+    nav = [f"<nav>{links}</nav>"] if len(parts) > 2 else []
+    body = "\n".join([f"<h1>{in_html(title)}</h1>", *head, *nav, *(part.html() for part in parts)])
+    style, script = ((Path(__file__).parent / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{in_html(title)}</title><style>{style}</style></head><body>\n{body}\n"
+        f'<script type="module">{script}</script></body></html>\n'
+    )
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def stack_picture(loaded: Loaded) -> Figure:
-    """The picture of a recipe's stack, at `data.sequence` tokens."""
+def stack_picture(loaded: Loaded, name: str = "") -> Figure:
+    """The picture of a recipe's stack, at `data.sequence` tokens; `name` stands above, by default the file's."""
     context = loaded.recipe.data.sequence
-    near, far = cost_requests(str(loaded.path), loaded, [context, 2 * context])
+    near, far = cost_requests(name or str(loaded.path), loaded, [context, 2 * context])
     costs, later = cost_entry(near), cost_entry(far)
     costs["layers"] = [_seeing(*pair) for pair in zip(costs["layers"], later["layers"], strict=True)]
     return draw_stack(near.name, near.plan, costs, loaded.recipe.train.seed, loaded.recipe.train.steps)

@@ -149,8 +149,8 @@ def token_axis(axes: Axes) -> None:
 
 
 def text_color(background: Sequence[float]) -> str:
-    """White or ink, whichever is easier to read on a colour (r, g, b from 0 to 1)."""
-    return max(("#ffffff", INK), key=lambda color: contrast(rgb(color), background))
+    """White or black, whichever is easier to read on a colour (r, g, b from 0 to 1)."""
+    return max(("#ffffff", "#000000"), key=lambda color: contrast(rgb(color), background))
 
 
 def contrast(a: Sequence[float], b: Sequence[float]) -> float:

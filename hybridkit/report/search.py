@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from hybridkit.report.console import Console, Group, Live, Table
-from hybridkit.report.numbers import format_duration
+from hybridkit.report.numbers import format_bytes, format_duration, format_parameters
 from hybridkit.report.pace import Throttle
 from hybridkit.search.results import RankedTrial, Results, results
 from hybridkit.search.scheduler import SearchProgress
@@ -79,7 +79,7 @@ def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
     """A table of trials, the best first; a star marks the Pareto front."""
     table = Table("", "trial", *found.objectives, "choice", "pattern", right=range(1, 2 + len(found.objectives)))
     for row in rows:
-        means = map(format_mean, row.means, row.half_intervals)
+        means = map(format_mean, row.means, row.half_intervals, found.objectives)
         mark = "*" if row.on_front and len(found.objectives) > 1 else ""
         table.add_row(mark, str(row.trial.number), *means, format_choice(row.trial), row.trial.pattern)
     return table
@@ -94,8 +94,11 @@ def print_results(found: Results) -> None:
         console.print(f"trial {trial.number} failed: {trial.reason}")
 
 
-def format_mean(mean: float, spread: float | None) -> str:
-    """A mean with half its 95 % interval."""
+def format_mean(mean: float, spread: float | None, name: str = "") -> str:
+    """A mean with half its 95 % interval; of a metric of bytes or parameters in their units."""
+    write = format_bytes if "bytes" in name else format_parameters if name.startswith("params") else None
+    if write:
+        return write(round(mean)) if spread is None else f"{write(round(mean))} ± {write(round(spread))}"
     return f"{mean:.5g}" if spread is None else f"{mean:.5g} ± {spread:.2g}"
 
 

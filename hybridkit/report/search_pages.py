@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hybridkit.report.figure import svg
-from hybridkit.report.markup import in_html, in_markdown
-from hybridkit.report.page import TextTable, html_page, inline_svg, write_files
+from hybridkit.report.markup import in_markdown
+from hybridkit.report.page import Section, TextTable, about, html_page, paragraph, write_files
+from hybridkit.report.picture import picture
 from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.results import Results, curves, evaluations, results
@@ -18,16 +19,18 @@ from hybridkit.system.errors import Failure
 from hybridkit.system.links import check_tree
 
 if TYPE_CHECKING:
-    from hybridkit.search.study import Study
+    from matplotlib.figure import Figure
+
+    from hybridkit.search.reader import StudyReader
 
 
-def write_pages(study: Study) -> list[Path]:
+def write_pages(study: StudyReader) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the figures; their paths. Raises Failure."""
     found = results(study)
-    drawn = [(name, title, svg(drawing)) for name, title, drawing in study_figures(found, curves(study))]
+    drawn = list(study_figures(found, curves(study)))
     sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
-    files = {f"{name}.svg": svg for name, _, svg in drawn}
+    files = {f"{name}.svg": svg(figure) for name, _, figure in drawn}
     files["report.html"] = _html(found, sheets, drawn)
     files["report.md"] = _markdown(found, sheets, drawn)
     folder = study.folder / "report"
@@ -47,7 +50,7 @@ def ranking(found: Results) -> TextTable:
         (
             str(row.place),
             str(row.trial.number),
-            *map(format_mean, row.means, row.half_intervals),
+            *map(format_mean, row.means, row.half_intervals, found.objectives),
             format_choice(row.trial),
             row.trial.pattern,
         )
@@ -82,13 +85,18 @@ def _failures(found: Results) -> TextTable:
     return TextTable("Trials that failed or were pruned", ("trial", "state", "reason", "choice", "pattern"), rows)
 
 
-def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, str]]) -> str:
-    pictures = (f"<h2>{in_html(title)}</h2>{inline_svg(svg)}" for _, title, svg in drawn)
-    summary = f"<p>{in_html(summarize(found))}</p>"
-    return html_page(found.name, [summary, *(sheet.html() for sheet in sheets), *pictures])
+def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, Figure]]) -> str:
+    pictures = [picture(name, title, figure) for name, title, figure in drawn]
+    ranked, *others = sheets or [TextTable("", [], [])]
+    sections = [
+        Section("Results", [*pictures[:1], *([ranked.html()] if ranked.rows else [])]),
+        Section("What matters", pictures[1:]),
+        Section("Further tables", [sheet.html() for sheet in others]),
+    ]
+    return html_page(f"Study {found.name}", [about(), paragraph(summarize(found))], sections)
 
 
-def _markdown(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, str]]) -> str:
+def _markdown(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, Figure]]) -> str:
     parts = [f"# {in_markdown(found.name)}", in_markdown(summarize(found)), *(sheet.markdown() for sheet in sheets)]
     parts += [f"## {title}\n\n![{title}]({name}.svg)" for name, title, _ in drawn]
     return "\n\n".join(parts) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,11 +95,16 @@ def _titled(name: str, objectives: Mapping[str, str]) -> str:
 
 def _scale(axes: Axes, which: str, name: str, values: Sequence[float]) -> None:
     """Bytes in KiB and MiB, other large numbers in k and M; logarithmic where they span more than a factor of ten."""
+    from matplotlib.ticker import MultipleLocator
+
     write = _writer(name)
     if min(values) > 0 and max(values) > 10 * min(values):
         logarithmic(axes, which, base=4 if "bytes" in name else 10, write=write)
     elif max(map(abs, values)) >= 1000:
-        getattr(axes, f"{which}axis").set_major_formatter(lambda value, _: write(value))
+        axis = getattr(axes, f"{which}axis")
+        axis.set_major_formatter(lambda value, _: write(value))
+        if write is _bytes and max(values) > min(values):
+            axis.set_major_locator(MultipleLocator(2 ** round(log2((max(values) - min(values)) / 5))))
 
 
 def _writer(name: str) -> Callable[[float], str]:

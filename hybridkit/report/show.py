@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.cost.flops import entry_parameters, layer_parameters, parameters
-from hybridkit.language.parser import Call, Group, pattern_tree
 from hybridkit.language.printer import canonical
-from hybridkit.model.plan import Plan
+from hybridkit.model.plan import Plan, entry_branches
 from hybridkit.registry.registry import Row
 from hybridkit.report.console import Console, Table, Text, Tree, styled
 from hybridkit.report.numbers import format_parameters
+from hybridkit.report.stack import Layer, Repeated, stack_tree
 
 
 def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
@@ -33,34 +33,31 @@ def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _node(plan: Plan, index: int) -> dict[str, Any]:
-    """An entry of the graph, its norms included, and its branches where there are several."""
-    entry = plan.graph.nodes[index]["entry"]
-    around = plan.graph.predecessors(index)
-    branches = [name for name in around if plan.graph.edges[name, index]["kind"] == "branch"]
-    blocks = {name: plan.graph.nodes[name]["block"] for name in branches}
+    """An entry of the stack, its norms included, and its branches where there are several."""
+    entry = plan.entries[index]
     said = [
-        {"index": name, "block": str(block), "params": layer_parameters(block, plan.dims)}
-        for name, block in blocks.items()
+        {"index": branch.name, "block": str(branch.block), "params": layer_parameters(branch.block, plan.dims)}
+        for branch in entry_branches(index, entry)
     ]
     return {
         "index": index,
         "block": str(entry),
         "mixes": entry.is_mixer,
         "params": entry_parameters(plan, entry),
-        **({"branches": said} if said else {}),
+        **({"branches": said} if len(said) > 1 else {}),
     }
 
 
 def print_outline(drawn: dict[str, Any]) -> None:
     """The stack as a tree: a branch a repeated group, parameters of one entry beside it."""
     console = Console()
-    params, entries = drawn["params"], {entry["block"]: entry for entry in drawn["entries"]}
+    params = drawn["params"]
     console.print(styled((drawn["recipe"], "bold")))
     console.print(f"pattern: {drawn['pattern']}")
     root = Tree(f"width {drawn['width']}, {drawn['heads']} heads, vocabulary {drawn['vocab']}")
     scaled = "" if drawn["embedding_scale"] == 1 else f", rows times {drawn['embedding_scale']:.4g}"
     root.add(styled("embedding ", (format_parameters(params["embedding"]) + scaled, "dim")))
-    _grow(root, pattern_tree(drawn["stack"]), entries)
+    _grow(root, stack_tree(drawn["entries"], "block", [entry["mixes"] for entry in drawn["entries"]]))
     root.add("norm")
     shared = styled("head ", ("the embedding's weight", "dim"))
     root.add(shared if drawn["tied"] else _counted("head", params["head"]))
@@ -72,20 +69,22 @@ def print_outline(drawn: dict[str, Any]) -> None:
     )
 
 
-def _grow(branch: Tree, part: Group | Call, entries: dict[str, dict[str, Any]]) -> None:
-    times = f" x {part.times}" if isinstance(part, Group) and part.times > 1 else ""
-    while isinstance(part, Group) and len(part.parts) == 1 and not (times and isinstance(part.parts[0], Group)):
-        part = part.parts[0]
-    if isinstance(part, Call):
-        text = next(text for text in entries if pattern_tree(text) == part)
-        below = entries[text].get("branches", [])
-        drawn = branch.add(_counted(f"{'side by side' if below else text}{times}", entries[text]["params"]))
-        for one in below:
-            drawn.add(_counted(one["block"], one["params"]))
+def _grow(branch: Tree, part: Repeated) -> None:
+    alone = part.parts[0] if len(part.parts) == 1 else None
+    times = f" x {part.times}" if part.times > 1 else ""
+    if alone is not None and not isinstance(alone, Repeated):
+        _add(branch, alone, times)
         return
     inner = branch.add(f"repeated{times}") if times else branch
     for child in part.parts:
-        _grow(inner, child, entries)
+        _grow(inner, child) if isinstance(child, Repeated) else _add(inner, child, "")
+
+
+def _add(branch: Tree, entry: Layer, times: str) -> None:
+    below = entry.get("branches", [])
+    drawn = branch.add(_counted(f"{'side by side' if below else entry['block']}{times}", entry["params"]))
+    for one in below:
+        drawn.add(_counted(one["block"], one["params"]))
 
 
 def _counted(name: str, parameters: int) -> Text:

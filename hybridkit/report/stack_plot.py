@@ -82,6 +82,8 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     height = 0.3 + 0.14 * len(said) + _TOP + _height(tree) + 2 * (_OTHER + _GAP) + 0.05
     below = 0.55 + 0.5 * len(changing) if changing else 0.0
     figure = new_figure(width + 0.1, height + below)
+    if not changing:
+        figure.set_layout_engine("none")  # all is placed in inches
     parts = figure.subfigures(2, 1, height_ratios=[height, below]) if changing else [figure]
     axes = parts[0].add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -95,7 +97,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     _draw(drawing, tree, 0)
     _around(
         drawing,
-        "norm, head" if costs["params"]["head"] else "norm, head (the embedding's weight)",
+        "norm, head" if costs["params"]["head"] else "norm, tied head",
         costs["params"]["head"],
     )
     if changing:

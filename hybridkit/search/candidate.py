@@ -15,9 +15,9 @@ from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.search.arguments import read_arguments
 from hybridkit.search.budget import BudgetCheck, check_budget
-from hybridkit.search.definition import Definition, recipe_with
+from hybridkit.search.definition import Definition, chosen_recipe
 from hybridkit.search.objectives import EVAL, METRICS, Costs, UnknownMetric
-from hybridkit.search.space import PATTERN, Params
+from hybridkit.search.space import Params
 from hybridkit.system.errors import UserError, nearest
 
 
@@ -60,7 +60,7 @@ class CandidateFactory:
         """
         chosen: Params = {name: params[name] for name in self.definition.space.variables}  # type: ignore[misc]
         try:
-            loaded = self._matched(self._loaded(chosen))
+            loaded = self._matched(chosen_recipe(self.definition, chosen))
             return Candidate(chosen, loaded, Costs(loaded))
         except ValueError as error:  # UserError included
             raise UserError(f"{self._place()}: with {format_params(chosen)}: {error}") from None
@@ -103,14 +103,6 @@ class CandidateFactory:
             close = nearest(name, [*costs.names, *others])
             hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"
             raise UserError(f"{self.definition.where(section)}: {section} has no metric {name}; {hint}") from None
-
-    def _loaded(self, params: Params) -> Loaded:
-        fields = dict(self.definition.space.fill(params))
-        base, tokens = self.definition.base, self.definition.file.trial.tokens
-        recipe = recipe_with(base.recipe, fields)
-        if tokens:
-            recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
-        return Loaded(recipe, None if PATTERN in fields else base.source, self.definition.path, base.registry)
 
     def _matched(self, loaded: Loaded) -> Loaded:
         measure = self.definition.measure

@@ -13,7 +13,7 @@ from pydantic import JsonValue, ValidationError
 
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.rules import CURRENT_RULES
-from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
@@ -184,3 +184,13 @@ def recipe_with(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ValueError(first_error(error)) from None
+
+
+def chosen_recipe(definition: Definition, params: Mapping[str, Scalar]) -> Loaded:
+    """The recipe of a choice, before `match` sets its width. Raises ValueError for values that do not fit."""
+    fields = dict(definition.space.fill(params))
+    base, tokens = definition.base, definition.file.trial.tokens
+    recipe = recipe_with(base.recipe, fields)
+    if tokens:
+        recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
+    return Loaded(recipe, None if PATTERN in fields else base.source, definition.path, base.registry)

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import mean, median
 from typing import Any
 
+from hybridkit.cost.flops import Parameters, parameters, total_state_bytes
 from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
@@ -17,7 +18,8 @@ from hybridkit.search.trials import is_value
 
 Tree = Mapping[str, Any]
 
-BARE = {"params": "total", "flops_per_token": "forward"}  # what the name of a table alone means
+TOTAL = "total"
+BARE = {"params": TOTAL, "flops_per_token": "forward"}  # what the name of a table alone means
 LOSS_STEPS = 50  # last steps of a run, whose mean is its loss
 METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "seconds")
 EVAL = "eval."
@@ -56,11 +58,17 @@ class Costs:
             context = read_size(at) if at else self._request.settings.context
         except ValueError:
             raise UnknownMetric(name, [f"{path}@131072"]) from None
-        entry = self._at(context)
         if path == "state_bytes":
-            return float(entry[path][str(context)])
+            return float(total_state_bytes(self.plan, replace(self._request.settings, context=context)))
         table, _, rest = path.partition(".")
-        return look_up(entry, f"{table}.{BARE[table]}" if table in BARE and not rest else path)
+        rest = rest or BARE.get(table, "")
+        if table == "params" and rest in (TOTAL, *Parameters._fields):  # what most budgets ask for
+            return float(getattr(self._parameters, rest))
+        return look_up(self._at(context), f"{table}.{rest}" if rest else path)
+
+    @cached_property
+    def _parameters(self) -> Parameters:
+        return parameters(self.plan)
 
     @cached_property
     def names(self) -> list[str]:

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.runs.run import Run
-from hybridkit.search.study import Study
+from hybridkit.search.reader import StudyReader
 from hybridkit.search.trials import Counts, Trial, is_value, pareto_front, rank
 from hybridkit.search.variables import Number
-from hybridkit.search.worker import read_outcome
 
 _LENGTH = re.compile("[0-9]{1,18}")
 BINS = 4  # with equal numbers of trials, into which numbers are sorted for their importance
@@ -61,7 +60,7 @@ class Results(NamedTuple):
         return sum(trial.state == state for trial in self.trials)
 
 
-def results(study: Study) -> Results:
+def results(study: StudyReader) -> Results:
     """The results so far."""
     file, maximized, trials = study.definition.file, study.definition.maximized, study.trials()
     done = [trial for trial in trials if trial.state == "done"]
@@ -113,7 +112,7 @@ def importances(
     return shares
 
 
-def curves(study: Study) -> list[TrialCurve]:
+def curves(study: StudyReader) -> list[TrialCurve]:
     """The training curves of all runs in the study's folder."""
     found = []
     for trial in study.trials():
@@ -126,8 +125,10 @@ def curves(study: Study) -> list[TrialCurve]:
     return found
 
 
-def evaluations(study: Study) -> dict[str, dict[int, dict[str, list[float]]]]:
+def evaluations(study: StudyReader) -> dict[str, dict[int, dict[str, list[float]]]]:
     """The scores of `eval`: by task and window, then by trial, then by length or gap, one score for each seed."""
+    from hybridkit.search.worker import read_outcome  # it imports torch, which the rest of this module does not need
+
     tables: dict[str, dict[int, dict[str, list[float]]]] = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate, CandidateFactory
-from hybridkit.search.definition import SPACE, Definition, read_definition, write_definition
+from hybridkit.search.definition import Definition, write_definition
 from hybridkit.search.feasible import require_feasible
-from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
+from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
 from hybridkit.search.provenance import (
     RULES,
@@ -23,9 +22,10 @@ from hybridkit.search.provenance import (
     run_rules,
     trained_origin,
 )
-from hybridkit.search.sampler import PATIENCE, Proposal, SearchGoal, choose_sampler, distribution
+from hybridkit.search.reader import StudyReader, goal_of, open_reader
+from hybridkit.search.sampler import PATIENCE, Proposal, choose_sampler, distribution
 from hybridkit.search.screening import Accepted, CandidateFilter, Counts
-from hybridkit.search.storage import TrialStorage, create_storage, open_storage
+from hybridkit.search.storage import TrialStorage, create_storage
 from hybridkit.search.trials import Trial, is_value
 from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
@@ -36,35 +36,18 @@ from hybridkit.system.lock import Lock
 __all__ = ["PATIENCE", "Study", "create", "holds_study", "open_study", "resume"]
 
 
-class Study:
-    """The trials of a definition, in a folder and a storage."""
+class Study(StudyReader):
+    """A study whose candidates can be built and tried."""
 
     def __init__(self, definition: Definition, folder: Path, storage: TrialStorage, owner: str) -> None:
-        self.definition, self.folder, self.storage, self._owner = definition, folder, storage, owner
+        super().__init__(definition, folder, storage, owner)
         self.factory = CandidateFactory(definition)
         self._variables = definition.space.variables
         self.stop_reason = ""  # why there are no more proposals
 
-    @property
-    def num_trials(self) -> int:
-        """The number of trials of the finished study: those asked for, or all points of a grid."""
-        return choose_sampler(self.definition.file.sampler).count(goal_of(self.definition))
-
-    def trials(self) -> list[Trial]:
-        """All trials so far."""
-        return self.storage.trials()
-
     def own_running(self) -> list[Trial]:
         """Running trials that the search of this folder has begun."""
-        return [trial for trial in self.trials() if trial.state == "running" and trial.owner == self._owner]
-
-    def trial_folder(self, number: int) -> Path:
-        """The folder of a trial's runs."""
-        return self.folder / "trials" / f"{number:04d}"
-
-    def run(self, trial: Trial, seed: int) -> Run:
-        """The run of a trial's seed, from 0."""
-        return Run(self.trial_folder(trial.number) / f"seed-{seed}")
+        return [trial for trial in self.trials() if trial.state == "running" and trial.owner == self.owner]
 
     def candidate(self, trial: Trial) -> Candidate:
         """The candidate of a trial."""
@@ -150,7 +133,7 @@ class Study:
             "costs": costs,
             "memory": found.memory,
         }
-        number = self.storage.begin(candidate.params, space, owner=self._owner, **about, **counts._asdict())
+        number = self.storage.begin(candidate.params, space, owner=self.owner, **about, **counts._asdict())
         trials = self.trials()
         if any(other.key == candidate.key for other in trials[:number]):  # another search began the same one
             self.fail(trials[number], "another trial tries the same")
@@ -168,12 +151,6 @@ class Study:
 def proposals(definition: Definition, trials: Sequence[Trial], first: int) -> Iterator[Proposal]:
     """The proposals from number `first` on, given the trials so far."""
     return choose_sampler(definition.file.sampler).proposals(goal_of(definition), trials, first)
-
-
-def goal_of(definition: Definition) -> SearchGoal:
-    """What a definition asks of its sampler."""
-    file = definition.file
-    return SearchGoal(definition.space, definition.maximized, file.trials, file.seed)
 
 
 def create(definition: Definition, folder: Path, url: str | None) -> Study:
@@ -225,15 +202,6 @@ def resume(definition: Definition, folder: Path, url: str | None = None) -> Stud
 
 
 def open_study(folder: Path, url: str | None = None) -> Study:
-    """The study in a folder; nothing is written. `url`: the storage of its trials, if it was begun with one.
-
-    Raises UserError where there is none, or it cannot be read.
-    """
-    settings = read_settings(folder)
-    if url and not settings.storage:
-        raise UserError(f"--storage: {folder} holds its trials itself; leave it out")
-    if settings.storage and not url:
-        raise UserError(f"{folder} keeps its trials in a database outside the folder; give its address with --storage")
-    definition = read_definition(folder / SPACE)
-    storage = open_storage(folder, url, settings.name, definition.maximized, definition.space.variables)
-    return Study(definition, folder, storage, settings.owner)
+    """The study in a folder, as `open_reader` finds it; its candidates can be built and tried."""
+    found = open_reader(folder, url)
+    return Study(found.definition, found.folder, found.storage, found.owner)

@@ -95,3 +95,12 @@ def test_a_clip_is_a_form_of_the_gated_silu() -> None:
     gate, up = gate.clamp(max=2), up.clamp(-2, 2)
     torch.testing.assert_close(block.hidden(made), gate * torch.sigmoid(activation.SLOPE * gate) * (up + 1))
     assert str(FeedForward(act="silu", gated=True, bias=False)) == "ffn"
+
+
+def test_a_gate_has_a_factor_before_its_function() -> None:
+    block, x = FeedForward(width=7, gate_scale=0.3), torch.randn(2, 5, DIMS.width, dtype=torch.float64)
+    layer = block.build(DIMS).double()
+    torch.testing.assert_close(layer(x)[0], layer.down(ACTS["silu"](0.3 * layer.gate(x)) * layer.up(x)))
+    for other in ({"gated": False}, {"clip": 7.0}):
+        with pytest.raises(ValueError, match="gate_scale belongs to a gate without clip"):
+            FeedForward(gate_scale=0.3, **other)

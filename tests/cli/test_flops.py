@@ -183,7 +183,7 @@ def test_the_guide_names_every_key_of_the_schema(run: Run, recipe: str) -> None:
 @pytest.mark.slow
 def test_counting_imports_nothing_heavy() -> None:
     """Torch's compiler takes a second and a half to import, matplotlib half of one: a count needs neither."""
-    heavy = ("torch._dynamo", "matplotlib", "fvcore", "deepspeed", "transformers")
+    heavy = ("torch._dynamo", "networkx", "matplotlib", "fvcore", "deepspeed", "transformers")
     script = f"""
 import sys
 sys.argv = ["hybridkit", "flops", "quickstart", "--json"]

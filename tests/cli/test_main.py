@@ -29,6 +29,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_version_and_the_whole_summaries_of_verbs(tmp_path: Path) -> None:
+    from hybridkit import __version__
+
+    assert hybridkit("--version", cwd=tmp_path).stdout == f"hybridkit {__version__}\n"
+    said = hybridkit("--help", cwd=tmp_path).stdout
+    assert not [line for line in said.splitlines()[1:] if line.endswith("...")] and "--install-completion" in said
+    assert "Measure what runs remember: perplexity, loss by position, needles" in " ".join(said.split())
+
+
 def test_one_line_becomes_a_run_folder(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
@@ -128,7 +137,7 @@ def test_mistakes_in_a_recipe_do_not_wait_for_torch(tmp_path: Path) -> None:
     code = """
 import sys
 from hybridkit.cli import main
-for words in (["--help"], ["show", "b.yaml"], ["train", "b.yaml", "x=3"], ["flops", "nope"]):
+for words in (["--help"], ["--version"], ["show", "b.yaml"], ["train", "b.yaml", "x=3"], ["flops", "nope"]):
     sys.argv = ["hybridkit", *words]
     try:
         main()

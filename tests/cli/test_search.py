@@ -52,6 +52,28 @@ def test_a_report_is_one_page_that_needs_no_other(study: Path) -> None:
     assert all(f"({path.name})" in markdown.read_text() for path in html.parent.glob("*.svg"))
 
 
+@pytest.mark.slow
+def test_what_builds_no_block_imports_no_torch(study: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("pattern: sa\n")
+        line = {"step": 1, "loss": 1.0, "tokens": 8, "seconds": 1.0, "tokens_per_second": 8.0, "window": None}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    code = """
+import sys
+from hybridkit.cli import main
+for words in (["search", "best", "study"], ["show", "a", "b"], ["show", "a", "b", "--plot", "c.svg"]):
+    sys.argv = ["hybridkit", *words]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, words
+print([name for name in ("torch", "networkx", "transformers") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ran.stdout.splitlines()[-1] == "[]" and "pattern: " in ran.stdout
+
+
 WRONG = {  # words: what the message says
     ("best",): "search report STUDY",
     ("reprot", "x"): "search report x",

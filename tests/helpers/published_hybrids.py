@@ -127,6 +127,17 @@ _KIMI = first(
     },
     LLAMA,
 )
+_FALCON = first(
+    {
+        **_MAMBA,
+        r"^norm\.": "model.final_layernorm.",
+        r"mixer\.[01]\.": "mixer.",
+        r"mamba2\.": "mamba.",
+        r"ffn\.ffn\.(gate|up|down)\.": r"feed_forward.\1_proj.",
+        r"ffn\.norm\.": "pre_ff_layernorm.",
+    },
+    LLAMA,
+)
 _YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
 _GPT_OSS_ROPE = {**_YARN, "rope_theta": 150000.0, "original_max_position_embeddings": 4096}
 _LETTERS = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
@@ -184,8 +195,8 @@ HYBRIDS = {
         | {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 6.0}
         | {"attention_multiplier": 0.0078125, "position_embedding_type": None},
         {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 8, "shared_intermediate_size": 16}
-        | {"mamba_n_heads": 12, "mamba_d_head": 8, "num_hidden_layers": 5, "mamba_chunk_size": 16}
-        | {"layer_types": ["linear_attention", "full_attention"] * 2 + ["linear_attention"]},
+        | {"mamba_n_heads": 12, "mamba_d_head": 8, "num_hidden_layers": 3, "mamba_chunk_size": 16}
+        | {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
         {"heads=48": "heads=12", "head=64": "head=8", r"\*\d": ""},
         {"width": 48, "ffn.width": 8},
         _GRANITE,
@@ -228,5 +239,22 @@ HYBRIDS = {
         {"width": 64},
         _KIMI,
         options=EAGER,
+    ),
+    "falcon-h1-0.5b": Published(
+        "FalconH1",
+        521_411_104,
+        {"vocab_size": 32784, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 36, "head_dim": 64}
+        | {"num_attention_heads": 8, "num_key_value_heads": 2, "rope_parameters": PLAIN | {"rope_theta": 1e11}}
+        | {"mamba_d_ssm": 1536, "mamba_n_heads": 24, "mamba_d_head": 64, "mamba_d_state": 128}
+        | {"mamba_norm_before_gate": False, "attention_in_multiplier": 1.0, "attention_out_multiplier": 0.9375}
+        | {"embedding_multiplier": 5.656854249492381, "lm_head_multiplier": 0.0390625, "ssm_in_multiplier": 1.25}
+        | {"key_multiplier": 0.39062499999999994, "ssm_out_multiplier": 0.23570226039551587}
+        | {"ssm_multipliers": [0.3535533905932738, 0.25, 0.3535533905932738, 0.5, 0.3535533905932738]}
+        | {"mlp_multipliers": [0.8838834764831844, 0.5859375]},
+        {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 8}
+        | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_chunk_size": 16},
+        {"heads=24": "heads=4", "head=64": "head=8", r"\bscale=[.0-9]+": "scale=.13810679320049757", r"\*36": "*2"},
+        {"width": 64, "ffn.width": 96},
+        _FALCON,
     ),
 }

@@ -28,7 +28,8 @@ PART = 3  # steps before a checkpoint, and after
 SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
 PLAN = compile_pattern("[swa:stoch(4,16,p=.5) | mlstm]", ModelConfig(width=32, heads=4, vocab=257))
 MIXERS = compile_pattern(
-    "[swa(kv_heads=2,sinks=true,qk_norm=projection):stoch(4,16,p=.5) | mlstm, sa(gate=true,bias=true)]",
+    "[swa(kv_heads=2,sinks=true,qk_norm=projection):stoch(4,16,p=.5) | mlstm, sa(gate=true,bias=true), "
+    "conv(bias=true), gdn(key_heads=2), kda]",
     ModelConfig(width=32, heads=4, vocab=257, ffn=None),
 )
 TIED = compile_pattern(

@@ -7,6 +7,7 @@ from published import VOCAB, copy_to, described, scaled_down, theirs
 from published_hybrids import HYBRIDS
 
 from hybridkit.cost.flops import CostSettings, cost
+from hybridkit.inference.decode import packed_step, prefill
 from hybridkit.recipe.files import shipped
 
 MODELS = DENSE | HYBRIDS
@@ -38,3 +39,27 @@ def test_a_published_model_has_its_logits(name: str) -> None:
     ids = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
     logits = model(ids)[0]
     torch.testing.assert_close(logits, other(ids).logits.to(logits), rtol=1e-3, atol=1e-3 * logits.std().item())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_published_model_decodes_as_it_reads_and_trains(name: str) -> None:
+    """Scaled down, in float64: prefill in chunks and decoding against one call; two steps lower the loss."""
+    model = scaled_down(name, MODELS[name])
+    ids = torch.randint(VOCAB, (2, 24), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        whole = model(ids)[0]
+        context = prefill(model, ids[:, :17], chunk=5)
+        states, packed = model.reserve(context.states, 24), packed_step(model, 2)
+        for place in range(17, 24):
+            step = packed if place % 2 else model.step
+            logits, states = step(ids[:, place], states)
+            torch.testing.assert_close(logits, whole[:, place], rtol=1e-7, atol=1e-7 * whole.std().item())
+    model.requires_grad_(True)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), list[float]()
+    for _ in range(3):
+        loss = model(ids[:, :-1], targets=ids[:, 1:])[0]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[0] > losses[1] > losses[2]

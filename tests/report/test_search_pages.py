@@ -30,9 +30,9 @@ def found() -> Results:
 
 def test_pages_and_pictures_hold_names_as_text(found: Results) -> None:
     curves = [TrialCurve(n, 0, [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(2)]
-    drawn = [(name, title, svg(figure)) for name, title, figure in study_figures(found, curves)]
+    drawn = list(study_figures(found, curves))
     assert [name for name, _, _ in drawn] == ["front", "parallel", "importance", "curves"]
-    for _, _, text in drawn:
+    for text in (svg(figure) for _, _, figure in drawn):
         ElementTree.fromstring(text)
         assert raw_controls(text) == ""
     page, table = _html(found, [ranking(found)], drawn), _markdown(found, [ranking(found)], drawn)

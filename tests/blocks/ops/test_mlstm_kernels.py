@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridkit.block import Dims
 from hybridkit_blocks.mlstm import Mlstm
-from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops import kernel_gate, mlstm_kernels
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mlstm_kernels.agrees.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("HYBRIDKIT_MLSTM", raising=False)
-    monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "1.0")
+    monkeypatch.setattr(kernel_gate.metadata, "version", lambda package: "1.0")
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -129,7 +129,7 @@ def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: p
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
     mlstm_kernels.agrees.cache_clear()
     assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8), "what passed is not tried again"
-    monkeypatch.setattr(mlstm_kernels.metadata, "version", lambda package: "2.0")
+    monkeypatch.setattr(kernel_gate.metadata, "version", lambda package: "2.0")
     mlstm_kernels.agrees.cache_clear()
     with pytest.warns(RuntimeWarning, match="no such instruction"):
         assert not mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)

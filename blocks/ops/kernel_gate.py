@@ -1,0 +1,66 @@
+"""When a compiled kernel of a library runs: only after it has agreed with the own form on this device, type and shape.
+
+On some cards and with some compilers a kernel's results are finite, plausible, and wrong. So outputs and gradients are
+compared once; what agrees is recorded on disk, with the versions of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hybridkit.block import building
+
+
+def may_run(
+    what: str, kernel: str, packages: Sequence[str], device: torch.device, case: str, fault: Callable[[], str]
+) -> bool:
+    """Whether `kernel` computes `what` ("the mLSTM") as the own form does; if not, a warning says so.
+
+    `case` names type and shape, `packages` what its results depend on beside torch. `fault` says how it differs; empty
+    if it does not.
+    """
+    versions = [f"{package} {metadata.version(package)}" for package in ("torch", *packages)]
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    case = f"{kernel} on {card}, {case}, {', '.join(versions)}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hybridkit" / "kernels"
+    passed = cache / hashlib.sha256(case.encode()).hexdigest()
+    if passed.exists():
+        return True
+    try:
+        with building(f"the check of {what}'s kernel ({case})"):
+            found = fault()
+    except Exception as error:  # whatever fails in a compiler, the own form works
+        found = f"it fails with {type(error).__name__}: {error}"
+    if found:
+        warnings.warn(f"{what} runs in plain torch, slower, since {case}: {found}", RuntimeWarning, stacklevel=3)
+        return False
+    with suppress(OSError):  # where nothing can be written, the next process checks again
+        if not cache.is_absolute():  # there is no home
+            return True
+        cache.mkdir(parents=True, exist_ok=True)
+        passed.write_text(case, encoding="utf-8")
+    return True
+
+
+def difference(
+    names: Sequence[str], found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype, roundings: int = 8
+) -> str:
+    """Which tensor is off by more than so many roundings of the type, of TF32 (2^-10) at least; empty if none is.
+
+    A wrong gradient is off by about its own size.
+    """
+    tolerance = roundings * max(torch.finfo(dtype).eps, 2.0**-10)
+    for name, a, b in zip(names, found, right, strict=True):
+        error = float((a.float() - b.float()).norm() / b.float().norm())
+        if not error <= tolerance:
+            return f"{name} is off by {error:.2g}, more than {tolerance:.2g}"
+    return ""

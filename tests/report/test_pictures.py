@@ -1,0 +1,148 @@
+"""Every picture, drawn from fixed data: what a person who looks at them would miss.
+
+All series are there, no text leaves the frame or lies on other text, and text can be read on what is behind it.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from pictured import TRIED, curves, evaluation, study
+
+from hybridkit.cost.summary import cost_requests
+from hybridkit.report.curves import draw_curves
+from hybridkit.report.figure import _plain, svg
+from hybridkit.report.flops_plot import draw_costs
+from hybridkit.report.heatmap import eval_pictures, join_bins
+from hybridkit.report.picture import picture
+from hybridkit.report.pictures import stack_picture
+from hybridkit.report.plot_style import COLORS, PAPER, contrast, rgb, text_color, thinned
+from hybridkit.report.probe_plot import draw_probes
+from hybridkit.report.search_plots import study_figures
+from hybridkit.runs.run import load_recipe
+
+BRANCHED = "[[swa(kv_heads=2,theta=500000):stoch(16,64,until=.9) | mlstm]*3, sa(kv_heads=2)]*2"
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("recipes")
+    patterns = {"branched": BRANCHED, "plain": "[swa:16, mlstm]*2", "attention": "sa*4"}
+    for name, pattern in patterns.items():
+        sizes = "model: {width: 32, tie: true}\ndata: {sequence: 64}\n"
+        (folder / f"{name}.yaml").write_text(f"pattern: {pattern}\n{sizes}")
+    return [folder / f"{name}.yaml" for name in patterns]
+
+
+def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
+    """Name and figure of every kind of picture, and the texts that a reader looks for in it."""
+    short = {"swax-stochastic", "swax-2048", "a transformer with a rather long name"}
+    yield "curves", draw_curves(curves()), {*short, "validation", "tokens", "loss (nats a token)"}
+    yield "seconds", draw_curves(curves()[:1], "seconds"), {"seconds of training"}
+    wanted = {
+        "depth-niah_single_1": {"length", "depth of the needle in %", "4k", "128k", "90 to 100"},
+        "length-window": {"test window", "128", "2,048", "16k"},
+        "train-test": {"test window", "swax-stochastic: stoch(128,2048)"},
+        "position": short | {"tokens before", "1k"},
+        "recall": {f"far, {name}" for name in short},
+    }
+    found = dict(eval_pictures(evaluation()))
+    assert found.keys() == wanted.keys()
+    yield from ((name, figure, wanted[name]) for name, figure in found.items())
+    asked = [request for file in recipes for request in cost_requests(str(file), load_recipe(file))]
+    yield "costs", draw_costs(asked), {"branched", "plain", "attention", "context (tokens)", "state of a sequence"}
+    stack = stack_picture(load_recipe(recipes[0]))
+    yield (
+        "stack",
+        stack,
+        {"×3", "×2", "mlstm", "ffn", "sa(kv_heads=2)", "16 · 64", "all", "embedding", "64 (55%)", "step"},
+    )
+    yield "plain stack", stack_picture(load_recipe(recipes[1])), {"swa:16", "×2", "16", "norm, tied head"}
+    for name, _, figure in study_figures(study(), TRIED):
+        say = {"front": {"Pareto front", "trials", "state_bytes (less is better)"}, "parallel": {"w", "kind", "lr"}}
+        yield name, figure, say.get(name, set())
+    lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.64.own": n / 99} for n in (1, 2, 3)]}
+    yield from ((f"probe {kind}", figure, {"8.own", "64.own"}) for kind, figure in draw_probes(lines))
+
+
+def texts(figure: Figure) -> list[Text]:
+    """The texts that are drawn: ticks beyond the ends of an axis are not."""
+    hidden: set[Text] = set()
+    for axes in figure.axes:
+        for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not (axes.axison and min(ends) <= tick.get_loc() <= max(ends)):
+                    hidden |= {tick.label1, tick.label2}
+            if not axes.axison:
+                hidden.add(axis.label)
+    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in hidden]
+
+
+@pytest.mark.slow
+def test_every_picture_shows_all_its_series_with_readable_text_inside_the_frame(recipes: list[Path]) -> None:
+    for name, figure, wanted in drawn(recipes):
+        FigureCanvasAgg(figure)
+        with _plain(figure):
+            figure.canvas.draw()
+            found = texts(figure)
+            boxes = [(text.get_text(), text.get_window_extent()) for text in found]
+        said = {text for text, _ in boxes}
+        assert not wanted - said, f"{name}: {wanted - said} not in {said}"
+        whole = figure.bbox
+        for text, box in boxes:
+            inside = (
+                whole.x0 - 1 <= box.x0 and box.x1 <= whole.x1 + 1 and whole.y0 - 1 <= box.y0 and box.y1 <= whole.y1 + 1
+            )
+            assert inside, f"{name}: `{text}` leaves the frame: {box} of {whole}"
+            assert "…" not in text, f"{name}: `{text}` is cut"
+        if name not in ("front", "parallel"):  # numbers of trials stand beside points, which may be close
+            for (a, box), (b, other) in combinations(boxes, 2):
+                over = (
+                    min(box.x1, other.x1) - max(box.x0, other.x0) > 2
+                    and min(box.y1, other.y1) - max(box.y0, other.y0) > 3
+                )
+                assert not over, f"{name}: `{a}` lies on `{b}`"
+        for text in found:
+            behind = background(text)
+            assert contrast(to_rgba(text.get_color()), behind) >= 4.5, f"{name}: `{text.get_text()}` on {behind}"
+        ElementTree.fromstring(svg(figure))
+
+
+def background(text: Text) -> tuple[float, float, float]:
+    """The colour behind a text: that of the cell of a heatmap, else the paper."""
+    for image in text.axes.get_images() if text.axes else ():
+        x, y = (round(float(at)) for at in text.get_position())
+        rows, columns = image.get_array().shape
+        if text.get_text().isdecimal() and 0 <= x < columns and 0 <= y < rows and text.get_ha() == "center":
+            red, green, blue, _ = image.cmap(image.norm(image.get_array()[y, x]))
+            return red, green, blue
+    return rgb(PAPER)
+
+
+def test_colours_are_told_apart_from_paper_and_numbers_from_cells() -> None:
+    from matplotlib import colormaps
+
+    assert all(contrast(rgb(color), rgb(PAPER)) >= 3 for color in COLORS), "WCAG 2.2, 1.4.11: graphics"
+    cells = [colormaps["viridis"](share / 100) for share in range(101)]
+    assert all(contrast(rgb(text_color(cell)), cell) >= 4.5 for cell in cells)
+
+
+def test_few_targets_make_no_point_and_long_curves_keep_their_extremes() -> None:
+    joined = join_bins([(1, 20, 9.0), (2, 30, 9.0), (4, 400, 2.0), (8, 800, 1.0), (16, 150, 5.0)])
+    assert joined[0] == (1, pytest.approx((50 * 9 + 400 * 2) / 450)) and len(joined) == 2
+    points = [(float(n), 1.0) for n in range(10_000)]
+    points[5003] = (5003.0, 99.0)
+    kept = list(thinned(points))
+    assert len(kept) <= 800 and (5003.0, 99.0) in kept and kept[0] == points[0] and kept[-1] == points[-1]
+
+
+def test_a_picture_has_the_colours_of_the_page(recipes: list[Path]) -> None:
+    text = picture("a", "title", stack_picture(load_recipe(recipes[1])))
+    assert not re.search("#(16191d|5b626b|0072b2)", text) and "var(--ink)" in text and 'id="a-' in text
