@@ -106,7 +106,7 @@ def test_a_gate_has_a_factor_before_its_function() -> None:
             FeedForward(gate_scale=0.3, **other)
 
 
-def test_under_autocast_slices_are_as_near_to_the_exact_result_as_plain_autograd(
+def test_under_autocast_slices_are_as_near_to_exact_results_as_autograd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three slices, whose parts of a weight's gradient are summed in fp32: at most a tenth more error than one sum's."""
