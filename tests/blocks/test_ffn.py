@@ -109,7 +109,7 @@ def test_a_gate_has_a_factor_before_its_function() -> None:
 def test_under_autocast_slices_are_as_near_to_exact_results_as_autograd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three slices, whose parts of a weight's gradient are summed in fp32: at most a tenth more error than one sum's."""
+    """Three slices, whose parts of a gradient are summed in fp32: at most a tenth more error than one sum's."""
     monkeypatch.setattr(feed_forward, "SLICE", 64)
     torch.manual_seed(0)
     layer = FeedForward(width=40).build(DIMS)
