@@ -27,6 +27,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hybridkit.block import (
+    ALL,
     Block,
     Count,
     Dims,
@@ -175,6 +176,7 @@ class Attention(Layer):
         super().__init__()
         heads, bias = block.shape(dims), block.bias in (True, "qkv")
         self.largest, self.head = window_limit(window_of(block)), heads.size
+        self.has_policy = window_of(block) is not None
         self.rope = block.rope_of(block.turning(heads.size), block.theta)
         self.q = Linear(dims.width, heads.q * heads.size, bias=bias)
         self.k = Linear(dims.width, heads.kv * heads.size, bias=bias)
@@ -240,13 +242,15 @@ class Attention(Layer):
         """The window in force; one that shapes a carried state is an integer."""
         if window is None:
             return self.largest
-        if self.largest is None:
-            raise ValueError(f"sa sees all positions and takes no window (got {window}): use swa")
+        if not self.has_policy:
+            raise ValueError(f"sa sees all positions and takes no window (got {window}): use swa, or give it a policy")
         if isinstance(window, Tensor):
-            return window if state is None else int(window)
+            if state is None:
+                return window
+            window = int(window)
         if window < 1:
             raise ValueError(f"a window is at least 1, not {window}")
-        return window
+        return None if window == ALL else window
 
     def reserve(self, state: State, tokens: int) -> kv_cache.KV:
         assert isinstance(state, kv_cache.KV)

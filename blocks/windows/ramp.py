@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import TrainStep, Window
+from hybridkit.block import ALL, TrainStep, Window
 
 
 class Ramp(Window):
@@ -23,6 +23,8 @@ class Ramp(Window):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if ALL in (self.first, self.last):
+            raise ValueError(f"a ramp needs two numbers, not {ALL}: give the length of a training sequence")
         if self.begin >= self.end:
             raise ValueError(f"a ramp ends after it begins: {self.begin:g} is not below {self.end:g}")
         return self

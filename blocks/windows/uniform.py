@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import TrainStep, Window
+from hybridkit.block import ALL, TrainStep, Window
 
 MAX_WINDOWS = 1 << 12  # each is costed and listed on its own
 
@@ -24,6 +24,8 @@ class Uniform(Window):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.high == ALL:
+            raise ValueError(f"uniform needs two numbers, not {ALL}: give the length of a training sequence")
         if self.low > self.high:
             raise ValueError(f"the smaller window comes first: uniform({self.high},{self.low})")
         if len(self._windows) > MAX_WINDOWS:

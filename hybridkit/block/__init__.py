@@ -25,10 +25,20 @@ from hybridkit.block.padding import (
 from hybridkit.block.sequence_parallel import SequenceParallel
 from hybridkit.block.spec import Argument, Spec, Value, write_value
 from hybridkit.block.state import State, clone_state, state_bytes, state_like
-from hybridkit.block.window import GivenWindow, TrainStep, Window, WindowLimit, window_limit
+from hybridkit.block.window import (
+    ALL,
+    GivenWindow,
+    TrainStep,
+    Window,
+    WindowLimit,
+    meant_window,
+    said_window,
+    window_limit,
+)
 from hybridkit.system.building import building
 
 __all__ = [
+    "ALL",
     "Argument",
     "Auxiliary",
     "Block",
@@ -50,6 +60,7 @@ __all__ = [
     "building",
     "clone_state",
     "linear",
+    "meant_window",
     "pad_weight",
     "padded_product",
     "padded_width",
@@ -57,6 +68,7 @@ __all__ = [
     "plain_product",
     "record",
     "recording",
+    "said_window",
     "small_init_",
     "spare",
     "state_bytes",

@@ -45,6 +45,7 @@ class Block(Spec, ABC):
 
     kind: ClassVar[str] = "block"
     options: ClassVar[tuple[str, ...]] = ("norm", "in_scale", "out_scale")
+    sees_all: ClassVar[bool] = False  # True: its window may be `all`, no limit, and it has none without a policy
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from hybridkit.block.spec import Spec
 
+ALL = 1 << 62  # the window `all`: no limit. Only blocks with `sees_all` have it; costs count it as the context
 GivenWindow = int | None  # None: the block's default
 WindowLimit = int | None  # None: all positions
 
@@ -65,7 +66,21 @@ class Window(Spec, ABC):
     def probabilities(self) -> Mapping[int, float]:
         """The share of all training steps that has each window; the shares add up to 1."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace(str(ALL), "all")
+
 
 def window_limit(policy: Window | None, given: GivenWindow = None) -> WindowLimit:
     """How many positions a block with this policy sees: `given`, else the policy's largest; all without a policy."""
-    return None if policy is None else given or policy.largest
+    limit = None if policy is None else given or policy.largest
+    return None if limit == ALL else limit
+
+
+def said_window(window: GivenWindow) -> int | str | None:
+    """A window as metrics and people have it: `all` where there is no limit."""
+    return "all" if window == ALL else window
+
+
+def meant_window(said: int | str | None) -> GivenWindow:
+    """The window that `said_window` wrote."""
+    return ALL if said == "all" else said  # type: ignore[return-value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from hybridkit.block import said_window
 from hybridkit.hub.family import Family
 from hybridkit.model.model import Model
 from hybridkit.runs.run import Run
@@ -19,7 +20,7 @@ def card(run: Run, model: Model, family: Family, folder: str) -> str:
 
 def _model(model: Model, family: Family) -> list[str]:
     plan, count = model.plan, sum(tensor.numel() for tensor in weights_of(model).values())
-    policies = {str(policy): policy.largest for policy in plan.policies if policy}
+    policies = {str(policy): said_window(policy.largest) for policy in plan.policies if policy}
     rows = [
         ("pattern", f"`{plan.pattern}`"),
         ("parameters", f"{count:,}"),

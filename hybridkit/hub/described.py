@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hybridkit.block import Block, window_of
+from hybridkit.block import Block, window_limit, window_of
 from hybridkit.hub.family import CannotSay, Described
 from hybridkit.language.printer import canonical
 from hybridkit.model.config import ModelConfig
@@ -61,7 +61,7 @@ def _plain(block: Block) -> Block:
         usual["correction"] = 1.0
     policy = window_of(block)
     plain = block.model_copy(update={**usual, "norm": None})
-    return plain.model_copy(update={"window": policy.largest}) if policy else plain
+    return plain.model_copy(update={"window": window_limit(policy)}) if policy else plain
 
 
 def _said(entry: tuple[Any, ...]) -> str:

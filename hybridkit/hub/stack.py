@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hybridkit.block import Block, Value, window_of, write_value
+from hybridkit.block import Block, Value, window_limit, window_of, write_value
 from hybridkit.hub.family import CannotSay
 
 
@@ -20,7 +20,7 @@ def one(values: Iterable[Any], what: str) -> Any:
 def window(block: Block) -> int | None:
     """The window outside training; None where the block has none."""
     policy = window_of(block)
-    return policy.largest if policy else None
+    return window_limit(policy)
 
 
 def call(name: str, arguments: Mapping[str, Value], window: int | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not w
 _At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
 _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
 
+ALL = 1 << 62  # as hybridkit.block has it, whose import takes torch; the window `all`
 _MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 
 _ALTERNATIVE = ("literal_error", "bool_type")  # of a union's members, whose names follow the field's
@@ -59,6 +61,9 @@ def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -
 def _block(call: Call, registry: Registry, at: _At) -> Block:
     _check_name(call, BLOCK, registry, at)
     cls = registry.block(call.name)
+    for (key, _), span in zip(call.arguments, call.span.arguments, strict=True):
+        if key == "window" and cls.has_window:
+            raise at(span, f"{call.name} has no argument `window`; it stands after the colon: {call.name}:128")
     window = _window(call, cls, registry, at)
     return read_call(call, cls, at, **({"window": window} if window else {}))
 
@@ -99,19 +104,28 @@ def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window
     if not cls.has_window:
         raise at(call.window.span.name, f"{call.name} has no window")
     _check_name(call.window, WINDOW, registry, at)
-    return read_call(call.window, registry.window(call.window.name), at)
+    policy = read_call(_with_all(call.window), registry.window(call.window.name), at)
+    if policy.largest == ALL and not cls.sees_all:
+        raise at(call.window.span.name, f"`all` is no window of {call.name}: give a number; sa may see all")
+    return policy
+
+
+def _with_all(call: Call) -> Call:
+    """The call with `all` as the number that stands for it."""
+    return replace(call, arguments=tuple((key, ALL if value == "all" else value) for key, value in call.arguments))
 
 
 def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
     """An object of `cls` with a call's arguments. Raises the error that `at` makes for the place of the mistake."""
     for (_, value), span in zip(call.arguments, call.span.arguments, strict=True):
-        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        if isinstance(value, int) and abs(value) > _MAX_NUMBER and value != ALL:
             raise at(span, f"{shown(str(value))} should be at most {_MAX_NUMBER}")
     try:
         return cls.read(call.arguments, **given)
     except ValueError as error:
         kind, message, near = problem(error, cls)
-    raise at(call.span.name if kind == "missing" else _culprit(call, cls, message, given), message, near)
+    place = call.span.name if kind == "missing" else _culprit(call, cls, message, given)
+    raise at(place, message.replace(str(ALL), "all"), near)
 
 
 def _culprit(call: Call, cls: type[Spec], message: str, given: dict[str, Any]) -> Span:

@@ -43,10 +43,14 @@ def probed(line: Mapping[str, Any]) -> str:
     return "  ".join([*found, *written])
 
 
-def _window(window: int | Mapping[str, int] | None) -> str:
+def _window(window: int | str | Mapping[str, int | str] | None) -> str:
     if window is None:
         return ""
-    drawn = [window] if isinstance(window, int) else sorted(set(window.values()))
+    drawn = (
+        sorted(set(window.values()), key=lambda one: (isinstance(one, str), one))
+        if isinstance(window, Mapping)
+        else [window]
+    )
     return "  window " + "/".join(map(str, drawn))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from hybridkit.block import meant_window
 from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.model.loading import plan
 from hybridkit.runs.run import Run
@@ -22,8 +23,9 @@ def step_flops(run: Run) -> Callable[[Mapping[str, Any]], float]:
     names = [branch.name for branch in described.branches]
 
     @lru_cache(1024)
-    def flops(drawn: int | tuple[tuple[str, Any], ...] | None) -> float:
-        given = dict(drawn) if isinstance(drawn, tuple) else dict.fromkeys(names, drawn)
+    def flops(drawn: int | str | tuple[tuple[str, Any], ...] | None) -> float:
+        said = dict(drawn) if isinstance(drawn, tuple) else dict.fromkeys(names, drawn)
+        given = {name: meant_window(window) for name, window in said.items()}
         windows = [given.get(name) if policy else None for name, policy in zip(names, described.policies, strict=True)]
         return float(TRAINING * sequences * forward_flops(described, sequence, windows))
 

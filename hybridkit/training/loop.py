@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybridkit.block import TrainStep
+from hybridkit.block import TrainStep, said_window
 from hybridkit.data.batches import Batch, Feed
 from hybridkit.data.mixture import Mixture
 from hybridkit.model.plan import Plan
@@ -266,8 +266,8 @@ class Loop:
         return Failure(f"step {step or self._state.step + 1}: {why}; {good}")
 
 
-def _said(windows: Sequence[int | None], plan: Plan) -> int | dict[str, int] | None:
+def _said(windows: Sequence[int | None], plan: Plan) -> int | str | dict[str, int | str] | None:
     """The windows as a metrics line has them: one number where all are equal."""
     named = zip(plan.branches, windows, strict=True)
-    drawn = {branch.name: window for branch, window in named if window is not None}
+    drawn = {branch.name: said for branch, window in named if (said := said_window(window)) is not None}
     return next(iter(drawn.values())) if len(set(drawn.values())) == 1 else drawn or None

@@ -80,7 +80,7 @@ def test_an_entry_says_itself_back(text: str) -> None:
             "sa(|scaling=yran|,factor=2)",
             "`scaling` should be 'linear', 'yarn' or 'llama3', not \"yran\"; did you mean `yarn`",
         ),
-        ("sa(|bias=out|)", "`bias` should be true or false or 'qkv', not \"out\""),
+        ("sa(|bias=in|)", "`bias` should be true or false or 'qkv' or 'out', not \"in\""),
         ("mlstm(|3=4|)", "mlstm has no argument `3`"),
     ],
 )

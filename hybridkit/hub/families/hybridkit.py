@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.block import Block, Entry, window_of
+from hybridkit.block import Block, Entry, said_window, window_of
 from hybridkit.hub.family import Family
 from hybridkit.hub.files import write_json
 from hybridkit.model.model import Model
@@ -82,5 +82,5 @@ def _entry(entry: Entry, plan: Plan) -> dict[str, Any]:
 def _block(given: Block, plan: Plan) -> dict[str, Any]:
     block, policy = given.resolved(plan.dims), window_of(given)
     arguments = block.model_dump(exclude={"window"}) if policy else block.model_dump()
-    window = {"policy": str(policy), "largest": policy.largest} if policy else None
+    window = {"policy": str(policy), "largest": said_window(policy.largest)} if policy else None
     return {"block": block.name(), "arguments": arguments, "window": window}
