@@ -74,7 +74,7 @@ class NemotronH(Layered):
             "head": fields.whole("head_dim", max(1, width // heads), most=1 << 20),
             "theta": None,
         }
-        network = {"width": fields.whole("intermediate_size"), "act": "relu2", "gated": False}
+        network: dict[str, Any] = {"width": fields.whole("intermediate_size"), "act": "relu2", "gated": False}
         calls = {
             "mamba2": call("mamba2", mamba),
             "sa": call("sa", attention),
