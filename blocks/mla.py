@@ -17,7 +17,7 @@ the latent's rank. Published checkpoints rotate neighbouring channels; ours rota
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -86,6 +86,11 @@ class LatentAttention(RopeOptions, _Sizes):
         if self.theta is not None and rope % 2:
             raise ValueError(f"rotary positions need an even rope_head, not {rope}: choose {rope + 1}, or theta=null")
         return Sizes(heads, head, rope, self.value_head or head, self.rank or 4 * head, self.q_rank)
+
+    def resolved(self, dims: Dims) -> Self:
+        size = self.shape(dims)
+        sizes = {"heads": size.heads, "head": size.head, "rank": size.rank, "q_rank": size.q_rank}
+        return self.model_copy(update={**sizes, "rope_head": size.rope, "value_head": size.value})
 
     def build(self, dims: Dims) -> Layer:
         return Latent(dims, self)

@@ -28,7 +28,7 @@ from hybridkit.block import (
 )
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
-from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.custom_autograd import autocast_type, custom_autograd
 
 SLICE = 1024  # tokens: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
@@ -111,6 +111,8 @@ class SwiGLU(Layer):
         down = pad_weight(self.down.weight, columns=more)
         if custom_autograd(x, down):
             return _InSlices.apply(x, gate, up, down), ()
+        if narrow := autocast_type(x):  # cast here, so that what is cast is known (hybridkit.training.narrow)
+            return _InSlices.apply(*(t.to(narrow) for t in (x, gate, up, down))).to(x.dtype), ()
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
@@ -148,7 +150,9 @@ class _InSlices(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         rows, gates, ups, gate, up, down = ctx.saved_tensors
-        dx, (dgate, dup, ddown) = torch.empty_like(rows), (torch.zeros_like(weight) for weight in (gate, up, down))
+        kind = torch.promote_types(rows.dtype, torch.float32)  # of sums over slices
+        dx, weights = torch.empty_like(rows), (gate, up, down)
+        dgate, dup, ddown = sums = [torch.zeros_like(weight, dtype=kind) for weight in weights]
         rooms = gates.new_empty(3, min(SLICE, len(rows)), len(gate))
         for x_, g, u, dx_, dy in _cuts(rows, gates, ups, dx, grads[0].reshape(rows.shape)):
             silu, first, second = rooms[:, : len(g)]
@@ -160,7 +164,7 @@ class _InSlices(torch.autograd.Function):
             _plus(torch.mm(dg, gate, out=dx_), du, up)
             _plus(dgate, dg.t(), x_)
             _plus(dup, du.t(), x_)
-        return dx.view_as(grads[0]), dgate, dup, ddown
+        return dx.view_as(grads[0]), *(total.to(rows.dtype) for total in sums)
 
 
 def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -169,8 +173,11 @@ def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _plus(x: Tensor, a: Tensor, b: Tensor) -> None:
-    """x += a @ b, as an operation that FLOP counters know."""
-    torch.addmm(x, a, b, out=x)
+    """x += a @ b, as an operation that FLOP counters know; x may be of a wider type."""
+    if x.dtype == a.dtype:
+        torch.addmm(x, a, b, out=x)
+    else:
+        x.add_(torch.mm(a, b))
 
 
 def _silu(x: Tensor, out: Tensor) -> Tensor:

@@ -51,12 +51,14 @@ def may_run(
     return True
 
 
-def difference(names: Sequence[str], found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> str:
-    """Which tensor is off by more than 8 roundings of the type, of TF32 (2^-10) at least; empty if none is.
+def difference(
+    names: Sequence[str], found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype, roundings: int = 8
+) -> str:
+    """Which tensor is off by more than so many roundings of the type, of TF32 (2^-10) at least; empty if none is.
 
     A wrong gradient is off by about its own size.
     """
-    tolerance = 8 * max(torch.finfo(dtype).eps, 2.0**-10)
+    tolerance = roundings * max(torch.finfo(dtype).eps, 2.0**-10)
     for name, a, b in zip(names, found, right, strict=True):
         error = float((a.float() - b.float()).norm() / b.float().norm())
         if not error <= tolerance:

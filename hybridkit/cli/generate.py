@@ -31,7 +31,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Prompt i, from 0, draws what it draws alone with SEED + i.")] = 0,
     stop: Annotated[list[str], typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = [],
     window: Annotated[int | None, typer.Option(min=1, help="Of every windowed block; default: its largest.")] = None,
-    chunk: Annotated[int, typer.Option(min=1, help="Prompt tokens read at once.")] = 2048,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Prompt tokens read at once; default: by memory.")] = None,
     save_state: Annotated[Path | None, typer.Option(metavar="F", help="Keep what was read, before the reply.")] = None,
     load_state: Annotated[Path | None, typer.Option(metavar="F", help="Go on from there with each prompt.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print speeds and state bytes on standard error.")] = False,
@@ -104,7 +104,7 @@ def _check(texts: Sequence[str], load_state: Path | None, save_state: Path | Non
 
 
 def _contexts(
-    writer: Writer, texts: Sequence[str], load_state: Path | None, window: int | None, chunk: int
+    writer: Writer, texts: Sequence[str], load_state: Path | None, window: int | None, chunk: int | None
 ) -> Iterator[Context]:
     """The contexts to continue: one of all prompts, or the loaded one after each prompt."""
     if load_state is None:

@@ -22,6 +22,7 @@ from hybridkit.system.machine import Precision, weight_type
 
 ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
+_BACKWARD = 6  # gradients as large as the stream that backward holds (docs/decisions/16-memory-of-backward.md)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class PersistentMemory:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes between forward and backward: with everything kept, and at the peak under `train.recompute`."""
+    """Bytes after a forward pass with everything kept, and at the peak of backward under `train.recompute`."""
 
     kept: int
     recomputed: int
+    gradients: int  # of what is on the way back: at the peak of backward they are held as well
+
+    def peak(self, recompute: bool) -> int:
+        """At the peak of backward."""
+        return self.recomputed if recompute else self.kept + self.gradients
 
 
 def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
@@ -76,8 +82,9 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
     layers = [alone(entry) for entry in plan.entries]
     # The loss computes the gradients of its input and of the head's weight in forward (hybridkit.model.loss).
     loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
-    recomputed = stream * len(layers) + max(layers, default=0)
-    return Activations(around + loss + sum(layers), around + loss + recomputed)
+    gradients = _BACKWARD * stream
+    recomputed = stream * len(layers) + max(layers, default=0) + gradients
+    return Activations(around + loss + sum(layers), around + loss + recomputed, gradients)
 
 
 @lru_cache(1 << 12)

@@ -84,7 +84,7 @@ def cost_entry(request: CostRequest) -> dict[str, Any]:
 def with_activations(entry: dict[str, Any], request: CostRequest) -> dict[str, Any]:
     """The entry of a request, with the bytes of activations in its `memory`."""
     found = activations(request.plan, request.training, request.settings)
-    return {**entry, "memory": {**entry["memory"], "activations": asdict(found)}}
+    return {**entry, "memory": {**entry["memory"], "activations": {"kept": found.kept, "recomputed": found.recomputed}}}
 
 
 def state_curve(plan: Plan, settings: CostSettings) -> dict[int, int]:

@@ -74,7 +74,7 @@ def find_entry(root: Path, stamp: str) -> CacheEntry | None:
 
 
 @contextmanager
-def building(root: Path, stamp: str) -> Iterator[Path]:
+def building_entry(root: Path, stamp: str) -> Iterator[Path]:
     """An empty folder to build in, while no other process builds for `stamp`; gone afterwards unless published.
 
     Waits for a process that builds already. Raises UserError where `root` cannot be written to.

@@ -104,7 +104,7 @@ def prepare_corpus(
     wanted = CorpusSpec(text, field, chosen, validation, text.fingerprint(field), rules)
     seen = store.find_entry(root, wanted.stamp)
     if seen is None:
-        with store.building(root, wanted.stamp) as part:
+        with store.building_entry(root, wanted.stamp) as part:
             seen = store.find_entry(root, wanted.stamp)  # another process may have built it while this one waited
             if seen is None:
                 seen = build_corpus(wanted, part, progress or _silent)

@@ -61,13 +61,14 @@ def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Argu
     numbers = {key: value for key, value in said.items() if key != "truncate"}
     if not all(isinstance(value, int | float) and 0 < value < math.inf for value in numbers.values()):
         raise fields.wrong(name, "its numbers should be above 0")
-    if all(magnitudes) and "attention_factor" not in said:
-        top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in magnitudes if one)
+    given = [one for one in magnitudes if one]
+    if len(given) == 2 and "attention_factor" not in said:
+        top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in given)
         said["attention_factor"] = top / bottom
     if kind != "linear" and "original_max_position_embeddings" not in said:
         said["original_max_position_embeddings"] = fields.whole("max_position_embeddings", most=1 << 40)
-    given = {_KNOWN[kind][theirs]: value for theirs, value in said.items() if value != _USUAL.get(theirs)}
-    return {"scaling": kind, **given}
+    found = {_KNOWN[kind][theirs]: value for theirs, value in said.items() if value != _USUAL.get(theirs)}
+    return {"scaling": kind, **found}
 
 
 def rope_fields(block: Block) -> Mapping[str, Any]:

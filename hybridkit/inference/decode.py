@@ -22,18 +22,20 @@ from torch import Tensor
 
 from hybridkit.block import GivenWindow, State, clone_state, state_bytes
 from hybridkit.inference.sampling import Sampler, Sampling
+from hybridkit.inference.step_graph import ModelStep, graph_step
 from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
     from hybridkit.model.model import Model
 from hybridkit.model.residual import EntryStep
 
-CHUNK = 2048  # tokens read at once
+CHUNK = 2048  # tokens read at once, on a CPU
+LARGEST_CHUNK = 32768  # on a GPU
+_HELD = 40  # vectors of the model's width, in fp32, that reading a token holds at a time: one entry's, with its FFN
 LAST = 16  # ids that a context remembers
 _LASTING = 32  # tokens from which on it pays to copy the weights, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
 
-ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
 TokenRow = str | Sequence[int] | np.ndarray | Tensor
 TokenRows = TokenRow | Sequence[TokenRow]
 
@@ -61,9 +63,14 @@ def size_of(states: Sequence[State]) -> int:
 
 @torch.no_grad()
 def prefill(
-    model: Model, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
+    model: Model,
+    tokens: TokenRows,
+    context: Context | None = None,
+    *,
+    window: GivenWindow = None,
+    chunk: int | None = None,
 ) -> Context:
-    """Read tokens, `chunk` at a time, after those of `context`.
+    """Read tokens, `chunk` at a time, after those of `context`; None: as `automatic_chunk` says.
 
     `tokens` is text, for a model with a tokenizer, or ids, of one row or of several; shorter rows are padded in
     front, and `document_starts` hides the pads. `window`, by default the context's, is that of every block that has
@@ -83,12 +90,29 @@ def prefill(
         raise UserError(f"the window is {window}; it is at most 2**63 - 1")
     windows = model.fixed_windows(window)
     device = model.head.weight.device
+    chunk = chunk or automatic_chunk(model, len(rows))
     for begin in range(0, longest, chunk):
         ids, document_starts = _aligned(rows, longest, begin, min(begin + chunk, longest))
         marks = None if document_starts is None else document_starts.to(device)
         x, states = model.hidden(ids.to(device), states, windows=windows, document_starts=marks)
     assert states is not None
     return Context(states, model.head(x[:, -1:])[:, 0], read + longest, window, _last(rows, context))
+
+
+def automatic_chunk(model: Model, rows: int) -> int:
+    """Tokens of `rows` rows that are read at once: on a GPU as many as a quarter of its free memory holds."""
+    device = model.head.weight.device
+    if device.type != "cuda":
+        return CHUNK
+    return chunk_within(torch.cuda.mem_get_info(device)[0] // 4, model.plan.dims.width, rows)
+
+
+def chunk_within(memory: int, width: int, rows: int) -> int:
+    """A power of two of tokens, whose reading takes at most so many bytes; `CHUNK` at least."""
+    chunk = LARGEST_CHUNK
+    while chunk > CHUNK and chunk * rows * width * 4 * _HELD > memory:
+        chunk //= 2
+    return chunk
 
 
 def _last(rows: list[np.ndarray], context: Context | None) -> tuple[tuple[int, ...], ...]:
@@ -127,7 +151,7 @@ def _decode(
     logits, room, read, step = context.logits, context.tokens, context.tokens, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
     lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
-    graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") == "1"
+    graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") != "0"
     states: Sequence[State] = [clone_state(state) for state in context.states]
     empty = _without_token(model)
     while True:
@@ -141,7 +165,7 @@ def _decode(
                 states, step = model.reserve(states, room), None if graph else step
                 on_growth(states)
             if step is None and graph:
-                step = _captured(model, token, states)
+                step = graph_step(model, token, states)
             elif step is None:  # not on a GPU: memory is short, and kernel launches take the time
                 step = packed_step(model, len(logits)) if lasting and device == "cpu" else model.step
             logits, states = step(token, states)
@@ -155,32 +179,6 @@ def _without_token(model: Model) -> Tensor | None:
     known = model.tokenizer.rows[: len(empty)]
     empty[: len(known)] = ~known
     return torch.from_numpy(empty).to(model.head.weight.device) if empty.any() else None
-
-
-def _captured(model: Model, token: Tensor, states: Sequence[State]) -> ModelStep:
-    """`model.step` on these states as one CUDA graph; plain where a block does not change its state in place."""
-    own, kept = token.clone(), [clone_state(state) for state in states]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # a first run, whose one-time work is not to be captured
-        _, after = model.step(own, states)
-    torch.cuda.current_stream().wait_stream(side)
-    places = [[tensor.data_ptr() for state in some for tensor in state] for some in (states, after)]
-    for state, before in zip(states, kept, strict=True):
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
-    if places[0] != places[1]:
-        return model.step
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits, _ = model.step(own, states)
-
-    def run(token: Tensor, states: Sequence[State]) -> tuple[Tensor, Sequence[State]]:
-        own.copy_(token)
-        graph.replay()
-        return logits, states
-
-    return run
 
 
 def packed_step(model: Model, rows: int) -> ModelStep:

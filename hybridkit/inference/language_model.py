@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from hybridkit.block import GivenWindow
-from hybridkit.inference.decode import CHUNK, Context, TokenRows, decode_tokens, prefill
+from hybridkit.inference.decode import Context, TokenRows, decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Writer
 from hybridkit.model.model import Model
@@ -18,7 +18,7 @@ class LanguageModel(Model):
     """What `hybridkit.build` and `hybridkit.load` give."""
 
     def prefill(
-        self, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
+        self, tokens: TokenRows, context: Context | None = None, *, window: GivenWindow = None, chunk: int | None = None
     ) -> Context:
         """Read text or ids in memory that does not grow with their number, and keep what they leave (`decode`)."""
         return prefill(self, tokens, context, window=window, chunk=chunk)

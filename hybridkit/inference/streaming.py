@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hybridkit.block import GivenWindow, State
 from hybridkit.data.tokenizer import Tokenizer
-from hybridkit.inference.decode import CHUNK, Context, decode_tokens, prefill, size_of
+from hybridkit.inference.decode import Context, decode_tokens, prefill, size_of
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -117,7 +117,12 @@ class Writer:
     stats: Stats = field(default_factory=Stats)
 
     def read(
-        self, texts: Sequence[str], context: Context | None = None, *, window: GivenWindow = None, chunk: int = CHUNK
+        self,
+        texts: Sequence[str],
+        context: Context | None = None,
+        *,
+        window: GivenWindow = None,
+        chunk: int | None = None,
     ) -> Context:
         """Read one text a row, after `context`. Raises UserError for what the model cannot read."""
         if window and not self.model.plan.has_windows:

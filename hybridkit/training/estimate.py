@@ -29,7 +29,7 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     case = CostSettings(sequence)
     lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
     memory = {"held": engine.persistent_bytes(lasting, ranks)}
-    memory["activations"] = (kept.recomputed if train.recompute else kept.kept) // engine.sequence_ranks
+    memory["activations"] = kept.peak(train.recompute) // engine.sequence_ranks
     costs = cost(plan, case)
     return {
         "recipe": str(loaded.path),

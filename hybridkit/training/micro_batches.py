@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hybridkit.cost.flops import CostSettings
+from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
-from hybridkit.system.machine import DTYPES, Precision
+from hybridkit.system.machine import Precision
 
 CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products run at full speed
-KEPT = 16  # vectors of its width that a branch keeps for backward, for each token: an FFN of 8/3, roughly a mixer
+FILLED = 0.85  # of a GPU's memory: the rest is for what the cost model does not know
 
 
 def num_targets(batch: Batch) -> int:
@@ -42,15 +44,27 @@ def micro_batches(batch: Batch, rows: int, data_parallel_rank: int = 0, data_par
 def automatic_rows(plan: Plan, train: Train, sequence: int, device: torch.device, precision: Precision) -> int:
     """Sequences of a micro-batch under `micro_batch: auto`: a rule, not a trial, so that runs repeat themselves.
 
-    On a CPU as many as make `CPU_TOKENS`; on a GPU as many as should leave half of its memory free.
+    On a CPU as many as make `CPU_TOKENS`; on a GPU as many as should fit in `FILLED` of its memory.
     """
     if device.type == "cpu":
         return max(1, CPU_TOKENS // sequence)
-    entries = len(plan.branches)
-    kept = entries + KEPT if train.recompute else entries * KEPT
-    token_bytes = kept * plan.dims.width * DTYPES[precision].itemsize
     memory = torch.cuda.get_device_properties(device).total_memory
-    return max(1, memory // 2 // (token_bytes * sequence))
+    return rows_within(int(FILLED * memory), plan, train, sequence, precision)
+
+
+def rows_within(memory: int, plan: Plan, train: Train, sequence: int, precision: Precision) -> int:
+    """Sequences of a micro-batch whose training takes at most so many bytes, by the cost model; at least one."""
+
+    def peak(rows: int) -> int:
+        training = Training(precision, rows, resets=True)
+        return activations(plan, training, CostSettings(sequence)).peak(train.recompute)
+
+    held = persistent_memory(plan, Training(precision))
+    own = held.weights + held.gradients + held.optimizer
+    if precision == "bf16":
+        own += held.weights // 2  # the copies that are cast once a step
+    one, two = peak(1), peak(2)
+    return max(1, 1 + (memory - own - one) // max(1, two - one))
 
 
 def _padded(batch: Batch, rows: int) -> Batch:

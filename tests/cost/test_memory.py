@@ -11,6 +11,7 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
+from hybridkit.training.micro_batches import rows_within
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
 
@@ -71,6 +72,43 @@ def test_recomputation_keeps_the_stream_and_one_layer() -> None:
     assert left == pytest.approx(18 * stream + 257 * 64 * 4, rel=0.15)
     one = activations(compiled("[swa:16, mlstm]"), Training("fp32", ROWS), CostSettings(TOKENS)).kept
     assert left < found.recomputed < left + one < found.kept
+
+
+def peak_bytes(model: Model, ids: torch.Tensor) -> int:
+    """The most bytes that a forward and a backward pass hold at a time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        model(ids, targets=ids)[0].backward()
+    held, most = 0, 0
+    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("pattern", ["swa:16*2", "mlstm*2"])
+def test_the_peak_of_backward_is_estimated_within_a_tenth(pattern: str, recompute: bool) -> None:
+    """4,096 tokens: with few, the rooms that CPU kernels work in would count."""
+    model, ids = Model(compiled(pattern)), torch.zeros(1, 4096, dtype=torch.int64)
+    model.recompute = recompute
+    found = activations(model.plan, Training("fp32", resets=False), CostSettings(4096)).peak(recompute)
+    peak = peak_bytes(model, ids)
+    gradients = sum(weight.grad.nbytes for weight in model.parameters())  # type: ignore[union-attr]
+    assert found + gradients == pytest.approx(peak, rel=0.1)
+
+
+def test_a_micro_batch_takes_the_rows_that_the_estimate_says_fit() -> None:
+    plan = compiled("[swa:16, mlstm]*2")
+    held = persistent_memory(plan, Training())
+    for recompute in (False, True):
+        train = Train(recompute=recompute)
+        one, five = (activations(plan, Training("fp32", rows), CostSettings(512)).peak(recompute) for rows in (1, 5))
+        own = held.weights + held.gradients + held.optimizer
+        assert rows_within(own + five, plan, train, 512, "fp32") == 5
+        assert rows_within(own + one + (five - one) // 4 - 8, plan, train, 512, "fp32") == 1
+        assert rows_within(0, plan, train, 512, "fp32") == 1
 
 
 def test_twice_the_tokens_or_rows_take_twice_the_memory_of_the_layers() -> None:

@@ -113,7 +113,6 @@ def test_a_replaced_copy_is_refused_with_both_hashes(runs: Path) -> None:
         open_eval_target(runs / "file")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["file", "trained"])
 def test_other_text_is_read_by_the_run_s_own_tokenizer_and_said_to_be_other(runs: Path, name: str) -> None:
     write_text(runs / "text", parts=12)
@@ -129,7 +128,6 @@ def test_other_text_is_read_by_the_run_s_own_tokenizer_and_said_to_be_other(runs
         train(load_recipe(runs / f"{name}.yaml", ["train.steps=9"]), runs / name, resume=True, reporter=Silent())
 
 
-@pytest.mark.slow
 def test_resume_with_another_tokenizer_and_from_a_run_with_another_are_refused(runs: Path) -> None:
     theirs = run_tokenizer(Run(runs / "file")).digest
     write_tokenizer(runs / "own.json", OTHER)

@@ -25,10 +25,13 @@ PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
     "swax": ("[swa(kv_heads=2):stoch(4,9), mlstm(heads=2)]*2", {}),
     "windows": ("[swa:5, swa(theta=null):40, sa(head=6,theta=500), mlstm]", {"tie": True, "logit_cap": 20}),
     "options": (
-        "[sa(qk_norm=true,gate=true,rope=.5), ffn(width=24), swa(sinks=true,softcap=3,bias=true,qk_norm=projection):6,"
+        "[sa(qk_norm=true,gate=true,rope=.5), ffn(width=24,act=relu2,gated=false), ffn(width=8,clip=1,bias=true),"
+        " swa(sinks=true,softcap=3,bias=true,qk_norm=projection):6,"
         " sa(scaling=yarn,factor=4,original=16,scale=.3), mlstm, ffn]", {"norm_eps": 1e-4, "embedding_scale": 2.5},
     ),
-    "branches": ("[swa(kv_heads=2):7 | mlstm, ffn, sa(norm=post,out_scale=.5)]", {"branches": "mean_norm"}),
+    "branches": (
+        "[swa(kv_heads=2):7 | mlstm, ffn(act=gelu_tanh), sa(norm=post,out_scale=.5)]", {"branches": "mean_norm"},
+    ),
 }  # fmt: skip
 CHILD = Path(__file__).parents[1] / "helpers" / "opened_alone.py"
 

@@ -1,7 +1,8 @@
 """Tokenizers that the `tokenizers` library runs: any tokenizer.json, and byte-level BPE trained on the corpus.
 
 Byte-level tokenizers (as GPT-2's) that neither normalize nor drop anything are `ByteLevel`: they keep every byte, and
-a token always stands for the same bytes. For all others (`Measured`) the bytes of a token are found in the text.
+a token always stands for the same bytes. With a `MeasuredTokenizer`, any other, the bytes of a token are found in the
+text.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def train_bpe(documents: Iterable[bytes], vocab: int, rules: int = CURRENT_RULES
     return ByteLevel(library.to_str(), rules)
 
 
-def read_tokenizer(path: Path, rules: int = CURRENT_RULES) -> ByteLevel | Measured:
+def read_tokenizer(path: Path, rules: int = CURRENT_RULES) -> ByteLevel | MeasuredTokenizer:
     """The tokenizer of a tokenizer.json, by these `rules`. Raises UserError for a file that is no tokenizer."""
     with library_errors(f"{path}: not a tokenizer.json that can be read"):
         text = read_tokenizer_text(path)
-        return ByteLevel(text, rules) if _keeps_bytes(parse_tokenizer(text)) else Measured(text, rules)
+        return ByteLevel(text, rules) if _keeps_bytes(parse_tokenizer(text)) else MeasuredTokenizer(text, rules)
 
 
 class _Library:
@@ -133,7 +134,7 @@ class ByteLevel(_Library, PieceTokenizer):
         yield from (part.ids for part in self.parts(run))
 
 
-class Measured(_Library, Tokenizer):
+class MeasuredTokenizer(_Library, Tokenizer):
     """Any other tokenizer; decoding may give less than was encoded, since some tokenizers drop or change text."""
 
     lengths = None

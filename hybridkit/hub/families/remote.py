@@ -29,7 +29,7 @@ KNOWN: dict[str, tuple[str, ...]] = {  # blocks, and the arguments of each, that
     "sa": _ATTENTION,
     "swa": _ATTENTION,
     "mlstm": ("heads",),
-    "ffn": ("width",),
+    "ffn": ("width", "act", "gated", "clip", "bias"),
 }
 SERVERS = ("num_hidden_layers", "num_key_value_heads", "head_dim", "layer_types", "sliding_window")  # what they ask
 NUMBERS = ("norm_eps", "embedding_scale", "residual_scale", "logit_scale")

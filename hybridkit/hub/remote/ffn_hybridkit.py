@@ -1,11 +1,24 @@
-"""Gated feed-forward network: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202). It has no state."""
+"""Feed-forward network: down(act(gate(x)) * up(x)) (arXiv 2002.05202), or without a gate down(act(up(x))). No state.
+
+`clip` is gpt-oss's unit (arXiv 2508.10925): g sigmoid(1.702 g) (u + 1) with g = min(gate(x), clip) and u = up(x) cut to
+-clip .. clip.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ACTIVATIONS = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu2": lambda x: F.relu(x).square(),
+}
 
 
 class FeedForward(nn.Module):
@@ -13,10 +26,19 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Any, said: dict[str, Any], index: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, said["width"], bias=False)
-        self.up = nn.Linear(config.hidden_size, said["width"], bias=False)
-        self.down = nn.Linear(said["width"], config.hidden_size, bias=False)
+        width, inner, bias = config.hidden_size, said["width"], bool(said.get("bias"))
+        self.act, self.clip = ACTIVATIONS[said.get("act", "silu")], said.get("clip")
+        self.gate = nn.Linear(width, inner, bias=bias) if said.get("gated", True) else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None, **given: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, T, D) to the same, and an empty state."""
-        return self.down(F.silu(self.gate(x)) * self.up(x)), ()
+        up = self.up(x)
+        if self.gate is None:
+            return self.down(self.act(up)), ()
+        gate = self.gate(x)
+        if self.clip is None:
+            return self.down(self.act(gate) * up), ()
+        gate, up = gate.clamp(max=self.clip), up.clamp(-self.clip, self.clip)
+        return self.down(gate * torch.sigmoid(1.702 * gate) * (up + 1)), ()

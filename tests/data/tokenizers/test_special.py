@@ -155,7 +155,7 @@ def test_no_text_gives_the_end(kind: tuple[Any, Tokenizer], text: str) -> None:
 def test_special_tokens_keep_their_ids(kind: tuple[Any, Tokenizer]) -> None:
     """Text that spells nothing special has the ids that the library gives it."""
     _, tokenizer = kind
-    if isinstance(tokenizer, bpe.ByteLevel | bpe.Measured):
+    if isinstance(tokenizer, bpe.ByteLevel | bpe.MeasuredTokenizer):
         for text in ("the cat sat", "x = 2", "世界 naïve the"):
             assert (
                 tokenizer.encode(text.encode()).tolist() == tokenizer.library.encode(text, add_special_tokens=False).ids

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer, tokenizer_vocab
-from hybridkit.data.tokenizers._bpe import ByteLevel, Measured, read_tokenizer, train_bpe
+from hybridkit.data.tokenizers._bpe import ByteLevel, MeasuredTokenizer, read_tokenizer, train_bpe
 from hybridkit.system.errors import UserError
 
 TEXT = [f"def f{n}(x):\r\n    return x ** {n}  # grüße, 世界 {chr(0x1F600 + n)}\n" for n in range(40)]
@@ -142,7 +142,7 @@ def test_a_byte_level_file_gives_the_ids_of_the_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [metaspace_file, words_file])
 def test_other_files_count_every_byte(tmp_path: Path, make: object) -> None:
     tokenizer = read_tokenizer(make(tmp_path / "t.json"))  # type: ignore[operator]
-    assert isinstance(tokenizer, Measured)
+    assert isinstance(tokenizer, MeasuredTokenizer)
     library = Library.from_file(str(tmp_path / "t.json"))
     for text in [*TEXT, "  x  return  ", *ODD[4:7], "ﬁ ½ Å" * 9]:
         ids, lengths = tokenizer.measure(text.encode())
@@ -177,8 +177,8 @@ def test_the_end_is_a_special_token_or_a_new_one(tmp_path: Path) -> None:
     [
         ({}, ByteLevel),
         ({"truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}}, ByteLevel),
-        ({"normalizer": {"type": "NFC"}}, Measured),
-        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}, Measured),
+        ({"normalizer": {"type": "NFC"}}, MeasuredTokenizer),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}, MeasuredTokenizer),
     ],
 )
 def test_what_a_file_says_beyond_the_text_is_left_out(tmp_path: Path, change: dict[str, object], kind: type) -> None:

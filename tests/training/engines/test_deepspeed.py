@@ -1,9 +1,11 @@
 """DeepSpeed's ranks compute what one process computes: real processes, gloo on a CPU, fp32 unless said otherwise."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,19 +25,27 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What two ranks compute."""
-    out, port = tmp_path_factory.mktemp("ranks") / "found.json", str(free_port())
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    """What two ranks compute: once for all workers of pytest-xdist, whichever of them has tests of this file."""
+    own = tmp_path_factory.getbasetemp()
+    out = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "ranks.json"
+    with out.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            start_ranks(out)
+    return json.loads(out.read_text())
+
+
+def start_ranks(out: Path) -> None:
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests/helpers/ranks.py"), str(out)]
     processes = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
     try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        assert [process.wait(timeout=600) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()  # one that waits for another that has failed
-    return json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,159 @@
+"""Everything that a GPU is needed to know, in one command: sections with time limits, results after each of them.
+
+    python tools/gpu_check.py [--only NAME...] [--out gpu-check] [--device cuda] [--small] [--list]
+
+It needs an installed hybridkit and no internet. The sections stand in order of worth, each runs in a process of its own
+that is ended at its limit, and what it measured until then is kept. OUT holds results.json, results.md and a log of
+each section. What is not installed, or is not for this device, is skipped in words. `--device cpu --small` tries every
+section at sizes that a CPU runs in about a minute each; its figures mean nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIMITS = {  # seconds; up to `inference` 8 minutes
+    "tests": 110,
+    "doctor": 30,
+    "first_step": 110,
+    "training": 150,
+    "inference": 90,
+    "gate": 40,
+    "verbs": 100,
+    "zero": 120,
+    "peers": 220,
+    "profile": 80,
+}
+VERSIONS = (
+    "hybridkit",
+    "torch",
+    "triton",
+    "mlstm_kernels",
+    "flash_attn",
+    "transformers",
+    "deepspeed",
+    "flash-linear-attention",
+)
+Row = dict[str, Any]
+
+
+def versions() -> Row:
+    """Of what is installed here."""
+    found: Row = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def run_section(name: str, given: argparse.Namespace) -> Row:
+    """A section in its own process, with all that it started: its rows, and how it ended."""
+    rows, log = given.out / f"{name}.jsonl", given.out / f"{name}.log"
+    rows.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(__file__).resolve().with_name("gpu_sections.py")), name, str(rows)]
+    command += ["--device", given.device, *(["--small"] if given.small else [])]
+    limit, began = LIMITS[name] * given.slower, time.perf_counter()
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        try:
+            code = process.wait(limit)
+            ended = "done" if code == 0 else f"failed with exit code {code}: {last_line(log)}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            ended = f"stopped at its limit of {limit:.0f} s; what it had measured is kept"
+    return {"section": name, "ended": ended, "seconds": time.perf_counter() - began, "rows": read_rows(rows)}
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Whole lines only: a section that was ended may have left half of one."""
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, which names the error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
+def write(out: Path, report: Row) -> None:
+    """results.json and results.md, whole at any time."""
+    for name, text in (("results.json", json.dumps(report, indent=1)), ("results.md", markdown(report))):
+        part = out / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(out / name)
+
+
+def markdown(report: Row) -> str:
+    """A heading and a table a section."""
+    about = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    parts = [f"# hybridkit on {report['device']}", f"{report['date']}. {about}."]
+    for section in report["sections"]:
+        parts.append(f"## {section['section']}\n{section['ended']}, {section['seconds']:.0f} s")
+        tables: dict[tuple[str, ...], list[Row]] = {}
+        for row in section["rows"]:
+            tables.setdefault(tuple(row), []).append(row)
+        for columns, rows in tables.items():
+            lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+            parts.append("\n".join([*lines, *("| " + " | ".join(map(cell, row.values())) + " |" for row in rows)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def cell(value: object) -> str:
+    """A figure with four digits, a text without what would end the cell."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else str(value).replace("|", "/").replace("\n", " ")
+    )
+
+
+def main() -> None:
+    """Run the sections, and write after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=LIMITS, default=list(LIMITS), metavar="NAME", help=", ".join(LIMITS)
+    )
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"))
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="small models and few steps")
+    parser.add_argument("--slower", type=float, default=1.0, metavar="X", help="every limit times X")
+    parser.add_argument("--list", action="store_true", help="print the sections and their limits")
+    given = parser.parse_args()
+    if given.list:
+        print("\n".join(f"{name:12} {limit} s" for name, limit in LIMITS.items()))
+        return
+    given.out = given.out.resolve()
+    given.out.mkdir(parents=True, exist_ok=True)
+    report: Row = {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": given.device,
+        "small": given.small,
+        "versions": versions(),
+        "sections": [],
+    }
+    for name in (name for name in LIMITS if name in given.only):
+        print(f"{name} (at most {LIMITS[name] * given.slower:.0f} s) ...", flush=True)
+        report["sections"].append(run_section(name, given))
+        write(given.out, report)
+        print(f"  {report['sections'][-1]['ended']}", flush=True)
+    print(f"{given.out / 'results.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Models, steps and timings of `gpu_sections.py`, which imports this file."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridkit.cost.cross_check import scaled_down
+from hybridkit.cost.flops import TRAINING, forward_flops
+from hybridkit.data.batches import Batch
+from hybridkit.inference.language_model import LanguageModel
+from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.loss import linear_cross_entropy
+from hybridkit.model.plan import Plan, Uninitialized
+from hybridkit.recipe.schema import Train
+from hybridkit.runs.run import load_recipe
+from hybridkit.system.timing import synchronize
+from hybridkit.training.ceiling import copy_ceiling, peak_flops
+from hybridkit.training.engine import Windows
+from hybridkit.training.engines.local.engine import LocalEngine
+from hybridkit.training.optimizer_state import parameter_groups
+from hybridkit.training.optimizers.adamw import Adamw
+
+RATE, REPEAT = 1e-4, 4  # a rate that changes little; timed steps after two that warm up
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The device, and the sizes: those of the recipes, or small ones."""
+
+    device: torch.device
+    small: bool
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--device", self.device.type, *(["--small"] if self.small else [])]
+
+    @property
+    def overrides(self) -> list[str]:
+        """Of the quickstart."""
+        small = ["model.width=32", "data.sequence=64", "train.batch_tokens=256", "pattern=[swa:stoch(16,32), mlstm]"]
+        return small if self.small else []
+
+    @property
+    def sequence(self) -> int:
+        return 128 if self.small else 16384
+
+    @property
+    def prompt(self) -> int:
+        return 256 if self.small else 16384
+
+    @property
+    def replies(self) -> int:
+        return 40 if self.small else 200
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return (1, 3) if self.small else (1, 8, 64)
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.device.type == "cuda" else "fp32"
+
+    def plan(self, name: str, ffn: int | None = None) -> Plan:
+        """A shipped recipe's, small where that is asked for; `ffn`: the width of every FFN."""
+        found = compile_recipe(load_recipe(name, [] if ffn is None else [f"pattern={self._wide(name, ffn)}"]))
+        if not self.small:
+            return found
+        small = scaled_down(found)
+        return replace(small, written=small.written[:4], entries=small.entries[:4])
+
+    def _wide(self, name: str, ffn: int) -> str:
+        return load_recipe(name).recipe.pattern.replace("width=5461", f"width={ffn}")
+
+    def tokens(self, rows: int, length: int, vocab: int = 256) -> Tensor:
+        """Random ids (B, T) from a fixed seed."""
+        return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """Wall-clock time of one run."""
+        synchronize(self.device)
+        began = time.perf_counter()
+        run()
+        synchronize(self.device)
+        return time.perf_counter() - began
+
+    def ceilings(self) -> Iterator[dict[str, Any]]:
+        """This device's, measured now."""
+        copied = copy_ceiling(self.device)
+        for _ in range(5):
+            copied.measure()
+        yield {"ceiling": "matrix product", "per_second": peak_flops(self.device, self.precision)}  # type: ignore[arg-type]
+        yield {"ceiling": "bytes read and written", "per_second": copied.best}
+
+    def trainer(self, name: str, **options: Any) -> Trainer:
+        """A training step of a shipped recipe."""
+        return Trainer(self, self.plan(name, options.pop("ffn", None)), **options)
+
+    def train(self, name: str, window: int | tuple[int, int] | None, **options: Any) -> dict[str, Any]:
+        """Speed and memory of a recipe's training; two windows take turns."""
+        trainer = self.trainer(name, **options)
+        windows = window if isinstance(window, tuple) else (window,)
+        given = [trainer.windows(one) for one in windows]
+        taken = self._timed([lambda one=one: trainer.step(one) for one in given])
+        flops = sum(trainer.flops(one) for one in given) / len(given)
+        return self._figures(taken, trainer.tokens.numel(), flops)
+
+    def train_other(self, build: Callable[[Bench], nn.Module], compiled: bool) -> dict[str, Any]:
+        """Another library's model with our chunked loss, clipping and optimizer."""
+        model = build(self).to(self.device).train()
+        tokens = self.tokens(1, self.sequence)
+        optimizer = Adamw().build(parameter_groups(model, 0.1), Train(lr=RATE))
+        inner = model.model if hasattr(model, "model") else model.backbone
+        body: Callable[..., Any] = torch.compile(inner) if compiled else inner
+
+        def step() -> None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                x = body(input_ids=tokens, use_cache=False)[0]
+                loss = linear_cross_entropy(x.flatten(0, 1), model.lm_head.weight, tokens.roll(-1, 1).flatten())
+            (loss / tokens.numel()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return self._figures(self._timed([step]), tokens.numel(), None)
+
+    def _timed(self, steps: list[Callable[[], object]]) -> float:
+        """The mean over the steps of their medians."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        taken: list[list[float]] = [[] for _ in steps]
+        for _ in range(2 + (1 if self.small else REPEAT)):
+            for times, step in zip(taken, steps, strict=True):
+                times.append(self.seconds(step))
+        return sum(median(times[2:]) for times in taken) / len(steps)
+
+    def _figures(self, seconds: float, tokens: int, flops: float | None) -> dict[str, Any]:
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
+        share = None if flops is None else flops / seconds / peak_flops(self.device, self.precision)  # type: ignore[arg-type]
+        return {"tokens_per_second": tokens / seconds, "share": share, "peak_gib": peak, "failed": ""}
+
+    @torch.no_grad()
+    def language_model(self, plan: Plan) -> LanguageModel:
+        """With random weights, in bf16 on a GPU."""
+        kind = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        with torch.device("meta"), Uninitialized():
+            model = LanguageModel(plan)
+        model.to(kind).to_empty(device=self.device)
+        for weight in model.parameters():
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
+        model.share_weights()
+        return model.requires_grad_(False).eval()
+
+
+class Trainer:
+    """The local engine on random tokens."""
+
+    def __init__(
+        self, bench: Bench, plan: Plan, *, rows: int = 1, recompute: bool = False, documents: bool = False,
+        compile: bool | str = "auto",
+    ) -> None:  # fmt: skip
+        given: dict[str, Any] = {"device": bench.device.type, "precision": bench.precision, "compile": compile}
+        self._bench, self._plan = bench, plan
+        self._engine = LocalEngine(plan, Train(recompute=recompute, **given))
+        self.tokens = bench.tokens(rows, bench.sequence, plan.dims.vocab)
+        starts = (
+            torch.rand(self.tokens.shape, generator=torch.Generator().manual_seed(0)) < 2**-10 if documents else None
+        )
+        self._batch = Batch(self.tokens, self.tokens.roll(-1, 1), starts, 0)
+
+    def windows(self, window: int | None) -> Windows:
+        """`window`, or each policy's largest."""
+        return self._plan.fixed_windows(min(window, self._bench.sequence) if window else None)
+
+    def step(self, windows: Windows) -> None:
+        """Gradient, clipping and update."""
+        self._engine.gradients([self._batch], windows, self.tokens.numel())
+        self._engine.update(RATE)
+
+    def flops(self, windows: Windows) -> int:
+        """Of a step."""
+        return TRAINING * len(self.tokens) * forward_flops(self._plan, self.tokens.shape[1], windows)
+
+
+def row_of(measure: Callable[[], dict[str, Any]], **about: Any) -> dict[str, Any]:
+    """What a measurement gives, or why it gives nothing: the next one is tried all the same."""
+    try:
+        return about | measure()
+    except Exception as error:  # out of memory, a compiler, another library
+        nothing = {"tokens_per_second": None, "share": None, "peak_gib": None}
+        return (
+            about
+            | nothing
+            | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
+        )
+    finally:
+        free()
+
+
+def free() -> None:
+    """Hand memory back before the next model."""
+    gc.collect()
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _sizes(bench: Bench) -> dict[str, Any]:
+    width = 64 if bench.small else 2048
+    return {
+        "vocab_size": 257 if bench.small else 131072,
+        "hidden_size": width,
+        "num_hidden_layers": 2 if bench.small else 24,
+    }
+
+
+def llama(bench: Bench) -> nn.Module:
+    """transformers' Llama with the shape of transformer-1.4b."""
+    import transformers
+
+    sizes = _sizes(bench)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            **sizes, intermediate_size=5461 * sizes["hidden_size"] // 2048,
+            num_attention_heads=4 if bench.small else 16, tie_word_embeddings=True,
+            attn_implementation="sdpa", max_position_embeddings=bench.sequence,
+        )
+    )  # fmt: skip
+
+
+def xlstm(bench: Bench) -> nn.Module:
+    """transformers' xLSTM with the shape of xlstm-1.4b."""
+    import transformers
+
+    kernel = "bfloat16" if bench.device.type == "cuda" else "float32"
+    return transformers.xLSTMForCausalLM(
+        transformers.xLSTMConfig(
+            **_sizes(bench), num_heads=4 if bench.small else 8, use_cache=False, mode="train",
+            autocast_kernel_dtype=kernel, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+def gated_delta_net(bench: Bench) -> nn.Module:
+    """fla's gated DeltaNet."""
+    from fla.models import GatedDeltaNetConfig, GatedDeltaNetForCausalLM
+
+    return GatedDeltaNetForCausalLM(GatedDeltaNetConfig(**_sizes(bench), num_heads=4 if bench.small else 8))
+
+
+def mamba2(bench: Bench) -> nn.Module:
+    """fla's Mamba-2."""
+    from fla.models import Mamba2Config, Mamba2ForCausalLM
+
+    return Mamba2ForCausalLM(Mamba2Config(**_sizes(bench)))
+
+
+PEERS: dict[str, tuple[str, Callable[[Bench], nn.Module]]] = {
+    "transformers' Llama": ("transformers", llama),
+    "transformers' xLSTM": ("transformers", xlstm),
+    "fla's gated DeltaNet": ("fla", gated_delta_net),
+    "fla's Mamba-2": ("fla", mamba2),
+}
