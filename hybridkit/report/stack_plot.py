@@ -13,6 +13,7 @@ from math import log2
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from hybridkit.block import ALL
 from hybridkit.recipe.files import run_name
 from hybridkit.report.figure import label
 from hybridkit.report.numbers import format_bytes, format_parameters, format_tokens
@@ -90,7 +91,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     axes.axis("off")
     kinds = dict.fromkeys(kind for layer in layers for kind in _blocks(layer))
     colors = {kind: COLORS[place % len(COLORS)] for place, kind in enumerate(kinds)}
-    widest = max([costs["context"], *(size for sizes in shares.values() for size in sizes)])
+    widest = max([costs["context"], *(size for sizes in shares.values() for size in sizes if size != ALL)])
     drawing = _Drawing(axes, colors, shares, widest, left, tile)
     _heads(drawing, name, said, costs)
     _around(drawing, "embedding", costs["params"]["embedding"])
@@ -201,7 +202,7 @@ def _band(drawing: _Drawing, part: Layer, top: float, height: float, color: str)
     """Bars as wide as the windows, the more often the darker; to the edge for what sees everything."""
     sizes = drawing.shares.get(part["window"] or "", {})
     for size, share in sorted((sizes or {drawing.widest: 1.0}).items(), reverse=True):
-        wide = _BAND * log2(1 + size) / log2(1 + drawing.widest)
+        wide = _BAND * log2(1 + min(size, drawing.widest)) / log2(1 + drawing.widest)
         place = (drawing.bands, top + 0.12 * height)
         drawing.axes.barh(place[1], wide, 0.76 * height, left=place[0], align="edge", color=color,
                           alpha=0.25 + 0.4 * share, linewidth=0)  # fmt: skip

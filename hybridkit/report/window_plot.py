@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hybridkit.block import TrainStep
+from hybridkit.block import ALL, TrainStep
 from hybridkit.report.figure import label
 from hybridkit.report.numbers import format_tokens
 from hybridkit.report.plot_style import COLORS, counts
@@ -26,7 +26,7 @@ def shares_of(plan: Plan) -> dict[str, Shares]:
 
 def size_name(size: int) -> str:
     """A window as a picture shows it: 2k only where it is whole."""
-    return format_tokens(size)
+    return "all" if size == ALL else format_tokens(size)
 
 
 def draw_policies(figure: SubFigure, plan: Plan, shares: Mapping[str, Shares], seed: int, steps: int) -> None:
@@ -35,14 +35,16 @@ def draw_policies(figure: SubFigure, plan: Plan, shares: Mapping[str, Shares], s
     places = sorted({round(at * (steps - 1) / (_MOST - 1)) for at in range(_MOST)})
     for place, (axes, (name, sizes)) in enumerate(zip(panels.flat, shares.items(), strict=True)):
         index = next(at for at, policy in enumerate(plan.policies) if str(policy) == name)
-        drawn = [plan.windows(TrainStep(seed, step, steps))[index] for step in places]
+        top = 4 * max((size for size in sizes if size != ALL), default=1)  # where `all` is drawn
+        drawn = [min(plan.windows(TrainStep(seed, step, steps))[index] or 1, top) for step in places]
         axes.plot(places, drawn, "|", color=COLORS[place % len(COLORS)], markersize=7, markeredgewidth=1.1)
         few = sorted(sizes) if len(sizes) < 5 else [min(sizes), max(sizes)]
         axes.set_yscale("log", base=2)
-        axes.set_yticks(few, [f"{size_name(size)} ({sizes[size]:.0%})" if len(few) == len(sizes) else size_name(size)
+        axes.set_yticks([min(size, top) for size in few],
+                             [f"{size_name(size)} ({sizes[size]:.0%})" if len(few) == len(sizes) else size_name(size)
                               for size in few])  # fmt: skip
         axes.minorticks_off()
-        axes.set_ylim(min(sizes) / 1.6, max(sizes) * 1.6)
+        axes.set_ylim(min(sizes) / 1.6, min(max(sizes), top) * 1.6)
         axes.set_title(label(name), loc="left", fontsize="small")
         axes.margins(x=0.01)
     counts(panels[-1][0], "x")
