@@ -37,7 +37,7 @@ class NarrowWeights:
     @torch.no_grad()
     def refresh(self) -> None:
         """Cast the weights as they are now."""
-        torch._foreach_copy_(self._narrow, self._wide)
+        torch._foreach_copy_([*self._narrow], [*self._wide])
 
 
 def _adds_to(wide: nn.Parameter):  # type: ignore[no-untyped-def]  # torch's hook
@@ -80,6 +80,7 @@ def _users(y: Tensor) -> dict[int, set[str]]:
         seen.add(node)
         for after, _ in node.next_functions:
             if after is not None and after.name().endswith(_OWNER):
-                found.setdefault(id(after.variable), set()).add(node.name())
+                weight: Tensor = after.variable  # type: ignore[attr-defined]  # torch's stubs do not know this node
+                found.setdefault(id(weight), set()).add(node.name())
             waiting.append(after)
     return found
