@@ -90,7 +90,8 @@ def points(figure: Figure) -> list[dict[str, Any]]:
     width, height = figure.bbox.size
     for axes in figure.axes:
         for line in axes.get_lines():
-            name, data = str(line.get_label()), line.get_xydata()
+            name = str(line.get_label())
+            data: Any = line.get_xydata()  # (points, 2)
             if name.startswith("_") or not len(data):
                 continue
             places = axes.transData.transform(data) / (width, height)

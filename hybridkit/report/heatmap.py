@@ -25,6 +25,7 @@ from hybridkit.report.plot_style import (
 if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 FEW = 100  # targets, below which a bin of positions is joined with the next
 _CELL = (0.36, 0.19)  # inches
@@ -201,7 +202,7 @@ def _heatmaps(panels: Sequence[_Panel], title: str, x: str, y: str) -> Figure:
     return figure
 
 
-def _heat(axes: Axes, panel: _Panel) -> object:
+def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     """Percentages as colours, and as numbers in them."""
     from matplotlib import colormaps
 

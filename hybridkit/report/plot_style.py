@@ -23,7 +23,7 @@ DPI = 200
 _LEGEND = 0.165  # inches of a line of a legend
 _LONG = 26  # characters of a name, from which on a legend stands below
 
-STYLE = {
+STYLE: Any = {  # matplotlib types every key
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,
@@ -58,7 +58,8 @@ STYLE = {
     "figure.constrained_layout.w_pad": 0.05,
     "figure.constrained_layout.h_pad": 0.05,
 }
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def in_style(draw: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -57,7 +57,7 @@ def _front(found: Results) -> Figure:
     x, y = ([row.trial.number if alone else row.means[1] for row in found.rows], [row.means[0] for row in found.rows])
     bars = [[row.half_intervals[place] or 0.0 for row in found.rows] for place in range(len(names))]
     xerr = None if alone or not any(bars[1]) else bars[1]
-    look = {"color": FAINT, "alpha": 0.7, "elinewidth": 0.8, "capsize": 1.5}
+    look: dict[str, Any] = {"color": FAINT, "alpha": 0.7, "elinewidth": 0.8, "capsize": 1.5}
     axes.errorbar(x, y, bars[0] if any(bars[0]) else None, xerr, "o", label="trials", **look)
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
     red, said = COLORS[1], "best" if alone else "Pareto front"
@@ -200,6 +200,7 @@ def _curves(curves: Sequence[TrialCurve], found: Results) -> Figure:
         axes.plot(*zip(*drawn, strict=True), **(look if place <= TOP_CURVES else other))
     counts(axes, "x")
     handles, names = axes.get_legend_handles_labels()
-    last = by_last([handle.get_ydata()[-1] for handle in handles])
+    lines: list[Any] = handles
+    last = by_last([line.get_ydata()[-1] for line in lines])
     legend(figure, [handles[at] for at in last], [names[at] for at in last])
     return figure

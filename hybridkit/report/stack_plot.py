@@ -84,7 +84,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     figure = new_figure(width + 0.1, height + below)
     if not changing:
         figure.set_layout_engine("none")  # all is placed in inches
-    parts = figure.subfigures(2, 1, height_ratios=[height, below]) if changing else [figure]
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, below]) if changing else [figure]
     axes = parts[0].add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
@@ -189,7 +189,8 @@ def _layer(drawing: _Drawing, layer: Layer) -> None:
 def _tile(drawing: _Drawing, x: float, wide: float, height: float, color: str, alpha: float, text: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    shape, look = "round,pad=0,rounding_size=0.035", {"facecolor": color, "alpha": alpha, "linewidth": 0}
+    shape = "round,pad=0,rounding_size=0.035"
+    look: dict[str, Any] = {"facecolor": color, "alpha": alpha, "linewidth": 0}
     drawing.axes.add_patch(FancyBboxPatch((x, drawing.y), wide, height, shape, **look))
     room = int((wide - 0.06) / _LETTER)
     shown = text if len(text) <= room else f"{text[: room - 1]}…"

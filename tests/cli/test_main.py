@@ -66,6 +66,18 @@ def test_a_finished_run_is_resumed_shown_generated_from_and_exported(run: Path) 
     assert config["hybridkit"]["pattern"] == "[swa:stoch(4,8), mlstm]" and len(config["stack"]) == 4
 
 
+@pytest.mark.slow
+def test_a_report_is_a_page_beside_the_run(run: Path) -> None:
+    done = hybridkit("report", "runs/tiny", "--prompt", "def ", "--json", cwd=run)
+    assert done.returncode == 0 and json.loads(done.stdout) == {"pages": ["runs/tiny/report.html"]}, done.stderr
+    page = (run / "runs/tiny/report.html").read_text("utf-8")
+    assert "[swa:stoch(4,8), mlstm]" in page and "<pre><b>def </b>" in page
+    wrong = {"nothing": "no such run folder", "runs/tiny --out x.txt": ".html", "runs/tiny --storage x": "a study"}
+    for words, said in wrong.items():
+        done = hybridkit("report", *words.split(), cwd=run)
+        assert done.returncode == 2 and said in done.stderr and not done.stdout
+
+
 def test_a_plugin_is_as_good_as_a_shipped_block(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     words = ["tiny.yaml", "pattern=[decay, swa:8]", "train.steps=2"]

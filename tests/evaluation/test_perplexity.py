@@ -184,3 +184,11 @@ def test_perplexity_is_that_of_transformers_on_the_same_weights(kind: Any, chunk
     loss = perplexity(ours.eval(), [text], ReadOptions(chunk=chunk)).to_json()
     assert loss["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert loss["perplexity"] == pytest.approx(expected.exp().item(), rel=1e-4)
+
+
+def test_progress_counts_every_token_that_is_read() -> None:
+    model, text, told = tiny(PATTERN), batch(), list[int]()
+    perplexity(model, [text], ReadOptions(chunk=16), told.append)
+    assert sum(told) == text.tokens.numel() and len(told) == 5
+    by_position(model, [text], ReadOptions(chunk=16), 32, told.append)
+    assert sum(told) == 3 * text.tokens.numel(), "with a restart the text is read twice"
