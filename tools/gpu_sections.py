@@ -30,7 +30,7 @@ from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.plan import Plan
 from hybridkit.system.building import listening
 from hybridkit.training.ceiling import copy_ceiling
-from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.mlstm_kernels import agrees, choose_kernel
 
 HERE = Path(__file__).resolve().parent
 HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli"]
@@ -141,14 +141,14 @@ def inference(bench: Bench) -> Rows:
 
 def gate(bench: Bench) -> Rows:
     """The check of the mLSTM's compiled kernel for the heads of the recipes, from nothing."""
-    name, why = mlstm_kernels.choose_kernel(bench.device.type)
+    name, why = choose_kernel(bench.device.type)
     if name != "triton":
         yield skipped(f"{name} runs here: {why}")
         return
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
     for dtype, key, value in ((torch.bfloat16, 128, 256), (torch.bfloat16, 64, 128), (torch.float32, 64, 128)):
         began = time.perf_counter()
-        passed = mlstm_kernels.agrees(name, bench.device, dtype, key, value)
+        passed = agrees(name, bench.device, dtype, key, value)
         yield {
             "heads": f"{key} x {value}",
             "type": str(dtype),

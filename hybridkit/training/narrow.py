@@ -80,7 +80,7 @@ def _users(y: Tensor) -> dict[int, set[str]]:
         seen.add(node)
         for after, _ in node.next_functions:
             if after is not None and after.name().endswith(_OWNER):
-                variable = after.variable  # type: ignore[attr-defined]  # of the nodes that accumulate a gradient
-                found.setdefault(id(variable), set()).add(node.name())
+                weight: Tensor = after.variable  # type: ignore[attr-defined]  # torch's stubs do not know this node
+                found.setdefault(id(weight), set()).add(node.name())
             waiting.append(after)
     return found

@@ -2,11 +2,12 @@
 
 Imported by `peers.py` and `training.py`, which measure them. A step is forward, backward, clipping to norm 1 and the
 fused AdamW of torch, on the same tokens; ours is the local engine, as `hybridkit train` runs it. Arithmetic is in fp32
-on a CPU, and in bf16 under autocast on a GPU.
+on a CPU, and in bf16 under autocast on a GPU, or as `peers.py --precision` says.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -28,6 +29,11 @@ VOCAB, HEADS, LEARNING_RATE = 257, 4, 1e-3
 Step = Callable[[], object]
 
 
+def precision(device: str) -> str:
+    """Of both: what HYBRIDKIT_BENCHMARK_PRECISION says (`peers.py --precision`), else bf16 on a GPU, fp32 on a CPU."""
+    return os.environ.get("HYBRIDKIT_BENCHMARK_PRECISION") or ("bf16" if device == "cuda" else "fp32")
+
+
 def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
     """Random ids (B, T) from a fixed seed."""
     return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(0)).to(device)
@@ -36,7 +42,7 @@ def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
 def our_engine(pattern: str, width: int, device: str, cap: float | None = None) -> LocalEngine:
     """The local engine with initial weights."""
     plan = compile_pattern(pattern, ModelConfig(width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap))
-    given: dict[str, Any] = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
+    given: dict[str, Any] = {"device": device, "precision": precision(device)}
     return LocalEngine(plan, Train(**given))
 
 
@@ -64,7 +70,7 @@ def their_step(model: nn.Module, ids: Tensor) -> Step:
     optimizer = Adamw().build(parameter_groups(model, Train().weight_decay), Train(lr=LEARNING_RATE))
 
     def step() -> None:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=precision(ids.device.type) == "bf16"):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -76,7 +82,7 @@ def their_step(model: nn.Module, ids: Tensor) -> Step:
 
 def xlstm_pair(width: int, layers: int, device: str) -> tuple[LocalEngine, nn.Module]:
     """Ours, and transformers' xLSTM in its training mode: all chunks of 64 in parallel, by its native kernel."""
-    kernel = "bfloat16" if device == "cuda" else "float32"
+    kernel = "bfloat16" if precision(device) == "bf16" else "float32"
     config = transformers.xLSTMConfig(
         vocab_size=VOCAB, hidden_size=width, num_hidden_layers=layers, num_heads=HEADS, use_cache=False, mode="train",
         autocast_kernel_dtype=kernel,

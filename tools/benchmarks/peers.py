@@ -1,6 +1,7 @@
 """hybridkit and other libraries: the same shapes, on the same machine, in one process.
 
-    python tools/benchmarks/peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu] [--json]
+    python tools/benchmarks/peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu]
+        [--precision bf16] [--json]
 
 Each round runs every library once; times are medians over the rounds after one that warms up. The ratio is the median
 over the rounds of their time over ours. Where other programs use the machine, compare processor times.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,7 +28,7 @@ import decode as decode_benchmark
 import mlstm as mlstm_benchmark
 import torch
 import transformers
-from models import VOCAB, mistral_pair, our_step, some_tokens, their_step, xlstm_pair
+from models import VOCAB, mistral_pair, our_step, precision, some_tokens, their_step, xlstm_pair
 from torch.nn import functional as F
 
 from hybridkit.system.timing import synchronize
@@ -168,12 +170,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), metavar="NAME")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of training, in all libraries")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.precision:
+        os.environ["HYBRIDKIT_BENCHMARK_PRECISION"] = given.precision
     transformers.logging.set_verbosity_error()
     device, threads = torch.device(given.device), torch.get_num_threads()
-    ceiling = peak_flops(device, "bf16" if given.device == "cuda" else "fp32")
-    report: dict[str, Any] = {"device": given.device, "threads": threads, "ceiling": ceiling, "comparisons": {}}
+    ceiling = peak_flops(device, precision(given.device))  # type: ignore[arg-type]
+    report: dict[str, Any] = {
+        "device": given.device,
+        "precision": precision(given.device),
+        "threads": threads,
+        "ceiling": ceiling,
+        "comparisons": {},
+    }
     if not given.json:
         print(f"{given.device}, {threads} threads, ceiling {ceiling / 1e9:.0f} GFLOP/s, medians of {given.repeat}\n")
         print(f"{'':48} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")
