@@ -91,7 +91,7 @@ def test_the_call_is_read_and_mistakes_are_pointed_at() -> None:
     for text in ("recall(pairs=33)", "recall(keys=200, values=200)", "recall(pear=1)", "recall(1", "recall(noise=1)"):
         with pytest.raises(UserError, match=r"data\.source:1:"):
             open_source(text)
-    with pytest.raises(UserError, match="one call"):
+    with pytest.raises(UserError, match="a single call"):
         open_source("recall(pairs=3):8")
 
 

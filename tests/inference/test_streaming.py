@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import hybridkit
 from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer
-from hybridkit.data.tokenizers._bpe import ByteLevel, Measured, train_bpe
+from hybridkit.data.tokenizers._bpe import ByteLevel, MeasuredTokenizer, train_bpe
 from hybridkit.inference.context_file import load_context, save_context
 from hybridkit.inference.decode import decode_tokens
 from hybridkit.inference.sampling import Sampling
@@ -98,7 +98,7 @@ def spaced() -> Tokenizer:
     library = Library(models.Unigram([(piece, -1.0) for piece in pieces], 0))
     library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     library.add_special_tokens(["<unk>", "</s>"])
-    return Measured(library.to_str())
+    return MeasuredTokenizer(library.to_str())
 
 
 @pytest.fixture(scope="module")

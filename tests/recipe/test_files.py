@@ -45,7 +45,7 @@ WRONG = {  # the lines below the pattern: where, and what the message says
     "data: {sequence: 1000}": ("2:18", "train.batch_tokens should be a multiple of data.sequence, 1000, not 8192"),
     "train: {min_lr: 1}": ("2:17", "train.min_lr should be at most train.lr, 0.001, not 1"),
     "data: {sequence: 1kk}": ("2:18", "data.sequence should be a whole number, which k"),
-    "data: {validation: 1}": ("2:20", "data.validation should be less than 1"),
+    "data: {validation: 1}": ("2:20", "data.validation should be a share between 0 and 1"),
     "model: {tie: maybe}": ("2:14", "model.tie should be true or false"),
     "model: {ffn: {width: [1]}}": ("2:22", "model.ffn.width should be"),
     "extends: 3": ("2:10", "extends should be the path"),

@@ -64,11 +64,11 @@ def test_recipes_that_mean_harm_are_refused(name: str, tmp_path: Path, monkeypat
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(("precision", "head"), [("fp32", 1 << 20), ("bf16", 1 << 21)])
+@pytest.mark.parametrize(("precision", "head"), [("fp32", 1 << 21), ("bf16", 1 << 22)])
 def test_sizes_beyond_the_machine_are_a_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str, head: int
 ) -> None:
-    """Of a state of more than 2**63 bytes, which takes twice the head in bf16."""
+    """Of keys of 2**63 bytes, which take twice the head in bf16."""
     pattern = f"pattern=sa(heads=1048576,head={head})"
     words = ["quickstart", pattern, f"train.precision={precision}", "--json"]
     monkeypatch.setattr("sys.argv", ["hybridkit", "flops", *words])
