@@ -43,6 +43,7 @@ from hybridkit.training.micro_batches import automatic_rows, num_targets
 BENCH_SCHEMA = 1
 DOCUMENT = 1024  # tokens of a document on average, where documents are kept apart
 _DECODED = 16  # tokens of a row that are timed together
+AMPLE = 4096  # bytes a channel and token, far more than any entry keeps for backward
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def _refuse_too_large(job: BenchJob) -> None:
     states = persistent_memory(job.plan, Training(job.precision))
     needed = states.weights + states.gradients + states.optimizer
     spare = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else spare_memory()
-    if needed < spare:  # otherwise activations make no difference
+    ample = len(job.plan.entries) * job.batch * job.sequence * (AMPLE * job.plan.dims.width + 4096 * job.sequence)
+    if needed < spare <= needed + ample:  # otherwise an estimate, which takes seconds, would make no difference
         one, two = (_activation_bytes(job, rows) for rows in (1, 2))
         needed += one + (job.batch - 1) * (two - one)
     if needed > spare:

@@ -65,6 +65,7 @@ def _fresh() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_one_graph_a_window_and_computes_what_it_does_without(kind: str, packed: bool) -> None:
@@ -81,6 +82,7 @@ def test_every_kind_is_one_graph_a_window_and_computes_what_it_does_without(kind
     assert counts[0] > 0 and counts[len(windows) - 1] == counts[-1]
 
 
+@pytest.mark.slow
 def test_graphs_do_not_grow_with_depth_nor_after_the_first_step_of_each_kind() -> None:
     kinds = [kind for kind in KINDS if kind not in BREAKS]
     graphs = Graphs()
