@@ -3,7 +3,7 @@
 P rows in all, those of group e behind those of group e - 1; E groups, K inputs, M outputs. On CUDA in bf16 one kernel
 of torch takes all groups and never asks the device how large they are. Elsewhere every group is one product, written
 into the one result: as fast as that kernel's form for CPUs, which knows no float64
-(docs/decisions/15-grouped-products.md). No group is padded, and no row is left out.
+(docs/decisions/13-grouped-products.md). No group is padded, and no row is left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Products of widths that matrix kernels are slow for: the weights are padded with zeros while they are multiplied.
 
 A width that is no multiple of 8 sends a bf16 product on a GPU to kernels that take seven times as long, and an fp32
-product on a CPU to one that takes half as long again (docs/decisions/14-padded-widths.md). Weights keep the width that
+product on a CPU to one that takes half as long again (docs/decisions/12-padded-widths.md). Weights keep the width that
 the recipe says, in checkpoints, counts and initial values: a padded copy lives as long as the product. Its further rows
 and columns are zero, so that values and gradients are those of the weight alone.
 """

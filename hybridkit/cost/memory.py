@@ -22,7 +22,7 @@ from hybridkit.system.machine import Precision, weight_type
 
 ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
-_BACKWARD = 6  # gradients as large as the stream that backward holds (docs/decisions/16-memory-of-backward.md)
+_BACKWARD = 6  # gradients as large as the stream that backward holds (docs/decisions/15-memory-of-backward.md)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from tiny import some_ids, tiny
 from hybridkit.runs.run import load_recipe
 
 SHIPPED = ROOT / "recipes"
-RECIPES = [SHIPPED / "quickstart.yaml", *sorted(SHIPPED.glob("paper/*.yaml"))]  # published: tests/recipe/test_published.py
+# Those of recipes/published are decoded by tests/recipe/test_published.py.
+RECIPES = [SHIPPED / "quickstart.yaml", *sorted(SHIPPED.glob("paper/*.yaml"))]
 TOKENS = 149
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # logits of order 1 after some thousand float64 additions a token
 
