@@ -133,8 +133,12 @@ def said(pattern: str) -> list[str]:
     ]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.recursive(st.lists(st.sampled_from(["a", "b", "a | b", "b | a | a"]), min_size=1, max_size=3), repeated))
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.lists(st.sampled_from(["a", "b", "a | b", "b | a | a"]), min_size=1, max_size=3), repeated, max_leaves=6
+    ).filter(lambda entries: len(entries) <= 200)
+)
 def test_branches_read_back_and_print_alike(entries: list[str]) -> None:
     printed = canonical(entries)
     assert said(printed) == entries

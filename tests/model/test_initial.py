@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridkit.block import Block, Entry
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.model import OWN_LOGIT, TIED_SIZE, Model
@@ -47,7 +48,7 @@ def narrow(name: str) -> Plan:
 def recipes() -> dict[str, Callable[[], Plan]]:
     """The plans of shipped recipes, by name; of those that differ in windows and widths alone, one.
 
-    Published models have their own weights, and hundreds of experts.
+    Published models follow below, with fewer experts.
     """
     files = {path.stem: name for name, path in shipped().items() if path.parent.name not in (SPACES, "published")}
     found = {}
@@ -106,6 +107,36 @@ def test_a_model_begins_right(case: str) -> None:
         gradient = weight.grad[reached] if name == "embedding.weight" else weight.grad
         assert gradient.isfinite().all(), name
         assert (gradient != 0).all(), f"{name}: {int((gradient == 0).sum())} of {gradient.numel()} get no gradient"
+
+
+def few_experts(block: Block) -> Block:
+    """The block with 4 experts of width 32, or an FFN of 96."""
+    small = {"experts": 4, "active": 2, "groups": 1, "active_groups": 1, "width": 32}
+    fields = small if "experts" in type(block).model_fields else {"width": 96}
+    return block.model_copy(update={name: size for name, size in fields.items() if getattr(block, name, None)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({path.stem for path in shipped().values() if path.parent.name == "published"}))
+def test_a_published_model_begins_right(name: str) -> None:
+    """At its own depth. An entry whose output is normalized adds a vector of size 1: in all the root of their number."""
+    described = plan(load_recipe(name))
+    entries = tuple(Entry(tuple(map(few_experts, entry.branches))) for entry in described.entries)
+    for width in range(64, 1024, 16):
+        model, tokens, targets = None, None, None
+        try:
+            model, tokens, targets = drawn(Plan((), entries, replace(described.config, width=width)))
+            break
+        except ValueError:
+            continue
+    sizes: list[float] = []
+    model.norm.register_forward_pre_hook(lambda _, given: sizes.append(given[0].square().mean().sqrt().item()))
+    loss = model(tokens, targets=targets)[0] / targets.numel()
+    assert loss.item() == pytest.approx(math.log(described.dims.vocab), rel=FIRST_LOSS)
+    assert sizes[0] < max(STREAM, len(entries) ** 0.5 + 1)
+    loss.backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad.isfinite().all() and weight.grad.any(), name
 
 
 @pytest.mark.parametrize("width", [64, 1024])
