@@ -119,7 +119,7 @@ def few_experts(block: Block) -> Block:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.stem for path in shipped().values() if path.parent.name == "published"}))
 def test_a_published_model_begins_right(name: str) -> None:
-    """At its own depth. An entry whose output is normalized adds a vector of size 1: in all the root of their number."""
+    """At its own depth. Outputs that are normalized add vectors of size 1: in all the root of their number."""
     described = plan(load_recipe(name))
     entries = tuple(Entry(tuple(map(few_experts, entry.branches))) for entry in described.entries)
     for width in range(64, 1024, 16):
