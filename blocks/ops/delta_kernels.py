@@ -13,15 +13,14 @@ HYBRIDKIT_DELTA=own|fla in the environment overrides the choice.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hybridkit_blocks.ops.delta_rule import chunkwise
+from hybridkit_blocks.ops.fla_kernels import by_documents, choose_fla
 from hybridkit_blocks.ops.kernel_gate import difference, may_run
 from hybridkit_blocks.ops.precision import no_autocast
 
@@ -51,26 +50,7 @@ _chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def choose_kernel(device: str) -> tuple[str, str]:
     """The kernel for a kind of device and why. Raises ValueError where HYBRIDKIT_DELTA asks for what is not there."""
-    forced = os.environ.get("HYBRIDKIT_DELTA")
-    if forced:
-        if forced not in RULES:
-            raise ValueError(f"HYBRIDKIT_DELTA={forced}: it may be {', '.join(RULES)}")
-        if forced == "fla" and not _has_fla():
-            raise ValueError("HYBRIDKIT_DELTA=fla: it is not installed; run: pip install 'hybridkit[fla]'")
-        return forced, f"HYBRIDKIT_DELTA={forced} asks for it"
-    if torch.device(device).type != "cuda":
-        return "own", "chunks of 64 with a gradient of their own, exact for documents and carried states"
-    if not _has_fla():
-        return "own", "flash-linear-attention is not installed (pip install 'hybridkit[fla]')"
-    return (
-        "fla",
-        "flash-linear-attention's chunks of 64, once they agree with the own form on this device, type and shape",
-    )
-
-
-@functools.cache
-def _has_fla() -> bool:
-    return find_spec("fla") is not None and find_spec("triton") is not None
+    return choose_fla(device, "HYBRIDKIT_DELTA")
 
 
 @functools.cache
@@ -123,19 +103,9 @@ def _sequences(
     rule = _library(g.shape[-1])
     if document_starts is None:
         return rule(q, k, v, beta, g, state, None)
-    batch, tokens = document_starts.shape
-    begun = document_starts.clone()
-    begun[:, 0] = True  # a row that goes on is a sequence, too, with the state that it carries
-    starts = begun.flatten().nonzero().flatten()
-    first = torch.searchsorted(starts, torch.arange(batch, device=v.device) * tokens)  # each row's first sequence
-    last = torch.cat([first[1:], first.new_tensor([len(starts)])]) - 1
-    before = v.new_zeros(len(starts), v.shape[2], k.shape[-1], v.shape[-1], dtype=torch.float32)
-    if state is not None:
-        before = before.index_copy(0, first, state.masked_fill(document_starts[:, 0, None, None, None], 0))
-    lengths = torch.cat([starts, starts.new_tensor([batch * tokens])])
-    joined = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in (q, k, v, beta, g))
-    o, after = rule(*joined, before, lengths)
-    return o.view(v.shape), after.index_select(0, last)
+    if state is None:
+        state = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1], dtype=torch.float32)
+    return by_documents(rule, (q, k, v, beta, g), state, document_starts)
 
 
 def _library(decays: int) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -13,13 +13,12 @@ HYBRIDKIT_SSD=own|fla in the environment overrides the choice.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from hybridkit_blocks.ops.fla_kernels import by_documents, choose_fla
 from hybridkit_blocks.ops.kernel_gate import difference, may_run
 from hybridkit_blocks.ops.precision import no_autocast
 from hybridkit_blocks.ops.ssd import groups_of, ssd
@@ -51,26 +50,7 @@ _chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def choose_kernel(device: str) -> tuple[str, str]:
     """The kernel for a kind of device and why. Raises ValueError where HYBRIDKIT_SSD asks for what is not there."""
-    forced = os.environ.get("HYBRIDKIT_SSD")
-    if forced:
-        if forced not in SCANS:
-            raise ValueError(f"HYBRIDKIT_SSD={forced}: it may be {', '.join(SCANS)}")
-        if forced == "fla" and not _has_fla():
-            raise ValueError("HYBRIDKIT_SSD=fla: it is not installed; run: pip install 'hybridkit[fla]'")
-        return forced, f"HYBRIDKIT_SSD={forced} asks for it"
-    if torch.device(device).type != "cuda":
-        return "own", "chunks of 64 with a gradient of their own, exact for documents and carried states"
-    if not _has_fla():
-        return "own", "flash-linear-attention is not installed (pip install 'hybridkit[fla]')"
-    return (
-        "fla",
-        "flash-linear-attention's chunks of 64, once they agree with the own form on this device, type and shape",
-    )
-
-
-@functools.cache
-def _has_fla() -> bool:
-    return find_spec("fla") is not None and find_spec("triton") is not None
+    return choose_fla(device, "HYBRIDKIT_SSD")
 
 
 @functools.cache
@@ -122,7 +102,7 @@ def _sequences(
     mixed: Tensor, dt: Tensor, log_a: Tensor, skip: Tensor, state: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Rows as they are; with documents, all rows in one, and each document a sequence of it."""
-    (batch, tokens, _), (_, heads, width, keys) = mixed.shape, state.shape
+    _, heads, width, keys = state.shape
     groups = groups_of(mixed, state)
     x, b, c = mixed.split([heads * width, groups * keys, groups * keys], -1)
     x = x.unflatten(-1, (heads, width))
@@ -131,17 +111,7 @@ def _sequences(
     if document_starts is None:
         y, after = _chunks(*inputs, state.mT, None)
     else:
-        begun = document_starts.clone()
-        begun[:, 0] = True  # a row that goes on is a sequence, too, with the state that it carries
-        starts = begun.flatten().nonzero().flatten()
-        first = torch.searchsorted(starts, torch.arange(batch, device=x.device) * tokens)  # each row's first sequence
-        last = torch.cat([first[1:], first.new_tensor([len(starts)])]) - 1
-        before = state.new_zeros(len(starts), heads, keys, width)
-        held = state.mT.masked_fill(document_starts[:, 0, None, None, None], 0)
-        lengths = torch.cat([starts, starts.new_tensor([batch * tokens])])
-        q, k, v, g = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in inputs)
-        y, after = _chunks(q, k, v, g, before.index_copy(0, first, held), lengths)
-        y, after = y.view(x.shape), after.index_select(0, last)
+        y, after = by_documents(_chunks, inputs, state.mT, document_starts)
     return (y + x * skip[:, None]).to(x.dtype), after.mT.contiguous()
 
 

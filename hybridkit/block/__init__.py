@@ -23,10 +23,9 @@ from hybridkit.block.padding import (
     spare,
 )
 from hybridkit.block.sequence_parallel import SequenceParallel
-from hybridkit.block.spec import Argument, Spec, Value, write_value
+from hybridkit.block.spec import ALL, Argument, Spec, Value, write_value
 from hybridkit.block.state import State, clone_state, state_bytes, state_like
 from hybridkit.block.window import (
-    ALL,
     GivenWindow,
     TrainStep,
     Window,

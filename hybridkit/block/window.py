@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridkit.block.spec import Spec
+from hybridkit.block.spec import ALL, Spec
 
-ALL = 1 << 62  # the window `all`: no limit. Only blocks with `sees_all` have it; costs count it as the context
 GivenWindow = int | None  # None: the block's default
 WindowLimit = int | None  # None: all positions
 

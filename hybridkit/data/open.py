@@ -101,10 +101,17 @@ def _mixture(
             tokenizer = str(saved) if saved.is_file() else tokenizer
         return made[key]
 
-    parts = [Part(share.name, share.weight, feed(one)) for share, one in _parts(data)]
-    held = {name: feed(one) for name, one in _held_out(data)}
+    def digest(one: Data) -> str:
+        """Of its tokens, or, where it makes its own sequences, what it is called."""
+        made = feed(one)
+        return made.digest if isinstance(made, Batches) else str(one.source)
+
+    trained, validated = _parts(data), _held_out(data)
+    parts = [Part(share.name, share.weight, feed(one)) for share, one in trained]
+    held = {name: feed(one) for name, one in validated}
+    said = [[[*share, digest(one)] for share, one in trained], [[name, digest(one)] for name, one in validated]]
     shape = data.sequence, train.batch_tokens // data.sequence, train.seed
-    return Mixture(parts, held, text_digest(data, rules, registry), *shape, isinstance(data.validation, float))
+    return Mixture(parts, held, digest_of(said), *shape, isinstance(data.validation, float))
 
 
 def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:
@@ -157,19 +164,7 @@ def text_digest(data: Data, rules: int | None = None, registry: Registry = REGIS
     """What differs once any token of the text differs, trained on or held out. Raises UserError where it is no text."""
     if is_single(data):
         return _corpus(data, None, rules, registry).digest
-    parts, held = ([(name, one) for name, one in side] for side in (_parts(data), _held_out(data)))
-    tokenizer = data.tokenizer
-
-    def digest(one: Data) -> str:
-        nonlocal tokenizer
-        one = one.model_copy(update={"tokenizer": tokenizer})
-        if feed_source(one, registry):
-            return str(one.source)
-        corpus = _corpus(one, None, rules, registry)
-        tokenizer = str(corpus.folder / SAVED) if (corpus.folder / SAVED).is_file() else tokenizer
-        return corpus.digest
-
-    return digest_of([[[*share, digest(one)] for share, one in parts], [[name, digest(one)] for name, one in held]])
+    return _mixture(data, Train(batch_tokens=data.sequence), None, rules, registry).digest
 
 
 def context_length(data: Data, wanted: int | None, rules: int | None = None, registry: Registry = REGISTRY) -> int:

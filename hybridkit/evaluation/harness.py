@@ -20,6 +20,7 @@ import numpy as np
 from hybridkit.data.feed import IGNORED
 from hybridkit.data.tokenizer import SAVED
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
+from hybridkit.hub.tokenizer import byte_level
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.inference.streaming import Reply, Writer
@@ -191,19 +192,8 @@ def _tokenizer_folder(model: Model) -> Iterator[Path]:
         folder = Path(name)
         model.tokenizer.save(folder)
         if not (folder / SAVED).exists():
-            _save_bytes(folder / SAVED)
+            (folder / SAVED).write_text(json.dumps(byte_level()), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8"
         )
         yield folder
-
-
-def _save_bytes(file: Path) -> None:
-    """The byte tokenizer as a tokenizer.json; its ids differ from ours, the number of tokens does not."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({character: place for place, character in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.save(str(file))

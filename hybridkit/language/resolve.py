@@ -16,6 +16,7 @@ from hybridkit.language.source import PatternError, Source, Span, error_at
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong
+from hybridkit.system.spec import ALL
 from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not wait for
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not w
 _At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
 _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
 
-ALL = 1 << 62  # as hybridkit.block has it, whose import takes torch; the window `all`
 _MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 
 _ALTERNATIVE = ("literal_error", "bool_type")  # of a union's members, whose names follow the field's

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 Value = int | float | str | bool | None
+ALL = 1 << 62  # the window `all`: no limit. Only blocks with `sees_all` have it; costs count it as the context
 Argument = tuple[str | float | None, Value]  # (key, value); the key is None where the value stands by position
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hybridkit.block import Block, Dims
 from hybridkit_blocks.gdn import Gdn
 from hybridkit_blocks.kda import Kda
-from hybridkit_blocks.ops import delta_kernels, kernel_gate
+from hybridkit_blocks.ops import delta_kernels, fla_kernels, kernel_gate
 from hybridkit_blocks.ops.delta_rule import chunkwise
 
 DIMS, CPU = Dims(32, 4, 257), torch.device("cpu")
@@ -31,7 +31,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Gdn().kernel("cpu")[0] == Kda().kernel("cpu")[0] == "own"
     for has, name in ((False, "own"), (True, "fla")):
-        monkeypatch.setattr(delta_kernels, "_has_fla", lambda has=has: has)
+        monkeypatch.setattr(fla_kernels, "has_fla", lambda has=has: has)
         assert Gdn().kernel("cuda")[0] == Kda().kernel("cuda")[0] == name
 
 
@@ -40,7 +40,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="HYBRIDKIT_DELTA=fast: it may be own, fla"):
         Gdn().kernel("cpu")
     monkeypatch.setenv("HYBRIDKIT_DELTA", "fla")
-    monkeypatch.setattr(delta_kernels, "_has_fla", lambda: False)
+    monkeypatch.setattr(fla_kernels, "has_fla", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'hybridkit\[fla\]'"):
         Gdn().kernel("cpu")
 
@@ -98,7 +98,7 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
 def forced(rule: delta_kernels.Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another implementation under fla's name."""
     monkeypatch.setitem(delta_kernels.RULES, "fla", rule)
-    monkeypatch.setattr(delta_kernels, "_has_fla", lambda: True)
+    monkeypatch.setattr(fla_kernels, "has_fla", lambda: True)
     monkeypatch.setenv("HYBRIDKIT_DELTA", "fla")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridkit.block import Dims
 from hybridkit_blocks.mamba2 import Mamba2
-from hybridkit_blocks.ops import kernel_gate, ssd_kernels
+from hybridkit_blocks.ops import fla_kernels, kernel_gate, ssd_kernels
 from hybridkit_blocks.ops.ssd import ssd
 
 DIMS, BLOCK = Dims(32, 4, 257), Mamba2(state=8, groups=2)
@@ -29,7 +29,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BLOCK.kernel("cpu")[0] == "own"
     for has, name in ((False, "own"), (True, "fla")):
-        monkeypatch.setattr(ssd_kernels, "_has_fla", lambda has=has: has)
+        monkeypatch.setattr(fla_kernels, "has_fla", lambda has=has: has)
         assert BLOCK.kernel("cuda")[0] == name
 
 
@@ -38,7 +38,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="HYBRIDKIT_SSD=fast: it may be own, fla"):
         BLOCK.kernel("cpu")
     monkeypatch.setenv("HYBRIDKIT_SSD", "fla")
-    monkeypatch.setattr(ssd_kernels, "_has_fla", lambda: False)
+    monkeypatch.setattr(fla_kernels, "has_fla", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'hybridkit\[fla\]'"):
         BLOCK.kernel("cpu")
 
@@ -46,7 +46,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def forced(scan: ssd_kernels.Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another implementation under fla's name."""
     monkeypatch.setitem(ssd_kernels.SCANS, "fla", scan)
-    monkeypatch.setattr(ssd_kernels, "_has_fla", lambda: True)
+    monkeypatch.setattr(fla_kernels, "has_fla", lambda: True)
     monkeypatch.setenv("HYBRIDKIT_SSD", "fla")
 
 
