@@ -78,15 +78,12 @@ def _runs(runs: list[Path], file: Path, prompts: list[str]) -> Path:
 def _samples(runs: list[Path], prompts: list[str]) -> list[Sample]:
     """How each run goes on with each prompt; the seed is always the same."""
     from hybridkit.inference.sampling import Sampling
-    from hybridkit.inference.streaming import Reply, Writer
+    from hybridkit.inference.streaming import Writer
     from hybridkit.model.loading import load
 
     samples = []
     for run in runs:
         writer = Writer(load(run), Sampling(temperature=0.8, seed=0), TOKENS)
         for prompt in prompts:
-            replies: list[Reply] = []
-            for _ in writer.reply(writer.read([prompt]), replies):
-                pass
-            samples.append((str(run), prompt, replies[0].text))
+            samples.append((str(run), prompt, writer.texts(writer.read([prompt]))[0]))
     return samples

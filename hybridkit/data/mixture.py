@@ -51,8 +51,7 @@ class Mixture:
         self.tokenizer: Tokenizer = parts[0].feed.tokenizer
         self._sequence, self._batch = sequence, batch
         self._offset = int.from_bytes(hashlib.blake2b(f"mixture/{seed}".encode(), digest_size=8).digest(), "big")
-        total = sum(part.weight for part in parts)
-        ends = np.cumsum([part.weight / total for part in parts])
+        ends = np.cumsum([*self.weights().values()])
         self._edges = [0, *(round(end * 2**53) << 11 for end in ends[:-1]), _WHOLE]
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:

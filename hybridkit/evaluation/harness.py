@@ -23,7 +23,7 @@ from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
 from hybridkit.hub.tokenizer import byte_level
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.sampling import Sampling
-from hybridkit.inference.streaming import Reply, Writer
+from hybridkit.inference.streaming import Writer
 from hybridkit.model.model import Model
 from hybridkit.system.errors import MissingExtra, UserError, nearest
 
@@ -102,11 +102,7 @@ class Adapter(TemplateLM):
         most = next((options[name] for name in _MOST_NAMES if options.get(name)), _MOST)
         rows = [self.tok_encode(text) or [self.eot_token_id] for _, text, _ in asked]
         context = prefill(self.model, rows, window=self.reading.window, chunk=self.reading.chunk)
-        replies: list[Reply] = []
-        writer = Writer(self.model, _sampling(options, seed=asked[0][0]), most, stops)
-        for _ in writer.reply(context, replies):
-            pass
-        return [reply.text for reply in replies]
+        return Writer(self.model, _sampling(options, seed=asked[0][0]), most, stops).texts(context)
 
 
 def _sampling(options: dict[str, Any], seed: int) -> Sampling:

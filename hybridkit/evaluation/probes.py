@@ -24,7 +24,7 @@ from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.evaluation.task import ANSWER_TOKENS
 from hybridkit.evaluation.task_names import task_names
 from hybridkit.inference.sampling import Sampling
-from hybridkit.inference.streaming import Reply, Writer
+from hybridkit.inference.streaming import Writer
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
@@ -116,7 +116,9 @@ class Probes(Callback):
                 for length in probe.lengths or ():
                     yield needle_metric(task, length, window), self._needles(model, task, length, probe, reading)
             if probe.write and place == 0:
-                yield "written", {"prompt": probe.write, "text": _written(model, probe)}
+                writer = Writer(model, Sampling(temperature=0), probe.tokens)
+                (text,) = writer.texts(writer.read([probe.write], window=window))
+                yield "written", {"prompt": probe.write, "text": text}
 
     def _near(self, model: Model, reading: ReadOptions) -> float | None:
         data = self._recipe.data
@@ -144,12 +146,3 @@ class Probes(Callback):
 def _with_tasks(probe: Probe) -> Probe:
     """The probe with groups of needle tasks spelt out."""
     return probe.model_copy(update={"needles": list(task_names(probe.needles))}) if probe.needles else probe
-
-
-def _written(model: Model, probe: Probe) -> str:
-    writer = Writer(model, Sampling(temperature=0), probe.tokens)
-    replies: list[Reply] = []
-    window = probe.windows[0] if probe.windows else None
-    for _ in writer.reply(writer.read([probe.write or ""], window=window), replies):
-        pass
-    return replies[0].text

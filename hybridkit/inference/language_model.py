@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridkit.block import GivenWindow
 from hybridkit.inference.decode import Context, TokenRows, decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
-from hybridkit.inference.streaming import Reply, Writer
+from hybridkit.inference.streaming import Writer
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -59,7 +59,4 @@ class LanguageModel(Model):
         if not prompt:
             raise UserError("write: the prompt is empty; it has at least one character")
         writer = Writer(self, Sampling(temperature, top_k, top_p, min_p, seed), tokens, stop)
-        replies: list[Reply] = []
-        for _ in writer.reply(writer.read([prompt], window=window), replies):
-            pass
-        return replies[0].text
+        return writer.texts(writer.read([prompt], window=window))[0]

@@ -157,3 +157,10 @@ class Writer:
         yield [row.close("tokens") for row in rows]
         self.stats.seconds += time.perf_counter() - start
         self.stats.tokens += sum(row.tokens for row in rows)
+
+    def texts(self, context: Context) -> list[str]:
+        """The whole reply of every row."""
+        replies: list[Reply] = []
+        for _ in self.reply(context, replies):
+            pass
+        return [reply.text for reply in replies]

@@ -7,12 +7,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from kernels import Scaled, no_verdicts
 from torch import Tensor
 
 from hybridkit.block import Block, Dims
 from hybridkit_blocks.gdn import Gdn
 from hybridkit_blocks.kda import Kda
-from hybridkit_blocks.ops import delta_kernels, fla_kernels, kernel_gate
+from hybridkit_blocks.ops import delta_kernels, fla_kernels
 from hybridkit_blocks.ops.delta_rule import chunkwise
 
 DIMS, CPU = Dims(32, 4, 257), torch.device("cpu")
@@ -21,11 +22,7 @@ Result = tuple[Tensor, Tensor]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
-    delta_kernels.agrees.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("HYBRIDKIT_DELTA", raising=False)
-    monkeypatch.setattr(kernel_gate.metadata, "version", lambda package: "1.0")
+    no_verdicts(monkeypatch, tmp_path, "HYBRIDKIT_DELTA", delta_kernels.agrees)
 
 
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,18 +40,6 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(fla_kernels, "has_fla", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'hybridkit\[fla\]'"):
         Gdn().kernel("cpu")
-
-
-class Scaled(torch.autograd.Function):
-    """The identity, whose gradient is off by a tenth: finite, plausible, and wrong."""
-
-    @staticmethod
-    def forward(ctx: object, t: Tensor) -> Tensor:
-        return t.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return 1.1 * grad
 
 
 def wrong_gradient(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, *rest: Tensor) -> Result:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels import Scaled, no_verdicts
 from torch import Tensor
 
 from hybridkit.block import Dims
@@ -16,11 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
-    mlstm_kernels.agrees.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("HYBRIDKIT_MLSTM", raising=False)
-    monkeypatch.setattr(kernel_gate.metadata, "version", lambda package: "1.0")
+    no_verdicts(monkeypatch, tmp_path, "HYBRIDKIT_MLSTM", mlstm_kernels.agrees)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -69,18 +66,6 @@ def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) 
     for has, name in ((False, "own"), (True, "triton")):
         monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda has=has: has)
         assert Mlstm().kernel("cuda")[0] == name
-
-
-class Scaled(torch.autograd.Function):
-    """The identity, whose gradient is off by a tenth: finite, plausible, and wrong."""
-
-    @staticmethod
-    def forward(ctx: object, t: Tensor) -> Tensor:
-        return t.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return 1.1 * grad
 
 
 def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, MlstmState]:

@@ -6,11 +6,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from kernels import Scaled, no_verdicts
 from torch import Tensor
 
 from hybridkit.block import Dims
 from hybridkit_blocks.mamba2 import Mamba2
-from hybridkit_blocks.ops import fla_kernels, kernel_gate, ssd_kernels
+from hybridkit_blocks.ops import fla_kernels, ssd_kernels
 from hybridkit_blocks.ops.ssd import ssd
 
 DIMS, BLOCK = Dims(32, 4, 257), Mamba2(state=8, groups=2)
@@ -19,11 +20,7 @@ Result = tuple[Tensor, Tensor]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No verdict of an earlier test, and none kept in the user's cache; no kernel forced; any version will do."""
-    ssd_kernels.agrees.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("HYBRIDKIT_SSD", raising=False)
-    monkeypatch.setattr(kernel_gate.metadata, "version", lambda package: "1.0")
+    no_verdicts(monkeypatch, tmp_path, "HYBRIDKIT_SSD", ssd_kernels.agrees)
 
 
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,18 +45,6 @@ def forced(scan: ssd_kernels.Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ssd_kernels.SCANS, "fla", scan)
     monkeypatch.setattr(fla_kernels, "has_fla", lambda: True)
     monkeypatch.setenv("HYBRIDKIT_SSD", "fla")
-
-
-class Scaled(torch.autograd.Function):
-    """The identity, whose gradient is off by a tenth: finite, plausible, and wrong."""
-
-    @staticmethod
-    def forward(ctx: object, t: Tensor) -> Tensor:
-        return t.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return 1.1 * grad
 
 
 def wrong_gradient(mixed: Tensor, dt: Tensor, log_a: Tensor, *rest: Tensor) -> Result:
