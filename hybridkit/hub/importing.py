@@ -61,7 +61,7 @@ def import_folder(folder: Path, run: Path) -> Imported:
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
-    with _whole(run) as part:
+    with whole_folder(run) as part:
         write_run(Run(part), recipe, plan, tokenizer, weights)
     return Imported(run, family.name(), plan.pattern, len(weights))
 
@@ -122,7 +122,7 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
 
 
 @contextmanager
-def _whole(run: Path) -> Iterator[Path]:
+def whole_folder(run: Path) -> Iterator[Path]:
     """A hidden folder that becomes `run`; nothing is left where that fails."""
     part = run.parent / f".{run.name}.{os.getpid()}.part"
     try:
