@@ -80,7 +80,10 @@ def _report(folder: Path, as_json: bool) -> None:
         say(format_json({"run": str(folder), **record, "evaluations": found}))
         return
     if found:
+        from hybridkit.convert.measure import merged
         from hybridkit.report.convert import print_conversion
+        from hybridkit.report.html import write_report
 
         print_conversion(found)
+        say(f"report: {write_report(merged(found), folder / 'eval')}")
     say(f"{folder}: the converted model, a run like any other")

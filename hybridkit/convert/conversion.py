@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,7 @@ from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
+from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.strict_json import format_json
 from hybridkit.training.engines.local.engine import initial_model
@@ -155,9 +157,7 @@ def _check(stage: PlannedStage) -> None:
 def _refuse_begun(folder: Path, resume: bool) -> None:
     begun = (folder / RECORD).is_file()
     if begun and not resume:
-        raise UserError(
-            f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run"
-        )
+        raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
     if not begun and Run(folder).begun:
         raise UserError(f"{folder} holds a run that is no conversion; name another folder with --run")
 
@@ -181,7 +181,7 @@ def _refuse_other(conversion: Conversion) -> None:
     for stage, later in zip(conversion.stages, begun[1:], strict=False):
         if later and not _done(stage):
             raise UserError(
-                f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has already begun"
+                f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
                 f" with its weights; set the steps as they were, or name another folder with --run"
             )
 
@@ -199,7 +199,7 @@ def _prepare(conversion: Conversion) -> list[MappedLayer]:
     if not conversion.mapped.begun:
         own = loaded.recipe.model_copy(update={"rules": CURRENT_RULES, "convert": None})
         with whole_folder(conversion.mapped.path) as part:
-            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student))
+            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data)
     record = {
         "teacher": {"run": str(teacher.run.path), "step": teacher.step, "sha256": teacher.sha256},
         "pattern": plan.pattern,
@@ -253,10 +253,16 @@ def _wait(file: Path) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder, made and locked."""
+    """The folder, made and locked; removed again where it is new and the conversion did not begin."""
+    new = not folder.exists()
     try:
         (folder / STAGES).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--run {folder}: a file is in the way; name a folder") from error
-    with Lock(folder / STAGES):
-        yield
+    check_tree(folder)
+    try:
+        with Lock(folder / STAGES):
+            yield
+    finally:
+        if new and not (folder / RECORD).is_file():
+            shutil.rmtree(folder)

@@ -88,9 +88,7 @@ def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
     return found
 
 
-def stage_recipe(
-    loaded: Loaded, student: Plan, place: int, stage: Stage, origin: str, new: Sequence[int]
-) -> Loaded:
+def stage_recipe(loaded: Loaded, student: Plan, place: int, stage: Stage, origin: str, new: Sequence[int]) -> Loaded:
     """The recipe of a stage's run, which begins with the weights of `origin`. Raises UserError."""
     said = loaded.recipe.model_dump(mode="json", by_alias=True)
     said["train"] |= stage_train(stage, loaded.recipe.train, place)

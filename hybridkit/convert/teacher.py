@@ -27,6 +27,7 @@ class TeacherRun(NamedTuple):
     sha256: str  # of its weights
     plan: Plan
     tokenizer: Tokenizer
+    data: str  # digest of what it was trained on
 
     def load(self) -> Model:
         """The model, on the CPU, without gradients."""
@@ -47,7 +48,7 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
     found, manifest = run.chosen(checkpoint)
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     plan = compile_recipe(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
-    return TeacherRun(run, found.step, manifest.files[WEIGHTS].sha256, plan, tokenizer)
+    return TeacherRun(run, found.step, manifest.files[WEIGHTS].sha256, plan, tokenizer, manifest.data)
 
 
 def with_tokens(loaded: Loaded, teacher: TeacherRun) -> Loaded:

@@ -133,8 +133,10 @@ def whole_folder(run: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_run(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
-    """The files of a run with one checkpoint, of step 0."""
+def write_run(
+    run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor], data: str = NOT_KNOWN
+) -> None:
+    """The files of a run with one checkpoint, of step 0. `data`: the digest of what its weights were trained on."""
     run.recipe_file.write_text(dump(recipe), encoding="utf-8")
     tokenizer.save(run.path)
     folder = run.checkpoint_folder / "step-0"
@@ -147,7 +149,7 @@ def write_run(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weight
         ranks=1,
         threads=1,
         versions={name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
-        data=NOT_KNOWN,
+        data=data,
         tokenizer=tokenizer.digest,
         code={},
         model=f"{plan.pattern} width={plan.dims.width} heads={plan.dims.heads} vocab={plan.dims.vocab}",

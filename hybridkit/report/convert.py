@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridkit.convert.mapping import MappedLayer
 from hybridkit.convert.measure import merged
+from hybridkit.evaluation.request import EvalResult
 from hybridkit.report.console import Console
 from hybridkit.report.eval import print_eval_result
 from hybridkit.report.numbers import format_bytes
@@ -34,9 +35,10 @@ def print_mapping(layers: Sequence[MappedLayer]) -> None:
 
 
 def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:
-    """The teacher beside the student after every stage, then all tables of their evaluations."""
+    """The teacher beside the student after every stage, then what they recall; evaluations hold more."""
     print_table(Console(), stage_table(found))
-    print_eval_result(merged(found))
+    result = merged(found)
+    print_eval_result(EvalResult(result.settings, result.trained, cells=result.cells, notes=result.notes))
 
 
 def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
