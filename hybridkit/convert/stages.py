@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
-from hybridkit.convert.fit import same_entry
+from hybridkit.convert.fit import check_fit, same_entry
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.convert.teacher import TeacherRun
@@ -74,6 +74,7 @@ def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
     assert loaded.recipe.convert
     stages = loaded.recipe.convert.all_stages
     student = compile_recipe(loaded)
+    check_fit(teacher, student)
     new = [index for index in range(len(student.entries)) if not same_entry(teacher, student, index)]
     if not new:
         raise UserError(f"{student.pattern}: every mixer is as the teacher has it, so that there is nothing to convert")
