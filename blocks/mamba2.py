@@ -23,7 +23,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, write_value
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    State,
+    StepFunction,
+    linear,
+    padded_product,
+    plain_product,
+    write_value,
+)
 from hybridkit_blocks.ops import ssd_kernels
 from hybridkit_blocks.ops.convolution import (
     SILU,
@@ -114,13 +127,15 @@ class Mamba2(Block):
         the last chunk's padding included.
         """
         sizes = self.sizes(dims)
-        linear = 2 * tokens * dims.width * (sum(sizes.sections) + sizes.inner)
-        linear += convolution_flops(sizes.channels, sizes.taps, tokens)
+        multiply = padded_product if count == "hardware" else plain_product
+        parts = sizes.inner, sizes.channels, sizes.heads  # a product each
+        outer = sum(multiply(tokens, dims.width, part) for part in parts) + multiply(tokens, sizes.inner, dims.width)
+        outer += convolution_flops(sizes.channels, sizes.taps, tokens)
         if count != "hardware":
-            return linear + tokens * 4 * sizes.inner * sizes.state
+            return outer + tokens * 4 * sizes.inner * sizes.state
         chunks, length = tiles(tokens)
         cell = 4 * sizes.inner * sizes.state + 2 * length * (sizes.groups * sizes.state + sizes.inner)
-        return linear + chunks * length * cell
+        return outer + chunks * length * cell
 
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
@@ -178,18 +193,18 @@ class Mamba2Layer(Layer):
         super().__init__()
         self.block, self.dims, self.sizes = block, dims, sizes
         self._cuts = [sizes.inner, sizes.channels, sizes.heads]
-        self.in_proj = nn.Linear(dims.width, sum(sizes.sections), bias=block.bias)
+        self.in_proj = Linear(dims.width, sum(sizes.sections), bias=block.bias)
         self.conv = Convolution(sizes.channels, sizes.taps, block.conv_bias, SILU)
         self.dt_bias = nn.Parameter(torch.empty(sizes.heads))
         self.A_log = nn.Parameter(torch.empty(sizes.heads))
         self.D = nn.Parameter(torch.ones(sizes.heads))
         self.norm = GatedNorm(sizes.inner, {"group": sizes.groups, "all": 1, "none": None}[block.gate_norm])
-        self.out_proj = nn.Linear(sizes.inner, dims.width, bias=block.bias)
+        self.out_proj = Linear(sizes.inner, dims.width, bias=block.bias)
         self._start(dims)
 
     @torch.no_grad()
     def _start(self, dims: Dims) -> None:
-        """Initial weights of state-spaces/mamba; nn.Linear and the convolution begin as torch has them."""
+        """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
         dt.add_(torch.expm1(-dt).neg_().log_())  # the inverse of softplus
@@ -252,7 +267,7 @@ class Mamba2Layer(Layer):
         weight, bias = self._in()
         parts = weight.split(self._cuts)
         biases = [None] * 3 if bias is None else bias.split(self._cuts)
-        return tuple(F.linear(x, part, more) for part, more in zip(parts, biases, strict=True))
+        return tuple(linear(x, part, more) for part, more in zip(parts, biases, strict=True))
 
     def _in(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of in_proj, with the factors."""
