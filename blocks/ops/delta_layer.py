@@ -58,8 +58,8 @@ class DeltaLayer(Layer):
         self.conv = Convolution(q + k + v, block.conv, block.conv_bias, SILU)
         self.norm = nn.Parameter(torch.ones(self.sizes.value))
         self.out = Linear(v, dims.width, bias=False)
-        for linear in (self.q, self.k, self.v, self.b):
-            small_init_(linear.weight)
+        for layer in (self.q, self.k, self.v, self.b):
+            small_init_(layer.weight)
         wang_init_(self.out.weight, dims)
 
     @property
