@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, Linear, small_init_
-from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
+from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
@@ -53,6 +53,16 @@ class Gdn(DeltaBlock):
 
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, HeadPairs.count)
+
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """A token decays by 2^-.1, and the gate is that of 0: with SiLU, the layer adds nothing until it has learnt."""
+        starts = [
+            set_to("a.weight", like.new_zeros(sizes.heads, dims.width)),
+            set_to("A_log", like.new_full((sizes.heads,), SLOW)),
+            set_to("dt_bias", like.new_zeros(sizes.heads)),
+        ]
+        gate = set_to("gate.weight", like.new_zeros(sizes.channels[2], dims.width))
+        return starts if self.gate == "none" else [*starts, gate]
 
     def build(self, dims: Dims) -> GdnLayer:
         return GdnLayer(self, dims)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, Linear, small_init_
-from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
+from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
@@ -60,6 +60,19 @@ class Kda(DeltaBlock):
 
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, ChannelPairs.count)
+
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """The decay is that of the biases alone: 2^-.1 a token, or with a bound as it is built. The gate is 1/2."""
+        heads, _, key, value = sizes
+        rank = value if self.low_rank else dims.width
+        starts = [
+            set_to("f_b.weight", like.new_zeros(heads * key, rank)),
+            set_to("g_b.weight", like.new_zeros(heads * value, rank)),
+        ]
+        if self.lower_bound is not None:
+            return starts
+        rates = set_to("A_log", like.new_full((heads,), SLOW)), set_to("dt_bias", like.new_zeros(heads * key))
+        return [*starts, *rates]
 
     def build(self, dims: Dims) -> KdaLayer:
         return KdaLayer(self, dims)

@@ -24,12 +24,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import (
+    AttentionWeights,
     Block,
     Count,
     Dims,
     GivenWindow,
     Layer,
     Linear,
+    Start,
     State,
     StepFunction,
     linear,
@@ -166,6 +168,21 @@ class Mamba2(Block):
             convolution_state(batch, sizes.channels, sizes.taps, device, dtype),
             torch.zeros(S, device=device, dtype=wide(dtype or torch.get_default_dtype())),
         )
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Values become x, keys B, queries C, and the output stays (arXiv 2408.15237); all else as it is built.
+
+        Every head has a B and a C of its own, as wide as a head. Biases have no place. Raises ValueError for other
+        sizes, or factors on x, B or C.
+        """
+        heads, head = attention.heads, attention.head
+        self.check_sizes(
+            attention, dims, heads=heads, head=head, state=head, groups=heads, x_scale=1, b_scale=1, c_scale=1
+        )
+        rows = heads * head
+        parts = {"v.weight": rows, "k.weight": 2 * rows, "q.weight": 3 * rows}  # x, B and C follow z in in_proj
+        starts = [attention.start(source, "in_proj.weight", begin=begin) for source, begin in parts.items()]
+        return [*starts, attention.start("out.weight", "out_proj.weight")]
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:

@@ -21,12 +21,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import (
+    AttentionWeights,
     Block,
     Count,
     Dims,
     GivenWindow,
     Layer,
     Linear,
+    Start,
     State,
     StepFunction,
     padded_product,
@@ -105,6 +107,24 @@ class Mlstm(Block):
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
         return mlstm_kernels.choose_kernel(device)
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Queries, keys, values and output, as in arXiv 2603.15590; gates and norm stay as they are built.
+
+        A key has half as many channels here. Taken are those of each head that rotary positions turn the least: an
+        mLSTM turns none, and these compare tokens by what they are more than by where. Biases have no place. Raises
+        ValueError unless the heads are the attention's, and fill the width.
+        """
+        heads, key, value = self._head(dims)
+        self.check_sizes(attention, dims, heads=attention.heads)
+        if value != attention.head:
+            raise ValueError(
+                f"mlstm cuts the width into its heads, {heads} of {value} channels at width {dims.width}, which does "
+                f"not fit {attention}; no argument changes that: choose gdn, kda or mamba2, which say their own `head`"
+            )
+        half = attention.slowest(key)
+        keys = [attention.start(f"{name}.weight", channels=half) for name in ("q", "k")]
+        return [*keys, attention.start("v.weight"), attention.start("out.weight")]
 
     def _head(self, dims: Dims) -> tuple[int, int, int]:
         """Heads, K and V. Raises ValueError unless the heads divide half the width."""

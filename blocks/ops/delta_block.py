@@ -7,14 +7,24 @@ channels of the convolution.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, padded_product, plain_product
+from hybridkit.block import (
+    AttentionWeights,
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Start,
+    padded_product,
+    plain_product,
+    set_to,
+)
 from hybridkit_blocks.ops import delta_kernels
 from hybridkit_blocks.ops.convolution import convolution_flops, convolution_reference, convolution_state
 from hybridkit_blocks.ops.precision import wide
@@ -83,6 +93,27 @@ class DeltaBlock(Block):
             raise ValueError(f"{self.name()}: key_heads={key_heads} does not divide {heads} heads: choose a divisor")
         key = self.head or self.default_head(dims.width, heads)
         return Sizes(heads, key_heads, key, self.value or self.default_value(key))
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Queries, keys, values and output; all else neutral, as ServiceNow's Fast-LLM converts to Gated DeltaNet.
+
+        The convolution passes half of its input, for which SiLU is nearly linear; beta is 1/2 everywhere, the norm has
+        weights 1, and what `neutral` says. Biases have no place, nor have positions, which a delta rule has no need of.
+        """
+        heads, head = attention.heads, attention.head
+        self.check_sizes(attention, dims, heads=heads, key_heads=heads, head=head, value=head)
+        starts = [attention.start(f"{name}.weight") for name in ("q", "k", "v", "out")]
+        like, rows = attention.weights["q.weight"], 3 * heads * head
+        taps = like.new_zeros(rows, self.conv)
+        taps[:, -1] = 0.5
+        starts += [set_to("conv.weight", taps), set_to("b.weight", like.new_zeros(heads, dims.width))]
+        if self.conv_bias:
+            starts.append(set_to("conv.bias", like.new_zeros(rows)))
+        return [*starts, set_to("norm", like.new_ones(head)), *self.neutral(self.sizes(dims), dims, like)]
+
+    @abstractmethod
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """Decay and gate for `from_attention`, of the type of `like`."""
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers, the convolution's taps, and the cell.

@@ -69,8 +69,8 @@ def _search(
             f"it, `hybridkit search report {space}` shows what it found"
         )
     definition = read_definition(space)  # before torch is imported, so that a mistake in a space is reported at once
-    if definition.file.trial.evaluate is not None:
-        _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
+    for arguments in definition.file.trial.questions:
+        _check_arguments(definition.where("trial", "evaluate"), arguments)
     folder = folder or Path("studies") / run_name(space)
     from hybridkit.search import study as studies
 

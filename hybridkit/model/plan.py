@@ -70,6 +70,10 @@ class Plan:
         """Whether any branch has a window policy."""
         return any(self.policies)
 
+    def has(self, name: str) -> bool:
+        """Whether it has blocks of this name, or a branch with this index, as 3 or 3.1."""
+        return any(name in (branch.name, branch.block.name()) for branch in self.branches)
+
     def windows(self, step: TrainStep) -> list[GivenWindow]:
         """What the policy of every branch gives at a training step."""
         asked = zip(self.policies, self.branches, strict=True)

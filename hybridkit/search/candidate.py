@@ -13,7 +13,7 @@ from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import ablations, read_arguments
 from hybridkit.search.budget import BudgetCheck, check_budget
 from hybridkit.search.definition import Definition, chosen_recipe
 from hybridkit.search.objectives import EVAL, METRICS, Costs, UnknownMetric
@@ -71,8 +71,7 @@ class CandidateFactory:
 
     def check(self) -> None:
         """Build candidates with all values, and look up all names of budget and objectives. Raises UserError."""
-        for params in self.definition.space.probes():
-            self.make(params)
+        self._check_ablations([self.make(params) for params in self.definition.space.probes()])
         self.check_names()
 
     def check_names(self) -> None:
@@ -83,16 +82,27 @@ class CandidateFactory:
         for name in self.definition.file.objectives:
             self._check_objective(name, costs)
 
+    def _check_ablations(self, candidates: Sequence[Candidate]) -> None:
+        """Raise UserError for an ablation of a block that no candidate has; a candidate without it is not ablated."""
+        for name in (name for text in self.definition.file.trial.questions for name in ablations(text)):
+            if not any(candidate.costs.plan.has(name) for candidate in candidates):
+                place = self.definition.where("trial", "evaluate")
+                raise UserError(f"{place}: trial.evaluate: --ablate {name}: no candidate has such a block or layer")
+
     def _check_objective(self, name: str, costs: Costs) -> None:
         if name in METRICS:
             return
         if not name.startswith(EVAL):
             return self._check_name(name, costs, "objectives", METRICS)
-        place, arguments = self.definition.where("objectives", name), self.definition.file.trial.evaluate
-        if arguments is None:
+        place, questions = self.definition.where("objectives", name), self.definition.file.trial.questions
+        if not questions:
             raise UserError(f"{place}: {name} needs an evaluation: give the arguments of `eval` as trial.evaluate")
-        task, known = name.split(".")[1], ["perplexity", *requested_tasks(arguments)]
-        if "--tasks" not in arguments and task not in known:
+        task, known = (
+            name.split(".")[1],
+            ["perplexity", *(task for text in questions for task in requested_tasks(text))],
+        )
+        if task not in known and not any("--tasks" in text for text in questions):
+            arguments = "` and `eval ".join(questions)
             raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(known)}, and no {task}")
 
     def _check_name(self, name: str, costs: Costs, section: str, others: Sequence[str] = ()) -> None:
@@ -131,6 +141,7 @@ def requested_tasks(arguments: str) -> list[str]:
     tasks: list[str] = []
     if "--recall" in words:
         tasks += ["recall_near", "recall_far"]
+        tasks += [f"{task} without {name}" for task in list(tasks) for name in ablations(arguments)]
     if "--needles" in words:
         from hybridkit.evaluation.task import TASK
         from hybridkit.registry.registry import REGISTRY

@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import ablations, without_ablations
 from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
 from hybridkit.search.storage import repair_journal
@@ -163,9 +163,13 @@ class WorkerPool:
         folder.mkdir(parents=True, exist_ok=True)
         candidate = self._study.candidate(trial)
         recipes = tuple(candidate.run(seed) for seed in range(settings.seeds))
-        arguments = None if settings.evaluate is None else read_arguments(settings.evaluate)
-        has_window = candidate.costs.plan.has_windows
-        return TrialJob(folder, recipes, arguments, tuple(settings.windows), has_window, self._threads, self._plugins)
+        plan = candidate.costs.plan
+        questions = tuple(
+            without_ablations(text, {name for name in ablations(text) if not plan.has(name)})
+            for text in settings.questions
+        )
+        windows = tuple(settings.windows)
+        return TrialJob(folder, recipes, questions, windows, plan.has_windows, self._threads, self._plugins)
 
     def _close(self, worker: Worker) -> None:
         """Store the result of a trial, or continue it where its worker died."""

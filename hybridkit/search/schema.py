@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, field_validator
 from hybridkit.recipe.schema import Section, Size
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import listed, read_arguments
 
 SAMPLER = Kind("sampler", "hybridkit.search.samplers")
 Aim = Literal["min", "max"]
@@ -25,8 +25,9 @@ class TrialSettings(Section):
     model: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's model.")
     data: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's data.")
     train: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's train.")
-    evaluate: str | None = Field(
-        default=None, description="Arguments of `hybridkit eval` for each trained model; null: no evaluation."
+    evaluate: str | list[str] | None = Field(
+        default=None,
+        description="Arguments of `hybridkit eval` for each trained model, or a list of several; null: no evaluation.",
     )
     windows: list[Annotated[int, Field(ge=1, le=1 << 40)]] = Field(
         default=[],
@@ -36,10 +37,15 @@ class TrialSettings(Section):
 
     @field_validator("evaluate")
     @classmethod
-    def _only_allowed_arguments(cls, evaluate: str | None) -> str | None:
-        if evaluate is not None:
-            read_arguments(evaluate)
+    def _only_allowed_arguments(cls, evaluate: str | list[str] | None) -> str | list[str] | None:
+        for text in listed(evaluate):
+            read_arguments(text)
         return evaluate
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The arguments of each evaluation."""
+        return listed(self.evaluate)
 
 
 class PrunerSettings(Section):

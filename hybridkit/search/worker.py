@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import parse_json
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import evaluation_tree, run_metrics
+from hybridkit.search.objectives import evaluation_tree, merged, run_metrics
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import refuse_links
@@ -46,7 +47,7 @@ class TrialJob:
 
     folder: Path
     recipes: tuple[Loaded, ...]
-    evaluate: tuple[str, ...] | None  # arguments of `hybridkit eval`
+    questions: tuple[tuple[str, ...], ...]  # arguments of `hybridkit eval`, for each evaluation
     windows: tuple[int, ...]  # at test time
     has_window: bool  # whether the model has any
     threads: int
@@ -129,15 +130,16 @@ def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     recipe = job.recipes[seed]
     train(recipe, run.path, resume=True, reporter=Silent(), callbacks=probes_of(recipe))
     found: dict[str, Any] = dict(run_metrics(run))
-    if job.evaluate is not None:
-        found["eval"] = evaluation_tree(_evaluate(run, job), job.windows)
+    if job.questions:
+        answers = (_evaluate(run, job, question) for question in job.questions)
+        found["eval"] = merged(evaluation_tree(answer, job.windows, str(run.path)) for answer in answers)
     return found
 
 
-def _evaluate(run: Run, job: TrialJob) -> Any:
+def _evaluate(run: Run, job: TrialJob, question: Sequence[str]) -> Any:
     """The output of `hybridkit eval RUN --json`. Raises Failure."""
-    words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
-    if job.windows and job.has_window:
+    words = [*question, *(word for file in job.plugins for word in ("--plugin", str(file)))]
+    if job.windows and job.has_window and "--windows" not in question:
         words += ["--windows", ",".join(map(str, job.windows))]
     command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONIOENCODING": "utf-8"}
