@@ -32,7 +32,7 @@ def check_fit(teacher: Plan, student: Plan) -> None:
             raise UserError(
                 f"{name}: the teacher has {_said(theirs)}, the student {_said(own)}; set {key} as the teacher has it"
             )
-    _check_places(teacher, student)
+    check_places(teacher, student)
     for index in range(len(teacher.entries)):
         _check_norm(teacher, student, index)
         if not same_entry(teacher, student, index):
@@ -58,8 +58,8 @@ def _resolved(plan: Plan, index: int) -> list[Block]:
     return [block.resolved(plan.dims).model_copy(update={"norm": None}) for block in plan.entries[index].branches]
 
 
-def _check_places(teacher: Plan, student: Plan) -> None:
-    """Mixers and FFNs must alternate alike."""
+def check_places(teacher: Plan, student: Plan) -> None:
+    """Raises UserError unless mixers and FFNs stand at the same places."""
     mixing = [[entry.is_mixer for entry in plan.entries] for plan in (teacher, student)]
     if mixing[0] == mixing[1]:
         return
@@ -85,18 +85,19 @@ def _check_entry(teacher: Plan, student: Plan, index: int) -> None:
     """Run the rules on weights without values."""
     old, new = teacher.entries[index], student.entries[index]
     said = f"entry {index}: the teacher's is {old}, the student's {new}"
+    number = sum(entry.is_mixer for entry in teacher.entries[:index])  # as `keep` counts mixers
     if not old.is_mixer:
         theirs = " | ".join(str(block.resolved(teacher.dims)) for block in old.branches)
         raise UserError(f"{said}; FFNs stay as they are: give the recipe the teacher's, {theirs}")
     if len(old.branches) > 1:
-        raise UserError(f"{said}; branches side by side have no mapping: keep the entry (convert.keep: [{index}])")
+        raise UserError(f"{said}; branches side by side have no mapping: keep the teacher's (convert.keep: [{number}])")
     weights = _shapes(old.block, teacher)
     for branch in range(len(new.branches)):
         try:
             starts(teacher, student, index, branch, weights)
         except NoMapping as error:
             raise UserError(
-                f"{said}: {error}; keep the entry (convert.keep: [{index}]), or choose another mixer"
+                f"{said}: {error}; keep the teacher's (convert.keep: [{number}]), or choose another mixer"
             ) from error
         except ValueError as error:
             raise UserError(f"{said}: {error}") from error

@@ -179,7 +179,7 @@ REFUSED = [
     ("sa*2", "sa*3", {}, "the teacher has 2 mixers and 2 FFNs, the student 3 mixers and 3 FFNs"),
     ("sa*2", "[ffn,sa,sa,ffn]", {}, "entry 0: the teacher's is sa, the student's ffn"),
     ("sa*2", "[sa,conv]", {}, "entry 2: the teacher's is sa, the student's conv: conv has no mapping from attention"),
-    ("gdn*2", "mlstm*2", {}, "gdn is no softmax attention; keep the entry"),
+    ("gdn*2", "mlstm*2", {}, "gdn is no softmax attention; keep the teacher's (convert.keep: [0])"),
     ("[sa | gdn]*2", "mlstm*2", {}, "branches side by side have no mapping"),
     ("[sa, ffn]", "[sa, ffn(width=5)]", {}, "FFNs stay as they are: give the recipe the teacher's, ffn(width=128)"),
     ("sa", "gdn", {}, "write gdn(heads=4,key_heads=4,head=8,value=8)"),
