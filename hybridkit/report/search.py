@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hybridkit.report.console import Console, Group, Live, Table
 from hybridkit.report.numbers import format_bytes, format_duration, format_parameters
 from hybridkit.report.pace import Throttle
 from hybridkit.search.results import RankedTrial, Results, results
-from hybridkit.search.scheduler import SearchProgress
 from hybridkit.search.trials import Trial
+
+if TYPE_CHECKING:  # it trains, for which it imports torch
+    from hybridkit.search.scheduler import SearchProgress
 
 SHOWN = 5  # trials of the front that the live table shows
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.runs.run import Run
+from hybridkit.search.outcome import read_outcome
 from hybridkit.search.reader import StudyReader
 from hybridkit.search.trials import Counts, Trial, is_value, pareto_front, rank
 from hybridkit.search.variables import Number
@@ -127,8 +128,6 @@ def curves(study: StudyReader) -> list[TrialCurve]:
 
 def evaluations(study: StudyReader) -> dict[str, dict[int, dict[str, list[float]]]]:
     """The scores of `eval`: by task and window, then by trial, then by length or gap, one score for each seed."""
-    from hybridkit.search.worker import read_outcome  # it imports torch, which the rest of this module does not need
-
     tables: dict[str, dict[int, dict[str, list[float]]]] = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))
