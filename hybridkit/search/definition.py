@@ -17,7 +17,7 @@ from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
-from hybridkit.search.schema import MatchMeasure, MatchSettings, StudyFile
+from hybridkit.search.schema import SEED, CompareSettings, MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
@@ -53,8 +53,8 @@ class Definition:
         return str(self.document.where(path))
 
     def fixed(self) -> dict[str, Any]:
-        """Everything that may not change when a study is resumed; the number of trials may."""
-        said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial"})
+        """Everything that may not change when a study is resumed; the number of trials and what is compared may."""
+        said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial", "compare"})
         said |= self.file.trial.model_dump(mode="json", include={"tokens", "seeds", "evaluate", "windows"})
         recipes = {"base": self.base, "target": self.target}
         dumped = {
@@ -68,10 +68,23 @@ def read_definition(path: Path) -> Definition:
     document = read_yaml_file(path, is_pattern)
     file = _checked(document)
     space = read_space(document)
+    if file.compare:
+        _check_arms(document, file.compare, space)
     base = _load(path, file.extends, list(_overrides(file)), f"{document.where(('extends',))}: ")
     match = file.match.recipe if isinstance(file.match, MatchSettings) else None
     target = _load(path, match, [], f"{document.where(('match',))}: match: ") if match else base
     return Definition(path, document, file, base, target if file.match else None, space, read_budget(document))
+
+
+def _check_arms(document: Document, compare: CompareSettings, space: Space) -> None:
+    """Raise UserError unless the compared variable and the reference are among those of the space."""
+    place, variables = document.where(("compare",)), space.variables
+    if compare.variable not in variables or compare.variable == SEED:
+        known = ", ".join(name for name in variables if name != SEED)
+        raise UserError(f"{place}: compare: {compare.variable} is no variable whose values are arms; known: {known}")
+    if not variables[compare.variable].holds(compare.reference):
+        values = ", ".join(map(str, variables[compare.variable].probes()))
+        raise UserError(f"{place}: compare: reference {compare.reference} is no value of {compare.variable}: {values}")
 
 
 def is_pattern(keys: tuple[str, ...]) -> bool:

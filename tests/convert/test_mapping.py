@@ -163,7 +163,7 @@ def test_the_table_says_of_every_weight_how_it_began() -> None:
         "q.bias",
         "v.bias",
     ]
-    assert "window fixed(4) (teacher: null)" in first.notes and "output projections times 0.5" in first.notes
+    assert "window fixed(4) (teacher: none)" in first.notes and "output projections times 0.5" in first.notes
     assert third.copied[0] == "mamba2.in_proj.weight[96:128]" and "mamba2.in_proj.weight[0:32]" in third.new
     names = {
         f"layers.{layer.entry}.{name.partition('[')[0]}" for layer in (first, second, third) for name in told(layer)
