@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hybridkit.report.compare import comparison_tables
 from hybridkit.report.console import Console, Group, Live, Table
@@ -13,8 +13,10 @@ from hybridkit.report.pace import Throttle
 from hybridkit.report.page import print_table
 from hybridkit.search.compare import Comparison
 from hybridkit.search.results import RankedTrial, Results, results
-from hybridkit.search.scheduler import SearchProgress
 from hybridkit.search.trials import Trial
+
+if TYPE_CHECKING:  # it trains, for which it imports torch
+    from hybridkit.search.scheduler import SearchProgress
 
 SHOWN = 5  # trials of the front that the live table shows
 

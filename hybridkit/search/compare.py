@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.recipe.train import Until
+from hybridkit.search.outcome import read_outcome
 from hybridkit.search.reader import StudyReader
 from hybridkit.search.schema import SEED, CompareSettings
 from hybridkit.search.trials import Trial, half_interval, is_value
@@ -145,8 +146,6 @@ def _arm(params: Mapping[str, Scalar], variable: str) -> Arm:
 
 def _runs(study: StudyReader, trial: Trial, arm: Arm, seed: int) -> Iterator[ArmRun]:
     """The runs of a trial, whose first seed is `seed`."""
-    from hybridkit.search.worker import read_outcome  # it imports torch
-
     settings = study.definition.file.compare
     assert settings
     outcome = read_outcome(study.trial_folder(trial.number))

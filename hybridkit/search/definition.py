@@ -20,6 +20,7 @@ from hybridkit.search.budget import Constraint, read_budget
 from hybridkit.search.schema import SEED, CompareSettings, MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError
+from hybridkit.system.files import write_whole
 from hybridkit.system.pydantic_errors import dotted, first_error, unknown_key, wrong
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
@@ -103,8 +104,6 @@ def is_pattern(keys: tuple[str, ...]) -> bool:
 
 def write_definition(definition: Definition, folder: Path) -> None:
     """Write the file and its recipes to a study's folder, so that `read_definition` reads the same there."""
-    from hybridkit.system.files import write_whole  # it imports torch
-
     content = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
     content["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # they are in the base
     if definition.target and definition.target is not definition.base:
@@ -210,7 +209,8 @@ def chosen_recipe(definition: Definition, params: Mapping[str, Scalar]) -> Loade
     """The recipe of a choice, before `match` sets its width. Raises ValueError for values that do not fit."""
     fields = dict(definition.space.fill(params))
     base, tokens = definition.base, definition.file.trial.tokens
+    batch = fields.get("train.batch_tokens", base.recipe.train.batch_tokens)
+    if tokens and isinstance(batch, int):
+        fields["train.steps"] = -(-tokens // max(1, batch))
     recipe = recipe_with(base.recipe, fields)
-    if tokens:
-        recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
     return Loaded(recipe, None if PATTERN in fields else base.source, definition.path, base.registry)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.runs.run import Run
+from hybridkit.search.outcome import read_outcome
 from hybridkit.search.reader import StudyReader
 from hybridkit.search.trials import Counts, Trial, is_value, pareto_front, rank
 from hybridkit.search.variables import Number
@@ -143,8 +144,6 @@ Scores = dict[Asked, dict[int, dict[str, list[float]]]]  # by trial, then by len
 
 def evaluations(study: StudyReader) -> Scores:
     """The scores of `eval`."""
-    from hybridkit.search.worker import read_outcome  # it imports torch, which the rest of this module does not need
-
     tables: Scores = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))

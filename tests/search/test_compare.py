@@ -12,9 +12,9 @@ from hybridkit.report.search_pages import write_pages
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.compare import Arm, Comparison, comparison, comparison_json
 from hybridkit.search.definition import read_definition
+from hybridkit.search.outcome import OUTCOME, Outcome
 from hybridkit.search.results import evaluations
 from hybridkit.search.study import Study, resume
-from hybridkit.search.worker import OUTCOME, Outcome
 from hybridkit.system.errors import UserError
 
 SPACE = """
