@@ -26,8 +26,7 @@ from hybridkit.block import (
     Linear,
     State,
     StepFunction,
-    padded_product,
-    plain_product,
+    product_flops,
     small_init_,
     wang_init_,
 )
@@ -60,7 +59,7 @@ class Conv(Block):
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers, and the convolution's taps, 2 a channel and token each."""
-        multiply, width = padded_product if count == "hardware" else plain_product, dims.width
+        multiply, width = product_flops(count), dims.width
         linear = multiply(tokens, width, 3 * width) + multiply(tokens, width, width)
         return linear + convolution_flops(width, self.kernel_size, tokens)
 

@@ -35,8 +35,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     linear,
-    padded_product,
-    plain_product,
+    product_flops,
     write_value,
 )
 from hybridkit_blocks.ops import ssd_kernels
@@ -129,8 +128,7 @@ class Mamba2(Block):
         the last chunk's padding included.
         """
         sizes = self.sizes(dims)
-        multiply = padded_product if count == "hardware" else plain_product
-        parts = sizes.inner, sizes.channels, sizes.heads  # a product each
+        multiply, parts = product_flops(count), (sizes.inner, sizes.channels, sizes.heads)  # of in_proj
         outer = sum(multiply(tokens, dims.width, part) for part in parts) + multiply(tokens, sizes.inner, dims.width)
         outer += convolution_flops(sizes.channels, sizes.taps, tokens)
         if count != "hardware":

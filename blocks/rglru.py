@@ -30,8 +30,7 @@ from hybridkit.block import (
     Linear,
     State,
     StepFunction,
-    padded_product,
-    plain_product,
+    product_flops,
 )
 from hybridkit_blocks.ops.convolution import (
     Convolution,
@@ -76,7 +75,7 @@ class Rglru(Block):
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers, gates, the convolution, and a multiply-add a channel for the recurrence."""
         heads, width = self._sizes(dims)
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         linear = 2 * multiply(tokens, dims.width, width) + multiply(tokens, width, dims.width)
         cell = 2 * tokens * width * (2 * (width // heads) + 1)
         return linear + cell + convolution_flops(width, self.conv, tokens)

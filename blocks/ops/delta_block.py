@@ -21,8 +21,7 @@ from hybridkit.block import (
     Dims,
     GivenWindow,
     Start,
-    padded_product,
-    plain_product,
+    product_flops,
     set_to,
 )
 from hybridkit_blocks.ops import delta_kernels
@@ -123,7 +122,7 @@ class DeltaBlock(Block):
         the upper halves of triangles included.
         """
         sizes = self.sizes(dims)
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         linear = sum(multiply(tokens, *each) for each in self.projections(dims))
         linear += 2 * tokens * dims.width * self.rates * sizes.heads
         linear += convolution_flops(sum(sizes.channels), self.conv, tokens)
