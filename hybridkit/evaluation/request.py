@@ -14,6 +14,7 @@ class EvalRequest:
     """What to measure; the same for every run."""
 
     perplexity: bool = True
+    texts: tuple[str, ...] = ()  # read in place of a run's held-out text; named as `data.source` names text
     context: int | None = None  # tokens of the rows for the loss by position; None: many times the training length
     tasks: tuple[str, ...] = ()  # of RULER
     lengths: tuple[int, ...] = ()

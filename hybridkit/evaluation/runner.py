@@ -16,6 +16,7 @@ from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
+from hybridkit.evaluation.provenance import EvalText
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
@@ -39,16 +40,19 @@ class Evaluator:
     def __init__(self, targets: Sequence[EvalTarget], request: EvalRequest, watch: EvalProgress) -> None:
         self.targets, self.request, self._watch = targets, request, watch
         self._essays = open_essays(request.haystack)
-        self._contexts: dict[str, int] = {}
+        self._texts: dict[str, list[tuple[EvalText, int]]] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
         for target in targets:
             if request.gaps and not isinstance(feed_source(target.recipe.data, target.registry), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
             if request.perplexity:
-                data, rules = target.text.data, target.recipe.rules
-                self._contexts[target.name] = context_length(data, request.context, rules, target.registry)
+                self._texts[target.name] = [(text, self._context(target, text)) for text in target.texts(request.texts)]
         for target in targets:
             self._prepare(target)
+
+    def _context(self, target: EvalTarget, text: EvalText) -> int:
+        """Tokens of a row for the loss by position."""
+        return context_length(text.data, self.request.context, target.recipe.rules, target.registry)
 
     def _prepare(self, target: EvalTarget) -> None:
         """Size the samples: once for all targets with the same tokenizer."""
@@ -79,7 +83,7 @@ class Evaluator:
 
     def _notes(self, target: EvalTarget) -> Iterator[str]:
         """What a reader must know of a run's figures."""
-        text = target.text if self.request.perplexity else None
+        text = target.text if self.request.perplexity and not self.request.texts else None
         known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
         if missing := [name for name in target.lacking if name not in known]:
             yield (
@@ -97,9 +101,9 @@ class Evaluator:
         """The samples of a cell, prepared."""
         return self._samples[target.tokenizer.digest, task, length]
 
-    def context(self, target: EvalTarget) -> int:
-        """Tokens of a row for the loss by position."""
-        return self._contexts[target.name]
+    def texts(self, target: EvalTarget) -> list[tuple[EvalText, int]]:
+        """The texts to read, each with the tokens of a row for the loss by position."""
+        return self._texts[target.name]
 
     def watch(self, what: str, done: int, total: int) -> None:
         """Report progress."""
@@ -133,8 +137,9 @@ class _RunAtWindow:
     def ask(self) -> None:
         """Run every part of the request."""
         if self.request.perplexity:
-            self._text()
-            self._positions()
+            for text, context in self.evaluator.texts(self.target):
+                self._text(text)
+                self._positions(text, context)
         for task in self.request.tasks:
             for length in self.request.lengths:
                 self._needles(self.evaluator.samples(self.target, task, length))
@@ -147,25 +152,26 @@ class _RunAtWindow:
         at = f", window {self.window:,}" if self.window else ""
         self.evaluator.watch(f"{self.target.name}: {what}{at}", done, total)
 
-    def _text(self) -> None:
+    def _text(self, text: EvalText) -> None:
         recipe = self.target.recipe
-        data, train = self.target.text.data, recipe.train
+        data, train = text.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
         train = train.model_copy(update={"batch_tokens": rows * data.sequence})
         feed = open_feed(data, train, rules=recipe.rules, registry=self.target.registry)
-        read = self._token_watch("held-out text", feed.validation())
+        read = self._token_watch(text.source or "held-out text", feed.validation())
         loss = perplexity(self.model, feed.validation(), self.reading, read)
-        found = {"window": self.window} | loss.to_json() | self.target.text.to_json()
+        found = {"window": self.window} | loss.to_json() | text.to_json()
         self.result.perplexity.setdefault(self.target.name, []).append(found)
 
-    def _positions(self) -> None:
-        data, context = self.target.text.data, self.evaluator.context(self.target)
+    def _positions(self, text: EvalText, context: int) -> None:
+        data = text.data
         rows, rules = max(1, ROW_TOKENS // context), self.target.recipe.rules
-        text = partial(held_out_batches, data, context, rows, rules, self.target.registry)
+        batches = partial(held_out_batches, data, context, rows, rules, self.target.registry)
         restart = data.sequence if context > data.sequence else None
-        read = self._token_watch(f"loss by position to {context:,}", text(), passes=2 if restart else 1)
-        bins = by_position(self.model, text(), self.reading, restart, read)
-        place = {"run": self.target.name, "window": self.window, "context": context} | self.target.text.to_json()
+        what = f"{text.source or 'loss'} by position to {context:,}"
+        read = self._token_watch(what, batches(), passes=2 if restart else 1)
+        bins = by_position(self.model, batches(), self.reading, restart, read)
+        place = {"run": self.target.name, "window": self.window, "context": context} | text.to_json()
         self.result.by_position += [place | found.to_json() for found in bins]
 
     def _token_watch(self, what: str, batches: Iterable[Batch], passes: int = 1) -> Callable[[int], None]:

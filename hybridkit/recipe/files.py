@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
 from hybridkit.language.source import Source
-from hybridkit.recipe.messages import RecipeError, complaint, unknown_field
+from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
 from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
     Document,
@@ -93,6 +93,7 @@ def read_mapping(content: Mapping[str, Any], overrides: Mapping[str, Any], regis
 
 def set_values(values: Mapping[str, Any]) -> list[str]:
     """Python values by dotted key, as overrides are written on a command line."""
+    refuse_number_keys(values)
     return [f"{key}={value if key == 'pattern' else json.dumps(value)}" for key, value in values.items()]
 
 
@@ -103,6 +104,7 @@ def is_recipe(text: str) -> bool:
 
 def _given(content: Mapping[str, Any]) -> Document:
     """The document of a mapping, whose places are all `recipe`."""
+    refuse_number_keys(content)
     data = json.loads(json.dumps(content))
     places: dict[KeyPath, TextPlace] = {(): TextPlace("recipe")}
 

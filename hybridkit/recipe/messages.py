@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from typing import Any, get_args
@@ -73,3 +73,11 @@ def _names(section: type[BaseModel]) -> list[str]:
     names = [field.alias or name for name, field in section.model_fields.items()]
     written = {"rules"}  # by `train`, not by people
     return [name for name in names if name not in written] + ["extends"] if section is Recipe else names
+
+
+def refuse_number_keys(part: Any, path: str = "recipe") -> None:
+    """Raises RecipeError for a key that is a float: Python reads 3.10 as 3.1, which names another entry."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        if isinstance(key, float):
+            raise RecipeError(f"{path}: the key {key:g} should be text, in quotes: 3.10 is the number 3.1")
+        refuse_number_keys(value, f"{path}.{key}")

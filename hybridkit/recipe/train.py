@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
-from hybridkit.recipe.choices import ENGINE, check_choice, engine_fields, optimizer_choice
+from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, check_choice, choice, engine_fields
 from hybridkit.recipe.probe import Probe
 from hybridkit.recipe.section import FIXED, MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -40,7 +40,11 @@ def _freeze(said: dict[str, float]) -> dict[str, float]:
 
 
 def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
-    return optimizer_choice(said, _registry(info))
+    return choice(OPTIMIZER, said, _registry(info))
+
+
+def _loggers(said: Any, info: ValidationInfo) -> list[str | dict[str, Any]]:
+    return [choice(LOGGER, one, _registry(info)) for one in (said if isinstance(said, list) else [said])]
 
 
 SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better when smaller
@@ -131,6 +135,10 @@ class Train(Section):
         default=None, min_length=1,
         description="A figure of validations or probes: the checkpoint that is best by it is kept for good.",
     )  # fmt: skip
+    log: Annotated[list[str | dict[str, JsonValue]], BeforeValidator(_loggers)] = Field(
+        default=["tensorboard"],
+        description="Where else the figures of metrics.jsonl go: `[tensorboard, {name: wandb, project: mine}]`.",
+    )
     probes: list[Probe] = Field(
         default=[],
         description="Small evaluations during training: `[{every: 500, recall: [8, 64], windows: [8, 64]}, "

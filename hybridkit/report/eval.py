@@ -123,7 +123,9 @@ def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], 
 
 
 def text_name(row: Mapping[str, Any]) -> str:
-    """Which text a loss was measured on: held out in training, other text, or unknown."""
+    """Which text a loss was measured on: a file that was named, held out in training, other text, or unknown."""
+    if source := row.get("source"):
+        return str(source)
     same = row.get("same_text")
     return "unknown" if same is None else "held-out" if same else "other"
 

@@ -55,7 +55,10 @@ def merged(results: Sequence[EvalResult]) -> list[EvalResult]:
 def _joined(a: EvalResult, b: EvalResult) -> EvalResult:
     cells = {(c.run, c.task, c.length, c.window): c for c in (*b.cells, *a.cells)}
     depths = {(d.run, d.task, d.length, d.window, d.depth): d for d in (*b.depths, *a.depths)}
-    bins = {(r["run"], r["window"], r.get("context"), r["first"]): r for r in (*b.by_position, *a.by_position)}
+    bins = {
+        (r["run"], r["window"], r.get("context"), r.get("text"), r["first"]): r
+        for r in (*b.by_position, *a.by_position)
+    }
     return replace(
         a,
         trained={**b.trained, **a.trained},

@@ -5,19 +5,22 @@ from typing import Any
 from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.training.engine import engine_of
 from hybridkit.training.micro_batches import automatic_rows
 
 
-def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
+def estimate(loaded: Loaded, ranks: int, compiled: Plan | None = None) -> dict[str, Any]:
     """Sizes, steps, FLOPs and bytes of a recipe trained by so many ranks. Raises what compiling it raises.
+
+    `compiled`: its plan, where that is known already.
 
     FLOPs are of the whole run, exact and expected over the windows' shares; bytes are of one rank. Precision, and rows
     where `micro_batch` is `auto`, are those that this machine's device would have.
     """
-    recipe, plan = loaded.recipe, compile_recipe(loaded)
+    recipe, plan = loaded.recipe, compiled or compile_recipe(loaded)
     train, sequence = recipe.train, recipe.data.sequence
     engine = engine_of(train, loaded.registry)
     device = choose_device(train.device)
@@ -39,6 +42,7 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
         "zero": 0,
         **engine.manifest_entries(),
         "ranks": ranks,
+        "device": device.type,
         "precision": precision,
         "micro_batch": training.micro_batch,
         "steps": train.steps,

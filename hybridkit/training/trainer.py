@@ -14,7 +14,7 @@ from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
-from hybridkit.recipe.choices import chosen_optimizer
+from hybridkit.recipe.choices import chosen
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
@@ -32,6 +32,7 @@ from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
+from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
@@ -47,7 +48,6 @@ from hybridkit.training.refusals import (
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
-from hybridkit.training.tensorboard import TensorBoard
 
 THREADS = 64  # that any machine can start, however few processors it has
 
@@ -76,6 +76,7 @@ def train(
     check_freeze(plan, recipe.train.freeze)
     for callback in callbacks:
         callback.check(plan)
+    loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
     refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
@@ -86,8 +87,14 @@ def train(
             stack.enter_context(listening(reporter.message if engine.rank == 0 else lambda text: None))
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
+<<<<<<< HEAD
             told = reporter if lead else Silent()
             job = _Job(recipe, loaded.registry, plan, run, engine, told, callbacks, objective)
+=======
+            job = _Job(
+                recipe, loaded.registry, plan, run, engine, reporter if lead else Silent(), [*loggers, *callbacks]
+            )
+>>>>>>> main
             for change in changes:
                 job.reporter.message(f"changed: {change}")
             _train(job, resume)
@@ -156,7 +163,7 @@ def _train(job: _Job, resume: bool) -> None:
 
 def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[str, Any]) -> None:
     """The steps, with everything open that they write to."""
-    callbacks = Callbacks([TensorBoard(), job.reporter, *job.callbacks] if job.lead else [])
+    callbacks = Callbacks([job.reporter, *job.callbacks] if job.lead else [])
     with MetricsLog(job.run) if job.lead else nullcontext() as log:
         lines = log.cut(state.step) if log else []
         if log and log.damaged:
@@ -238,8 +245,13 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,
+<<<<<<< HEAD
         **_entries({**engine_of(train, job.registry).manifest_entries(), **job.objective.entries()}),
         "optimizer": chosen_optimizer(train.optimizer)[0],
+=======
+        **_entries(engine_of(train, job.registry)),
+        "optimizer": chosen(train.optimizer)[0],
+>>>>>>> main
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},

@@ -86,6 +86,28 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     assert rows[5]["gain"] is not None and answer["cells"] == []
 
 
+def test_any_text_is_read_in_place_of_the_held_out_one(runs: Path) -> None:
+    """The mean is that of the model's losses on the whole file as one document, its end included."""
+    import torch
+
+    import hybridkit
+
+    other = runs / "other.txt"
+    other.write_text("never seen before\n" * 4)
+    answer = found("recall", "--text", "other.txt", "--text", "text.txt", "--context", "48")
+    loss, again = answer["perplexity"]["recall"]
+    assert (loss["source"], again["source"], loss["same_text"]) == ("other.txt", "text.txt", False)
+    ids = torch.tensor([*other.read_bytes(), 256])
+    model = hybridkit.load("recall")
+    with torch.no_grad():
+        rows = [ids[begin : begin + 33] for begin in range(0, len(ids) - 1, 32)]
+        nats = [model(row[None, :-1], targets=row[None, 1:])[0].item() for row in rows]
+    assert loss["tokens"] == len(ids) - 1 and loss["loss"] == pytest.approx(sum(nats) / (len(ids) - 1), rel=1e-5)
+    assert {row["source"] for row in answer["by_position"]} == {"other.txt", "text.txt"}
+    history = json.loads((runs / "recall" / "eval" / "results.json").read_text())
+    assert len(history["perplexity"]["recall"]) == 2
+
+
 @pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     asked = ["--no-perplexity", "--needles", "niah_single_2", "--windows", "4,16", "--lengths"]
@@ -153,6 +175,9 @@ BAD = {
     "no such block": (["text", "--ablate", "mlstn"], "did you mean `mlstm`"),
     "a long context": (["text", "--context", "1M"], "has only"),
     "nothing": (["text", "--no-perplexity"], "nothing to measure"),
+    "no such text": (["text", "--text", "texd.txt"], "--text texd.txt: "),
+    "text of no file": (["text", "--text", "recall(pairs=2)"], "makes its own sequences"),
+    "text for nothing": (["text", "--text", "text.txt", "--no-perplexity", "--recall", "8"], "--text is for"),
     "no folder of tasks": (["text", "--tasks", "x", "--include", "nowhere"], "no such folder"),
 }
 

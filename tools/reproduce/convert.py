@@ -4,7 +4,7 @@
     python tools/reproduce/convert.py --folder runs/convert --table
 
 Prints nats a token of held-out text and, of every arm, (scratch - converted) / (scratch - teacher); then recall: the
-share of tokens that are predicted in the second copy of a shuffled text, with 95 % intervals, by the length of the whole.
+share of tokens that are predicted in the second copy of a shuffled text, with 95 % intervals, by their length.
 Runs that the folder already holds go on, or are not trained again; `--table` measures what there is.
 """
 
@@ -32,9 +32,9 @@ STUDENTS = ("swax", "gdn")
 LENGTHS = (256, 1024)  # of rows of held-out text
 COPIES = (128, 256, 1024, 2048)  # tokens of a shuffled text and its copy together
 TOKENS, COPIED = 2**16, 2**14  # that are measured
-NO_FIRST = "convert.stages=[{loss: kl, steps: 350, lr: 1e-3}, {loss: ce, steps: 50, sequence: 1024, lr: 3e-4}]"
+NO_FIRST = "convert.stages=[{loss: kl, steps: 250, lr: 1e-3}, {loss: ce, steps: 50, sequence: 1024, lr: 3e-4}]"
 NO_SECOND = (
-    "convert.stages=[{loss: hidden, steps: 150, lr: 3e-3}, {loss: ce, steps: 200, lr: 1e-3},"
+    "convert.stages=[{loss: hidden, steps: 100, lr: 3e-3}, {loss: ce, steps: 150, lr: 1e-3},"
     " {loss: ce, name: long, steps: 50, sequence: 1024, lr: 3e-4}]"
 )
 WINDOWS = {"short windows": "32", "long windows": "256"}  # of the last stage, beside stochastic ones
