@@ -87,14 +87,8 @@ def train(
             stack.enter_context(listening(reporter.message if engine.rank == 0 else lambda text: None))
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
-<<<<<<< HEAD
             told = reporter if lead else Silent()
-            job = _Job(recipe, loaded.registry, plan, run, engine, told, callbacks, objective)
-=======
-            job = _Job(
-                recipe, loaded.registry, plan, run, engine, reporter if lead else Silent(), [*loggers, *callbacks]
-            )
->>>>>>> main
+            job = _Job(recipe, loaded.registry, plan, run, engine, told, [*loggers, *callbacks], objective)
             for change in changes:
                 job.reporter.message(f"changed: {change}")
             _train(job, resume)
@@ -245,13 +239,8 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,
-<<<<<<< HEAD
         **_entries({**engine_of(train, job.registry).manifest_entries(), **job.objective.entries()}),
-        "optimizer": chosen_optimizer(train.optimizer)[0],
-=======
-        **_entries(engine_of(train, job.registry)),
         "optimizer": chosen(train.optimizer)[0],
->>>>>>> main
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
