@@ -49,6 +49,9 @@ class Conv(Block):
         """Linear layers, and the convolution's taps, 2 a channel and token each; the same for every count."""
         return 8 * tokens * dims.width**2 + convolution_flops(dims.width, self.kernel_size, tokens)
 
+    def reach(self, window: GivenWindow = None) -> int:
+        return self.kernel_size
+
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object]:

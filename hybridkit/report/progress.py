@@ -159,6 +159,7 @@ def watching() -> Iterator[EvalProgress]:
         yield _EvalLines()
         return
     with Progress(stderr=True, transient=True) as bar:
+        bar.show("opening runs and texts", 0, None)
         yield bar.show
 
 
