@@ -44,6 +44,13 @@ def test_a_student_that_keeps_everything_gives_the_same_bits(pattern: str, model
     assert all(layer.how == "kept" and not (layer.new or layer.left) for layer in layers)
 
 
+def test_arguments_that_only_new_layers_have_make_no_other_layer() -> None:
+    teacher = built("[mlstm(igate_bias=-3), gdn(start=qwen)]")
+    student, layers = mapped(teacher, "[mlstm, gdn]")
+    assert [layer.how for layer in layers] == ["kept", "kept"]
+    assert torch.equal(student(tokens())[0], teacher(tokens())[0])
+
+
 EXACT = [
     ("sa", "swa:12"),
     ("sa", "swa:stoch(12,64)"),
