@@ -114,7 +114,7 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     answer = found("text", "recall", *asked, "1k,1200")
     assert len(answer["cells"]) == 2 * 2 * 2
     cell = answer["cells"][0]
-    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
+    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high", "unseen"]
     assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
     assert "pydoc_data" in answer["settings"]["haystack"]["name"]
     prompts = [
