@@ -160,6 +160,7 @@ class Loop:
             self._save()
 
     def _validate(self) -> dict[str, Any]:
+        self._parts.reporter.doing("validating")
         found = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
         if found["val_loss"] is not None and not math.isfinite(found["val_loss"]):
             raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
@@ -177,6 +178,7 @@ class Loop:
         step, tell = self._state.step, self._parts.callbacks.tell
         if not any(tell("due", step, last)):
             return {}
+        self._parts.reporter.doing("probing")
         model = self._engine.model
         model.tokenizer = self._parts.feed.tokenizer
         found = {name: value for one in tell("measure", step, last, model) for name, value in one.items()}

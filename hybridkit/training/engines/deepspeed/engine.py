@@ -23,8 +23,12 @@ from hybridkit.cost.flops import parameters
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.runs.manifest import AVERAGE
+from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
+from hybridkit.system.files import FILES
 from hybridkit.system.machine import choose_precision, keep_freed_memory
+from hybridkit.training.average import WeightAverage
 from hybridkit.training.compile import compile_layers, compiles
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.engines.deepspeed import DeepSpeed
@@ -70,10 +74,14 @@ class DeepSpeedEngine:
         kept = self.model.state_dict(keep_vars=True)
         self._buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
         self._objective = CROSS_ENTROPY
+        self._average = WeightAverage(self.model, train.ema) if train.ema else None
+        self._frozen: frozenset[str] = frozenset()
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
         files.set_weights(self._zero, self._named, self._buffers, weights, origin)
+        if self._average:
+            self._average.restart()
 
     def minimize(self, objective: Objective) -> None:
         """In place of cross-entropy. Raises UserError where ranks share sequences."""
@@ -95,6 +103,9 @@ class DeepSpeedEngine:
             self._loads.add(heard, count_targets(here))
             self._engine.backward(loss * (self.ranks / max(1, num_targets)))
             nats += loss.detach()
+        for name, parameter in self._named.items() if self._frozen else ():
+            if name.startswith(tuple(self._frozen)):
+                parameter.grad = None
         self._loads.share(self._added)
         told = self._loads.metrics() | self._objective.metrics(num_targets, self._added)
         return Gradient(self._summed(nats), self._zero.norm(), told)
@@ -105,14 +116,17 @@ class DeepSpeedEngine:
             group["lr"] = lr
         self._engine.step()
         self._loads.balance()
+        if self._average:
+            self._average.update()
 
     def freeze(self, prefixes: frozenset[str]) -> None:
-        """Refused by `DeepSpeed.check`."""
-        raise AssertionError("DeepSpeed freezes nothing")
+        """As in the local engine; `DeepSpeed.check` refuses it where a rank updates only its share of the weights."""
+        self._frozen = prefixes
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Refused by `DeepSpeed.check`."""
-        raise AssertionError("DeepSpeed keeps no mean of the weights")
+        """The mean in place of the weights, on every rank; `DeepSpeed.check` refuses it where no rank has them all."""
+        assert self._average
+        return self._average.swapped()
 
     def zero_grad(self) -> None:
         """Drop the gradient."""
@@ -127,11 +141,19 @@ class DeepSpeedEngine:
     def save(self) -> Save:
         """Weights and optimizer, gathered while they are written: all ranks wait."""
         own = self._zero, self._named, self._buffers
-        return Save(lambda folder: files.write(*own, folder, self.rank == 0), detached=False)
+
+        def write(folder: Path) -> None:
+            files.write(*own, folder, self.rank == 0)
+            if self._average and self.rank == 0:
+                FILES.tensors(folder / AVERAGE, self._average.tensors())
+
+        return Save(write, detached=False)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
         files.read(self._zero, self._named, self._buffers, folder)
+        if self._average:
+            self._average.load(read_tensors(folder / AVERAGE), str(folder / AVERAGE))
 
     def all_reduce_max(self, number: int) -> int:
         """The largest that a rank passes."""
