@@ -179,14 +179,15 @@ def layer_parameters(block: Block, dims: Dims) -> int:
 
 
 class Uninitialized(TorchFunctionMode):
-    """Builds modules without initial values. Weights on the meta device have no data, and drawing values for them
-    would make torch import its compiler, which takes a second."""
+    """Builds modules without initial values. Weights on the meta device have no data, and computing values for them
+    would make torch import its compiler, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Skips functions of torch.nn.init and those that draw in place; calls all others."""
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS:
+        """Skips functions of torch.nn.init and those that change values in place; calls all others."""
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _CHANGES:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
-_DRAWS = (Tensor.normal_, Tensor.uniform_)
+_NAMES = "normal uniform fill zero copy add sub mul div neg abs clamp exp expm1 log log1p sqrt pow"
+_CHANGES = {getattr(Tensor, f"{name}_") for name in _NAMES.split()}
