@@ -19,7 +19,7 @@ from torch.nn import functional as F
 ALIGNED = 8  # numbers of bf16 in 16 bytes, which the kernel's rows are to be a multiple of
 
 
-def grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def grouped_product(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """x (P, K), weight (E, M, K), rows of every group (E,) int64, to (P, M)."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -63,14 +63,14 @@ def _filled(counts: list[int]) -> Iterator[tuple[int, slice]]:
         begin += count
 
 
-def spread(x: Tensor, order: Tensor, times: int) -> Tensor:
+def permute_rows(x: Tensor, order: Tensor, times: int) -> Tensor:
     """Row order[i] // times of x (N, D) for every i: (N times, D), where `order` is a permutation."""
     y: Tensor = _Spread.apply(x, order, times)
     return y
 
 
-def gather(x: Tensor, order: Tensor) -> Tensor:
-    """The rows of x (P, D) where `spread` took them from: x[i] at order[i]."""
+def unpermute_rows(x: Tensor, order: Tensor) -> Tensor:
+    """The rows of x (P, D) where `permute_rows` took them from: x[i] at order[i]."""
     y: Tensor = _Gather.apply(x, order)
     return y
 

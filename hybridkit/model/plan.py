@@ -17,7 +17,7 @@ from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, 
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
-from hybridkit.language.source import Source, error_at
+from hybridkit.language.source import PatternSource, error_at
 from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
@@ -113,7 +113,7 @@ def entry_branches(index: int, entry: Entry) -> list[Branch]:
 
 
 def compile_pattern(
-    text: str, config: ModelConfig, *, source: Source | None = None, registry: Registry = REGISTRY
+    text: str, config: ModelConfig, *, source: PatternSource | None = None, registry: Registry = REGISTRY
 ) -> Plan:
     """Read a pattern and check that every block of it can be built; no weight is allocated.
 
@@ -150,7 +150,7 @@ def _check(block: Block, dims: Dims) -> None:
         raise ValueError(f"{block}: no machine holds sizes like these") from error
 
 
-def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None) -> Entry:
+def _ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:
     given, where = dict(arguments), _where(source)
     name = given.pop("block")
     try:
@@ -167,7 +167,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
     return Entry((block,))
 
 
-def _where(source: Source | None) -> str:
+def _where(source: PatternSource | None) -> str:
     return f"{source.file}: " if source and source.file else ""
 
 
