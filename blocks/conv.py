@@ -2,8 +2,8 @@
 
     y = out(c * conv(b * u))      b, c, u = input(x)
 
-conv is causal and depthwise: each channel is a weighted sum of its last `kernel_size` values, with weights of its own. It
-carries the last kernel_size - 1 products b * u. The model adds the pre-norm and the residual.
+conv is causal and depthwise: each channel becomes a weighted sum of its last `kernel_size` values, with its own weights.
+The state is the last kernel_size - 1 products b * u. The model adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width.
 """
@@ -17,7 +17,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    State,
+    StepFunction,
+    product_flops,
+    small_init_,
+    wang_init_,
+)
 from hybridkit_blocks.ops.convolution import (
     Convolution,
     convolution_flops,
@@ -49,8 +61,10 @@ class Conv(Block):
         return ConvLayer(dims, self.kernel_size, self.bias)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        """Linear layers, and the convolution's taps, 2 a channel and token each; the same for every count."""
-        return 8 * tokens * dims.width**2 + convolution_flops(dims.width, self.kernel_size, tokens)
+        """Linear layers, and the convolution's taps, 2 a channel and token each."""
+        multiply, width = product_flops(count), dims.width
+        linear = multiply(tokens, width, 3 * width) + multiply(tokens, width, width)
+        return linear + convolution_flops(width, self.kernel_size, tokens)
 
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
@@ -78,9 +92,9 @@ class ConvLayer(Layer):
 
     def __init__(self, dims: Dims, kernel_size: int, bias: bool) -> None:
         super().__init__()
-        self.input = nn.Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, u
+        self.input = Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, u
         self.conv = Convolution(dims.width, kernel_size, bias)
-        self.out = nn.Linear(dims.width, dims.width, bias=bias)
+        self.out = Linear(dims.width, dims.width, bias=bias)
         small_init_(self.input.weight)
         wang_init_(self.out.weight, dims)
         for linear in (self.input, self.out) if bias else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hybridkit.block import Block, NoMapping, Start
+from hybridkit.hub.described import TRAINING
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.model.residual import own_norms, placement
 from hybridkit.system.errors import UserError
@@ -55,7 +56,14 @@ def starts(teacher: Plan, student: Plan, index: int, branch: int, weights: dict[
 
 
 def _resolved(plan: Plan, index: int) -> list[Block]:
-    return [block.resolved(plan.dims).model_copy(update={"norm": None}) for block in plan.entries[index].branches]
+    blocks = [block.resolved(plan.dims) for block in plan.entries[index].branches]
+    return [block.model_copy(update={"norm": None, **_trained(block)}) for block in blocks]
+
+
+def _trained(block: Block) -> dict[str, object]:
+    """Arguments that only say how a new layer begins, at their defaults."""
+    fields = type(block).model_fields
+    return {name: fields[name].get_default() for name in fields.keys() & {*TRAINING}}
 
 
 def check_places(teacher: Plan, student: Plan) -> None:

@@ -152,4 +152,6 @@ def _differences(old: Block, new: Block, teacher: Plan, student: Plan) -> Iterat
 
 
 def _word(value: Any) -> str:
+    if value is None:
+        return "none"
     return str(value) if isinstance(value, Spec) else write_value(value)

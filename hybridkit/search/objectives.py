@@ -23,6 +23,7 @@ BARE = {"params": TOTAL, "flops_per_token": "forward"}  # what the name of a tab
 LOSS_STEPS = 50  # last steps of a run, whose mean is its loss
 METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "seconds")
 EVAL = "eval."
+POSITION = "loss_by_position"  # eval.loss_by_position.FIRST.WINDOW, of targets with at least FIRST tokens before them
 
 
 class UnknownMetric(Exception):
@@ -113,7 +114,8 @@ def run_metrics(run: Run) -> dict[str, float]:
 
 
 def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> dict[str, Any]:
-    """The output of `eval --json` for the run named `run`: TASK.LENGTH.WINDOW, perplexity.WINDOW, the harness's tasks.
+    """The output of `eval --json` for the run named `run`: TASK.LENGTH.WINDOW, perplexity.WINDOW, loss_by_position,
+    and the tasks of the harness.
 
     A result without a window is entered for each of `windows`, or for `own` where there are none. With an ablation,
     `RUN without swa`, the figures are called `TASK without swa`, and those of the harness are left out.
@@ -127,6 +129,9 @@ def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> 
         tree.setdefault("perplexity" + _ablation(name, run), {}).update(
             dict.fromkeys(_windows(found, windows), metrics)
         )
+    for found in evaluation.get("by_position", ()):
+        table = tree.setdefault(POSITION + _ablation(found["run"], run), {}).setdefault(str(found["first"]), {})
+        table |= dict.fromkeys(_windows(found, windows), found["loss"])
     for name, tasks in evaluation["tasks"].items():
         tree |= {} if _ablation(name, run) else tasks
     return tree

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hybridkit.search.arguments import ablations, without_ablations
+from hybridkit.search.outcome import Outcome, read_outcome
 from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
 from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import Study
 from hybridkit.search.trials import Trial
-from hybridkit.search.worker import EXIT_CANNOT_WRITE, LOG, Outcome, TrialJob, read_outcome, run_job
+from hybridkit.search.worker import EXIT_CANNOT_WRITE, LOG, TrialJob, run_job
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock

@@ -142,9 +142,9 @@ def test_gradients_of_products_by_finite_differences() -> None:
         lambda *a: grouped_product(*a, counts), (x.requires_grad_(), weight.requires_grad_())
     )
     rows = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: grouped_module.spread(a, order, 2), (rows,))
+    assert torch.autograd.gradcheck(lambda a: grouped_module.permute_rows(a, order, 2), (rows,))
     assert torch.equal(
-        grouped_module.gather(grouped_module.spread(rows, order, 2), order), rows.repeat_interleave(2, 0)
+        grouped_module.unpermute_rows(grouped_module.permute_rows(rows, order, 2), order), rows.repeat_interleave(2, 0)
     )
 
 

@@ -44,6 +44,13 @@ def test_a_student_that_keeps_everything_gives_the_same_bits(pattern: str, model
     assert all(layer.how == "kept" and not (layer.new or layer.left) for layer in layers)
 
 
+def test_arguments_that_only_new_layers_have_make_no_other_layer() -> None:
+    teacher = built("[mlstm(igate_bias=-3), gdn(start=qwen)]")
+    student, layers = mapped(teacher, "[mlstm, gdn]")
+    assert [layer.how for layer in layers] == ["kept", "kept"]
+    assert torch.equal(student(tokens())[0], teacher(tokens())[0])
+
+
 EXACT = [
     ("sa", "swa:12"),
     ("sa", "swa:stoch(12,64)"),
@@ -163,7 +170,7 @@ def test_the_table_says_of_every_weight_how_it_began() -> None:
         "q.bias",
         "v.bias",
     ]
-    assert "window fixed(4) (teacher: null)" in first.notes and "output projections times 0.5" in first.notes
+    assert "window fixed(4) (teacher: none)" in first.notes and "output projections times 0.5" in first.notes
     assert third.copied[0] == "mamba2.in_proj.weight[96:128]" and "mamba2.in_proj.weight[0:32]" in third.new
     names = {
         f"layers.{layer.entry}.{name.partition('[')[0]}" for layer in (first, second, third) for name in told(layer)
