@@ -2,7 +2,7 @@
 
     y = out(c * conv(b * u))      b, c, u = input(x)
 
-conv is causal and depthwise: each channel becomes a weighted sum of its last `kernel_size` values, with its own weights.
+conv is causal and depthwise: each channel becomes a weighted sum of its last `kernel_size` values, with own weights.
 The state is the last kernel_size - 1 products b * u. The model adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width.
