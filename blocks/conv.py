@@ -66,6 +66,9 @@ class Conv(Block):
         linear = multiply(tokens, width, 3 * width) + multiply(tokens, width, width)
         return linear + convolution_flops(width, self.kernel_size, tokens)
 
+    def reach(self, window: GivenWindow = None) -> int:
+        return self.kernel_size
+
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
     ) -> Callable[[], object]:

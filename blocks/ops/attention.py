@@ -111,6 +111,9 @@ class AttentionBlock(RopeOptions, _Sizes):
     def build(self, dims: Dims) -> Attention:
         return Attention(dims, self)
 
+    def reach(self, window: GivenWindow = None) -> int | None:
+        return window_limit(window_of(self), window)
+
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
         multiply = product_flops(count)

@@ -83,6 +83,22 @@ class Plan:
         """`window` for every branch with a policy: the window outside training."""
         return [window if policy else None for policy in self.policies]
 
+    def reach(self, window: GivenWindow = None, silenced: str | None = None) -> int | None:
+        """How many positions, its own included, an output of the stack depends on at a window; None: all before it.
+
+        Each entry adds what its furthest branch reaches beyond its own position: L(w - 1) + 1 for L windows of w.
+        `silenced`: the blocks, or the branch by its name, whose output is zeroed.
+        """
+        whole = 1
+        for index, entry in enumerate(self.entries):
+            branches = entry_branches(index, entry)
+            heard = [one.block for one in branches if silenced not in (one.name, one.block.name())]
+            reached = [block.reach(window) for block in heard]
+            if None in reached:
+                return None
+            whole += max((one for one in reached if one), default=1) - 1
+        return whole
+
     @cached_property
     def graph(self) -> "nx.DiGraph":
         """Nodes `embedding`, 0 ... L-1 (with attribute `entry`), `norm` and `head`; edges carry their `kind`.

@@ -79,8 +79,8 @@ def with_group_means(cells: Sequence[CellScore]) -> list[CellScore]:
             parts = [c for c in cells if c.task in members and (c.run, c.length, c.window) == (run, length, window)]
             if len(parts) == len(members):
                 mean = sum(c.score for c in parts) / len(parts)
-                count = sum(c.samples for c in parts)
-                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
+                count, hidden = sum(c.samples for c in parts), sum(c.unseen for c in parts) / len(parts)
+                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean, hidden))
     return found
 
 
@@ -184,7 +184,9 @@ def _span(row: Mapping[str, Any]) -> str:
 def _interval(cell: CellScore | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    mark = "*" if cell.unseen else ""
+    score = f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    return score + mark
 
 
 def _number(value: float | None, digits: int) -> str:

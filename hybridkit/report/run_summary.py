@@ -21,7 +21,7 @@ from hybridkit.training.callback import Callback, Line, Start
 from hybridkit.training.estimate import estimate
 
 SETTLED = 5.0  # seconds of steps after which the time of the rest is said
-LATEST = 20  # steps whose mean loss stands at the end
+LATEST = 50  # steps whose mean loss stands at the end, as `show` has it
 
 
 class RunSummary(Callback):
