@@ -222,7 +222,7 @@ class Mamba2Layer(Layer):
         """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
-        dt.add_(torch.expm1(-dt).neg_().log_())  # the inverse of softplus
+        dt.add_(dt.clone().neg_().expm1_().neg_().log_())  # the inverse of softplus
         self.out_proj.weight.div_(dims.depth**0.5)
 
     def forward(

@@ -70,7 +70,7 @@ def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, i
     return sorted({cell.length for cell in cells}), rows
 
 
-def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
+def with_group_means(cells: Sequence[CellScore]) -> list[CellScore]:
     """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
     found: list[CellScore] = list(cells)
     for group, members in GROUPS.items():
@@ -145,7 +145,7 @@ def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
     kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
     for title, wanted in kinds.items():
         chosen = [cell for cell in cells if cell.task.startswith("recall_") == wanted]
-        lengths, rows = pivot(grouped(chosen))
+        lengths, rows = pivot(with_group_means(chosen))
         shown = [
             [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
             for (task, run, window), found in rows.items()
