@@ -175,5 +175,5 @@ try:
 finally:
     print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
 """
-    ran = subprocess.outputs("flops", [sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stderr.strip() == "[]" and json.loads(ran.stdout)["schema"] == 1
