@@ -33,6 +33,7 @@ from hybridkit.block import (
     Start,
     State,
     StepFunction,
+    set_to,
     write_value,
 )
 from hybridkit_blocks.ops import ssd_kernels
@@ -164,19 +165,20 @@ class Mamba2(Block):
         )
 
     def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
-        """Values become x, keys B, queries C, and the output stays (arXiv 2408.15237); all else as it is built.
-
-        Every head has a B and a C of its own, as wide as a head. Biases have no place. Raises ValueError for other
-        sizes, or factors on x, B or C.
+        """Values become x, keys B, queries C, and the output stays (arXiv 2408.15237). The convolution passes half of
+        x, B and C, D is 0 and steps are those of dt_bias (docs/decisions/16-starts-from-attention.md); all else as it
+        is built. Every head has a B and a C of its own, as wide as a head. Raises ValueError for other sizes.
         """
-        heads, head = attention.heads, attention.head
-        self.check_sizes(
-            attention, dims, heads=heads, head=head, state=head, groups=heads, x_scale=1, b_scale=1, c_scale=1
-        )
-        rows = heads * head
-        parts = {"v.weight": rows, "k.weight": 2 * rows, "q.weight": 3 * rows}  # x, B and C follow z in in_proj
-        starts = [attention.start(source, "in_proj.weight", begin=begin) for source, begin in parts.items()]
-        return [*starts, attention.start("out.weight", "out_proj.weight")]
+        heads, head, like = attention.heads, attention.head, attention.weights["q.weight"]
+        sizes = {"heads": heads, "head": head, "state": head, "groups": heads}
+        self.check_sizes(attention, dims, **sizes, x_scale=1, b_scale=1, c_scale=1)
+        rows, taps = heads * head, like.new_zeros(3 * heads * head, self.conv)
+        taps[:, -1] = 0.5
+        sources = ("v.weight", "k.weight", "q.weight")  # x, B and C follow z in in_proj
+        starts = [attention.start(name, "in_proj.weight", begin=rows * at) for at, name in enumerate(sources, 1)]
+        starts += [set_to("in_proj.weight", like.new_zeros(heads, dims.width), 4 * rows), set_to("conv.weight", taps)]
+        starts += [set_to("conv.bias", like.new_zeros(3 * rows))] * self.conv_bias
+        return [*starts, set_to("D", like.new_zeros(heads)), attention.start("out.weight", "out_proj.weight")]
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
