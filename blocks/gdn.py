@@ -13,13 +13,13 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, Start, set_to, small_init_
+from hybridkit.block import Dims, Linear, Start, set_to, small_init_
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
@@ -36,6 +36,7 @@ class Gdn(DeltaBlock):
     `allow_neg_eigval` lets beta reach 2. `start=qwen` begins with dt_bias 1, else with steps between .001 and .1.
     """
 
+    rates: ClassVar[int] = 2
     gate: Literal["silu", "sigmoid", "none"] = "silu"
     start: Literal["fla", "qwen"] = "fla"
 
@@ -45,10 +46,10 @@ class Gdn(DeltaBlock):
     def default_value(self, key: int) -> int:
         return 2 * key
 
-    def weights(self, dims: Dims) -> int:
-        sizes = self.sizes(dims)
-        values = sizes.channels[2]
-        return dims.width * (sum(sizes.channels) + values * (1 + (self.gate != "none")) + 2 * sizes.heads)
+    def projections(self, dims: Dims) -> list[tuple[int, int]]:
+        *_, values = channels = self.sizes(dims).channels
+        gate = () if self.gate == "none" else (values,)
+        return [(dims.width, outputs) for outputs in (*channels, *gate)] + [(values, dims.width)]
 
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, HeadPairs.count)
@@ -74,7 +75,7 @@ class GdnLayer(DeltaLayer):
         super().__init__(block, dims)
         heads = self.sizes.heads
         self.a = WideLinear(dims.width, heads)
-        self.gate = None if block.gate == "none" else nn.Linear(dims.width, self.sizes.channels[2], bias=False)
+        self.gate = None if block.gate == "none" else Linear(dims.width, self.sizes.channels[2], bias=False)
         self.activation = GATES.get(block.gate)
         for linear in self.inputs:
             small_init_(linear.weight)

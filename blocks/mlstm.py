@@ -31,7 +31,7 @@ from hybridkit.block import (
     Start,
     State,
     StepFunction,
-    padded_product,
+    product_flops,
     small_init_,
     wang_init_,
 )
@@ -74,7 +74,8 @@ class Mlstm(Block):
             return linear + tokens * 4 * heads * key * value
         (chunks, length), extended = tiles(tokens), columns(value)
         widths = (dims.width // 2, dims.width // 2, dims.width, dims.width, dims.width)
-        linear = sum(padded_product(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
+        multiply = product_flops(count)
+        linear = sum(multiply(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def cost_reference(

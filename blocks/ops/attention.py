@@ -39,8 +39,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     WindowLimit,
-    padded_product,
-    plain_product,
+    product_flops,
     small_init_,
     wang_init_,
     window_limit,
@@ -112,9 +111,12 @@ class AttentionBlock(RopeOptions, _Sizes):
     def build(self, dims: Dims) -> Attention:
         return Attention(dims, self)
 
+    def reach(self, window: GivenWindow = None) -> int | None:
+        return window_limit(window_of(self), window)
+
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         linear = (3 if self.gate else 2) * multiply(tokens, dims.width, heads.size * heads.q)
         linear += 2 * multiply(tokens, dims.width, heads.size * heads.kv)
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))

@@ -14,7 +14,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hybridkit.block import AttentionWeights, Block, Count, Dims, GivenWindow, Start, set_to
+from hybridkit.block import (
+    AttentionWeights,
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Start,
+    product_flops,
+    set_to,
+)
 from hybridkit_blocks.ops import delta_kernels
 from hybridkit_blocks.ops.convolution import convolution_flops, convolution_reference, convolution_state
 from hybridkit_blocks.ops.precision import wide
@@ -45,6 +54,7 @@ class DeltaBlock(Block):
     """The arguments of both kinds, and what follows from them alone."""
 
     differentiable_state: ClassVar[bool] = True
+    rates: ClassVar[int]  # linear layers that give a number a head
     heads: int | None = Field(None, ge=1)
     key_heads: int | None = Field(None, ge=1)
     head: int | None = Field(None, ge=1)
@@ -63,8 +73,8 @@ class DeltaBlock(Block):
         """V where none is given."""
 
     @abstractmethod
-    def weights(self, dims: Dims) -> int:
-        """Weights of the linear layers."""
+    def projections(self, dims: Dims) -> list[tuple[int, int]]:
+        """Inputs and outputs of the linear layers, but for those of rates."""
 
     @abstractmethod
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
@@ -112,7 +122,10 @@ class DeltaBlock(Block):
         the upper halves of triangles included.
         """
         sizes = self.sizes(dims)
-        linear = 2 * tokens * self.weights(dims) + convolution_flops(sum(sizes.channels), self.conv, tokens)
+        multiply = product_flops(count)
+        linear = sum(multiply(tokens, *each) for each in self.projections(dims))
+        linear += 2 * tokens * dims.width * self.rates * sizes.heads
+        linear += convolution_flops(sum(sizes.channels), self.conv, tokens)
         if count == "hardware":
             return linear + 2 * self.chunk_products(sizes, tokens)
         return linear + 6 * tokens * sizes.heads * sizes.key * sizes.value

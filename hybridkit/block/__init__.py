@@ -17,10 +17,9 @@ from hybridkit.block.padding import (
     Linear,
     linear,
     pad_weight,
-    padded_product,
     padded_width,
     padding,
-    plain_product,
+    product_flops,
     spare,
 )
 from hybridkit.block.sequence_parallel import SequenceParallel
@@ -65,10 +64,9 @@ __all__ = [
     "linear",
     "meant_window",
     "pad_weight",
-    "padded_product",
     "padded_width",
     "padding",
-    "plain_product",
+    "product_flops",
     "record",
     "recording",
     "said_window",

@@ -90,6 +90,10 @@ class Block(Spec, ABC):
         """
         return None
 
+    def reach(self, window: GivenWindow = None) -> int | None:
+        """How many positions, its own included, an output depends on at a window; None: maybe all before it."""
+        return None if self.is_mixer else 1
+
     def idle_parameters(self, dims: Dims, rows: int = 1) -> int:
         """Elements of the weights that a call of so many tokens leaves unread: those of experts that none chooses.
 

@@ -49,6 +49,9 @@ def export(
         say(format_json(said))
         return
     say("\n".join(str(path) for path in made.files))
+    alike: dict[str, list[str]] = {}
     for name, reason in made.reasons.items():
-        say(f"not {name}: {reason}")
+        alike.setdefault(reason, []).append(name)
+    for reason, names in alike.items():
+        say(f"not {', '.join(names)}: {reason}")
     say(f"written as {made.family}" + (f", uploaded to {address}" if address else ""))

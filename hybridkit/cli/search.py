@@ -158,10 +158,10 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
 
 
 def _recipe(study: StudyReader, trial: Trial) -> Recipe:
-    """The recipe of a trial. Only `match`, which sets a width by costs, needs blocks, and with them torch."""
+    """The recipe of a trial. Only `match` and `trial.flops`, which ask for costs, need blocks, and with them torch."""
     from hybridkit.search.definition import chosen_recipe
 
-    if study.definition.measure is None:
+    if not study.definition.needs_costs:
         return chosen_recipe(study.definition, trial.params).recipe
     from hybridkit.search.candidate import CandidateFactory
 

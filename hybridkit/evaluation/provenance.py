@@ -44,7 +44,7 @@ def run_origin(
     recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None
 ) -> Origin:
     """The origin of a checkpoint's answers."""
-    said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train"})
+    said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train", "convert"})
     weights = manifest.files[WEIGHTS].sha256
     return Origin(manifest.step, weights, digest_of(said), tokenizer, manifest.data, code, silenced)
 

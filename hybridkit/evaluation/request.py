@@ -43,6 +43,7 @@ class CellScore(NamedTuple):
     score: float
     low: float
     high: float
+    unseen: float = 0.0  # share of the answers that lie further back than any path of the stack reaches
 
 
 class DepthScore(NamedTuple):
@@ -55,6 +56,7 @@ class DepthScore(NamedTuple):
     depth: int
     asked: int
     found: int
+    unseen: int = 0  # of those asked, how many lie further back than any path of the stack reaches
 
 
 @dataclass

@@ -14,7 +14,7 @@ from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
-from hybridkit.evaluation.needles import run_cell
+from hybridkit.evaluation.needles import beyond, run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.provenance import EvalText
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
@@ -133,6 +133,8 @@ class _RunAtWindow:
         self.evaluator, self.request, self.target = evaluator, evaluator.request, target
         self.model, self.window, self.result = model, window, result
         self.reading = ReadOptions(window, self.request.batch, self.request.chunk)
+        self.reach = target.plan.reach(window, target.silenced)
+        self._guesses: list[str] = []  # cells with answers beyond that reach
 
     def ask(self) -> None:
         """Run every part of the request."""
@@ -147,6 +149,12 @@ class _RunAtWindow:
             self._recall()
         if self.request.harness:
             self._harness()
+        if self._guesses:
+            at = f" at window {self.window:,}" if self.window else ""
+            self.result.notes.append(
+                f"* {self.target.name}{at}: no path of the stack leads back more than {self.reach:,} tokens, so that"
+                f" what lies further back can only be guessed: {', '.join(self._guesses)}"
+            )
 
     def _watch(self, what: str, done: int, total: int) -> None:
         at = f", window {self.window:,}" if self.window else ""
@@ -191,12 +199,20 @@ class _RunAtWindow:
         file = needle_file(self.target, samples, self.request.scoring, self.window, self.model.head.weight.device.type)
         for line in run_cell(self.model, samples, self.request.samples, self.request.scoring, self.reading, file):
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
+            lines[-1]["unseen"] = self._unseen(samples, line["index"])
             self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.request.samples)
         name = samples.task if self.request.scoring == "ruler" else f"{samples.task} ({self.request.scoring})"
-        self._score(name, samples.length, [[line["score"]] for line in lines])
-        depths = by_depth(lines)
+        unseen = [one for line in lines for one in line["unseen"]]
+        self._score(name, samples.length, [[line["score"]] for line in lines], sum(unseen) / len(unseen))
         place = (self.target.name, name, samples.length, self.window)
-        self.result.depths += [DepthScore(*place, depth, asked, found) for depth, asked, found in depths]
+        self.result.depths += [DepthScore(*place, *found) for found in by_depth(lines)]
+
+    def _unseen(self, samples: Samples, index: int) -> list[bool]:
+        """Whether each answer of a sample lies beyond the reach of the stack."""
+        prompt = samples.prompt(index)
+        if self.reach is None or self.reach >= samples.length:
+            return [False] * len(prompt.outputs)
+        return beyond(prompt, self.reach, samples.tokenizer)
 
     def _recall(self) -> None:
         data = self.target.recipe.data
@@ -205,16 +221,24 @@ class _RunAtWindow:
         together = max(1, ROW_TOKENS // data.sequence)
         batches = held_out_batches(data, data.sequence, together, registry=self.target.registry)
         for distance, rows in recall.near(self.model, batches, self.reading).items():
-            self._score("recall_near", distance, rows)
+            hidden = self.reach is not None and distance > self.reach  # the value stands one token after the key
+            self._score("recall_near", distance, rows, float(hidden))
         for done, gap in enumerate(self.request.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.request.samples, self.request.seed, self.reading)
-            self._score("recall_far", gap, [[hit] for hit in hits])
+            places = [gap + 1 + 2 * pair for pair in range(task.pairs)]  # of the values, before the key that asks
+            hidden = sum(self.reach is not None and place >= self.reach for place in places) / task.pairs
+            self._score("recall_far", gap, [[hit] for hit in hits], hidden)
             self._watch(f"recall over {gap:,} tokens", done, len(self.request.gaps))
 
-    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
-        """Record the scores of a cell. Groups are independent of each other; scores of one group may not be."""
+    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]], unseen: float) -> None:
+        """Record the scores of a cell. Groups are independent of each other; scores of one group may not be.
+
+        `unseen`: the share of the answers that lie beyond the reach of the stack.
+        """
         samples = sum(map(len, scores))
-        cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores))
+        cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores), unseen)
+        if unseen:
+            self._guesses.append(f"{unseen:.0%} of the answers of {task} at {length:,}")
         self.result.cells.append(cell)
 
     def _harness(self) -> None:
@@ -242,12 +266,14 @@ def needle_file(target: EvalTarget, samples: Samples, scoring: str, window: int 
     return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 
 
-def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:
-    """(depth in percent where a bin begins, answers asked for, right ones) of ten bins; those without any left out."""
-    asked, found = [0] * DEPTH_BINS, [0] * DEPTH_BINS
+def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int, int]]:
+    """(depth in percent where a bin begins, answers asked for, right ones, those beyond the stack's reach) of ten bins.
+
+    Bins without any answer are left out.
+    """
+    bins = [[0, 0, 0] for _ in range(DEPTH_BINS)]
     for line in lines:
-        for depth, hit in zip(line["depths"], line["found"], strict=True):
+        for depth, hit, hidden in zip(line["depths"], line["found"], line["unseen"], strict=True):
             place = min(int(depth * DEPTH_BINS / 100), DEPTH_BINS - 1)
-            asked[place] += 1
-            found[place] += hit
-    return [(100 // DEPTH_BINS * n, asked[n], found[n]) for n in range(DEPTH_BINS) if asked[n]]
+            bins[place] = [sum(pair) for pair in zip(bins[place], (1, hit, hidden), strict=True)]
+    return [(100 // DEPTH_BINS * n, *counts) for n, counts in enumerate(bins) if counts[0]]  # type: ignore[misc]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -55,11 +55,18 @@ def unknown_field(document: Document, path: KeyPath, known: Sequence[str] = ()) 
     *around, name = path
     if not known:
         section: Any = Recipe
-        for key in around:
-            section = section.model_fields[key].annotation
+        for key in (key for key in around if isinstance(key, str)):  # the others are places in lists
+            section = _section(section.model_fields[key].annotation)
         known = _names(section)
     said = unknown_key(dotted(around) or "a recipe", shown_value(name), str(name), known)
     return RecipeError(f"{document.keys.get(path) or document.where(path)}: {said}")
+
+
+def _section(annotation: Any) -> Any:
+    """The section that a field holds, maybe several times, or not at all: of `list[Stage]`, `Convert | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _names(section: type[BaseModel]) -> list[str]:

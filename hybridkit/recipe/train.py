@@ -29,6 +29,9 @@ def _share_of_lr(said: Any) -> Any:
     return said
 
 
+MinLr = Annotated[Annotated[float, Field(ge=0)] | str, BeforeValidator(_share_of_lr)]
+
+
 def _freeze(said: dict[str, float]) -> dict[str, float]:
     for key, until in said.items():
         if until < 0 or (until >= 1 and until != int(until)):
@@ -87,9 +90,7 @@ class Train(Section):
         default="auto", description="Sequences of one forward pass on one rank."
     )
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    min_lr: Annotated[Annotated[float, Field(ge=0)] | str, BeforeValidator(_share_of_lr)] = Field(
-        default=1e-4, description="Last learning rate, or a share of lr such as `10%`; at most lr."
-    )
+    min_lr: MinLr = Field(default=1e-4, description="Last learning rate, or a share of lr such as `10%`; at most lr.")
     warmup: Share = Field(default=0.01, description="Share of the steps in which the rate rises.")
     schedule: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="How the rate falls: along a cosine, only towards the end (wsd), or not at all."
@@ -106,8 +107,8 @@ class Train(Section):
     )  # fmt: skip
     freeze: Annotated[dict[str, float], AfterValidator(_freeze)] = Field(
         default={}, json_schema_extra=FIXED,
-        description="Blocks, or entries by number, and the step (or the fraction of the run) before which they do not "
-        "change: `{mlstm: .1}`.",
+        description="Blocks, entries by number, `embedding`, `norm` or `head`, and the step (or the fraction of the "
+        "run) before which they do not change: `{mlstm: .1}`.",
     )  # fmt: skip
     seed: int = Field(
         default=0, ge=0, lt=1 << 63, json_schema_extra=FIXED, description="Of initial weights, data order and windows."

@@ -72,7 +72,9 @@ def _mean(question: Question, runs: Sequence[ArmRun]) -> str:
 
 
 def _differences(found: Comparison) -> TextTable:
-    rows = [_difference(one) for one in found.differences()]
+    differences = found.differences()
+    same = {one._replace(only_learnt=False) for one in differences if one.only_learnt}  # all pairs have learnt
+    rows = [_difference(one) for one in differences if one.only_learnt or one not in same]
     columns = ("figure", "arm", "pairs", "difference", "95 % interval", "effect size", "above", "runs")
     reference = found.settings.reference
     title = f"Differences to {reference}, by pairs of runs with the same seed (arm minus {reference}; Student's t)"
@@ -155,6 +157,6 @@ def _panel(axes: Axes, asked: Asked, scores: Mapping[Arm, Mapping[str, list[floa
     if share:
         axes.set_ylim(-2, 102)
     token_axis(axes)
-    if trained:
+    if trained and axes.get_xlim()[0] < trained < axes.get_xlim()[1]:
         axes.axvline(trained, color=FAINT, linestyle=":", linewidth=0.9, zorder=0)
     return lines

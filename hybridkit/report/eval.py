@@ -70,7 +70,7 @@ def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, i
     return sorted({cell.length for cell in cells}), rows
 
 
-def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
+def with_group_means(cells: Sequence[CellScore]) -> list[CellScore]:
     """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
     found: list[CellScore] = list(cells)
     for group, members in GROUPS.items():
@@ -79,8 +79,8 @@ def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
             parts = [c for c in cells if c.task in members and (c.run, c.length, c.window) == (run, length, window)]
             if len(parts) == len(members):
                 mean = sum(c.score for c in parts) / len(parts)
-                count = sum(c.samples for c in parts)
-                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
+                count, hidden = sum(c.samples for c in parts), sum(c.unseen for c in parts) / len(parts)
+                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean, hidden))
     return found
 
 
@@ -145,7 +145,7 @@ def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
     kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
     for title, wanted in kinds.items():
         chosen = [cell for cell in cells if cell.task.startswith("recall_") == wanted]
-        lengths, rows = pivot(grouped(chosen))
+        lengths, rows = pivot(with_group_means(chosen))
         shown = [
             [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
             for (task, run, window), found in rows.items()
@@ -184,7 +184,9 @@ def _span(row: Mapping[str, Any]) -> str:
 def _interval(cell: CellScore | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    mark = "*" if cell.unseen else ""
+    score = f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    return score + mark
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -62,7 +62,7 @@ class CandidateFactory:
         """
         chosen: Params = {name: params[name] for name in self.definition.space.variables}  # type: ignore[misc]
         try:
-            loaded = self._matched(chosen_recipe(self.definition, chosen))
+            loaded = self._of_flops(self._matched(chosen_recipe(self.definition, chosen)))
             return Candidate(chosen, loaded, Costs(loaded))
         except ValueError as error:  # UserError included
             raise UserError(f"{self._place()}: with {format_params(chosen)}: {error}") from None
@@ -142,6 +142,16 @@ class CandidateFactory:
             lambda n: MEASURES[measure](plan(with_width(loaded, n * step)), case), self._wanted, MAX_WIDTH // step
         )
         return with_width(loaded, size * step)
+
+    def _of_flops(self, loaded: Loaded) -> Loaded:
+        """The recipe with as many steps as come nearest to `trial.flops`; at least one."""
+        flops = self.definition.file.trial.flops
+        if flops is None:
+            return loaded
+        train = loaded.recipe.train
+        steps = max(1, round(flops / (Costs(loaded)("flops_per_token.training") * train.batch_tokens)))
+        changed = loaded.recipe.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+        return loaded._replace(recipe=changed)
 
     @cached_property
     def _wanted(self) -> Fraction:

@@ -157,7 +157,7 @@ def _runs(study: StudyReader, trial: Trial, arm: Arm, seed: int) -> Iterator[Arm
             for question in questions(settings)
             if is_value(value := _value(question, metrics, lines, first))
         }
-        yield ArmRun(arm, seed + place, has_learnt(lines, settings.learnt), first and first["step"], figures)
+        yield ArmRun(arm, seed + place, has_learnt(lines, settings.learnt), first["step"] if first else None, figures)
 
 
 def has_learnt(lines: Sequence[Line], bound: Until | None) -> bool:

@@ -48,6 +48,11 @@ class Definition:
         """The cost that `match` names."""
         return self.file.match.measure if isinstance(self.file.match, MatchSettings) else self.file.match
 
+    @property
+    def needs_costs(self) -> bool:
+        """Whether a candidate's recipe depends on its costs, so that its blocks have to be built."""
+        return self.measure is not None or self.file.trial.flops is not None
+
     def where(self, *path: str | int) -> str:
         """File, line and column of a value, for messages."""
         return str(self.document.where(path))
@@ -56,6 +61,7 @@ class Definition:
         """Everything that may not change when a study is resumed; the number of trials and what is compared may."""
         said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial", "compare"})
         said |= self.file.trial.model_dump(mode="json", include={"tokens", "seeds", "evaluate", "windows"})
+        said |= {"flops": self.file.trial.flops} if self.file.trial.flops else {}  # older studies have no such key
         recipes = {"base": self.base, "target": self.target}
         dumped = {
             name: loaded and loaded.recipe.model_dump(mode="json", by_alias=True) for name, loaded in recipes.items()
@@ -156,8 +162,9 @@ def _checked(document: Document) -> StudyFile:
         file = StudyFile.model_validate(document.data)
     except ValidationError as error:
         raise _explain(document, error) from None
-    if file.trial.steps and file.trial.tokens:
-        raise UserError(f"{document.where(('trial', 'tokens'))}: trial: give steps or tokens, not both")
+    given = [name for name in ("steps", "tokens", "flops") if getattr(file.trial, name)]
+    if len(given) > 1:
+        raise UserError(f"{document.where(('trial', given[-1]))}: trial: give {' or '.join(given)}, not both")
     return file
 
 

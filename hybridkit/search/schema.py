@@ -23,6 +23,11 @@ class TrialSettings(Section):
 
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps; default: the recipe's.")
     tokens: Size | None = Field(default=None, ge=1, description="Instead of steps; rounded up to whole batches.")
+    flops: float | None = Field(
+        default=None,
+        gt=0,
+        description="Instead of steps: FLOPs of training, at the windows of each schedule.",
+    )
     seeds: int = Field(default=1, ge=1, le=64, description="Runs per candidate, at train.seed, train.seed + 1, ...")
     model: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's model.")
     data: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's data.")

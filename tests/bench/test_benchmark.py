@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import hybridkit_process
 from fences import fences
+from forked import COMMAND_LINE, forked
 
 import hybridkit.bench.benchmark
 from hybridkit.cli import main
@@ -83,7 +83,7 @@ def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
     words = ("mine.yaml", "--sequence", "16", "--batch", "1", "--repeat", "1", "--plugin", "decay.py", "--json")
-    ran = hybridkit_process("bench", *words, cwd=tmp_path)
+    ran = forked(COMMAND_LINE, "bench", *words, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     parts = {part["kind"]: part for part in json.loads(ran.stdout)["parts"]}
     assert parts.keys() >= {"decay", "swa", "ffn"} and parts["decay"]["seconds"] > 0

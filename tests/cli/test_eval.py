@@ -114,7 +114,7 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     answer = found("text", "recall", *asked, "1k,1200")
     assert len(answer["cells"]) == 2 * 2 * 2
     cell = answer["cells"][0]
-    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
+    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high", "unseen"]
     assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
     assert "pydoc_data" in answer["settings"]["haystack"]["name"]
     prompts = [
@@ -145,6 +145,15 @@ def test_recall_forcing_and_ablation(runs: Path) -> None:
     kinds = ("recall_near", "recall_far", "niah_single_1 (forced)")
     assert tasks == {(run, kind) for run in answer["perplexity"] for kind in kinds}
     assert {cell["length"] for cell in answer["cells"] if cell["task"] == "recall_far"} == {0, 8}
+    unseen = {(c["run"], c["task"], c["length"]): c["unseen"] for c in answer["cells"] if "far" in c["task"]}
+    assert unseen == {  # one window of 8 is all that is left without the memory
+        ("recall", "recall_far", 0): 0, ("recall", "recall_far", 8): 0,
+        ("recall without mlstm", "recall_far", 0): 0, ("recall without mlstm", "recall_far", 8): 1,
+    }  # fmt: skip
+    depths = [row for row in answer["depths"] if row["run"] == "recall without mlstm"]
+    assert depths and all(row["unseen"] == row["asked"] for row in depths)
+    (note,) = [note for note in answer["notes"] if note.startswith("*")]
+    assert "recall without mlstm at window 8: no path of the stack leads back more than 8 tokens" in note
     assert (runs / "out" / "recall.svg").exists() and not (runs / "out" / "needles").exists()
 
 

@@ -12,6 +12,8 @@ import pytest
 from project import ROOT
 
 from hybridkit.cli import main
+from hybridkit.registry.kinds import BLOCK
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.report.flops_plot import crossings
 from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
@@ -182,11 +184,12 @@ def test_the_guide_names_every_key_of_the_schema(run: Run, recipe: str) -> None:
 
 @pytest.mark.slow
 def test_counting_imports_nothing_heavy() -> None:
-    """Torch's compiler takes a second and a half to import, matplotlib half of one: a count needs neither."""
+    """Torch's compiler takes two seconds to import, matplotlib half of one: a count needs neither, whatever a block."""
     heavy = ("torch._dynamo", "networkx", "matplotlib", "fvcore", "deepspeed", "transformers")
+    names = [{"swa": "swa:8", "moe": "moe(4,2,16)"}.get(name, name) for name in REGISTRY.names(BLOCK)]
     script = f"""
 import sys
-sys.argv = ["hybridkit", "flops", "quickstart", "--json"]
+sys.argv = ["hybridkit", "flops", "quickstart", "pattern=[{", ".join(names)}]", "--json"]
 from hybridkit.cli import main
 try:
     main()

@@ -105,7 +105,7 @@ def test_tables_pages_and_json_say_the_same(tmp_path: Path, found: Comparison) -
     arms, differences = comparison_tables(found)
     assert arms.rows[1][:4] == ["size 4, long", "4", "3 of 4", "6 [2, 6]"]
     assert differences.rows[0][1:] == ["size 4, short", "3", "+40.0", "[+37.5, +42.5]", "+40.0", "3 of 3", "learnt"]
-    assert differences.front[:2] == [0, 1]
+    assert differences.front[:2] == [0, 1] and differences.rows[2][1:3] == ["size 4, short", "4"]
     said = comparison_json(found)
     assert len(said["runs"]) == 16 and said["differences"][0]["mean"] == pytest.approx(40)
     study = resume(read_definition(tmp_path / "space.yaml"), tmp_path / "study")
