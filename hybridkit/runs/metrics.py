@@ -42,7 +42,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def last_line(path: Path, name: str) -> dict[str, Any] | None:
-    """The last line of a metrics file that holds this metric; None where its last `MAX_LINE` bytes have no such line."""
+    """The last line of a metrics file that holds this metric; None where its last `MAX_LINE` bytes have none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
