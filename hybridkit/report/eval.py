@@ -98,19 +98,25 @@ def _perplexity(result: EvalResult) -> TextTable:
 
 
 def _positions(result: EvalResult) -> Iterator[TextTable]:
-    """Loss by the number of tokens read before, and what the context before the training length saves."""
-    for (run, window, _, text), rows in position_bins(result).items():
-        shown = [
-            [
-                _span(row),
-                f"{row['tokens']:,}",
-                _number(row["loss"], 4),
-                _number(row["gain"], 4),
-            ]
-            for row in rows
-        ]
-        columns = ["tokens before", "targets", "nats a token", "gain of carried context"]
-        yield TextTable(f"Loss by position: {run}, window {window_name(window)}, {text} text", columns, shown)
+    """Loss by the number of tokens read before, and what the context before the training length saves.
+
+    The windows of a run on a text are columns of one table: they have the same targets.
+    """
+    places: dict[tuple[object, ...], dict[int | None, list[dict[str, Any]]]] = {}
+    for (run, window, context, text), rows in position_bins(result).items():
+        sizes = tuple((row["first"], row["last"], row["tokens"]) for row in rows)
+        places.setdefault((run, text, context, sizes), {})[window] = rows
+    for (run, text, *_), windows in places.items():
+        gains = any(row["gain"] is not None for rows in windows.values() for row in rows)
+        columns = ["tokens before", "targets"]
+        shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
+        for window, rows in windows.items():
+            at = f", window {window_name(window)}" if len(windows) > 1 else ""
+            columns += [f"nats a token{at}", *([f"gain of carried context{at}"] if gains else [])]
+            for cells, row in zip(shown, rows, strict=True):
+                cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
+        alone = f", window {window_name(next(iter(windows)))}" if len(windows) == 1 else ""
+        yield TextTable(f"Loss by position: {run}{alone}, {text} text", columns, shown)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:

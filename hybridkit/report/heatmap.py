@@ -237,6 +237,8 @@ def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     for down, row in enumerate(panel.grid):
         for across, value in enumerate(row):
             if value is not None:
-                color = text_color(colors(value / 100))
-                axes.text(across, down, f"{value:.0f}", ha="center", va="center", fontsize=6.8, color=color)
+                cell = colors(value / 100)
+                look = {"ha": "center", "va": "center", "fontsize": 6.8, "color": text_color(cell)}
+                clear = {"facecolor": cell, "edgecolor": "none", "pad": 0.8} if (down, across) in panel.hidden else None
+                axes.text(across, down, f"{value:.0f}", bbox=clear, **look)
     return image
