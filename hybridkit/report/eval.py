@@ -106,7 +106,7 @@ def _positions(result: EvalResult) -> Iterator[TextTable]:
     for (run, window, context, text), rows in position_bins(result).items():
         sizes = tuple((row["first"], row["last"], row["tokens"]) for row in rows)
         places.setdefault((run, text, context, sizes), {})[window] = rows
-    for (run, text, *_), windows in places.items():
+    for (name, source, *_), windows in places.items():
         gains = any(row["gain"] is not None for rows in windows.values() for row in rows)
         columns = ["tokens before", "targets"]
         shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
@@ -116,7 +116,7 @@ def _positions(result: EvalResult) -> Iterator[TextTable]:
             for cells, row in zip(shown, rows, strict=True):
                 cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
         alone = f", window {window_name(next(iter(windows)))}" if len(windows) == 1 else ""
-        yield TextTable(f"Loss by position: {run}{alone}, {text} text", columns, shown)
+        yield TextTable(f"Loss by position: {name}{alone}, {source} text", columns, shown)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
