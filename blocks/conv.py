@@ -1,9 +1,9 @@
 """A gated short convolution: the mixer that LFM2 puts beside attention (Liquid AI, transformers' Lfm2ShortConv).
 
-    y = out(c * conv(b * x))      b, c, x = input(u)
+    y = out(c * conv(b * u))      b, c, u = input(x)
 
-conv is causal and depthwise: each channel sees its last `kernel` tokens, one after another weighed by its own taps. It
-carries the last kernel - 1 products b * x. The model adds the pre-norm and the residual.
+conv is causal and depthwise: each channel becomes a weighted sum of its last `kernel_size` values, with own weights.
+The state is the last kernel_size - 1 products b * u. The model adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width.
 """
@@ -42,13 +42,16 @@ from hybridkit_blocks.ops.precision import wide
 
 
 class ConvState(NamedTuple):
-    """What a convolution carries: its last inputs (B, kernel - 1, D), oldest first, in the model's type."""
+    """What a convolution carries: its last inputs (B, kernel_size - 1, D), oldest first, in the model's type."""
 
     inputs: Tensor
 
 
 class Conv(Block):
-    """Gated short convolution (LFM2): each channel sees its last `kernel_size` tokens; `bias` gives all parts one."""
+    """Gated short convolution (LFM2): each channel sees its last `kernel_size` tokens.
+
+    `bias` gives the convolution and both projections one.
+    """
 
     differentiable_state: ClassVar[bool] = True
     kernel_size: int = Field(3, ge=1)
@@ -92,7 +95,7 @@ class ConvLayer(Layer):
 
     def __init__(self, dims: Dims, kernel_size: int, bias: bool) -> None:
         super().__init__()
-        self.input = Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, x
+        self.input = Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, u
         self.conv = Convolution(dims.width, kernel_size, bias)
         self.out = Linear(dims.width, dims.width, bias=bias)
         small_init_(self.input.weight)
@@ -142,5 +145,5 @@ class ConvLayer(Layer):
 
     @staticmethod
     def _split(given: Tensor) -> tuple[Tensor, ...]:
-        """b, c and x (..., D) from what `input` gives, at least fp32: their products are rounded once, at the end."""
+        """b, c and u (..., D) from what `input` gives, at least fp32: their products are rounded once, at the end."""
         return given.to(wide(given.dtype)).chunk(3, -1)

@@ -36,6 +36,7 @@ from hybridkit.block import (
     StepFunction,
     linear,
     product_flops,
+    set_to,
     write_value,
 )
 from hybridkit_blocks.ops import ssd_kernels
@@ -168,19 +169,18 @@ class Mamba2(Block):
         )
 
     def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
-        """Values become x, keys B, queries C, and the output stays (arXiv 2408.15237); all else as it is built.
-
-        Every head has a B and a C of its own, as wide as a head. Biases have no place. Raises ValueError for other
-        sizes, or factors on x, B or C.
-        """
-        heads, head = attention.heads, attention.head
-        self.check_sizes(
-            attention, dims, heads=heads, head=head, state=head, groups=heads, x_scale=1, b_scale=1, c_scale=1
-        )
-        rows = heads * head
-        parts = {"v.weight": rows, "k.weight": 2 * rows, "q.weight": 3 * rows}  # x, B and C follow z in in_proj
-        starts = [attention.start(source, "in_proj.weight", begin=begin) for source, begin in parts.items()]
-        return [*starts, attention.start("out.weight", "out_proj.weight")]
+        """Values become x, keys B, queries C (arXiv 2408.15237); the convolution passes half of them, D is 0, and dt
+        that of its bias (docs/decisions/16-starts-from-attention.md). Every head has a B and a C, as wide as itself."""
+        heads, head, like = attention.heads, attention.head, attention.weights["q.weight"]
+        fit = {"heads": heads, "head": head, "state": head, "groups": heads, "x_scale": 1, "b_scale": 1, "c_scale": 1}
+        self.check_sizes(attention, dims, **fit)
+        rows, taps = heads * head, like.new_zeros(3 * heads * head, self.conv)
+        taps[:, -1] = 0.5
+        sources = ("v.weight", "k.weight", "q.weight")  # x, B and C follow z in in_proj
+        starts = [attention.start(name, "in_proj.weight", begin=rows * at) for at, name in enumerate(sources, 1)]
+        starts += [set_to("in_proj.weight", like.new_zeros(heads, dims.width), 4 * rows), set_to("conv.weight", taps)]
+        starts += [set_to("conv.bias", like.new_zeros(3 * rows))] * self.conv_bias
+        return [*starts, set_to("D", like.new_zeros(heads)), attention.start("out.weight", "out_proj.weight")]
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
@@ -222,7 +222,7 @@ class Mamba2Layer(Layer):
         """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
-        dt.add_(torch.expm1(-dt).neg_().log_())  # the inverse of softplus
+        dt.add_(dt.clone().neg_().expm1_().neg_().log_())  # the inverse of softplus
         self.out_proj.weight.div_(dims.depth**0.5)
 
     def forward(

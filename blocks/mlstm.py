@@ -112,18 +112,18 @@ class Mlstm(Block):
     def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
         """Queries, keys, values and output, as in arXiv 2603.15590; gates and norm stay as they are built.
 
-        A key has half as many channels here. Taken are those of each head that rotary positions turn the least: an
-        mLSTM turns none, and these compare tokens by what they are more than by where. Biases have no place. Raises
-        ValueError unless the heads are the attention's, and fill the width.
+        A key has half as many channels here: every second one of each head is taken, which leaves every second pair of
+        rotary positions whole (docs/decisions/16-starts-from-attention.md). Biases have no place. Raises ValueError
+        unless the heads are the attention's, and fill the width.
         """
-        heads, key, value = self._head(dims)
+        heads, _, value = self._head(dims)
         self.check_sizes(attention, dims, heads=attention.heads)
         if value != attention.head:
             raise ValueError(
                 f"mlstm cuts the width into its heads, {heads} of {value} channels at width {dims.width}, which does "
                 f"not fit {attention}; no argument changes that: choose gdn, kda or mamba2, which say their own `head`"
             )
-        half = attention.slowest(key)
+        half = range(0, attention.head, 2)
         keys = [attention.start(f"{name}.weight", channels=half) for name in ("q", "k")]
         return [*keys, attention.start("v.weight"), attention.start("out.weight")]
 

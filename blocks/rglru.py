@@ -4,8 +4,8 @@
     log a = -8 r softplus(decay)       h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t
     out = linear_out(h * gelu(linear_y(x)))
 
-with a number a channel, in fp32 at least. At a document's first token h is i u: nothing comes before, and the root
-counts as 1. So the state says whether there was a token at all. The recurrence is in ops/gated_recurrence.py. The model
+for every channel, in fp32 at least. A document's first token has h = i u: no h comes before it, and the root is taken
+as 1. The state therefore also says whether any token has come. The recurrence is in ops/gated_recurrence.py. The model
 adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width, W width of the recurrence, H heads, w = W / H, K taps of the convolution.
@@ -42,8 +42,8 @@ from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_sid
 from hybridkit_blocks.ops.gated_recurrence import Gates, recurrence
 from hybridkit_blocks.ops.precision import wide
 
-RADII = 0.9, 0.999  # what softplus(decay) makes of r = 1/8 at first: uniform in its square
-VARIANCE = 0.01  # of the sums of convolution and gates at first
+RADII = 0.9, 0.999  # the range of the initial a at r = 1/8, exp(-softplus(decay)), whose square is uniform
+VARIANCE = 0.01  # of what convolution and gates compute at first from inputs of variance 1
 
 
 class RglruState(NamedTuple):
@@ -114,7 +114,7 @@ class Rglru(Block):
 
 
 class BlockLinear(nn.Module):
-    """A linear map of each head's channels apart, with a bias."""
+    """A block-diagonal linear map with a bias: each head's outputs depend on that head's channels alone."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()

@@ -151,8 +151,7 @@ class AttentionBlock(RopeOptions, _Sizes):
     def attention_weights(self, weights: Mapping[str, Tensor], dims: Dims) -> AttentionWeights:
         heads, own = self.shape(dims), self.resolved(dims)
         said = {name: getattr(own, name) for name in type(self).positional() if name != "window"}
-        turning = 0 if self.theta is None else self.turning(heads.size)
-        return AttentionWeights(heads.q, heads.kv, heads.size, weights, turning, said)
+        return AttentionWeights(heads.q, heads.kv, heads.size, weights, said)
 
     def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
         """Every weight that both have (ops/attention_mapping.py)."""

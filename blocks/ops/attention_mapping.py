@@ -31,6 +31,8 @@ def mapped(block: Any, attention: AttentionWeights, heads: Heads) -> Sequence[St
     like = f"write {_like(block, attention)}"
     if (heads.q, heads.size) != (attention.heads, attention.head) or heads.kv % attention.kv_heads:
         raise ValueError(f"{block} does not fit {attention}; {like}")
+    for name in attention.arguments.keys() - type(block).model_fields.keys():
+        raise ValueError(f"the attention has {name}, which {block.name()} has not")
     for name in _left_out(block, attention):
         said = f"{name}={write_value(attention.arguments[name])}"
         raise ValueError(f"the attention has {said}, which {block} does not say; {like}")

@@ -37,14 +37,13 @@ class AttentionWeights(NamedTuple):
 
     Always `q.weight` (H E, D), `k.weight`, `v.weight` (G E, D) and `out.weight` (D, H E); where the attention has them
     `q.bias`, `k.bias`, `v.bias`, `out.bias`, `q_norm.weight` and `k_norm.weight` (E, or all heads' channels),
-    `gate.weight` (H E, D), `gate.bias` and `sinks` (H). Rotary positions turn channel c against channel c + R / 2.
+    `gate.weight` (H E, D), `gate.bias` and `sinks` (H).
     """
 
     heads: int  # H
     kv_heads: int  # G
     head: int  # E
     weights: Mapping[str, Tensor]
-    turning: int = 0  # R: the first channels of a head, which turn; pair 0 the fastest
     arguments: Mapping[str, Any] = {}  # of the attention's block, sizes written out
 
     def __str__(self) -> str:
@@ -74,13 +73,7 @@ class AttentionWeights(NamedTuple):
         """Rows of G heads (G E, ...) as rows of `heads` heads, neighbours alike."""
         return value.unflatten(0, (self.kv_heads, -1)).repeat_interleave(heads // self.kv_heads, 0).flatten(0, 1)
 
-    def slowest(self, count: int) -> list[int]:
-        """The `count` channels of a head that turn the least, in order: those that stay, then the slowest pairs."""
-        half = self.turning // 2
-        turns = [channel % half if channel < self.turning else self.turning for channel in range(self.head)]
-        return sorted(sorted(range(self.head), key=lambda channel: -turns[channel])[:count])
 
-
-def set_to(weight: str, value: Tensor) -> Start:
-    """A weight that begins with a value of the rule's own."""
-    return Start(weight, value, "set", None)
+def set_to(weight: str, value: Tensor, begin: int = 0) -> Start:
+    """A weight, or its rows from `begin` on, that begins with a value of the rule's own."""
+    return Start(weight, value, "set", None, begin)

@@ -9,7 +9,7 @@ from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.hub.importing import import_folder
 from hybridkit.hub.repository import local_folder
-from hybridkit.model.loading import load
+from hybridkit.model.loading import load_model
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -31,7 +31,7 @@ class TeacherRun(NamedTuple):
 
     def load(self) -> Model:
         """The model, on the CPU, without gradients."""
-        return load(self.run.path, self.step)
+        return load_model(self.run.path, self.step)
 
 
 def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRun:

@@ -221,8 +221,8 @@ class _RunAtWindow:
         together = max(1, ROW_TOKENS // data.sequence)
         batches = held_out_batches(data, data.sequence, together, registry=self.target.registry)
         for distance, rows in recall.near(self.model, batches, self.reading).items():
-            hidden = self.reach is not None and distance > self.reach  # the value stands one token after the key
-            self._score("recall_near", distance, rows, float(hidden))
+            beyond_it = self.reach is not None and distance > self.reach  # the value stands one token after the key
+            self._score("recall_near", distance, rows, float(beyond_it))
         for done, gap in enumerate(self.request.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.request.samples, self.request.seed, self.reading)
             places = [gap + 1 + 2 * pair for pair in range(task.pairs)]  # of the values, before the key that asks

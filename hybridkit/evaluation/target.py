@@ -12,7 +12,7 @@ from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
 from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, open_named_text, run_origin
-from hybridkit.model.loading import load, plan
+from hybridkit.model.loading import load_model, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
@@ -70,7 +70,9 @@ class EvalTarget:
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:
         """The model on a device, ablated if asked; the run may be training at the same time."""
-        with ablate.ablated(load(self.run.path, self.origin.step).to(choose_device(device)), self.silenced) as model:
+        with ablate.ablated(
+            load_model(self.run.path, self.origin.step).to(choose_device(device)), self.silenced
+        ) as model:
             yield model
 
 

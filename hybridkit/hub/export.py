@@ -11,7 +11,7 @@ import torch
 
 from hybridkit.hub.card import card
 from hybridkit.hub.family import FAMILY, CannotSay, Family
-from hybridkit.model.loading import load
+from hybridkit.model.loading import load_model
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run, Which
@@ -50,7 +50,7 @@ def export_run(
     known = [HF, *REGISTRY.names(FAMILY)]
     if format not in known:
         REGISTRY.get(FAMILY, format)  # says what is known, and what is near
-    model = load(run, checkpoint, average)
+    model = load_model(run, checkpoint, average)
     source = Run(run, checkpoint)
     family, reasons = choose(model.plan, format)
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"

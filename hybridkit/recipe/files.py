@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
-from hybridkit.language.source import Source
+from hybridkit.language.source import PatternSource
 from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
 from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
     """A recipe, where its pattern stands (for errors that only a block can see), and the file it was read from."""
 
     recipe: Recipe
-    source: Source | None
+    source: PatternSource | None
     path: Path
     registry: Registry = REGISTRY  # what its pattern may name; for a run's recipe with the run's own plug-ins
 
@@ -115,9 +115,9 @@ def _given(content: Mapping[str, Any]) -> Document:
 
     place(data, ())
     pattern = data.get("pattern")
-    sources: dict[KeyPath, Source] = {}
+    sources: dict[KeyPath, PatternSource] = {}
     if isinstance(pattern, str):
-        sources["pattern",] = Source("recipe", Source.inline(pattern).lines)
+        sources["pattern",] = PatternSource("recipe", PatternSource.inline(pattern).lines)
     return Document(data, places, places, sources)
 
 
@@ -241,7 +241,7 @@ def _override(text: str) -> Document:
     for key in reversed(keys):
         data = {key: data}
     places: dict[KeyPath, TextPlace] = {keys[:n]: TextPlace(origin) for n in range(len(keys) + 1)}
-    source = Source(origin, Source.inline(said).lines)
+    source = PatternSource(origin, PatternSource.inline(said).lines)
     return Document(data, places, places, {keys: source} if _is_pattern(keys) else {})
 
 

@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.tree import Tree
 
-from hybridkit.report.bar import count, fit
+from hybridkit.report.bar import fit, progress
 from hybridkit.report.numbers import format_duration
 from hybridkit.system.terminal import harmless, is_terminal, one_line
 
@@ -116,7 +116,7 @@ class _Line:
 
     def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
         task, total = self._task, self._task.total
-        done = [count(task.completed, total), _left(task)] if total or task.completed else []
+        done = [progress(task.completed, total), _left(task)] if total or task.completed else []
         text = fit([*done, *self._fields], options.max_width - _LEAST - 1)
         width = min(_MOST, options.max_width - len(text) - 1)
         if width >= _LEAST:

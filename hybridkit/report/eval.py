@@ -70,7 +70,7 @@ def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, i
     return sorted({cell.length for cell in cells}), rows
 
 
-def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
+def with_group_means(cells: Sequence[CellScore]) -> list[CellScore]:
     """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
     found: list[CellScore] = list(cells)
     for group, members in GROUPS.items():
@@ -98,19 +98,25 @@ def _perplexity(result: EvalResult) -> TextTable:
 
 
 def _positions(result: EvalResult) -> Iterator[TextTable]:
-    """Loss by the number of tokens read before, and what the context before the training length saves."""
-    for (run, window, _, text), rows in position_bins(result).items():
-        shown = [
-            [
-                _span(row),
-                f"{row['tokens']:,}",
-                _number(row["loss"], 4),
-                _number(row["gain"], 4),
-            ]
-            for row in rows
-        ]
-        columns = ["tokens before", "targets", "nats a token", "gain of carried context"]
-        yield TextTable(f"Loss by position: {run}, window {window_name(window)}, {text} text", columns, shown)
+    """Loss by the number of tokens read before, and what the context before the training length saves.
+
+    The windows of a run on a text are columns of one table: they have the same targets.
+    """
+    places: dict[tuple[object, ...], dict[int | None, list[dict[str, Any]]]] = {}
+    for (run, window, context, text), rows in position_bins(result).items():
+        sizes = tuple((row["first"], row["last"], row["tokens"]) for row in rows)
+        places.setdefault((run, text, context, sizes), {})[window] = rows
+    for (name, source, *_), windows in places.items():
+        gains = any(row["gain"] is not None for rows in windows.values() for row in rows)
+        columns = ["tokens before", "targets"]
+        shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
+        for window, rows in windows.items():
+            at = f", window {window_name(window)}" if len(windows) > 1 else ""
+            columns += [f"nats a token{at}", *([f"gain of carried context{at}"] if gains else [])]
+            for cells, row in zip(shown, rows, strict=True):
+                cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
+        alone = f", window {window_name(next(iter(windows)))}" if len(windows) == 1 else ""
+        yield TextTable(f"Loss by position: {name}{alone}, {source} text", columns, shown)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
@@ -145,7 +151,7 @@ def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
     kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
     for title, wanted in kinds.items():
         chosen = [cell for cell in cells if cell.task.startswith("recall_") == wanted]
-        lengths, rows = pivot(grouped(chosen))
+        lengths, rows = pivot(with_group_means(chosen))
         shown = [
             [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
             for (task, run, window), found in rows.items()

@@ -18,7 +18,7 @@ from hybridkit.report.numbers import (
     format_speed,
 )
 from hybridkit.training.callback import Callback, Line, Start
-from hybridkit.training.estimate import estimate
+from hybridkit.training.estimate import without_activations
 
 SETTLED = 5.0  # seconds of steps after which the time of the rest is said
 LATEST = 50  # steps whose mean loss stands at the end, as `show` has it
@@ -43,7 +43,8 @@ class RunSummary(Callback):
         self._settled: tuple[int, float] | None = None  # the first step that counts for the estimate, and its time
         for line in start.lines:
             self._remember(line)
-        for said in _begin(estimate(self._loaded, self._ranks, self._plan), start):
+        assert self._plan
+        for said in _begin(without_activations(self._loaded, self._ranks, self._plan), start):
             self._tell(said)
 
     def on_rollback(self, start: Start) -> None:
@@ -116,7 +117,7 @@ class RunSummary(Callback):
 
 def _begin(e: dict[str, Any], start: Start) -> Iterator[str]:
     """Lines on what is about to be trained."""
-    memory, left = e["memory"], start.steps - start.step
+    left = start.steps - start.step
     zero = f", ZeRO {e['zero']}" if e["zero"] else ""
     ranks = "" if e["ranks"] == 1 else f", {e['ranks']} ranks"
     each = e["tokens"] // e["steps"]
@@ -127,6 +128,6 @@ def _begin(e: dict[str, Any], start: Start) -> Iterator[str]:
         f" {e['flops_per_token'] * left * each:.2e} FLOPs"
     )
     yield (
-        f"memory{' a rank' if ranks else ''}: about {format_bytes(memory['total'])}, of which"
-        f" {format_bytes(memory['activations'])} for micro-batches of {e['micro_batch']} sequences"
+        f"memory{' a rank' if ranks else ''}: {format_bytes(e['memory']['held'])} of weights, gradients and optimizer,"
+        f" and activations of {e['micro_batch']} sequences at a time (--dry-run says how much)"
     )

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
 from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
-from hybridkit.runs.metrics import Metrics, read_metrics
+from hybridkit.runs.metrics import Metrics, last_line, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
@@ -90,6 +90,10 @@ class Run:
     def metrics(self) -> Metrics:
         """The lines of metrics.jsonl, and how many could not be read."""
         return read_metrics(self.metrics_file)
+
+    def last_line(self, name: str) -> dict[str, Any] | None:
+        """The last line of metrics.jsonl that holds this metric, among those at its end."""
+        return last_line(self.metrics_file, name)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """All checkpoints, newest first, not checked yet; of an export the folder itself."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from hybridkit.search.arguments import ablations, without_ablations
 from hybridkit.search.outcome import Outcome, read_outcome
@@ -199,10 +199,12 @@ class WorkerPool:
         settings = self._study.definition.file.pruner
         if settings is None or worker.stop_rung:
             return
-        number = worker.trial.number
+        number, run = worker.trial.number, worker.job.run(0)
         steps = rungs(settings, number, worker.job.recipes[0].recipe.train.steps)
-        losses = running_losses(worker.job.run(0).metrics().lines, steps)
-        trials = self._study.trials()
+        trials, last = self._study.trials(), run.last_line("loss")
+        if not last or all(step > last["step"] or str(step) in trials[number].rungs for step in steps):
+            return
+        losses = running_losses(run.metrics().lines, steps)
         if losses.keys() <= trials[number].rungs.keys():
             return
         self._study.storage.set_fields(number, rungs=losses)
@@ -215,8 +217,7 @@ def _progress(worker: Worker) -> Running:
     """The seed that a worker trains now, and its last step."""
     begun = [seed for seed in range(len(worker.job.recipes)) if worker.job.run(seed).begun]
     seed = max(begun, default=0)
-    lines = [line for line in worker.job.run(seed).metrics().lines if "loss" in line]
-    last: dict[str, Any] = lines[-1] if lines else {"step": 0, "loss": None}
+    last = worker.job.run(seed).last_line("loss") or {"step": 0, "loss": None}
     return Running(worker.trial, seed, last["step"], worker.job.recipes[seed].recipe.train.steps, last["loss"])
 
 

@@ -50,7 +50,7 @@ def _offers(trial: LayerUnderTest) -> Iterator[AttentionWeights]:
 
 
 def offered(heads: int, kv_heads: int, head: int, width: int, seed: int = 0) -> AttentionWeights:
-    """An attention with random weights in float64, half of whose channels turn."""
+    """An attention with random weights in float64."""
     generator = torch.Generator().manual_seed(seed)
     rows = {"q.weight": heads, "k.weight": kv_heads, "v.weight": kv_heads}
     shapes = {name: (count * head, width) for name, count in rows.items()} | {"out.weight": (width, heads * head)}
@@ -58,7 +58,7 @@ def offered(heads: int, kv_heads: int, head: int, width: int, seed: int = 0) -> 
         name: torch.randn(shape, dtype=torch.float64, generator=generator) / shape[1] ** 0.5
         for name, shape in shapes.items()
     }
-    return AttentionWeights(heads, kv_heads, head, weights, head // 4 * 2)
+    return AttentionWeights(heads, kv_heads, head, weights)
 
 
 def _taken(block: Block, attention: AttentionWeights, dims: Dims) -> list[Start] | None:

@@ -24,8 +24,8 @@ from hybridkit.training.freeze import frozen
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
-STEPS = 14
-FEW = 12  # steps of what needs no more
+STEPS = 8
+FEW = 6  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
 PART = 3  # steps before a checkpoint, and after
 SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
@@ -82,9 +82,9 @@ def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
 
 def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:
     engine = open_engine(PLAN, train)
-    early = losses(engine, PLAN, train, range(5))
+    early = losses(engine, PLAN, train, range(4))
     aside = norm_and_validation(engine, PLAN)
-    return {"losses": early + losses(engine, PLAN, train, range(5, steps)), "aside": aside}
+    return {"losses": early + losses(engine, PLAN, train, range(4, steps)), "aside": aside}
 
 
 def write(engine: Engine, folder: Path) -> None:

@@ -90,8 +90,7 @@ def test_a_value_of_several_branches_is_bracketed_in_a_template(tmp_path: Path) 
 
 
 def test_named_patterns_are_a_choice_by_name(tmp_path: Path) -> None:
-    arms = 'a: "swa:16*2", b: "swa:1*2", c: "swa:stoch(1,16,p=.5)*2"'
-    text = f"extends: base.yaml\npatterns: {{{arms}}}\ntrial: {{flops: 1e10}}\n"
+    text = "extends: base.yaml\npatterns:\n  short: [swa:4, mlstm]*2\n  none: mlstm*{n}\nspace:\n  n: [1, 2]"
     definition = read_definition(write_space(tmp_path, text))
     assert definition.space.variables["pattern"].grid() == ["short", "none"]
     assert CandidateFactory(definition).make({"n": 2, "pattern": "none"}).pattern == "mlstm*2"
@@ -147,6 +146,7 @@ WRONG = {  # what is appended or replaced: what the message names
     ("# a comment", "\ntrial: {stops: 3}"): ["trial has no stops", "steps"],
     ("# a comment", "\ntrial: {steps: 3, tokens: 5}"): ["steps or tokens"],
     ("# a comment", "\ntrial: {tokens: 3, flops: 5e6}"): ["tokens or flops"],
+    ("# a comment", "\ntrial: {evaluate: [--recall 8, --recall 9 --ablate gdn]}"): ["--ablate gdn", "no candidate"],
     ("# a comment", "\ntrial: {train: {stops: 3}}"): ["stops", "steps"],
     ("# a comment", "\nbudjet: 3"): ["budjet", "budget"],
 }

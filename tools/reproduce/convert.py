@@ -27,7 +27,7 @@ from hybridkit.data.open import held_out_batches
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.perplexity import perplexity
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
-from hybridkit.model.loading import load
+from hybridkit.model.loading import load_model
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.files import write_whole
 from hybridkit.training.reporter import Silent
@@ -85,7 +85,7 @@ def measured(run: Run, kept: Path) -> dict[str, Any]:
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
-    model, data, reading = load(run.path), run.recipe.recipe.data, ReadOptions(None)
+    model, data, reading = load_model(run.path), run.recipe.recipe.data, ReadOptions(None)
 
     def rows(length: int, tokens: int) -> Iterator[Any]:
         together = max(1, 4096 // length)

@@ -35,7 +35,7 @@ from hybridkit.training.engines.deepspeed import DeepSpeed
 from hybridkit.training.engines.deepspeed import checkpoint as files
 from hybridkit.training.engines.deepspeed.config import settings
 from hybridkit.training.engines.deepspeed.model import Loss, groups_of, join, sharded_model
-from hybridkit.training.engines.deepspeed.ulysses import spread
+from hybridkit.training.engines.deepspeed.ulysses import share_sequences
 from hybridkit.training.engines.deepspeed.zero import STAGES
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.loads import Loads
@@ -61,7 +61,7 @@ class DeepSpeedEngine:
         config = settings(spec, train, parameters(plan).total)
         self.model = sharded_model(plan, train.seed, config) if spec.zero == 3 else initial_model(plan, train.seed)
         self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
-        self._ulysses = spread(self.model, spec.sequence_parallel)
+        self._ulysses = share_sequences(self.model, spec.sequence_parallel)
         compiled = compiles(train, self.device) and spec.zero < 3 and spec.sequence_parallel == 1
         if compiled:
             compile_layers(self.model)
