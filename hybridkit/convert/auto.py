@@ -19,7 +19,7 @@ from hybridkit.data.open import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.hub.importing import whole_folder, write_run
-from hybridkit.model.loading import load
+from hybridkit.model.loading import load_model
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.convert import Stage
@@ -70,7 +70,7 @@ def choose(loaded: Loaded, teacher: TeacherRun, aligned: Run, kept: Run, folder:
     recipe = loaded.recipe
     assert recipe.convert and isinstance(recipe.convert.keep, str)
     device = choose_device(recipe.train.device)
-    whole, student = teacher.load().to(device), load(aligned.path).to(device)
+    whole, student = teacher.load().to(device), load_model(aligned.path).to(device)
     count = auto_count(recipe.convert.keep, teacher.plan)
     told = lambda number, found: reporter.message(  # noqa: E731
         f"without mixer {number}: recall {found.recall:.1%}, {found.loss:.4f} nats a token"
