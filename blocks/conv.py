@@ -1,9 +1,9 @@
 """A gated short convolution: the mixer that LFM2 puts beside attention (Liquid AI, transformers' Lfm2ShortConv).
 
-    y = out(c * conv(b * x))      b, c, x = input(u)
+    y = out(c * conv(b * u))      b, c, u = input(x)
 
-conv is causal and depthwise: each channel sees its last `kernel` tokens, one after another weighed by its own taps. It
-carries the last kernel - 1 products b * x. The model adds the pre-norm and the residual.
+conv is causal and depthwise: each channel becomes a weighted sum of its last `kernel_size` values, with own weights.
+The state is the last kernel_size - 1 products b * u. The model adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width.
 """
@@ -17,7 +17,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    State,
+    StepFunction,
+    product_flops,
+    small_init_,
+    wang_init_,
+)
 from hybridkit_blocks.ops.convolution import (
     Convolution,
     convolution_flops,
@@ -30,13 +42,16 @@ from hybridkit_blocks.ops.precision import wide
 
 
 class ConvState(NamedTuple):
-    """What a convolution carries: its last inputs (B, kernel - 1, D), oldest first, in the model's type."""
+    """What a convolution carries: its last inputs (B, kernel_size - 1, D), oldest first, in the model's type."""
 
     inputs: Tensor
 
 
 class Conv(Block):
-    """Gated short convolution (LFM2): each channel sees its last `kernel_size` tokens; `bias` gives all parts one."""
+    """Gated short convolution (LFM2): each channel sees its last `kernel_size` tokens.
+
+    `bias` gives the convolution and both projections one.
+    """
 
     differentiable_state: ClassVar[bool] = True
     kernel_size: int = Field(3, ge=1)
@@ -46,8 +61,13 @@ class Conv(Block):
         return ConvLayer(dims, self.kernel_size, self.bias)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        """Linear layers, and the convolution's taps, 2 a channel and token each; the same for every count."""
-        return 8 * tokens * dims.width**2 + convolution_flops(dims.width, self.kernel_size, tokens)
+        """Linear layers, and the convolution's taps, 2 a channel and token each."""
+        multiply, width = product_flops(count), dims.width
+        linear = multiply(tokens, width, 3 * width) + multiply(tokens, width, width)
+        return linear + convolution_flops(width, self.kernel_size, tokens)
+
+    def reach(self, window: GivenWindow = None) -> int:
+        return self.kernel_size
 
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
@@ -75,9 +95,9 @@ class ConvLayer(Layer):
 
     def __init__(self, dims: Dims, kernel_size: int, bias: bool) -> None:
         super().__init__()
-        self.input = nn.Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, x
+        self.input = Linear(dims.width, 3 * dims.width, bias=bias)  # b, c, u
         self.conv = Convolution(dims.width, kernel_size, bias)
-        self.out = nn.Linear(dims.width, dims.width, bias=bias)
+        self.out = Linear(dims.width, dims.width, bias=bias)
         small_init_(self.input.weight)
         wang_init_(self.out.weight, dims)
         for linear in (self.input, self.out) if bias else ():
@@ -125,5 +145,5 @@ class ConvLayer(Layer):
 
     @staticmethod
     def _split(given: Tensor) -> tuple[Tensor, ...]:
-        """b, c and x (..., D) from what `input` gives, at least fp32: their products are rounded once, at the end."""
+        """b, c and u (..., D) from what `input` gives, at least fp32: their products are rounded once, at the end."""
         return given.to(wide(given.dtype)).chunk(3, -1)

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, padded_product, plain_product
+from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, product_flops
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.feed_forward import network
 
@@ -35,5 +35,5 @@ class FeedForward(ActivationOptions, _Sizes):
         return network(dims, self.inner(dims), self)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         return self.projections * multiply(tokens, dims.width, self.inner(dims))

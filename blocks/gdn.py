@@ -13,14 +13,14 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, small_init_
-from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
+from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
@@ -36,6 +36,7 @@ class Gdn(DeltaBlock):
     `allow_neg_eigval` lets beta reach 2. `start=qwen` begins with dt_bias 1, else with steps between .001 and .1.
     """
 
+    rates: ClassVar[int] = 2
     gate: Literal["silu", "sigmoid", "none"] = "silu"
     start: Literal["fla", "qwen"] = "fla"
 
@@ -45,13 +46,23 @@ class Gdn(DeltaBlock):
     def default_value(self, key: int) -> int:
         return 2 * key
 
-    def weights(self, dims: Dims) -> int:
-        sizes = self.sizes(dims)
-        values = sizes.channels[2]
-        return dims.width * (sum(sizes.channels) + values * (1 + (self.gate != "none")) + 2 * sizes.heads)
+    def projections(self, dims: Dims) -> list[tuple[int, int]]:
+        *_, values = channels = self.sizes(dims).channels
+        gate = () if self.gate == "none" else (values,)
+        return [(dims.width, outputs) for outputs in (*channels, *gate)] + [(values, dims.width)]
 
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, HeadPairs.count)
+
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """A token decays by 2^-.1, and the gate is that of 0: with SiLU, the layer adds nothing until it has learnt."""
+        starts = [
+            set_to("a.weight", like.new_zeros(sizes.heads, dims.width)),
+            set_to("A_log", like.new_full((sizes.heads,), SLOW)),
+            set_to("dt_bias", like.new_zeros(sizes.heads)),
+        ]
+        gate = set_to("gate.weight", like.new_zeros(sizes.channels[2], dims.width))
+        return starts if self.gate == "none" else [*starts, gate]
 
     def build(self, dims: Dims) -> GdnLayer:
         return GdnLayer(self, dims)
@@ -64,7 +75,7 @@ class GdnLayer(DeltaLayer):
         super().__init__(block, dims)
         heads = self.sizes.heads
         self.a = WideLinear(dims.width, heads)
-        self.gate = None if block.gate == "none" else nn.Linear(dims.width, self.sizes.channels[2], bias=False)
+        self.gate = None if block.gate == "none" else Linear(dims.width, self.sizes.channels[2], bias=False)
         self.activation = GATES.get(block.gate)
         for linear in self.inputs:
             small_init_(linear.weight)

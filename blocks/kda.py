@@ -14,14 +14,15 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, small_init_
-from hybridkit_blocks.ops.decay_starts import log_rates, log_uniform_steps
+from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
@@ -38,6 +39,7 @@ class Kda(DeltaBlock):
     `gate_bias` gives the gate one.
     """
 
+    rates: ClassVar[int] = 1
     lower_bound: float | None = Field(None, lt=0)
     low_rank: bool = True
     gate_bias: bool = False
@@ -48,14 +50,29 @@ class Kda(DeltaBlock):
     def default_value(self, key: int) -> int:
         return key
 
-    def weights(self, dims: Dims) -> int:
+    def projections(self, dims: Dims) -> list[tuple[int, int]]:
         sizes = self.sizes(dims)
         values, decays = sizes.channels[2], sizes.heads * sizes.key
-        both = sizes.value * (2 * dims.width + values + decays) if self.low_rank else dims.width * (values + decays)
-        return dims.width * (sum(sizes.channels) + values + sizes.heads) + both
+        rank = sizes.value if self.low_rank else dims.width
+        down = [(dims.width, rank)] * 2 if self.low_rank else []
+        into = [(dims.width, outputs) for outputs in sizes.channels]
+        return [*into, *down, (rank, values), (rank, decays), (values, dims.width)]
 
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, ChannelPairs.count)
+
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """The decay is that of the biases alone: 2^-.1 a token, or with a bound as it is built. The gate is 1/2."""
+        heads, _, key, value = sizes
+        rank = value if self.low_rank else dims.width
+        starts = [
+            set_to("f_b.weight", like.new_zeros(heads * key, rank)),
+            set_to("g_b.weight", like.new_zeros(heads * value, rank)),
+        ]
+        if self.lower_bound is not None:
+            return starts
+        rates = set_to("A_log", like.new_full((heads,), SLOW)), set_to("dt_bias", like.new_zeros(heads * key))
+        return [*starts, *rates]
 
     def build(self, dims: Dims) -> KdaLayer:
         return KdaLayer(self, dims)
@@ -68,8 +85,8 @@ class KdaLayer(DeltaLayer):
         super().__init__(block, dims)
         heads, _, key, value = self.sizes
         self.lower_bound, rank = block.lower_bound, value if block.low_rank else dims.width
-        self.f_a, self.g_a = (nn.Linear(dims.width, value, bias=False) if block.low_rank else None for _ in range(2))
-        self.f_b, self.g_b = (nn.Linear(rank, heads * width, bias=False) for width in (key, value))
+        self.f_a, self.g_a = (Linear(dims.width, value, bias=False) if block.low_rank else None for _ in range(2))
+        self.f_b, self.g_b = (Linear(rank, heads * width, bias=False) for width in (key, value))
         for linear in filter(None, (self.f_a, self.f_b, self.g_a, self.g_b)):
             small_init_(linear.weight)
         self.gate_bias = nn.Parameter(torch.zeros(heads * value)) if block.gate_bias else None

@@ -23,7 +23,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction, write_value
+from hybridkit.block import (
+    AttentionWeights,
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    Start,
+    State,
+    StepFunction,
+    linear,
+    product_flops,
+    set_to,
+    write_value,
+)
 from hybridkit_blocks.ops import ssd_kernels
 from hybridkit_blocks.ops.convolution import (
     SILU,
@@ -114,13 +129,14 @@ class Mamba2(Block):
         the last chunk's padding included.
         """
         sizes = self.sizes(dims)
-        linear = 2 * tokens * dims.width * (sum(sizes.sections) + sizes.inner)
-        linear += convolution_flops(sizes.channels, sizes.taps, tokens)
+        multiply, parts = product_flops(count), (sizes.inner, sizes.channels, sizes.heads)  # of in_proj
+        outer = sum(multiply(tokens, dims.width, part) for part in parts) + multiply(tokens, sizes.inner, dims.width)
+        outer += convolution_flops(sizes.channels, sizes.taps, tokens)
         if count != "hardware":
-            return linear + tokens * 4 * sizes.inner * sizes.state
+            return outer + tokens * 4 * sizes.inner * sizes.state
         chunks, length = tiles(tokens)
         cell = 4 * sizes.inner * sizes.state + 2 * length * (sizes.groups * sizes.state + sizes.inner)
-        return linear + chunks * length * cell
+        return outer + chunks * length * cell
 
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
@@ -152,6 +168,20 @@ class Mamba2(Block):
             torch.zeros(S, device=device, dtype=wide(dtype or torch.get_default_dtype())),
         )
 
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Values become x, keys B, queries C (arXiv 2408.15237); the convolution passes half of them, D is 0, and dt
+        that of its bias (docs/decisions/16-starts-from-attention.md). Every head has a B and a C, as wide as itself."""
+        heads, head, like = attention.heads, attention.head, attention.weights["q.weight"]
+        fit = {"heads": heads, "head": head, "state": head, "groups": heads, "x_scale": 1, "b_scale": 1, "c_scale": 1}
+        self.check_sizes(attention, dims, **fit)
+        rows, taps = heads * head, like.new_zeros(3 * heads * head, self.conv)
+        taps[:, -1] = 0.5
+        sources = ("v.weight", "k.weight", "q.weight")  # x, B and C follow z in in_proj
+        starts = [attention.start(name, "in_proj.weight", begin=rows * at) for at, name in enumerate(sources, 1)]
+        starts += [set_to("in_proj.weight", like.new_zeros(heads, dims.width), 4 * rows), set_to("conv.weight", taps)]
+        starts += [set_to("conv.bias", like.new_zeros(3 * rows))] * self.conv_bias
+        return [*starts, set_to("D", like.new_zeros(heads)), attention.start("out.weight", "out_proj.weight")]
+
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the scan runs on a device ("cpu", "cuda"), and why, in a line."""
@@ -178,21 +208,21 @@ class Mamba2Layer(Layer):
         super().__init__()
         self.block, self.dims, self.sizes = block, dims, sizes
         self._cuts = [sizes.inner, sizes.channels, sizes.heads]
-        self.in_proj = nn.Linear(dims.width, sum(sizes.sections), bias=block.bias)
+        self.in_proj = Linear(dims.width, sum(sizes.sections), bias=block.bias)
         self.conv = Convolution(sizes.channels, sizes.taps, block.conv_bias, SILU)
         self.dt_bias = nn.Parameter(torch.empty(sizes.heads))
         self.A_log = nn.Parameter(torch.empty(sizes.heads))
         self.D = nn.Parameter(torch.ones(sizes.heads))
         self.norm = GatedNorm(sizes.inner, {"group": sizes.groups, "all": 1, "none": None}[block.gate_norm])
-        self.out_proj = nn.Linear(sizes.inner, dims.width, bias=block.bias)
+        self.out_proj = Linear(sizes.inner, dims.width, bias=block.bias)
         self._start(dims)
 
     @torch.no_grad()
     def _start(self, dims: Dims) -> None:
-        """Initial weights of state-spaces/mamba; nn.Linear and the convolution begin as torch has them."""
+        """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
-        dt.add_(torch.expm1(-dt).neg_().log_())  # the inverse of softplus
+        dt.add_(dt.clone().neg_().expm1_().neg_().log_())  # the inverse of softplus
         self.out_proj.weight.div_(dims.depth**0.5)
 
     def forward(
@@ -252,7 +282,7 @@ class Mamba2Layer(Layer):
         weight, bias = self._in()
         parts = weight.split(self._cuts)
         biases = [None] * 3 if bias is None else bias.split(self._cuts)
-        return tuple(F.linear(x, part, more) for part, more in zip(parts, biases, strict=True))
+        return tuple(linear(x, part, more) for part, more in zip(parts, biases, strict=True))
 
     def _in(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of in_proj, with the factors."""

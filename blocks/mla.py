@@ -32,8 +32,7 @@ from hybridkit.block import (
     Layer,
     Linear,
     State,
-    padded_product,
-    plain_product,
+    product_flops,
     small_init_,
     wang_init_,
 )
@@ -96,7 +95,7 @@ class LatentAttention(RopeOptions, _Sizes):
         return Latent(dims, self)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         linear = sum(multiply(tokens, *size) for size in _products(self.shape(dims), dims.width).values())
         return linear + 2 * _channels(self.shape(dims), count) * PAIRS[count](tokens, tokens)
 

@@ -21,15 +21,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import (
+    AttentionWeights,
     Block,
     Count,
     Dims,
     GivenWindow,
     Layer,
     Linear,
+    Start,
     State,
     StepFunction,
-    padded_product,
+    product_flops,
     small_init_,
     wang_init_,
 )
@@ -72,7 +74,8 @@ class Mlstm(Block):
             return linear + tokens * 4 * heads * key * value
         (chunks, length), extended = tiles(tokens), columns(value)
         widths = (dims.width // 2, dims.width // 2, dims.width, dims.width, dims.width)
-        linear = sum(padded_product(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
+        multiply = product_flops(count)
+        linear = sum(multiply(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
         return linear + chunks * length * heads * (4 * key * extended + 2 * length * (key + extended))
 
     def cost_reference(
@@ -105,6 +108,24 @@ class Mlstm(Block):
     def kernel(cls, device: str) -> tuple[str, str]:
         """Which implementation of the cell runs on a device ("cpu", "cuda"), and why, in a line."""
         return mlstm_kernels.choose_kernel(device)
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Queries, keys, values and output, as in arXiv 2603.15590; gates and norm stay as they are built.
+
+        A key has half as many channels here: every second one of each head is taken, which leaves every second pair of
+        rotary positions whole (docs/decisions/16-starts-from-attention.md). Biases have no place. Raises ValueError
+        unless the heads are the attention's, and fill the width.
+        """
+        heads, _, value = self._head(dims)
+        self.check_sizes(attention, dims, heads=attention.heads)
+        if value != attention.head:
+            raise ValueError(
+                f"mlstm cuts the width into its heads, {heads} of {value} channels at width {dims.width}, which does "
+                f"not fit {attention}; no argument changes that: choose gdn, kda or mamba2, which say their own `head`"
+            )
+        half = range(0, attention.head, 2)
+        keys = [attention.start(f"{name}.weight", channels=half) for name in ("q", "k")]
+        return [*keys, attention.start("v.weight"), attention.start("out.weight")]
 
     def _head(self, dims: Dims) -> tuple[int, int, int]:
         """Heads, K and V. Raises ValueError unless the heads divide half the width."""

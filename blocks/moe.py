@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, record, small_init_, wang_init_
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.feed_forward import network
-from hybridkit_blocks.ops.grouped import gather, grouped, spread
+from hybridkit_blocks.ops.grouped import grouped_product, permute_rows, unpermute_rows
 
 
 class _Sizes(Block):
@@ -131,10 +131,10 @@ class Experts(Layer):
         experts = torch.arange(self._block.experts, device=x.device)
         counts = torch.searchsorted(expert, experts, right=True).diff(prepend=expert.new_zeros(1))
         self._record(scores, counts, len(x))
-        made = _biased(grouped(spread(x, order, active), self.up, counts), self.up_bias, expert)
-        y = _biased(grouped(self._block.hidden(made), self.down, counts), self.down_bias, expert)
+        made = _biased(grouped_product(permute_rows(x, order, active), self.up, counts), self.up_bias, expert)
+        y = _biased(grouped_product(self._block.hidden(made), self.down, counts), self.down_bias, expert)
         weights = self._weights(scores, chosen)
-        return (gather(y, order).unflatten(0, (-1, active)) * weights[..., None].to(y.dtype)).sum(1)
+        return (unpermute_rows(y, order).unflatten(0, (-1, active)) * weights[..., None].to(y.dtype)).sum(1)
 
     def _scores(self, x: Tensor) -> Tensor:
         """Logits (N, E), at least fp32 whatever the type: a rounded one would choose other experts."""

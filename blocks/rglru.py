@@ -4,8 +4,8 @@
     log a = -8 r softplus(decay)       h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t
     out = linear_out(h * gelu(linear_y(x)))
 
-with a number a channel, in fp32 at least. At a document's first token h is i u: nothing comes before, and the root
-counts as 1. So the state says whether there was a token at all. The recurrence is in ops/gated_recurrence.py. The model
+for every channel, in fp32 at least. A document's first token has h = i u: no h comes before it, and the root is taken
+as 1. The state therefore also says whether any token has come. The recurrence is in ops/gated_recurrence.py. The model
 adds the pre-norm and the residual.
 
 Letters: B batch, T tokens, D width, W width of the recurrence, H heads, w = W / H, K taps of the convolution.
@@ -21,7 +21,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, StepFunction
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    Linear,
+    State,
+    StepFunction,
+    product_flops,
+)
 from hybridkit_blocks.ops.convolution import (
     Convolution,
     convolution_flops,
@@ -32,8 +42,8 @@ from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_sid
 from hybridkit_blocks.ops.gated_recurrence import Gates, recurrence
 from hybridkit_blocks.ops.precision import wide
 
-RADII = 0.9, 0.999  # what softplus(decay) makes of r = 1/8 at first: uniform in its square
-VARIANCE = 0.01  # of the sums of convolution and gates at first
+RADII = 0.9, 0.999  # the range of the initial a at r = 1/8, exp(-softplus(decay)), whose square is uniform
+VARIANCE = 0.01  # of what convolution and gates compute at first from inputs of variance 1
 
 
 class RglruState(NamedTuple):
@@ -63,10 +73,12 @@ class Rglru(Block):
         return RglruLayer(dims, *self._sizes(dims), self.conv)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        """Linear layers, gates, the convolution, and a multiply-add a channel for the recurrence; for every count."""
+        """Linear layers, gates, the convolution, and a multiply-add a channel for the recurrence."""
         heads, width = self._sizes(dims)
-        linear = 2 * tokens * width * (3 * dims.width + 2 * (width // heads) + 1)
-        return linear + convolution_flops(width, self.conv, tokens)
+        multiply = product_flops(count)
+        linear = 2 * multiply(tokens, dims.width, width) + multiply(tokens, width, dims.width)
+        cell = 2 * tokens * width * (2 * (width // heads) + 1)
+        return linear + cell + convolution_flops(width, self.conv, tokens)
 
     def cost_reference(
         self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact"
@@ -102,7 +114,7 @@ class Rglru(Block):
 
 
 class BlockLinear(nn.Module):
-    """A linear map of each head's channels apart, with a bias."""
+    """A block-diagonal linear map with a bias: each head's outputs depend on that head's channels alone."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
@@ -124,13 +136,13 @@ class RglruLayer(Layer):
     def __init__(self, dims: Dims, heads: int, width: int, taps: int) -> None:
         super().__init__()
         self.heads = heads
-        self.linear_x = nn.Linear(dims.width, width)
-        self.linear_y = nn.Linear(dims.width, width)
+        self.linear_x = Linear(dims.width, width)
+        self.linear_y = Linear(dims.width, width)
         self.conv = Convolution(width, taps, bias=True)
         self.igate = BlockLinear(heads, width)
         self.rgate = BlockLinear(heads, width)
         self.decay = nn.Parameter(torch.empty(width))
-        self.linear_out = nn.Linear(width, dims.width)
+        self.linear_out = Linear(width, dims.width)
         self._start(dims, width, taps)
 
     @torch.no_grad()

@@ -1,12 +1,39 @@
-"""No test reads or writes what the user of this machine keeps: trust in plug-ins, configuration."""
+"""For all tests: folders of their own instead of the user's, short measurements of the machine, and their order."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from hybridkit.training import ceiling
+
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("HYBRIDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shortest_ceilings() -> Iterator[None]:
+    """Every run measures its ceiling before the first step: here once, by small products, not for a tenth of a second.
+
+    What runs faster than such a ceiling raises it, so that no share exceeds 1.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridkit.training.throughput.FIRST", 0.0)
+        patch.setitem(ceiling.LARGEST, "cpu", ceiling.SMALLEST)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, files with slow tests come first, from the last: a long test should not begin at the end,
+    when the other processes have nothing left to do, and the longest are in tests/training."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        files = list(dict.fromkeys(item.path for item in items))
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        order = [path for path in reversed(files) if path in slow] + [path for path in files if path not in slow]
+        place = {path: number for number, path in enumerate(order)}
+        items.sort(key=lambda item: place[item.path])

@@ -11,37 +11,41 @@ from pathlib import Path
 
 import pytest
 from command_line import hybridkit
+from forked import COMMAND_LINE, Forked, forked
 from project import ROOT
 
 FENCE = re.compile(r"(?:`([\w.]+)`:\n)?```(\w+)\n(.*?)```", re.DOTALL)  # after the name of a file: its content
 STEPS = re.compile(r"(steps[:=] ?)\d+")
 BIN = Path(sys.executable).parent
+RUN_FILE = "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 def run(command: str, folder: Path) -> None:
-    """One line of the tutorial. What needs no process of its own is spared the imports of one."""
+    """One line of the tutorial, in a process that need not import torch, or in this one, or in a shell."""
     words = shlex.split(command, comments=True)
     if "Ctrl-C" in command:
-        interrupt(words, folder)
-    elif words[0] == "hybridkit" and not {"--plugin", ">"} & set(words) and words[1:3] != ["search", "space.yaml"]:
+        return interrupt(words, folder)
+    if words[0] == "python" and words[1:] and words[1] != "-c":
+        done = forked(f"import sys; sys.path.insert(0, ''); {RUN_FILE}", *words[1:], cwd=folder)
+    elif words[0] == "hybridkit" and "--plugin" in words:  # it would stay known in this process
+        done = forked(COMMAND_LINE, *words[1:], cwd=folder)
+    elif words[0] == "hybridkit" and ">" not in words:
         done = hybridkit(*words[1:], cwd=folder)
-        assert done.returncode == 0, (command, done.stderr)
     else:
         environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         script = f'hybridkit() {{ python -m hybridkit.cli "$@"; }}\n{command}'
-        shell = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
-        assert shell.returncode == 0, (command, shell.stderr)
+        done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (command, done.stderr)
 
 
 def interrupt(words: list[str], folder: Path) -> None:
     """Start a run, and press Ctrl-C once it has done a step."""
     metrics = folder / words[words.index("--run") + 1] / "metrics.jsonl"
-    command = [sys.executable, "-m", "hybridkit.cli", *words[1:], "train.steps=1000000"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with Forked(COMMAND_LINE, *words[1:], "train.steps=1000000", cwd=folder) as process:
         while process.poll() is None and not (metrics.is_file() and metrics.read_bytes().count(b"\n")):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=120)[1]
+        said = process.communicate()[1]
     assert process.returncode == 130, said
 
 

@@ -19,8 +19,8 @@ Models whose norms multiply by 1 + w need no option: their importer adds 1 to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -28,17 +28,18 @@ from torch import Tensor, nn
 
 from hybridkit.block import (
     ALL,
+    AttentionWeights,
     Block,
     Count,
     Dims,
     GivenWindow,
     Layer,
     Linear,
+    Start,
     State,
     StepFunction,
     WindowLimit,
-    padded_product,
-    plain_product,
+    product_flops,
     small_init_,
     wang_init_,
     window_limit,
@@ -46,6 +47,7 @@ from hybridkit.block import (
 )
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, decode, kernel
+from hybridkit_blocks.ops.attention_mapping import Heads, mapped
 from hybridkit_blocks.ops.cpu import attention_step
 from hybridkit_blocks.ops.cpu.attention_step import normed
 from hybridkit_blocks.ops.cpu.banded import bands
@@ -54,14 +56,6 @@ from hybridkit_blocks.ops.rope_options import RopeOptions
 from hybridkit_blocks.ops.scores import Scores
 
 SINK = 0.02  # initial size of sinks, as gpt-oss has it in transformers
-
-
-class Heads(NamedTuple):
-    """How the width is cut: query heads, key-value heads, width of a head."""
-
-    q: int
-    kv: int
-    size: int
 
 
 class _Sizes(Block):
@@ -117,9 +111,12 @@ class AttentionBlock(RopeOptions, _Sizes):
     def build(self, dims: Dims) -> Attention:
         return Attention(dims, self)
 
+    def reach(self, window: GivenWindow = None) -> int | None:
+        return window_limit(window_of(self), window)
+
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         heads, limit = self.shape(dims), window_limit(window_of(self), window)
-        multiply = padded_product if count == "hardware" else plain_product
+        multiply = product_flops(count)
         linear = (3 if self.gate else 2) * multiply(tokens, dims.width, heads.size * heads.q)
         linear += 2 * multiply(tokens, dims.width, heads.size * heads.kv)
         return linear + 4 * heads.q * heads.size * PAIRS[count](tokens, min(limit or tokens, tokens))
@@ -150,6 +147,15 @@ class AttentionBlock(RopeOptions, _Sizes):
         return kv_cache.empty_cache(
             batch, heads.kv, heads.size, tokens, window_limit(window_of(self), window), device, dtype
         )
+
+    def attention_weights(self, weights: Mapping[str, Tensor], dims: Dims) -> AttentionWeights:
+        heads, own = self.shape(dims), self.resolved(dims)
+        said = {name: getattr(own, name) for name in type(self).positional() if name != "window"}
+        return AttentionWeights(heads.q, heads.kv, heads.size, weights, said)
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Every weight that both have (ops/attention_mapping.py)."""
+        return mapped(self, attention, self.shape(dims))
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+SLOW = math.log(0.1)  # A_log for which a step of softplus(0) decays by 2^-.1: half in ten tokens
+
 
 def log_uniform_steps(number: int) -> Tensor:
     """dt_bias for which the step softplus(dt_bias) is drawn between 0.001 and 0.1, evenly in its logarithm."""

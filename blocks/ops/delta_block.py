@@ -7,14 +7,23 @@ channels of the convolution.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hybridkit.block import Block, Count, Dims, GivenWindow
+from hybridkit.block import (
+    AttentionWeights,
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Start,
+    product_flops,
+    set_to,
+)
 from hybridkit_blocks.ops import delta_kernels
 from hybridkit_blocks.ops.convolution import convolution_flops, convolution_reference, convolution_state
 from hybridkit_blocks.ops.precision import wide
@@ -45,6 +54,7 @@ class DeltaBlock(Block):
     """The arguments of both kinds, and what follows from them alone."""
 
     differentiable_state: ClassVar[bool] = True
+    rates: ClassVar[int]  # linear layers that give a number a head
     heads: int | None = Field(None, ge=1)
     key_heads: int | None = Field(None, ge=1)
     head: int | None = Field(None, ge=1)
@@ -63,8 +73,8 @@ class DeltaBlock(Block):
         """V where none is given."""
 
     @abstractmethod
-    def weights(self, dims: Dims) -> int:
-        """Weights of the linear layers."""
+    def projections(self, dims: Dims) -> list[tuple[int, int]]:
+        """Inputs and outputs of the linear layers, but for those of rates."""
 
     @abstractmethod
     def chunk_products(self, sizes: Sizes, tokens: int) -> int:
@@ -83,6 +93,27 @@ class DeltaBlock(Block):
         key = self.head or self.default_head(dims.width, heads)
         return Sizes(heads, key_heads, key, self.value or self.default_value(key))
 
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """Queries, keys, values and output; all else neutral, as ServiceNow's Fast-LLM converts to Gated DeltaNet.
+
+        The convolution passes half of its input, for which SiLU is nearly linear; beta is 1/2 everywhere, the norm has
+        weights 1, and what `neutral` says. Biases have no place, nor have positions, which a delta rule has no need of.
+        """
+        heads, head = attention.heads, attention.head
+        self.check_sizes(attention, dims, heads=heads, key_heads=heads, head=head, value=head)
+        starts = [attention.start(f"{name}.weight") for name in ("q", "k", "v", "out")]
+        like, rows = attention.weights["q.weight"], 3 * heads * head
+        taps = like.new_zeros(rows, self.conv)
+        taps[:, -1] = 0.5
+        starts += [set_to("conv.weight", taps), set_to("b.weight", like.new_zeros(heads, dims.width))]
+        if self.conv_bias:
+            starts.append(set_to("conv.bias", like.new_zeros(rows)))
+        return [*starts, set_to("norm", like.new_ones(head)), *self.neutral(self.sizes(dims), dims, like)]
+
+    @abstractmethod
+    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+        """Decay and gate for `from_attention`, of the type of `like`."""
+
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
         """Linear layers, the convolution's taps, and the cell.
 
@@ -91,7 +122,10 @@ class DeltaBlock(Block):
         the upper halves of triangles included.
         """
         sizes = self.sizes(dims)
-        linear = 2 * tokens * self.weights(dims) + convolution_flops(sum(sizes.channels), self.conv, tokens)
+        multiply = product_flops(count)
+        linear = sum(multiply(tokens, *each) for each in self.projections(dims))
+        linear += 2 * tokens * dims.width * self.rates * sizes.heads
+        linear += convolution_flops(sum(sizes.channels), self.conv, tokens)
         if count == "hardware":
             return linear + 2 * self.chunk_products(sizes, tokens)
         return linear + 6 * tokens * sizes.heads * sizes.key * sizes.value

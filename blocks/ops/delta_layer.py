@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, GivenWindow, Layer, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, linear, small_init_, wang_init_
 from hybridkit_blocks.ops import delta_kernels
 from hybridkit_blocks.ops.convolution import SILU, Convolution, convolve
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
@@ -53,13 +53,13 @@ class DeltaLayer(Layer):
         self.name, self.sizes, self.eps = block.name(), block.sizes(dims), block.norm_eps
         self.top = 2.0 if block.allow_neg_eigval else 1.0  # beta lies between 0 and this
         q, k, v = self.sizes.channels
-        self.q, self.k, self.v = (nn.Linear(dims.width, width, bias=False) for width in (q, k, v))
+        self.q, self.k, self.v = (Linear(dims.width, width, bias=False) for width in (q, k, v))
         self.b = WideLinear(dims.width, self.sizes.heads)
         self.conv = Convolution(q + k + v, block.conv, block.conv_bias, SILU)
         self.norm = nn.Parameter(torch.ones(self.sizes.value))
-        self.out = nn.Linear(v, dims.width, bias=False)
-        for linear in (self.q, self.k, self.v, self.b):
-            small_init_(linear.weight)
+        self.out = Linear(v, dims.width, bias=False)
+        for layer in (self.q, self.k, self.v, self.b):
+            small_init_(layer.weight)
         wang_init_(self.out.weight, dims)
 
     @property
@@ -128,11 +128,11 @@ class DeltaLayer(Layer):
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """What q, k, v, b and `inputs` give (B, T, outputs)."""
-        linears = self.q, self.k, self.v, self.b, *self.inputs
+        layers = self.q, self.k, self.v, self.b, *self.inputs
         if not custom_autograd(x, self.q.weight):
-            return [linear(x) for linear in linears]
-        weights = [linear.weight for linear in linears]  # one product for all, and one for each gradient
-        return F.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+            return [layer(x) for layer in layers]
+        weights = [layer.weight for layer in layers]  # one product for all, and one for each gradient
+        return linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
 
     def _convolved(
         self, mixed: Sequence[Tensor], held: DeltaState | None, document_starts: Tensor | None

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 ALIGNED = 8  # numbers of bf16 in 16 bytes, which the kernel's rows are to be a multiple of
 
 
-def grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def grouped_product(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """x (P, K), weight (E, M, K), rows of every group (E,) int64, to (P, M)."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -63,19 +63,19 @@ def _filled(counts: list[int]) -> Iterator[tuple[int, slice]]:
         begin += count
 
 
-def spread(x: Tensor, order: Tensor, times: int) -> Tensor:
+def permute_rows(x: Tensor, order: Tensor, times: int) -> Tensor:
     """Row order[i] // times of x (N, D) for every i: (N times, D), where `order` is a permutation."""
-    y: Tensor = _Spread.apply(x, order, times)
+    y: Tensor = _Permute.apply(x, order, times)
     return y
 
 
-def gather(x: Tensor, order: Tensor) -> Tensor:
-    """The rows of x (P, D) where `spread` took them from: x[i] at order[i]."""
-    y: Tensor = _Gather.apply(x, order)
+def unpermute_rows(x: Tensor, order: Tensor) -> Tensor:
+    """The rows of x (P, D) where `permute_rows` took them from: x[i] at order[i]."""
+    y: Tensor = _Unpermute.apply(x, order)
     return y
 
 
-class _Spread(torch.autograd.Function):
+class _Permute(torch.autograd.Function):
     """Its gradient sums rows in their order: no atomic additions, so that it is the same every time."""
 
     @staticmethod
@@ -91,7 +91,7 @@ class _Spread(torch.autograd.Function):
         return grads[0][order.argsort()].unflatten(0, (-1, ctx.times)).sum(1), None, None
 
 
-class _Gather(torch.autograd.Function):
+class _Unpermute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)

@@ -67,6 +67,7 @@ def train(
     """
     from hybridkit.evaluation.probes import probes_of
     from hybridkit.report.progress import reporter
+    from hybridkit.report.run_summary import RunSummary
     from hybridkit.training.launch.launch import check_launch
     from hybridkit.training.reporter import Silent
     from hybridkit.training.trainer import train as start
@@ -75,7 +76,8 @@ def train(
     loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
     check_launch(loaded.recipe, 1, loaded.registry)
     told = Silent() if quiet else reporter()
-    start(loaded, folder, resume=resume, reporter=told, callbacks=[*probes_of(loaded), *callbacks])
+    summary = [] if quiet else [RunSummary(loaded, 1, told.message)]
+    start(loaded, folder, resume=resume, reporter=told, callbacks=[*summary, *probes_of(loaded), *callbacks])
     return TrainedRun(folder)
 
 
@@ -96,6 +98,7 @@ def evaluate(
     run: str | Path | TrainedRun | Sequence[str | Path | TrainedRun],
     *,
     perplexity: bool = True,
+    text: Sequence[str | Path] = (),
     context: int | None = None,
     needles: Sequence[str] = (),
     lengths: Sequence[int] = (4096,),
@@ -108,6 +111,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """What `hybridkit eval --json` prints, as a dict: `perplexity`, `by_position`, `cells` (needles, recall), `tasks`.
 
+    `text`: files, folders or globs that are read in place of the held-out text.
     `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
     test time (None: each block's largest). `checkpoint`: a step, "best" or "newest". `options` are further fields of
     `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, haystack, include, limit. Answers
@@ -121,7 +125,8 @@ def evaluate(
     if unknown := options.keys() - EvalRequest.__dataclass_fields__.keys():
         raise UserError(f"evaluate: unknown option {sorted(unknown)[0]}")
     request = EvalRequest(
-        perplexity=perplexity, context=context, tasks=task_names(needles), lengths=tuple(lengths) if needles else (),
+        perplexity=perplexity, texts=tuple(map(str, text)), context=context,
+        tasks=task_names(needles), lengths=tuple(lengths) if needles else (),
         windows=tuple(windows), gaps=tuple(recall), harness=tuple(tasks), samples=samples, **options,
     )  # fmt: skip
     runs = [run] if isinstance(run, str | Path | TrainedRun) else list(run)

@@ -10,16 +10,16 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 
 from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Count, Dims, Entry, NormPlacement, window_of
+from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
 from hybridkit.block.init import small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
     Linear,
     linear,
     pad_weight,
-    padded_product,
     padded_width,
     padding,
-    plain_product,
+    product_flops,
     spare,
 )
 from hybridkit.block.sequence_parallel import SequenceParallel
@@ -39,6 +39,7 @@ from hybridkit.system.building import building
 __all__ = [
     "ALL",
     "Argument",
+    "AttentionWeights",
     "Auxiliary",
     "Block",
     "Count",
@@ -47,9 +48,11 @@ __all__ = [
     "GivenWindow",
     "Layer",
     "Linear",
+    "NoMapping",
     "NormPlacement",
     "SequenceParallel",
     "Spec",
+    "Start",
     "State",
     "StepFunction",
     "TrainStep",
@@ -61,13 +64,13 @@ __all__ = [
     "linear",
     "meant_window",
     "pad_weight",
-    "padded_product",
     "padded_width",
     "padding",
-    "plain_product",
+    "product_flops",
     "record",
     "recording",
     "said_window",
+    "set_to",
     "small_init_",
     "spare",
     "state_bytes",

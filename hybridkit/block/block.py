@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start
 from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
 from hybridkit.block.state import State
@@ -88,6 +90,10 @@ class Block(Spec, ABC):
         """
         return None
 
+    def reach(self, window: GivenWindow = None) -> int | None:
+        """How many positions, its own included, an output depends on at a window; None: maybe all before it."""
+        return None if self.is_mixer else 1
+
     def idle_parameters(self, dims: Dims, rows: int = 1) -> int:
         """Elements of the weights that a call of so many tokens leaves unread: those of experts that none chooses.
 
@@ -107,6 +113,24 @@ class Block(Spec, ABC):
     ) -> State:
         """An empty state with room for `tokens`; it has the size in bytes of any state after so many tokens."""
         return ()
+
+    def attention_weights(self, weights: Mapping[str, Tensor], dims: Dims) -> AttentionWeights:
+        """The layer's weights, given by their names, as those of a softmax attention. Raises NoMapping for others."""
+        raise NoMapping(f"{self.name()} is no softmax attention")
+
+    def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
+        """What the layer begins with where it takes the place of a trained attention; all else stays as it is built.
+
+        A function of the arguments alone; the tensors may be on the meta device. Raises NoMapping where a block of
+        this kind has no such rule, and ValueError, with arguments that would fit, where the sizes do not.
+        """
+        raise NoMapping(f"{self.name()} has no mapping from attention")
+
+    def check_sizes(self, attention: AttentionWeights, dims: Dims, **fitting: Any) -> None:
+        """Raises ValueError unless these arguments have the values that fit an attention."""
+        own = self.resolved(dims)
+        if any(getattr(own, name) != value for name, value in fitting.items()):
+            raise ValueError(f"{self} does not fit {attention}; write {self.model_copy(update=fitting)}")
 
     @classmethod
     def kernel(cls, device: str) -> tuple[str, str]:

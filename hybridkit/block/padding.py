@@ -8,12 +8,14 @@ and columns are zero, so that values and gradients are those of the weight alone
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hybridkit.block.block import Count
 
 MULTIPLES = (64, 32, 16, 8)  # on a GPU: the first that adds at most a sixteenth
 CPU_MULTIPLES = (8,)
@@ -42,14 +44,10 @@ def padded_width(width: int, multiples: Sequence[int] = MULTIPLES) -> int:
     return next((size for size in fitting if 16 * size <= 17 * width), width)
 
 
-def plain_product(tokens: int, inputs: int, outputs: int) -> int:
-    """FLOPs of the product of `tokens` vectors with a weight (outputs, inputs)."""
-    return 2 * tokens * inputs * outputs
-
-
-def padded_product(tokens: int, inputs: int, outputs: int) -> int:
-    """`plain_product` with both widths padded."""
-    return plain_product(tokens, padded_width(inputs), padded_width(outputs))
+def product_flops(count: Count) -> Callable[[int, int, int], int]:
+    """A function from tokens, inputs and outputs to the FLOPs of a linear layer; `hardware` counts padded widths."""
+    width = padded_width if count == "hardware" else int
+    return lambda tokens, inputs, outputs: 2 * tokens * width(inputs) * width(outputs)
 
 
 def spare(width: int, x: Tensor) -> int:

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from hybridkit import __version__
-from hybridkit.cli import bench, blocks, doctor, eval, export, flops, generate, import_, report, search, show, train
+from hybridkit.cli import (
+    bench,
+    blocks,
+    convert,
+    doctor,
+    eval,
+    export,
+    flops,
+    generate,
+    import_,
+    report,
+    search,
+    show,
+    train,
+)
 from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
@@ -46,7 +60,7 @@ def _add(module: ModuleType) -> None:
     app.command(name.rstrip("_"), short_help=first)(verb)
 
 
-for _module in (show, flops, train, eval, generate, search, report, bench, export, import_, blocks, doctor):
+for _module in (show, flops, train, convert, eval, generate, search, report, bench, export, import_, blocks, doctor):
     _add(_module)
 
 

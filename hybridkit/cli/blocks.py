@@ -42,9 +42,9 @@ def _others() -> Iterator[Kind]:
     from hybridkit.data.tokenizer import TOKENIZER
     from hybridkit.evaluation.task import TASK
     from hybridkit.hub.family import FAMILY
-    from hybridkit.recipe.choices import ENGINE, OPTIMIZER
+    from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER
     from hybridkit.search.schema import SAMPLER
 
-    yield from (OPTIMIZER, ENGINE, SOURCE, TOKENIZER, TASK, FAMILY)
+    yield from (OPTIMIZER, ENGINE, LOGGER, SOURCE, TOKENIZER, TASK, FAMILY)
     if find_spec("optuna"):
         yield SAMPLER

@@ -29,6 +29,12 @@ _DeviceName = Literal["auto", "cpu", "cuda"]
 
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
 _Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
+_Other = Annotated[
+    list[str],
+    typer.Option(
+        "--text", metavar="FILE", help="A text file, folder or glob to read in place of the held-out text; repeatable."
+    ),
+]
 _Context = Annotated[
     str, typer.Option(metavar="N", help="Tokens of a row for the loss by position; default: 16 training sequences.")
 ]
@@ -67,6 +73,7 @@ _Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; d
 def eval(
     runs: _Runs,
     perplexity: _Text = True,
+    text: _Other = [],
     context: _Context = "",
     needles: _Needles = "",
     lengths: _Lengths = "",
@@ -97,7 +104,8 @@ def eval(
     from hybridkit.system.links import refuse_links
 
     request = EvalRequest(
-        perplexity=perplexity, context=_sizes("--context", context)[0] if context else None,
+        perplexity=perplexity, texts=tuple(dict.fromkeys(text)),
+        context=_sizes("--context", context)[0] if context else None,
         tasks=task_names(needles.split(",") if needles else ()),
         lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
@@ -131,6 +139,8 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
     """Options that say something only beside others."""
     if lengths and not request.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
+    if request.texts and not request.perplexity:
+        raise UserError("--text is for perplexity: leave --no-perplexity out")
     if (request.include or request.limit) and not request.harness:
         raise UserError("--include and --limit are for harness tasks: name them with --tasks")
     if not (request.perplexity or request.tasks or request.gaps or request.harness):

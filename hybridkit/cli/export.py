@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hybridkit.cli.options import Json, Plugins, RunFolder
+from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -23,6 +23,10 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="fp32, bf16 or fp16; by default as the weights are.")
     ] = None,
+    checkpoint: CheckpointName = None,
+    average: Annotated[
+        bool, typer.Option("--average", help="The running mean of the weights (train.ema) in their place.")
+    ] = False,
     push: Annotated[
         str | None, typer.Option(metavar="REPO", help="Also upload it to this repository of the Hugging Face Hub.")
     ] = None,
@@ -30,10 +34,10 @@ def export(
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
-    """Write a run's newest weights as a folder that transformers opens, with tokenizer and model card."""
+    """Write a run's weights as a folder that transformers opens, with tokenizer and model card."""
     from hybridkit.hub.export import export_run as write
 
-    made = write(run, folder, format, dtype)
+    made = write(run, folder, format, dtype, checkpoint, average)
     address = None
     if push:
         from hybridkit.hub.repository import push as upload
@@ -45,6 +49,9 @@ def export(
         say(format_json(said))
         return
     say("\n".join(str(path) for path in made.files))
+    alike: dict[str, list[str]] = {}
     for name, reason in made.reasons.items():
-        say(f"not {name}: {reason}")
+        alike.setdefault(reason, []).append(name)
+    for reason, names in alike.items():
+        say(f"not {', '.join(names)}: {reason}")
     say(f"written as {made.family}" + (f", uploaded to {address}" if address else ""))

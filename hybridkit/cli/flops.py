@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.recipe.files import Loaded
 
 CountName = Literal["exact", "paper", "hardware"]
-MeasureName = Literal["flops", "params", "state"]
+MeasureName = Literal["flops", "params", "state", "training"]
 DtypeName = Literal["fp32", "bf16", "fp64"]
 
 
@@ -36,7 +36,8 @@ def flops(
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares training memory among.")] = 1,
     memory: Annotated[bool, typer.Option("--memory", help="Estimate the activations of training, too.")] = False,
     match: Annotated[
-        MeasureName | None, typer.Option(help="Resize the second recipe to cost what the first does, and print it.")
+        MeasureName | None,
+        typer.Option(help="Resize the second recipe to cost what the first does (training: set its steps)."),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hold a small instance against fvcore and torch.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw costs over context: .png or .svg.")] = None,
@@ -99,17 +100,22 @@ def _report(asked: Sequence[CostRequest], memory: bool, as_json: bool) -> None:
 def _match(asked: Sequence[CostRequest], measure: MeasureName, as_json: bool) -> None:
     if len(asked) != 2:
         raise UserError(f"--match takes two recipes and at most one context, not {len(asked)} of them")
-    from hybridkit.cost.match import match
+    from hybridkit.cost.match import match, match_steps
     from hybridkit.cost.summary import FLOPS_SCHEMA
     from hybridkit.recipe.files import dump
 
     target, other = asked
-    found = match(target.plan, other.loaded, measure, target.settings)
+    found = (
+        [match_steps(target.loaded, other.loaded)]
+        if measure == "training"
+        else match(target.plan, other.loaded, measure, target.settings)
+    )
     if as_json:
         matches = [candidate.summary() for candidate in found]
         say(format_json({"schema": FLOPS_SCHEMA, "measure": measure, "matches": matches}))
         return
-    say(f"# {target.name} has {float(found[0].target):.6g} {measure}; {other.name} with")
+    unit = "FLOPs of training" if measure == "training" else measure
+    say(f"# {target.name} has {float(found[0].target):.6g} {unit}; {other.name} with")
     for candidate in found:
         say(f"#   {candidate}")
     say(dump(found[0].loaded.recipe), end="")

@@ -51,9 +51,9 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # wrong values are reported before a model is read
     from hybridkit.inference.streaming import Writer
-    from hybridkit.model.loading import load
+    from hybridkit.model.loading import load_model
 
-    writer = Writer(load(run, checkpoint, average), sampling, tokens, stop)
+    writer = Writer(load_model(run, checkpoint, average), sampling, tokens, stop)
     streamed = not as_json and len(texts) < 2
     replies: list[Reply] = []
     for context in _contexts(writer, texts, load_state, window, chunk):

@@ -79,11 +79,11 @@ def _samples(runs: list[Path], prompts: list[str]) -> list[Sample]:
     """How each run goes on with each prompt; the seed is always the same."""
     from hybridkit.inference.sampling import Sampling
     from hybridkit.inference.streaming import Writer
-    from hybridkit.model.loading import load
+    from hybridkit.model.loading import load_model
 
     samples = []
     for run in runs:
-        writer = Writer(load(run), Sampling(temperature=0.8, seed=0), TOKENS)
+        writer = Writer(load_model(run), Sampling(temperature=0.8, seed=0), TOKENS)
         for prompt in prompts:
             samples.append((str(run), prompt, writer.texts(writer.read([prompt]))[0]))
     return samples

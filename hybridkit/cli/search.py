@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,8 +69,8 @@ def _search(
             f"it, `hybridkit search report {space}` shows what it found"
         )
     definition = read_definition(space)  # before torch is imported, so that a mistake in a space is reported at once
-    if definition.file.trial.evaluate is not None:
-        _check_arguments(definition.where("trial", "evaluate"), definition.file.trial.evaluate)
+    for arguments in definition.file.trial.questions:
+        _check_arguments(definition.where("trial", "evaluate"), arguments)
     folder = folder or Path("studies") / run_name(space)
     from hybridkit.search import study as studies
 
@@ -106,22 +106,32 @@ def _check_arguments(place: str, arguments: str) -> None:
 
 def _print(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search import print_results
+    from hybridkit.search.compare import comparison
     from hybridkit.search.reader import open_reader
+    from hybridkit.search.results import results
+
+    opened = open_reader(folder, storage)
+    found = results(opened)
+    say(format_json(_json(opened))) if as_json else print_results(found, comparison(opened))
+
+
+def _json(study: StudyReader) -> dict[str, Any]:
+    """The results of a study, and what it compares."""
+    from hybridkit.search.compare import comparison, comparison_json
     from hybridkit.search.results import results, results_json
 
-    found = results(open_reader(folder, storage))
-    say(format_json(results_json(found))) if as_json else print_results(found)
+    compared = comparison(study)
+    return results_json(results(study)) | ({"compare": comparison_json(compared)} if compared else {})
 
 
 def _report(folder: Path, storage: str | None, as_json: bool) -> None:
     from hybridkit.report.search_pages import write_pages
     from hybridkit.search.reader import open_reader
-    from hybridkit.search.results import results, results_json
 
     opened = open_reader(folder, storage)
     pages = write_pages(opened)
     if as_json:
-        say(format_json({**results_json(results(opened)), "pages": [str(page) for page in pages]}))
+        say(format_json({**_json(opened), "pages": [str(page) for page in pages]}))
         return
     for page in pages:
         say(page)
@@ -148,10 +158,10 @@ def _best(folder: Path, storage: str | None, as_json: bool) -> None:
 
 
 def _recipe(study: StudyReader, trial: Trial) -> Recipe:
-    """The recipe of a trial. Only `match`, which sets a width by costs, needs blocks, and with them torch."""
+    """The recipe of a trial. Only `match` and `trial.flops`, which ask for costs, need blocks, and with them torch."""
     from hybridkit.search.definition import chosen_recipe
 
-    if study.definition.measure is None:
+    if not study.definition.needs_costs:
         return chosen_recipe(study.definition, trial.params).recipe
     from hybridkit.search.candidate import CandidateFactory
 

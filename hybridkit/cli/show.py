@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hybridkit.cli.options import Json, Plugins
-from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
@@ -31,12 +30,13 @@ def show(
         from hybridkit.report.figure import check_plot_file
 
         check_plot_file(plot)
+    from hybridkit.runs.run import Run, load_recipe
+
     if Run(what[0]).begun:
         _runs([Path(run) for run in what], plot, over, as_json)
         return
     recipe, *others = what
     from hybridkit.recipe.files import sort_words
-    from hybridkit.runs.run import load_recipe
 
     names, overrides = sort_words(others)
     if names:
@@ -78,6 +78,7 @@ def _runs(runs: list[Path], plot: Path | None, over: Over, as_json: bool) -> Non
         costs = []
         if over == "flops":
             from hybridkit.report.run_costs import step_flops
+            from hybridkit.runs.run import Run
 
             costs = [step_flops(Run(run)) for run in runs]
         save_figure(draw_curves(curves, over, costs), plot)
@@ -87,6 +88,7 @@ def _stack(run: Path) -> dict[str, Any] | None:
     """The stack of a run's recipe; None, with a line that says why, where the recipe cannot be read here."""
     from hybridkit.model.loading import plan
     from hybridkit.report.show import outline
+    from hybridkit.runs.run import Run
 
     try:
         loaded = Run(run).recipe

@@ -49,11 +49,14 @@ def train(
     with launch.as_rank() as rank:
         from hybridkit.evaluation.probes import probes_of
         from hybridkit.report.progress import reporter
+        from hybridkit.report.run_summary import RunSummary
+        from hybridkit.training import ranks as launched
         from hybridkit.training.reporter import Silent
         from hybridkit.training.trainer import train as start
 
         told = reporter() if rank == 0 else Silent()
-        start(loaded, folder, resume=resume, reporter=told, callbacks=probes_of(loaded))
+        summary = RunSummary(loaded, launched.count(), told.message)
+        start(loaded, folder, resume=resume, reporter=told, callbacks=[summary, *probes_of(loaded)])
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:

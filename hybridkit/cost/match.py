@@ -1,8 +1,9 @@
-"""Iso-cost baselines: which width or depth makes one recipe cost what another does."""
+"""Iso-cost baselines: which width, depth, FFN or number of steps makes one recipe cost what another does."""
 
 from bisect import bisect_left
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -12,23 +13,28 @@ from hybridkit.language.printer import canonical, period
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.section import MOST
 from hybridkit.system.errors import UserError
 
 CostMeasure = Literal["flops", "params", "state"]
-Resize = Literal["width", "depth"]
+Resize = Literal["width", "depth", "ffn", "steps"]
 MEASURES: dict[CostMeasure, Callable[[Plan, CostSettings], Fraction]] = {
     "flops": lambda plan, settings: cost(plan, settings).training,
     "params": lambda plan, settings: Fraction(parameters(plan).total),
     "state": lambda plan, settings: Fraction(total_state_bytes(plan, settings)),
 }
 MAX_WIDTH = 1 << 20  # as a recipe may say
+FFN_STEP = 8  # of an FFN's width
+_SIZES: dict[Resize, str] = {
+    "width": "width {}", "depth": "its unit {} times", "ffn": "FFNs of width {}", "steps": "{} steps",
+}  # fmt: skip
 
 
 class Match(NamedTuple):
-    """A recipe changed in its width or depth so that it costs nearly as much as the target."""
+    """A recipe changed in one size so that it costs nearly as much as the target."""
 
     change: Resize
-    size: int  # of the residual stream; or repeats of the pattern's smallest unit
+    size: int  # of the residual stream or the FFNs; repeats of the pattern's smallest unit; steps of training
     value: Fraction
     target: Fraction
     loaded: Loaded
@@ -39,8 +45,7 @@ class Match(NamedTuple):
         return float(self.value / self.target - 1)
 
     def __str__(self) -> str:
-        size = f"width {self.size}" if self.change == "width" else f"its unit {self.size} times"
-        return f"{size}: {float(self.value):.6g}, {self.difference:+.2%}"
+        return f"{_SIZES[self.change].format(self.size)}: {float(self.value):.6g}, {self.difference:+.2%}"
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""
@@ -50,7 +55,7 @@ class Match(NamedTuple):
 
 
 def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSettings) -> list[Match]:
-    """The nearest width and the nearest depth of `other`, the better of the two first.
+    """The nearest width, depth and, where FFNs are added to the pattern, width of these; the best of them first.
 
     Raises UserError where no size of it comes to what `target` has.
     """
@@ -60,16 +65,36 @@ def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSetti
     said = list(map(str, plan(other).written))
     step, unit = width_step(other), said[: period(said)]
 
-    def resize(change: Resize, n: int) -> Loaded:
-        return with_width(other, n * step) if change == "width" else with_pattern(other, canonical(list(unit) * n))
-
-    def nearest(change: Resize, scale: int, most: int) -> Match:
-        n = nearest_size(lambda n: MEASURES[measure](plan(resize(change, n)), settings), wanted, most)
-        built = resize(change, n)
+    def nearest(change: Resize, resize: Callable[[int], Loaded], scale: int, most: int) -> Match:
+        n = nearest_size(lambda n: MEASURES[measure](plan(resize(n * scale)), settings), wanted, most)
+        built = resize(n * scale)
         return Match(change, n * scale, MEASURES[measure](plan(built), settings), wanted, built)
 
-    found = [nearest("width", step, MAX_WIDTH // step), nearest("depth", 1, MAX_ENTRIES // len(unit))]
+    found = [
+        nearest("width", partial(with_width, other), step, MAX_WIDTH // step),
+        nearest("depth", lambda n: with_pattern(other, canonical(list(unit) * n)), 1, MAX_ENTRIES // len(unit)),
+    ]
+    if measure != "state" and _sizes_ffns(other):
+        found.append(nearest("ffn", partial(with_ffn, other), FFN_STEP, MAX_WIDTH // FFN_STEP))
     return sorted(found, key=lambda candidate: abs(candidate.difference))
+
+
+def match_steps(target: Loaded, other: Loaded) -> Match:
+    """`other` with the number of steps with which its training costs as many FLOPs as that of `target`."""
+    wanted, (own, _) = (training_flops(target)[0], training_flops(other))
+    steps = max(1, round(wanted / own * other.recipe.train.steps))
+    if steps > MOST:
+        raise UserError(f"--match training: {steps:,} steps are more than the {MOST:,} that a recipe may have")
+    train = other.recipe.train.model_copy(update={"steps": steps})
+    built = other._replace(recipe=other.recipe.model_copy(update={"train": train}))
+    return Match("steps", steps, training_flops(built)[0], wanted, built)
+
+
+def training_flops(loaded: Loaded) -> tuple[Fraction, Fraction]:
+    """FLOPs of a whole run, expected over windows, and those of one token of it; at its own length of sequences."""
+    recipe = loaded.recipe
+    token = cost(plan(loaded), CostSettings(recipe.data.sequence)).training
+    return token * recipe.train.steps * recipe.train.batch_tokens, token
 
 
 def nearest_size(measure: Callable[[int], Fraction], wanted: Fraction, most: int) -> int:
@@ -92,6 +117,20 @@ def with_width(loaded: Loaded, width: int) -> Loaded:
     """The recipe with another width of the residual stream."""
     model = loaded.recipe.model.model_copy(update={"width": width})
     return loaded._replace(recipe=loaded.recipe.model_copy(update={"model": model}))
+
+
+def with_ffn(loaded: Loaded, width: int) -> Loaded:
+    """The recipe with FFNs of another width after its mixers."""
+    model = loaded.recipe.model
+    changed = model.model_copy(update={"ffn": {**(model.ffn or {}), "width": width}})
+    return loaded._replace(recipe=loaded.recipe.model_copy(update={"model": changed}))
+
+
+def _sizes_ffns(loaded: Loaded) -> bool:
+    """Whether blocks with a width are added to the pattern."""
+    described, ffn = plan(loaded), loaded.recipe.model.ffn
+    added = described.entries != described.written
+    return added and "width" in type(described.entries[1].block).model_fields and ffn is not None
 
 
 def with_pattern(loaded: Loaded, pattern: str) -> Loaded:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hybridkit.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # text is prepared without torch
     import numpy as np
+    import torch
     from torch import Tensor
 
 Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
@@ -24,6 +25,11 @@ class Batch:
     targets: Tensor  # (B, T) int64, IGNORED where not counted
     document_starts: Tensor | None  # (B, T) bool: a document begins here; None where documents flow into each other
     bytes: int  # raw bytes of text that the counted targets stand for
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        starts = None if self.document_starts is None else self.document_starts.to(device)
+        return replace(self, tokens=self.tokens.to(device), targets=self.targets.to(device), document_starts=starts)
 
 
 class Feed(Protocol):

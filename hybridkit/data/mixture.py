@@ -23,7 +23,7 @@ _WHOLE = 1 << 64
 _STEP = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, made odd
 
 
-class Part(NamedTuple):
+class MixturePart(NamedTuple):
     """One source of a mixture."""
 
     name: str
@@ -39,7 +39,7 @@ class Mixture:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixturePart],
         held_out: Mapping[str, Feed],
         digest: str,
         sequence: int,

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Self
 
 from hybridkit.language.parser import Call, pattern_tree
 from hybridkit.language.resolve import read_call
-from hybridkit.language.source import Source as CodeSource
-from hybridkit.language.source import error_at
+from hybridkit.language.source import PatternSource, error_at
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.plugin_package import sha256, sources
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -35,7 +34,7 @@ class NamedSpec(Spec, ABC):
         """
         if not re.fullmatch(rf"\s*{cls.name()}\s*(\(.*)?", text, re.DOTALL):
             return None
-        place = CodeSource(cls.key, CodeSource.inline(text).lines)
+        place = PatternSource(cls.key, PatternSource.inline(text).lines)
         at = partial(error_at, place, text)
         call = pattern_tree(text, place)
         if not isinstance(call, Call) or call.window or call.beside:

@@ -8,7 +8,7 @@ from hybridkit.data.batches import Batches, cover
 from hybridkit.data.cache import digest_of
 from hybridkit.data.corpus import Corpus, prepare_corpus
 from hybridkit.data.feed import Batch, Feed
-from hybridkit.data.mixture import Mixture, Part
+from hybridkit.data.mixture import Mixture, MixturePart
 from hybridkit.data.prepare import BuildProgress
 from hybridkit.data.source import FeedSource, open_source
 from hybridkit.data.tokenizer import SAVED
@@ -107,7 +107,7 @@ def _mixture(
         return made.digest if isinstance(made, Batches) else str(one.source)
 
     trained, validated = _parts(data), _held_out(data)
-    parts = [Part(share.name, share.weight, feed(one)) for share, one in trained]
+    parts = [MixturePart(share.name, share.weight, feed(one)) for share, one in trained]
     held = {name: feed(one) for name, one in validated}
     said = [[[*share, digest(one)] for share, one in trained], [[name, digest(one)] for name, one in validated]]
     shape = data.sequence, train.batch_tokens // data.sequence, train.seed

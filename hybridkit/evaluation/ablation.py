@@ -30,7 +30,7 @@ class SilentLayer(Layer):
 def check_ablation(plan: Plan, name: str) -> None:
     """Raise UserError unless the stack has blocks of this name, or a branch with this index, as 3 or 3.1."""
     known = sorted({branch.block.name() for branch in plan.branches})
-    if not any(_chosen(plan, name)):
+    if not plan.has(name):
         hint = f"; did you mean `{close}`?" if (close := nearest(name, known)) else ""
         last = plan.branches[-1].name
         raise UserError(

@@ -108,6 +108,13 @@ def run_cell(
         yield from fresh
 
 
+def beyond(prompt: Prompt, reach: int, tokenizer: Tokenizer) -> list[bool]:
+    """For each output, whether all of it stands further back than the last `reach` tokens of the prompt."""
+    text = prompt.text
+    ends = [(text.rfind(output), len(output)) for output in prompt.outputs]
+    return [at >= 0 and len(tokenizer.encode(text[at + size :].encode())) > reach for at, size in ends]
+
+
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """The lines of a cell's file, in order. An incomplete line at the end, left by a kill, is removed from the file."""
     lines: list[dict[str, Any]] = []

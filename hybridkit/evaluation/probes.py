@@ -76,7 +76,7 @@ class Probes(Callback):
     def _flops(self, probe: Probe, plan: Plan) -> int:
         windows = len(probe.windows or [None])
         if probe.write:
-            return windows * forward_flops(plan, len(probe.write.encode()) + probe.tokens)
+            return forward_flops(plan, len(probe.write.encode()) + probe.tokens)
         if probe.recall and self._task:
             near_flops = ROW_TOKENS // self._recipe.data.sequence * forward_flops(plan, self._recipe.data.sequence)
             tokens = [2 * self._task.pairs + gap + 1 for gap in probe.recall]

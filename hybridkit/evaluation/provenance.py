@@ -44,7 +44,7 @@ def run_origin(
     recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None
 ) -> Origin:
     """The origin of a checkpoint's answers."""
-    said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train"})
+    said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train", "convert"})
     weights = manifest.files[WEIGHTS].sha256
     return Origin(manifest.step, weights, digest_of(said), tokenizer, manifest.data, code, silenced)
 
@@ -56,10 +56,12 @@ class EvalText:
     data: Data
     digest: str
     same: bool  # as that of the training, so that its held-out part was never trained on
+    source: str | None = None  # as `--text` names it; None: what the run's recipe names
 
     def to_json(self) -> dict[str, Any]:
         """What a figure says about its text."""
-        return {"text": self.digest, "same_text": self.same}
+        named = {} if self.source is None else {"source": self.source}
+        return {"text": self.digest, "same_text": self.same, **named}
 
 
 def open_eval_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -> EvalText:
@@ -84,6 +86,18 @@ def open_eval_text(run: Run, recipe: Recipe, trained: str, registry: Registry) -
     except UserError as error:
         raise UserError(f"{run.path}: its text is not here: {error} (or leave it out: --no-perplexity)") from error
     return EvalText(first, digest, digest == trained)
+
+
+def open_named_text(run: Run, recipe: Recipe, source: str, registry: Registry) -> EvalText:
+    """All of a text that `--text` names, read with the run's own tokenizer. Raises UserError."""
+    changed = {"source": source, "validation": 1.0, "tokenizer": _own(run)}
+    data = first_text(recipe.data).model_copy(update=changed)
+    try:
+        if feed_source(data.model_copy(update={"tokenizer": "bytes"}), registry):
+            raise UserError("makes its own sequences; name a file, a folder or a glob of text")
+        return EvalText(data, text_digest(data, recipe.rules, registry), False, source)
+    except UserError as error:
+        raise UserError(f"--text {source}: {error}") from error
 
 
 def _own(run: Run) -> str:

@@ -14,6 +14,7 @@ class EvalRequest:
     """What to measure; the same for every run."""
 
     perplexity: bool = True
+    texts: tuple[str, ...] = ()  # read in place of a run's held-out text; named as `data.source` names text
     context: int | None = None  # tokens of the rows for the loss by position; None: many times the training length
     tasks: tuple[str, ...] = ()  # of RULER
     lengths: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class CellScore(NamedTuple):
     score: float
     low: float
     high: float
+    unseen: float = 0.0  # share of the answers that lie further back than any path of the stack reaches
 
 
 class DepthScore(NamedTuple):
@@ -54,6 +56,7 @@ class DepthScore(NamedTuple):
     depth: int
     asked: int
     found: int
+    unseen: int = 0  # of those asked, how many lie further back than any path of the stack reaches
 
 
 @dataclass

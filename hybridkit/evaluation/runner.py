@@ -14,8 +14,9 @@ from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.haystack import open_essays
-from hybridkit.evaluation.needles import run_cell
+from hybridkit.evaluation.needles import beyond, run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
+from hybridkit.evaluation.provenance import EvalText
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
@@ -39,16 +40,19 @@ class Evaluator:
     def __init__(self, targets: Sequence[EvalTarget], request: EvalRequest, watch: EvalProgress) -> None:
         self.targets, self.request, self._watch = targets, request, watch
         self._essays = open_essays(request.haystack)
-        self._contexts: dict[str, int] = {}
+        self._texts: dict[str, list[tuple[EvalText, int]]] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
         for target in targets:
             if request.gaps and not isinstance(feed_source(target.recipe.data, target.registry), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
             if request.perplexity:
-                data, rules = target.text.data, target.recipe.rules
-                self._contexts[target.name] = context_length(data, request.context, rules, target.registry)
+                self._texts[target.name] = [(text, self._context(target, text)) for text in target.texts(request.texts)]
         for target in targets:
             self._prepare(target)
+
+    def _context(self, target: EvalTarget, text: EvalText) -> int:
+        """Tokens of a row for the loss by position."""
+        return context_length(text.data, self.request.context, target.recipe.rules, target.registry)
 
     def _prepare(self, target: EvalTarget) -> None:
         """Size the samples: once for all targets with the same tokenizer."""
@@ -79,7 +83,7 @@ class Evaluator:
 
     def _notes(self, target: EvalTarget) -> Iterator[str]:
         """What a reader must know of a run's figures."""
-        text = target.text if self.request.perplexity else None
+        text = target.text if self.request.perplexity and not self.request.texts else None
         known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
         if missing := [name for name in target.lacking if name not in known]:
             yield (
@@ -97,9 +101,9 @@ class Evaluator:
         """The samples of a cell, prepared."""
         return self._samples[target.tokenizer.digest, task, length]
 
-    def context(self, target: EvalTarget) -> int:
-        """Tokens of a row for the loss by position."""
-        return self._contexts[target.name]
+    def texts(self, target: EvalTarget) -> list[tuple[EvalText, int]]:
+        """The texts to read, each with the tokens of a row for the loss by position."""
+        return self._texts[target.name]
 
     def watch(self, what: str, done: int, total: int) -> None:
         """Report progress."""
@@ -129,12 +133,15 @@ class _RunAtWindow:
         self.evaluator, self.request, self.target = evaluator, evaluator.request, target
         self.model, self.window, self.result = model, window, result
         self.reading = ReadOptions(window, self.request.batch, self.request.chunk)
+        self.reach = target.plan.reach(window, target.silenced)
+        self._guesses: list[str] = []  # cells with answers beyond that reach
 
     def ask(self) -> None:
         """Run every part of the request."""
         if self.request.perplexity:
-            self._text()
-            self._positions()
+            for text, context in self.evaluator.texts(self.target):
+                self._text(text)
+                self._positions(text, context)
         for task in self.request.tasks:
             for length in self.request.lengths:
                 self._needles(self.evaluator.samples(self.target, task, length))
@@ -142,30 +149,37 @@ class _RunAtWindow:
             self._recall()
         if self.request.harness:
             self._harness()
+        if self._guesses:
+            at = f" at window {self.window:,}" if self.window else ""
+            self.result.notes.append(
+                f"* {self.target.name}{at}: no path of the stack leads back more than {self.reach:,} tokens, so that"
+                f" what lies further back can only be guessed: {', '.join(self._guesses)}"
+            )
 
     def _watch(self, what: str, done: int, total: int) -> None:
         at = f", window {self.window:,}" if self.window else ""
         self.evaluator.watch(f"{self.target.name}: {what}{at}", done, total)
 
-    def _text(self) -> None:
+    def _text(self, text: EvalText) -> None:
         recipe = self.target.recipe
-        data, train = self.target.text.data, recipe.train
+        data, train = text.data, recipe.train
         rows = max(1, ROW_TOKENS // data.sequence)
         train = train.model_copy(update={"batch_tokens": rows * data.sequence})
         feed = open_feed(data, train, rules=recipe.rules, registry=self.target.registry)
-        read = self._token_watch("held-out text", feed.validation())
+        read = self._token_watch(text.source or "held-out text", feed.validation())
         loss = perplexity(self.model, feed.validation(), self.reading, read)
-        found = {"window": self.window} | loss.to_json() | self.target.text.to_json()
+        found = {"window": self.window} | loss.to_json() | text.to_json()
         self.result.perplexity.setdefault(self.target.name, []).append(found)
 
-    def _positions(self) -> None:
-        data, context = self.target.text.data, self.evaluator.context(self.target)
+    def _positions(self, text: EvalText, context: int) -> None:
+        data = text.data
         rows, rules = max(1, ROW_TOKENS // context), self.target.recipe.rules
-        text = partial(held_out_batches, data, context, rows, rules, self.target.registry)
+        batches = partial(held_out_batches, data, context, rows, rules, self.target.registry)
         restart = data.sequence if context > data.sequence else None
-        read = self._token_watch(f"loss by position to {context:,}", text(), passes=2 if restart else 1)
-        bins = by_position(self.model, text(), self.reading, restart, read)
-        place = {"run": self.target.name, "window": self.window, "context": context} | self.target.text.to_json()
+        what = f"{text.source or 'loss'} by position to {context:,}"
+        read = self._token_watch(what, batches(), passes=2 if restart else 1)
+        bins = by_position(self.model, batches(), self.reading, restart, read)
+        place = {"run": self.target.name, "window": self.window, "context": context} | text.to_json()
         self.result.by_position += [place | found.to_json() for found in bins]
 
     def _token_watch(self, what: str, batches: Iterable[Batch], passes: int = 1) -> Callable[[int], None]:
@@ -185,12 +199,20 @@ class _RunAtWindow:
         file = needle_file(self.target, samples, self.request.scoring, self.window, self.model.head.weight.device.type)
         for line in run_cell(self.model, samples, self.request.samples, self.request.scoring, self.reading, file):
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
+            lines[-1]["unseen"] = self._unseen(samples, line["index"])
             self._watch(f"{samples.task} at {samples.length:,}", len(lines), self.request.samples)
         name = samples.task if self.request.scoring == "ruler" else f"{samples.task} ({self.request.scoring})"
-        self._score(name, samples.length, [[line["score"]] for line in lines])
-        depths = by_depth(lines)
+        unseen = [one for line in lines for one in line["unseen"]]
+        self._score(name, samples.length, [[line["score"]] for line in lines], sum(unseen) / len(unseen))
         place = (self.target.name, name, samples.length, self.window)
-        self.result.depths += [DepthScore(*place, depth, asked, found) for depth, asked, found in depths]
+        self.result.depths += [DepthScore(*place, *found) for found in by_depth(lines)]
+
+    def _unseen(self, samples: Samples, index: int) -> list[bool]:
+        """Whether each answer of a sample lies beyond the reach of the stack."""
+        prompt = samples.prompt(index)
+        if self.reach is None or self.reach >= samples.length:
+            return [False] * len(prompt.outputs)
+        return beyond(prompt, self.reach, samples.tokenizer)
 
     def _recall(self) -> None:
         data = self.target.recipe.data
@@ -199,16 +221,24 @@ class _RunAtWindow:
         together = max(1, ROW_TOKENS // data.sequence)
         batches = held_out_batches(data, data.sequence, together, registry=self.target.registry)
         for distance, rows in recall.near(self.model, batches, self.reading).items():
-            self._score("recall_near", distance, rows)
+            beyond_it = self.reach is not None and distance > self.reach  # the value stands one token after the key
+            self._score("recall_near", distance, rows, float(beyond_it))
         for done, gap in enumerate(self.request.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.request.samples, self.request.seed, self.reading)
-            self._score("recall_far", gap, [[hit] for hit in hits])
+            places = [gap + 1 + 2 * pair for pair in range(task.pairs)]  # of the values, before the key that asks
+            hidden = sum(self.reach is not None and place >= self.reach for place in places) / task.pairs
+            self._score("recall_far", gap, [[hit] for hit in hits], hidden)
             self._watch(f"recall over {gap:,} tokens", done, len(self.request.gaps))
 
-    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]]) -> None:
-        """Record the scores of a cell. Groups are independent of each other; scores of one group may not be."""
+    def _score(self, task: str, length: int, scores: Sequence[Sequence[float]], unseen: float) -> None:
+        """Record the scores of a cell. Groups are independent of each other; scores of one group may not be.
+
+        `unseen`: the share of the answers that lie beyond the reach of the stack.
+        """
         samples = sum(map(len, scores))
-        cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores))
+        cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores), unseen)
+        if unseen:
+            self._guesses.append(f"{unseen:.0%} of the answers of {task} at {length:,}")
         self.result.cells.append(cell)
 
     def _harness(self) -> None:
@@ -236,12 +266,14 @@ def needle_file(target: EvalTarget, samples: Samples, scoring: str, window: int 
     return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 
 
-def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:
-    """(depth in percent where a bin begins, answers asked for, right ones) of ten bins; those without any left out."""
-    asked, found = [0] * DEPTH_BINS, [0] * DEPTH_BINS
+def by_depth(lines: Sequence[dict[str, Any]]) -> list[tuple[int, int, int, int]]:
+    """(depth in percent where a bin begins, answers asked for, right ones, those beyond the stack's reach) of ten bins.
+
+    Bins without any answer are left out.
+    """
+    bins = [[0, 0, 0] for _ in range(DEPTH_BINS)]
     for line in lines:
-        for depth, hit in zip(line["depths"], line["found"], strict=True):
+        for depth, hit, hidden in zip(line["depths"], line["found"], line["unseen"], strict=True):
             place = min(int(depth * DEPTH_BINS / 100), DEPTH_BINS - 1)
-            asked[place] += 1
-            found[place] += hit
-    return [(100 // DEPTH_BINS * n, asked[n], found[n]) for n in range(DEPTH_BINS) if asked[n]]
+            bins[place] = [sum(pair) for pair in zip(bins[place], (1, hit, hidden), strict=True)]
+    return [(100 // DEPTH_BINS * n, *counts) for n, counts in enumerate(bins) if counts[0]]  # type: ignore[misc]

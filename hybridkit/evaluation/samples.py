@@ -69,9 +69,13 @@ class Samples:
             if index + 1 == count or (index + 1) % 50 == 0:
                 _write(file, self._sizes)
 
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of a sample that was prepared."""
+        return self._prompt(index, self._sizes[index])
+
     def __getitem__(self, index: int) -> Sample:
         """A sample that was prepared."""
-        prompt = self._prompt(index, self._sizes[index])
+        prompt = self.prompt(index)
         return Sample(index, prompt, self._tokens(prompt))
 
     def _prompt(self, index: int, units: int) -> Prompt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,8 @@ from pathlib import Path
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
-from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, run_origin
-from hybridkit.model.loading import load, plan
+from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, open_named_text, run_origin
+from hybridkit.model.loading import load_model, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
@@ -61,10 +61,18 @@ class EvalTarget:
         """Its text. Raises UserError where that cannot be read."""
         return open_eval_text(self.run, self.recipe, self.origin.trained_text, self.registry)
 
+    def texts(self, sources: Sequence[str]) -> list[EvalText]:
+        """The texts that are read: those named, or its own. Raises UserError where one cannot be read."""
+        if not sources:
+            return [self.text]
+        return [open_named_text(self.run, self.recipe, source, self.registry) for source in sources]
+
     @contextmanager
     def model(self, device: str = "auto") -> Iterator[Model]:
         """The model on a device, ablated if asked; the run may be training at the same time."""
-        with ablate.ablated(load(self.run.path, self.origin.step).to(choose_device(device)), self.silenced) as model:
+        with ablate.ablated(
+            load_model(self.run.path, self.origin.step).to(choose_device(device)), self.silenced
+        ) as model:
             yield model
 
 

@@ -11,10 +11,10 @@ from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 
 
-def card(run: Run, model: Model, family: Family, folder: str) -> str:
-    """The text of README.md for an export to a folder of this name."""
+def card(run: Run, model: Model, family: Family, folder: str, average: bool = False) -> str:
+    """The text of README.md for an export to a folder of this name; `average`: of the running mean of the weights."""
     head = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [hybridkit]\n---\n"
-    parts = [f"{head}# {run.path.name}", *_model(model, family), *_training(run), _use(family, folder)]
+    parts = [f"{head}# {run.path.name}", *_model(model, family), *_training(run, average), _use(family, folder)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -34,9 +34,10 @@ def _model(model: Model, family: Family) -> list[str]:
     ]
 
 
-def _training(run: Run) -> list[str]:
-    """Training and figures, as far as the run says them."""
-    recipe, lines = run.recipe.recipe, run.metrics().lines
+def _training(run: Run, average: bool) -> list[str]:
+    """Training and figures up to the checkpoint, as far as the run says them."""
+    recipe, lines, record = run.recipe.recipe, run.metrics().lines, run.record()
+    lines = [line for line in lines if record is None or line["step"] <= record.step]
     if not lines:
         return ["The weights come from another checkpoint; this run holds no record of their training."]
     train, data, last = recipe.train, recipe.data, lines[-1]
@@ -44,9 +45,11 @@ def _training(run: Run) -> list[str]:
         ("steps", f"{last['step']:,} of {train.steps:,}, {train.batch_tokens:,} tokens each"),
         ("text", f"`{_source(data.source)}`, sequences of {data.sequence:,}"),
         ("tokenizer", f"`{_source(data.tokenizer)}`"),
-        ("learning rate", f"{train.lr:g} to {train.min_lr:g}, {train.schedule}"),
+        ("learning rate", f"{train.lr:g} to {train.last_lr:g}, {train.schedule}"),
     ]
-    names = ("loss", "val_loss", "val_bits_per_byte")
+    if average:
+        rows.append(("weights", f"their running mean of decay {train.ema:g}"))
+    names = ("val_loss_ema", "val_bits_per_byte_ema") if average else ("loss", "val_loss", "val_bits_per_byte")
     found = {name: line[name] for line in lines for name in names if line.get(name) is not None}
     figures = [(name, f"{found[name]:.4f}") for name in names if name in found]
     return [_table("training", rows), *([_table("last figures", figures)] if figures else [])]

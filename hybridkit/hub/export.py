@@ -11,10 +11,10 @@ import torch
 
 from hybridkit.hub.card import card
 from hybridkit.hub.family import FAMILY, CannotSay, Family
-from hybridkit.model.loading import load
+from hybridkit.model.loading import load_model
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import FILES
 
@@ -30,8 +30,15 @@ class Exported(NamedTuple):
     reasons: dict[str, str]
 
 
-def export_run(run: Path, folder: Path, format: str = HF, dtype: str | None = None) -> Exported:
-    """Write a run's newest weights to a new folder.
+def export_run(
+    run: Path,
+    folder: Path,
+    format: str = HF,
+    dtype: str | None = None,
+    checkpoint: Which = None,
+    average: bool = False,
+) -> Exported:
+    """Write the weights of a run's checkpoint (`Run.chosen`), or their running mean (`train.ema`), to a new folder.
 
     Raises UserError where the folder exists already, the run has no valid checkpoint, or the format is not known or
     cannot say the stack.
@@ -43,13 +50,14 @@ def export_run(run: Path, folder: Path, format: str = HF, dtype: str | None = No
     known = [HF, *REGISTRY.names(FAMILY)]
     if format not in known:
         REGISTRY.get(FAMILY, format)  # says what is known, and what is near
-    model = load(run)
+    model = load_model(run, checkpoint, average)
+    source = Run(run, checkpoint)
     family, reasons = choose(model.plan, format)
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         part.mkdir(parents=True)
-        family.export(model, Run(run), part, DTYPES[dtype] if dtype else None)
-        (part / "README.md").write_text(card(Run(run), model, family, folder.name), encoding="utf-8")
+        family.export(model, source, part, DTYPES[dtype] if dtype else None)
+        (part / "README.md").write_text(card(source, model, family, folder.name, average), encoding="utf-8")
         FILES.rename(part, folder)
     except CannotSay as error:
         raise UserError(f"--format {format}: {error}") from error

@@ -61,7 +61,7 @@ def import_folder(folder: Path, run: Path) -> Imported:
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
-    with _whole(run) as part:
+    with whole_folder(run) as part:
         write_run(Run(part), recipe, plan, tokenizer, weights)
     return Imported(run, family.name(), plan.pattern, len(weights))
 
@@ -122,7 +122,7 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
 
 
 @contextmanager
-def _whole(run: Path) -> Iterator[Path]:
+def whole_folder(run: Path) -> Iterator[Path]:
     """A hidden folder that becomes `run`; nothing is left where that fails."""
     part = run.parent / f".{run.name}.{os.getpid()}.part"
     try:
@@ -133,8 +133,10 @@ def _whole(run: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_run(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
-    """The files of a run with one checkpoint, of step 0."""
+def write_run(
+    run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor], data: str = NOT_KNOWN
+) -> None:
+    """The files of a run with one checkpoint, of step 0. `data`: the digest of what its weights were trained on."""
     run.recipe_file.write_text(dump(recipe), encoding="utf-8")
     tokenizer.save(run.path)
     folder = run.checkpoint_folder / "step-0"
@@ -147,7 +149,7 @@ def write_run(run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weight
         ranks=1,
         threads=1,
         versions={name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
-        data=NOT_KNOWN,
+        data=data,
         tokenizer=tokenizer.digest,
         code={},
         model=f"{plan.pattern} width={plan.dims.width} heads={plan.dims.heads} vocab={plan.dims.vocab}",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import GivenWindow, State, clone_state, state_bytes
-from hybridkit.inference.sampling import Sampler, Sampling
+from hybridkit.inference.sampling import Sampling, TokenSampler
 from hybridkit.inference.step_graph import ModelStep, graph_step
 from hybridkit.system.errors import UserError
 
@@ -137,14 +137,14 @@ def decode_tokens(
     if max_tokens is not None and max_tokens < 0:
         raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
     most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
-    sampler = Sampler(sampling, len(context.logits))
+    sampler = TokenSampler(sampling, len(context.logits))
     return itertools.islice(_decode(model, context, sampler, max_tokens, on_growth or size_of), most)
 
 
 def _decode(
     model: Model,
     context: Context,
-    sampler: Sampler,
+    sampler: TokenSampler,
     max_tokens: int | None,
     on_growth: Callable[[Sequence[State]], object],
 ) -> Iterator[Tensor]:

@@ -69,7 +69,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
 
 
-class Sampler:
+class TokenSampler:
     """Draws tokens for `rows` rows, each row by its own generator: one uniform number a token, whatever the logits."""
 
     def __init__(self, sampling: Sampling, rows: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
-from hybridkit.language.source import Source, Span, error_at
+from hybridkit.language.source import PatternSource, Span, error_at
 from hybridkit.language.syntax_errors import BRACKETS, syntax_error
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not wait for
@@ -50,7 +50,7 @@ class Call:
         return (replace(self, beside=()), *self.beside) if self.beside else (self,)
 
 
-def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
+def parse_pattern(text: str, source: PatternSource | None = None) -> tuple[Call, ...]:
     """The flat list of a pattern's calls, one an entry, with groups and repeats expanded: 1 to 4096.
 
     `source` says where `text` stands, for messages. Raises PatternError for anything that is not a pattern, for more
@@ -59,10 +59,10 @@ def parse_pattern(text: str, source: Source | None = None) -> tuple[Call, ...]:
     return tuple(_flat(pattern_tree(text, source)))
 
 
-def pattern_tree(text: str, source: Source | None = None) -> Group | Call:
+def pattern_tree(text: str, source: PatternSource | None = None) -> Group | Call:
     """A pattern as written, its groups and repeats kept. Raises what `parse_pattern` raises."""
     if len(text.encode(errors="surrogatepass")) > MAX_PATTERN_BYTES:
-        first = Source.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # the error shows one line
+        first = PatternSource.inline(text[:MAX_PATTERN_BYTES].partition("\n")[0])  # the error shows one line
         raise error_at(source or first, text, (0, 0), "a pattern holds at most 64 KiB; write repeats as [sa, mlstm]*12")
     _check_levels(text, source)
     try:
@@ -79,7 +79,7 @@ def _tree(text: str) -> Group | Call:
     return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns
 
 
-def _check_levels(text: str, source: Source | None) -> None:
+def _check_levels(text: str, source: PatternSource | None) -> None:
     level = 0
     for mark in BRACKETS.finditer(text):
         level += {"[": 1, "]": -1}.get(mark[0], 0)

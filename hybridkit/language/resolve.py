@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hybridkit.language.source import PatternError, Source, Span, error_at
+from hybridkit.language.source import PatternError, PatternSource, Span, error_at
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong
@@ -34,7 +34,7 @@ _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves
 _S = TypeVar("_S", bound="Spec")
 
 
-def resolve(call: Call, registry: Registry, text: str, source: Source | None = None) -> Entry:
+def resolve(call: Call, registry: Registry, text: str, source: PatternSource | None = None) -> Entry:
     """The blocks and window policies that a call of the pattern `text` asks for; equal calls give the same object.
 
     Raises PatternError, with a caret in `source`, for a name or argument that is unknown.
@@ -45,7 +45,7 @@ def resolve(call: Call, registry: Registry, text: str, source: Source | None = N
     return registry.entries[said]
 
 
-def _resolve(call: Call, registry: Registry, text: str, source: Source | None) -> Entry:
+def _resolve(call: Call, registry: Registry, text: str, source: PatternSource | None) -> Entry:
     from hybridkit.block import Entry
 
     at, calls = partial(error_at, source, text), call.branches
@@ -68,14 +68,14 @@ def _block(call: Call, registry: Registry, at: _At) -> Block:
     return read_call(call, cls, at, **({"window": window} if window else {}))
 
 
-def check_names(calls: Iterable[Call], registry: Registry, text: str, source: Source | None = None) -> None:
+def check_names(calls: Iterable[Call], registry: Registry, text: str, source: PatternSource | None = None) -> None:
     """Whether all names of a pattern are known; imports no block. Raises PatternError where one is not."""
     branches = [branch for call in calls for branch in call.branches]
     for call in {(call.name, call.window and call.window.name): call for call in reversed(branches)}.values():
         _check_names(call, registry, text, source)
 
 
-def _check_names(call: Call, registry: Registry, text: str, source: Source | None) -> None:
+def _check_names(call: Call, registry: Registry, text: str, source: PatternSource | None) -> None:
     at = partial(error_at, source, text)
     _check_name(call, BLOCK, registry, at)
     if call.window is not None:

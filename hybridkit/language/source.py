@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class PatternSource:
     r"""Where each line of a pattern's text stands; `lines` has one element for each `\n`-separated line of the text.
 
     A line of the text is a part of its `raw` line: its character c stands in column `column + c`. A reader may
@@ -34,7 +34,7 @@ class Source:
     lines: tuple[Line, ...]
 
     @classmethod
-    def inline(cls, text: str) -> Source:
+    def inline(cls, text: str) -> PatternSource:
         """The source of a text that stands in no file: a Python string, an override on the command line."""
         return cls(None, tuple(Line(number, 1, raw) for number, raw in enumerate(text.split("\n"), start=1)))
 
@@ -53,10 +53,10 @@ class PatternError(UserError):
 
 
 def error_at(
-    source: Source | None, text: str, span: Span, message: str, did_you_mean: str | None = None
+    source: PatternSource | None, text: str, span: Span, message: str, did_you_mean: str | None = None
 ) -> PatternError:
     """The error to raise for `span` of the pattern `text`; `source` None: the text stands in no file."""
-    source = source or Source.inline(text)
+    source = source or PatternSource.inline(text)
     line, column = source.locate(text, span[0])
     end = text.find("\n", span[0])
     length = min(span[1], end if end >= 0 else len(text)) - span[0]

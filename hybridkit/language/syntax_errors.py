@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from hybridkit.language.source import PatternError, Source, error_at
+from hybridkit.language.source import PatternError, PatternSource, error_at
 from hybridkit.system.terminal import character, shown
 
 _MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "VBAR": "`|`", "EQUAL": "`=`", "COMMA": "`,`"}
@@ -29,7 +29,7 @@ class _Stop(NamedTuple):
     open: tuple[re.Match[str], ...]  # the brackets not yet closed
 
 
-def syntax_error(error: UnexpectedInput, text: str, source: Source | None) -> PatternError:
+def syntax_error(error: UnexpectedInput, text: str, source: PatternSource | None) -> PatternError:
     """The error for where the parser stopped in `text`: the place, what was expected, advice on common mistakes."""
     stop = _stop(error, text)
     early = "the pattern ends too early" if text.strip() else "no pattern"
@@ -81,7 +81,7 @@ def _wanted(expected: Set[str]) -> str:
     return ", ".join(marks[:-1]) + " or " + marks[-1] if len(marks) > 1 else marks[0]
 
 
-def _advice(stop: _Stop, text: str, source: Source | None) -> str | None:
+def _advice(stop: _Stop, text: str, source: PatternSource | None) -> str | None:
     """What the mistake probably was; None where what was expected explains enough."""
     if stop.found == "JUNK" and stop.text == '"':
         return 'this text has no closing `"`, or stands where quoted text is not allowed'
@@ -100,6 +100,6 @@ def _advice(stop: _Stop, text: str, source: Source | None) -> str | None:
     if stop.text in _CLOSES and (innermost is None or stop.text + innermost[0] == ")["):
         return f"no `{_CLOSES[stop.text]}` is open here"
     if innermost is not None and (stop.found == "$END" or stop.text + innermost[0] == "]("):
-        line, column = (source or Source.inline(text)).locate(text, innermost.start())
+        line, column = (source or PatternSource.inline(text)).locate(text, innermost.start())
         return f"the `{innermost[0]}` at {line.number}:{column} is not closed"
     return None

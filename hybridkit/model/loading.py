@@ -76,6 +76,6 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     return model.requires_grad_(False).eval()
 
 
-def load(run: Path | str, checkpoint: Which = None, average: bool = False) -> Model:
+def load_model(run: Path | str, checkpoint: Which = None, average: bool = False) -> Model:
     """`load_as` a plain `Model`."""
     return load_as(Model, run, checkpoint, average)

@@ -4,7 +4,7 @@ N tokens, D width, V vocabulary. With z = x W^T, softly capped as c tanh(z / c) 
 loss = sum over counted tokens of logsumexp(z) - z[target].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from hybridkit.block import Auxiliary, pad_weight, spare
 from hybridkit.data.batches import IGNORED
+
+# What a head makes of (N, D) inputs, its weight (V, D), targets (N,), the soft cap and the factor of the z-loss.
+HeadLoss = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
 
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
 

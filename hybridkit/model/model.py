@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, recording, small_init_
-from hybridkit.model.loss import cap_logits, linear_cross_entropy, with_auxiliary
+from hybridkit.model.loss import HeadLoss, cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
 from hybridkit.model.residual import EntryStep, Residual, States, Windows
@@ -59,12 +59,12 @@ class Head(nn.Module):
         self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
         small_init_(self.weight)
 
-    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, targets: Tensor | None = None, loss: HeadLoss = linear_cross_entropy) -> Tensor:
         """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
         x = x if self.scale == 1 else x * self.scale
         if targets is None:
             return cap_logits(linear(x, self.weight), self.cap)
-        return linear_cross_entropy(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
+        return loss(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
 class Model(nn.Module):
@@ -100,11 +100,12 @@ class Model(nn.Module):
         windows: Windows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
+        loss: HeadLoss = linear_cross_entropy,
     ) -> tuple[Tensor, list[State]]:
-        """Logits (B, T, V), or the summed loss where targets are given, and the states after the tokens."""
+        """Logits (B, T, V), or the summed `loss` where targets are given, and the states after the tokens."""
         with recording() as told:
             x, states = self.hidden(tokens, states, windows=windows, document_starts=document_starts)
-        y = self.head(x, targets)
+        y = self.head(x, targets, loss)
         return y if targets is None else with_auxiliary(y, told, targets), states
 
     def hidden(

@@ -17,7 +17,7 @@ from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, 
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
-from hybridkit.language.source import Source, error_at
+from hybridkit.language.source import PatternSource, error_at
 from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
@@ -70,6 +70,10 @@ class Plan:
         """Whether any branch has a window policy."""
         return any(self.policies)
 
+    def has(self, name: str) -> bool:
+        """Whether it has blocks of this name, or a branch with this index, as 3 or 3.1."""
+        return any(name in (branch.name, branch.block.name()) for branch in self.branches)
+
     def windows(self, step: TrainStep) -> list[GivenWindow]:
         """What the policy of every branch gives at a training step."""
         asked = zip(self.policies, self.branches, strict=True)
@@ -78,6 +82,22 @@ class Plan:
     def fixed_windows(self, window: GivenWindow) -> list[GivenWindow]:
         """`window` for every branch with a policy: the window outside training."""
         return [window if policy else None for policy in self.policies]
+
+    def reach(self, window: GivenWindow = None, silenced: str | None = None) -> int | None:
+        """How many positions, its own included, an output of the stack depends on at a window; None: all before it.
+
+        Each entry adds what its furthest branch reaches beyond its own position: L(w - 1) + 1 for L windows of w.
+        `silenced`: the blocks, or the branch by its name, whose output is zeroed.
+        """
+        whole = 1
+        for index, entry in enumerate(self.entries):
+            branches = entry_branches(index, entry)
+            heard = [one.block for one in branches if silenced not in (one.name, one.block.name())]
+            reached = [block.reach(window) for block in heard]
+            if None in reached:
+                return None
+            whole += max((one for one in reached if one), default=1) - 1
+        return whole
 
     @cached_property
     def graph(self) -> "nx.DiGraph":
@@ -109,7 +129,7 @@ def entry_branches(index: int, entry: Entry) -> list[Branch]:
 
 
 def compile_pattern(
-    text: str, config: ModelConfig, *, source: Source | None = None, registry: Registry = REGISTRY
+    text: str, config: ModelConfig, *, source: PatternSource | None = None, registry: Registry = REGISTRY
 ) -> Plan:
     """Read a pattern and check that every block of it can be built; no weight is allocated.
 
@@ -146,7 +166,7 @@ def _check(block: Block, dims: Dims) -> None:
         raise ValueError(f"{block}: no machine holds sizes like these") from error
 
 
-def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None) -> Entry:
+def _ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:
     given, where = dict(arguments), _where(source)
     name = given.pop("block")
     try:
@@ -163,7 +183,7 @@ def _ffn(arguments: Mapping[str, Any], registry: Registry, source: Source | None
     return Entry((block,))
 
 
-def _where(source: Source | None) -> str:
+def _where(source: PatternSource | None) -> str:
     return f"{source.file}: " if source and source.file else ""
 
 
@@ -175,14 +195,15 @@ def layer_parameters(block: Block, dims: Dims) -> int:
 
 
 class Uninitialized(TorchFunctionMode):
-    """Builds modules without initial values. Weights on the meta device have no data, and drawing values for them
-    would make torch import its compiler, which takes a second."""
+    """Builds modules without initial values. Weights on the meta device have no data, and computing values for them
+    would make torch import its compiler, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Skips functions of torch.nn.init and those that draw in place; calls all others."""
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS:
+        """Skips functions of torch.nn.init and those that change values in place; calls all others."""
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _CHANGES:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
-_DRAWS = (Tensor.normal_, Tensor.uniform_)
+_NAMES = "normal uniform fill zero copy add sub mul div neg abs clamp exp expm1 log log1p sqrt pow"
+_CHANGES = {getattr(Tensor, f"{name}_") for name in _NAMES.split()}

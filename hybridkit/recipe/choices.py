@@ -1,6 +1,6 @@
-"""What a recipe says to the engine and the optimizer that it names: their classes declare the fields.
+"""What a recipe says to the engine, the optimizer and the loggers that it names: their classes declare the fields.
 
-An engine's fields stand flat under `train`, an optimizer's in a mapping: `optimizer: {name: ..., field: ...}`.
+An engine's fields stand flat under `train`, those of others in a mapping: `optimizer: {name: ..., field: ...}`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hybridkit.system.errors import nearest
 
 ENGINE = Kind("engine", "hybridkit.training.engines", subfolders=True)
 OPTIMIZER = Kind("optimizer", "hybridkit.training.optimizers")
+LOGGER = Kind("logger", "hybridkit.training.loggers")
 
 NEEDS_ENGINE: dict[str, JsonValue] = {"needs_engine": True}  # marks a field of an engine that others cannot ignore
 
@@ -69,24 +70,25 @@ def engine_fields(data: Mapping[str, Any], engine: str, own: Collection[str], re
     return found
 
 
-def optimizer_choice(said: Any, registry: Registry) -> str | dict[str, Any]:
-    """The optimizer that a recipe names, with its fields where they are not the defaults. Raises like `engine_fields`,
+def choice(kind: Kind, said: Any, registry: Registry) -> str | dict[str, Any]:
+    """What a recipe names of a kind, with its fields where they are not the defaults. Raises like `engine_fields`,
 
     and ValueError for what names none."""
     fields = {"name": said} if isinstance(said, str) else said
     if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-        raise ValueError("should be a name or a mapping, as in {name: adamw}")
-    name = check_choice(OPTIMIZER, fields["name"], registry)
+        near = registry.names(kind)[0]
+        raise ValueError(f"should be a name or a mapping, as in {{name: {near}}}")
+    name = check_choice(kind, fields["name"], registry)
     given = {key: value for key, value in fields.items() if key != "name"}
-    cls = registry.get(OPTIMIZER, name)
+    cls = registry.get(kind, name)
     for key in given.keys() - cls.model_fields:
         raise UnknownKey(key, ["name", *cls.model_fields])
     changed = cls.model_validate(given).model_dump(mode="json", exclude_defaults=True)
     return {"name": name, **changed} if changed else name
 
 
-def chosen_optimizer(said: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the fields of what `optimizer_choice` gave."""
+def chosen(said: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the fields of what `choice` gave."""
     if isinstance(said, str):
         return said, {}
     return said["name"], {key: value for key, value in said.items() if key != "name"}

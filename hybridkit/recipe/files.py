@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
-from hybridkit.language.source import Source
-from hybridkit.recipe.messages import RecipeError, complaint, unknown_field
+from hybridkit.language.source import PatternSource
+from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
 from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
     Document,
@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
     """A recipe, where its pattern stands (for errors that only a block can see), and the file it was read from."""
 
     recipe: Recipe
-    source: Source | None
+    source: PatternSource | None
     path: Path
     registry: Registry = REGISTRY  # what its pattern may name; for a run's recipe with the run's own plug-ins
 
@@ -93,6 +93,7 @@ def read_mapping(content: Mapping[str, Any], overrides: Mapping[str, Any], regis
 
 def set_values(values: Mapping[str, Any]) -> list[str]:
     """Python values by dotted key, as overrides are written on a command line."""
+    refuse_number_keys(values)
     return [f"{key}={value if key == 'pattern' else json.dumps(value)}" for key, value in values.items()]
 
 
@@ -103,6 +104,7 @@ def is_recipe(text: str) -> bool:
 
 def _given(content: Mapping[str, Any]) -> Document:
     """The document of a mapping, whose places are all `recipe`."""
+    refuse_number_keys(content)
     data = json.loads(json.dumps(content))
     places: dict[KeyPath, TextPlace] = {(): TextPlace("recipe")}
 
@@ -113,9 +115,9 @@ def _given(content: Mapping[str, Any]) -> Document:
 
     place(data, ())
     pattern = data.get("pattern")
-    sources: dict[KeyPath, Source] = {}
+    sources: dict[KeyPath, PatternSource] = {}
     if isinstance(pattern, str):
-        sources["pattern",] = Source("recipe", Source.inline(pattern).lines)
+        sources["pattern",] = PatternSource("recipe", PatternSource.inline(pattern).lines)
     return Document(data, places, places, sources)
 
 
@@ -239,7 +241,7 @@ def _override(text: str) -> Document:
     for key in reversed(keys):
         data = {key: data}
     places: dict[KeyPath, TextPlace] = {keys[:n]: TextPlace(origin) for n in range(len(keys) + 1)}
-    source = Source(origin, Source.inline(said).lines)
+    source = PatternSource(origin, PatternSource.inline(said).lines)
     return Document(data, places, places, {keys: source} if _is_pattern(keys) else {})
 
 

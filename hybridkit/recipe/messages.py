@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -55,14 +55,29 @@ def unknown_field(document: Document, path: KeyPath, known: Sequence[str] = ()) 
     *around, name = path
     if not known:
         section: Any = Recipe
-        for key in around:
-            section = section.model_fields[key].annotation
+        for key in (key for key in around if isinstance(key, str)):  # the others are places in lists
+            section = _section(section.model_fields[key].annotation)
         known = _names(section)
     said = unknown_key(dotted(around) or "a recipe", shown_value(name), str(name), known)
     return RecipeError(f"{document.keys.get(path) or document.where(path)}: {said}")
+
+
+def _section(annotation: Any) -> Any:
+    """The section that a field holds, maybe several times, or not at all: of `list[Stage]`, `Convert | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _names(section: type[BaseModel]) -> list[str]:
     names = [field.alias or name for name, field in section.model_fields.items()]
     written = {"rules"}  # by `train`, not by people
     return [name for name in names if name not in written] + ["extends"] if section is Recipe else names
+
+
+def refuse_number_keys(part: Any, path: str = "recipe") -> None:
+    """Raises RecipeError for a key that is a float: Python reads 3.10 as 3.1, which names another entry."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        if isinstance(key, float):
+            raise RecipeError(f"{path}: the key {key:g} should be text, in quotes: 3.10 is the number 3.1")
+        refuse_number_keys(value, f"{path}.{key}")

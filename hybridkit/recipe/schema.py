@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic.fields import FieldInfo
 
 from hybridkit.recipe.choices import ENGINE, declared
+from hybridkit.recipe.convert import Convert
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.section import (
     FIXED,
@@ -166,6 +167,12 @@ class Recipe(Section):
     model: Model = Field(default=Model(), json_schema_extra=FIXED, description="Sizes.")
     data: Data = Field(default=Data(), json_schema_extra=FIXED, description="Text.")
     train: Train = Field(default_factory=Train, description="Optimization.")
+    convert: Convert | None = Field(
+        default=None,
+        description="How `hybridkit convert` makes a trained model this one: "
+        "`{preset, keep, stages: [{steps, sequence, lr, train, loss}, ...]}` (docs/convert.md). "
+        "`hybridkit train` takes no notice of it.",
+    )
     rules: Annotated[int, AfterValidator(_known_rules)] | None = Field(
         default=None, json_schema_extra=FIXED,
         description="Version of the rules that a run was made by, which `train` writes; null: the current ones.",
@@ -177,6 +184,12 @@ class Recipe(Section):
         if tokens % sequence:
             message = f"train.batch_tokens should be a multiple of data.sequence, {sequence}, not {tokens}"
             raise Misfit(message, ("train", "batch_tokens"), ("data", "sequence"))
+        return self
+
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        if self.convert:
+            self.convert.check(self.train, self.data.sequence)
         return self
 
 

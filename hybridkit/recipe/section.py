@@ -16,7 +16,7 @@ MOST = 10**12  # of steps, and of whatever else is counted without a limit of it
 class Misfit(ValueError):
     """Two fields that do not go together; `paths` lead to them."""
 
-    def __init__(self, message: str, *paths: tuple[str, str]) -> None:
+    def __init__(self, message: str, *paths: tuple[str | int, ...]) -> None:
         super().__init__(message)
         self.paths = paths
 

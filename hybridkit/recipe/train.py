@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
-from hybridkit.recipe.choices import ENGINE, check_choice, engine_fields, optimizer_choice
+from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, check_choice, choice, engine_fields
 from hybridkit.recipe.probe import Probe
 from hybridkit.recipe.section import FIXED, MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -29,6 +29,9 @@ def _share_of_lr(said: Any) -> Any:
     return said
 
 
+MinLr = Annotated[Annotated[float, Field(ge=0)] | str, BeforeValidator(_share_of_lr)]
+
+
 def _freeze(said: dict[str, float]) -> dict[str, float]:
     for key, until in said.items():
         if until < 0 or (until >= 1 and until != int(until)):
@@ -37,7 +40,11 @@ def _freeze(said: dict[str, float]) -> dict[str, float]:
 
 
 def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
-    return optimizer_choice(said, _registry(info))
+    return choice(OPTIMIZER, said, _registry(info))
+
+
+def _loggers(said: Any, info: ValidationInfo) -> list[str | dict[str, Any]]:
+    return [choice(LOGGER, one, _registry(info)) for one in (said if isinstance(said, list) else [said])]
 
 
 SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better when smaller
@@ -83,9 +90,7 @@ class Train(Section):
         default="auto", description="Sequences of one forward pass on one rank."
     )
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    min_lr: Annotated[Annotated[float, Field(ge=0)] | str, BeforeValidator(_share_of_lr)] = Field(
-        default=1e-4, description="Last learning rate, or a share of lr such as `10%`; at most lr."
-    )
+    min_lr: MinLr = Field(default=1e-4, description="Last learning rate, or a share of lr such as `10%`; at most lr.")
     warmup: Share = Field(default=0.01, description="Share of the steps in which the rate rises.")
     schedule: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="How the rate falls: along a cosine, only towards the end (wsd), or not at all."
@@ -102,8 +107,8 @@ class Train(Section):
     )  # fmt: skip
     freeze: Annotated[dict[str, float], AfterValidator(_freeze)] = Field(
         default={}, json_schema_extra=FIXED,
-        description="Blocks, or entries by number, and the step (or the fraction of the run) before which they do not "
-        "change: `{mlstm: .1}`.",
+        description="Blocks, entries by number, `embedding`, `norm` or `head`, and the step (or the fraction of the "
+        "run) before which they do not change: `{mlstm: .1}`.",
     )  # fmt: skip
     seed: int = Field(
         default=0, ge=0, lt=1 << 63, json_schema_extra=FIXED, description="Of initial weights, data order and windows."
@@ -130,6 +135,10 @@ class Train(Section):
         default=None, min_length=1,
         description="A figure of validations or probes: the checkpoint that is best by it is kept for good.",
     )  # fmt: skip
+    log: Annotated[list[str | dict[str, JsonValue]], BeforeValidator(_loggers)] = Field(
+        default=["tensorboard"],
+        description="Where else the figures of metrics.jsonl go: `[tensorboard, {name: wandb, project: mine}]`.",
+    )
     probes: list[Probe] = Field(
         default=[],
         description="Small evaluations during training: `[{every: 500, recall: [8, 64], windows: [8, 64]}, "

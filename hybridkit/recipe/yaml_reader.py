@@ -21,7 +21,7 @@ from yaml import events as e
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
-from hybridkit.language.source import Line, Source
+from hybridkit.language.source import Line, PatternSource
 from hybridkit.recipe.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import advice, kind
@@ -77,7 +77,7 @@ class Document:
     data: Any
     keys: Mapping[KeyPath, TextPlace]
     values: Mapping[KeyPath, TextPlace]
-    sources: Mapping[KeyPath, Source]
+    sources: Mapping[KeyPath, PatternSource]
 
     def known(self, path: KeyPath) -> KeyPath:
         """The longest beginning of `path` that the text has a value for: pydantic adds the names of its types."""
@@ -207,7 +207,7 @@ class _Builder:
         self.text, self.place = text, place
         self.keys: dict[KeyPath, TextPlace] = {}
         self.values: dict[KeyPath, TextPlace] = {}
-        self.sources: dict[KeyPath, Source] = {}
+        self.sources: dict[KeyPath, PatternSource] = {}
 
     def document(self) -> Document:
         self.events.get_event()  # the stream's start
@@ -262,13 +262,13 @@ class _Builder:
         self.events.get_event()
         return data
 
-    def source(self, index: int, text: str) -> Source:
+    def source(self, index: int, text: str) -> PatternSource:
         """Where the lines of the pattern `text`, whose event begins at `index`, stand."""
         origin, number, _ = self.place(index)
         stretches = self.events.stretches[index]
         if not stretches:
-            return Source(origin, tuple(Line(number or 1, 1, line) for line in text.split("\n")))
-        return Source(origin, tuple(self.line(begin) for begin, _ in stretches))
+            return PatternSource(origin, tuple(Line(number or 1, 1, line) for line in text.split("\n")))
+        return PatternSource(origin, tuple(self.line(begin) for begin, _ in stretches))
 
     def line(self, begin: int) -> Line:
         """The line of the file on which `begin` stands, as that of a pattern which begins there."""

@@ -75,7 +75,7 @@ class Registry:
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("entries", "_known", "_plugged"):
+        for name in ("entries", "_known", "_plugged", "_classes"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -103,7 +103,9 @@ class Registry:
         known = self._of(kind)
         if name not in known:
             raise UserError(f"unknown {kind} {shown(name)}; {self._hint(kind, name)}")
-        return known[name].load()
+        if (kind, name) not in self._classes:
+            self._classes[kind, name] = known[name].load()
+        return self._classes[kind, name]
 
     def block(self, name: str) -> type[Block]:
         """The class of a block; see `get`."""
@@ -139,6 +141,11 @@ class Registry:
     @cached_property
     def _known(self) -> dict[Kind, dict[str, Known]]:
         """What was looked up so far."""
+        return {}
+
+    @cached_property
+    def _classes(self) -> dict[tuple[Kind, str], type]:
+        """What was loaded so far."""
         return {}
 
     @cached_property

@@ -22,7 +22,7 @@ def fit(fields: Sequence[str], room: int) -> str:
     return text
 
 
-def count(done: float, total: float | None) -> str:
+def progress(done: float, total: float | None) -> str:
     """How far it is: ` 60/300`, or 1.2M/11.9M."""
     if total is None:
         return _number(done)

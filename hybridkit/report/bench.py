@@ -42,13 +42,13 @@ def _how(ceilings: Figures, which: str) -> str:
 
 
 def _passes(found: Figures) -> Table:
-    table = Table("pass", "ms", "tokens/s", "TFLOP/s", "of ceiling", "peak memory")
+    table = Table("pass", "ms", "tokens/s", "FLOP/s", "of ceiling", "peak memory")
     for name, figures in found["passes"].items():
         table.add_row(
             name,
             f"{1e3 * figures['seconds']:,.1f}",
             f"{figures['tokens_per_second']:,.0f}",
-            f"{figures['flops_per_second'] / 1e12:.3g}",
+            format_count(figures["flops_per_second"]),
             f"{figures['mfu']:.1%}",
             format_bytes(figures["peak_bytes"]),
         )

@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.tree import Tree
 
-from hybridkit.report.bar import count, fit
+from hybridkit.report.bar import fit, progress
 from hybridkit.report.numbers import format_duration
 from hybridkit.system.terminal import harmless, is_terminal, one_line
 
@@ -101,7 +101,7 @@ class Progress(_progress.Progress):
 
     def get_renderables(self) -> Iterable[_console.RenderableType]:
         """rich draws these."""
-        if not self.tasks:  # rich asks before there is one
+        if not self.tasks or not self._what:  # rich asks before there is one, and before it is known what is done
             return
         (task,) = self.tasks
         shown = list(map(one_line, task.fields["fields"]))
@@ -116,7 +116,8 @@ class _Line:
 
     def __rich_console__(self, console: _console.Console, options: _console.ConsoleOptions) -> _console.RenderResult:
         task, total = self._task, self._task.total
-        text = fit([count(task.completed, total), _left(task), *self._fields], options.max_width - _LEAST - 1)
+        done = [progress(task.completed, total), _left(task)] if total or task.completed else []
+        text = fit([*done, *self._fields], options.max_width - _LEAST - 1)
         width = min(_MOST, options.max_width - len(text) - 1)
         if width >= _LEAST:
             yield ProgressBar(total, task.completed, width=width, pulse=not total)

@@ -18,8 +18,9 @@ def print_estimate(estimate: Mapping[str, Any]) -> None:
         "steps": f"{e['steps']:,}",
         "tokens": f"{e['tokens']:,}",
         "cost": f"{e['flops']:.3e} FLOPs, {e['flops_per_token']:.3e} a token (forward and backward, exact)",
-        "memory a rank": f"{format_bytes(memory['total'])}: {format_bytes(memory['held'])} of weights, gradients and"
-        f" optimizer, {format_bytes(memory['activations'])} of activations (micro-batches of {e['micro_batch']})",
+        "memory a rank": format_bytes(memory["total"]),
+        "  held": f"{format_bytes(memory['held'])} of weights, gradients and optimizer",
+        "  activations": f"{format_bytes(memory['activations'])} for micro-batches of {e['micro_batch']} sequences",
     }
     for name, said in rows.items():
         say(f"{name:<14} {said}")

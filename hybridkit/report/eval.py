@@ -70,7 +70,7 @@ def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, i
     return sorted({cell.length for cell in cells}), rows
 
 
-def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
+def with_group_means(cells: Sequence[CellScore]) -> list[CellScore]:
     """The cells, and after them the means over three sub-tasks that the paper reports; those have no interval."""
     found: list[CellScore] = list(cells)
     for group, members in GROUPS.items():
@@ -79,8 +79,8 @@ def grouped(cells: Sequence[CellScore]) -> list[CellScore]:
             parts = [c for c in cells if c.task in members and (c.run, c.length, c.window) == (run, length, window)]
             if len(parts) == len(members):
                 mean = sum(c.score for c in parts) / len(parts)
-                count = sum(c.samples for c in parts)
-                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean))
+                count, hidden = sum(c.samples for c in parts), sum(c.unseen for c in parts) / len(parts)
+                found.append(CellScore(run, f"{group} (mean of 3)", length, window, count, mean, mean, mean, hidden))
     return found
 
 
@@ -98,19 +98,25 @@ def _perplexity(result: EvalResult) -> TextTable:
 
 
 def _positions(result: EvalResult) -> Iterator[TextTable]:
-    """Loss by the number of tokens read before, and what the context before the training length saves."""
-    for (run, window, _, text), rows in position_bins(result).items():
-        shown = [
-            [
-                _span(row),
-                f"{row['tokens']:,}",
-                _number(row["loss"], 4),
-                _number(row["gain"], 4),
-            ]
-            for row in rows
-        ]
-        columns = ["tokens before", "targets", "nats a token", "gain of carried context"]
-        yield TextTable(f"Loss by position: {run}, window {window_name(window)}, {text} text", columns, shown)
+    """Loss by the number of tokens read before, and what the context before the training length saves.
+
+    The windows of a run on a text are columns of one table: they have the same targets.
+    """
+    places: dict[tuple[object, ...], dict[int | None, list[dict[str, Any]]]] = {}
+    for (run, window, context, text), rows in position_bins(result).items():
+        sizes = tuple((row["first"], row["last"], row["tokens"]) for row in rows)
+        places.setdefault((run, text, context, sizes), {})[window] = rows
+    for (name, source, *_), windows in places.items():
+        gains = any(row["gain"] is not None for rows in windows.values() for row in rows)
+        columns = ["tokens before", "targets"]
+        shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
+        for window, rows in windows.items():
+            at = f", window {window_name(window)}" if len(windows) > 1 else ""
+            columns += [f"nats a token{at}", *([f"gain of carried context{at}"] if gains else [])]
+            for cells, row in zip(shown, rows, strict=True):
+                cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
+        alone = f", window {window_name(next(iter(windows)))}" if len(windows) == 1 else ""
+        yield TextTable(f"Loss by position: {name}{alone}, {source} text", columns, shown)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
@@ -123,7 +129,9 @@ def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], 
 
 
 def text_name(row: Mapping[str, Any]) -> str:
-    """Which text a loss was measured on: held out in training, other text, or unknown."""
+    """Which text a loss was measured on: a file that was named, held out in training, other text, or unknown."""
+    if source := row.get("source"):
+        return str(source)
     same = row.get("same_text")
     return "unknown" if same is None else "held-out" if same else "other"
 
@@ -143,7 +151,7 @@ def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
     kinds = {"Needles: score in % by length": False, "Recall: accuracy in % by distance in tokens": True}
     for title, wanted in kinds.items():
         chosen = [cell for cell in cells if cell.task.startswith("recall_") == wanted]
-        lengths, rows = pivot(grouped(chosen))
+        lengths, rows = pivot(with_group_means(chosen))
         shown = [
             [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
             for (task, run, window), found in rows.items()
@@ -182,7 +190,9 @@ def _span(row: Mapping[str, Any]) -> str:
 def _interval(cell: CellScore | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    mark = "*" if cell.unseen else ""
+    score = f"{cell.score:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low < cell.high else f"{cell.score:.1f}"
+    return score + mark
 
 
 def _number(value: float | None, digits: int) -> str:

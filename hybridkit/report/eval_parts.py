@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def evaluation_parts(results: Sequence[EvalResult]) -> Iterator[str]:
     """The elements of results, whose tables hold all runs; results under other settings follow."""
-    for place, result in enumerate(merged(results), start=1):
+    for place, result in enumerate(merged_results(results), start=1):
         if place > 1:
             yield "<h3>Under other settings</h3>"
         yield from result_parts(result, place, eval_pictures(result))
@@ -43,7 +43,7 @@ TITLES = {
 }
 
 
-def merged(results: Sequence[EvalResult]) -> list[EvalResult]:
+def merged_results(results: Sequence[EvalResult]) -> list[EvalResult]:
     """Results under the same settings as one; where a question was asked twice, the first answer stands."""
     groups: dict[str, EvalResult] = {}
     for result in results:
@@ -55,7 +55,10 @@ def merged(results: Sequence[EvalResult]) -> list[EvalResult]:
 def _joined(a: EvalResult, b: EvalResult) -> EvalResult:
     cells = {(c.run, c.task, c.length, c.window): c for c in (*b.cells, *a.cells)}
     depths = {(d.run, d.task, d.length, d.window, d.depth): d for d in (*b.depths, *a.depths)}
-    bins = {(r["run"], r["window"], r.get("context"), r["first"]): r for r in (*b.by_position, *a.by_position)}
+    bins = {
+        (r["run"], r["window"], r.get("context"), r.get("text"), r["first"]): r
+        for r in (*b.by_position, *a.by_position)
+    }
     return replace(
         a,
         trained={**b.trained, **a.trained},

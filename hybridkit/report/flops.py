@@ -110,7 +110,7 @@ def _lines(groups: Sequence[Sequence[CostEntry]], write: Callable[..., list[str]
     """The lines of groups of entries, one for each context; the places in a group are the columns."""
     if len(groups) == 1 and write is _compared:
         yield "context", [format_tokens(entry["context"]) for entry in groups[0]]
-    for row in _rows(groups[0][0]):
+    for row in _rows([entry for group in groups for entry in group]):
         if row.fixed or len(groups) == 1:
             yield row.label, write(row, groups[0])
             continue
@@ -130,9 +130,11 @@ def _compared(row: TotalsRow, entries: Sequence[CostEntry]) -> list[str]:
     return [row.write(first), *(f"{row.write(figure)} {format_ratio(figure, first):>6}" for figure in others)]
 
 
-def _rows(entry: CostEntry) -> Iterator[TotalsRow]:
+def _rows(entries: Sequence[CostEntry]) -> Iterator[TotalsRow]:
+    entry = entries[0]
     yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count, True)
-    yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_count, True)
+    if any(one["params"]["active"] != one["params"]["total"] for one in entries):  # some experts are left out
+        yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_count, True)
     yield TotalsRow("  in the stack", lambda e: e["params"]["body"], format_count, True)
     yield TotalsRow("forward FLOPs/token", lambda e: e["flops_per_token"]["forward"], format_count)
     yield TotalsRow("training FLOPs/token", lambda e: e["flops_per_token"]["training"], format_count)

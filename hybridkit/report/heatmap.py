@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.eval import pivot, position_bins, train_test, window_name
@@ -32,12 +32,13 @@ _CELL = (0.36, 0.19)  # inches
 
 
 class _Panel(NamedTuple):
-    """A grid of percentages; None where nothing was asked."""
+    """A grid of percentages; None where nothing was asked. `hidden`: (row, column) that the stack cannot see."""
 
     title: str
     rows: Sequence[str]
     columns: Sequence[str]
     grid: Sequence[Sequence[float | None]]
+    hidden: Collection[tuple[int, int]] = ()
 
 
 def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
@@ -66,6 +67,7 @@ def _depths(findings: EvalResult, task: str) -> Figure:
     places = list(dict.fromkeys((depth.run, depth.window) for depth in chosen))
     lengths, depths = sorted({d.length for d in chosen}), range(0, 100, 10)
     found = {(d.run, d.window, d.length, d.depth): 100 * d.found / d.asked for d in chosen}
+    hidden = {(d.run, d.window, d.length, d.depth) for d in chosen if d.unseen == d.asked}
     names = labels(run for run, _ in places)
     panels = [
         _Panel(
@@ -73,6 +75,12 @@ def _depths(findings: EvalResult, task: str) -> Figure:
             [f"{depth} to {depth + 10}" for depth in depths],
             list(map(format_tokens, lengths)),
             [[found.get((run, window, length, depth)) for length in lengths] for depth in depths],
+            [
+                (down, across)
+                for down, depth in enumerate(depths)
+                for across, length in enumerate(lengths)
+                if (run, window, length, depth) in hidden
+            ],
         )
         for run, window in places
     ]
@@ -96,7 +104,13 @@ def _length_window(needles: Sequence[CellScore]) -> Figure:
         by_window = [rows.get((task, run, window), {}) for window in windows]
         grid = [[row[n].score if n in row else None for n in lengths] for row in by_window]
         title = _title(names[run], label(task), len(names) > 1, len(places) > len(names))
-        panels.append(_Panel(title, list(map(window_name, windows)), list(map(format_tokens, lengths)), grid))
+        hidden = [
+            (down, across)
+            for down, row in enumerate(by_window)
+            for across, n in enumerate(lengths)
+            if n in row and row[n].unseen == 1
+        ]
+        panels.append(_Panel(title, list(map(window_name, windows)), list(map(format_tokens, lengths)), grid, hidden))
     return _heatmaps(panels, "Needles: score in % by length and test window", "length", "test window")
 
 
@@ -195,7 +209,8 @@ def _heatmaps(panels: Sequence[_Panel], title: str, x: str, y: str) -> Figure:
         image = _heat(axes, panels[place])
         axes.label_outer(remove_inner_ticks=True)
         axes.tick_params(labelbottom=place + across >= len(panels))
-    figure.supxlabel(x, fontsize="medium")
+    hatched = "\nhatched: further back than the stack sees" if any(panel.hidden for panel in panels) else ""
+    figure.supxlabel(f"{x}{hatched}", fontsize="medium")
     figure.supylabel(y, fontsize="medium")
     bar = figure.colorbar(image, ax=grid, ticks=[0, 50, 100], aspect=max(10, 7 * height), pad=0.02)
     bar.outline.set_visible(False)
@@ -205,6 +220,7 @@ def _heatmaps(panels: Sequence[_Panel], title: str, x: str, y: str) -> Figure:
 def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     """Percentages as colours, and as numbers in them."""
     from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
 
     colors = colormaps["viridis"].with_extremes(bad=UNKNOWN)
     values = [[float("nan") if value is None else value for value in row] for row in panel.grid]
@@ -215,9 +231,14 @@ def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     axes.set_title(panel.title, fontsize="medium")
     axes.set_xticks(range(len(panel.columns)), panel.columns)
     axes.set_yticks(range(len(panel.rows)), panel.rows)
+    for down, across in panel.hidden:
+        place = (across - 0.5, down - 0.5)
+        axes.add_patch(Rectangle(place, 1, 1, fill=False, hatch="////", edgecolor=UNKNOWN, linewidth=0))
     for down, row in enumerate(panel.grid):
         for across, value in enumerate(row):
             if value is not None:
-                color = text_color(colors(value / 100))
-                axes.text(across, down, f"{value:.0f}", ha="center", va="center", fontsize=6.8, color=color)
+                cell = colors(value / 100)
+                look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.8, "color": text_color(cell)}
+                clear = {"facecolor": cell, "edgecolor": "none", "pad": 0.8} if (down, across) in panel.hidden else None
+                axes.text(across, down, f"{value:.0f}", bbox=clear, **look)
     return image

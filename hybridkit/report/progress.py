@@ -128,6 +128,11 @@ class Bar(Reporter):
             line, bits_per_byte = self._last
             self._bar.show(self._run, line["step"], self._steps, *bar_fields(line, self._held_out, bits_per_byte))
 
+    def doing(self, what: str) -> None:
+        """It stands in place of the figures until the next of them."""
+        if self._last:
+            self._bar.show(self._run, self._last[0]["step"], self._steps, what)
+
     def on_validation(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
         self._held_out = line["val_loss"] if line["val_loss"] is not None else self._held_out
@@ -137,6 +142,7 @@ class Bar(Reporter):
     def on_probe(self, line: Mapping[str, Any]) -> None:
         """A line above the bar."""
         self.message(f"step {line['step']}  {probed(line)}")
+        self._move()
 
     def message(self, text: str) -> None:
         """A line above the bar."""
@@ -159,6 +165,7 @@ def watching() -> Iterator[EvalProgress]:
         yield _EvalLines()
         return
     with Progress(stderr=True, transient=True) as bar:
+        bar.show("opening runs and texts", 0, None)
         yield bar.show
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from hybridkit.report.compare import comparison_tables
 from hybridkit.report.console import Console, Group, Live, Table
 from hybridkit.report.numbers import format_bytes, format_duration, format_parameters
 from hybridkit.report.pace import Throttle
+from hybridkit.report.page import print_table
+from hybridkit.search.compare import Comparison
 from hybridkit.search.results import RankedTrial, Results, results
-from hybridkit.search.scheduler import SearchProgress
 from hybridkit.search.trials import Trial
+
+if TYPE_CHECKING:  # it trains, for which it imports torch
+    from hybridkit.search.scheduler import SearchProgress
 
 SHOWN = 5  # trials of the front that the live table shows
 
@@ -85,9 +90,11 @@ def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
     return table
 
 
-def print_results(found: Results) -> None:
-    """Print the ranked table, and the failed trials with their reasons."""
+def print_results(found: Results, compared: Comparison | None = None) -> None:
+    """Print what is compared, the ranked table, and the failed trials with their reasons."""
     console = Console()
+    for table in comparison_tables(compared) if compared else ():
+        print_table(console, table)
     console.print(summarize(found))
     console.print(ranked(found, found.rows))
     for trial in (trial for trial in found.trials if trial.state == "failed"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from hybridkit.report.compare import comparison_figures, comparison_tables, scores_of
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import in_markdown
 from hybridkit.report.page import Section, TextTable, about, html_page, paragraph, write_files
 from hybridkit.report.picture import picture
 from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
-from hybridkit.search.results import Results, curves, evaluations, results
+from hybridkit.search.compare import Comparison, comparison
+from hybridkit.search.results import Results, Scores, curves, evaluations, results
 from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import Failure
 from hybridkit.system.links import check_tree
@@ -23,16 +25,21 @@ if TYPE_CHECKING:
 
     from hybridkit.search.reader import StudyReader
 
+Drawn = tuple[str, str, "Figure"]  # the name of a picture's file, its title, and the picture
+
 
 def write_pages(study: StudyReader) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the figures; their paths. Raises Failure."""
     found = results(study)
-    drawn = list(study_figures(found, curves(study)))
-    sheets = [ranking(found), *_scores(found, evaluations(study)), _failures(found)]
+    drawn, tables, compared = list(study_figures(found, curves(study))), evaluations(study), comparison(study)
+    sheets = [ranking(found), *_scores(_rows(found, compared), tables), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
-    files = {f"{name}.svg": svg(figure) for name, _, figure in drawn}
-    files["report.html"] = _html(found, sheets, drawn)
-    files["report.md"] = _markdown(found, sheets, drawn)
+    length = study.definition.base.recipe.data.sequence
+    first = comparison_tables(compared) if compared else []
+    shown = list(comparison_figures(compared, tables, length)) if compared else []
+    files = {f"{name}.svg": svg(figure) for name, _, figure in (*shown, *drawn)}
+    files["report.html"] = _html(found, sheets, drawn, _parts(first, shown))
+    files["report.md"] = _markdown(found, [*first, *sheets], [*shown, *drawn])
     folder = study.folder / "report"
     check_tree(study.folder)
     try:
@@ -61,17 +68,22 @@ def ranking(found: Results) -> TextTable:
     return TextTable(f"Ranking ({seeds}; the Pareto front is highlighted)", columns, rows, front)
 
 
-def _scores(found: Results, tables: Mapping[str, Mapping[int, Mapping[str, list[float]]]]) -> list[TextTable]:
-    """Scores by length or gap: a table for each task and test window, trials in the order of the ranking."""
-    order = [row.trial for row in found.rows]
+def _rows(found: Results, compared: Comparison | None) -> list[tuple[str, list[int]]]:
+    """The rows of tables of scores, with their trials: the arms, or else the trials in the order of the ranking."""
+    if compared:
+        return [(arm.label, trials) for arm, trials in compared.trials.items()]
+    ranked = (row.trial for row in found.rows)
+    return [(format_choice(trial) or str(trial.number), [trial.number]) for trial in ranked]
+
+
+def _scores(rows: Sequence[tuple[str, list[int]]], tables: Scores) -> list[TextTable]:
+    """Scores by length or gap: a table for each task and test window."""
     sheets = []
-    for title, scores in sorted(tables.items()):
-        lengths = sorted({length for one in scores.values() for length in one}, key=int)
-        rows = []
-        for trial in (trial for trial in order if trial.number in scores):
-            cells = (_cell(scores[trial.number].get(length)) for length in lengths)
-            rows.append((format_choice(trial) or str(trial.number), *cells))
-        sheets.append(TextTable(title, ("choice", *lengths), rows))
+    for asked, table in sorted(tables.items()):
+        lengths = sorted({length for one in table.values() for length in one}, key=int)
+        scores = [(name, scores_of(table, trials)) for name, trials in rows]
+        cells = [(name, *(_cell(found.get(length)) for length in lengths)) for name, found in scores if found]
+        sheets.append(TextTable(asked.title, ("choice", *lengths), cells))
     return sheets
 
 
@@ -85,10 +97,16 @@ def _failures(found: Results) -> TextTable:
     return TextTable("Trials that failed or were pruned", ("trial", "state", "reason", "choice", "pattern"), rows)
 
 
-def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, Figure]]) -> str:
+def _parts(sheets: Sequence[TextTable], drawn: Sequence[Drawn]) -> list[str]:
+    """Pictures and tables as elements of a page."""
+    return [*(picture(*one) for one in drawn), *(sheet.html() for sheet in sheets)]
+
+
+def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[Drawn], compared: Sequence[str] = ()) -> str:
     pictures = [picture(name, title, figure) for name, title, figure in drawn]
     ranked, *others = sheets or [TextTable("", [], [])]
     sections = [
+        Section("Comparison", compared),
         Section("Results", [*pictures[:1], *([ranked.html()] if ranked.rows else [])]),
         Section("What matters", pictures[1:]),
         Section("Further tables", [sheet.html() for sheet in others]),
@@ -96,7 +114,7 @@ def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str
     return html_page(f"Study {found.name}", [about(), paragraph(summarize(found))], sections)
 
 
-def _markdown(found: Results, sheets: Sequence[TextTable], drawn: Sequence[tuple[str, str, Figure]]) -> str:
+def _markdown(found: Results, sheets: Sequence[TextTable], drawn: Sequence[Drawn]) -> str:
     parts = [f"# {in_markdown(found.name)}", in_markdown(summarize(found)), *(sheet.markdown() for sheet in sheets)]
     parts += [f"## {title}\n\n![{title}]({name}.svg)" for name, title, _ in drawn]
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,9 @@
 """A recipe's stack as a tree, and the lists of `hybridkit blocks` and `hybridkit doctor`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from hybridkit.cost.flops import entry_parameters, layer_parameters, parameters
@@ -11,6 +13,8 @@ from hybridkit.registry.registry import Row
 from hybridkit.report.console import Console, Table, Text, Tree, styled
 from hybridkit.report.numbers import format_parameters
 from hybridkit.report.stack import Layer, Repeated, stack_tree
+
+_INDENT = " " * 6
 
 
 def outline(recipe: Path, plan: Plan) -> dict[str, Any]:
@@ -96,11 +100,19 @@ def print_blocks(rows: Sequence[Row]) -> None:
     console = Console()
     titles = {"window": "Window policies", "family": "Export formats"}
     for kind in dict.fromkeys(row.kind for row in rows):
-        console.print(styled((titles.get(kind, f"{kind.capitalize()}s"), "bold")))
-        for row in (row for row in rows if row.kind == kind):
+        here = [row for row in rows if row.kind == kind]
+        home = Counter(str(Path(row.owner).parent) for row in here).most_common(1)[0][0]
+        console.print(styled((titles.get(kind, f"{kind.capitalize()}s"), "bold"), " ", (f"in {home}", "dim")))
+        for row in here:
             given = f"({', '.join(row.arguments)})" if row.arguments else ""
-            console.print(styled("  ", (row.name, "bold"), given))
-            console.print(styled(f"      {row.doc} ", (row.owner, "dim")))
+            first, *others = wrap(f"{row.name}{given}", console.width - 2, subsequent_indent="    ")
+            console.print(styled("  ", (row.name, "bold"), first.removeprefix(row.name)))
+            for line in others:
+                console.print(f"  {line}")
+            for line in wrap(row.doc, console.width, initial_indent=_INDENT, subsequent_indent=_INDENT):
+                console.print(line)
+            if str(Path(row.owner).parent) != home:
+                console.print(styled((f"{_INDENT}{row.owner}", "dim")))
 
 
 def print_doctor(found: dict[str, Any]) -> None:

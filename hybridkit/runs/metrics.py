@@ -4,6 +4,7 @@ A loss is null where a step or validation had no targets.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,16 @@ def read_metrics(path: Path) -> Metrics:
         else:
             good.append(line)
     return Metrics(good, damaged)
+
+
+def last_line(path: Path, name: str) -> dict[str, Any] | None:
+    """The last line of a metrics file that holds this metric; None where its last `MAX_LINE` bytes have none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LINE))
+        lines = file.read().splitlines(keepends=True)
+    return next((line for line in map(_parsed, reversed(lines)) if line and name in line), None)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any] | None]:

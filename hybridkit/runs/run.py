@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
 from hybridkit.recipe.rules import FIRST_RULES
 from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
-from hybridkit.runs.metrics import Metrics, read_metrics
+from hybridkit.runs.metrics import Metrics, last_line, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
@@ -54,10 +54,13 @@ class Newest(NamedTuple):
 
 
 class Run:
-    """The layout of a run folder, and what can be read from it; the folder need not exist yet."""
+    """The layout of a run folder, and what can be read from it; the folder need not exist yet.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    `which`: the checkpoint that `record` speaks of.
+    """
+
+    def __init__(self, path: Path | str, which: Which = None) -> None:
+        self.path, self._which = Path(path), which
         self.recipe_file = self.path / "recipe.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
@@ -88,6 +91,10 @@ class Run:
         """The lines of metrics.jsonl, and how many could not be read."""
         return read_metrics(self.metrics_file)
 
+    def last_line(self, name: str) -> dict[str, Any] | None:
+        """The last line of metrics.jsonl that holds this metric, among those at its end."""
+        return last_line(self.metrics_file, name)
+
     def checkpoints(self) -> Iterator[Checkpoint]:
         """All checkpoints, newest first, not checked yet; of an export the folder itself."""
         with suppress(Invalid):
@@ -107,10 +114,12 @@ class Run:
         return Newest(None, None, skipped)
 
     def record(self) -> Manifest | None:
-        """The newest manifest that can be read: what the run was trained with. Its files are not looked at."""
+        """The newest manifest that can be read, or that of `which`: what it was trained with. No file is checked."""
+        wanted = None if self._which in (None, "newest") else self._step(self._which)
         for checkpoint in self.checkpoints():
             with suppress(Invalid):
-                return read_manifest(checkpoint.folder)
+                if wanted in (None, checkpoint.step):
+                    return read_manifest(checkpoint.folder)
         return None
 
     def chosen(self, which: Which = None, file: str = WEIGHTS) -> tuple[Checkpoint, Manifest]:
@@ -122,7 +131,7 @@ class Run:
         if which in (None, "newest"):
             found = self.newest(file)
         else:
-            step = self._best() if which == "best" else _step(which)
+            step = self._step(which)
             missing = Checkpoint(self.checkpoint_folder / f"step-{step}", step)
             checkpoint = next((one for one in self.checkpoints() if one.step == step), missing)
             try:
@@ -144,6 +153,9 @@ class Run:
             return read_tensors(checkpoint.folder / file)
         except Invalid as error:
             raise UserError(f"{checkpoint.folder}: {error}") from error
+
+    def _step(self, which: Which) -> int:
+        return self._best() if which == "best" else _step(which)
 
     def _best(self) -> int:
         """The step of the checkpoint that is best by `train.best`, or else by val_loss."""

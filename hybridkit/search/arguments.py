@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 
 _WITH_VALUE = "context needles lengths windows samples seed score recall ablate tasks limit batch chunk device"
 ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(_WITH_VALUE.split(), True)  # takes a value?
+
+
+def listed(evaluate: str | list[str] | None) -> tuple[str, ...]:
+    """The texts of `trial.evaluate`, one for each evaluation."""
+    return (evaluate,) if isinstance(evaluate, str) else tuple(evaluate or ())
 
 
 def read_arguments(text: str) -> tuple[str, ...]:
@@ -22,6 +28,28 @@ def read_arguments(text: str) -> tuple[str, ...]:
         if value.startswith("-"):
             raise ValueError(f"--{name} needs a value")
     return tuple(words)
+
+
+def ablations(text: str) -> list[str]:
+    """The blocks that the arguments ablate."""
+    return [words[1] for words in _options(text) if words[0] == "--ablate"]
+
+
+def without_ablations(text: str, absent: Collection[str]) -> tuple[str, ...]:
+    """The words of the arguments without the ablations of `absent` blocks."""
+    left = [words for words in _options(text) if words[0] != "--ablate" or words[1] not in absent]
+    return tuple(word for words in left for word in words)
+
+
+def _options(text: str) -> list[list[str]]:
+    """Each option of valid arguments, with its value if it takes one."""
+    options: list[list[str]] = []
+    for word in read_arguments(text):
+        if options and len(options[-1]) == 1 and ALLOWED[options[-1][0].removeprefix("--")]:
+            options[-1].append(word)
+        else:
+            options.append(word.split("=", 1))
+    return options
 
 
 def _known() -> str:

@@ -13,12 +13,14 @@ from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import ablations, read_arguments
 from hybridkit.search.budget import BudgetCheck, check_budget
 from hybridkit.search.definition import Definition, chosen_recipe
-from hybridkit.search.objectives import EVAL, METRICS, Costs, UnknownMetric
+from hybridkit.search.objectives import EVAL, METRICS, POSITION, Costs, UnknownMetric
 from hybridkit.search.space import Params
 from hybridkit.system.errors import UserError, nearest
+
+_VALIDATED = ("val_loss", "val_bits_per_byte")  # figures of every validation
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class CandidateFactory:
         """
         chosen: Params = {name: params[name] for name in self.definition.space.variables}  # type: ignore[misc]
         try:
-            loaded = self._matched(chosen_recipe(self.definition, chosen))
+            loaded = self._of_flops(self._matched(chosen_recipe(self.definition, chosen)))
             return Candidate(chosen, loaded, Costs(loaded))
         except ValueError as error:  # UserError included
             raise UserError(f"{self._place()}: with {format_params(chosen)}: {error}") from None
@@ -71,8 +73,7 @@ class CandidateFactory:
 
     def check(self) -> None:
         """Build candidates with all values, and look up all names of budget and objectives. Raises UserError."""
-        for params in self.definition.space.probes():
-            self.make(params)
+        self._check_ablations([self.make(params) for params in self.definition.space.probes()])
         self.check_names()
 
     def check_names(self) -> None:
@@ -81,18 +82,46 @@ class CandidateFactory:
         for constraint in self.definition.budget:
             self._check_name(constraint.name, costs, "budget")
         for name in self.definition.file.objectives:
-            self._check_objective(name, costs)
+            self._check_objective(name, costs, "objectives")
+        self._check_compared(costs)
 
-    def _check_objective(self, name: str, costs: Costs) -> None:
+    def _check_compared(self, costs: Costs) -> None:
+        """Look up the figures that `compare` names: those of probes, else as objectives are."""
+        compare = self.definition.file.compare
+        if compare is None:
+            return
+        train = self.definition.base.recipe.train
+        probed = {*_VALIDATED, *(name for probe in train.probes for name in probe.metrics())}
+        bound = [compare.learnt.metric] if compare.learnt else []
+        for name in (*bound, *compare.when_learnt, *compare.at_end):
+            if name in probed or name.startswith("probe.needles."):  # groups of needle tasks have a name
+                continue
+            if name in compare.at_end and (name in METRICS or name.startswith(EVAL)):
+                self._check_objective(name, costs, "compare")
+                continue
+            close = nearest(name, probed)
+            hint = f"did you mean {close}?" if close else f"known here: {', '.join(sorted(probed))}"
+            raise UserError(f"{self.definition.where('compare')}: compare: no probe measures {name}; {hint}")
+
+    def _check_ablations(self, candidates: Sequence[Candidate]) -> None:
+        """Raise UserError for an ablation of a block that no candidate has; a candidate without it is not ablated."""
+        for name in (name for text in self.definition.file.trial.questions for name in ablations(text)):
+            if not any(candidate.costs.plan.has(name) for candidate in candidates):
+                place = self.definition.where("trial", "evaluate")
+                raise UserError(f"{place}: trial.evaluate: --ablate {name}: no candidate has such a block or layer")
+
+    def _check_objective(self, name: str, costs: Costs, section: str) -> None:
         if name in METRICS:
             return
         if not name.startswith(EVAL):
-            return self._check_name(name, costs, "objectives", METRICS)
-        place, arguments = self.definition.where("objectives", name), self.definition.file.trial.evaluate
-        if arguments is None:
+            return self._check_name(name, costs, section, METRICS)
+        place, questions = f"{self.definition.where(section)}: {section}", self.definition.file.trial.questions
+        if not questions:
             raise UserError(f"{place}: {name} needs an evaluation: give the arguments of `eval` as trial.evaluate")
-        task, known = name.split(".")[1], ["perplexity", *requested_tasks(arguments)]
-        if "--tasks" not in arguments and task not in known:
+        reported = (task for text in questions for task in requested_tasks(text))
+        task, known = name.split(".")[1], ["perplexity", POSITION, *reported]
+        if task not in known and not any("--tasks" in text for text in questions):
+            arguments = "` and `eval ".join(questions)
             raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(known)}, and no {task}")
 
     def _check_name(self, name: str, costs: Costs, section: str, others: Sequence[str] = ()) -> None:
@@ -114,6 +143,16 @@ class CandidateFactory:
         )
         return with_width(loaded, size * step)
 
+    def _of_flops(self, loaded: Loaded) -> Loaded:
+        """The recipe with as many steps as come nearest to `trial.flops`; at least one."""
+        flops = self.definition.file.trial.flops
+        if flops is None:
+            return loaded
+        train = loaded.recipe.train
+        steps = max(1, round(flops / (Costs(loaded)("flops_per_token.training") * train.batch_tokens)))
+        changed = loaded.recipe.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+        return loaded._replace(recipe=changed)
+
     @cached_property
     def _wanted(self) -> Fraction:
         """The cost that `match` gives every candidate."""
@@ -131,6 +170,7 @@ def requested_tasks(arguments: str) -> list[str]:
     tasks: list[str] = []
     if "--recall" in words:
         tasks += ["recall_near", "recall_far"]
+        tasks += [f"{task} without {name}" for task in list(tasks) for name in ablations(arguments)]
     if "--needles" in words:
         from hybridkit.evaluation.task import TASK
         from hybridkit.registry.registry import REGISTRY

@@ -17,9 +17,10 @@ from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
-from hybridkit.search.schema import MatchMeasure, MatchSettings, StudyFile
+from hybridkit.search.schema import SEED, CompareSettings, MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError
+from hybridkit.system.files import write_whole
 from hybridkit.system.pydantic_errors import dotted, first_error, unknown_key, wrong
 
 BASE, SPACE = "base.yaml", "space.yaml"  # in a study's folder
@@ -47,14 +48,20 @@ class Definition:
         """The cost that `match` names."""
         return self.file.match.measure if isinstance(self.file.match, MatchSettings) else self.file.match
 
+    @property
+    def needs_costs(self) -> bool:
+        """Whether a candidate's recipe depends on its costs, so that its blocks have to be built."""
+        return self.measure is not None or self.file.trial.flops is not None
+
     def where(self, *path: str | int) -> str:
         """File, line and column of a value, for messages."""
         return str(self.document.where(path))
 
     def fixed(self) -> dict[str, Any]:
-        """Everything that may not change when a study is resumed; the number of trials may."""
-        said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial"})
+        """Everything that may not change when a study is resumed; the number of trials and what is compared may."""
+        said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial", "compare"})
         said |= self.file.trial.model_dump(mode="json", include={"tokens", "seeds", "evaluate", "windows"})
+        said |= {"flops": self.file.trial.flops} if self.file.trial.flops else {}  # older studies have no such key
         recipes = {"base": self.base, "target": self.target}
         dumped = {
             name: loaded and loaded.recipe.model_dump(mode="json", by_alias=True) for name, loaded in recipes.items()
@@ -67,10 +74,23 @@ def read_definition(path: Path) -> Definition:
     document = read_yaml_file(path, is_pattern)
     file = _checked(document)
     space = read_space(document)
+    if file.compare:
+        _check_arms(document, file.compare, space)
     base = _load(path, file.extends, list(_overrides(file)), f"{document.where(('extends',))}: ")
     match = file.match.recipe if isinstance(file.match, MatchSettings) else None
     target = _load(path, match, [], f"{document.where(('match',))}: match: ") if match else base
     return Definition(path, document, file, base, target if file.match else None, space, read_budget(document))
+
+
+def _check_arms(document: Document, compare: CompareSettings, space: Space) -> None:
+    """Raise UserError unless the compared variable and the reference are among those of the space."""
+    place, variables = document.where(("compare",)), space.variables
+    if compare.variable not in variables or compare.variable == SEED:
+        known = ", ".join(name for name in variables if name != SEED)
+        raise UserError(f"{place}: compare: {compare.variable} is no variable whose values are arms; known: {known}")
+    if not variables[compare.variable].holds(compare.reference):
+        values = ", ".join(map(str, variables[compare.variable].probes()))
+        raise UserError(f"{place}: compare: reference {compare.reference} is no value of {compare.variable}: {values}")
 
 
 def is_pattern(keys: tuple[str, ...]) -> bool:
@@ -84,8 +104,6 @@ def is_pattern(keys: tuple[str, ...]) -> bool:
 
 def write_definition(definition: Definition, folder: Path) -> None:
     """Write the file and its recipes to a study's folder, so that `read_definition` reads the same there."""
-    from hybridkit.system.files import write_whole  # it imports torch
-
     content = {**definition.document.data, "extends": BASE, "trial": definition.file.trial.model_dump(mode="json")}
     content["trial"] |= {"model": {}, "data": {}, "train": {}, "steps": None}  # they are in the base
     if definition.target and definition.target is not definition.base:
@@ -144,8 +162,9 @@ def _checked(document: Document) -> StudyFile:
         file = StudyFile.model_validate(document.data)
     except ValidationError as error:
         raise _explain(document, error) from None
-    if file.trial.steps and file.trial.tokens:
-        raise UserError(f"{document.where(('trial', 'tokens'))}: trial: give steps or tokens, not both")
+    given = [name for name in ("steps", "tokens", "flops") if getattr(file.trial, name)]
+    if len(given) > 1:
+        raise UserError(f"{document.where(('trial', given[-1]))}: trial: give {' or '.join(given)}, not both")
     return file
 
 
@@ -190,7 +209,8 @@ def chosen_recipe(definition: Definition, params: Mapping[str, Scalar]) -> Loade
     """The recipe of a choice, before `match` sets its width. Raises ValueError for values that do not fit."""
     fields = dict(definition.space.fill(params))
     base, tokens = definition.base, definition.file.trial.tokens
+    batch = fields.get("train.batch_tokens", base.recipe.train.batch_tokens)
+    if tokens and isinstance(batch, int):
+        fields["train.steps"] = -(-tokens // max(1, batch))
     recipe = recipe_with(base.recipe, fields)
-    if tokens:
-        recipe = recipe_with(recipe, {"train.steps": -(-tokens // recipe.train.batch_tokens)})
     return Loaded(recipe, None if PATTERN in fields else base.source, definition.path, base.registry)

@@ -23,6 +23,7 @@ BARE = {"params": TOTAL, "flops_per_token": "forward"}  # what the name of a tab
 LOSS_STEPS = 50  # last steps of a run, whose mean is its loss
 METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "seconds")
 EVAL = "eval."
+POSITION = "loss_by_position"  # eval.loss_by_position.FIRST.WINDOW, of targets with at least FIRST tokens before them
 
 
 class UnknownMetric(Exception):
@@ -112,21 +113,46 @@ def run_metrics(run: Run) -> dict[str, float]:
     return {key: value for key, value in found.items() if is_value(value)}
 
 
-def evaluation_tree(evaluation: Tree, windows: Sequence[int]) -> dict[str, Any]:
-    """The output of `eval --json` for one run, by name: TASK.LENGTH.WINDOW, perplexity.WINDOW, tasks of the harness.
+def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> dict[str, Any]:
+    """The output of `eval --json` for the run named `run`: TASK.LENGTH.WINDOW, perplexity.WINDOW, loss_by_position,
+    and the tasks of the harness.
 
-    A result without a window is entered for each of `windows`, or for `own` where there are none.
+    A result without a window is entered for each of `windows`, or for `own` where there are none. With an ablation,
+    `RUN without swa`, the figures are called `TASK without swa`, and those of the harness are left out.
     """
     tree: dict[str, Any] = {}
     for cell in evaluation["cells"]:
-        table = tree.setdefault(cell["task"], {}).setdefault(str(cell["length"]), {})
+        table = tree.setdefault(cell["task"] + _ablation(cell["run"], run), {}).setdefault(str(cell["length"]), {})
         table |= dict.fromkeys(_windows(cell, windows), cell["score"])
-    for found in (line for lines in evaluation["perplexity"].values() for line in lines):
+    for name, found in ((name, line) for name, lines in evaluation["perplexity"].items() for line in lines):
         metrics = {key: value for key, value in found.items() if key != "window"}
-        tree.setdefault("perplexity", {}).update(dict.fromkeys(_windows(found, windows), metrics))
-    for tasks in evaluation["tasks"].values():
-        tree |= tasks
+        tree.setdefault("perplexity" + _ablation(name, run), {}).update(
+            dict.fromkeys(_windows(found, windows), metrics)
+        )
+    for found in evaluation.get("by_position", ()):
+        table = tree.setdefault(POSITION + _ablation(found["run"], run), {}).setdefault(str(found["first"]), {})
+        table |= dict.fromkeys(_windows(found, windows), found["loss"])
+    for name, tasks in evaluation["tasks"].items():
+        tree |= {} if _ablation(name, run) else tasks
     return tree
+
+
+def merged(trees: Iterable[Tree]) -> dict[str, Any]:
+    """Several tables as one; of a figure that two of them have, the first is kept."""
+    whole: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                whole[key] = merged([whole.get(key, {}), value])
+            else:
+                whole.setdefault(key, value)
+    return whole
+
+
+def _ablation(name: str, run: str) -> str:
+    """` without swa` in the name of an ablated run, else nothing."""
+    _, word, block = name.removeprefix(run).partition(" without ")
+    return word + block.partition(",")[0]
 
 
 def _windows(found: Tree, windows: Sequence[int]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hybridkit.recipe.schema import Scalar
 from hybridkit.runs.run import Run
+from hybridkit.search.outcome import read_outcome
 from hybridkit.search.reader import StudyReader
 from hybridkit.search.trials import Counts, Trial, is_value, pareto_front, rank
 from hybridkit.search.variables import Number
@@ -125,28 +126,41 @@ def curves(study: StudyReader) -> list[TrialCurve]:
     return found
 
 
-def evaluations(study: StudyReader) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """The scores of `eval`: by task and window, then by trial, then by length or gap, one score for each seed."""
-    from hybridkit.search.worker import read_outcome  # it imports torch, which the rest of this module does not need
+class Asked(NamedTuple):
+    """A task and the window at test time, or `own`."""
 
-    tables: dict[str, dict[int, dict[str, list[float]]]] = {}
+    task: str
+    window: str
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        at = "the model's own window" if self.window == "own" else f"test window {self.window}"
+        return f"{self.task}, {at}"
+
+
+Scores = dict[Asked, dict[int, dict[str, list[float]]]]  # by trial, then by length or gap, one score for each seed
+
+
+def evaluations(study: StudyReader) -> Scores:
+    """The scores of `eval`."""
+    tables: Scores = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))
         for metrics in outcome.seeds if outcome else ():
-            for title, length, score in _scores(metrics.get("eval", {})):
-                tables.setdefault(title, {}).setdefault(trial.number, {}).setdefault(length, []).append(score)
+            for asked, length, score in _scores(metrics.get("eval", {})):
+                tables.setdefault(asked, {}).setdefault(trial.number, {}).setdefault(length, []).append(score)
     return tables
 
 
-def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """Title, length and score for each TASK.LENGTH.WINDOW; perplexity and tasks of the harness have no lengths."""
+def _scores(tree: Mapping[str, Any]) -> Iterator[tuple[Asked, str, float]]:
+    """Task, window, length and score for each TASK.LENGTH.WINDOW; perplexity and the harness's tasks have no length."""
     for task, table in tree.items() if isinstance(tree, Mapping) else ():
         for length, windows in table.items() if isinstance(table, Mapping) else ():
             if _LENGTH.fullmatch(length) and task != "perplexity" and isinstance(windows, Mapping):
                 for window, score in windows.items():
-                    if is_value(score):
-                        title = "the model's own window" if window == "own" else f"test window {window}"
-                        yield f"{task}, {title}", length, score
+                    if is_value(score) and (window == "own" or _LENGTH.fullmatch(window)):
+                        yield Asked(task, window), length, score
 
 
 def results_json(found: Results) -> dict[str, Any]:

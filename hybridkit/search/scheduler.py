@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import ablations, without_ablations
+from hybridkit.search.outcome import Outcome, read_outcome
 from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
 from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import Study
 from hybridkit.search.trials import Trial
-from hybridkit.search.worker import EXIT_CANNOT_WRITE, LOG, Outcome, TrialJob, read_outcome, run_job
+from hybridkit.search.worker import EXIT_CANNOT_WRITE, LOG, TrialJob, run_job
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
@@ -163,9 +164,13 @@ class WorkerPool:
         folder.mkdir(parents=True, exist_ok=True)
         candidate = self._study.candidate(trial)
         recipes = tuple(candidate.run(seed) for seed in range(settings.seeds))
-        arguments = None if settings.evaluate is None else read_arguments(settings.evaluate)
-        has_window = candidate.costs.plan.has_windows
-        return TrialJob(folder, recipes, arguments, tuple(settings.windows), has_window, self._threads, self._plugins)
+        plan = candidate.costs.plan
+        questions = tuple(
+            without_ablations(text, {name for name in ablations(text) if not plan.has(name)})
+            for text in settings.questions
+        )
+        windows = tuple(settings.windows)
+        return TrialJob(folder, recipes, questions, windows, plan.has_windows, self._threads, self._plugins)
 
     def _close(self, worker: Worker) -> None:
         """Store the result of a trial, or continue it where its worker died."""
@@ -194,10 +199,12 @@ class WorkerPool:
         settings = self._study.definition.file.pruner
         if settings is None or worker.stop_rung:
             return
-        number = worker.trial.number
+        number, run = worker.trial.number, worker.job.run(0)
         steps = rungs(settings, number, worker.job.recipes[0].recipe.train.steps)
-        losses = running_losses(worker.job.run(0).metrics().lines, steps)
-        trials = self._study.trials()
+        trials, last = self._study.trials(), run.last_line("loss")
+        if not last or all(step > last["step"] or str(step) in trials[number].rungs for step in steps):
+            return
+        losses = running_losses(run.metrics().lines, steps)
         if losses.keys() <= trials[number].rungs.keys():
             return
         self._study.storage.set_fields(number, rungs=losses)
@@ -210,8 +217,7 @@ def _progress(worker: Worker) -> Running:
     """The seed that a worker trains now, and its last step."""
     begun = [seed for seed in range(len(worker.job.recipes)) if worker.job.run(seed).begun]
     seed = max(begun, default=0)
-    lines = [line for line in worker.job.run(seed).metrics().lines if "loss" in line]
-    last: dict[str, Any] = lines[-1] if lines else {"step": 0, "loss": None}
+    last = worker.job.run(seed).last_line("loss") or {"step": 0, "loss": None}
     return Running(worker.trial, seed, last["step"], worker.job.recipes[seed].recipe.train.steps, last["loss"])
 
 

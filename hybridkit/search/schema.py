@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from hybridkit.recipe.schema import Section, Size
+from hybridkit.recipe.schema import Scalar, Section, Size
+from hybridkit.recipe.train import Until
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.search.arguments import read_arguments
+from hybridkit.search.arguments import listed, read_arguments
 
 SAMPLER = Kind("sampler", "hybridkit.search.samplers")
+SEED = "train.seed"  # as a variable of a space, it numbers the runs of an arm
 Aim = Literal["min", "max"]
 MatchMeasure = Literal["params", "flops", "state"]
 
@@ -21,12 +23,18 @@ class TrialSettings(Section):
 
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps; default: the recipe's.")
     tokens: Size | None = Field(default=None, ge=1, description="Instead of steps; rounded up to whole batches.")
+    flops: float | None = Field(
+        default=None,
+        gt=0,
+        description="Instead of steps: FLOPs of training, at the windows of each schedule.",
+    )
     seeds: int = Field(default=1, ge=1, le=64, description="Runs per candidate, at train.seed, train.seed + 1, ...")
     model: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's model.")
     data: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's data.")
     train: dict[str, JsonValue] = Field(default={}, description="Changes to the recipe's train.")
-    evaluate: str | None = Field(
-        default=None, description="Arguments of `hybridkit eval` for each trained model; null: no evaluation."
+    evaluate: str | list[str] | None = Field(
+        default=None,
+        description="Arguments of `hybridkit eval` for each trained model, or a list of several; null: no evaluation.",
     )
     windows: list[Annotated[int, Field(ge=1, le=1 << 40)]] = Field(
         default=[],
@@ -36,10 +44,15 @@ class TrialSettings(Section):
 
     @field_validator("evaluate")
     @classmethod
-    def _only_allowed_arguments(cls, evaluate: str | None) -> str | None:
-        if evaluate is not None:
-            read_arguments(evaluate)
+    def _only_allowed_arguments(cls, evaluate: str | list[str] | None) -> str | list[str] | None:
+        for text in listed(evaluate):
+            read_arguments(text)
         return evaluate
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The arguments of each evaluation."""
+        return listed(self.evaluate)
 
 
 class PrunerSettings(Section):
@@ -59,6 +72,26 @@ class MatchSettings(Section):
     recipe: str | None = Field(default=None, description="The recipe whose cost this is; default: the base.")
 
 
+class CompareSettings(Section):
+    """Which arms are compared, with which, and by what."""
+
+    variable: str = Field(default="pattern", description="The variable whose values are the arms.")
+    reference: Scalar = Field(description="The arm that all others are compared with.")
+    learnt: Until | None = Field(
+        default=None, description="What counts as learnt: `{metric: recall_near, at_least: .95}`; null: every run."
+    )
+    at_end: list[str] = Field(default=[], description="Figures that are compared at the end of each run.")
+    when_learnt: list[str] = Field(default=[], description="Figures of the first probe that counts as learnt.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.when_learnt and not self.learnt:
+            raise ValueError("when_learnt needs learnt: {metric: recall_near, at_least: .95}")
+        if not self.at_end and not self.when_learnt:
+            raise ValueError("should name figures, as in at_end: [val_loss]")
+        return self
+
+
 class StudyFile(Section):
     """A space file."""
 
@@ -74,6 +107,7 @@ class StudyFile(Section):
     )
     sampler: str = Field(default="tpe", description="How candidates are proposed.")
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Of the sampler.")
+    compare: CompareSettings | None = Field(default=None, description="Arms to compare, by pairs of runs.")
     pruner: PrunerSettings | None = Field(default=None, description="Early stopping; null: none.")
 
     @field_validator("sampler")

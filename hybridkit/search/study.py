@@ -14,6 +14,7 @@ from hybridkit.search.definition import Definition, write_definition
 from hybridkit.search.feasible import require_feasible
 from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
+from hybridkit.search.outcome import Outcome
 from hybridkit.search.provenance import (
     RULES,
     candidate_origin,
@@ -27,7 +28,6 @@ from hybridkit.search.sampler import PATIENCE, Proposal, choose_sampler, distrib
 from hybridkit.search.screening import Accepted, CandidateFilter, Counts
 from hybridkit.search.storage import TrialStorage, create_storage
 from hybridkit.search.trials import Trial, is_value
-from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree

@@ -14,20 +14,20 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
 
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.runs.manifest import parse_json
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import evaluation_tree, run_metrics
+from hybridkit.search.objectives import evaluation_tree, merged, run_metrics
+from hybridkit.search.outcome import OUTCOME, Outcome
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import refuse_links
@@ -35,7 +35,7 @@ from hybridkit.system.terminal import say
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import train
 
-OUTCOME, LOG = "outcome.json", "log.txt"
+LOG = "log.txt"
 EXIT_CANNOT_WRITE = 74  # exit code of a worker whose disk is full or gone (EX_IOERR)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
@@ -46,7 +46,7 @@ class TrialJob:
 
     folder: Path
     recipes: tuple[Loaded, ...]
-    evaluate: tuple[str, ...] | None  # arguments of `hybridkit eval`
+    questions: tuple[tuple[str, ...], ...]  # arguments of `hybridkit eval`, for each evaluation
     windows: tuple[int, ...]  # at test time
     has_window: bool  # whether the model has any
     threads: int
@@ -55,31 +55,6 @@ class TrialJob:
     def run(self, seed: int) -> Run:
         """The run folder of a seed, from 0."""
         return Run(self.folder / f"seed-{seed}")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a trial: the metrics of each seed (METRICS, and `eval` if it was evaluated), or why it failed."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # when it is read from a file
-
-    seeds: list[dict[str, Any]]
-    error: str | None = None
-
-
-_OUTCOME = TypeAdapter(Outcome)
-
-
-def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of the trial in a folder; None if it has not ended. Raises UserError for a damaged file."""
-    file = folder / OUTCOME
-    if not file.is_file():
-        return None
-    try:
-        outcome: Outcome = _OUTCOME.validate_python(parse_json(file.read_bytes()))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged; remove it: {str(error)[:200]!a}") from error
-    return outcome
 
 
 def run_job(job: TrialJob) -> None:
@@ -129,15 +104,16 @@ def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     recipe = job.recipes[seed]
     train(recipe, run.path, resume=True, reporter=Silent(), callbacks=probes_of(recipe))
     found: dict[str, Any] = dict(run_metrics(run))
-    if job.evaluate is not None:
-        found["eval"] = evaluation_tree(_evaluate(run, job), job.windows)
+    if job.questions:
+        answers = (_evaluate(run, job, question) for question in job.questions)
+        found["eval"] = merged(evaluation_tree(answer, job.windows, str(run.path)) for answer in answers)
     return found
 
 
-def _evaluate(run: Run, job: TrialJob) -> Any:
+def _evaluate(run: Run, job: TrialJob, question: Sequence[str]) -> Any:
     """The output of `hybridkit eval RUN --json`. Raises Failure."""
-    words = [*(job.evaluate or ()), *(word for file in job.plugins for word in ("--plugin", str(file)))]
-    if job.windows and job.has_window:
+    words = [*question, *(word for file in job.plugins for word in ("--plugin", str(file)))]
+    if job.windows and job.has_window and "--windows" not in question:
         words += ["--windows", ",".join(map(str, job.windows))]
     command = [sys.executable, "-P", "-m", "hybridkit.cli", "eval", str(run.path), *words, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONIOENCODING": "utf-8"}

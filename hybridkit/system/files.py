@@ -1,15 +1,16 @@
 """The file operations of a training run, in one object. Tests replace it by one that fails or ends the process."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path
-from typing import BinaryIO
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO
 
 from hybridkit.system.links import refuse_links
+
+if TYPE_CHECKING:  # pages and metrics are written without it
+    from torch import Tensor
 
 
 class FileOperations:
@@ -22,6 +23,9 @@ class FileOperations:
 
     def tensors(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """Write a safetensors file, with the permissions that the user's new files have. Raises OSError."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
         path.touch()
         mode = path.stat().st_mode & 0o777  # save_file puts a file that only its owner may read in its place
         try:

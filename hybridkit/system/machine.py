@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -61,4 +62,10 @@ def keep_freed_memory() -> None:
 
 def _cpu_has_bf16() -> bool:
     info = Path(os.environ.get(CPUINFO) or "/proc/cpuinfo")
-    return info.exists() and not _BF16_FLAGS.isdisjoint(info.read_text(encoding="utf-8").split())
+    return info.exists() and _says_bf16(info, info.stat().st_mtime_ns)
+
+
+@cache
+def _says_bf16(info: Path, changed: int) -> bool:
+    """Whether a file lists such an instruction; it is read again once it has changed."""
+    return not _BF16_FLAGS.isdisjoint(info.read_text(encoding="utf-8").split())

@@ -10,6 +10,7 @@ not rounding; those of `ROUNDED_LAWS` also take `precision=BF16` or `AUTOCAST` (
 from collections.abc import Callable
 
 from hybridkit.block import Block, Dims, state_bytes
+from hybridkit.testing.attention import check_from_attention
 from hybridkit.testing.cost import UnverifiedCost, check_cost, linear_flops, mask_pairs, warn_unverified
 from hybridkit.testing.cost import _check_cost as _costs
 from hybridkit.testing.gradients import check_gradients, check_lengths
@@ -37,7 +38,14 @@ ROUNDED_LAWS = (
     check_step,
     check_split,
 )
-LAWS: tuple[Law, ...] = (check_cost, check_types, *ROUNDED_LAWS[:6], check_gradients, *ROUNDED_LAWS[6:])  # quick first
+LAWS: tuple[Law, ...] = (  # quick first
+    check_cost,
+    check_types,
+    check_from_attention,
+    *ROUNDED_LAWS[:6],
+    check_gradients,
+    *ROUNDED_LAWS[6:],
+)
 
 
 def check_block(block: Block, dims: Dims) -> None:
@@ -75,6 +83,7 @@ __all__ = [
     "check_cost",
     "check_decoder",
     "check_documents",
+    "check_from_attention",
     "check_gradients",
     "check_lengths",
     "check_purity",

@@ -12,15 +12,17 @@ from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.plugin_copies import code_of
 from hybridkit.training.engine import engine_of
+from hybridkit.training.logger import loggers_of
 from hybridkit.training.optimizer import optimizer_of
 
 
 def training_code(entries: Iterable[Entry], recipe: Recipe, registry: Registry) -> dict[str, bytes]:
-    """The files of the plug-ins of a stack's entries, and of the engine, optimizer, source and tokenizer of `recipe`.
+    """The files of the plug-ins of a stack's entries, and of what else `recipe` names: engine, optimizer, sources, ...
 
     Content by name in `plugins/`, as `runs.plugin_copies.code_of` gives it. Reads no text and no tokenizer.
     """
     sources = (read_named(SOURCE, text, registry) for text in recipe.data.texts)
     named = (*sources, read_named(TOKENIZER, recipe.data.tokenizer, registry))
-    parts = (engine_of(recipe.train, registry), optimizer_of(recipe.train, registry), *filter(None, named))
-    return code_of(entries, *parts)
+    train = recipe.train
+    parts = (engine_of(train, registry), optimizer_of(train, registry), *loggers_of(train, registry))
+    return code_of(entries, *parts, *filter(None, named))

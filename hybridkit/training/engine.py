@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hybridkit.model.model import Model
     from hybridkit.model.plan import Plan
     from hybridkit.system.machine import Precision
+    from hybridkit.training.objective import Objective
 
 Windows = Sequence[int | None]  # one an entry
 Value = int | float | str | bool | None
@@ -37,9 +38,9 @@ Value = int | float | str | bool | None
 class Gradient(NamedTuple):
     """The result of a batch, before the update."""
 
-    nats: float  # the loss summed over the targets of all ranks
+    nats: float  # the objective's loss summed over the targets of all ranks
     norm: float  # of the whole gradient, before clipping
-    metrics: Mapping[str, Any] = {}  # what layers recorded, such as the loads of experts
+    metrics: Mapping[str, Any] = {}  # what layers and the objective recorded, such as the loads of experts
 
 
 class Save(NamedTuple):
@@ -63,6 +64,9 @@ class Engine(Protocol):
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError, naming `origin`, where they are another model's."""
 
+    def minimize(self, objective: Objective) -> None:
+        """From now on, `gradients` are those of this objective. Raises UserError where the engine cannot compute it."""
+
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate d(nats / num_targets) over this rank's micro-batches and all ranks; drops the gradient before.
 
@@ -82,7 +86,7 @@ class Engine(Protocol):
         """Drop the gradient; weights and optimizer stay as they are."""
 
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
-        """The loss in nats, summed over the targets of all ranks; no gradient."""
+        """The cross-entropy in nats, summed over the targets of all ranks, whatever is minimized; no gradient."""
 
     def save(self) -> Save:
         """The state after the last update."""

@@ -1,11 +1,13 @@
 """What a run would take, from its recipe alone. No weight is allocated and no text is read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
-from hybridkit.recipe.files import Loaded
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import Loaded, Recipe
 from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.training.engine import engine_of
 from hybridkit.training.micro_batches import automatic_rows
@@ -17,7 +19,16 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     FLOPs are of the whole run, exact and expected over the windows' shares; bytes are of one rank. Precision, and rows
     where `micro_batch` is `auto`, are those that this machine's device would have.
     """
-    recipe, plan = loaded.recipe, compile_recipe(loaded)
+    plan, recipe = compile_recipe(loaded), loaded.recipe
+    found, engine = without_activations(loaded, ranks, plan), engine_of(recipe.train, loaded.registry)
+    kept = activations(plan, _training(found, recipe), CostSettings(recipe.data.sequence))
+    memory = {**found["memory"], "activations": kept.peak(recipe.train.recompute) // engine.sequence_ranks}
+    return {**found, "memory": {**memory, "total": sum(memory.values())}}
+
+
+def without_activations(loaded: Loaded, ranks: int, plan: Plan) -> dict[str, Any]:
+    """The estimate but for the activations, for which every kind of layer is run once on tensors without data."""
+    recipe = loaded.recipe
     train, sequence = recipe.train, recipe.data.sequence
     engine = engine_of(train, loaded.registry)
     device = choose_device(train.device)
@@ -25,12 +36,9 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     wanted = train.micro_batch
     rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
     share = -(-train.batch_tokens * engine.sequence_ranks // (sequence * ranks))  # sequences of a step on a rank
-    training = Training(precision, min(rows, share), ranks, recipe.data.documents == "reset")
-    case = CostSettings(sequence)
-    lasting, kept = persistent_memory(plan, training), activations(plan, training, case)
-    memory = {"held": engine.persistent_bytes(lasting, ranks)}
-    memory["activations"] = kept.peak(train.recompute) // engine.sequence_ranks
-    costs = cost(plan, case)
+    costs = cost(plan, CostSettings(sequence))
+    made = {"precision": precision, "micro_batch": min(rows, share), "ranks": ranks}
+    lasting = persistent_memory(plan, _training(made, recipe))
     return {
         "recipe": str(loaded.path),
         "pattern": plan.pattern,
@@ -38,12 +46,15 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
         "engine": train.engine,
         "zero": 0,
         **engine.manifest_entries(),
-        "ranks": ranks,
-        "precision": precision,
-        "micro_batch": training.micro_batch,
+        **made,
+        "device": device.type,
         "steps": train.steps,
         "tokens": train.steps * train.batch_tokens,
         "flops_per_token": float(costs.training),
         "flops": float(costs.training * train.steps * train.batch_tokens),
-        "memory": {**memory, "total": sum(memory.values())},
+        "memory": {"held": engine.persistent_bytes(lasting, ranks)},
     }
+
+
+def _training(found: Mapping[str, Any], recipe: Recipe) -> Training:
+    return Training(found["precision"], found["micro_batch"], found["ranks"], recipe.data.documents == "reset")

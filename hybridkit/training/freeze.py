@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
 
+ENDS = ("embedding", "norm", "head")  # of a model, beside its stack
+
 
 def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
     """Raises UserError for a block that the stack does not have, or an entry beyond its end."""
@@ -17,7 +19,8 @@ def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
             raise UserError(f"train.freeze: {key}: the stack has entries 0 to {len(plan.entries) - 1}")
         if key not in known:
             hint = f"; did you mean `{near}`?" if (near := nearest(key, names)) else ""
-            raise UserError(f"train.freeze: no {key} in the stack, which has {', '.join(names)}{hint}")
+            said = ", ".join([*names, *(key for key in ENDS if key in known)])
+            raise UserError(f"train.freeze: no {key} in the model, which has {said}{hint}")
 
 
 def frozen(plan: Plan, freeze: Mapping[str, float], step: int, steps: int) -> frozenset[str]:
@@ -28,6 +31,10 @@ def frozen(plan: Plan, freeze: Mapping[str, float], step: int, steps: int) -> fr
 
 def _parts(plan: Plan) -> Iterator[tuple[set[str], str]]:
     """What may be frozen: its names, and how its weights' names begin. An entry of one block is its only branch."""
+    yield {"embedding"}, "embedding."
+    yield {"norm"}, "norm."
+    if not plan.config.tie:  # a tied head is the embedding
+        yield {"head"}, "head."
     for index in range(len(plan.entries)):
         yield {str(index)}, f"layers.{index}."
     for branch in plan.branches:

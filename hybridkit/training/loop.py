@@ -27,6 +27,7 @@ from hybridkit.training.engine import Engine, Gradient
 from hybridkit.training.freeze import frozen
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
+from hybridkit.training.objective import Objective
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.schedule import learning_rate
 from hybridkit.training.state import TrainState, load_train_state
@@ -45,6 +46,7 @@ class LoopParts:
     run: Run
     feed: Feed
     engine: Engine
+    objective: Objective
     store: Store
     log: MetricsLog | None  # rank 0's
     reporter: Reporter
@@ -64,7 +66,7 @@ class Loop:
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )
-        self._speed = Speed(parts.plan, parts.engine, sequence, self._rows)
+        self._speed = Speed(parts.plan, parts.engine, sequence, self._rows, objective=parts.objective)
         self._saved = (
             self._store.last.step if self._store.last else None
         )  # the step of the last checkpoint, which the background may still write
@@ -138,7 +140,8 @@ class Loop:
         line |= gradient.metrics
         line |= self._speed.metrics(len(batch.tokens), windows, seconds) | self._engine.metrics()
         self._write(line)
-        self._parts.callbacks.tell("on_step", line, bits_per_byte(gradient.nats, batch.bytes))
+        bits = bits_per_byte(gradient.nats, batch.bytes) if self._parts.objective.nats else None
+        self._parts.callbacks.tell("on_step", line, bits)
 
     def _after_update(self, signals: Signals) -> None:
         """Validation, then a checkpoint, each where it is due."""
@@ -157,6 +160,7 @@ class Loop:
             self._save()
 
     def _validate(self) -> dict[str, Any]:
+        self._parts.reporter.doing("validating")
         found = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
         if found["val_loss"] is not None and not math.isfinite(found["val_loss"]):
             raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
@@ -174,6 +178,7 @@ class Loop:
         step, tell = self._state.step, self._parts.callbacks.tell
         if not any(tell("due", step, last)):
             return {}
+        self._parts.reporter.doing("probing")
         model = self._engine.model
         model.tokenizer = self._parts.feed.tokenizer
         found = {name: value for one in tell("measure", step, last, model) for name, value in one.items()}

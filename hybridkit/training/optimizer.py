@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hybridkit.recipe.choices import OPTIMIZER, chosen_optimizer
+from hybridkit.recipe.choices import OPTIMIZER, chosen
 from hybridkit.recipe.schema import Section, Train
 from hybridkit.registry.registry import REGISTRY, Registry
 
@@ -34,6 +34,6 @@ class Optimizer(Section, ABC):
 
 def optimizer_of(train: Train, registry: Registry = REGISTRY) -> Optimizer:
     """The optimizer that a recipe names. Raises UserError where its file fails."""
-    name, fields = chosen_optimizer(train.optimizer)
+    name, fields = chosen(train.optimizer)
     made: Optimizer = registry.get(OPTIMIZER, name)(**fields)
     return made

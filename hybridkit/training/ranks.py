@@ -40,6 +40,12 @@ def place(environment: Mapping[str, str]) -> Place | None:
     return None
 
 
+def count() -> int:
+    """How many processes share this run."""
+    found = place(os.environ)
+    return found.ranks if found else 1
+
+
 def settle(where: Place) -> None:
     """Set what torch and DeepSpeed read from the environment; a rank that this program started ends with its parent."""
     env = os.environ

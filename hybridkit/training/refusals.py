@@ -18,6 +18,8 @@ from hybridkit.runs.plugin_copies import refuse_changed
 from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import UserError, nearest
 
+OBJECTIVE = ("objective", "teacher")  # entries of manifests; absent where the objective is cross-entropy
+CROSS = "cross-entropy"
 VALIDATION = ("val_loss", "val_bits_per_byte")
 
 
@@ -122,6 +124,16 @@ def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
             f"the text of data.source is not what this run was trained on (digest {manifest.data} in the run,"
             f" {about['data']} now), so that its order of data cannot be kept:"
             " put the text back, or start another run with train.from"
+        )
+    said, now = ([entries.get(key, "") for key in OBJECTIVE] for entries in (manifest.entries, about["entries"]))
+    if said[0] != now[0]:
+        raise UserError(
+            f"this run is trained on {said[0] or CROSS}, and what was asked for is {now[0] or CROSS}: a stage of a"
+            " conversion is resumed by `hybridkit convert ... --resume`"
+        )
+    if said != now:
+        raise UserError(
+            f"the teacher's weights are not those that this run began with (sha256 {said[1]}, {now[1]} now)"
         )
     if manifest.optimizer != about["optimizer"]:
         raise UserError(

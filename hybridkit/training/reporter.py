@@ -9,6 +9,9 @@ class Reporter(Callback):
     def preparing(self, what: str, done: int, total: int | None) -> None:
         """The corpus is being prepared: bytes done, of `total` where that is known."""
 
+    def doing(self, what: str) -> None:
+        """Steps pause for something that may take a while: `validating`."""
+
     def message(self, text: str) -> None:
         """Something to know, in a line."""
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.model.plan import Plan
 from hybridkit.training.ceiling import Ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.engine import Engine
+from hybridkit.training.objective import CROSS_ENTROPY, Objective
 
 FIRST = 0.1  # seconds that the ceiling is measured before the first step
 SHARE = 0.005  # of the time of training that it is measured after that
@@ -18,8 +18,16 @@ class Speed:
     The ceiling is measured before the first step and now and then after it; the best measurement counts.
     """
 
-    def __init__(self, plan: Plan, engine: Engine, sequence: int, rows: int, ceiling: Ceiling | None = None) -> None:
-        self._plan, self._sequence, self._ranks = plan, sequence, engine.ranks
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Engine,
+        sequence: int,
+        rows: int,
+        ceiling: Ceiling | None = None,
+        objective: Objective = CROSS_ENTROPY,
+    ) -> None:
+        self._plan, self._sequence, self._ranks, self._objective = plan, sequence, engine.ranks, objective
         self.ceiling = ceiling or matrix_ceiling(
             engine.device, engine.precision, largest_weights(plan), rows * sequence
         )
@@ -33,7 +41,7 @@ class Speed:
         self._allowed += SHARE * seconds
         if self.ceiling.spent + self.ceiling.round <= self._allowed:
             self.ceiling.measure()
-        flops = TRAINING * sequences * forward_flops(self._plan, self._sequence, windows)
+        flops = sequences * self._objective.flops(self._plan, self._sequence, windows)
         rate = flops / seconds / self._ranks
         self.ceiling.observe(rate, "training")
         return {

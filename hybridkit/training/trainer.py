@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
-from hybridkit.recipe.choices import chosen_optimizer
+from hybridkit.recipe.choices import chosen
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
@@ -30,10 +30,12 @@ from hybridkit.system.lock import Lock
 from hybridkit.training.callback import Callback, Callbacks, Start
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.code import training_code
-from hybridkit.training.engine import Engine, EngineSpec, engine_of, open_engine
+from hybridkit.training.engine import Engine, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
+from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
 from hybridkit.training.metrics_log import MetricsLog
+from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.refusals import (
     changes_of,
     refuse_begun,
@@ -46,13 +48,18 @@ from hybridkit.training.refusals import (
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
-from hybridkit.training.tensorboard import TensorBoard
 
 THREADS = 64  # that any machine can start, however few processors it has
 
 
 def train(
-    loaded: Loaded, folder: Path, *, resume: bool, reporter: Reporter, callbacks: Sequence[Callback] = ()
+    loaded: Loaded,
+    folder: Path,
+    *,
+    resume: bool,
+    reporter: Reporter,
+    callbacks: Sequence[Callback] = (),
+    objective: Objective = CROSS_ENTROPY,
 ) -> None:
     """Train a recipe into a run folder; `callbacks` are told what happens, on rank 0, after the reporter.
 
@@ -69,15 +76,19 @@ def train(
     check_freeze(plan, recipe.train.freeze)
     for callback in callbacks:
         callback.check(plan)
+    loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
     refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
+    if objective is not CROSS_ENTROPY:
+        engine.minimize(objective)
     try:
         with ExitStack() as stack:
             stack.enter_context(listening(reporter.message if engine.rank == 0 else lambda text: None))
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
-            job = _Job(recipe, loaded.registry, plan, run, engine, reporter if lead else Silent(), callbacks)
+            told = reporter if lead else Silent()
+            job = _Job(recipe, loaded.registry, plan, run, engine, told, [*loggers, *callbacks], objective)
             for change in changes:
                 job.reporter.message(f"changed: {change}")
             _train(job, resume)
@@ -98,6 +109,7 @@ class _Job(NamedTuple):
     engine: Engine
     reporter: Reporter
     callbacks: Sequence[Callback]
+    objective: Objective
 
     @property
     def lead(self) -> bool:
@@ -130,6 +142,7 @@ def _train(job: _Job, resume: bool) -> None:
         reporter.message(line)
     about = _about(job, feed) | {"code": hashes(code)}
     state = _restored(found, about, job)
+    job.objective.begin(job.engine.model)
     about["threads"] = torch.get_num_threads()
     store = Store(run, recipe.train, lead=job.lead, barrier=lambda: job.engine.all_reduce_max(0))
     if job.lead:
@@ -144,7 +157,7 @@ def _train(job: _Job, resume: bool) -> None:
 
 def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[str, Any]) -> None:
     """The steps, with everything open that they write to."""
-    callbacks = Callbacks([TensorBoard(), job.reporter, *job.callbacks] if job.lead else [])
+    callbacks = Callbacks([job.reporter, *job.callbacks] if job.lead else [])
     with MetricsLog(job.run) if job.lead else nullcontext() as log:
         lines = log.cut(state.step) if log else []
         if log and log.damaged:
@@ -152,10 +165,8 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         try:
             callbacks.tell("on_start", Start(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
-            parts = LoopParts(
-                job.recipe, job.plan, job.run, feed, job.engine, store, log, job.reporter, callbacks, about
-            )
-            Loop(parts, state).run()
+            where = (job.recipe, job.plan, job.run, feed, job.engine, job.objective)
+            Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state).run()
         finally:
             store.close()
             callbacks.tell("on_end")
@@ -228,8 +239,8 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
     return {
         "engine": train.engine,
-        **_entries(engine_of(train, job.registry)),
-        "optimizer": chosen_optimizer(train.optimizer)[0],
+        **_entries({**engine_of(train, job.registry).manifest_entries(), **job.objective.entries()}),
+        "optimizer": chosen(train.optimizer)[0],
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
@@ -239,9 +250,8 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     }
 
 
-def _entries(engine: EngineSpec) -> dict[str, Any]:
-    """What the engine adds to a manifest: under a key of its own where the manifest has one."""
-    said = engine.manifest_entries()
+def _entries(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What engine and objective add to a manifest: under a key of its own where the manifest has one."""
     known = {name: value for name, value in said.items() if name in ENGINE_KEYS}
     return {**known, "entries": {name: value for name, value in said.items() if name not in known}}
 

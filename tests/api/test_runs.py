@@ -119,6 +119,8 @@ def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:
         ({"pattern": "[sa, mlstn]"}, {}, "did you mean `mlstm`"),
         ({"pattern": "sa", "train": {"stpes": 3}}, {}, "steps"),
         ({"pattern": "sa"}, {"train.lr": "fast"}, "train.lr"),
+        ({"pattern": "sa", "train": {"freeze": {3.10: 5}}}, {}, r"recipe.train.freeze: the key 3.1 should be text"),
+        ({"pattern": "sa"}, {"train.freeze": {3.10: 5}}, r"in quotes: 3.10"),
         ({"pattern": "sa", "extends": "other.yaml"}, {}, "only a file extends"),
     ],
 )

@@ -4,36 +4,24 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command_line import hybridkit_process
+from command_line import outputs, reported
 from fences import fences
+from forked import COMMAND_LINE, forked
 
 import hybridkit.bench.benchmark
-from hybridkit.cli import main
 from hybridkit.cost.flops import CostSettings, cost, forward_flops
 from hybridkit.runs.run import load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.system.timing import medians
 
-Run = Callable[..., tuple[int, str, str]]
 CPU = torch.device("cpu")
 SMALL = ("--sequence", "64", "--batch", "2", "--repeat", "1")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def bench(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybridkit", "bench", *words])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return bench
 
 
 @pytest.fixture
@@ -41,12 +29,6 @@ def recipe(tmp_path: Path) -> str:
     file = tmp_path / "small.yaml"
     file.write_text("pattern: [swa:stoch(16,32), mlstm, sa]*2\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
     return str(file)
-
-
-def reported(run: Run, *words: str) -> dict[str, Any]:
-    code, out, err = run(*words, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
 
 
 def numbers(data: Any) -> Iterator[float]:
@@ -58,8 +40,8 @@ def numbers(data: Any) -> Iterator[float]:
 
 
 @pytest.mark.slow
-def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(run: Run, recipe: str) -> None:
-    found = reported(run, recipe, *SMALL)
+def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(recipe: str) -> None:
+    found = reported("bench", recipe, *SMALL)
     assert all(math.isfinite(figure) and figure > 0 for figure in numbers(found))
     assert found["passes"].keys() == {"forward", "training", "prefill", "decode"}
     assert all(0 < figures["mfu"] <= 1 for figures in found["passes"].values())
@@ -68,8 +50,8 @@ def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(run: Run, re
     assert (found["sequence"], found["batch"], found["window"]) == (64, 2, None)
 
 
-def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(run: Run, recipe: str) -> None:
-    parts = {part["part"]: part for part in reported(run, recipe, *SMALL, "--window", "8")["parts"]}
+def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(recipe: str) -> None:
+    parts = {part["part"]: part for part in reported("bench", recipe, *SMALL, "--window", "8")["parts"]}
     around = {"embedding", "norm, head, loss", "clipping, AdamW"}
     assert parts.keys() - around == {"swa:stoch(16,32)", "mlstm", "sa", "ffn"}
     assert {name: part["count"] for name, part in parts.items() if name not in around} == {
@@ -83,7 +65,7 @@ def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "decay.py").write_text(fences("docs/blocks.md", "python")[0])
     (tmp_path / "mine.yaml").write_text("pattern: [decay, swa:8]\nmodel: {width: 32}\ntrain: {precision: fp32}\n")
     words = ("mine.yaml", "--sequence", "16", "--batch", "1", "--repeat", "1", "--plugin", "decay.py", "--json")
-    ran = hybridkit_process("bench", *words, cwd=tmp_path)
+    ran = forked(COMMAND_LINE, "bench", *words, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     parts = {part["kind"]: part for part in json.loads(ran.stdout)["parts"]}
     assert parts.keys() >= {"decay", "swa", "ffn"} and parts["decay"]["seconds"] > 0
@@ -101,22 +83,22 @@ def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [["train.recompute=true"], ["train.precision=bf16"], ["data.documents=flow"]])
-def test_it_measures_what_training_does(run: Run, recipe: str, changes: list[str]) -> None:
-    found = reported(run, recipe, *changes, *SMALL)
+def test_it_measures_what_training_does(recipe: str, changes: list[str]) -> None:
+    found = reported("bench", recipe, *changes, *SMALL)
     assert found["precision"] == ("bf16" if "train.precision=bf16" in changes else "fp32")
 
 
-def test_the_table_names_passes_parts_and_the_slowest(run: Run, recipe: str) -> None:
-    code, out, err = run(recipe, *SMALL)
+def test_the_table_names_passes_parts_and_the_slowest(recipe: str) -> None:
+    code, out, err = outputs("bench", recipe, *SMALL)
     assert (code, err) == (0, "")
     assert all(word in out for word in ("ceilings:", "training", "decode", "mlstm", "clipping, AdamW", "slowest: "))
 
 
-def test_a_run_folder_is_measured_as_its_recipe(run: Run, recipe: str, tmp_path: Path) -> None:
+def test_a_run_folder_is_measured_as_its_recipe(recipe: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "recipe.yaml").write_text(Path(recipe).read_text())
-    assert reported(run, str(folder), *SMALL)["pattern"] == "[swa:stoch(16,32), mlstm, sa]*2"
+    assert reported("bench", str(folder), *SMALL)["pattern"] == "[swa:stoch(16,32), mlstm, sa]*2"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +116,8 @@ def test_a_run_folder_is_measured_as_its_recipe(run: Run, recipe: str, tmp_path:
         (["no-such-recipe"], "no-such-recipe"),
     ],
 )
-def test_bad_input_is_refused_with_exit_code_2(run: Run, words: list[str], says: str) -> None:
-    code, out, err = run(*words)
+def test_bad_input_is_refused_with_exit_code_2(words: list[str], says: str) -> None:
+    code, out, err = outputs("bench", *words)
     assert (code, out) == (2, "") and says in err and "Traceback" not in err
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from laws import both_precisions, every_bf16_law, every_law, random_layer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,25 +34,17 @@ BLOCKS = {"plain": PLAIN, "grouped": GROUPED, "over all": OVER_ALL, "unnormed": 
 LAWFUL = [PLAIN, pytest.param(GROUPED, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
+@every_law
 @pytest.mark.parametrize("block", LAWFUL, ids=str)
 def test_law(block: Block, law: Callable[[Block, Dims], None]) -> None:
     law(block, DIMS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [testing.BF16, testing.AUTOCAST], ids=lambda precision: precision.name)
-@pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
+@both_precisions
+@every_bf16_law
 def test_law_in_bf16(law: Callable[..., None], precision: testing.Arithmetic) -> None:
     law(PLAIN, DIMS, precision)
-
-
-def drawn(block: Mamba2) -> Mamba2Layer:
-    torch.manual_seed(0)
-    layer = block.build(DIMS).double()
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    return layer
 
 
 def recurrence(layer: Mamba2Layer, u: Tensor, document_starts: Tensor) -> Tensor:
@@ -86,7 +79,7 @@ def recurrence(layer: Mamba2Layer, u: Tensor, document_starts: Tensor) -> Tensor
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
 def test_the_layer_is_the_recurrence(block: Mamba2) -> None:
     """Outputs and all gradients, over two chunks and documents that begin anywhere."""
-    layer, tokens = drawn(block), 75
+    layer, tokens = random_layer(block, DIMS), 75
     u = torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
     document_starts = torch.rand(2, tokens) < 0.1
     document_starts[0, 0] = document_starts[1, 40] = document_starts[1, 41] = True
@@ -148,7 +141,7 @@ def test_hardware_flops_are_the_products_that_run(block: Mamba2, tokens: int) ->
 def test_fast_decay_leaves_the_gradient_of_the_rest() -> None:
     """In fp32, with heads that forget by a factor of e^-12 a token: what is left between tokens is a millionth."""
     block = Mamba2(heads=2, head=4, state=8)
-    layer = drawn(block)
+    layer = random_layer(block, DIMS)
     torch.nn.init.constant_(layer.A_log, 2.5)
     torch.nn.init.constant_(layer.dt_bias, 0.55)
     x, grads = torch.randn(1, 130, 32, dtype=torch.float64), []

@@ -16,7 +16,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.testing.trial import built
 from hybridkit_blocks.moe import MixtureOfExperts
 from hybridkit_blocks.ops import grouped as grouped_module
-from hybridkit_blocks.ops.grouped import grouped
+from hybridkit_blocks.ops.grouped import grouped_product
 
 DIMS, EXPERTS, WIDTH = Dims(width=16, heads=2, vocab=61), 6, 8
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -132,17 +132,19 @@ def test_the_kernel_of_cuda_gives_the_same_products() -> None:
     x, weight = torch.randn(20, 16, generator=draw), torch.randn(4, 8, 16, generator=draw)
     counts = torch.tensor([5, 0, 12, 3])
     theirs = F.grouped_mm(x, weight.mT, offs=counts.cumsum(0, dtype=torch.int32))
-    torch.testing.assert_close(grouped(x, weight, counts), theirs)
+    torch.testing.assert_close(grouped_product(x, weight, counts), theirs)
 
 
 def test_gradients_of_products_by_finite_differences() -> None:
     x, weight = torch.randn(7, 3, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
     counts, order = torch.tensor([2, 0, 5, 0]), torch.randperm(8)
-    assert torch.autograd.gradcheck(lambda *a: grouped(*a, counts), (x.requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda *a: grouped_product(*a, counts), (x.requires_grad_(), weight.requires_grad_())
+    )
     rows = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: grouped_module.spread(a, order, 2), (rows,))
+    assert torch.autograd.gradcheck(lambda a: grouped_module.permute_rows(a, order, 2), (rows,))
     assert torch.equal(
-        grouped_module.gather(grouped_module.spread(rows, order, 2), order), rows.repeat_interleave(2, 0)
+        grouped_module.unpermute_rows(grouped_module.permute_rows(rows, order, 2), order), rows.repeat_interleave(2, 0)
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from laws import both_precisions, every_bf16_law, every_law, random_layer
 from torch import Tensor, nn
 
 import hybridkit_blocks.ops.gated_recurrence as module
@@ -16,25 +17,17 @@ DIMS = Dims(width=32, heads=4, vocab=257, depth=2)
 PLAIN, NARROW = Rglru(), Rglru(heads=2, width=24, conv=3)
 
 
-@pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
+@every_law
 @pytest.mark.parametrize("block", [PLAIN, pytest.param(NARROW, marks=pytest.mark.slow)], ids=str)
 def test_law(block: Block, law: Callable[[Block, Dims], None]) -> None:
     law(block, DIMS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [testing.BF16, testing.AUTOCAST], ids=lambda precision: precision.name)
-@pytest.mark.parametrize("law", (*testing.ROUNDED_LAWS, testing.check_rounding), ids=lambda law: law.__name__)
+@both_precisions
+@every_bf16_law
 def test_law_in_bf16(law: Callable[..., None], precision: testing.Arithmetic) -> None:
     law(PLAIN, DIMS, precision)
-
-
-def drawn(block: Rglru) -> RglruLayer:
-    torch.manual_seed(0)
-    layer = block.build(DIMS).double()
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    return layer
 
 
 def recurrence(layer: RglruLayer, x: Tensor, document_starts: Tensor) -> Tensor:
@@ -62,7 +55,7 @@ def recurrence(layer: RglruLayer, x: Tensor, document_starts: Tensor) -> Tensor:
 def test_the_layer_is_the_recurrence(block: Rglru, span: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and all gradients, over documents that begin anywhere, and over more tokens than a square number."""
     monkeypatch.setattr(module, "SPAN_ELEMENTS", span * 2 * (block.width or 32) if span < 100 else span)
-    layer = drawn(block)
+    layer = random_layer(block, DIMS)
     x = torch.randn(2, 53, 32, dtype=torch.float64, requires_grad=True)
     document_starts = torch.rand(2, 53) < 0.1
     document_starts[0, 0] = document_starts[1, 40] = document_starts[1, 41] = True

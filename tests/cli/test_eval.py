@@ -86,13 +86,35 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     assert rows[5]["gain"] is not None and answer["cells"] == []
 
 
+def test_any_text_is_read_in_place_of_the_held_out_one(runs: Path) -> None:
+    """The mean is that of the model's losses on the whole file as one document, its end included."""
+    import torch
+
+    import hybridkit
+
+    other = runs / "other.txt"
+    other.write_text("never seen before\n" * 4)
+    answer = found("recall", "--text", "other.txt", "--text", "text.txt", "--context", "48")
+    loss, again = answer["perplexity"]["recall"]
+    assert (loss["source"], again["source"], loss["same_text"]) == ("other.txt", "text.txt", False)
+    ids = torch.tensor([*other.read_bytes(), 256])
+    model = hybridkit.load("recall")
+    with torch.no_grad():
+        rows = [ids[begin : begin + 33] for begin in range(0, len(ids) - 1, 32)]
+        nats = [model(row[None, :-1], targets=row[None, 1:])[0].item() for row in rows]
+    assert loss["tokens"] == len(ids) - 1 and loss["loss"] == pytest.approx(sum(nats) / (len(ids) - 1), rel=1e-5)
+    assert {row["source"] for row in answer["by_position"]} == {"other.txt", "text.txt"}
+    history = json.loads((runs / "recall" / "eval" / "results.json").read_text())
+    assert len(history["perplexity"]["recall"]) == 2
+
+
 @pytest.mark.slow
 def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     asked = ["--no-perplexity", "--needles", "niah_single_2", "--windows", "4,16", "--lengths"]
     answer = found("text", "recall", *asked, "1k,1200")
     assert len(answer["cells"]) == 2 * 2 * 2
     cell = answer["cells"][0]
-    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high"]
+    assert list(cell) == ["run", "task", "length", "window", "samples", "score", "low", "high", "unseen"]
     assert cell["samples"] == 3 and 0 <= cell["low"] <= cell["score"] <= cell["high"] <= 100
     assert "pydoc_data" in answer["settings"]["haystack"]["name"]
     prompts = [
@@ -123,6 +145,15 @@ def test_recall_forcing_and_ablation(runs: Path) -> None:
     kinds = ("recall_near", "recall_far", "niah_single_1 (forced)")
     assert tasks == {(run, kind) for run in answer["perplexity"] for kind in kinds}
     assert {cell["length"] for cell in answer["cells"] if cell["task"] == "recall_far"} == {0, 8}
+    unseen = {(c["run"], c["task"], c["length"]): c["unseen"] for c in answer["cells"] if "far" in c["task"]}
+    assert unseen == {  # one window of 8 is all that is left without the memory
+        ("recall", "recall_far", 0): 0, ("recall", "recall_far", 8): 0,
+        ("recall without mlstm", "recall_far", 0): 0, ("recall without mlstm", "recall_far", 8): 1,
+    }  # fmt: skip
+    depths = [row for row in answer["depths"] if row["run"] == "recall without mlstm"]
+    assert depths and all(row["unseen"] == row["asked"] for row in depths)
+    (note,) = [note for note in answer["notes"] if note.startswith("*")]
+    assert "recall without mlstm at window 8: no path of the stack leads back more than 8 tokens" in note
     assert (runs / "out" / "recall.svg").exists() and not (runs / "out" / "needles").exists()
 
 
@@ -153,6 +184,9 @@ BAD = {
     "no such block": (["text", "--ablate", "mlstn"], "did you mean `mlstm`"),
     "a long context": (["text", "--context", "1M"], "has only"),
     "nothing": (["text", "--no-perplexity"], "nothing to measure"),
+    "no such text": (["text", "--text", "texd.txt"], "--text texd.txt: "),
+    "text of no file": (["text", "--text", "recall(pairs=2)"], "makes its own sequences"),
+    "text for nothing": (["text", "--text", "text.txt", "--no-perplexity", "--recall", "8"], "--text is for"),
     "no folder of tasks": (["text", "--tasks", "x", "--include", "nowhere"], "no such folder"),
 }
 

@@ -4,29 +4,16 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import outputs, reported
 from project import ROOT
 
-from hybridkit.cli import main
+from hybridkit.registry.kinds import BLOCK
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.report.flops_plot import crossings
 from hybridkit.report.numbers import format_bytes, format_count, format_tokens
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def flops(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybridkit", "flops", *words])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return flops
 
 
 @pytest.fixture
@@ -38,14 +25,8 @@ def recipe(tmp_path: Path) -> str:
     return str(file)
 
 
-def reported(run: Run, *words: str) -> dict[str, Any]:
-    code, out, err = run(*words, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
-
-
-def test_json_is_the_documented_schema_and_adds_up(run: Run, recipe: str) -> None:
-    report = reported(run, recipe, "xlstm-1.4b", "--context", "1k,1000", "--ranks", "4")
+def test_json_is_the_documented_schema_and_adds_up(recipe: str) -> None:
+    report = reported("flops", recipe, "xlstm-1.4b", "--context", "1k,1000", "--ranks", "4")
     assert report["schema"] == 1
     assert [(entry["recipe"], entry["context"]) for entry in report["recipes"]] == [
         (recipe, 1024),
@@ -70,35 +51,35 @@ def test_json_is_the_documented_schema_and_adds_up(run: Run, recipe: str) -> Non
 
 
 @pytest.mark.slow
-def test_options_reach_the_count(run: Run, recipe: str) -> None:
-    plain = reported(run, recipe)["recipes"][0]
+def test_options_reach_the_count(recipe: str) -> None:
+    plain = reported("flops", recipe)["recipes"][0]
     assert plain["context"] == 1024, "data.sequence"
-    narrow = reported(run, recipe, "--window", "8", "--dtype", "bf16", "--batch", "2", "--memory")["recipes"][0]
+    narrow = reported("flops", recipe, "--window", "8", "--dtype", "bf16", "--batch", "2", "--memory")["recipes"][0]
     assert narrow["flops_per_token"]["forward"] < plain["flops_per_token"]["forward"]
     swa, sa = narrow["layers"][0]["state_bytes"], narrow["layers"][4]["state_bytes"]
     assert (swa, sa) == (2 * (2 * 64 * 7 * 2 + 24), 2 * (2 * 64 * 1024 * 2 + 24))
     assert narrow["memory"]["activations"]["recomputed"] < narrow["memory"]["activations"]["kept"]
-    changed = reported(run, recipe, "model.tie=false", "data.sequence=2k")["recipes"][0]
+    changed = reported("flops", recipe, "model.tie=false", "data.sequence=2k")["recipes"][0]
     assert changed["params"]["head"] == changed["params"]["embedding"] and changed["context"] == 2048
 
 
-def test_the_table_compares_with_the_first_recipe(run: Run, recipe: str) -> None:
-    code, out, _ = run(recipe, "xlstm-1.4b", "--context", "16k")
+def test_the_table_compares_with_the_first_recipe(recipe: str) -> None:
+    code, out, _ = outputs("flops", recipe, "xlstm-1.4b", "--context", "16k")
     assert code == 0 and "[swa:stoch(16,64), mlstm, sa]*2" in out
     line = next(line for line in out.splitlines() if line.startswith("parameters"))
     assert line.endswith("x") and "%" not in line, "4,371 times as many, not +437,100 %"
     assert not [line for line in out.splitlines() if len(line) > 80 and not line.startswith((recipe, "xlstm-1.4b:"))]
 
 
-def test_recipes_and_contexts_are_one_table_each_figure_once(run: Run) -> None:
+def test_recipes_and_contexts_are_one_table_each_figure_once() -> None:
     names = [f"{name}-1.4b" for name in ("swax-stochastic", "transformer", "xlstm")]
-    code, out, _ = run(*names, "--context", "1k,16k")
+    code, out, _ = outputs("flops", *names, "--context", "1k,16k")
     table = out.partition("\nswax-stochastic-1.4b: ")[0].splitlines()
     assert code == 0 and max(map(len, table)) <= 80
     heads = [line for line in table if line.startswith("...-1.4b")]
     assert len(heads) == 1 and heads[0].split()[1:] == ["swax-stochastic", "transformer", "xlstm"]
     assert [sum(line.startswith(what) for line in table) for what in ("parameters", "prefill FLOPs, ")] == [1, 2]
-    _, alone, _ = run(names[0], "--context", "1k,16k")
+    _, alone, _ = outputs("flops", names[0], "--context", "1k,16k")
     (line,) = (line for line in alone.splitlines() if line.startswith("forward FLOPs/token"))
     assert line.split()[2:] == ["3.022", "G", "3.092", "G"]
 
@@ -119,24 +100,24 @@ def test_recipes_and_contexts_are_one_table_each_figure_once(run: Run) -> None:
         (["model.width=0"], "model.width"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(run: Run, words: list[str], says: str) -> None:
-    code, out, err = run("xlstm-1.4b", *words)
+def test_bad_input_is_one_message_and_exit_code_2(words: list[str], says: str) -> None:
+    code, out, err = outputs("flops", "xlstm-1.4b", *words)
     assert (code, out) == (2, "") and says in err and len(err.splitlines()) == 1
 
 
-def test_a_match_prints_a_recipe_that_loads(run: Run, recipe: str, tmp_path: Path) -> None:
+def test_a_match_prints_a_recipe_that_loads(recipe: str, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("pattern: mlstm*2\nmodel: {width: 64}\n")
-    code, out, _ = run(recipe, str(other), "--match", "params")
+    code, out, _ = outputs("flops", recipe, str(other), "--match", "params")
     matched = tmp_path / "matched.yaml"
     matched.write_text(out)
-    totals = [entry["params"]["total"] for entry in reported(run, recipe, str(matched))["recipes"]]
+    totals = [entry["params"]["total"] for entry in reported("flops", recipe, str(matched))["recipes"]]
     assert code == 0 and totals[1] == pytest.approx(totals[0], rel=0.05)
 
 
 @pytest.mark.slow
-def test_verify_agrees_where_the_counters_see(run: Run, recipe: str) -> None:
-    found = reported(run, recipe, "--verify")
+def test_verify_agrees_where_the_counters_see(recipe: str) -> None:
+    found = reported("flops", recipe, "--verify")
     rows = {row["layer"]: row for row in found["verify"][0]["layers"]}
     assert rows.keys() == {"swa:stoch(16,64)", "mlstm", "sa", "ffn", "head"}
     for name in ("ffn", "head"):
@@ -145,14 +126,14 @@ def test_verify_agrees_where_the_counters_see(run: Run, recipe: str) -> None:
         assert rows[name]["fvcore"] < rows[name]["exact"] <= rows[name]["hardware"]
         # torch sees all that a kernel of ours executes, and nothing of its own fused one.
         assert rows[name]["torch"] in (rows[name]["hardware"], rows[name]["fvcore"])
-    assert "fvcore x 2" in run(recipe, "--verify")[1]
+    assert "fvcore x 2" in outputs("flops", recipe, "--verify")[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_plots_are_pictures(run: Run, recipe: str, tmp_path: Path, ending: str) -> None:
+def test_plots_are_pictures(recipe: str, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"costs.{ending}"
-    assert run(recipe, "quickstart", "--plot", str(file))[0] == 0
+    assert outputs("flops", recipe, "quickstart", "--plot", str(file))[0] == 0
     if ending == "png":
         assert file.read_bytes().startswith(b"\x89PNG")
     else:
@@ -173,20 +154,21 @@ def test_figures_are_written_for_people() -> None:
     assert [format_bytes(n) for n in (0, 1023, 25216812)] == ["0 B", "1023 B", "24.05 MiB"]
 
 
-def test_the_guide_names_every_key_of_the_schema(run: Run, recipe: str) -> None:
+def test_the_guide_names_every_key_of_the_schema(recipe: str) -> None:
     guide = (ROOT / "docs" / "flops.md").read_text()
-    entry = reported(run, recipe, "--memory")["recipes"][0]
+    entry = reported("flops", recipe, "--memory")["recipes"][0]
     for part in (entry, entry["params"], entry["flops_per_token"], entry["memory"], entry["layers"][0]):
         assert not [key for key in part if f"`{key}`" not in guide]
 
 
 @pytest.mark.slow
 def test_counting_imports_nothing_heavy() -> None:
-    """Torch's compiler takes a second and a half to import, matplotlib half of one: a count needs neither."""
+    """Torch's compiler takes two seconds to import, matplotlib half of one: a count needs neither, whatever a block."""
     heavy = ("torch._dynamo", "networkx", "matplotlib", "fvcore", "deepspeed", "transformers")
+    names = [{"swa": "swa:8", "moe": "moe(4,2,16)"}.get(name, name) for name in REGISTRY.names(BLOCK)]
     script = f"""
 import sys
-sys.argv = ["hybridkit", "flops", "quickstart", "--json"]
+sys.argv = ["hybridkit", "flops", "quickstart", "pattern=[{", ".join(names)}]", "--json"]
 from hybridkit.cli import main
 try:
     main()

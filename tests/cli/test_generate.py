@@ -26,7 +26,7 @@ def model() -> Model:
 
 @pytest.fixture(autouse=True)
 def run_folder(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
-    monkeypatch.setattr("hybridkit.model.loading.load", lambda *given: model, raising=False)
+    monkeypatch.setattr("hybridkit.model.loading.load_model", lambda *given: model, raising=False)
 
 
 def call(*arguments: str, stdin: bytes = b"") -> Result:
@@ -135,6 +135,6 @@ def test_a_window_larger_than_the_states_own_is_refused(tmp_path: Path) -> None:
 def test_a_window_for_a_model_without_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny("mlstm")
     other.tokenizer = ByteTokenizer()
-    monkeypatch.setattr("hybridkit.model.loading.load", lambda *given: other, raising=False)
+    monkeypatch.setattr("hybridkit.model.loading.load_model", lambda *given: other, raising=False)
     error = call("x", "--window", "7").exception
     assert isinstance(error, UserError) and "no block" in str(error)

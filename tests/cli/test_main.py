@@ -155,6 +155,7 @@ for words in (["--help"], ["--version"], ["show", "b.yaml"], ["train", "b.yaml",
         main()
     except SystemExit:
         pass
+    assert words[0][0] != "-" or not {"pydantic", "lark", "yaml", "rich"} & sys.modules.keys()
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path).returncode == 0

@@ -62,7 +62,8 @@ def test_what_builds_no_block_imports_no_torch(study: Path, tmp_path: Path) -> N
     code = """
 import sys
 from hybridkit.cli import main
-for words in (["search", "best", "study"], ["show", "a", "b"], ["show", "a", "b", "--plot", "c.svg"]):
+study = (["search", "best", "study"], ["report", "study"])
+for words in (*study, ["show", "a", "b"], ["show", "a", "b", "--plot", "c.svg"]):
     sys.argv = ["hybridkit", *words]
     try:
         main()

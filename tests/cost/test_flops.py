@@ -18,7 +18,7 @@ from hybridkit.block import (
     Layer,
     Linear,
     TrainStep,
-    padded_product,
+    product_flops,
     window_limit,
     window_of,
 )
@@ -69,7 +69,7 @@ def test_every_recipe_scaled_down_equals_the_counters(name: str) -> None:
         if block.name() == "mlstm":
             projections = [part for part in on_meta(block, small.dims).modules() if isinstance(part, Linear)]
             sizes = [(part.in_features, part.out_features) for part in projections]
-            filled = sum(padded_product(TOKENS, *size) - 2 * TOKENS * prod(size) for size in sizes)
+            filled = sum(product_flops("hardware")(TOKENS, *size) - 2 * TOKENS * prod(size) for size in sizes)
             assert mixing["hardware"] - linear - filled == reference(block, small.dims, "hardware")
     head = Head(small.dims.width, small.dims.vocab, None)
     assert TOKENS * head_flops(small) == counted(lambda: head(torch.randn(1, TOKENS, small.dims.width)))

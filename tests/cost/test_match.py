@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridkit.cost.flops import CostSettings
-from hybridkit.cost.match import MEASURES, CostMeasure, match, nearest_size, width_step, with_width
+from hybridkit.cost.match import (
+    MEASURES,
+    CostMeasure,
+    match,
+    match_steps,
+    nearest_size,
+    training_flops,
+    width_step,
+    with_width,
+)
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.runs.run import load_recipe
@@ -28,9 +37,10 @@ def recipe(folder: Path, pattern: str, name: str = "other.yaml", **model: int) -
 def test_a_match_costs_what_it_says_and_its_neighbours_are_no_nearer(measure: CostMeasure, tmp_path: Path) -> None:
     target = plan(recipe(tmp_path, "[swa:1024, mlstm]*6", "target.yaml", width=192))
     other = recipe(tmp_path, "[sa(kv_heads=2), mlstm(heads=8)]*2")
-    best, second = match(target, other, measure, CASE)
-    assert abs(best.difference) <= abs(second.difference)
-    found = {candidate.change: candidate for candidate in (best, second)}
+    best, *others = match(target, other, measure, CASE)
+    assert all(abs(best.difference) <= abs(one.difference) for one in others)
+    found = {candidate.change: candidate for candidate in (best, *others)}
+    assert found.keys() == {"width", "depth", *(["ffn"] if measure != "state" else [])}
     wanted = MEASURES[measure](target, CASE)
     for change, candidate in found.items():
         file = tmp_path / f"{change}.yaml"
@@ -49,7 +59,20 @@ def test_a_recipe_matches_itself_as_it_is(tmp_path: Path) -> None:
     other = recipe(tmp_path, "[[mlstm]*3, sa]*2")
     sizes = {found.change: (found.size, found.value) for found in match(plan(other), other, "params", CASE)}
     value = MEASURES["params"](plan(other), CASE)
-    assert sizes == {"width": (128, value), "depth": (2, value)}
+    assert sizes == {"width": (128, value), "depth": (2, value), "ffn": (sizes["ffn"][0], value)}
+    assert "ffn" not in {found.change for found in match(plan(other), recipe(tmp_path, "[sa, ffn]"), "params", CASE)}
+
+
+def test_steps_make_two_trainings_cost_the_same(tmp_path: Path) -> None:
+    """To within half a step, with other sequences and batches, too."""
+    target, other = recipe(tmp_path, "[swa:16, mlstm]*2", "target.yaml"), recipe(tmp_path, "sa*3")
+    changed = other.recipe.data.model_copy(update={"sequence": 512})
+    other = other._replace(recipe=other.recipe.model_copy(update={"data": changed}))
+    found = match_steps(target, other)
+    whole, token = training_flops(target)
+    assert whole == token * 1000 * 8192 and found.change == "steps"
+    step = training_flops(other)[1] * other.recipe.train.batch_tokens
+    assert abs(found.value - whole) <= step / 2 and found.loaded.recipe.train.steps == found.size
 
 
 def test_widths_keep_what_every_block_asks_of_them(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ WEIGHTS = {"a": 0.7, "b": 0.2, "c": 0.1}
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three sources, each of one letter; the first is much longer than the others."""
-    pytest.MonkeyPatch().setenv("HYBRIDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
     folder = tmp_path_factory.mktemp("texts")
     for name, lines in (("a", 900), ("b", 60), ("c", 80)):
         (folder / f"{name}.txt").write_text(f"{name * 20}\n" * lines)

@@ -40,6 +40,24 @@ def test_targets_are_the_values_of_keys_seen_before_and_no_others(far: float, to
         assert len(bound) <= task.pairs
 
 
+def test_the_share_of_far_queries_rises_between_two_steps() -> None:
+    """Shares of 400 sequences that end in every key's query, within four standard errors; before and after exactly."""
+    task = RecallTask(pairs=3, keys=8, values=8, noises=4, far=0.5, far_begin=10, far_end=30)
+    always = task.model_copy(update={"far_begin": 0, "far_end": 0})
+    feed, plain, never = (RecallFeed(one, 40, 400) for one in (task, always, TASK))
+    for step, like in ((0, never), (10, never), (30, plain), (99, plain)):
+        assert torch.equal(feed.batch(step).targets, like.batch(step).targets)
+    asked = feed.batch(20).targets.numpy() != IGNORED
+    share = np.mean(asked[:, -6::2].all(1) & ~asked[:, :-6].any(1))
+    expected = task.model_copy(update={"far": 0.25}).far_sequences(20)
+    assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 400) ** 0.5)
+    assert torch.equal(next(feed.validation()).targets, next(plain.validation()).targets)
+    assert feed.digest != plain.digest
+    for wrong in ("recall(far=.5,far_begin=9,far_end=9)", "recall(far_end=9)"):
+        with pytest.raises(UserError, match="far"):
+            open_source(wrong)
+
+
 def test_values_follow_their_keys_all_along() -> None:
     made, targets = make_sequences(TASK, UniformNumbers(1), 200, 60)
     asked = targets[:, :-1] != IGNORED

@@ -10,10 +10,11 @@ from tiny import tiny
 
 from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation.haystack import open_essays
-from hybridkit.evaluation.needles import answer_forced, answer_generated, read_lines, run_cell
+from hybridkit.evaluation.needles import answer_forced, answer_generated, beyond, read_lines, run_cell
 from hybridkit.evaluation.runner import by_depth
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
+from hybridkit.evaluation.task import Prompt
 from hybridkit.model.model import Model
 
 
@@ -43,8 +44,8 @@ def test_a_known_share_of_right_answers_is_the_score(task: str, right: int, tmp_
     lines = list(run_cell(Scripted(right), samples(task), 100, "ruler", ReadOptions(batch=7), tmp_path / "cell"))
     assert sum(line["score"] for line in lines) == right
     assert [line["score"] for line in lines] == [float(all(line["found"])) for line in lines]
-    bins = by_depth(lines)
-    assert sum(asked for _, asked, _ in bins) == 100 and sum(found for *_, found in bins) == right
+    bins = by_depth([line | {"unseen": [n % 2 == 0] * len(line["found"])} for n, line in enumerate(lines)])
+    assert [sum(column) for column in zip(*bins, strict=True)][1:] == [100, right, 50]
 
 
 def test_a_line_says_what_ruler_says(tmp_path: Path) -> None:
@@ -56,6 +57,13 @@ def test_a_line_says_what_ruler_says(tmp_path: Path) -> None:
     assert first["outputs"] == list(prompt.outputs) and first["depths"] == list(prompt.depths)
     assert first["prediction"] == f"{prompt.outputs[0]}." and first["length"] == 700
     assert first["tokens"] == len(prompt.text.encode()) <= 700 - 128
+
+
+def test_an_output_lies_beyond_the_reach_where_no_token_of_it_is_among_the_last() -> None:
+    """23 bytes follow; one more than that is needed to touch it, and a token is left for cuts in another place."""
+    prompt = Prompt("x" * 10 + "NEEDLE" + "y" * 20, " is", ("NEEDLE", "absent"), (0.0, 0.0))
+    assert beyond(prompt, 22, ByteTokenizer()) == [True, False]
+    assert beyond(prompt, 24, ByteTokenizer()) == [False, False]
 
 
 def test_batches_answer_as_single_prompts_do(model: Model) -> None:

@@ -85,6 +85,12 @@ def test_their_share_of_the_flops_is_what_the_cost_model_says() -> None:
     assert share == pytest.approx(expected, rel=0.05)  # costs are means over windows; probes have the largest
 
 
+def test_a_text_is_written_and_counted_once_whatever_the_windows() -> None:
+    recipes = [probe(probes=[{"every": 10, "write": "a", **more}]) for more in ({}, {"windows": [4, 16]})]
+    one, two = (Probes(loaded).share(plan(loaded)) for loaded in (read(recipe, {}) for recipe in recipes))
+    assert one == two > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

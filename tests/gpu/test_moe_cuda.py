@@ -5,7 +5,7 @@ import torch
 
 from hybridkit.block import Dims
 from hybridkit_blocks.moe import MixtureOfExperts
-from hybridkit_blocks.ops.grouped import grouped
+from hybridkit_blocks.ops.grouped import grouped_product
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -19,7 +19,7 @@ def test_groups_in_one_kernel_equal_a_product_each() -> None:
     direction, found = torch.randn(512, 128, device="cuda"), []
     for dtype in (torch.bfloat16, torch.float64):
         x, weight = (leaf.to(dtype).requires_grad_() for leaf in leaves)
-        y = grouped(x, weight, counts)
+        y = grouped_product(x, weight, counts)
         found.append([y.detach(), *torch.autograd.grad(y, (x, weight), direction.to(dtype))])
     for ours, exact in zip(*found, strict=True):
         assert (ours.double() - exact).norm() <= 4 * HALF * exact.norm()  # direction, sums and result are rounded

@@ -18,11 +18,12 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engine import Engine, open_engine
+from hybridkit.training.freeze import frozen
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
-STEPS = 14
-FEW = 12  # steps of what needs no more
+STEPS = 8
+FEW = 6  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
 PART = 3  # steps before a checkpoint, and after
 SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
@@ -78,9 +79,9 @@ def norm_and_validation(engine: Engine, plan: Plan) -> list[float]:
 
 def trained(train: Train, steps: int = STEPS) -> dict[str, Any]:
     engine = open_engine(PLAN, train)
-    early = losses(engine, PLAN, train, range(5))
+    early = losses(engine, PLAN, train, range(4))
     aside = norm_and_validation(engine, PLAN)
-    return {"losses": early + losses(engine, PLAN, train, range(5, steps)), "aside": aside}
+    return {"losses": early + losses(engine, PLAN, train, range(4, steps)), "aside": aside}
 
 
 def write(engine: Engine, folder: Path) -> None:
@@ -102,6 +103,29 @@ def muon(folder: Path) -> dict[str, list[float]]:
     alone = open_engine(PLAN, local)
     alone.load(folder)
     return {"ranks": found, "resumed": losses(alone, PLAN, local, range(half, FEW))}
+
+
+def averaged(train: Train, folder: Path | None = None) -> dict[str, Any]:
+    """Losses of the mean of the weights beside the weights' own, some of which are frozen for half of the steps.
+
+    With `folder` the second half goes on from a checkpoint.
+    """
+    engine, found = open_engine(PLAN, train), []
+    for half in (range(FEW // 2), range(FEW // 2, FEW)):
+        if train.freeze:
+            engine.freeze(frozen(PLAN, train.freeze, half.start, FEW))
+        found += losses(engine, PLAN, train, half)
+        if folder and half.start == 0:
+            write(engine, folder)
+            engine = open_engine(PLAN, train)
+            engine.load(folder)
+    shares = micro_batches(batch(999), 2, engine.data_parallel_rank, engine.data_parallel_size)
+    windows = PLAN.windows(TrainStep(0, 0, 1, training=False))
+    before = engine.evaluate(shares, windows)
+    with engine.averaged():
+        mean = engine.evaluate(shares, windows)
+    assert engine.evaluate(shares, windows) == before != mean
+    return {"losses": found, "mean": mean}
 
 
 def handed_on(folder: Path, stages: Sequence[int]) -> dict[str, Any]:
@@ -157,6 +181,8 @@ def main(out: Path) -> None:
     found["sequence parallel"] = {str(tokens): in_stretches(shared, tokens) for tokens in LENGTHS}
     found["checkpoints"] = handed_on(out.with_suffix(""), range(4))
     found["muon"] = muon(out.with_suffix("") / "muon")
+    found["averaged"] = averaged(settings(zero=2, ema=0.8), out.with_suffix("") / "mean")
+    found["frozen"] = averaged(settings(zero=0, ema=0.8, freeze={"mlstm": FEW // 2}))
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybridkit.search.definition import read_definition
+from hybridkit.search.outcome import Outcome
 from hybridkit.search.study import Study, create
 from hybridkit.search.trials import Trial
-from hybridkit.search.worker import Outcome
 
 BASE = """
 pattern: [swa:8, mlstm]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import hybridkit
 from hybridkit.model.model import Model
+from hybridkit.runs.run import Run
 
 RECIPE = """\
 pattern: [swa(kv_heads=1):stoch(4,8), mlstm, sa]
@@ -92,6 +93,25 @@ def test_files_have_the_permissions_that_the_user_gives_new_files(run: Path, tmp
         assert {file.stat().st_mode & 0o777 for file in export(run, tmp_path / "out")} == {0o640}
     finally:
         os.umask(before)
+
+
+def test_a_checkpoint_and_the_mean_of_the_weights_are_exported_on_request(run: Path, tmp_path: Path) -> None:
+    words = ["train.ema=.5", "train.steps=2", "train.checkpoint_every=1", "train.validate_every=1", "--run", "mean"]
+    shutil.copy(run.parent / "text.txt", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDKIT_CACHE", str(run.parent / "cache"))
+        assert verb("train", str(run.parent / "tiny.yaml"), *words, cwd=tmp_path).returncode == 0
+    made = verb("export", "mean", "out", "--format", "hybridkit", "--average", "--checkpoint", "1", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        wanted = hybridkit.load(tmp_path / "mean", 1, average=True)(ids)[0]
+        assert torch.equal(hybridkit.load(tmp_path / "out")(ids)[0], wanted)
+    text = (tmp_path / "out" / "README.md").read_text()
+    line = next(line for line in Run(tmp_path / "mean").metrics().lines if "val_loss_ema" in line)
+    assert "1 of 2" in text and "running mean of decay 0.5" in text and f"{line['val_loss_ema']:.4f}" in text
+    refused = verb("export", str(run), "none", "--average", cwd=tmp_path)
+    assert refused.returncode == 2 and "train.ema" in refused.stderr
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:

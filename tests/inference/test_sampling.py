@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from hybridkit.inference.sampling import Sampler, Sampling
+from hybridkit.inference.sampling import Sampling, TokenSampler
 from hybridkit.system.errors import UserError
 
 
@@ -21,7 +21,7 @@ def logits(rows: int = 5, vocab: int = 97, scale: float = 3.0) -> Tensor:
 
 def draws(sampling: Sampling, given: Tensor, count: int) -> Tensor:
     """(B, count) tokens, each drawn from the same logits."""
-    sampler = Sampler(sampling, len(given))
+    sampler = TokenSampler(sampling, len(given))
     return torch.stack([sampler(given) for _ in range(count)], dim=1)
 
 
@@ -44,7 +44,7 @@ def test_filters_agree_with_transformers(
 def test_temperature_zero_is_greedy_whatever_the_filters() -> None:
     given = logits()
     for sampling in (Sampling(0), Sampling(0, top_k=3, top_p=0.5, min_p=0.1, seed=9)):
-        assert torch.equal(Sampler(sampling, 5)(given), given.argmax(dim=-1))
+        assert torch.equal(TokenSampler(sampling, 5)(given), given.argmax(dim=-1))
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -48,7 +48,7 @@ def narrow(name: str) -> Plan:
 def recipes() -> dict[str, Callable[[], Plan]]:
     """The plans of shipped recipes, by name; of those that differ in windows and widths alone, one.
 
-    Published models follow below, with fewer experts.
+    Published models follow below, with fewer experts and smaller heads.
     """
     files = {path.stem: name for name, path in shipped().items() if path.parent.name not in (SPACES, "published")}
     found = {}
@@ -109,10 +109,13 @@ def test_a_model_begins_right(case: str) -> None:
         assert (gradient != 0).all(), f"{name}: {int((gradient == 0).sum())} of {gradient.numel()} get no gradient"
 
 
-def few_experts(block: Block) -> Block:
-    """The block with 4 experts of width 32, or an FFN of 96."""
-    small = {"experts": 4, "active": 2, "groups": 1, "active_groups": 1, "width": 32}
-    fields = small if "experts" in type(block).model_fields else {"width": 96}
+EXPERTS = {"experts": 4, "active": 2, "groups": 1, "active_groups": 1, "width": 32}
+SMALL = {"width": 96, "head": 16, "value": 16, "state": 16, "rank": 32, "rope_head": 8}
+
+
+def scaled_down(block: Block) -> Block:
+    """The block with 4 experts of width 32, or with an FFN of 96, heads of 16 and states of 16 numbers."""
+    fields = EXPERTS if "experts" in type(block).model_fields else SMALL
     return block.model_copy(update={name: size for name, size in fields.items() if getattr(block, name, None)})
 
 
@@ -121,7 +124,7 @@ def few_experts(block: Block) -> Block:
 def test_a_published_model_begins_right(name: str) -> None:
     """At its own depth. Outputs that are normalized add vectors of size 1: in all the root of their number."""
     described = plan(load_recipe(name))
-    entries = tuple(Entry(tuple(map(few_experts, entry.branches))) for entry in described.entries)
+    entries = tuple(Entry(tuple(map(scaled_down, entry.branches))) for entry in described.entries)
     for width in range(64, 1024, 16):
         model, tokens, targets = None, None, None
         try:

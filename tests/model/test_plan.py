@@ -2,6 +2,8 @@
 
 import networkx as nx
 import pytest
+import torch
+from tiny import some_ids, tiny
 
 from hybridkit.language.source import PatternError
 from hybridkit.model.config import ModelConfig
@@ -92,3 +94,35 @@ def test_an_ffn_that_is_none_names_its_key(ffn: dict[str, object], words: str) -
     with pytest.raises(UserError, match=words) as caught:
         compile_pattern("mlstm", ModelConfig(**SIZES, ffn=ffn))
     assert "model.ffn" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "window", "reach"),
+    [
+        ("swa:4*3", None, 10),
+        ("swa:stoch(2,5)*2", 3, 5),
+        ("[swa:3 | conv(kernel_size=6)], conv", None, 8),
+        ("[swa:4, ffn]*2", None, 7),
+        ("sa:stoch(2,4)", 2, 2),
+    ],
+)
+def test_a_stack_reaches_as_far_back_as_it_says_and_no_further(pattern: str, window: int | None, reach: int) -> None:
+    """Bit for bit: a token that is one further back leaves the last logits alone, and the furthest one does not."""
+    model = tiny(f"[{pattern}]")
+    assert model.plan.reach(window) == reach
+    ids, last = some_ids(12), 11
+    windows = model.plan.fixed_windows(window)
+    with torch.no_grad():
+        whole = model(ids, windows=windows)[0][0, last]
+        for at, same in ((last - reach, True), (last - reach + 1, False)):
+            if at >= 0:
+                other = ids.clone()
+                other[0, at] = (other[0, at] + 1) % 257
+                assert torch.equal(model(other, windows=windows)[0][0, last], whole) == same
+
+
+def test_a_memory_or_attention_without_a_window_reaches_everything() -> None:
+    for pattern in ("[swa:4, mlstm]", "[swa:4 | sa]", "sa:stoch(2,all)"):
+        plan = compile_pattern(pattern, ModelConfig(**SIZES))
+        assert plan.reach() is None
+    assert compile_pattern("[swa:4, mlstm]", ModelConfig(**SIZES)).reach(None, "mlstm") == 4

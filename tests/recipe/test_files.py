@@ -26,7 +26,7 @@ PATTERN = "pattern: [swa:128, mlstm]*2\n"
 WRONG = {  # the lines below the pattern: where, and what the message says
     "trian: {lr: 1}": ("2:1", 'a recipe has no "trian"; did you mean "train"?'),
     "extend: x": ("2:1", 'did you mean "extends"?'),
-    "zzz: 1": ("2:1", "known here: pattern, model, data, train, extends"),
+    "zzz: 1": ("2:1", "known here: pattern, model, data, train, convert, extends"),
     "train: {lrr: 1}": ("2:9", 'train has no "lrr"; did you mean "lr"?'),
     "train: {from_: x}": ("2:9", 'did you mean "from"?'),
     "data:\n  source: a\n  sequnce: 4": ("4:3", 'data has no "sequnce"; did you mean "sequence"?'),
@@ -48,6 +48,7 @@ WRONG = {  # the lines below the pattern: where, and what the message says
     "data: {validation: 1}": ("2:20", "data.validation should be a share between 0 and 1"),
     "model: {tie: maybe}": ("2:14", "model.tie should be true or false"),
     "model: {ffn: {width: [1]}}": ("2:22", "model.ffn.width should be"),
+    "train: {probes: [{every: 1, foo: 2}]}": ("2:29", 'train.probes.0 has no "foo"'),
     "extends: 3": ("2:10", "extends should be the path"),
     "extends: nil.yaml": ("2:10", "extends nil.yaml: no such file"),
     "extends: r.yaml": ("2:10", "extends goes round"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridkit.language.source import Source
+from hybridkit.language.source import PatternSource
 from hybridkit.recipe.yaml_reader import MAX_YAML_BYTES, Document, ReadError, read_yaml_file, read_yaml_text, scalar
 
 PATTERN = "[swa:stoch(128,2048,p=.5), mlstm]*12"
@@ -111,7 +111,7 @@ def test_a_pattern_of_several_lines(form: str) -> None:
     points_at(document.sources[("pattern",)], "\n".join(lines), text)
 
 
-def points_at(source: Source, pattern: str, text: str) -> None:
+def points_at(source: PatternSource, pattern: str, text: str) -> None:
     """Every character of the pattern is where the source says it is."""
     for offset, character in enumerate(pattern):
         line, column = source.locate(pattern, offset)

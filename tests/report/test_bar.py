@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybridkit.report.bar import count, fit
+from hybridkit.report.bar import fit, progress
 from hybridkit.report.numbers import format_ratio, format_speed
 from hybridkit.report.progress import bar_fields
 
@@ -26,7 +26,7 @@ def test_a_wide_terminal_shows_everything() -> None:
 
 
 def test_counts_speeds_and_ratios_are_short() -> None:
-    assert [count(20, 300), count(1.2e6, 11.9e6), count(7, None)] == [" 20/300", " 1.2M/11.9M", "7"]
+    assert [progress(20, 300), progress(1.2e6, 11.9e6), progress(7, None)] == [" 20/300", " 1.2M/11.9M", "7"]
     assert [format_speed(n) for n in (11.4, 987, 11267, 1.25e6)] == ["11", "987", "11.3k", "1.25M"]
     assert [format_ratio(n, 10) for n in (9.7, 32790, 0.1, 0, 10)] == ["-3.0%", "3,279x", "1/100", "0", "+0.0%"]
     assert format_ratio(3, 0) == "-"

@@ -16,7 +16,7 @@ from pytest import TempPathFactory
 from safetensors.torch import save_file
 
 from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, sealed, stamp
-from hybridkit.runs.metrics import read_metrics
+from hybridkit.runs.metrics import MAX_LINE, last_line, read_metrics
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
@@ -199,3 +199,16 @@ def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
     found = read_metrics(path)
     assert [line["step"] for line in found.lines] == [1, 2] and found.damaged == 7
     assert read_metrics(tmp_path / "none") == ([], 0)
+
+
+def test_the_last_line_with_a_metric_is_found_without_reading_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_line(path, "loss") is None
+    lines = [{"step": 1, "loss": 2.5}, {"step": 1, "val_loss": 2.0}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 2, "loss": 1', encoding="utf-8")
+    assert last_line(path, "loss") == lines[0]  # a cut line is none
+    assert last_line(path, "val_loss") == lines[1]
+    with path.open("ab") as file:
+        file.write(b"\n" + b'{"step": 2}\n' * (MAX_LINE // 12 + 1))
+    assert last_line(path, "loss") is None  # its end alone is read
+    assert last_line(path, "step") == {"step": 2}

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from hybridkit.cli import app
 from hybridkit.recipe.yaml_reader import read_yaml_text
 from hybridkit.runs.run import load_recipe
+from hybridkit.search.arguments import ablations, without_ablations
 from hybridkit.search.budget import Constraint, check_budget, read_budget
 from hybridkit.search.definition import read_definition
-from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, look_up
+from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, look_up, merged
 
 
 def read(text: str) -> Constraint:
@@ -73,12 +74,32 @@ def test_an_unknown_metric_lists_the_names_of_its_table(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_table_means_its_mean() -> None:
-    cells = [{"task": "far", "length": n, "window": w, "score": n * w} for n in (1, 2) for w in (10, 20)]
+    cells = [{"run": "a", "task": "far", "length": n, "window": w, "score": n * w} for n in (1, 2) for w in (10, 20)]
     plain = {"cells": cells, "perplexity": {"run": [{"window": None, "perplexity": 7.0}]}, "tasks": {}}
     tree = {"eval": evaluation_tree(plain, [10, 20])}
     assert look_up(tree, "eval.far.2.10") == 20
     assert look_up(tree, "eval.far.2") == 30 and look_up(tree, "eval.far") == 22.5
     assert look_up(tree, "eval.perplexity.10.perplexity") == 7.0, "without a window, at all of them"
+
+
+def test_ablated_figures_have_names_of_their_own_and_the_first_answer_stays() -> None:
+    runs = {"trials/0 without b/seed-0": 1, "trials/0 without b/seed-0 without swa": 2}
+    cells = [{"run": run, "task": "far", "length": 8, "window": 4, "score": score} for run, score in runs.items()]
+    lines = {run: [{"window": 4, "loss": score}] for run, score in runs.items()}
+    tree = evaluation_tree({"cells": cells, "perplexity": lines, "tasks": {}}, [4], "trials/0 without b/seed-0")
+    again = {"far": {"8": {"4": 9}, "16": {"4": 3}}}
+    assert merged([tree, again]) == {
+        "far": {"8": {"4": 1}, "16": {"4": 3}},
+        "far without swa": {"8": {"4": 2}},
+        "perplexity": {"4": {"loss": 1}},
+        "perplexity without swa": {"4": {"loss": 2}},
+    }
+
+
+def test_arguments_lose_the_ablations_of_blocks_that_a_stack_lacks() -> None:
+    text = "--recall 8 --no-perplexity --ablate=swa --ablate mlstm"
+    assert ablations(text) == ["swa", "mlstm"]
+    assert without_ablations(text, {"mlstm"}) == ("--recall", "8", "--no-perplexity", "--ablate", "swa")
 
 
 def test_a_definition_has_its_constraints(tmp_path: Path) -> None:

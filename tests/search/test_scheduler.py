@@ -18,6 +18,7 @@ from spaces import SEQUENCES, new_study
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.search import worker
+from hybridkit.search.outcome import Outcome
 from hybridkit.search.processes import ForkServer, stop_processes
 from hybridkit.search.scheduler import SearchProgress, run_search
 from hybridkit.search.storage import repair_journal
@@ -252,7 +253,7 @@ def test_an_incomplete_line_of_the_journal_is_removed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
     first = study.begin()
     assert first
-    study.end(first, worker.Outcome([{"val_loss": 1.0}]))
+    study.end(first, Outcome([{"val_loss": 1.0}]))
     journal = study.folder / "journal.log"
     for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
         journal.write_bytes(journal.read_bytes() + cut)

@@ -52,6 +52,18 @@ def test_tokens_are_rounded_up_to_whole_batches(tmp_path: Path) -> None:
     assert CandidateFactory(definition).make(choice).loaded.recipe.train.steps == 3, "2.5 batches of 2k"
 
 
+def test_steps_of_equal_flops_follow_the_windows_of_the_schedule(tmp_path: Path) -> None:
+    arms = 'a: "swa:16*2", b: "swa:1*2", c: "swa:stoch(1,16,p=.5)*2"'
+    text = f"extends: base.yaml\npatterns: {{{arms}}}\ntrial: {{flops: 1e10}}\n"
+    factory = CandidateFactory(read_definition(write_space(tmp_path, text)))
+    long, short, drawn = (factory.make({"pattern": name}) for name in "abc")
+    assert long.loaded.recipe.train.steps < drawn.loaded.recipe.train.steps < short.loaded.recipe.train.steps
+    for one in (long, short, drawn):
+        train = one.loaded.recipe.train
+        flops = train.steps * train.batch_tokens * one.costs("flops_per_token.training")
+        assert abs(flops - 1e10) <= train.batch_tokens * one.costs("flops_per_token.training") / 2
+
+
 @pytest.mark.parametrize("length", [1, 4, 5])
 def test_a_symmetric_sequence_reads_the_same_backwards(length: int, tmp_path: Path) -> None:
     text = SEQUENCES.replace("length: 4", f"length: {length}").replace("symmetric: no", "symmetric: yes")
@@ -133,6 +145,8 @@ WRONG = {  # what is appended or replaced: what the message names
     ("# a comment", "\nsampler: greed"): ["sampler", "'grid'"],
     ("# a comment", "\ntrial: {stops: 3}"): ["trial has no stops", "steps"],
     ("# a comment", "\ntrial: {steps: 3, tokens: 5}"): ["steps or tokens"],
+    ("# a comment", "\ntrial: {tokens: 3, flops: 5e6}"): ["tokens or flops"],
+    ("# a comment", "\ntrial: {evaluate: [--recall 8, --recall 9 --ablate gdn]}"): ["--ablate gdn", "no candidate"],
     ("# a comment", "\ntrial: {train: {stops: 3}}"): ["stops", "steps"],
     ("# a comment", "\nbudjet: 3"): ["budjet", "budget"],
 }

@@ -210,7 +210,7 @@ def test_rows_without_a_finite_value_are_not_compared(missing: float | None) -> 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_a_trial_without_a_value_is_failed_and_not_ranked_first(tmp_path: Path, missing: float | None) -> None:
-    from hybridkit.search.worker import Outcome
+    from hybridkit.search.outcome import Outcome
 
     study = new_study(tmp_path, SEQUENCES + "sampler: random\ntrial: {seeds: 2}\ntrials: 2\n")
     for figures in ([{"val_loss": 1.0}, {"val_loss": missing}], [{"val_loss": 2.0}, {"val_loss": 2.0}]):

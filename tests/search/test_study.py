@@ -12,11 +12,11 @@ from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
 from hybridkit.search.feasible import SEARCH_SECONDS, require_feasible
+from hybridkit.search.outcome import Outcome
 from hybridkit.search.results import results, results_json
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
 from hybridkit.search.trials import Trial
-from hybridkit.search.worker import Outcome
 from hybridkit.system.errors import UserError
 
 SAMPLERS = ["random", "tpe", "nsga2", "evolution"]

@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from mutants import MUTANTS, POLICIES, Mutant, experts, policies
+from mutants import MUTANTS, POLICIES, RULES, Mutant, experts, policies, taken
 from mutants.base import ATTEND, RUNNING
 
 from hybridkit import testing
@@ -32,6 +32,16 @@ def test_a_right_mixer_passes_and_its_cost_is_said_to_be_unverified(right: Block
 @pytest.mark.parametrize("right", experts.RIGHT, ids=str)
 def test_a_right_mixture_of_experts_passes(right: Block) -> None:
     testing.check_block(right, DIMS)
+
+
+@pytest.mark.parametrize("broken", RULES, ids=lambda m: m.fault)
+def test_a_broken_rule_from_attention_is_refused(broken: Mutant) -> None:
+    with pytest.raises((AssertionError, RuntimeError), match=r"."):
+        testing.check_from_attention(broken.block, DIMS)
+
+
+def test_a_right_rule_from_attention_passes() -> None:
+    testing.check_from_attention(taken.RIGHT, DIMS)
 
 
 @pytest.mark.parametrize("broken", POLICIES, ids=lambda m: m.fault)

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from compare import assert_same, untimed
+from forked import COMMAND_LINE, Forked
 from small_batch import PLAN, WINDOWS, batch
 from told import Go
 from torch import Tensor
@@ -67,9 +66,7 @@ def test_stopped_and_resumed_it_is_the_same_bit_for_bit(
 @pytest.mark.slow
 def test_killed_and_resumed_it_is_the_same_bit_for_bit(narrow: Run, go: Go, recipe: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    command = [sys.executable, "-m", "hybridkit.cli", "train", str(recipe), BF16, "--run", str(run.path)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | threads) as process:
+    with Forked(COMMAND_LINE, "train", str(recipe), BF16, "--run", str(run.path)) as process:
         while process.poll() is None and len(run.metrics().lines) < 6:
             time.sleep(0.002)
         process.kill()

@@ -16,7 +16,8 @@ from hybridkit.system.errors import Failure
 from hybridkit.system.files import FileOperations
 from hybridkit.training import checkpoint, metrics_log
 
-SHORT = ("pattern=swa:4", "train.batch_tokens=32", "train.steps=2", "train.checkpoint_every=1", "train.keep=1")
+SHORT = ("pattern=swa:4", "model.ffn=null", "data.validation=.02", "train.batch_tokens=32")
+SHORT += ("train.steps=2", "train.checkpoint_every=1", "train.keep=1")
 
 
 class Killed(BaseException):

@@ -4,22 +4,18 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from compare import assert_same, untimed
+from forked import COMMAND_LINE, Forked
 from told import Go
 
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import FileOperations
 from hybridkit.training.loop import Loop
-
-THREADS = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def test_metrics_have_a_line_a_step_and_validation(whole: Run) -> None:
@@ -35,10 +31,9 @@ def test_metrics_have_a_line_a_step_and_validation(whole: Run) -> None:
 
 @pytest.mark.slow
 def test_sigkill_then_resume_equals_an_uninterrupted_run(go: Go, recipe: Path, tmp_path: Path) -> None:
-    whole, run, steps = Run(tmp_path / "whole"), Run(tmp_path / "run"), "train.steps=60"
+    whole, run, steps = Run(tmp_path / "whole"), Run(tmp_path / "run"), "train.steps=40"
     go(whole.path, steps)
-    command = [sys.executable, "-m", "hybridkit.cli", "train", str(recipe), steps, "--run", str(run.path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | THREADS) as process:
+    with Forked(COMMAND_LINE, "train", str(recipe), steps, "--run", str(run.path)) as process:
         while process.poll() is None and len(run.metrics().lines) < 10:
             time.sleep(0.002)
         process.kill()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hybridkit.cli import app
 from hybridkit.hub.families.hybridkit import config_of
-from hybridkit.model.loading import load as load_run
+from hybridkit.model.loading import load_model
 from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
@@ -34,7 +34,7 @@ def test_an_older_tied_run_is_read_as_it_was_made(go: Go, tmp_path: Path) -> Non
     """Its rows are read as they are, in every form of the model; the current rules scale them by sqrt(width) = 4."""
     go(tmp_path / "new", "model.tie=true", "train.steps=1")
     old = older(Run(tmp_path / "new"), tmp_path / "old")
-    new_model, old_model = load_run(tmp_path / "new"), load_run(old.path)
+    new_model, old_model = load_model(tmp_path / "new"), load_model(old.path)
     tokens = torch.arange(40)[None]
     rows = Run(tmp_path / "new").weights()["embedding.weight"][:40]
     torch.testing.assert_close(old_model.embedding(tokens)[0], rows, rtol=0, atol=0)
@@ -49,7 +49,7 @@ def test_an_older_tied_run_is_read_as_it_was_made(go: Go, tmp_path: Path) -> Non
 def test_weights_of_an_older_untied_run_mean_the_same(whole: Run, go: Go, tmp_path: Path) -> None:
     old = older(whole, tmp_path / "old")
     tokens = torch.arange(40)[None]
-    torch.testing.assert_close(load_run(old.path)(tokens)[0], load_run(whole.path)(tokens)[0], rtol=0, atol=0)
+    torch.testing.assert_close(load_model(old.path)(tokens)[0], load_model(whole.path)(tokens)[0], rtol=0, atol=0)
     go(tmp_path / "next", f"train.from={old.path}", "train.steps=1")
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import COMMAND_LINE, forked
 from project import ROOT
 from reseal import reseal
 from safetensors.torch import load_file, save_file
@@ -236,14 +235,11 @@ def test_a_manifest_bounds_what_is_parsed(run: Run) -> None:
 
 
 READ_ONLY = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
+import sys
 from pathlib import Path
+sys.path.insert(0, sys.argv.pop(1))
 from process_harness import Mounts
-Mounts().read_only(Path(sys.argv[2]))
-sys.argv = ["hybridkit", *sys.argv[3:]]
-from hybridkit.cli import main
-main()
+Mounts().read_only(Path(sys.argv.pop(1)))
 """
 
 
@@ -257,9 +253,7 @@ def test_a_folder_that_cannot_be_written(run: Run, recipe: Path, verb: str) -> N
         "show": ["show", str(run.path)],
         "generate": ["generate", str(run.path), "window", "--tokens", "3"],
     }[verb]
-    tools = ROOT / "tools" / "stress"
-    command = [sys.executable, "-c", READ_ONLY, str(tools), str(run.path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = forked(READ_ONLY + COMMAND_LINE, str(ROOT / "tools" / "stress"), str(run.path), *arguments)
     if "unshare: " in done.stderr:
         pytest.skip(f"this system lets nobody mount: {done.stderr.strip().splitlines()[-1]}")
     assert "Traceback" not in done.stderr

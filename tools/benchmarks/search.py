@@ -14,9 +14,9 @@ from pathlib import Path
 
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import Definition, read_definition
+from hybridkit.search.outcome import Outcome
 from hybridkit.search.screening import CandidateFilter
 from hybridkit.search.study import PATIENCE, Study, create, proposals
-from hybridkit.search.worker import Outcome
 
 SPACE = """
 extends: {base}

@@ -22,6 +22,7 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.files import dump
+from hybridkit.recipe.schema import Recipe
 from hybridkit.report.curves import curves_of, draw_curves, print_curves
 from hybridkit.report.figure import save_figure
 from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sealed
@@ -29,8 +30,8 @@ from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.training.callback import Start
+from hybridkit.training.loggers._events import EventWriter
 from hybridkit.training.state import TrainState, load_train_state
-from hybridkit.training.tensorboard import TensorBoard
 
 DTYPES = "F64 F32 F16 BF16 I64 I8 U8 U64 BOOL F8_E4M3 F8_E8M0 F4 C64 X"
 LIMIT = 1 << 20  # bytes of the largest file that is read
@@ -272,7 +273,7 @@ def _read_metrics(content: bytes) -> None:
     Path("m").mkdir(exist_ok=True)
     Path("m/metrics.jsonl").write_bytes(content)
     found = read_metrics(Path("m/metrics.jsonl"))
-    board = TensorBoard()
+    board = EventWriter(Recipe(pattern="sa"))
     board.on_start(Start(Path("m"), 0, 1, found.lines))
     board.on_end()
     curves = curves_of([Path("m")])

@@ -3,7 +3,8 @@
 A sequence is cut into slots of two tokens. A slot holds noise, or one of the sequence's keys and the value that the
 sequence binds it to. Only the value after a key that was seen before is a target. The distances between the
 occurrences of a key are geometric, with a mean of 2 pairs / (1 - noise) tokens; `far` adds queries whose distance is
-nearly the sequence. (Multi-query associative recall: Arora et al., arXiv 2312.04927.)
+nearly the sequence. With `far_begin` and `far_end`, that share rises from 0 at the one step to `far` at the other:
+a model learns near recall first. (Multi-query associative recall: Arora et al., arXiv 2312.04927.)
 
 Every token is one printable byte where they suffice, so that text, tokenizers and generation work as for any bytes.
 Letters: B sequences, T tokens, S = ceil(T / 2) slots, P pairs.
@@ -38,6 +39,8 @@ class RecallTask(FeedSource):
     keys: int = Field(32, ge=1)
     values: int = Field(32, ge=2)
     noises: int = Field(16, ge=1)
+    far_begin: int = Field(0, ge=0)
+    far_end: int = Field(0, ge=0)  # 0: `far` from the first step on
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -45,7 +48,18 @@ class RecallTask(FeedSource):
             raise ValueError(f"{self.pairs} pairs of distinct keys need as many keys, not {self.keys}")
         if (total := self.noises + self.keys + self.values) > _TOKENS:
             raise ValueError(f"noises, keys and values need {total} different tokens; there are {_TOKENS}, the bytes")
+        if self.far_begin and self.far_begin >= self.far_end:
+            raise ValueError(f"far rises until a later step: far_end is {self.far_end}, far_begin {self.far_begin}")
+        if self.far_end and not self.far:
+            raise ValueError("far_end is the step at which `far` is reached, and far is 0")
         return self
+
+    def at(self, step: int) -> Self:
+        """The task as it is at a step, which counts from 0."""
+        if step >= self.far_end:
+            return self
+        share = max(0.0, (step - self.far_begin) / (self.far_end - self.far_begin))
+        return self.model_copy(update={"far": share * self.far})
 
     def feed(self, sequence: int, batch: int, seed: int = 0) -> RecallFeed:
         return RecallFeed(self, sequence, batch, seed)
@@ -92,7 +106,9 @@ class RecallFeed:
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
-        return _batch(*make_sequences(self.task, UniformNumbers(self._seed, step), self._batch, self._sequence), rows)
+        return _batch(
+            *make_sequences(self.task.at(step), UniformNumbers(self._seed, step), self._batch, self._sequence), rows
+        )
 
     def validation(self) -> Iterator[Batch]:
         """Sequences that no step trains on, the same for every seed."""

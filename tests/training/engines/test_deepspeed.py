@@ -15,11 +15,11 @@ from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 from project import ROOT
-from ranks import FEW, LENGTHS, PLAN, STEPS, in_stretches, losses, settings, trained
+from ranks import FEW, LENGTHS, PLAN, STEPS, averaged, in_stretches, losses, settings, trained
 
 pytestmark = pytest.mark.slow  # ranks take seconds to start
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
-CLOSE = 1e-5  # nats: sums in another order, over 14 updates, in fp32
+CLOSE = 1e-5  # nats: sums in another order, over 8 updates, in fp32
 Found = dict[str, Any]
 
 
@@ -96,6 +96,18 @@ def test_a_checkpoint_goes_on_at_the_same_stage_the_next_and_locally(found: Foun
     assert set(continued) == {"again", "local", "at the next stage"}
     for how, found_losses in continued.items():
         assert found_losses == pytest.approx(expected, abs=CLOSE), how
+
+
+@pytest.mark.parametrize(
+    ("how", "changes"), [("averaged", {"ema": 0.8}), ("frozen", {"ema": 0.8, "freeze": {"mlstm": FEW // 2}})]
+)
+def test_the_mean_of_weights_and_frozen_ones_are_the_local_engines(
+    found: Found, how: str, changes: dict[str, Any]
+) -> None:
+    """At stages 2 and 0; the second half of the former goes on from a checkpoint."""
+    alone = averaged(settings("local", **changes))
+    assert found[how]["losses"] == pytest.approx(alone["losses"], abs=CLOSE)
+    assert found[how]["mean"] == pytest.approx(alone["mean"], rel=1e-5)
 
 
 def test_muon_of_two_ranks_agrees_with_one_process(found: Found) -> None:

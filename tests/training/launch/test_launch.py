@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from command_line import hybridkit
+from forked import COMMAND_LINE, Forked, forked
 from told import Go
 
 from hybridkit.runs.run import Run, load_recipe
@@ -20,8 +19,7 @@ from hybridkit.training.launch import launch
 from hybridkit.training.ranks import Place, first_host
 
 DEEPSPEED = "train.engine=deepspeed"
-HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli", "train"]
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+TORCHRUN = "from torch.distributed.run import main; main()"
 
 
 def test_the_environment_says_who_is_who() -> None:
@@ -126,13 +124,13 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tm
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     steps = ["train.steps=40", "train.lr=3e-3"]
     go(whole.path, *steps)
-    began = [*HYBRIDKIT, str(recipe), *steps, DEEPSPEED, "--run", str(run.path)]
+    began = ["train", str(recipe), *steps, DEEPSPEED, "--run", str(run.path)]
     printed, said = _killed(run, [*began, "train.zero=3", "--ranks", "2"], 6)
     assert printed.count("step 1/40  loss") == 1, "rank 0 alone prints"
     assert "rank 1 was killed by SIGKILL" in said and "--resume" in said
     assert (manifest := run.newest().manifest) and (manifest.zero, manifest.ranks) == (3, 2)
-    last = [*began, "train.zero=1", "--resume"]
-    assert "step 40/40  loss" in subprocess.run(last, env=ENV, check=True, capture_output=True, text=True).stdout
+    last = forked(COMMAND_LINE, *began, "train.zero=1", "--resume", OMP_NUM_THREADS="1")
+    assert last.returncode == 0 and "step 40/40  loss" in last.stdout, last.stderr
     lines, expected = ([line for line in r.metrics().lines if "loss" in line] for r in (run, whole))
     for key in ("step", "window", "lr", "tokens"):
         assert [line[key] for line in lines] == [line[key] for line in expected]
@@ -143,9 +141,9 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tm
     assert manifest and (manifest.engine, manifest.zero, manifest.ranks) == ("deepspeed", 1, 1)
 
 
-def _killed(run: Run, command: list[str], step: int) -> tuple[str, str]:
+def _killed(run: Run, words: list[str], step: int) -> tuple[str, str]:
     """Kill the last rank once a step is done; what all print, and what they leave on standard error within seconds."""
-    with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Forked(COMMAND_LINE, *words, OMP_NUM_THREADS="1") as process:
         while process.poll() is None and not any(line["step"] >= step for line in run.metrics().lines):
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -167,9 +165,8 @@ def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
         "if os.environ['RANK'] == '1': DeepSpeedEngine.update = broken\n"
         "main()\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--", str(script)]
-    command = [*torchrun, "train", str(recipe), DEEPSPEED, "--run", str(tmp_path / "run")]
-    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+    words = ("train", str(recipe), DEEPSPEED, "--run", str(tmp_path / "run"))
+    ended = forked(TORCHRUN, "--standalone", "--nproc_per_node=2", "--", str(script), *words, OMP_NUM_THREADS="1")
     assert ended.returncode == 1
     assert "out of luck" in ended.stderr and "(rank 1 of 2)" in ended.stderr
 
@@ -179,8 +176,8 @@ def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> Non
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
-    command = [*HYBRIDKIT, str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(tmp_path / "run")]
-    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    words = ("train", str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(tmp_path / "run"))
+    ended = forked(COMMAND_LINE, *words, OMP_NUM_THREADS="1")
     assert ended.returncode == 2
     assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
 

@@ -60,9 +60,13 @@ class DeepSpeed(EngineSpec):
                 f"train.optimizer: stage {self.zero} of ZeRO shares out the state of adamw alone; for others use"
                 " train.zero=0, or train.engine=local"
             )
-        for field in ("ema", "freeze"):
-            if getattr(recipe.train, field):
-                raise UserError(f"train.{field}: train.engine=deepspeed does not support it; use train.engine=local")
+        if recipe.train.ema and self.zero == 3:
+            raise UserError("train.ema: at stage 3 no rank holds all weights; use train.zero of at most 2")
+        if recipe.train.freeze and self.zero:
+            raise UserError(
+                f"train.freeze: stage {self.zero} of ZeRO updates its share of all weights at once; use train.zero=0,"
+                " or train.engine=local"
+            )
         if recipe.train.probes and (self.zero == 3 or self.sequence_parallel > 1):
             raise UserError(
                 "train.probes: rank 0 measures them with the whole model, which it has at train.zero of at most 2 and"

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import deepspeed
@@ -24,18 +23,24 @@ from hybridkit.cost.flops import parameters
 from hybridkit.data.batches import Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.runs.manifest import AVERAGE
+from hybridkit.runs.weights import read_tensors
+from hybridkit.system.errors import UserError
+from hybridkit.system.files import FILES
 from hybridkit.system.machine import choose_precision, keep_freed_memory
+from hybridkit.training.average import WeightAverage
 from hybridkit.training.compile import compile_layers, compiles
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.engines.deepspeed import DeepSpeed
 from hybridkit.training.engines.deepspeed import checkpoint as files
 from hybridkit.training.engines.deepspeed.config import settings
 from hybridkit.training.engines.deepspeed.model import Loss, groups_of, join, sharded_model
-from hybridkit.training.engines.deepspeed.ulysses import spread
+from hybridkit.training.engines.deepspeed.ulysses import share_sequences
 from hybridkit.training.engines.deepspeed.zero import STAGES
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.loads import Loads
 from hybridkit.training.micro_batches import num_targets as count_targets
+from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.optimizer import Optimizer
 
 SHARED_MEMORY = "deepspeed_shm_comm"  # sums for inference on CPUs, which would be compiled for a minute at first use
@@ -56,7 +61,7 @@ class DeepSpeedEngine:
         config = settings(spec, train, parameters(plan).total)
         self.model = sharded_model(plan, train.seed, config) if spec.zero == 3 else initial_model(plan, train.seed)
         self.model.recompute, self.model.head.z_loss = train.recompute, train.z_loss
-        self._ulysses = spread(self.model, spec.sequence_parallel)
+        self._ulysses = share_sequences(self.model, spec.sequence_parallel)
         compiled = compiles(train, self.device) and spec.zero < 3 and spec.sequence_parallel == 1
         if compiled:
             compile_layers(self.model)
@@ -68,26 +73,42 @@ class DeepSpeedEngine:
         self._named, self._loads = dict(self.model.named_parameters()), Loads(self.model)
         kept = self.model.state_dict(keep_vars=True)
         self._buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
+        self._objective = CROSS_ENTROPY
+        self._average = WeightAverage(self.model, train.ema) if train.ema else None
+        self._frozen: frozenset[str] = frozenset()
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
         files.set_weights(self._zero, self._named, self._buffers, weights, origin)
+        if self._average:
+            self._average.restart()
+
+    def minimize(self, objective: Objective) -> None:
+        """In place of cross-entropy. Raises UserError where ranks share sequences."""
+        if self._ulysses:
+            raise UserError("train.sequence_parallel: ranks that share sequences train on cross-entropy alone; set 1")
+        self._objective = objective
 
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over this rank's micro-batches; the last one also adds up the ranks' gradients."""
         self.zero_grad()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loads.clear()
+        self._objective.sums.clear()
         for batch in micro_batches:
             self._engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
             here = self._here(batch)
-            with recording() as told:
-                loss = self._engine(here, windows)
-            self._loads.add(told, count_targets(here))
+            with recording() as heard:
+                loss = self._engine(self._objective, here, windows)
+            self._loads.add(heard, count_targets(here))
             self._engine.backward(loss * (self.ranks / max(1, num_targets)))
             nats += loss.detach()
+        for name, parameter in self._named.items() if self._frozen else ():
+            if name.startswith(tuple(self._frozen)):
+                parameter.grad = None
         self._loads.share(self._added)
-        return Gradient(self._summed(nats), self._zero.norm(), self._loads.metrics())
+        told = self._loads.metrics() | self._objective.metrics(num_targets, self._added)
+        return Gradient(self._summed(nats), self._zero.norm(), told)
 
     def update(self, lr: float) -> None:
         """Clip and step, both DeepSpeed's."""
@@ -95,14 +116,17 @@ class DeepSpeedEngine:
             group["lr"] = lr
         self._engine.step()
         self._loads.balance()
+        if self._average:
+            self._average.update()
 
     def freeze(self, prefixes: frozenset[str]) -> None:
-        """Refused by `DeepSpeed.check`."""
-        raise AssertionError("DeepSpeed freezes nothing")
+        """As in the local engine; `DeepSpeed.check` refuses it where a rank updates only its share of the weights."""
+        self._frozen = prefixes
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Refused by `DeepSpeed.check`."""
-        raise AssertionError("DeepSpeed keeps no mean of the weights")
+        """The mean in place of the weights, on every rank; `DeepSpeed.check` refuses it where no rank has them all."""
+        assert self._average
+        return self._average.swapped()
 
     def zero_grad(self) -> None:
         """Drop the gradient."""
@@ -111,17 +135,25 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
         """The summed loss in nats, of all ranks."""
-        nats = [self._engine(self._here(batch), windows).double() for batch in micro_batches]
+        nats = [self._engine(CROSS_ENTROPY, self._here(batch), windows).double() for batch in micro_batches]
         return self._summed(torch.stack(nats).sum())
 
     def save(self) -> Save:
         """Weights and optimizer, gathered while they are written: all ranks wait."""
         own = self._zero, self._named, self._buffers
-        return Save(lambda folder: files.write(*own, folder, self.rank == 0), detached=False)
+
+        def write(folder: Path) -> None:
+            files.write(*own, folder, self.rank == 0)
+            if self._average and self.rank == 0:
+                FILES.tensors(folder / AVERAGE, self._average.tensors())
+
+        return Save(write, detached=False)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
         files.read(self._zero, self._named, self._buffers, folder)
+        if self._average:
+            self._average.load(read_tensors(folder / AVERAGE), str(folder / AVERAGE))
 
     def all_reduce_max(self, number: int) -> int:
         """The largest that a rank passes."""
@@ -143,14 +175,7 @@ class DeepSpeedEngine:
 
     def _here(self, batch: Batch) -> Batch:
         """This rank's part of each sequence, on its device."""
-        batch = self._ulysses.share(batch) if self._ulysses else batch
-        document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
-        return replace(
-            batch,
-            tokens=batch.tokens.to(self.device),
-            targets=batch.targets.to(self.device),
-            document_starts=document_starts,
-        )
+        return (self._ulysses.share(batch) if self._ulysses else batch).to(self.device)
 
 
 def _peak_memory(device: torch.device) -> int:

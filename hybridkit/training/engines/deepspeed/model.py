@@ -21,6 +21,7 @@ from hybridkit.system.machine import DTYPES, choose_device
 from hybridkit.training.compile import for_graphs
 from hybridkit.training.engine import Windows
 from hybridkit.training.engines.local.engine import initial_model
+from hybridkit.training.objective import Objective
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.ranks import Place, place, settle
 
@@ -28,7 +29,7 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
 class Loss(nn.Module):
-    """The model and its summed loss in one forward pass, so that ZeRO-3 gathers the head's weights for it too."""
+    """The model and its loss in one forward pass, so that ZeRO-3 gathers the head's weights for it too."""
 
     def __init__(self, model: Model, compiled: bool, device: torch.device, precision: str) -> None:
         super().__init__()
@@ -36,14 +37,11 @@ class Loss(nn.Module):
         self._autocast = torch.autocast(device.type, DTYPES["bf16"], enabled=precision == "bf16")
         self._compiled = compiled
 
-    def forward(self, batch: Batch, windows: Windows) -> Tensor:
-        """Nats summed over the targets, a scalar."""
+    def forward(self, objective: Objective, batch: Batch, windows: Windows) -> Tensor:
+        """The objective's loss summed over the targets, a scalar."""
         given = for_graphs(self.model.plan, windows) if self._compiled else windows
         with self._autocast:
-            loss, _ = self.model(
-                batch.tokens, windows=given, document_starts=batch.document_starts, targets=batch.targets
-            )
-        return loss
+            return objective(self.model, batch, given)
 
 
 def join(train: Train) -> tuple[Place, torch.device]:

@@ -68,7 +68,7 @@ class Ulysses(SequenceParallel):
         return moved.view(*moved.shape[: x.dim()])
 
 
-def spread(model: Model, size: int) -> Ulysses | None:
+def share_sequences(model: Model, size: int) -> Ulysses | None:
     """Set up every mixer of a model for sequences over `size` ranks; None for 1. Raises UserError."""
     if size == 1:
         return None

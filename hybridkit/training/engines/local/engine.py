@@ -30,6 +30,7 @@ from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.loads import Loads
 from hybridkit.training.micro_batches import num_targets as count_targets
 from hybridkit.training.narrow import NarrowWeights, narrow_names
+from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups
 
@@ -68,7 +69,7 @@ class LocalEngine:
         self._average = WeightAverage(self.model, train.ema) if train.ema else None
         self._frozen: frozenset[str] = frozenset()
         self._max_grad_norm, self._loads = train.clip, Loads(self.working)
-        self._norm = torch.zeros(())
+        self._norm, self._objective = torch.zeros(()), CROSS_ENTROPY
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
@@ -76,23 +77,29 @@ class LocalEngine:
         if self._average:
             self._average.restart()
 
+    def minimize(self, objective: Objective) -> None:
+        """In place of cross-entropy."""
+        self._objective = objective
+
     def gradients(self, micro_batches: Sequence[Batch], windows: Windows, num_targets: int) -> Gradient:
         """Accumulate over the micro-batches."""
         self.zero_grad()
         self._cast()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loads.clear()
+        self._objective.sums.clear()
         for batch in micro_batches:
-            with recording() as told:
-                loss = self._loss(batch, windows)
-            self._loads.add(told, count_targets(batch))
+            with recording() as heard:
+                loss = self._loss(self._objective, batch, windows)
+            self._loads.add(heard, count_targets(batch))
             (loss / max(1, num_targets)).backward()
             nats += loss.detach()
         for name, parameter in self.model.named_parameters() if self._frozen else ():
             if name.startswith(tuple(self._frozen)):
                 parameter.grad = None
         self._norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        return Gradient(nats.item(), self._norm.item(), self._loads.metrics())
+        told = self._loads.metrics() | self._objective.metrics(num_targets)
+        return Gradient(nats.item(), self._norm.item(), told)
 
     def update(self, lr: float) -> None:
         """Clip and step."""
@@ -123,7 +130,7 @@ class LocalEngine:
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
         """The summed loss in nats."""
         self._cast()
-        return sum(self._loss(batch, windows).item() for batch in micro_batches)
+        return sum(self._loss(CROSS_ENTROPY, batch, windows).item() for batch in micro_batches)
 
     def save(self) -> Save:
         """Weights and optimizer; copied, so that training can go on, where twice their size is spare."""
@@ -160,14 +167,11 @@ class LocalEngine:
         if self._narrow:
             self._narrow.refresh()
 
-    def _loss(self, batch: Batch, windows: Windows) -> Tensor:
+    def _loss(self, objective: Objective, batch: Batch, windows: Windows) -> Tensor:
         """Summed over the targets, a scalar."""
-        document_starts = None if batch.document_starts is None else batch.document_starts.to(self.device)
-        tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
         with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):
             given = for_graphs(self.model.plan, windows) if self._compiled else windows
-            loss, _ = self.working(tokens, windows=given, document_starts=document_starts, targets=targets)
-        return loss
+            return objective(self.working, batch.to(self.device), given)
 
 
 def _copied(tensor: Tensor) -> Tensor:

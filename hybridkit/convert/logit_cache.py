@@ -1,0 +1,50 @@
+"""The teacher's largest logits on the disk: they are computed once, also for other students on the same batches.
+
+A file a micro-batch, named by what it was made of; the values that are used are those that the file holds, so that a
+run that reads them goes on as the one that wrote them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hybridkit.convert.head_loss import TopLogits
+from hybridkit.data.batches import Batch
+from hybridkit.runs.manifest import Invalid
+from hybridkit.runs.weights import read_tensors
+from hybridkit.system.files import FILES
+
+
+class LogitCache:
+    """Of one teacher and one k, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, batch: Batch, make: Callable[[], TopLogits]) -> TopLogits:
+        """What is kept of the batch, or what `make` gives. Raises OSError where that cannot be written."""
+        device = batch.tokens.device
+        name = _digest(batch)
+        file = self._folder / name[:2] / f"{name}.safetensors"
+        if file.is_file():
+            try:
+                kept = read_tensors(file)
+                return TopLogits(kept["values"].to(device), kept["ids"].to(device))
+            except (Invalid, KeyError, OSError):
+                pass  # damaged: made again
+        made = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        FILES.tensors(part, {name: value.cpu().contiguous() for name, value in made._asdict().items()})
+        FILES.rename(part, file)
+        return made
+
+
+def _digest(batch: Batch) -> str:
+    said = hashlib.blake2b(repr(tuple(batch.tokens.shape)).encode(), digest_size=16)
+    for part in (batch.tokens, batch.targets, batch.document_starts):
+        said.update(b"-" if part is None else part.cpu().numpy().tobytes())
+    return said.hexdigest()

@@ -1,0 +1,109 @@
+"""What is measured of a teacher and of its student after every stage: text, needles, recall, states, decoding.
+
+All are asked about the held-out text of the student's recipe, in rows of its sequence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from hybridkit.convert.conversion import Conversion
+from hybridkit.convert.stages import MAPPED
+from hybridkit.cost.flops import CostSettings, total_state_bytes
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
+from hybridkit.evaluation.runner import EvalProgress, Evaluator
+from hybridkit.evaluation.target import EvalTarget, open_eval_target
+from hybridkit.evaluation.task_names import task_names
+from hybridkit.inference.decode import decode_tokens, prefill
+from hybridkit.inference.sampling import Sampling
+from hybridkit.model.model import Model
+from hybridkit.runs.run import Run
+from hybridkit.system.timing import seconds
+
+REPEAT = 3  # times that decoding is timed, of which the median counts
+CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
+
+
+def measuring(watch: EvalProgress) -> Callable[[Conversion, Run, str], dict[str, Any]]:
+    """What `conversion.convert` calls for every model; `watch` is told how far it is."""
+    return lambda conversion, run, name: measure(conversion, run, name, watch)
+
+
+def measure(conversion: Conversion, run: Run, name: str, watch: EvalProgress) -> dict[str, Any]:
+    """The figures of one model, as plain data. Raises UserError for questions that do not suit it."""
+    recipe = conversion.loaded.recipe
+    assert recipe.convert
+    asked = recipe.convert.evaluate
+    step = conversion.teacher.step if name == "teacher" else None
+    target = open_eval_target(run.path, checkpoint=step)
+    target = replace(target, recipe=target.recipe.model_copy(update={"data": recipe.data}))
+    windows: Sequence[int | None] = asked.windows if asked.windows and target.plan.has_windows else [None]
+    request = EvalRequest(
+        context=asked.context, tasks=task_names(asked.needles or ()), lengths=tuple(asked.lengths or ()),
+        windows=tuple(windows), samples=asked.samples, scoring=asked.score, gaps=tuple(asked.recall or ()),
+        device=recipe.train.device,
+    )  # fmt: skip
+    found = Evaluator([target], request, watch).run_all().to_json()
+    contexts = [factor * recipe.data.sequence for factor in CONTEXTS]
+    sizes = {str(n): total_state_bytes(target.plan, CostSettings(n)) for n in contexts}
+    return {"name": name, "run": target.name, "state_bytes": sizes, **_speed(conversion, target, name), **found}
+
+
+def _speed(conversion: Conversion, target: EvalTarget, name: str) -> dict[str, Any]:
+    """Tokens that are decoded in a second after one training sequence, of the student and of the teacher: in turns, so
+    that a busy machine slows both. Only after the last stage: the stages before it decode alike."""
+    recipe = conversion.loaded.recipe
+    assert recipe.convert
+    if name in ("teacher", MAPPED) or target.run.path != conversion.stages[-1].run.path:
+        return {}
+    teacher = open_eval_target(conversion.teacher.run.path, checkpoint=conversion.teacher.step)
+    tokens, length = recipe.convert.evaluate.decode, recipe.data.sequence
+    with target.model(recipe.train.device) as student, teacher.model(recipe.train.device) as other:
+        times: dict[str, list[float]] = {"decode_tokens_per_second": [], "teacher_decode_tokens_per_second": []}
+        for turn in range(REPEAT + 1):  # the first warms up
+            for key, model in zip(times, (student, other), strict=True):
+                rate = tokens / _decoding(model, length, tokens)
+                times[key] += [rate] if turn else []
+    return {key: median(rates) for key, rates in times.items()}
+
+
+def _decoding(model: Model, length: int, tokens: int) -> float:
+    """Seconds in which tokens are decoded behind a prompt of random ones."""
+    ids = torch.randint(model.plan.dims.vocab, (1, length), generator=torch.Generator().manual_seed(0))
+    context = prefill(model, ids[0].tolist())
+    run = lambda: list(decode_tokens(model, context, Sampling(temperature=0), tokens))  # noqa: E731
+    return seconds(run, model.head.weight.device)
+
+
+def merged(found: Sequence[Mapping[str, Any]]) -> EvalResult:
+    """The evaluations of several models as one, each under its name in the conversion."""
+    result = EvalResult(found[0]["settings"], {})
+    for one in found:
+        name, run = one["name"], one["run"]
+        result.trained[name] = one["trained"].get(run, "")
+        result.origins[name] = one["origins"][run]
+        result.perplexity[name] = one["perplexity"].get(run, [])
+        result.by_position += [{**row, "run": name} for row in one["by_position"]]
+        result.cells += [CellScore(**{**cell, "run": name}) for cell in one["cells"]]
+        result.depths += [DepthScore(**{**cell, "run": name}) for cell in one["depths"]]
+        result.notes += [note for note in one["notes"] if note not in result.notes]
+    return result
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What was measured in a conversion so far: the teacher, then the student from stage to stage."""
+    files = sorted((folder / "evaluations").glob("*.json"), key=lambda file: (file.stem != "teacher", _number(file)))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [one for one in found if one]
+
+
+def _number(file: Path) -> int:
+    head = file.stem.partition("-")[0]
+    return int(head) if head.isdecimal() else -1

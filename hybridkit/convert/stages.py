@@ -1,0 +1,144 @@
+"""The stages of a conversion as ordinary runs: what each trains, from which weights, with which objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from hybridkit.block import Block, Entry, Window, window_of
+from hybridkit.convert.fit import check_fit, same_entry
+from hybridkit.convert.logit_cache import LogitCache
+from hybridkit.convert.objectives import Distil, Hidden, Teacher
+from hybridkit.convert.teacher import TeacherRun
+from hybridkit.data.cache import cache_root
+from hybridkit.language.parser import parse_pattern
+from hybridkit.language.printer import canonical
+from hybridkit.language.resolve import resolve
+from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.convert import Stage, stage_train
+from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.section import MOST
+from hybridkit.registry.registry import Registry
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+from hybridkit.system.pydantic_errors import first_error
+from hybridkit.training.freeze import frozen
+from hybridkit.training.objective import CROSS_ENTROPY, Objective
+
+STAGES = "stages"  # the folder of a conversion that holds the runs of all stages but the last
+MAPPED = "0-mapped"
+LOGITS = "logits"  # in the user's cache
+
+
+class PlannedStage(NamedTuple):
+    """A stage, and the run that it is."""
+
+    place: int  # in `convert.stages`, from 0
+    stage: Stage
+    name: str
+    run: Run
+    loaded: Loaded
+    plan: Plan
+    new: Sequence[int]  # entries in which the student differs from the teacher
+
+    def said(self) -> Mapping[str, Any]:
+        """What must be the same when a conversion is resumed, beside what its own run checks."""
+        stage = self.stage
+        return {
+            "name": self.name, "loss": dict(stage.losses), "train": stage.trains, "top_k": stage.top_k,
+            "window": stage.window,
+        }  # fmt: skip
+
+    def objective(self, teacher: TeacherRun) -> Objective:
+        """What it minimizes. Of cross-entropy alone the teacher is not needed."""
+        losses, train = self.stage.losses, self.loaded.recipe.train
+        if losses.keys() == {"ce"}:
+            return CROSS_ENTROPY
+        taught = Teacher(teacher.plan, teacher.sha256, teacher.load)
+        fixed = sorted(frozen(self.plan, train.freeze, train.steps - 1, train.steps))  # also in the last step
+        k = self.stage.top_k
+        name = "+".join(f"{factor:g} {loss}" for loss, factor in losses.items()) + (f" top {k}" if k else "")
+        if "hidden" in losses:
+            return Hidden(name, taught, fixed, self.new)
+        cache = LogitCache(_cache_folder(teacher.sha256, k)) if self.stage.cache and k else None
+        return Distil(name, taught, fixed, losses, k, cache)
+
+
+def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
+    """All stages of a recipe. Raises UserError for one that cannot be built, or that trains nothing."""
+    assert loaded.recipe.convert
+    stages = loaded.recipe.convert.all_stages
+    student = compile_recipe(loaded)
+    check_fit(teacher, student)
+    new = [index for index in range(len(student.entries)) if not same_entry(teacher, student, index)]
+    if not new:
+        raise UserError(f"{student.pattern}: every mixer is as the teacher has it, so that there is nothing to convert")
+    found, origin = list[PlannedStage](), folder / STAGES / MAPPED
+    for number, (place, stage) in enumerate(stages, start=1):
+        name = f"{number}-{stage.title}"
+        last = number == len(stages)
+        run = Run(folder if last else folder / STAGES / name)
+        own = stage_recipe(loaded, student, place, stage, _origin(run, origin), new)
+        found.append(PlannedStage(place, stage, name, run, own, compile_recipe(own), new))
+        origin = run.path
+    return found
+
+
+def stage_recipe(loaded: Loaded, student: Plan, place: int, stage: Stage, origin: str, new: Sequence[int]) -> Loaded:
+    """The recipe of a stage's run, which begins with the weights of `origin`. Raises UserError."""
+    said = loaded.recipe.model_dump(mode="json", by_alias=True)
+    said["train"] |= stage_train(stage, loaded.recipe.train, place)
+    said["train"] |= {"from": origin, "freeze": _freeze(student, stage, new, loaded.recipe.train.freeze)}
+    said["data"]["sequence"] = stage.sequence or loaded.recipe.data.sequence
+    said["convert"] = None
+    if stage.window:
+        said["pattern"] = _with_window(student, stage.window, f"convert.stages.{place}.window", loaded.registry)
+    try:
+        recipe = Recipe.model_validate(said, context={"registry": loaded.registry})
+    except ValidationError as error:
+        raise UserError(f"convert.stages.{place}: {first_error(error)}") from error
+    return Loaded(recipe, None, loaded.path, loaded.registry)
+
+
+def _origin(run: Run, origin: Path) -> str:
+    """Where a stage begins. A run that was begun keeps what it says, since the folder may have been moved."""
+    said = run.recipe.recipe.train.from_ if run.recipe_file.is_file() else None
+    return said or str(origin.resolve())
+
+
+def _freeze(plan: Plan, stage: Stage, new: Sequence[int], own: Mapping[str, float]) -> dict[str, float]:
+    """What the stage does not train, beside what `train.freeze` says."""
+    if stage.trains == "all":
+        return dict(own)
+    mixers = [index for index, entry in enumerate(plan.entries) if entry.is_mixer]
+    trained = set(new if stage.trains == "new" else mixers)
+    ends = ["embedding", "norm"] + ["head"] * (not plan.config.tie)
+    fixed = [*ends, *(str(index) for index in range(len(plan.entries)) if index not in trained)]
+    return {**own, **dict.fromkeys(fixed, float(MOST))}
+
+
+def _with_window(plan: Plan, text: str, where: str, registry: Registry) -> str:
+    """The pattern with one policy for all blocks that have one. Raises UserError."""
+    try:
+        (call,) = parse_pattern(f"[swa:{text}]")
+        policy = window_of(resolve(call, registry, f"[swa:{text}]", None).block)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{where}: {text}: no window policy, such as 128 or stoch(32,256): {error}") from error
+    if not plan.has_windows:
+        raise UserError(f"{where}: no block of {plan.pattern} has a window; leave it out")
+    assert policy
+    entries = [Entry(tuple(_windowed(block, policy) for block in entry.branches)) for entry in plan.written]
+    return canonical(list(map(str, entries)))
+
+
+def _windowed(block: Block, policy: Window) -> Block:
+    return block.model_copy(update={"window": policy}) if window_of(block) else block
+
+
+def _cache_folder(teacher: str, k: int) -> Path:
+    return cache_root().parent / LOGITS / f"{teacher[:32]}-top-{k}"

@@ -1,0 +1,63 @@
+"""The teacher of a conversion: a run, or a checkpoint of transformers, which becomes a run within the conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from hybridkit.data.tokenizer import SAVED, Tokenizer
+from hybridkit.data.tokenizer_choice import run_tokenizer
+from hybridkit.hub.importing import import_folder
+from hybridkit.hub.repository import local_folder
+from hybridkit.model.loading import load_model
+from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan
+from hybridkit.recipe.files import Loaded
+from hybridkit.runs.manifest import WEIGHTS
+from hybridkit.runs.run import Run, Which
+from hybridkit.system.errors import UserError
+
+
+class TeacherRun(NamedTuple):
+    """A checkpoint of a run: its weights are read when they are needed."""
+
+    run: Run
+    step: int
+    sha256: str  # of its weights
+    plan: Plan
+    tokenizer: Tokenizer
+    data: str  # digest of what it was trained on
+
+    def load(self) -> Model:
+        """The model, on the CPU, without gradients."""
+        return load_model(self.run.path, self.step)
+
+
+def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRun:
+    """The teacher that `source` names: a run folder, or a folder of transformers, which is imported as the run `copy`.
+
+    Raises UserError where it is neither, or holds no valid checkpoint.
+    """
+    run = Run(source)
+    if not run.begun:
+        run = Run(copy)
+        if not run.begun:
+            import_folder(local_folder(source), copy)
+    loaded = run.recipe
+    found, manifest = run.chosen(checkpoint)
+    tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
+    plan = compile_recipe(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
+    return TeacherRun(run, found.step, manifest.files[WEIGHTS].sha256, plan, tokenizer, manifest.data)
+
+
+def with_tokens(loaded: Loaded, teacher: TeacherRun) -> Loaded:
+    """The student's recipe with the teacher's tokenizer and vocabulary. Raises UserError where it names another."""
+    recipe, own = loaded.recipe, teacher.tokenizer.digest
+    said = recipe.data.tokenizer
+    if said not in ("bytes", teacher.run.recipe.recipe.data.tokenizer):
+        raise UserError(f"data.tokenizer: {said}: the student reads the teacher's tokens; leave data.tokenizer out")
+    named = "bytes" if own == "bytes" else str((teacher.run.path / SAVED).resolve())
+    data = recipe.data.model_copy(update={"tokenizer": named})
+    model = recipe.model.model_copy(update={"vocab": recipe.model.vocab or teacher.plan.dims.vocab})
+    return loaded._replace(recipe=recipe.model_copy(update={"data": data, "model": model}))

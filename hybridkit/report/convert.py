@@ -1,0 +1,63 @@
+"""A conversion in the terminal: what each layer began with, and what was measured after every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hybridkit.convert.mapping import MappedLayer
+from hybridkit.convert.measure import merged
+from hybridkit.evaluation.request import EvalResult
+from hybridkit.report.console import Console
+from hybridkit.report.eval import print_eval_result
+from hybridkit.report.numbers import format_bytes
+from hybridkit.report.page import TextTable, print_table
+
+
+def print_mapping(layers: Sequence[MappedLayer]) -> None:
+    """The table of what each layer began with."""
+    columns = ["layer", "teacher", "student", "", "copied", "repeated", "part", "set", "new", "left", "notes"]
+    rows = [
+        [
+            layer.branch,
+            layer.teacher,
+            layer.student,
+            layer.how,
+            *(" ".join(getattr(layer, field)) for field in columns[4:10]),
+            ", ".join(layer.notes),
+        ]
+        for layer in layers
+        if layer.how != "kept"
+    ]
+    kept = sum(layer.how == "kept" for layer in layers)
+    table = TextTable(f"Weights from the teacher: {kept} layers kept as they are, and", columns, rows)
+    print_table(Console(), table)
+
+
+def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:
+    """The teacher beside the student after every stage, then what they recall; evaluations hold more."""
+    print_table(Console(), stage_table(found))
+    result = merged(found)
+    print_eval_result(EvalResult(result.settings, result.trained, cells=result.cells, notes=result.notes))
+
+
+def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
+    """Loss, states and speed of every model against the teacher's, which comes first."""
+    teacher, contexts = found[0], list(found[0]["state_bytes"])
+    columns = ["stage", "nats a token", "less the teacher's", "perplexity", "bits a byte"]
+    columns += [f"state after {int(n):,}" for n in contexts] + ["decoded tokens/s", "of the teacher's"]
+    rows = []
+    for one in found:
+        loss, base = _text(one), _text(teacher)
+        figures = [f"{loss['loss']:.4f}", f"{loss['loss'] - base['loss']:+.4f}", f"{loss['perplexity']:.3f}"]
+        figures.append("-" if loss["bits_per_byte"] is None else f"{loss['bits_per_byte']:.4f}")
+        sizes = [format_bytes(one["state_bytes"][n]) for n in contexts]
+        own, other = (one.get(key) for key in ("decode_tokens_per_second", "teacher_decode_tokens_per_second"))
+        speed = [f"{own:,.0f}", f"{own / other:.2f}x"] if own and other else ["-", "-"]
+        rows.append([one["name"], *figures, *sizes, *speed])
+    return TextTable("Teacher and student, on held-out text at the own windows", columns, rows)
+
+
+def _text(one: Mapping[str, Any]) -> Mapping[str, Any]:
+    losses: Mapping[str, Any] = one["perplexity"][one["run"]][0]
+    return losses

@@ -1,0 +1,41 @@
+"""The kind "logger": what `train.log` names. A file in training/loggers/, or a plug-in, holds one class.
+
+A logger writes what metrics.jsonl gets for another program to draw. Nothing here imports torch or such a program.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from hybridkit.recipe.choices import LOGGER, chosen
+from hybridkit.recipe.schema import Recipe, Section, Train
+from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.training.callback import Callback, Line
+
+SPEED = ("seconds", "tokens_per_second", "mfu", "peak_memory")  # of a step's line
+
+
+class Logger(Section, ABC):
+    """Another program that keeps the figures of runs, and its own fields: `train.log: [{name: ..., field: ...}]`."""
+
+    kind: ClassVar[str] = LOGGER.name
+
+    @abstractmethod
+    def open(self, recipe: Recipe) -> Callback:
+        """What is told of the figures. Raises UserError where the program is not installed."""
+
+
+def loggers_of(train: Train, registry: Registry = REGISTRY) -> list[Logger]:
+    """The loggers that a recipe names. Raises UserError where the file of one fails."""
+    named = [chosen(said) for said in train.log]
+    return [registry.get(LOGGER, name)(**fields) for name, fields in named]
+
+
+def tagged(line: Line) -> Iterator[tuple[str, float]]:
+    """The numbers of a metrics line in groups, as loggers show them: `train/loss`, `speed/mfu`, `probe/recall_near`."""
+    group = "train" if "loss" in line else "validation" if "val_loss" in line else "probe"
+    for key, value in line.items():
+        if key != "step" and isinstance(value, int | float):
+            yield f"{'speed' if key in SPEED else group}/{key.removeprefix('probe.')}", value

@@ -1,0 +1,178 @@
+"""A conversion: what its folder holds, that it resumes bit for bit, and what it refuses before anything is trained."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint import LLAMA, instance, opened, save
+from command_line import hybridkit
+from compare import assert_same
+from converted import STAGES, Change, Convert, stages
+
+import hybridkit as hk
+from hybridkit.recipe.files import dump, read_mapping
+from hybridkit.runs.manifest import read_manifest
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+from hybridkit.training.loop import Loop
+
+STEPS = sum(int(str(stage["steps"])) for stage in STAGES)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing of the program runs after it."""
+
+
+def test_the_folder_is_the_last_stages_run_and_the_others_lie_in_it(whole: Path, teacher: Path) -> None:
+    mapped, first, second, last = stages(whole)
+    assert [run.path.name for run in (mapped, first, second)] == ["0-mapped", "1-hidden", "2-kl-ce"]
+    assert last.recipe.recipe.data.sequence == 32 and hk.load(whole).write("win", tokens=3)
+    before, after = mapped.weights(), first.weights()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(("layers.0.", "layers.2.")) for name in changed)  # the new mixers
+    sha = read_manifest(Run(teacher).newest().checkpoint.folder).files["model.safetensors"].sha256  # type: ignore[union-attr]
+    entries = [run.newest().manifest.entries for run in (first, second, last)]  # type: ignore[union-attr]
+    assert [one.get("teacher") for one in entries] == [sha, sha, None]
+    assert [one.get("objective") for one in entries] == ["1 hidden", "0.9 kl+0.1 ce top 20", None]
+    assert json.loads((whole / "conversion.json").read_text())["teacher"]["sha256"] == sha
+    told = [run.metrics().lines[0] for run in (first, second)]
+    assert {"mse.0", "mse.2", "teacher_power"} <= told[0].keys() and {"kl", "ce"} <= told[1].keys()
+
+
+@pytest.mark.parametrize("after", [1, 3, 6, 10])
+def test_interrupted_anywhere_and_resumed_it_is_the_same(
+    after: int, whole: Path, go: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = 0, Loop._step
+
+    def counted(self: Loop) -> bool:
+        nonlocal steps
+        if steps == after:
+            raise Killed
+        steps += 1
+        return step(self)
+
+    monkeypatch.setattr(Loop, "_step", counted)
+    with pytest.raises(Killed):
+        go(tmp_path / "run")
+    monkeypatch.undo()
+    go(tmp_path / "run", resume=True)
+    for run, other in zip(stages(tmp_path / "run"), stages(whole), strict=True):
+        assert_same(run, other)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_of_every_stage_it_is_the_same(
+    whole: Path, teacher: Path, student: Change, tmp_path: Path
+) -> None:
+    recipe, folder, draw = tmp_path / "student.yaml", tmp_path / "run", random.Random()
+    recipe.write_text(dump(read_mapping(student(), {}).recipe), encoding="utf-8")
+    words = [sys.executable, "-m", "hybridkit.cli", "convert", str(teacher), str(recipe), "--run", str(folder)]
+    words += ["--resume", "--no-evaluate"]
+    done = 0
+    for stage in STAGES:
+        at = done + draw.randrange(int(str(stage["steps"])))
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        while _lines(folder) <= at and process.poll() is None:
+            time.sleep(0.002 * draw.random())
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0)
+        done += int(str(stage["steps"]))
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    for run, other in zip(stages(folder), stages(whole), strict=True):
+        assert_same(run, other)
+
+
+def _lines(folder: Path) -> int:
+    """Steps that all stages have written so far."""
+    files = [folder / "metrics.jsonl", *folder.glob("stages/*/metrics.jsonl")]
+    return sum(file.read_text().count('"loss"') for file in files if file.is_file())
+
+
+def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -> None:
+    source = save(instance("Llama", **LLAMA | {"num_hidden_layers": 2, "tie_word_embeddings": False}), tmp_path / "in")
+    recipe = student(
+        pattern="[swa(kv_heads=2):8, sa(kv_heads=2)]",
+        model={"width": 32, "heads": 4, "norm_eps": 1e-5, "ffn": {"block": "ffn", "width": 48}},
+        convert={"stages": [{"loss": "kl", "steps": 1}], "evaluate": {"context": 32, "decode": 2}},
+    )
+    (tmp_path / "r.yaml").write_text(dump(read_mapping(recipe, {}).recipe), encoding="utf-8")
+    made = hybridkit("convert", str(source), "r.yaml", "--run", "run", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    names = [one["name"] for one in found["evaluations"]]
+    assert names == ["teacher", "0-mapped", "1-kl"] and found["evaluations"][-1]["decode_tokens_per_second"] > 0
+    assert hybridkit("export", "run", "out", cwd=tmp_path).returncode == 0
+    ids = torch.randint(257, (1, 20), generator=torch.Generator().manual_seed(0))
+    ours, _ = hk.load(tmp_path / "run")(ids)
+    theirs = opened(tmp_path / "out", trust_remote_code=True)(ids).logits
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)  # another order of sums, in fp32
+
+
+WRONG = {
+    "vocabulary": ({"model": {"width": 16, "heads": 2, "vocab": 300}}, "vocab: the teacher has 257, the student 300"),
+    "width": ({"model": {"width": 32, "heads": 2}}, "width: the teacher has 16, the student 32"),
+    "depth": ({"pattern": "[swa:4]*3"}, "the teacher has 2 mixers and 2 FFNs, the student 3"),
+    "nothing new": ({"pattern": "sa*2"}, "every mixer is as the teacher has it"),
+    "no mapping": ({"pattern": "[conv, sa]"}, "entry 0: the teacher's is sa, the student's conv"),
+    "no section": ({"convert": None}, "has no section `convert`"),
+    "window": ({"convert": {"stages": [{"loss": "ce", "window": "stoch(8"}]}}, "convert.stages.0.window: stoch(8"),
+    "no window": (
+        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": "8"}]}},
+        "no block of [mlstm, sa] has a window",
+    ),
+    "text": ({"convert": {"stages": [{"loss": "ce", "sequence": 64 * 1024, "batch_tokens": 64 * 1024}]}}, "needs"),
+    "from": ({"train": {"from": "x"}}, "train.from: a conversion begins with its teacher's weights"),
+    "keep": ({"convert": {"keep": [2], "stages": STAGES}}, "convert.keep: 2: the teacher's mixers are 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_converted_is_refused_before_anything_is_written(what: str, go: Convert, tmp_path: Path) -> None:
+    changes, message = WRONG[what]
+    with pytest.raises(UserError) as caught:
+        go(tmp_path / "run", **changes)
+    assert message in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_deepspeed_freezes_nothing_that_its_ranks_share(go: Convert, student: Change, tmp_path: Path) -> None:
+    train = {**student()["train"], "engine": "deepspeed"}  # type: ignore[dict-item]
+    with pytest.raises(UserError, match=r"convert.stages.0: train.freeze: stage 1 of ZeRO"):
+        go(tmp_path / "run", train=train)
+
+
+def test_another_teacher_other_stages_and_begun_folders_are_refused(
+    whole: Path, go: Convert, student: Change, teacher: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="holds a conversion; go on with it with --resume"):
+        go(whole)
+    with pytest.raises(UserError, match="holds a run that is no conversion"):
+        go(teacher, resume=True)
+    with pytest.raises(UserError, match=r"begun with other stages \(1-hidden, 2-kl-ce, 3-ce; now 1-hidden, 2-kl"):
+        go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "loss": "kl"}, STAGES[2]]})
+    with pytest.raises(UserError, match=r"convert.stages.0.steps: stage 1-hidden would go on"):
+        go(whole, resume=True, convert={"stages": [{**STAGES[0], "steps": 9}, *STAGES[1:]]})
+    hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
+    with pytest.raises(UserError, match="is a conversion of another teacher"):
+        go(whole, resume=True, source=tmp_path / "other")
+
+
+def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
+    stage = whole / "stages" / "1-hidden"
+    recipe = {**Run(stage).recipe.recipe.model_dump(mode="json", by_alias=True)}
+    recipe["train"]["steps"] = 5
+    with pytest.raises(UserError, match="this run is trained on 1 hidden, and what was asked for is cross-entropy"):
+        hk.train(recipe, stage, resume=True, quiet=True)
+
+
+def test_a_mixer_that_is_kept_stays_the_teachers(go: Convert, teacher: Path, tmp_path: Path) -> None:
+    go(tmp_path / "run", convert={"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]})
+    assert Run(tmp_path / "run").recipe.recipe.pattern == "[swa:stoch(4,8), sa]"
+    own, theirs = Run(tmp_path / "run").weights(), Run(teacher).weights()
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name.startswith("layers.2."))
