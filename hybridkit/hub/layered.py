@@ -78,16 +78,16 @@ class Layered(TransformersClass):
             *([] if self.tied(plan) else [Rule(("head.weight",), (self.head,))]),
         ]
         for index, entry in enumerate(plan.entries):
-            (block,) = entry.branches
             ours, layer = f"layers.{index}", f"{self.layer}.{self.place(plan, index)}"
             inside = [name.removeprefix(f"{ours}.") for name in own if name.startswith(f"{ours}.")]
-            norms = self.mixer_norms if block.is_mixer else self.ffn_norms
+            norms = self.mixer_norms if entry.is_mixer else self.ffn_norms
             for name in inside:
                 if (holder := name.partition(".")[0]) in norms:
                     found.append(self._norm(holder, f"{ours}.{name}", f"{layer}.{norms[holder]}.weight"))
-            prefix = f"{block.name()}."
-            own_names = [name.removeprefix(prefix) for name in inside if name.startswith(prefix)]
-            found += self._block(self.parts(plan, block.resolved(plan.dims)), own_names, f"{ours}.{prefix}", layer)
+            for place, block in enumerate(entry.branches):
+                prefix = f"{place}.{block.name()}." if len(entry.branches) > 1 else f"{block.name()}."
+                own_names = [name.removeprefix(prefix) for name in inside if name.startswith(prefix)]
+                found += self._block(self.parts(plan, block.resolved(plan.dims)), own_names, f"{ours}.{prefix}", layer)
         return found
 
     def _block(self, part: Part, names: list[str], ours: str, layer: str) -> list[Rule]:

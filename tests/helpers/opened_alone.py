@@ -40,13 +40,17 @@ def written(model: Any, ids: torch.Tensor, mask: torch.Tensor, tokens: int) -> t
 def answers(folder: Path) -> dict[str, torch.Tensor]:
     model, draw = opened(folder), torch.Generator().manual_seed(1)
     ids = torch.randint(257, (3, 70), generator=draw)
-    found = {"ids": ids, "logits": model(ids).logits, "greedy": written(model, ids[:1], torch.ones_like(ids[:1]), 40)}
+    found = {"ids": ids, "logits": model(ids).logits, "greedy": written(model, ids[:1], torch.ones_like(ids[:1]), 24)}
+    found["stepped"] = stepped(model, ids)
     lengths = (70, 3, 41)
     mask = torch.stack([(torch.arange(70) >= 70 - length).long() for length in lengths])
     padded = ids.clone().masked_fill(mask == 0, 7)
-    found["batch"] = written(model, padded, mask, 12)
-    rows = [written(model, row[None, -n:], torch.ones(1, n).long(), 12) for row, n in zip(ids, lengths, strict=True)]
+    found["batch"] = written(model, padded, mask, 6)
+    rows = [written(model, row[None, -n:], torch.ones(1, n).long(), 6) for row, n in zip(ids, lengths, strict=True)]
     found["alone"] = torch.cat(rows)
+    mask[0, :3] = 0  # the last 67 tokens of a row are the first 67 of the other
+    moved = torch.cat([padded[:1, :3], ids[:1, :67]], 1)
+    found["padded"] = model(moved, attention_mask=mask[:1]).logits[:, 3:]
     found["beams"] = model.generate(ids, attention_mask=torch.ones_like(ids), num_beams=2, max_new_tokens=4)
     model.save_pretrained(folder / "again")
     found["again"] = opened(folder / "again")(ids).logits
@@ -56,15 +60,23 @@ def answers(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def stepped(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits by a prefill, single tokens and a further stretch."""
+    made, parts = None, []
+    for cut in (ids[:, :40], *ids[:, 40:50].split(1, 1), ids[:, 50:]):
+        made = model(cut, past_key_values=made and made.past_key_values, use_cache=True)
+        parts.append(made.logits)
+    return torch.cat(parts, 1)
+
+
 def states(folder: Path) -> dict[str, torch.Tensor]:
-    """Bytes of the cache after some tokens, after many, and after 50 more that were generated."""
-    model, ids, sizes = opened(folder), torch.randint(257, (1, LONG)), []
-    for part in (ids[:, :500], ids):
-        sizes.append(model(part, use_cache=True, logits_to_keep=1).past_key_values.nbytes())
+    """Bytes of the cache after some tokens, and after a long text and 20 more tokens that were generated."""
+    model, ids = opened(folder), torch.randint(257, (1, LONG))
+    few = model(ids[:, :500], use_cache=True, logits_to_keep=1).past_key_values.nbytes()
     made = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=50, eos_token_id=None, return_dict_in_generate=True
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, eos_token_id=None, return_dict_in_generate=True
     )
-    return {"bytes": torch.tensor([*sizes, made.past_key_values.nbytes()]), "long": made.sequences[0, LONG:]}
+    return {"bytes": torch.tensor([few, made.past_key_values.nbytes()]), "long": made.sequences[0, LONG:]}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,12 @@ from torch.nn import functional as F
 
 import hybridkit
 from hybridkit.hub.export import export_run
+from hybridkit.hub.family import FAMILY
 from hybridkit.hub.importing import import_folder
+from hybridkit.model.config import ModelConfig
+from hybridkit.model.plan import compile_pattern
+from hybridkit.recipe.files import is_recipe, read_recipe, shipped
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
@@ -31,6 +36,24 @@ PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "branches": (
         "[swa(kv_heads=2):7 | mlstm, ffn(act=gelu_tanh), sa(norm=post,out_scale=.5)]", {"branches": "mean_norm"},
+    ),
+    "delta": (
+        "[gdn(heads=4,key_heads=2,head=8,value=6), gdn(allow_neg_eigval=true,gate=sigmoid,conv_bias=true,"
+        "norm_eps=1e-6), gdn(gate=none), kda(head=8),"
+        " kda(heads=2,head=8,value=6,lower_bound=-5,low_rank=false,gate_bias=true,conv=3)]", {"ffn": None},
+    ),
+    "scans": (
+        "[mamba2(heads=4,head=8,state=8,groups=2), mamba2(gate_norm=none,in_scale=1.25,out_scale=.2,z_scale=.3,"
+        "x_scale=.25,b_scale=.4,c_scale=.5,dt_scale=.6) | sa(kv_heads=2,out_scale=.9), mamba2(gate_norm=all,bias=true,"
+        "conv_bias=false,dt_min=.01,dt_max=.5), rglru(width=48,heads=3,conv=3), swa(kv_heads=1,rope=.5,bias=out):20,"
+        " conv(bias=true), rglru]", {"ffn": {"width": 16, "gate_scale": 0.8, "out_scale": 0.5}, "residual_scale": 0.5},
+    ),
+    "experts": (
+        "[mla, moe(4,2,16,shared=1,shared_gate=true), mla(theta=null,q_rank=12,rank=10,rope_head=4,value_head=6,"
+        "scale=.2), moe(8,3,8,shared=2,route=sigmoid,factor=2.5,correction=.001,groups=4,active_groups=2),"
+        " mla(rope_head=0,theta=null), moe(4,1,8,act=relu2,gated=false,normalize=false), conv,"
+        " moe(4,2,16,clip=2,bias=true)]",
+        {"logit_scale": 0.5},
     ),
 }  # fmt: skip
 CHILD = Path(__file__).parents[1] / "helpers" / "opened_alone.py"
@@ -57,24 +80,27 @@ def answers(folders: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_it_computes_what_the_run_does(name: str, folders: Path, answers: dict[str, dict[str, torch.Tensor]]) -> None:
-    """fp32, 70 tokens in some layers: sums of some hundred products."""
+    """fp32, 70 tokens in some layers: sums of some hundred products. A delta rule that may turn keys round magnifies
+    rounding: there our own fp32 is 6e-5 from float64."""
     found, ours = answers[name], hybridkit.load(folders / f"{name}.run")
-    logits = ours(found["ids"])[0]
-    assert (found["logits"] - logits).abs().max() <= 2e-5 * logits.abs().max()
+    logits, tolerance = ours(found["ids"])[0], 2e-4 if name == "delta" else 2e-5
+    assert (found["logits"] - logits).abs().max() <= tolerance * logits.abs().max()
+    assert (found["stepped"] - found["logits"]).abs().max() <= tolerance * logits.abs().max()
+    assert (found["padded"] - found["logits"][:1, :67]).abs().max() <= tolerance * logits.abs().max()
     assert torch.equal(found["again"], found["logits"])
     wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), found["ids"][:, 1:].flatten())
-    torch.testing.assert_close(found["loss"], wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["loss"], wanted, rtol=tolerance, atol=0)
     context = ours.prefill(found["ids"][:1])
-    assert found["greedy"][0].tolist() == [int(one) for one in ours.generate(context, max_tokens=40, temperature=0)]
+    assert found["greedy"][0].tolist() == [int(one) for one in ours.generate(context, max_tokens=24, temperature=0)]
     assert torch.equal(found["batch"], found["alone"]), "rows of other lengths change each other"
     assert found["text"].tolist() == [97, 98, 0, 0xC3, 0xA9, 256]
 
 
 def test_states_stop_growing(answers: dict[str, dict[str, torch.Tensor]]) -> None:
-    """After 500 tokens, after 20,000 and after 50 more: in each of 2 groups a window of 9 and a memory, in fp32."""
+    """After 500 tokens and after 20,020: in each of 2 groups a window of 9 and a memory, in fp32."""
     sizes = answers["states"]["bytes"].tolist()
     window, memory = 2 * 2 * 8 * 8 * 4, 2 * (8 * 16 + 8 + 1) * 4  # (k, v), heads, tokens, width; heads, (C, n, m)
-    assert sizes == [2 * (window + memory)] * 3
+    assert sizes == [2 * (window + memory)] * 2
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -88,10 +114,20 @@ def test_it_comes_back(name: str, folders: Path, tmp_path: Path) -> None:
     assert torch.equal(hybridkit.load(back.path)(ids)[0], hybridkit.load(run.path)(ids)[0])
 
 
+def test_every_recipe_can_be_said() -> None:
+    """By the files, whatever else could say it."""
+    remote = REGISTRY.get(FAMILY, "remote")()
+    for path in shipped().values():
+        if is_recipe(path.read_text(encoding="utf-8")):
+            recipe = read_recipe(path).recipe
+            config = ModelConfig.of(recipe, recipe.model.vocab or 257)
+            remote.config(compile_pattern(recipe.pattern, config))
+
+
 def test_a_block_that_the_files_do_not_know_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = run_of("[swa:4, mlstm]", tmp_path / "run")
     monkeypatch.delitem(importlib.import_module("hybridkit.hub.families.remote").KNOWN, "mlstm")
-    with pytest.raises(UserError, match="remote: mlstm: the modeling files know sa, swa, ffn"):
+    with pytest.raises(UserError, match="remote: mlstm: the modeling files know sa, swa, mla, gdn"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

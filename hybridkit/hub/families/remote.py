@@ -1,7 +1,8 @@
 """Remote code: a folder with its own modeling files, which transformers opens with `trust_remote_code=True`.
 
-The files are those of `hybridkit/hub/remote/`, copied as they are; they need torch and transformers alone. What they
-compute is said in config.json, entry by entry.
+The files are those of `hybridkit/hub/remote/`, copied as they are; they need torch and transformers alone. All are
+copied, also those of blocks that the stack has not: transformers may take the code of another folder of the same name.
+What they compute is said in config.json, entry by entry.
 """
 
 from __future__ import annotations
@@ -23,14 +24,25 @@ from hybridkit.model.plan import Plan
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 
-_ROPE = ("theta", "rope", "scaling", "factor", "original", "fast", "slow", "truncate", "magnitude")
-_ATTENTION = ("heads", "kv_heads", "head", "qk_norm", "gate", "sinks", "softcap", "scale", "bias", *_ROPE)
+_ROPE = ("theta", "scaling", "factor", "original", "fast", "slow", "truncate", "magnitude")
+_ATTENTION = ("heads", "kv_heads", "head", "qk_norm", "gate", "sinks", "softcap", "scale", "bias", "rope", *_ROPE)
+_DELTA = ("heads", "key_heads", "head", "value", "conv", "conv_bias", "allow_neg_eigval", "norm_eps")
+_HIDDEN = ("act", "gated", "clip", "bias", "gate_scale")
 KNOWN: dict[str, tuple[str, ...]] = {  # blocks, and the arguments of each, that the files compute
     "sa": _ATTENTION,
     "swa": _ATTENTION,
+    "mla": ("heads", "head", "rank", "rope_head", "value_head", "q_rank", "scale", *_ROPE),
     "mlstm": ("heads",),
-    "ffn": ("width", "act", "gated", "clip", "bias"),
-}
+    "gdn": (*_DELTA, "gate"),
+    "kda": (*_DELTA, "lower_bound", "low_rank", "gate_bias"),
+    "mamba2": ("heads", "head", "state", "groups", "conv", "gate_norm", "bias", "conv_bias", "dt_min", "dt_max",
+               "z_scale", "x_scale", "b_scale", "c_scale", "dt_scale"),
+    "rglru": ("heads", "width", "conv"),
+    "conv": ("kernel_size", "bias"),
+    "ffn": ("width", *_HIDDEN),
+    "moe": ("experts", "active", "width", "shared", "route", "normalize", "factor", "shared_gate", "groups",
+            "active_groups", "correction", *_HIDDEN),
+}  # fmt: skip
 SERVERS = ("num_hidden_layers", "num_key_value_heads", "head_dim", "layer_types", "sliding_window")  # what they ask
 NUMBERS = ("norm_eps", "embedding_scale", "residual_scale", "logit_scale")
 CODE = "configuration_hybridkit", "modeling_hybridkit"

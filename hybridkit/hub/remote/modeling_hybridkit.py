@@ -19,10 +19,28 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from .attention_hybridkit import Attention
 from .configuration_hybridkit import HybridkitConfig
+from .conv_hybridkit import ShortConvolution
+from .delta_hybridkit import GatedDeltaNet, KimiDeltaAttention
 from .ffn_hybridkit import FeedForward
+from .mamba2_hybridkit import Mamba2
+from .mla_hybridkit import LatentAttention
 from .mlstm_hybridkit import MLSTM
+from .moe_hybridkit import MixtureOfExperts
+from .rglru_hybridkit import RGLRU
 
-BLOCKS = {"sa": Attention, "swa": Attention, "mlstm": MLSTM, "ffn": FeedForward}
+BLOCKS: dict[str, Any] = {
+    "sa": Attention,
+    "swa": Attention,
+    "mla": LatentAttention,
+    "mlstm": MLSTM,
+    "gdn": GatedDeltaNet,
+    "kda": KimiDeltaAttention,
+    "mamba2": Mamba2,
+    "rglru": RGLRU,
+    "conv": ShortConvolution,
+    "ffn": FeedForward,
+    "moe": MixtureOfExperts,
+}
 
 
 class HybridkitCache:
@@ -121,7 +139,8 @@ class HybridkitModel(HybridkitPreTrainedModel):
     def __init__(self, config: HybridkitConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        mixers = [any(one["block"] != "ffn" for one in entry["branches"]) for entry in config.stack or ()]
+        kinds = [[BLOCKS[one["block"]] for one in entry["branches"]] for entry in config.stack or ()]
+        mixers = [any(getattr(kind, "mixes", True) for kind in found) for found in kinds]
         places = [sum(mixers[:index]) for index in range(len(mixers))]
         entries = zip(config.stack or (), places, strict=True)
         self.layers = nn.ModuleList(Entry(config, entry, place) for entry, place in entries)
