@@ -137,15 +137,16 @@ def table(root: Path, seeds: list[int]) -> None:
         scratch = found.get(Arm("scratch", student, seed))
         closed = ["-", "-"]
         if teacher and scratch and name not in ("teacher", "scratch"):
-            closed = [f"{_closed(scratch, one, teacher, str(length)):.2f}" for length in LENGTHS]
+            closed = [_closed(scratch, one, teacher, str(length)) for length in LENGTHS]
         losses = [f"{one['loss'][str(length)]:.4f}" for length in LENGTHS]
         recall = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in one["recall"].values()]
         print("| " + " | ".join([f"{student} {name}", str(seed), *losses, *closed, ", ".join(recall)]) + " |")
 
 
-def _closed(scratch: dict[str, Any], one: dict[str, Any], teacher: dict[str, Any], length: str) -> float:
+def _closed(scratch: dict[str, Any], one: dict[str, Any], teacher: dict[str, Any], length: str) -> str:
+    """No share where the teacher is worse than a model from scratch, as beyond its training length."""
     worst, own, best = (model["loss"][length] for model in (scratch, one, teacher))
-    return float((worst - own) / (worst - best))
+    return f"{(worst - own) / (worst - best):.2f}" if best < worst else "-"
 
 
 def main() -> int:
