@@ -72,7 +72,7 @@ def train(
     from hybridkit.training.reporter import Silent
     from hybridkit.training.trainer import train as start
 
-    folder = Path(run) if run is not None else Path("runs") / _name(recipe)
+    folder = run_folder(recipe, run)
     loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
     check_launch(loaded.recipe, 1, loaded.registry)
     told = Silent() if quiet else reporter()
@@ -88,10 +88,13 @@ def read(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = No
     return load_recipe(recipe, set_values(overrides), run)
 
 
-def _name(recipe: RecipeLike) -> str:
+def run_folder(recipe: RecipeLike, run: str | Path | None) -> Path:
+    """The folder of a run: `run`, or else runs/ and the recipe's name. Raises UserError for a recipe without a name."""
+    if run is not None:
+        return Path(run)
     if isinstance(recipe, Mapping):
         raise UserError('train: a recipe given as a mapping has no name; name the run\'s folder, as in run="runs/a"')
-    return run_name(recipe)
+    return Path("runs") / run_name(recipe)
 
 
 def evaluate(

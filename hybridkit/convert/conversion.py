@@ -17,14 +17,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.convert.keep import auto_count, kept_mixers, kept_pattern
+from hybridkit.convert.auto import CHOICE, choose, chosen, is_auto, with_kept
+from hybridkit.convert.keep import Choice, kept_mixers
 from hybridkit.convert.mapping import MappedLayer, map_weights
-from hybridkit.convert.stages import MAPPED, STAGES, PlannedStage, planned
+from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage, planned
 from hybridkit.convert.teacher import TeacherRun, open_teacher, with_tokens
 from hybridkit.data.open import open_feed
 from hybridkit.evaluation.probes import probes_of
@@ -82,11 +83,13 @@ def convert(
     reporter: Callable[[], Reporter],
     measure: Measure | None = None,
     mapped: Callable[[list[MappedLayer]], None] = lambda layers: None,
+    told: Callable[[Choice], None] = lambda choice: None,
 ) -> Conversion:
     """Convert the model that `source` names into a recipe, in a folder.
 
     `reporter` makes what shows a stage. `mapped` is told, on rank 0, what each layer began with, and `measure` is
     asked there about the teacher, the mapped student and every stage's; what it says is kept under their names.
+    `told` is given the table of `keep: auto`.
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
     other stages are resumed.
     """
@@ -104,9 +107,13 @@ def convert(
         measured = _in_turn(conversion, lead, measure)
         measured(conversion.teacher.run, "teacher")
         measured(conversion.mapped, MAPPED)
-        for stage in conversion.stages:
+        for number in range(len(conversion.stages)):
+            stage = conversion.stages[number]
             _train(conversion, stage, reporter())
             measured(stage.run, stage.name)
+            if number == 0 and is_auto(recipe_keep(conversion)):
+                _choose(conversion, lead, reporter(), told)
+                conversion = open_conversion(source, loaded, folder)
     return conversion
 
 
@@ -120,12 +127,8 @@ def open_conversion(source: str, loaded: Loaded, folder: Path) -> Conversion:
     teacher = open_teacher(source, folder / "teacher")
     student = with_tokens(loaded, teacher)
     keep = recipe.convert.keep
-    if keep is not None:
-        if isinstance(keep, str) and keep.startswith("auto"):
-            auto_count(keep, teacher.plan)
-            raise UserError("convert.keep: auto is not available yet")
-        pattern = kept_pattern(compile_recipe(student), teacher.plan, kept_mixers(keep, teacher.plan))
-        student = student._replace(recipe=student.recipe.model_copy(update={"pattern": pattern}), source=None)
+    if keep is not None and not is_auto(keep):
+        student = with_kept(student, teacher.plan, kept_mixers(keep, teacher.plan))
     stages = planned(student, teacher.plan, folder)
     conversion = Conversion(folder, teacher, student, stages)
     for stage in stages:
@@ -217,6 +220,21 @@ def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> N
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
     train(stage.loaded, stage.run.path, resume=True, reporter=reporter, callbacks=callbacks, objective=objective)
+
+
+def recipe_keep(conversion: Conversion) -> Sequence[int] | str | None:
+    """What the recipe says of mixers that are kept."""
+    said = conversion.loaded.recipe.convert
+    return said.keep if said else None
+
+
+def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callable[[Choice], None]) -> None:
+    """Under `keep: auto`, after the first stage, on rank 0."""
+    folder = conversion.folder
+    if lead and chosen(folder) is None:
+        aligned, kept = conversion.stages[0].run, Run(folder / STAGES / KEPT)
+        told(choose(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
+    _wait(folder / CHOICE)
 
 
 def _done(stage: PlannedStage) -> bool:

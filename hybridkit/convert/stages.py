@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
+from hybridkit.convert.auto import check_auto, chosen, is_auto, with_kept
 from hybridkit.convert.fit import check_fit, same_entry
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
@@ -32,6 +33,7 @@ from hybridkit.training.objective import CROSS_ENTROPY, Objective
 
 STAGES = "stages"  # the folder of a conversion that holds the runs of all stages but the last
 MAPPED = "0-mapped"
+KEPT = "1-kept"  # after the first stage, under `keep: auto`
 LOGITS = "logits"  # in the user's cache
 
 
@@ -70,16 +72,21 @@ class PlannedStage(NamedTuple):
 
 
 def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
-    """All stages of a recipe. Raises UserError for one that cannot be built, or that trains nothing."""
+    """All stages of a recipe. Under `keep: auto` those behind the first have the kept mixers once they are chosen.
+
+    Raises UserError for a stage that cannot be built, or that trains nothing.
+    """
     assert loaded.recipe.convert
     stages = loaded.recipe.convert.all_stages
-    student = compile_recipe(loaded)
-    check_fit(teacher, student)
-    new = [index for index in range(len(student.entries)) if not same_entry(teacher, student, index)]
-    if not new:
-        raise UserError(f"{student.pattern}: every mixer is as the teacher has it, so that there is nothing to convert")
+    student, new = _student(loaded, teacher)
+    keep, kept = loaded.recipe.convert.keep, chosen(folder)
+    if is_auto(keep):
+        check_auto(str(keep), teacher, new, [stage for _, stage in stages])
     found, origin = list[PlannedStage](), folder / STAGES / MAPPED
     for number, (place, stage) in enumerate(stages, start=1):
+        if number == 2 and is_auto(keep) and kept is not None:
+            loaded, origin = with_kept(loaded, teacher, kept), folder / STAGES / KEPT
+            student, new = _student(loaded, teacher)
         name = f"{number}-{stage.title}"
         last = number == len(stages)
         run = Run(folder if last else folder / STAGES / name)
@@ -87,6 +94,16 @@ def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
         found.append(PlannedStage(place, stage, name, run, own, compile_recipe(own), new))
         origin = run.path
     return found
+
+
+def _student(loaded: Loaded, teacher: Plan) -> tuple[Plan, list[int]]:
+    """The student, and the entries in which it differs from the teacher."""
+    student = compile_recipe(loaded)
+    check_fit(teacher, student)
+    new = [index for index in range(len(student.entries)) if not same_entry(teacher, student, index)]
+    if not new:
+        raise UserError(f"{student.pattern}: every mixer is as the teacher has it, so that there is nothing to convert")
+    return student, new
 
 
 def stage_recipe(loaded: Loaded, student: Plan, place: int, stage: Stage, origin: str, new: Sequence[int]) -> Loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer
 from hybridkit.convert.measure import merged
 from hybridkit.evaluation.request import EvalResult
@@ -32,6 +33,21 @@ def print_mapping(layers: Sequence[MappedLayer]) -> None:
     kept = sum(layer.how == "kept" for layer in layers)
     table = TextTable(f"Weights from the teacher: {kept} layers kept as they are, and", columns, rows)
     print_table(Console(), table)
+
+
+def print_choice(choice: Choice) -> None:
+    """The table of `keep: auto`."""
+    teacher = choice.teacher
+    columns = ["mixer", "entry", "recall without", "loss without", "score", ""]
+    rows = [
+        [
+            str(one.mixer), str(one.entry), f"{one.without.recall:.1%}", f"{one.without.loss:.4f}",
+            f"{one.score:.3f}", "kept" if one.kept else "",
+        ]
+        for one in choice.candidates
+    ]  # fmt: skip
+    title = f"Mixers to keep: the teacher recalls {teacher.recall:.1%}, and has {teacher.loss:.4f} nats a token"
+    print_table(Console(), TextTable(title, columns, rows))
 
 
 def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:

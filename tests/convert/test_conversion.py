@@ -171,8 +171,32 @@ def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
         hk.train(recipe, stage, resume=True, quiet=True)
 
 
-def test_a_mixer_that_is_kept_stays_the_teachers(go: Convert, teacher: Path, tmp_path: Path) -> None:
-    go(tmp_path / "run", convert={"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]})
+def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path, tmp_path: Path) -> None:
+    how = {"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]}
+    made = hk.convert(teacher, student(convert=how), tmp_path / "run", quiet=True)
+    assert made.checkpoints == [1]
     assert Run(tmp_path / "run").recipe.recipe.pattern == "[swa:stoch(4,8), sa]"
     own, theirs = Run(tmp_path / "run").weights(), Run(teacher).weights()
     assert all(torch.equal(own[name], theirs[name]) for name in own if name.startswith("layers.2."))
+
+
+def test_kept_mixers_are_chosen_after_the_first_stage_and_once(
+    go: Convert, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"keep": "auto 1", "stages": STAGES[:1] + STAGES[2:]}
+    made = go(tmp_path / "run", convert=how)
+    table = json.loads((tmp_path / "run/choice.json").read_text())
+    (mixer,) = (one["mixer"] for one in table["candidates"] if one["kept"])
+    _, first, kept, last = stages(tmp_path / "run")
+    pattern = ["[sa, mlstm]", "[swa:stoch(4,8), sa]"][mixer]
+    assert (kept.path.name, kept.recipe.recipe.pattern, last.recipe.recipe.pattern) == ("1-kept", pattern, pattern)
+    aligned, theirs, own = first.weights(), Run(teacher).weights(), kept.weights()
+    for name, weight in own.items():
+        source = aligned if name.startswith(f"layers.{2 - 2 * mixer}.") else theirs
+        assert torch.equal(weight, source[name]), name
+    assert made.stages[1].loaded.recipe.train.from_ == str(kept.path.resolve())
+    monkeypatch.setattr("hybridkit.convert.conversion.choose", None)  # nothing is chosen again
+    go(tmp_path / "run", resume=True, convert=how)
+    for wrong in ({**how, "keep": "auto 2"}, {**how, "stages": STAGES[2:]}):
+        with pytest.raises(UserError, match=r"convert\.keep: auto"):
+            go(tmp_path / "other", convert=wrong)

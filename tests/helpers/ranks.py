@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from hybridkit.block import TrainStep
+from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engine import Engine, open_engine
+from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.freeze import frozen
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
@@ -33,6 +35,7 @@ MIXERS = compile_pattern(
     "conv(bias=true), gdn(key_heads=2), kda]",
     ModelConfig(width=32, heads=4, vocab=257, ffn=None),
 )
+TEACHER = compile_pattern("sa", ModelConfig(width=32, heads=4, vocab=257))
 TIED = compile_pattern(
     "[swa:stoch(4,16,p=.5), moe(4,2,24,aux=.1,correction=.01)]", ModelConfig(width=32, heads=4, vocab=257, tie=True)
 )
@@ -171,6 +174,19 @@ def in_stretches(train: Train, tokens: int) -> dict[str, Any]:
     return {"nats": nats, "gradient": gradient}
 
 
+def taught(train: Train, loss: str) -> list[float]:
+    """Losses of a few steps against a teacher: of new entries alone, everything else frozen, or of its logits."""
+    engine = open_engine(PLAN, train)
+    teacher = Teacher(TEACHER, "", lambda: initial_model(TEACHER, 7))
+    objective = (
+        Hidden(loss, teacher, (), [0]) if loss == "hidden" else Distil(loss, teacher, (), {"kl": 0.7, "ce": 0.3}, 9)
+    )
+    objective.begin(engine.model)
+    engine.minimize(objective)
+    engine.freeze(frozenset({"embedding.", "norm.", "head.", "layers.1."} if loss == "hidden" else ()))
+    return losses(engine, PLAN, train, range(PART))
+
+
 def main(out: Path) -> None:
     """All that is to be found with two ranks."""
     torch.set_num_threads(1)
@@ -183,6 +199,8 @@ def main(out: Path) -> None:
     found["muon"] = muon(out.with_suffix("") / "muon")
     found["averaged"] = averaged(settings(zero=2, ema=0.8), out.with_suffix("") / "mean")
     found["frozen"] = averaged(settings(zero=0, ema=0.8, freeze={"mlstm": FEW // 2}))
+    found["taught"] = {str(stage): taught(settings(zero=stage), "kl") for stage in (1, 3)}
+    found["taught"]["0"] = taught(settings(zero=0), "hidden")
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
 

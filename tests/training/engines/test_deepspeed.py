@@ -15,7 +15,7 @@ from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 from project import ROOT
-from ranks import FEW, LENGTHS, PLAN, STEPS, averaged, in_stretches, losses, settings, trained
+from ranks import FEW, LENGTHS, PLAN, STEPS, averaged, in_stretches, losses, settings, taught, trained
 
 pytestmark = pytest.mark.slow  # ranks take seconds to start
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
@@ -116,3 +116,8 @@ def test_muon_of_two_ranks_agrees_with_one_process(found: Found) -> None:
     alone = losses(open_engine(PLAN, train), PLAN, train, range(FEW))
     assert found["muon"]["ranks"] == pytest.approx(alone, rel=CLOSE)
     assert found["muon"]["resumed"] == pytest.approx(alone[FEW // 2 :], rel=CLOSE)
+
+
+@pytest.mark.parametrize(("stage", "loss"), [("0", "hidden"), ("1", "kl"), ("3", "kl")])
+def test_with_a_teacher_two_ranks_agree_with_one_process(found: Found, stage: str, loss: str) -> None:
+    assert found["taught"][stage] == pytest.approx(taught(settings("local"), loss), rel=CLOSE)

@@ -1,0 +1,37 @@
+"""Conversions from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hybridkit.api.runs import RecipeLike, TrainedRun, read, run_folder
+
+
+def convert(
+    model: str | Path | TrainedRun,
+    recipe: RecipeLike,
+    run: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    evaluate: bool = False,
+    quiet: bool = False,
+) -> TrainedRun:
+    """Make a trained model a recipe's, in this process: `convert("runs/teacher", "convert/swax")`.
+
+    `model`: a run, or a folder of transformers. `recipe`, `run`, `overrides` and `resume` are those of `train`; the
+    recipe has a section `convert` (docs/convert.md). `evaluate`: measure after every stage, into `run`/evaluations.
+    Returns the run of the last stage. Raises UserError where model, recipe and folder do not fit.
+    """
+    from hybridkit.convert.conversion import convert as start
+    from hybridkit.convert.measure import measuring
+    from hybridkit.report.progress import reporter
+    from hybridkit.training.reporter import Silent
+
+    source = str(model.path if isinstance(model, TrainedRun) else model)
+    folder, loaded = run_folder(recipe, run), read(recipe, overrides or {})
+    measure = measuring(lambda what, done, total: None) if evaluate else None
+    start(source, loaded, folder, resume=resume, reporter=Silent if quiet else reporter, measure=measure)
+    return TrainedRun(folder)
