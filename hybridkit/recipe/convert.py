@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, Self
 
@@ -127,9 +127,9 @@ class Convert(Section):
     @property
     def all_stages(self) -> list[tuple[int, Stage]]:
         """The stages to be done, each with its place, from 0."""
-        preset = PRESETS[self.preset] if self.preset else ()
+        preset: Sequence[Mapping[str, Any]] = PRESETS[self.preset] if self.preset else ()
         said = [{name: value for name, value in stage if value is not None} for stage in self.stages]
-        made = [Stage.model_validate({**given, **own}) for given, own in zip_longest(preset, said, fillvalue={})]
+        made = [Stage.model_validate({**(given or {}), **(own or {})}) for given, own in zip_longest(preset, said)]
         return [(at, stage) for at, stage in enumerate(made) if stage.steps != 0]
 
     def check(self, train: Train, sequence: int) -> None:
