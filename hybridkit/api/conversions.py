@@ -9,7 +9,7 @@ from typing import Any
 from hybridkit.api.runs import RecipeLike, TrainedRun, read, run_folder
 
 
-def convert(
+def convert_model(
     model: str | Path | TrainedRun,
     recipe: RecipeLike,
     run: str | Path | None = None,
@@ -19,7 +19,7 @@ def convert(
     evaluate: bool = False,
     quiet: bool = False,
 ) -> TrainedRun:
-    """Make a trained model a recipe's, in this process: `convert("runs/teacher", "convert/swax")`.
+    """Make a trained model a recipe's, in this process: `convert_model("runs/teacher", "convert/swax")`.
 
     `model`: a run, or a folder of transformers. `recipe`, `run`, `overrides` and `resume` are those of `train`; the
     recipe has a section `convert` (docs/convert.md). `evaluate`: measure after every stage, into `run`/evaluations.

@@ -195,7 +195,7 @@ BAD = {
 def test_bad_input_is_one_message_before_any_weights_are_read(
     case: str, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridkit.evaluation.target.load", lambda run: pytest.fail("weights were read"))
+    monkeypatch.setattr("hybridkit.evaluation.target.load_model", lambda run: pytest.fail("weights were read"))
     for name in ("empty", "damaged"):
         shutil.copytree(runs / "text", runs / name, dirs_exist_ok=True)
     shutil.rmtree(runs / "empty" / "checkpoints")

@@ -173,7 +173,7 @@ def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
 
 def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path, tmp_path: Path) -> None:
     how = {"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]}
-    made = hk.convert(teacher, student(convert=how), tmp_path / "run", quiet=True)
+    made = hk.convert_model(teacher, student(convert=how), tmp_path / "run", quiet=True)
     assert made.checkpoints == [1]
     assert Run(tmp_path / "run").recipe.recipe.pattern == "[swa:stoch(4,8), sa]"
     own, theirs = Run(tmp_path / "run").weights(), Run(teacher).weights()
