@@ -53,7 +53,7 @@ def convert(
 def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, quiet: bool) -> None:
     from hybridkit.convert.conversion import convert as start
     from hybridkit.convert.measure import measuring
-    from hybridkit.report.convert import print_choice, print_mapping
+    from hybridkit.report.mapping import print_choice, print_mapping
     from hybridkit.report.progress import reporter, watching
     from hybridkit.training.reporter import Silent
 
@@ -65,7 +65,7 @@ def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: b
             resume=resume,
             reporter=Silent if quiet else reporter,
             measure=measuring(watch) if evaluate else None,
-            mapped=(lambda layers: None) if quiet else print_mapping,
+            mapped=(lambda layers, plan: None) if quiet else print_mapping,
             told=(lambda choice: None) if quiet else print_choice,
         )
 

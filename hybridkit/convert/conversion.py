@@ -31,6 +31,7 @@ from hybridkit.data.open import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.hub.importing import whole_folder, write_run
 from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules import CURRENT_RULES
 from hybridkit.runs.run import Run
@@ -50,6 +51,7 @@ from hybridkit.training.trainer import train
 
 RECORD = "conversion.json"
 POLL = 0.2  # seconds
+TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}
 
 
 class Conversion(NamedTuple):
@@ -64,6 +66,12 @@ class Conversion(NamedTuple):
     def record(self) -> Path:
         """The file that says what is converted."""
         return self.folder / RECORD
+
+    @property
+    def keep(self) -> Sequence[int] | str | None:
+        """What the recipe says of mixers that are kept."""
+        assert self.loaded.recipe.convert
+        return self.loaded.recipe.convert.keep
 
     @property
     def mapped(self) -> Run:
@@ -82,14 +90,14 @@ def convert(
     resume: bool,
     reporter: Callable[[], Reporter],
     measure: Measure | None = None,
-    mapped: Callable[[list[MappedLayer]], None] = lambda layers: None,
+    mapped: Callable[[list[MappedLayer], Plan], None] = lambda layers, plan: None,
     told: Callable[[Choice], None] = lambda choice: None,
 ) -> Conversion:
     """Convert the model that `source` names into a recipe, in a folder.
 
-    `reporter` makes what shows a stage. `mapped` is told, on rank 0, what each layer began with, and `measure` is
-    asked there about the teacher, the mapped student and every stage's; what it says is kept under their names.
-    `told` is given the table of `keep: auto`.
+    `reporter` makes what shows a stage. On rank 0, `mapped` is told what the layers of the student's plan began with,
+    and `measure` is asked about the teacher, the mapped student and that of every stage; what it says is kept under
+    their names. `told` is given the table of `keep: auto`.
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
     other stages are resumed.
     """
@@ -99,8 +107,7 @@ def convert(
             _refuse_begun(folder, resume)
             stack.enter_context(_held(folder))
             conversion = open_conversion(source, loaded, folder)
-            layers = _prepare(conversion)
-            mapped(layers)
+            mapped(*_prepare(conversion))
         else:
             _wait(folder / RECORD)
             conversion = open_conversion(source, loaded, folder)
@@ -111,7 +118,7 @@ def convert(
             stage = conversion.stages[number]
             _train(conversion, stage, reporter())
             measured(stage.run, stage.name)
-            if number == 0 and is_auto(recipe_keep(conversion)):
+            if number == 0 and is_auto(conversion.keep):
                 _choose(conversion, lead, reporter(), told)
                 conversion = open_conversion(source, loaded, folder)
     return conversion
@@ -189,14 +196,14 @@ def _refuse_other(conversion: Conversion) -> None:
             )
 
 
-def _prepare(conversion: Conversion) -> list[MappedLayer]:
-    """The student's first weights, and the record; what is there already stays."""
+def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
+    """The student's first weights, and the record, unless they are there. What its layers began with, and its plan."""
     folder, teacher, loaded = conversion.folder, conversion.teacher, conversion.loaded
     (folder / STAGES).mkdir(exist_ok=True)
+    plan = compile_recipe(loaded)
     if conversion.record.is_file() and conversion.mapped.recipe_file.is_file():
         said = json.loads(conversion.record.read_text(encoding="utf-8"))
-        return [MappedLayer(**layer) for layer in said["layers"]]
-    plan = compile_recipe(loaded)
+        return [MappedLayer(**layer) for layer in said["layers"]], plan
     student = initial_model(plan, loaded.recipe.train.seed)
     layers = map_weights(teacher.load(), student)
     if not conversion.mapped.begun:
@@ -210,22 +217,18 @@ def _prepare(conversion: Conversion) -> list[MappedLayer]:
         "layers": [layer._asdict() for layer in layers],
     }
     write_whole(conversion.record, json.dumps(record, indent=1).encode())
-    return layers
+    return layers, plan
 
 
 def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> None:
     if _done(stage):
         return
-    reporter.message(f"stage {stage.name}: {stage.loaded.recipe.train.steps:,} steps, training {stage.stage.trains}")
+    reporter.message(
+        f"stage {stage.name}: {stage.loaded.recipe.train.steps:,} steps, training {TRAINED[stage.stage.trains]}"
+    )
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
     train(stage.loaded, stage.run.path, resume=True, reporter=reporter, callbacks=callbacks, objective=objective)
-
-
-def recipe_keep(conversion: Conversion) -> Sequence[int] | str | None:
-    """What the recipe says of mixers that are kept."""
-    said = conversion.loaded.recipe.convert
-    return said.keep if said else None
 
 
 def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callable[[Choice], None]) -> None:

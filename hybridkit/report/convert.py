@@ -1,53 +1,16 @@
-"""A conversion in the terminal: what each layer began with, and what was measured after every stage."""
+"""A conversion in the terminal: what was measured of the teacher, and of the student after every stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridkit.convert.keep import Choice
-from hybridkit.convert.mapping import MappedLayer
 from hybridkit.convert.measure import merged
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report.console import Console
 from hybridkit.report.eval import print_eval_result
 from hybridkit.report.numbers import format_bytes
 from hybridkit.report.page import TextTable, print_table
-
-
-def print_mapping(layers: Sequence[MappedLayer]) -> None:
-    """The table of what each layer began with."""
-    columns = ["layer", "teacher", "student", "", "copied", "repeated", "part", "set", "new", "left", "notes"]
-    rows = [
-        [
-            layer.branch,
-            layer.teacher,
-            layer.student,
-            layer.how,
-            *(" ".join(getattr(layer, field)) for field in columns[4:10]),
-            ", ".join(layer.notes),
-        ]
-        for layer in layers
-        if layer.how != "kept"
-    ]
-    kept = sum(layer.how == "kept" for layer in layers)
-    table = TextTable(f"Weights from the teacher: {kept} layers kept as they are, and", columns, rows)
-    print_table(Console(), table)
-
-
-def print_choice(choice: Choice) -> None:
-    """The table of `keep: auto`."""
-    teacher = choice.teacher
-    columns = ["mixer", "entry", "recall without", "loss without", "score", ""]
-    rows = [
-        [
-            str(one.mixer), str(one.entry), f"{one.without.recall:.1%}", f"{one.without.loss:.4f}",
-            f"{one.score:.3f}", "kept" if one.kept else "",
-        ]
-        for one in choice.candidates
-    ]  # fmt: skip
-    title = f"Mixers to keep: the teacher recalls {teacher.recall:.1%}, and has {teacher.loss:.4f} nats a token"
-    print_table(Console(), TextTable(title, columns, rows))
 
 
 def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:

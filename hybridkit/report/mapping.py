@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer
@@ -23,11 +22,6 @@ LISTS = {  # how a weight began, and what that means
     "left": "of the teacher, without a place",
     "notes": "",
 }
-
-
-def mapping_facts(layers: Sequence[MappedLayer]) -> list[dict[str, Any]]:
-    """The same as plain data: one element a branch, FFNs included."""
-    return [{name: _plain(value) for name, value in layer._asdict().items()} for layer in layers]
 
 
 def print_mapping(layers: Sequence[MappedLayer], plan: Plan) -> None:
@@ -113,7 +107,3 @@ def _mixer_numbers(plan: Plan) -> dict[int, int]:
     """The number of the mixer at an entry."""
     mixing = [index for index, entry in enumerate(plan.entries) if entry.is_mixer]
     return {index: number for number, index in enumerate(mixing)}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

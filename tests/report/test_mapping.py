@@ -1,6 +1,5 @@
 """The tables of a conversion: each mixer named once, every weight told, and nothing lost on a narrow terminal."""
 
-import json
 import os
 import re
 
@@ -9,7 +8,7 @@ import pytest
 import hybridkit as hk
 from hybridkit.convert.keep import Candidate, Choice, Measured
 from hybridkit.convert.mapping import map_weights
-from hybridkit.report.mapping import mapping_facts, print_choice, print_mapping, ranges
+from hybridkit.report.mapping import print_choice, print_mapping, ranges
 
 PATTERN = "[[swa(bias=qkv):64 | mlstm], mamba2(head=4,state=4,groups=4), sa(kv_heads=2,bias=qkv)]*2"
 
@@ -35,7 +34,6 @@ def test_mixers_that_began_alike_share_a_paragraph(
     assert "k.bias, q.bias, v.bias (of the teacher, without a place)" in said
     assert "the entry's norm.weight" in said and "in_proj.weight[48:64]" in said
     assert "copied as they are: embedding, norms, head, 6 FFNs" in said
-    assert len(json.loads(json.dumps(mapping_facts(layers)))) == 14  # 2 x (2 branches, 2 mixers, 3 FFNs)
 
 
 def test_the_choice_says_what_each_mixer_is_worth(capsys: pytest.CaptureFixture[str]) -> None:
