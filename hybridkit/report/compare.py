@@ -74,11 +74,12 @@ def _mean(question: Question, runs: Sequence[ArmRun]) -> str:
 def _differences(found: Comparison) -> TextTable:
     differences = found.differences()
     same = {one._replace(only_learnt=False) for one in differences if one.only_learnt}  # all pairs have learnt
-    rows = [_difference(one) for one in differences if one.only_learnt or one not in same]
+    shown = [one for one in differences if one.only_learnt or one not in same]
+    marked = [place for place, one in enumerate(shown) if one.half is not None and abs(one.mean) > one.half]
     columns = ("figure", "arm", "pairs", "difference", "95 % interval", "effect size", "above", "runs")
     reference = found.settings.reference
     title = f"Differences to {reference}, by pairs of runs with the same seed (arm minus {reference}; Student's t)"
-    return TextTable(title, columns, rows, [place for place, row in enumerate(rows) if _excludes_zero(row[4])])
+    return TextTable(title, columns, [_difference(one) for one in shown], marked)
 
 
 def _difference(one: Difference) -> list[str]:
@@ -88,11 +89,6 @@ def _difference(one: Difference) -> list[str]:
     which = "learnt" if one.only_learnt else "all"
     above = f"{one.above} of {one.pairs}"
     return [one.question.title, one.arm.label, str(one.pairs), _signed(mean), interval, effect, above, which]
-
-
-def _excludes_zero(interval: str) -> bool:
-    ends = [float(end) for end in interval.strip("[]").replace(",", "").split()] if interval != "-" else [0.0]
-    return ends[0] > 0 or ends[-1] < 0
 
 
 def _percent(question: Question, value: float) -> float:

@@ -17,11 +17,11 @@ from hybridkit.report.numbers import (
     format_parameters,
     format_speed,
 )
+from hybridkit.search.objectives import LOSS_STEPS
 from hybridkit.training.callback import Callback, Line, Start
 from hybridkit.training.estimate import without_activations
 
 SETTLED = 5.0  # seconds of steps after which the time of the rest is said
-LATEST = 50  # steps whose mean loss stands at the end, as `show` has it
 
 
 class RunSummary(Callback):
@@ -72,7 +72,7 @@ class RunSummary(Callback):
             if line["val_loss"] is not None:
                 self._validations.append((line["step"], line["val_loss"]))
         elif line.get("loss") is not None:
-            self._losses = [*self._losses[1 - LATEST :], line["loss"]]
+            self._losses = [*self._losses[1 - LOSS_STEPS :], line["loss"]]
 
     def _estimate(self, step: int) -> None:
         """Say once how long the rest takes. The first step is left out: it compiles and warms up."""

@@ -129,7 +129,7 @@ def comparison(study: StudyReader) -> Comparison | None:
         for params in own:
             arm = _arm(params, settings.variable)
             trials.setdefault(arm, []).append(trial.number)
-            runs += _runs(study, trial, arm, int(params.get(SEED) or study.definition.base.recipe.train.seed))
+            runs += _runs(study, trial, arm, int(str(params.get(SEED, study.definition.base.recipe.train.seed))))
     order = {str(value): place for place, value in enumerate(_values(study, settings.variable))}
     arms = sorted(trials, key=lambda arm: (arm.group, order.get(arm.name, len(order))))
     return Comparison(settings, runs, {arm: trials[arm] for arm in arms})

@@ -17,15 +17,16 @@ from hybridkit.search.results import evaluations
 from hybridkit.search.study import Study, resume
 from hybridkit.system.errors import UserError
 
+SEEDS = [0, 4, 5, 6]  # 0 too, which is no absent seed: the base recipe has 7
 SPACE = """
 extends: base.yaml
-space: {train.seed: [3, 4, 5, 6], size: [4, 8]}
+space: {train.seed: [0, 4, 5, 6], size: [4, 8]}
 patterns: {short: "[swa:{size}, mlstm]", long: "[swa:16, mlstm, swa:{size}]"}
 sampler: grid
 trial:
   evaluate: --recall 8
   windows: [4]
-  train: {probes: [{every: 2, recall: 8, samples: 2}], probe_share: 9}
+  train: {seed: 7, probes: [{every: 2, recall: 8, samples: 2}], probe_share: 9}
 objectives: {eval.recall_far.8.4: max}
 """
 COMPARE = """
@@ -42,7 +43,7 @@ def finish(study: Study, far: Mapping[str, list[float]], near: Mapping[str, list
     """End all trials with far recall and probes by arm and seed; size 8 has one point more. The comparison."""
     while trial := study.begin():
         seed, arm, more = (
-            int(str(trial.params["train.seed"])) - 3,
+            SEEDS.index(int(str(trial.params["train.seed"]))),
             str(trial.params["pattern"]),
             trial.params["size"] == 8,
         )
@@ -91,11 +92,11 @@ def test_the_first_probe_that_counts_as_learnt_is_compared_with_the_other_runs_o
     )
     assert last.mean == 0 and last.half is None and last.effect is None, "equal differences show no spread"
     steps = {run.seed: (run.learnt, run.step) for run in found.of(Arm("size 4", "long"))}
-    assert steps == {3: (True, 2), 4: (True, 6), 5: (True, 6), 6: (False, None)}
+    assert steps == {0: (True, 2), 4: (True, 6), 5: (True, 6), 6: (False, None)}
 
 
 def test_fewer_than_three_pairs_have_no_interval(tmp_path: Path) -> None:
-    space = SPACE.replace("[3, 4, 5, 6]", "[3, 4]") + COMPARE
+    space = SPACE.replace("[0, 4, 5, 6]", "[0, 4]") + COMPARE
     near = {"short": [(0.1, 0.1, 0.99)] * 2, "long": [(0.1, 0.1, 0.99)] * 2}
     (one, *_) = finish(new_study(tmp_path, space), {"short": [5.0, 7.0], "long": [1.0, 1.0]}, near).differences()
     assert (one.pairs, one.mean, one.half, one.effect) == (2, 5.0, None, None)
