@@ -1,7 +1,7 @@
 """Remote code: a folder with its own modeling files, which transformers opens with `trust_remote_code=True`.
 
 The files are those of `hybridkit/hub/remote/`, copied as they are; they need torch and transformers alone. All are
-copied, also those of blocks that the stack has not: transformers may take the code of another folder of the same name.
+copied, also those of blocks that the stack has not, so that folders of the same name hold the same code.
 What they compute is said in config.json, entry by entry.
 """
 
