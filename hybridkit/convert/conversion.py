@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.convert.auto import CHOICE, choose, chosen, is_auto, with_kept
+from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.keep import Choice, kept_mixers
 from hybridkit.convert.mapping import MappedLayer, map_weights
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage, planned
@@ -47,7 +47,7 @@ from hybridkit.training.ranks import Place, place
 from hybridkit.training.refusals import changes_of
 from hybridkit.training.reporter import Reporter
 from hybridkit.training.state import load_train_state
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 RECORD = "conversion.json"
 POLL = 0.2  # seconds
@@ -82,7 +82,7 @@ class Conversion(NamedTuple):
 Measure = Callable[[Conversion, Run, str], Mapping[str, Any]]  # what is to be kept of a model, under its name
 
 
-def convert(
+def run_conversion(
     source: str,
     loaded: Loaded,
     folder: Path,
@@ -228,15 +228,15 @@ def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> N
     )
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
-    train(stage.loaded, stage.run.path, resume=True, reporter=reporter, callbacks=callbacks, objective=objective)
+    run_training(stage.loaded, stage.run.path, resume=True, reporter=reporter, callbacks=callbacks, objective=objective)
 
 
 def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callable[[Choice], None]) -> None:
     """Under `keep: auto`, after the first stage, on rank 0."""
     folder = conversion.folder
-    if lead and chosen(folder) is None:
+    if lead and chosen_mixers(folder) is None:
         aligned, kept = conversion.stages[0].run, Run(folder / STAGES / KEPT)
-        told(choose(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
+        told(choose_and_write(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
     _wait(folder / CHOICE)
 
 

@@ -32,7 +32,7 @@ CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 
 def measuring(watch: EvalProgress) -> Callable[[Conversion, Run, str], dict[str, Any]]:
-    """What `conversion.convert` calls for every model; `watch` is told how far it is."""
+    """What `run_conversion` calls for every model; `watch` is told how far it is."""
     return lambda conversion, run, name: measure(conversion, run, name, watch)
 
 
