@@ -33,10 +33,10 @@ CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 def measuring(watch: EvalProgress) -> Callable[[Conversion, Run, str], dict[str, Any]]:
     """What `run_conversion` calls for every model; `watch` is told how far it is."""
-    return lambda conversion, run, name: measure(conversion, run, name, watch)
+    return lambda conversion, run, name: measure_model(conversion, run, name, watch)
 
 
-def measure(conversion: Conversion, run: Run, name: str, watch: EvalProgress) -> dict[str, Any]:
+def measure_model(conversion: Conversion, run: Run, name: str, watch: EvalProgress) -> dict[str, Any]:
     """The figures of one model, as plain data. Raises UserError for questions that do not suit it."""
     recipe = conversion.loaded.recipe
     assert recipe.convert
@@ -82,7 +82,7 @@ def _decoding(model: Model, length: int, tokens: int) -> float:
     return seconds(run, model.head.weight.device)
 
 
-def merged(found: Sequence[Mapping[str, Any]]) -> EvalResult:
+def merged_evaluations(found: Sequence[Mapping[str, Any]]) -> EvalResult:
     """The evaluations of several models as one, each under its name in the conversion."""
     result = EvalResult(found[0]["settings"], {})
     for one in found:
@@ -97,7 +97,7 @@ def merged(found: Sequence[Mapping[str, Any]]) -> EvalResult:
     return result
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
+def stage_evaluations(folder: Path) -> list[dict[str, Any]]:
     """What was measured in a conversion so far: the teacher, then the student from stage to stage."""
     files = sorted((folder / "evaluations").glob("*.json"), key=lambda file: (file.stem != "teacher", _number(file)))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
