@@ -61,8 +61,9 @@ class Loop:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
+        engine, beside = parts.engine, parts.objective.held_bytes
         self._rows = (
-            automatic_rows(parts.plan, self._train, sequence, parts.engine.device, parts.engine.precision)
+            automatic_rows(parts.plan, self._train, sequence, engine.device, engine.precision, beside)
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )

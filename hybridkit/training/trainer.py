@@ -73,7 +73,7 @@ def train(
     recipe = loaded.recipe.model_copy(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
-    check_freeze(plan, recipe.train.freeze)
+    check_freeze(plan, recipe.train.freeze, recipe.train.steps)
     for callback in callbacks:
         callback.check(plan)
     loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
