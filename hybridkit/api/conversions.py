@@ -25,7 +25,7 @@ def convert_model(
     recipe has a section `convert` (docs/convert.md). `evaluate`: measure after every stage, into `run`/evaluations.
     Returns the run of the last stage. Raises UserError where model, recipe and folder do not fit.
     """
-    from hybridkit.convert.conversion import convert as start
+    from hybridkit.convert.conversion import run_conversion as start
     from hybridkit.convert.measure import Measuring
     from hybridkit.report.progress import reporter
     from hybridkit.training.reporter import Silent

@@ -69,7 +69,7 @@ def _estimate(model: str, loaded: Loaded, ranks: int, as_json: bool) -> None:
 
 
 def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, quiet: bool) -> None:
-    from hybridkit.convert.conversion import convert as start
+    from hybridkit.convert.conversion import run_conversion as start
     from hybridkit.convert.measure import Measuring
     from hybridkit.report.mapping import print_choice, print_mapping
     from hybridkit.report.progress import reporter, watching

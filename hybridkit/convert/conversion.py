@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridkit.convert.auto import CHOICE, choose, chosen, is_auto
+from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_auto
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer, map_weights
 from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
@@ -45,7 +45,7 @@ from hybridkit.system.strict_json import format_json
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.ranks import Place, place
 from hybridkit.training.reporter import Reporter
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 POLL = 0.2  # seconds
 TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}
@@ -60,7 +60,7 @@ class Measure(Protocol):
     def __call__(self, conversion: Conversion, run: Run, name: str) -> Mapping[str, Any]: ...
 
 
-def convert(
+def run_conversion(
     source: str,
     loaded: Loaded,
     folder: Path,
@@ -153,15 +153,15 @@ def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> N
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
     own, begun = stage.run.path, stage.run.begun
-    train(stage.loaded, own, resume=begun, reporter=reporter, callbacks=callbacks, objective=objective)
+    run_training(stage.loaded, own, resume=begun, reporter=reporter, callbacks=callbacks, objective=objective)
 
 
 def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callable[[Choice], None]) -> None:
     """Under `keep: auto`, after the first stage, on rank 0."""
     folder = conversion.folder
-    if lead and chosen(folder) is None:
+    if lead and chosen_mixers(folder) is None:
         aligned, kept = conversion.stages[0].run, Run(folder / STAGES / KEPT)
-        told(choose(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
+        told(choose_and_write(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
     _wait(folder / CHOICE)
 
 

@@ -34,7 +34,7 @@ CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 
 class Measuring:
-    """What `conversion.convert` asks of every model; `watch` is told how far it is."""
+    """What `run_conversion` asks of every model; `watch` is told how far it is."""
 
     def __init__(self, watch: EvalProgress) -> None:
         self._watch = watch

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
-from hybridkit.convert.auto import check_auto, chosen, is_auto, with_kept
+from hybridkit.convert.auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.fit import check_fit, same_entry
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
@@ -93,7 +93,7 @@ def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
     assert loaded.recipe.convert
     stages = loaded.recipe.convert.all_stages
     student, new = _student(loaded, teacher)
-    keep, kept = loaded.recipe.convert.keep, chosen(folder)
+    keep, kept = loaded.recipe.convert.keep, chosen_mixers(folder)
     if is_auto(keep):
         check_auto(str(keep), teacher, new, [stage for _, stage in stages])
     found, origin = list[PlannedStage](), folder / STAGES / MAPPED

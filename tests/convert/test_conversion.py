@@ -18,7 +18,7 @@ from compare import assert_same
 from converted import STAGES, Change, Convert, stages
 
 import hybridkit as hk
-from hybridkit.convert.conversion import convert
+from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
@@ -208,7 +208,7 @@ def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, studen
     shutil.copytree(teacher, copy)
     (copy / "checkpoints/step-6/model.safetensors").write_bytes(b"")
     Heard.said.clear()
-    convert(str(copy), read_mapping(recipe, {}), tmp_path / "run", resume=False, reporter=Heard)
+    run_conversion(str(copy), read_mapping(recipe, {}), tmp_path / "run", resume=False, reporter=Heard)
     assert "the teacher is that of step 4, since newer checkpoints are damaged: step-6" in Heard.said[0]
     assert not any("holds no checkpoint yet" in said for said in Heard.said)  # that is for --resume
 
