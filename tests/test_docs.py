@@ -38,7 +38,7 @@ def test_links_between_documents_lead_somewhere(page: Path) -> None:
 
 
 def code(page: Path) -> Iterator[str]:
-    """PlainLines of code blocks, and code in sentences."""
+    """Lines of code blocks, and code in sentences."""
     text = page.read_text("utf-8")
     block = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
     for lines in block.findall(text):

@@ -61,8 +61,9 @@ class Loop:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
+        engine, beside = parts.engine, parts.objective.held_bytes
         self._rows = (
-            automatic_rows(parts.plan, self._train, sequence, parts.engine.device, parts.engine.precision)
+            automatic_rows(parts.plan, self._train, sequence, engine.device, engine.precision, beside)
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )
@@ -108,7 +109,8 @@ class Loop:
         batch = self._parts.feed.batch(state.position)
         if train.freeze:
             self._engine.freeze(frozen(self._parts.plan, train.freeze, state.step, train.steps))
-        windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
+        place = TrainStep(train.seed, state.step, train.steps, sequence=self._parts.recipe.data.sequence)
+        windows = self._parts.plan.windows(place)
         targets = num_targets(batch)
         shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
         gradient = self._engine.gradients(shares, windows, targets)
