@@ -230,7 +230,7 @@ class Latent(Layer):
         size, down, rope = self.size, getattr(self, "q_down", None), getattr(self, "rope", None)
         sizes, scale = (size.heads, size.head, size.rope), self._scores.scale or 1
         own = (down, self.q_norm, self.q, self.down, self.norm, rope, self.rotary, self.expand, self.out)
-        return latent_step.latent_decoder(latent_step.Parts(norm, *own, sizes, scale), rows)
+        return latent_step.latent_decoder(latent_step.LatentParts(norm, *own, sizes, scale), rows)
 
     def _absorbed(self, q: Tensor, latent: Tensor, turned: Tensor, state: kv_cache.KV) -> Tensor:
         """One token's q (B, H, E + R), latent (B, 1, C), rotated part (B, 1, R) over the cache: (B, H, V)."""
