@@ -4,7 +4,7 @@
 
 Writes OUT/PAGE-desktop.png (1280 wide), -phone.png (390), -dark.png and -print.pdf, and checks in each view: no message
 on the console, nothing asked of the network, nothing wider than the window, no text outside its picture, contrast of
-text of at least 4.5, tables that sort by a click on a heading, values under the pointer, and pictures that can be saved.
+text of at least 4.5, tables that sort by a click on a heading, values under the pointer, pictures that can be saved.
 Ends with 1 where a check fails, and says so and ends with 0 where there is no browser: it is no part of the tests.
 """
 
