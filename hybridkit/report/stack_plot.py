@@ -74,7 +74,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     """The picture of a plan with its `costs`, an entry of `flops --json`; `seed` and `steps` of its training."""
     layers: list[StackLayer] = costs["layers"]
     tree = stack_tree(layers, "entry", [entry.is_mixer for entry in plan.entries])
-    shares = shares_of(plan)
+    shares = shares_of(plan, costs["context"])
     changing = [policy for policy, sizes in shares.items() if len(sizes) > 1]
     left = _LEVEL * _levels(tree) + 0.02
     tile = min(max([_TILES[0], *(sum(_widths(layer)) for layer in layers)]), _TILES[1])
@@ -102,7 +102,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
         costs["params"]["head"],
     )
     if changing:
-        draw_policies(parts[1], plan, {policy: shares[policy] for policy in changing}, seed, steps)
+        draw_policies(parts[1], plan, {policy: shares[policy] for policy in changing}, seed, steps, costs["context"])
     return figure
 
 

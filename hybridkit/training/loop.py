@@ -109,7 +109,8 @@ class Loop:
         batch = self._parts.feed.batch(state.position)
         if train.freeze:
             self._engine.freeze(frozen(self._parts.plan, train.freeze, state.step, train.steps))
-        windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
+        place = TrainStep(train.seed, state.step, train.steps, sequence=self._parts.recipe.data.sequence)
+        windows = self._parts.plan.windows(place)
         targets = num_targets(batch)
         shares = micro_batches(batch, self.rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
         gradient = self._engine.gradients(shares, windows, targets)

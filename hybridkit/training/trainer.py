@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hybridkit.cost.flops import window_shares
 from hybridkit.data.batches import Feed
 from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer
@@ -75,6 +76,8 @@ def run_training(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     check_freeze(plan, recipe.train.freeze, recipe.train.steps)
+    for policy in set(filter(None, plan.policies)):
+        window_shares(policy, recipe.data.sequence)
     for callback in callbacks:
         callback.check(plan)
     loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
