@@ -62,17 +62,22 @@ def generate(
     replies: list[Reply] = []
     with naming(f"--chunk {max(1, (chunk or 2048) // 2)}, fewer prompts or --precision bf16"):
         for context in _contexts(writer, texts, load_state, window, chunk):
-            if save_state:
-                _save(writer, context, save_state)
-            for news in writer.reply(context, replies):
-                if streamed:
-                    say_part(news[0])
+            _go_on(writer, context, replies, streamed, save_state)
     if as_json:
         say(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
     else:
         say_part("\n" if streamed else "".join(f"--- {place}\n{reply.text}\n" for place, reply in enumerate(replies)))
     if stats:
         say(writer.stats, file=sys.stderr)
+
+
+def _go_on(writer: Writer, context: Context, replies: list[Reply], streamed: bool, save_state: Path | None) -> None:
+    """Add the reply to a context, printed as it comes where it is `streamed`; the context is kept if asked."""
+    if save_state:
+        _save(writer, context, save_state)
+    for news in writer.reply(context, replies):
+        if streamed:
+            say_part(news[0])
 
 
 def _given(text: str) -> str:
