@@ -89,7 +89,7 @@ def main() -> None:
                     [sys.executable, __file__, "--child", part, name, f"{given.width}", f"{tokens}"],
                     time.time(),
                 )
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8")
                 print(f"{name:<10}{tokens:>10,}{done.stdout.rstrip()}{time.time() - begin:8.1f} s", flush=True)
 
 
