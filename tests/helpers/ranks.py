@@ -220,4 +220,3 @@ def compute(out: Path) -> None:
     found["taught"]["0"] = taught(settings(zero=0), "hidden")
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
-
