@@ -131,15 +131,13 @@ class ConvLayer(Layer):
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        project, unit = product(side_by_side(norm, [self.input.weight]), rows), Unit(norm)
-        out, biases = residual(self.out.weight, rows), (self.input.bias, self.out.bias)
+        project, unit = product(side_by_side(norm, [self.input.weight]), rows, self.input.bias), Unit(norm)
+        mix, out = self.conv.stepper(), residual(self.out.weight, rows, self.out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, ConvState]:
             held, x = ConvState(*state), x[:, 0]
-            given = project(unit(x))
-            b, c, u = self._split(given if biases[0] is None else given + biases[0])
-            y = self.conv.step(b * u, held.inputs).mul_(c).to(x.dtype)
-            return out(x if biases[1] is None else x + biases[1], y)[:, None], held
+            b, c, u = self._split(project(unit(x)))
+            return out(x, mix(b * u, held.inputs).mul_(c).to(x.dtype))[:, None], held
 
         return run
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ from hybridkit_blocks.ops.convolution import (
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
-from hybridkit_blocks.ops.ssd import step_, tiles
+from hybridkit_blocks.ops.ssd import decay, step_, tiles
 
 A_RANGE = 1.0, 16.0  # initial decay rates, uniform
 DT_RANGE, DT_FLOOR = (1e-3, 0.1), 1e-4  # initial step sizes, uniform in the logarithm
@@ -239,43 +238,41 @@ class Mamba2Layer(Layer):
         conv, S = state or self.block.init_state(self.dims, len(x), 0, device=x.device, dtype=x.dtype)
         z, mixed, dt = self._project(x)
         mixed, conv = self.conv(mixed, conv, document_starts)
-        y, S = ssd_kernels.scan(mixed, *self._decay(dt), self.D, S, document_starts)
+        y, S = ssd_kernels.scan(mixed, *self._decay()(dt), self.D, S, document_starts)
         return self.out_proj(self.norm(y.flatten(-2), z)).to(x.dtype), Mamba2State(conv, S)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Mamba2State]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         memory = Mamba2State(*state)
-        return self.out_proj(self._advance(memory, *self._project(x[:, 0]))).to(x.dtype)[:, None], memory
+        h = self._token()(memory, *self._project(x[:, 0])) * self.norm.after
+        return self.out_proj(h.to(x.dtype)).to(x.dtype)[:, None], memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         weight, bias = self._in()
-        project, unit = product(side_by_side(norm, [weight]), rows), Unit(norm)
-        weight, end = self.out_proj.weight, self.out_proj.bias
-        out = residual(weight, rows)
+        project, unit, token = product(side_by_side(norm, [weight]), rows, bias), Unit(norm), self._token()
+        out = residual(self.out_proj.weight * self.norm.after, rows, self.out_proj.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x, memory = x[:, 0], Mamba2State(*state)
-            projected = project(unit(x))
-            h = self._advance(memory, *(projected if bias is None else projected + bias).split(self._cuts, -1))
-            y = out(x, h.to(x.dtype))
-            return (y if end is None else y + end)[:, None], memory
+            h = token(memory, *project(unit(x)).split_with_sizes(self._cuts, -1))
+            return out(x, h.to(x.dtype))[:, None], memory
 
         return run
 
-    def _advance(self, memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
-        """One token of in_proj's outputs (B, .) to out_proj's inputs (B, I); the memory is moved on in place."""
-        mixed = self.conv.step(mixed, memory.conv).to(memory.S.dtype)
-        y = step_(mixed, *self._decay(dt), self.D, memory.S)
-        return self.norm(y.flatten(-2).to(z.dtype), z)
+    def _token(self) -> Callable[[Mamba2State, Tensor, Tensor, Tensor], Tensor]:
+        """One token of in_proj's outputs (B, .) to (B, I), but for `norm.after`; the memory is moved on in place."""
+        mix, gated, skip = self.conv.stepper(), self.norm.stepper(), self.D.to(wide(self.D.dtype))
+        decayed = self._decay()
 
-    def _decay(self, dt: Tensor) -> tuple[Tensor, Tensor]:
-        """The step sizes dt and log a (., H), in fp32 at least, from what in_proj gives."""
-        kind = wide(dt.dtype)
-        dt = F.softplus(dt.to(kind) + self.dt_bias)
-        if self.block.dt_min or self.block.dt_max is not None:
-            dt = dt.clamp(self.block.dt_min, self.block.dt_max)
-        return dt, dt * -self.A_log.to(kind).exp()
+        def run(memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
+            y = step_(mix(mixed, memory.conv), *decayed(dt), skip, memory.S)
+            return gated(y.flatten(-2), z)
+
+        return run
+
+    def _decay(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        return decay(self.A_log, self.dt_bias, self.block.dt_min, self.block.dt_max)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """z (., I), the convolution's input (., I + 2 G N) and dt (., H): a product each, so that none is a copy."""

@@ -32,6 +32,7 @@ from hybridkit.block import (
     Layer,
     Linear,
     State,
+    StepFunction,
     product_flops,
     small_init_,
     wang_init_,
@@ -39,6 +40,7 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.attention import PAIRS, documents_of
+from hybridkit_blocks.ops.cpu import latent_step
 from hybridkit_blocks.ops.rope import rotate
 from hybridkit_blocks.ops.rope_options import RopeOptions
 from hybridkit_blocks.ops.scores import Scores, probabilities
@@ -223,6 +225,12 @@ class Latent(Layer):
         y = self._absorbed(q[:, 0], latent[:, 0], turned[:, 0], state)
         after = kv_cache.append_(state, latent.transpose(1, 2), turned.transpose(1, 2))
         return self.out(y.flatten(1)[:, None]).to(x.dtype), after
+
+    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        size, down, rope = self.size, getattr(self, "q_down", None), getattr(self, "rope", None)
+        sizes, scale = (size.heads, size.head, size.rope), self._scores.scale or 1
+        own = (down, self.q_norm, self.q, self.down, self.norm, rope, self.rotary, self.expand, self.out)
+        return latent_step.latent_decoder(latent_step.Parts(norm, *own, sizes, scale), rows)
 
     def _absorbed(self, q: Tensor, latent: Tensor, turned: Tensor, state: kv_cache.KV) -> Tensor:
         """One token's q (B, H, E + R), latent (B, 1, C), rotated part (B, 1, R) over the cache: (B, H, V)."""

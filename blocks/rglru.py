@@ -39,7 +39,7 @@ from hybridkit_blocks.ops.convolution import (
     convolution_state,
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
-from hybridkit_blocks.ops.gated_recurrence import Gates, recurrence
+from hybridkit_blocks.ops.gated_recurrence import rates, recurrence
 from hybridkit_blocks.ops.precision import wide
 
 RADII = 0.9, 0.999  # the range of the initial a at r = 1/8, exp(-softplus(decay)), whose square is uniform
@@ -183,30 +183,41 @@ class RglruLayer(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, RglruState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = RglruState(*state), x[:, 0]
-        h = self._advance(self.linear_x(x), held).to(x.dtype)
+        h = self._token()(self.linear_x(x), held).to(x.dtype)
         y = self.linear_out(h * F.gelu(self.linear_y(x), approximate="tanh"))
         return y.to(x.dtype)[:, None], held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        unit, out = Unit(norm), residual(self.linear_out.weight, rows)
-        project = product(side_by_side(norm, [self.linear_x.weight, self.linear_y.weight]), rows)
-        bias, end = torch.cat([self.linear_x.bias, self.linear_y.bias]), self.linear_out.bias
+        unit, token, bias = Unit(norm), self._token(), torch.cat([self.linear_x.bias, self.linear_y.bias])
+        project = product(side_by_side(norm, [self.linear_x.weight, self.linear_y.weight]), rows, bias)
+        out = residual(self.linear_out.weight, rows, self.linear_out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, RglruState]:
             held, x = RglruState(*state), x[:, 0]
-            u, y = (project(unit(x)) + bias).chunk(2, -1)
-            h = self._advance(u, held).to(x.dtype)
-            return (out(x, h * F.gelu(y, approximate="tanh")) + end)[:, None], held
+            u, y = project(unit(x)).chunk(2, -1)
+            return out(x, F.gelu(y, approximate="tanh") * token(u, held).to(x.dtype))[:, None], held
 
         return run
 
-    def _advance(self, u: Tensor, held: RglruState) -> Tensor:
-        """One token: linear_x(x) (B, W) to h (B, W); the state is moved on in place."""
-        u, kind = self.conv.step(u, held.conv).unflatten(-1, (self.heads, -1))[:, None], held.h.dtype
-        gates = Gates.of(self.igate(u), self.rgate(u), self.decay, held.begun == 0, kind)
-        held.h.mul_(gates.a[:, 0].flatten(1)).add_((gates.root * gates.i * u).flatten(1))
-        held.begun.fill_(1)
-        return held.h
+    def _token(self) -> Callable[[Tensor, RglruState], Tensor]:
+        """A function of one token from linear_x(x) (B, W) to h (B, W); the state is moved on in place."""
+        mix, kind, heads = self.conv.stepper(), wide(self.decay.dtype), self.heads
+        maps = self.igate, self.rgate
+        weight = torch.cat([part.weight for part in maps], -1).to(kind)  # (H, w, 2 w)
+        bias = torch.cat([part.bias.view(heads, 1, -1) for part in maps], -1).to(kind)
+        rate = rates(self.decay, kind).view(heads, 1, -1)
+
+        def run(u: Tensor, held: RglruState) -> Tensor:
+            u, h = (t.view(len(t), heads, -1).transpose(0, 1) for t in (mix(u, held.conv), held.h))  # (H, B, w)
+            i, r = torch.baddbmm(bias, u, weight).sigmoid_().chunk(2, -1)
+            log_a = r * rate
+            h.mul_(log_a.exp())
+            root = log_a.mul_(2).expm1_().neg_().sqrt_()
+            h.addcmul_(torch.maximum(root, 1 - held.begun, out=root).mul_(i), u)
+            held.begun.fill_(1)
+            return held.h
+
+        return run
 
 
 def _begins(batch: int, device: torch.device, begun: Tensor | None, document_starts: Tensor | None) -> Tensor:

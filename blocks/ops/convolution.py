@@ -73,13 +73,17 @@ class Convolution(nn.Module):
     def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
         """`step` with the weights laid out for many tokens; what it returns is at least fp32."""
         kind = torch.promote_types(self.weight.dtype, torch.float32)
-        taps, bias, apply = self.weight.T.to(kind).contiguous(), self.bias, self.activation.apply
+        *taps, own = self.weight.T.to(kind).contiguous().unbind()
+        bias = torch.zeros_like(own) if self.bias is None else self.bias
+        silu = self.activation is SILU
 
         def run(x: Tensor, state: Tensor) -> Tensor:
-            window = torch.cat([state, x.unsqueeze(1)], 1)
-            state.copy_(window[:, 1:])
-            z = (window * taps).sum(1)
-            return apply(z if bias is None else z + bias)
+            z, held = torch.addcmul(bias, x, own), state.unbind(1)
+            for seen, tap in zip(held, taps, strict=True):
+                z.addcmul_(seen, tap)
+            for old, new in zip(held, (*held[1:], x), strict=False):
+                old.copy_(new)
+            return F.silu(z, inplace=True) if silu else self.activation.apply(z)
 
         return run
 

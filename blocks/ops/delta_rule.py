@@ -111,8 +111,8 @@ def recurrent_(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, sta
     """One token of R = B H rows: normalised q and k (R, 1, K), v (R, 1, V), beta (R, 1, 1), exp(g) (R, G, 1) to o
     (R, 1, V); `state` (R, K, V) is changed in place. All are of the state's type."""
     state.mul_(decay)
-    u = torch.baddbmm(v, k, state, alpha=-1).mul_(beta)
-    torch.baddbmm(state, k.mT, u, out=state)
+    u = torch.sub(v, torch.bmm(k, state)).mul_(beta)
+    state.addcmul_(k.mT, u)
     return torch.bmm(q, state)
 
 

@@ -8,7 +8,7 @@ Letters: B batch, T tokens, M = B T, I width, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class GatedNorm(nn.Module):
 
     def __init__(self, width: int, groups: int | None) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups = groups or 1
         self.weight = nn.Parameter(torch.ones(width)) if groups else None
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
@@ -44,6 +44,25 @@ class GatedNorm(nn.Module):
         kind = wide(y.dtype)
         h = (y.to(kind) * F.silu(z.to(kind))).unflatten(-1, (self.groups, -1))
         return (F.rms_norm(h, h.shape[-1:], eps=EPS).flatten(-2) * self.weight).to(y.dtype)
+
+    def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same for one token y (B, I), at least fp32, and z (B, I), but for the factors `after`."""
+        if self.weight is None:
+            return lambda y, z: F.silu(z.to(y.dtype)).mul_(y)
+        shape = self.groups, len(self.weight) // self.groups
+        kind, device = wide(self.weight.dtype), self.weight.device
+        least = torch.full((), (shape[1] * EPS) ** 0.5, dtype=kind, device=device)
+
+        def run(y: Tensor, z: Tensor) -> Tensor:
+            h = F.silu(z.to(y.dtype)).mul_(y).view(-1, *shape)
+            return h.div_(torch.linalg.vector_norm(h, dim=-1, keepdim=True).hypot_(least)).flatten(-2)
+
+        return run
+
+    @property
+    def after(self) -> Tensor | float:
+        """What the outputs of `stepper` are multiplied by (I): these factors may move into the next product."""
+        return 1.0 if self.weight is None else self.weight * (len(self.weight) / self.groups) ** 0.5
 
 
 class _InSlices(torch.autograd.Function):

@@ -15,7 +15,7 @@ Letters: B batch, T tokens, H heads, P width of a head, G groups, N width of a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import ssd_span as span
 from hybridkit_blocks.ops.operators import operator
-from hybridkit_blocks.ops.precision import no_autocast
+from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most
 SPAN_ELEMENTS = 2**19  # elements of a work tensor at most
@@ -46,6 +46,22 @@ def ssd(
     return y, after
 
 
+def decay(
+    A_log: Tensor, dt_bias: Tensor, lowest: float, highest: float | None
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function from dt before the softplus (., H) to step sizes within bounds, and log a; both fp32 at least."""
+    kind = wide(A_log.dtype)
+    rate = A_log.to(kind).exp().neg()
+
+    def run(dt: Tensor) -> tuple[Tensor, Tensor]:
+        dt = F.softplus(dt.to(kind) + dt_bias)
+        if lowest or highest is not None:
+            dt = dt.clamp(lowest, highest)
+        return dt, dt * rate
+
+    return run
+
+
 def step_(
     mixed: Tensor,  # (B, H P + 2 G N)
     dt: Tensor,  # (B, H)
@@ -60,8 +76,8 @@ def step_(
     x, rows = x.view(batch, heads, width), state.view(batch * groups, -1, keys)
     state.mul_(log_a.exp()[..., None, None])
     given = (x * dt[..., None]).view(*rows.shape[:2], 1)
-    torch.baddbmm(rows, given, b.reshape(batch * groups, 1, keys), out=rows)
-    y = torch.bmm(rows, c.reshape(batch * groups, keys, 1))
+    rows.addcmul_(given, b.reshape(batch * groups, 1, keys))
+    y = torch.bmm(c.reshape(batch * groups, 1, keys), rows.mT)  # S C^T would be nine times slower for many rows
     return y.view(x.shape).addcmul_(x, skip.to(x.dtype)[:, None])
 
 

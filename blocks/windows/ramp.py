@@ -2,6 +2,7 @@
 
 Before fraction `begin` of the run the window is `first`, from `end` on it is `last`. In between, at the share u of the
 way, it is first (last / first)^u, rounded to whole tokens: even steps of the logarithm, as between 128, 256 and 512.
+In place of one of them, `all` is the length of a row on the way there, and no limit at that end.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,6 @@ class Ramp(Window):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if ALL in (self.first, self.last):
-            raise ValueError(f"a ramp needs two numbers, not {ALL}: give the length of a training sequence")
         if self.begin >= self.end:
             raise ValueError(f"a ramp ends after it begins: {self.begin:g} is not below {self.end:g}")
         return self
@@ -33,19 +32,40 @@ class Ramp(Window):
         if not step.training:
             return self.largest
         way = min(1.0, max(0.0, (step.progress - self.begin) / (self.end - self.begin)))
-        return round(self.first * (self.last / self.first) ** way)
+        if way in (0, 1):
+            return self.last if way else self.first
+        first, last = self._ends(step.sequence)
+        return round(first * (last / first) ** way)
 
     @property
     def largest(self) -> int:
         return max(self.first, self.last)
 
     def probabilities(self) -> Mapping[int, float]:
+        return self._shares(None)
+
+    @property
+    def needs_sequence(self) -> bool:
+        return self.first != self.last and ALL in (self.first, self.last)
+
+    def shares(self, sequence: int) -> Mapping[int, float]:
+        return self._shares(sequence)
+
+    def _shares(self, sequence: int | None) -> Mapping[int, float]:
         if self.first == self.last:
             return {self.first: 1.0}
-        low, high = sorted((self.first, self.last))
+        low, high = sorted(self._ends(sequence))
         ramp, whole = self.end - self.begin, log(high / low)
         edges = [low, *(window + 0.5 for window in range(low, high)), high]  # a window is what rounds to it
         shares = {low + place: ramp * log(edges[place + 1] / edges[place]) / whole for place in range(high - low + 1)}
-        shares[self.first] += self.begin
-        shares[self.last] += 1 - self.end
+        for window, share in ((self.first, self.begin), (self.last, 1 - self.end)):
+            shares[window] = shares.get(window, 0.0) + share
         return shares
+
+    def _ends(self, sequence: int | None) -> tuple[int, int]:
+        """Both windows as numbers. A row is at least as long as the other window, and one token longer."""
+        ends = self.first, self.last
+        if ALL in ends and sequence is None:
+            raise ValueError("a ramp up to `all` needs the length of a training sequence")
+        first, last = (max(sequence or 1, min(ends) + 1) if end == ALL else end for end in ends)
+        return first, last

@@ -1,9 +1,10 @@
 """Windows drawn uniformly from low, low + step, ... high, for every batch.
 
-A summary of arXiv 2509.24552 describes its draw so; the paper itself draws one of the two ends (`stoch`).
+A summary of arXiv 2509.24552 describes its draw so; the paper itself draws one of the two ends (`stoch`). With `all` as
+the largest, those below the length of a row, and no limit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,27 +25,45 @@ class Uniform(Window):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.high == ALL:
-            raise ValueError(f"uniform needs two numbers, not {ALL}: give the length of a training sequence")
         if self.low > self.high:
             raise ValueError(f"the smaller window comes first: uniform({self.high},{self.low})")
-        if len(self._windows) > MAX_WINDOWS:
-            raise ValueError(f"{len(self._windows)} windows are more than {MAX_WINDOWS}: choose a larger step")
+        if self.high != ALL:
+            self._windows(None)
         return self
 
-    @property
-    def _windows(self) -> range:
-        return range(self.low, self.high + 1, self.step)
+    def _windows(self, sequence: int | None) -> Sequence[int]:
+        """All windows that are drawn, the largest last. Raises ValueError for too many."""
+        if self.high != ALL:
+            windows = range(self.low, self.high + 1, self.step)
+        elif sequence is None:
+            raise ValueError("a draw up to `all` needs the length of a training sequence")
+        else:
+            windows = range(self.low, sequence, self.step)
+        if len(windows) > MAX_WINDOWS:
+            raise ValueError(f"{len(windows)} windows are more than {MAX_WINDOWS}: choose a larger step")
+        return windows if self.high != ALL else [*windows, ALL]
 
     def __call__(self, step: TrainStep, index: int) -> int:
         if not step.training or step.step >= self.until * step.total_steps:
             return self.largest
-        return self._windows[int(step.uniform(index if self.scope == "layer" else None) * len(self._windows))]
+        windows = self._windows(step.sequence)
+        return windows[int(step.uniform(index if self.scope == "layer" else None) * len(windows))]
 
     @property
     def largest(self) -> int:
-        return self._windows[-1]
+        return self.high if self.high == ALL else self._windows(None)[-1]
 
     def probabilities(self) -> Mapping[int, float]:
-        share = self.until / len(self._windows)
-        return {**dict.fromkeys(self._windows, share), self.largest: share + 1 - self.until}
+        return self._shares(None)
+
+    @property
+    def needs_sequence(self) -> bool:
+        return self.high == ALL
+
+    def shares(self, sequence: int) -> Mapping[int, float]:
+        return self._shares(sequence)
+
+    def _shares(self, sequence: int | None) -> Mapping[int, float]:
+        windows = self._windows(sequence)
+        share = self.until / len(windows)
+        return {**dict.fromkeys(windows, share), self.largest: share + 1 - self.until}

@@ -25,13 +25,13 @@ def convert_model(
     recipe has a section `convert` (docs/convert.md). `evaluate`: measure after every stage, into `run`/evaluations.
     Returns the run of the last stage. Raises UserError where model, recipe and folder do not fit.
     """
-    from hybridkit.convert.conversion import convert as start
-    from hybridkit.convert.measure import measuring
+    from hybridkit.convert.conversion import run_conversion as start
+    from hybridkit.convert.measure import Measuring
     from hybridkit.report.progress import reporter
     from hybridkit.training.reporter import Silent
 
     source = str(model.path if isinstance(model, TrainedRun) else model)
     folder, loaded = run_folder(recipe, run), read(recipe, overrides or {})
-    measure = measuring(lambda what, done, total: None) if evaluate else None
+    measure = Measuring(lambda what, done, total: None) if evaluate else None
     start(source, loaded, folder, resume=resume, reporter=Silent if quiet else reporter, measure=measure)
     return TrainedRun(folder)

@@ -70,7 +70,7 @@ def train(
     from hybridkit.report.run_summary import RunSummary
     from hybridkit.training.launch.launch import check_launch
     from hybridkit.training.reporter import Silent
-    from hybridkit.training.trainer import train as start
+    from hybridkit.training.trainer import run_training as start
 
     folder = run_folder(recipe, run)
     loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)

@@ -32,6 +32,7 @@ class TrainStep:
     step: int
     total_steps: int
     training: bool = True
+    sequence: int | None = None  # tokens of a row, for policies whose windows grow up to `all`
 
     @property
     def progress(self) -> float:
@@ -64,6 +65,18 @@ class Window(Spec, ABC):
     @abstractmethod
     def probabilities(self) -> Mapping[int, float]:
         """The share of all training steps that has each window; the shares add up to 1."""
+
+    @property
+    def needs_sequence(self) -> bool:
+        """Whether its windows depend on the length of a row, as those between a number and `all` do."""
+        return False
+
+    def shares(self, sequence: int) -> Mapping[int, float]:
+        """`probabilities` in rows of so many tokens, which a policy that needs their length gives here alone.
+
+        Raises ValueError where such rows do not suit it.
+        """
+        return self.probabilities()
 
     def __str__(self) -> str:
         return super().__str__().replace(str(ALL), "all")

@@ -29,6 +29,7 @@ def convert(
         typer.Option(min=1, max=1 << 20, help="Processes to start on this machine, for engines that run in several."),
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Measure the teacher, and the student after every stage.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what each stage would take, and do nothing.")] = False,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
@@ -41,6 +42,8 @@ def convert(
     loaded = load_recipe(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
     if loaded.recipe.convert is None:
         raise UserError(f"{recipe}: has no section `convert`, such as convert: {{preset: radlads}}")
+    if dry_run:
+        return _estimate(model, loaded, ranks or 1, as_json)
     if folder.is_dir() and not resume and (folder / "conversion.json").is_file():
         raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
     launch.begin(loaded.recipe, ranks, None, loaded.registry)
@@ -50,9 +53,24 @@ def convert(
         _report(folder, as_json)
 
 
+def _estimate(model: str, loaded: Loaded, ranks: int, as_json: bool) -> None:
+    from tempfile import TemporaryDirectory
+
+    from hybridkit.convert.estimate import estimate_conversion
+
+    with TemporaryDirectory() as scratch:
+        found = estimate_conversion(model, loaded, ranks, Path(scratch))
+    if as_json:
+        say(format_json(found))
+        return
+    from hybridkit.report.dry_run import print_stages
+
+    print_stages(found)
+
+
 def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, quiet: bool) -> None:
-    from hybridkit.convert.conversion import convert as start
-    from hybridkit.convert.measure import measuring
+    from hybridkit.convert.conversion import run_conversion as start
+    from hybridkit.convert.measure import Measuring
     from hybridkit.report.mapping import print_choice, print_mapping
     from hybridkit.report.progress import reporter, watching
     from hybridkit.training.reporter import Silent
@@ -64,7 +82,7 @@ def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: b
             folder,
             resume=resume,
             reporter=Silent if quiet else reporter,
-            measure=measuring(watch) if evaluate else None,
+            measure=Measuring(watch) if evaluate else None,
             mapped=(lambda layers, plan: None) if quiet else print_mapping,
             told=(lambda choice: None) if quiet else print_choice,
         )

@@ -13,7 +13,7 @@ from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:
-    from hybridkit.report.run_page import Sample
+    from hybridkit.report.run_page import Continuation
 
 TOKENS = 120  # of a sample
 
@@ -75,7 +75,7 @@ def _runs(runs: list[Path], file: Path, prompts: list[str]) -> Path:
     return write_run_page(runs, file, _samples(runs, prompts) if prompts else [])
 
 
-def _samples(runs: list[Path], prompts: list[str]) -> list[Sample]:
+def _samples(runs: list[Path], prompts: list[str]) -> list[Continuation]:
     """How each run goes on with each prompt; the seed is always the same."""
     from hybridkit.inference.sampling import Sampling
     from hybridkit.inference.streaming import Writer

@@ -52,7 +52,7 @@ def train(
         from hybridkit.report.run_summary import RunSummary
         from hybridkit.training import ranks as launched
         from hybridkit.training.reporter import Silent
-        from hybridkit.training.trainer import train as start
+        from hybridkit.training.trainer import run_training as start
 
         told = reporter() if rank == 0 else Silent()
         summary = RunSummary(loaded, launched.count(), told.message)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from hybridkit.convert.keep import Choice, Measure, auto_count, choose_kept, kept_pattern, mixer_entries
+from hybridkit.convert.keep import Choice, RecallMeasure, auto_count, choose_kept, kept_pattern, mixer_entries
 from hybridkit.convert.mapping import map_weights
 from hybridkit.convert.measures import task_measure, text_measure
 from hybridkit.convert.teacher import TeacherRun
@@ -51,7 +51,7 @@ def check_auto(keep: str, teacher: Plan, new: Sequence[int], stages: Sequence[St
         raise UserError(f"convert.keep: {keep}: needs a first stage with loss: hidden, and another after it")
 
 
-def chosen(folder: Path) -> list[int] | None:
+def chosen_mixers(folder: Path) -> list[int] | None:
     """The mixers that a conversion has chosen; None where it has not yet."""
     file = folder / CHOICE
     if not file.is_file():
@@ -65,7 +65,9 @@ def with_kept(loaded: Loaded, teacher: Plan, mixers: Sequence[int]) -> Loaded:
     return loaded._replace(recipe=loaded.recipe.model_copy(update={"pattern": pattern}), source=None)
 
 
-def choose(loaded: Loaded, teacher: TeacherRun, aligned: Run, kept: Run, folder: Path, reporter: Reporter) -> Choice:
+def choose_and_write(
+    loaded: Loaded, teacher: TeacherRun, aligned: Run, kept: Run, folder: Path, reporter: Reporter
+) -> Choice:
     """Choose, and write the run `kept` and the table."""
     recipe = loaded.recipe
     assert recipe.convert and isinstance(recipe.convert.keep, str)
@@ -92,7 +94,7 @@ def choose(loaded: Loaded, teacher: TeacherRun, aligned: Run, kept: Run, folder:
     return choice
 
 
-def _measure(loaded: Loaded) -> Measure:
+def _measure(loaded: Loaded) -> RecallMeasure:
     """Recall and loss on the recipe's held-out data."""
     data = loaded.recipe.data
     together = max(1, 4096 // data.sequence)

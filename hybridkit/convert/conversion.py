@@ -17,17 +17,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from hybridkit.convert.auto import CHOICE, choose, chosen, is_auto, with_kept
-from hybridkit.convert.keep import Choice, kept_mixers
+from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_auto
+from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer, map_weights
-from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage, planned
-from hybridkit.convert.teacher import TeacherRun, open_teacher, with_tokens
-from hybridkit.data.open import open_feed
+from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
+from hybridkit.convert.refusals import check_section, check_stage, refuse_begun, refuse_other
+from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage
+from hybridkit.convert.teacher import TeacherRun, open_teacher
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.hub.importing import whole_folder, write_run
 from hybridkit.model.loading import plan as compile_recipe
@@ -42,47 +43,24 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.strict_json import format_json
 from hybridkit.training.engines.local.engine import initial_model
-from hybridkit.training.launch.launch import check_launch
 from hybridkit.training.ranks import Place, place
-from hybridkit.training.refusals import changes_of
 from hybridkit.training.reporter import Reporter
-from hybridkit.training.state import load_train_state
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
-RECORD = "conversion.json"
 POLL = 0.2  # seconds
 TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}
 
 
-class Conversion(NamedTuple):
-    """What is to be done, checked."""
+class Measure(Protocol):
+    """Gives what is to be kept of a model, under its name."""
 
-    folder: Path
-    teacher: TeacherRun
-    loaded: Loaded  # the student's recipe, with the teacher's tokens
-    stages: list[PlannedStage]
+    def check(self, conversion: Conversion) -> None:
+        """Raises UserError, before anything is trained, for a question that suits neither teacher nor student."""
 
-    @property
-    def record(self) -> Path:
-        """The file that says what is converted."""
-        return self.folder / RECORD
-
-    @property
-    def keep(self) -> Sequence[int] | str | None:
-        """What the recipe says of mixers that are kept."""
-        assert self.loaded.recipe.convert
-        return self.loaded.recipe.convert.keep
-
-    @property
-    def mapped(self) -> Run:
-        """The student before the first stage."""
-        return Run(self.folder / STAGES / MAPPED)
+    def __call__(self, conversion: Conversion, run: Run, name: str) -> Mapping[str, Any]: ...
 
 
-Measure = Callable[[Conversion, Run, str], Mapping[str, Any]]  # what is to be kept of a model, under its name
-
-
-def convert(
+def run_conversion(
     source: str,
     loaded: Loaded,
     folder: Path,
@@ -104,9 +82,12 @@ def convert(
     lead = (place(os.environ) or Place(0, 1)).rank == 0
     with ExitStack() as stack:
         if lead:
-            _refuse_begun(folder, resume)
+            refuse_begun(folder, resume)
             stack.enter_context(_held(folder))
             conversion = open_conversion(source, loaded, folder)
+            if measure:
+                measure.check(conversion)
+            _tell_damaged(conversion.teacher, reporter)
             mapped(*_prepare(conversion))
         else:
             _wait(folder / RECORD)
@@ -126,74 +107,18 @@ def convert(
 
 def open_conversion(source: str, loaded: Loaded, folder: Path) -> Conversion:
     """Check everything that can be checked before training. Raises UserError."""
-    recipe = loaded.recipe
-    if not recipe.convert:
-        raise UserError(f"{loaded.path}: has no section `convert`, such as convert: {{preset: radlads}}")
-    if recipe.train.from_:
-        raise UserError("train.from: a conversion begins with its teacher's weights; leave it out")
-    teacher = open_teacher(source, folder / "teacher")
-    student = with_tokens(loaded, teacher)
-    keep = recipe.convert.keep
-    if keep is not None and not is_auto(keep):
-        student = with_kept(student, teacher.plan, kept_mixers(keep, teacher.plan))
-    stages = planned(student, teacher.plan, folder)
-    conversion = Conversion(folder, teacher, student, stages)
-    for stage in stages:
-        _check(stage)
-    if conversion.record.is_file():
-        _refuse_other(conversion)
+    check_section(loaded)
+    conversion = plan_conversion(open_teacher(source, folder / "teacher"), loaded, folder)
+    refuse_other(conversion)
+    for stage in conversion.stages:
+        check_stage(stage)
     return conversion
 
 
-def _check(stage: PlannedStage) -> None:
-    """Raises UserError where a stage cannot be trained here, or not go on."""
-    ranks = (place(os.environ) or Place(0, 1)).ranks
-    try:
-        check_launch(stage.loaded.recipe, ranks, stage.loaded.registry)
-        open_feed(stage.loaded.recipe.data, stage.loaded.recipe.train, registry=stage.loaded.registry)
-        for probe in probes_of(stage.loaded):
-            probe.check(stage.plan)
-        if stage.run.recipe_file.is_file():
-            vocab = stage.plan.dims.vocab
-            own = stage.loaded.recipe
-            sized = own.model_copy(
-                update={"model": own.model.model_copy(update={"vocab": vocab}), "rules": CURRENT_RULES}
-            )
-            changes_of(stage.run, sized, stage.loaded.registry)
-    except UserError as error:
-        raise type(error)(f"convert.stages.{stage.place}: {error}") from error
-
-
-def _refuse_begun(folder: Path, resume: bool) -> None:
-    begun = (folder / RECORD).is_file()
-    if begun and not resume:
-        raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
-    if not begun and Run(folder).begun:
-        raise UserError(f"{folder} holds a run that is no conversion; name another folder with --run")
-
-
-def _refuse_other(conversion: Conversion) -> None:
-    """Raises UserError where the folder holds a conversion of another teacher, or with other stages."""
-    said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
-    if said["teacher"]["sha256"] != teacher.sha256:
-        raise UserError(
-            f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
-            f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
-        )
-    now = [dict(stage.said()) for stage in conversion.stages]
-    if said["stages"] != now:
-        old, new = (", ".join(one["name"] for one in stages) for stages in (said["stages"], now))
-        raise UserError(
-            f"{conversion.folder} was begun with other stages ({old}; now {new}): only their steps and rates may change"
-            " on --resume; name another folder with --run"
-        )
-    begun = [stage.run.recipe_file.is_file() for stage in conversion.stages]
-    for stage, later in zip(conversion.stages, begun[1:], strict=False):
-        if later and not _done(stage):
-            raise UserError(
-                f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
-                f" with its weights; set the steps as they were, or name another folder with --run"
-            )
+def _tell_damaged(teacher: TeacherRun, reporter: Callable[[], Reporter]) -> None:
+    if names := ", ".join(teacher.damaged):
+        said = f"the teacher is that of step {teacher.step}, since newer checkpoints are damaged: {names}"
+        reporter().message(f"{teacher.run.path}: {said}")
 
 
 def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
@@ -212,8 +137,7 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
             write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data)
     record = {
         "teacher": {"run": str(teacher.run.path), "step": teacher.step, "sha256": teacher.sha256},
-        "pattern": plan.pattern,
-        "stages": [dict(stage.said()) for stage in conversion.stages],
+        **conversion.said(),
         "layers": [layer._asdict() for layer in layers],
     }
     write_whole(conversion.record, json.dumps(record, indent=1).encode())
@@ -221,31 +145,24 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
 
 
 def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> None:
-    if _done(stage):
+    if stage.done:
         return
-    reporter.message(
-        f"stage {stage.name}: {stage.loaded.recipe.train.steps:,} steps, training {TRAINED[stage.stage.trains]}"
-    )
+    steps = stage.loaded.recipe.train.steps
+    said = f"{steps:,} step{'s' * (steps != 1)}, training {TRAINED[stage.stage.trains]}"
+    reporter.message(f"stage {stage.name}: {said}")
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
-    train(stage.loaded, stage.run.path, resume=True, reporter=reporter, callbacks=callbacks, objective=objective)
+    own, begun = stage.run.path, stage.run.begun
+    run_training(stage.loaded, own, resume=begun, reporter=reporter, callbacks=callbacks, objective=objective)
 
 
 def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callable[[Choice], None]) -> None:
     """Under `keep: auto`, after the first stage, on rank 0."""
     folder = conversion.folder
-    if lead and chosen(folder) is None:
+    if lead and chosen_mixers(folder) is None:
         aligned, kept = conversion.stages[0].run, Run(folder / STAGES / KEPT)
-        told(choose(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
+        told(choose_and_write(conversion.loaded, conversion.teacher, aligned, kept, folder, reporter))
     _wait(folder / CHOICE)
-
-
-def _done(stage: PlannedStage) -> bool:
-    """Whether the run of a stage has made its last step."""
-    found = stage.run.newest().checkpoint
-    if found is None:
-        return False
-    return found.step >= stage.loaded.recipe.train.steps or load_train_state(found).stopped is not None
 
 
 def _in_turn(conversion: Conversion, lead: bool, measure: Measure | None) -> Callable[[Run, str], None]:

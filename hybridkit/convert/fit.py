@@ -11,7 +11,7 @@ from hybridkit.model.residual import own_norms, placement
 from hybridkit.system.errors import UserError
 
 _SAME = {  # of a ModelConfig, and as a recipe says them
-    "vocab": "model.vocab, or the teacher's tokenizer",
+    "vocab": "model.vocab",
     "width": "model.width",
     "tie": "model.tie",
     "row_scale": "model.embedding_scale",

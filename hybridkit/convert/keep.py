@@ -29,22 +29,22 @@ from hybridkit.system.errors import UserError
 EPS = 0.01  # nats: what a loss of a language model is measured to
 
 
-class Measured(NamedTuple):
+class RecallAndLoss(NamedTuple):
     """What a model can do: the share of things that it recalls, and nats a token of held-out text."""
 
     recall: float
     loss: float
 
 
-Measure = Callable[[Model], Measured]
+RecallMeasure = Callable[[Model], RecallAndLoss]
 
 
-class Candidate(NamedTuple):
+class KeepCandidate(NamedTuple):
     """A mixer that might be kept, and the teacher without it."""
 
     mixer: int
     entry: int
-    without: Measured
+    without: RecallAndLoss
     score: float
     kept: bool
 
@@ -52,8 +52,8 @@ class Candidate(NamedTuple):
 class Choice(NamedTuple):
     """The table of `keep: auto N`."""
 
-    teacher: Measured
-    candidates: Sequence[Candidate]
+    teacher: RecallAndLoss
+    candidates: Sequence[KeepCandidate]
 
     @property
     def kept(self) -> list[int]:
@@ -126,7 +126,11 @@ def _as_teacher(teacher: Plan, student: Plan, index: int) -> Entry:
 
 
 def choose_kept(
-    teacher: Model, student: Model, count: int, measure: Measure, told: Callable[[int, Measured], object] | None = None
+    teacher: Model,
+    student: Model,
+    count: int,
+    measure: RecallMeasure,
+    told: Callable[[int, RecallAndLoss], object] | None = None,
 ) -> Choice:
     """Score every mixer in which the two differ, and keep the `count` with the highest scores, the first of equal ones.
 
@@ -147,11 +151,12 @@ def choose_kept(
     scores = [_score(whole, without) for _, _, without in found]
     best = sorted(range(len(found)), key=lambda at: -scores[at])[:count]
     return Choice(
-        whole, [Candidate(*one, score, at in best) for at, (one, score) in enumerate(zip(found, scores, strict=True))]
+        whole,
+        [KeepCandidate(*one, score, at in best) for at, (one, score) in enumerate(zip(found, scores, strict=True))],
     )
 
 
-def _score(whole: Measured, without: Measured) -> float:
+def _score(whole: RecallAndLoss, without: RecallAndLoss) -> float:
     return max(0.0, whole.recall - without.recall) / (max(0.0, without.loss - whole.loss) + EPS)
 
 

@@ -6,7 +6,7 @@ All are asked about the held-out text of the student's recipe, in rows of its se
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.convert.conversion import Conversion
+from hybridkit.convert.planned import Conversion
 from hybridkit.convert.stages import MAPPED
 from hybridkit.cost.flops import CostSettings, total_state_bytes
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
@@ -24,47 +24,66 @@ from hybridkit.evaluation.task_names import task_names
 from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.model import Model
+from hybridkit.recipe.convert import Evaluation
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
 from hybridkit.system.timing import seconds
 
 REPEAT = 3  # times that decoding is timed, of which the median counts
 CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 
-def measuring(watch: EvalProgress) -> Callable[[Conversion, Run, str], dict[str, Any]]:
-    """What `conversion.convert` calls for every model; `watch` is told how far it is."""
-    return lambda conversion, run, name: measure(conversion, run, name, watch)
+class Measuring:
+    """What `run_conversion` asks of every model; `watch` is told how far it is."""
+
+    def __init__(self, watch: EvalProgress) -> None:
+        self._watch = watch
+
+    def check(self, conversion: Conversion) -> None:
+        """Raises UserError for questions that do not suit teacher and student."""
+        asked, plan = _asked(conversion), conversion.stages[-1].plan
+        if asked.windows and not plan.has_windows:
+            raise UserError(f"convert.evaluate.windows: no block of {plan.pattern} has a window; leave it out")
+        try:
+            self._evaluator(conversion, conversion.teacher.run, "teacher")
+        except UserError as error:
+            raise UserError(f"convert.evaluate: {str(error).removeprefix('--')}") from error
+
+    def __call__(self, conversion: Conversion, run: Run, name: str) -> dict[str, Any]:
+        """The figures of one model, as plain data."""
+        evaluator = self._evaluator(conversion, run, name)
+        (target,), found = evaluator.targets, evaluator.run_all().to_json()
+        contexts = [factor * conversion.loaded.recipe.data.sequence for factor in CONTEXTS]
+        sizes = {str(n): total_state_bytes(target.plan, CostSettings(n)) for n in contexts}
+        return {"name": name, "run": target.name, "state_bytes": sizes, **_speed(conversion, target, name), **found}
+
+    def _evaluator(self, conversion: Conversion, run: Run, name: str) -> Evaluator:
+        recipe, asked = conversion.loaded.recipe, _asked(conversion)
+        step = conversion.teacher.step if name == "teacher" else None
+        target = open_eval_target(run.path, checkpoint=step)
+        target = replace(target, recipe=target.recipe.model_copy(update={"data": recipe.data}))
+        windows: Sequence[int | None] = asked.windows if asked.windows and target.plan.has_windows else [None]
+        request = EvalRequest(
+            context=asked.context, tasks=task_names(asked.needles or ()), lengths=tuple(asked.lengths or ()),
+            windows=tuple(windows), samples=asked.samples, scoring=asked.score, gaps=tuple(asked.recall or ()),
+            device=recipe.train.device,
+        )  # fmt: skip
+        return Evaluator([target], request, self._watch)
 
 
-def measure(conversion: Conversion, run: Run, name: str, watch: EvalProgress) -> dict[str, Any]:
-    """The figures of one model, as plain data. Raises UserError for questions that do not suit it."""
-    recipe = conversion.loaded.recipe
-    assert recipe.convert
-    asked = recipe.convert.evaluate
-    step = conversion.teacher.step if name == "teacher" else None
-    target = open_eval_target(run.path, checkpoint=step)
-    target = replace(target, recipe=target.recipe.model_copy(update={"data": recipe.data}))
-    windows: Sequence[int | None] = asked.windows if asked.windows and target.plan.has_windows else [None]
-    request = EvalRequest(
-        context=asked.context, tasks=task_names(asked.needles or ()), lengths=tuple(asked.lengths or ()),
-        windows=tuple(windows), samples=asked.samples, scoring=asked.score, gaps=tuple(asked.recall or ()),
-        device=recipe.train.device,
-    )  # fmt: skip
-    found = Evaluator([target], request, watch).run_all().to_json()
-    contexts = [factor * recipe.data.sequence for factor in CONTEXTS]
-    sizes = {str(n): total_state_bytes(target.plan, CostSettings(n)) for n in contexts}
-    return {"name": name, "run": target.name, "state_bytes": sizes, **_speed(conversion, target, name), **found}
+def _asked(conversion: Conversion) -> Evaluation:
+    assert conversion.loaded.recipe.convert
+    return conversion.loaded.recipe.convert.evaluate
 
 
 def _speed(conversion: Conversion, target: EvalTarget, name: str) -> dict[str, Any]:
     """Tokens that are decoded in a second after one training sequence, of the student and of the teacher: in turns, so
     that a busy machine slows both. Only after the last stage: the stages before it decode alike."""
     recipe = conversion.loaded.recipe
-    assert recipe.convert
     if name in ("teacher", MAPPED) or target.run.path != conversion.stages[-1].run.path:
         return {}
     teacher = open_eval_target(conversion.teacher.run.path, checkpoint=conversion.teacher.step)
-    tokens, length = recipe.convert.evaluate.decode, recipe.data.sequence
+    tokens, length = _asked(conversion).decode, recipe.data.sequence
     with target.model(recipe.train.device) as student, teacher.model(recipe.train.device) as other:
         times: dict[str, list[float]] = {"decode_tokens_per_second": [], "teacher_decode_tokens_per_second": []}
         for turn in range(REPEAT + 1):  # the first warms up

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hybridkit.convert.keep import Measure, Measured
+from hybridkit.convert.keep import RecallAndLoss, RecallMeasure
 from hybridkit.data.feed import IGNORED, Batch
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.perplexity import perplexity
@@ -21,24 +21,26 @@ from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 
 
-def text_measure(batches: Sequence[Batch], reading: ReadOptions) -> Measure:
+def text_measure(batches: Sequence[Batch], reading: ReadOptions) -> RecallMeasure:
     """Loss on the batches, and recall of a list of the tokens of each of their rows."""
     repeats = [repeated(batch.tokens) for batch in batches]
     asked = sum(int((batch.targets != IGNORED).sum()) for batch in repeats)
 
-    def measure(model: Model) -> Measured:
+    def measure(model: Model) -> RecallAndLoss:
         hits = sum(int(score_tokens(model, batch, reading).right.sum()) for batch in repeats)
-        return Measured(hits / max(1, asked), _loss(model, batches, reading))
+        return RecallAndLoss(hits / max(1, asked), _loss(model, batches, reading))
 
     return measure
 
 
-def task_measure(task: RecallTask, gap: int, samples: int, batches: Sequence[Batch], reading: ReadOptions) -> Measure:
+def task_measure(
+    task: RecallTask, gap: int, samples: int, batches: Sequence[Batch], reading: ReadOptions
+) -> RecallMeasure:
     """Loss on the batches, and recall over a gap of so many tokens, in `samples` sequences that are always the same."""
 
-    def measure(model: Model) -> Measured:
+    def measure(model: Model) -> RecallAndLoss:
         hits = far(model, task, gap, samples, 0, reading)
-        return Measured(sum(hits) / len(hits), _loss(model, batches, reading))
+        return RecallAndLoss(sum(hits) / len(hits), _loss(model, batches, reading))
 
     return measure
 

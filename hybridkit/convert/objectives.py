@@ -51,6 +51,11 @@ class Teacher:
                 parameter.data = own[name]
                 self.shared += parameter.numel() * parameter.element_size()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its weights beside the student's."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters()) - self.shared
+
 
 class _Taught(Objective):
     """With a teacher."""
@@ -63,6 +68,10 @@ class _Taught(Objective):
 
     def begin(self, model: Model) -> None:
         self.teacher.place(model, self._frozen)
+
+    @property
+    def held_bytes(self) -> int:
+        return self.teacher.held_bytes
 
     def entries(self) -> Mapping[str, str]:
         return {"objective": self._name, "teacher": self.teacher.sha256}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
-from hybridkit.convert.auto import check_auto, chosen, is_auto, with_kept
+from hybridkit.convert.auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.fit import check_fit, same_entry
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
@@ -30,6 +30,7 @@ from hybridkit.system.errors import UserError
 from hybridkit.system.pydantic_errors import first_error
 from hybridkit.training.freeze import frozen
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
+from hybridkit.training.state import load_train_state
 
 STAGES = "stages"  # the folder of a conversion that holds the runs of all stages but the last
 MAPPED = "0-mapped"
@@ -48,6 +49,14 @@ class PlannedStage(NamedTuple):
     plan: Plan
     new: Sequence[int]  # entries in which the student differs from the teacher
 
+    @property
+    def done(self) -> bool:
+        """Whether its run has made its last step."""
+        found = self.run.newest().checkpoint
+        if found is None:
+            return False
+        return found.step >= self.loaded.recipe.train.steps or load_train_state(found).stopped is not None
+
     def said(self) -> Mapping[str, Any]:
         """What must be the same when a conversion is resumed, beside what its own run checks."""
         stage = self.stage
@@ -56,10 +65,15 @@ class PlannedStage(NamedTuple):
             "window": stage.window,
         }  # fmt: skip
 
+    @property
+    def needs_no_teacher(self) -> bool:
+        """Whether it minimizes cross-entropy alone."""
+        return self.stage.losses.keys() == {"ce"}
+
     def objective(self, teacher: TeacherRun) -> Objective:
-        """What it minimizes. Of cross-entropy alone the teacher is not needed."""
+        """What it minimizes."""
         losses, train = self.stage.losses, self.loaded.recipe.train
-        if losses.keys() == {"ce"}:
+        if self.needs_no_teacher:
             return CROSS_ENTROPY
         taught = Teacher(teacher.plan, teacher.sha256, teacher.load)
         fixed = sorted(frozen(self.plan, train.freeze, train.steps - 1, train.steps))  # also in the last step
@@ -79,7 +93,7 @@ def planned(loaded: Loaded, teacher: Plan, folder: Path) -> list[PlannedStage]:
     assert loaded.recipe.convert
     stages = loaded.recipe.convert.all_stages
     student, new = _student(loaded, teacher)
-    keep, kept = loaded.recipe.convert.keep, chosen(folder)
+    keep, kept = loaded.recipe.convert.keep, chosen_mixers(folder)
     if is_auto(keep):
         check_auto(str(keep), teacher, new, [stage for _, stage in stages])
     found, origin = list[PlannedStage](), folder / STAGES / MAPPED

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
-from hybridkit.hub.importing import import_folder
+from hybridkit.hub.importing import describe_folder, import_folder
 from hybridkit.hub.repository import local_folder
 from hybridkit.model.loading import load_model
 from hybridkit.model.loading import plan as compile_recipe
@@ -15,7 +15,7 @@ from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.manifest import WEIGHTS
-from hybridkit.runs.run import Run, Which
+from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
 
@@ -28,13 +28,14 @@ class TeacherRun(NamedTuple):
     plan: Plan
     tokenizer: Tokenizer
     data: str  # digest of what it was trained on
+    damaged: tuple[str, ...] = ()  # checkpoints of the run that are newer and cannot be used
 
     def load(self) -> Model:
         """The model, on the CPU, without gradients."""
         return load_model(self.run.path, self.step)
 
 
-def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRun:
+def open_teacher(source: str, copy: Path) -> TeacherRun:
     """The teacher that `source` names: a run folder, or a folder of transformers, which is imported as the run `copy`.
 
     Raises UserError where it is neither, or holds no valid checkpoint.
@@ -44,11 +45,29 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
         run = Run(copy)
         if not run.begun:
             import_folder(local_folder(source), copy)
+    found, manifest = run.chosen()
+    damaged = tuple(one.folder.name for one in run.checkpoints() if one.step > found.step)
+    return _teacher(run)._replace(
+        step=found.step, sha256=manifest.files[WEIGHTS].sha256, data=manifest.data, damaged=damaged
+    )
+
+
+def describe_teacher(source: str, scratch: Path) -> TeacherRun:
+    """The same without weights: `load` is not to be called. Recipe and tokenizer of a folder of transformers are
+    written to the folder `scratch`. Raises UserError as `open_teacher` does, but for what weights alone tell."""
+    run = Run(source)
+    if not run.begun:
+        run = Run(scratch)
+        describe_folder(local_folder(source), run)
+    return _teacher(run)
+
+
+def _teacher(run: Run) -> TeacherRun:
+    """What recipe and tokenizer of a run say."""
     loaded = run.recipe
-    found, manifest = run.chosen(checkpoint)
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     plan = compile_recipe(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
-    return TeacherRun(run, found.step, manifest.files[WEIGHTS].sha256, plan, tokenizer, manifest.data)
+    return TeacherRun(run, 0, "", plan, tokenizer, "")
 
 
 def with_tokens(loaded: Loaded, teacher: TeacherRun) -> Loaded:

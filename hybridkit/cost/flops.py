@@ -5,7 +5,7 @@ parameters are elements. Matrix products and attention pairs count; norms, non-l
 embedding's look-up do not. Plug-in blocks need no change here: each block answers for itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, padded_width, window_limit, window_of
+from hybridkit.block import Block, Count, Dims, Entry, GivenWindow, Window, padded_width, window_limit, window_of
 from hybridkit.model.plan import Plan, layer_parameters
 from hybridkit.model.residual import num_norms
+from hybridkit.system.errors import UserError
 
 TRAINING = 3  # a backward pass has twice the products of forward: for the inputs' gradient and for the weights'
 
@@ -213,9 +214,17 @@ def _expected(block: Block, dims: Dims, settings: CostSettings) -> Fraction:
     if policy is None or settings.window is not None:
         window = window_limit(policy, settings.window)
         return Fraction(_flops(block, dims, settings.context, window, settings.count))
-    shares = policy.probabilities().items()
+    shares = window_shares(policy, settings.context).items()
     asked = (Fraction(share) * _flops(block, dims, settings.context, w, settings.count) for w, share in shares)
     return sum(asked, Fraction())
+
+
+def window_shares(policy: Window, sequence: int) -> Mapping[int, float]:
+    """The shares of a policy's windows in rows of so many tokens. Raises UserError where these do not suit it."""
+    try:
+        return policy.shares(sequence)
+    except ValueError as error:
+        raise UserError(f"{policy}, in sequences of {sequence:,} tokens: {error}") from error
 
 
 def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSettings) -> Fraction:

@@ -70,6 +70,12 @@ def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
     return PersistentMemory(weights, weights, 2 * weights)
 
 
+def weight_sizes(plan: Plan) -> dict[str, int]:
+    """The elements of a model's weights by name, a tied head's left out; nothing is allocated."""
+    with torch.device("meta"), Uninitialized():
+        return {name: weight.numel() for name, weight in Model(plan).named_parameters()}
+
+
 def activations(plan: Plan, training: Training, settings: CostSettings) -> Activations:
     """Of `micro_batch` sequences of `settings.context` tokens, at `settings.window` or else the largest windows."""
     bare = Plan((), (), replace(plan.config, vocab=1, tie=False, embedding_scale=None))

@@ -134,7 +134,7 @@ def _in_batches(
     return [found[place] for place in range(len(items))]
 
 
-def evaluate(
+def run_harness(
     model: Model,
     tasks: Sequence[str],
     reading: ReadOptions,

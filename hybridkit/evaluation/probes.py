@@ -30,7 +30,7 @@ from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.probe import NEAR, Probe, needle_metric, recall_metric
 from hybridkit.system.errors import UserError
-from hybridkit.training.callback import Callback, Line, Start
+from hybridkit.training.callback import Callback, Line, TrainingStart
 
 SEED = 42
 ROW_TOKENS = 8192  # read together
@@ -96,7 +96,7 @@ class Probes(Callback):
         self._seconds += time.perf_counter() - begin
         return found
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         self._seconds, self._began = 0.0, time.perf_counter()
 
     def summary(self) -> str:

@@ -242,11 +242,11 @@ class _RunAtWindow:
         self.result.cells.append(cell)
 
     def _harness(self) -> None:
-        from hybridkit.evaluation.harness import evaluate
+        from hybridkit.evaluation.harness import run_harness
 
         request = self.request
         self._watch(f"harness: {', '.join(request.harness)}", 0, 1)
-        found = evaluate(
+        found = run_harness(
             self.model,
             request.harness,
             self.reading,

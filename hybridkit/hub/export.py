@@ -52,7 +52,7 @@ def export_run(
         REGISTRY.get(FAMILY, format)  # says what is known, and what is near
     model = load_model(run, checkpoint, average)
     source = Run(run, checkpoint)
-    family, reasons = choose(model.plan, format)
+    family, reasons = choose_family(model.plan, format)
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         part.mkdir(parents=True)
@@ -66,7 +66,7 @@ def export_run(
     return Exported(sorted(path for path in folder.rglob("*") if path.is_file()), family.name(), reasons)
 
 
-def choose(plan: Plan, format: str = HF) -> tuple[Family, dict[str, str]]:
+def choose_family(plan: Plan, format: str = HF) -> tuple[Family, dict[str, str]]:
     """The family of a format, checked, and why those before it cannot say the plan. Raises UserError."""
     families: list[Family] = [REGISTRY.get(FAMILY, name)() for name in REGISTRY.names(FAMILY)]
     preferred = sorted((one for one in families if one.preference is not None), key=lambda one: one.preference or 0)

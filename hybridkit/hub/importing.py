@@ -33,6 +33,7 @@ from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stam
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.files import FILES
+from hybridkit.system.folders import kind
 from hybridkit.system.pydantic_errors import first_error
 
 ENGINE = "import"  # what the manifest names in place of an engine
@@ -53,12 +54,7 @@ def import_folder(folder: Path, run: Path) -> Imported:
     """Make the run. Raises UserError where the run exists or the folder holds no checkpoint that our blocks equal."""
     if os.path.lexists(run):
         raise UserError(f"{run} exists; name a new folder with --run")
-    origin, config = folder / "config.json", _config(folder)
-    family = _family(config, origin)
-    recipe, plan = _described(family, config, origin)
-    tokenizer = read_tokenizer(folder, plan.dims.vocab)
-    named = "bytes" if tokenizer.digest == "bytes" else str((run / SAVED).resolve())
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
+    family, recipe, plan, tokenizer = _read(folder, run)
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
     with whole_folder(run) as part:
@@ -66,7 +62,30 @@ def import_folder(folder: Path, run: Path) -> Imported:
     return Imported(run, family.name(), plan.pattern, len(weights))
 
 
+def describe_folder(folder: Path, run: Run) -> None:
+    """Recipe and tokenizer that `import_folder` would give, in an existing folder; no weights are read or written.
+
+    Raises UserError where config or tokenizer are none that our blocks equal.
+    """
+    _, recipe, _, tokenizer = _read(folder, run.path)
+    run.recipe_file.write_text(dump(recipe), encoding="utf-8")
+    tokenizer.save(run.path)
+
+
+def _read(folder: Path, run: Path) -> tuple[Family, Recipe, Plan, Tokenizer]:
+    """What config.json and the tokenizer's files say, for a run that is to lie in the folder `run`."""
+    origin, config = folder / "config.json", _config(folder)
+    family = _family(config, origin)
+    recipe, plan = _described(family, config, origin)
+    tokenizer = read_tokenizer(folder, plan.dims.vocab)
+    named = "bytes" if tokenizer.digest == "bytes" else str((run / SAVED).resolve())
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
+    return family, recipe, plan, tokenizer
+
+
 def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: {kind(folder)} without config.json: neither a run nor a checkpoint of transformers")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: should be an object")

@@ -11,7 +11,7 @@ from torch import Tensor
 from hybridkit.block import Block
 from hybridkit.hub.family import CannotSay
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rules import Convert, Rule
+from hybridkit.hub.rules import Rule, TensorFunction
 from hybridkit.hub.transformers_class import TransformersClass
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -23,8 +23,8 @@ class Joined(NamedTuple):
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    to_ours: Convert
-    to_theirs: Convert
+    to_ours: TensorFunction
+    to_theirs: TensorFunction
 
 
 class Part(NamedTuple):

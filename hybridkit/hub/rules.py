@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Convert = Callable[[list[Tensor]], list[Tensor]]  # tensors in the order of names; views and copies, no arithmetic
+# Takes tensors in the order of names, and gives views and copies of them: no arithmetic.
+TensorFunction = Callable[[list[Tensor]], list[Tensor]]
 
 
 def same(tensors: list[Tensor]) -> list[Tensor]:
@@ -20,8 +21,8 @@ class Rule(NamedTuple):
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    to_ours: Convert = same
-    to_theirs: Convert = same
+    to_ours: TensorFunction = same
+    to_theirs: TensorFunction = same
 
 
 def rename(pairs: Iterable[tuple[str, str]]) -> list[Rule]:

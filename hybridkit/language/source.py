@@ -14,7 +14,7 @@ Span = tuple[int, int]  # offsets in the pattern's text: the first character, an
 _SHOWN = 100  # characters of a source line that a message shows
 
 
-class Line(NamedTuple):
+class SourceLine(NamedTuple):
     """One line of a pattern's text: its number in the file and the column it begins in (both from 1), and all of it."""
 
     number: int
@@ -31,14 +31,14 @@ class PatternSource:
     """
 
     file: str | None
-    lines: tuple[Line, ...]
+    lines: tuple[SourceLine, ...]
 
     @classmethod
     def inline(cls, text: str) -> PatternSource:
         """The source of a text that stands in no file: a Python string, an override on the command line."""
-        return cls(None, tuple(Line(number, 1, raw) for number, raw in enumerate(text.split("\n"), start=1)))
+        return cls(None, tuple(SourceLine(number, 1, raw) for number, raw in enumerate(text.split("\n"), start=1)))
 
-    def locate(self, text: str, offset: int) -> tuple[Line, int]:
+    def locate(self, text: str, offset: int) -> tuple[SourceLine, int]:
         """The line on which `offset` of the pattern's text stands, and its column there, from 1."""
         line = self.lines[text.count("\n", 0, offset)]
         return line, line.column + offset - (text.rfind("\n", 0, offset) + 1)
@@ -47,7 +47,7 @@ class PatternSource:
 class PatternError(UserError):
     """A mistake in a pattern: file, line and column, what is wrong, the source line, and a caret under the place."""
 
-    def __init__(self, file: str | None, line: Line, column: int, length: int, message: str) -> None:
+    def __init__(self, file: str | None, line: SourceLine, column: int, length: int, message: str) -> None:
         self.file, self.line, self.column = file, line.number, column
         super().__init__(f"{file or 'pattern'}:{line.number}:{column}: {message}\n{_drawn(line.raw, column, length)}")
 

@@ -1,7 +1,7 @@
 """What a model is beside its pattern: the `model:` section of a recipe, or the keywords of `hybridkit.build`.
 
-A new option is a field of `hybridkit.recipe.schema.Model` and one of the same name here; a plan holds the config, and
-the code where the option acts reads it there.
+A new option is a field of `hybridkit.recipe.schema.ModelOptions` and one of the same name here; a plan holds the
+config, and the code where the option acts reads it there.
 """
 
 from __future__ import annotations

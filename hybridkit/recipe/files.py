@@ -22,7 +22,7 @@ from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import check_names
 from hybridkit.language.source import PatternSource
 from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
-from hybridkit.recipe.schema import Data, Leaf, Model, Recipe, Train, leaves
+from hybridkit.recipe.schema import Data, Leaf, ModelOptions, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
     Document,
     KeyPath,
@@ -36,7 +36,7 @@ from hybridkit.recipe.yaml_reader import (
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import nearest
 
-__all__ = ["Data", "Loaded", "Model", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
+__all__ = ["Data", "Loaded", "ModelOptions", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
 __all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped", "sort_words"]
 
 KnownNames = Callable[[Path, Set[str]], Registry]  # a recipe's file and the names in it to what it may name

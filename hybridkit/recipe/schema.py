@@ -28,8 +28,8 @@ from hybridkit.recipe.train import Train
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.pydantic_errors import first_error
 
-__all__ = ["FIXED", "MOST", "Data", "Leaf", "Misfit", "Model", "Recipe", "Scalar", "Section", "Share", "Size", "Switch"]
-__all__ += ["Train", "leaves", "read_size"]
+__all__ = ["FIXED", "MOST", "Data", "Leaf", "Misfit", "ModelOptions", "Recipe", "Scalar", "Section", "Share", "Size"]
+__all__ += ["Switch", "Train", "leaves", "read_size"]
 
 
 def _known_rules(version: int) -> int:
@@ -44,7 +44,7 @@ def _with_block(ffn: dict[str, Any]) -> dict[str, Any]:
     return {"block": "ffn", **ffn}
 
 
-class Model(Section):
+class ModelOptions(Section):
     """Sizes of the model around the pattern."""
 
     width: int = Field(default=256, ge=1, le=1 << 20, description="Width of the residual stream.")
@@ -88,7 +88,7 @@ class Model(Section):
     )
 
 
-class MixturePart(Section):
+class MixtureSource(Section):
     """A source of a mixture: its weight against the others, and its name in metrics, which is the source's own text
     where none is given."""
 
@@ -97,7 +97,7 @@ class MixturePart(Section):
     name: str | None = Field(default=None, min_length=1)
 
 
-def _source(said: Any) -> str | list[MixturePart]:
+def _source(said: Any) -> str | list[MixtureSource]:
     if isinstance(said, str) and said:
         return said
     if not isinstance(said, list) or not said:
@@ -105,7 +105,7 @@ def _source(said: Any) -> str | list[MixturePart]:
     parts = []
     for number, one in enumerate(said):
         try:
-            parts.append(MixturePart.model_validate({"source": one} if isinstance(one, str) else one))
+            parts.append(MixtureSource.model_validate({"source": one} if isinstance(one, str) else one))
         except ValidationError as error:
             raise ValueError(f"part {number}: {first_error(error)}") from None
     if not any(part.weight for part in parts):
@@ -129,7 +129,7 @@ def _validation(said: Any) -> float | str | dict[str, str]:
 class Data(Section):
     """What is trained on."""
 
-    source: Annotated[str | list[MixturePart], BeforeValidator(_source)] = Field(
+    source: Annotated[str | list[MixtureSource], BeforeValidator(_source)] = Field(
         default="stdlib",
         description="`stdlib` (the interpreter's own library), a file, a folder or a glob; or a mixture: "
         "`[{source: ..., weight: .7}, ...]`.",
@@ -164,7 +164,7 @@ class Recipe(Section):
     """A model, its data and its training. `vocab: null` is for the data to fill in."""
 
     pattern: str = Field(json_schema_extra=FIXED, description="The stack of layers (docs/pattern.md).")
-    model: Model = Field(default=Model(), json_schema_extra=FIXED, description="Sizes.")
+    model: ModelOptions = Field(default=ModelOptions(), json_schema_extra=FIXED, description="Sizes.")
     data: Data = Field(default=Data(), json_schema_extra=FIXED, description="Text.")
     train: Train = Field(default_factory=Train, description="Optimization.")
     convert: Convert | None = Field(

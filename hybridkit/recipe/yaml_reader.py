@@ -21,7 +21,7 @@ from yaml import events as e
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
-from hybridkit.language.source import Line, PatternSource
+from hybridkit.language.source import PatternSource, SourceLine
 from hybridkit.recipe.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import advice, kind
@@ -267,14 +267,14 @@ class _Builder:
         origin, number, _ = self.place(index)
         stretches = self.events.stretches[index]
         if not stretches:
-            return PatternSource(origin, tuple(Line(number or 1, 1, line) for line in text.split("\n")))
+            return PatternSource(origin, tuple(SourceLine(number or 1, 1, line) for line in text.split("\n")))
         return PatternSource(origin, tuple(self.line(begin) for begin, _ in stretches))
 
-    def line(self, begin: int) -> Line:
+    def line(self, begin: int) -> SourceLine:
         """The line of the file on which `begin` stands, as that of a pattern which begins there."""
         _, number, column = self.place(begin)
         end = self.text.find("\n", begin)
-        return Line(number or 1, column or 1, self.text[begin - (column or 1) + 1 : end if end >= 0 else None])
+        return SourceLine(number or 1, column or 1, self.text[begin - (column or 1) + 1 : end if end >= 0 else None])
 
 
 def _text(event: e.ScalarEvent, index: int) -> str:

@@ -16,7 +16,7 @@ from hybridkit.report import figure
 from hybridkit.report.eval import markdown_pages
 from hybridkit.report.eval_parts import result_parts
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.page import Section, about, html_page, write_files
+from hybridkit.report.page import PageSection, about, html_page, write_files
 from hybridkit.report.plot_style import DPI
 from hybridkit.system.errors import Failure
 from hybridkit.system.strict_json import format_json
@@ -76,7 +76,7 @@ def _before(folder: Path) -> list[EvalResult]:
 def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[tuple[str, Figure]]]) -> str:
     """The HTML document: for each evaluation, newest first, its pictures and their names, its tables, its notes."""
     sections = [
-        Section("Results" if place == 1 else f"Earlier, {place - 1}", list(result_parts(result, place, pictures)))
+        PageSection("Results" if place == 1 else f"Earlier, {place - 1}", list(result_parts(result, place, pictures)))
         for place, (result, pictures) in enumerate(zip(history, drawn, strict=True), start=1)
     ]
     return html_page(f"Evaluation of {', '.join(history[0].trained)}", [about()], sections)

@@ -75,7 +75,7 @@ def _drawn(table: TextTable) -> Table:
     return drawn
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """A part of a page: its title, and its elements, escaped already. One without elements is left out."""
 
     title: str
@@ -109,7 +109,7 @@ def about(*said: str) -> str:
     return f"<p class=about>{' · '.join(map(in_html, lines))}<br><code>{in_html(command[:500])}</code></p>"
 
 
-def html_page(title: str, head: Sequence[str], sections: Iterable[Section]) -> str:
+def html_page(title: str, head: Sequence[str], sections: Iterable[PageSection]) -> str:
     """A whole HTML document that needs no other file: title, elements of the head, contents, sections."""
     parts = [section for section in sections if section.parts]
     links = " ".join(f'<a href="#{part.id}">{in_html(part.title)}</a>' for part in parts)

@@ -11,7 +11,7 @@ from hybridkit.report.console import Progress
 from hybridkit.report.numbers import format_loss, format_speed
 from hybridkit.report.pace import Eta, Throttle
 from hybridkit.system.terminal import is_terminal, say
-from hybridkit.training.callback import Start
+from hybridkit.training.callback import TrainingStart
 from hybridkit.training.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Lines(Reporter):
     def __init__(self) -> None:
         self._steps, self._first, self._eta = 1, 0, Eta()
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         """Say where the run begins."""
         self._steps, self._first, self._eta = start.steps, start.step, Eta(start.step)
         say(f"training in {start.run}, from step {start.step} of {start.steps}")
@@ -110,7 +110,7 @@ class Bar(Reporter):
         self._held_out: float | None = None  # the newest loss of a validation
         self._last: tuple[Mapping[str, Any], float | None] | None = None
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         """From here on the bar counts steps."""
         self._run, self._steps = str(start.run), start.steps
         known = [line["val_loss"] for line in start.lines if line.get("val_loss") is not None]

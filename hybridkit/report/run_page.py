@@ -22,7 +22,7 @@ from hybridkit.report.flops import cost_rows
 from hybridkit.report.flops_plot import draw_costs
 from hybridkit.report.markup import in_html, in_text
 from hybridkit.report.numbers import format_bytes, format_count, format_duration, format_parameters, format_tokens
-from hybridkit.report.page import Section, TextTable, about, folded, html_page, paragraph, write_files
+from hybridkit.report.page import PageSection, TextTable, about, folded, html_page, paragraph, write_files
 from hybridkit.report.picture import picture
 from hybridkit.report.pictures import stack_picture
 from hybridkit.report.probe_plot import draw_probes
@@ -30,7 +30,7 @@ from hybridkit.report.run_costs import step_flops
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, UserError
 
-Sample = tuple[str, str, str]  # the run's name, the prompt, and what followed
+Continuation = tuple[str, str, str]  # the run's name, the prompt, and what followed
 _MOST_FILES = 40
 _MOST_PICTURES = 6  # stacks that are drawn
 
@@ -53,7 +53,7 @@ class _Subject:
         return sum(map(of, self.curve.steps))
 
 
-def write_run_page(runs: Sequence[Path], file: Path, samples: Sequence[Sample] = ()) -> Path:
+def write_run_page(runs: Sequence[Path], file: Path, samples: Sequence[Continuation] = ()) -> Path:
     """Write the page; its path. Raises UserError for a folder without a run, and Failure where it cannot be written."""
     page = run_page(runs, samples)
     try:
@@ -63,7 +63,7 @@ def write_run_page(runs: Sequence[Path], file: Path, samples: Sequence[Sample] =
     return file
 
 
-def run_page(runs: Sequence[Path], samples: Sequence[Sample] = ()) -> str:
+def run_page(runs: Sequence[Path], samples: Sequence[Continuation] = ()) -> str:
     """The HTML document of runs."""
     subjects = [_subject(*pair) for pair in zip(curves_of(runs), runs, strict=True)]
     common, names = apart([str(run) for run in runs])
@@ -82,16 +82,16 @@ def _subject(curve: RunCurve, path: Path) -> _Subject:
     return _Subject(str(path), run, loaded, cost_requests(str(path), loaded)[0], curve, results)
 
 
-def _sections(subjects: Sequence[_Subject], samples: Sequence[Sample]) -> Iterator[Section]:
-    yield Section("Overview", [_facts(subjects).html()])
-    yield Section("Stack", list(_stacks(subjects)))
-    yield Section("Costs", _costs(subjects))
-    yield Section("Training", list(_training(subjects)))
-    yield Section("Probes", list(_probes(subjects)))
-    yield Section("Evaluation", list(evaluation_parts([one for subject in subjects for one in subject.results])))
-    yield Section("Generations", list(_generations(samples)))
-    yield Section("Recipes", list(_recipes(subjects)))
-    yield Section("Files", [_files(subjects).html()])
+def _sections(subjects: Sequence[_Subject], samples: Sequence[Continuation]) -> Iterator[PageSection]:
+    yield PageSection("Overview", [_facts(subjects).html()])
+    yield PageSection("Stack", list(_stacks(subjects)))
+    yield PageSection("Costs", _costs(subjects))
+    yield PageSection("Training", list(_training(subjects)))
+    yield PageSection("Probes", list(_probes(subjects)))
+    yield PageSection("Evaluation", list(evaluation_parts([one for subject in subjects for one in subject.results])))
+    yield PageSection("Generations", list(_generations(samples)))
+    yield PageSection("Recipes", list(_recipes(subjects)))
+    yield PageSection("Files", [_files(subjects).html()])
 
 
 def _names(subjects: Sequence[_Subject]) -> list[str]:
@@ -194,7 +194,7 @@ def _probes(subjects: Sequence[_Subject]) -> Iterator[str]:
         yield picture(f"probe-{name}", f"Probe {name} over training", drawing)
 
 
-def _generations(samples: Sequence[Sample]) -> Iterator[str]:
+def _generations(samples: Sequence[Continuation]) -> Iterator[str]:
     for run, prompt, text in samples:
         yield f"<h3>{in_html(run)}</h3><pre><b>{in_text(prompt)}</b>{in_text(text)}</pre>"
 

@@ -18,7 +18,7 @@ from hybridkit.report.numbers import (
     format_speed,
 )
 from hybridkit.search.objectives import LOSS_STEPS
-from hybridkit.training.callback import Callback, Line, Start
+from hybridkit.training.callback import Callback, Line, TrainingStart
 from hybridkit.training.estimate import without_activations
 
 SETTLED = 5.0  # seconds of steps after which the time of the rest is said
@@ -38,7 +38,7 @@ class RunSummary(Callback):
     def check(self, plan: Plan) -> None:
         self._plan = plan
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         self._start, self._began, self._step = start, time.monotonic(), start.step
         self._settled: tuple[int, float] | None = None  # the first step that counts for the estimate, and its time
         for line in start.lines:
@@ -47,7 +47,7 @@ class RunSummary(Callback):
         for said in _begin(without_activations(self._loaded, self._ranks, self._plan), start):
             self._tell(said)
 
-    def on_rollback(self, start: Start) -> None:
+    def on_rollback(self, start: TrainingStart) -> None:
         self._losses, self._validations, self._step = [], [], start.step
         for line in start.lines:
             self._remember(line)
@@ -115,7 +115,7 @@ class RunSummary(Callback):
         return f"; validation {format_loss(last)}{bits}{better}"
 
 
-def _begin(e: dict[str, Any], start: Start) -> Iterator[str]:
+def _begin(e: dict[str, Any], start: TrainingStart) -> Iterator[str]:
     """Lines on what is about to be trained."""
     left = start.steps - start.step
     zero = f", ZeRO {e['zero']}" if e["zero"] else ""

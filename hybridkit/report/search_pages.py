@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hybridkit.report.compare import comparison_figures, comparison_tables, scores_of
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import in_markdown
-from hybridkit.report.page import Section, TextTable, about, html_page, paragraph, write_files
+from hybridkit.report.page import PageSection, TextTable, about, html_page, paragraph, write_files
 from hybridkit.report.picture import picture
 from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
@@ -106,10 +106,10 @@ def _html(found: Results, sheets: Sequence[TextTable], drawn: Sequence[Drawn], c
     pictures = [picture(name, title, figure) for name, title, figure in drawn]
     ranked, *others = sheets or [TextTable("", [], [])]
     sections = [
-        Section("Comparison", compared),
-        Section("Results", [*pictures[:1], *([ranked.html()] if ranked.rows else [])]),
-        Section("What matters", pictures[1:]),
-        Section("Further tables", [sheet.html() for sheet in others]),
+        PageSection("Comparison", compared),
+        PageSection("Results", [*pictures[:1], *([ranked.html()] if ranked.rows else [])]),
+        PageSection("What matters", pictures[1:]),
+        PageSection("Further tables", [sheet.html() for sheet in others]),
     ]
     return html_page(f"Study {found.name}", [about(), paragraph(summarize(found))], sections)
 

@@ -12,7 +12,7 @@ from hybridkit.model.plan import Plan, entry_branches
 from hybridkit.registry.registry import Row
 from hybridkit.report.console import Console, Table, Text, Tree, styled
 from hybridkit.report.numbers import format_parameters
-from hybridkit.report.stack import Layer, Repeated, stack_tree
+from hybridkit.report.stack import Repeated, StackLayer, stack_tree
 
 _INDENT = " " * 6
 
@@ -84,7 +84,7 @@ def _grow(branch: Tree, part: Repeated) -> None:
         _grow(inner, child) if isinstance(child, Repeated) else _add(inner, child, "")
 
 
-def _add(branch: Tree, entry: Layer, times: str) -> None:
+def _add(branch: Tree, entry: StackLayer, times: str) -> None:
     below = entry.get("branches", [])
     drawn = branch.add(_counted(f"{'side by side' if below else entry['block']}{times}", entry["params"]))
     for one in below:

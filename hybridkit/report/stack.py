@@ -12,7 +12,7 @@ from typing import Any
 from hybridkit.language.parser import Call, pattern_tree
 from hybridkit.language.printer import canonical
 
-Layer = Mapping[str, Any]
+StackLayer = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Repeated:
     """Layers and groups in order, so many times."""
 
     times: int
-    parts: tuple[Layer | Repeated, ...]
+    parts: tuple[StackLayer | Repeated, ...]
 
 
-def stack_tree(layers: Sequence[Layer], text: str, mixes: Sequence[bool]) -> Repeated:
+def stack_tree(layers: Sequence[StackLayer], text: str, mixes: Sequence[bool]) -> Repeated:
     """The shortest form of a stack that takes no unit apart. `text`: the key of a layer that tells it from others."""
     units = list(_units(layers, mixes))
     names: dict[tuple[str, ...], str] = {}
@@ -32,7 +32,7 @@ def stack_tree(layers: Sequence[Layer], text: str, mixes: Sequence[bool]) -> Rep
     return _grouped(pattern_tree(canonical(said)), known)
 
 
-def _units(layers: Sequence[Layer], mixes: Sequence[bool]) -> Iterator[tuple[Layer, ...]]:
+def _units(layers: Sequence[StackLayer], mixes: Sequence[bool]) -> Iterator[tuple[StackLayer, ...]]:
     begin = 0
     for at in range(1, len(layers)):
         if mixes[at] and any(mixes[begin:at]):
@@ -41,7 +41,7 @@ def _units(layers: Sequence[Layer], mixes: Sequence[bool]) -> Iterator[tuple[Lay
     yield tuple(layers[begin:])
 
 
-def _grouped(part: Any, known: Mapping[str, Sequence[Layer]]) -> Repeated:
+def _grouped(part: Any, known: Mapping[str, Sequence[StackLayer]]) -> Repeated:
     """A part of the parsed form, the names of units replaced by their layers."""
     if isinstance(part, Call):
         return Repeated(1, tuple(known[part.name]))

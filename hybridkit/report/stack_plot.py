@@ -18,7 +18,7 @@ from hybridkit.recipe.files import run_name
 from hybridkit.report.figure import label
 from hybridkit.report.numbers import format_bytes, format_parameters, format_tokens
 from hybridkit.report.plot_style import COLORS, FAINT, GRID, INK, in_style, new_figure
-from hybridkit.report.stack import Layer, Repeated, stack_tree
+from hybridkit.report.stack import Repeated, StackLayer, stack_tree
 from hybridkit.report.window_plot import Shares, draw_policies, shares_of, size_name
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class _Drawing:
 @in_style
 def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps: int) -> Figure:
     """The picture of a plan with its `costs`, an entry of `flops --json`; `seed` and `steps` of its training."""
-    layers: list[Layer] = costs["layers"]
+    layers: list[StackLayer] = costs["layers"]
     tree = stack_tree(layers, "entry", [entry.is_mixer for entry in plan.entries])
-    shares = shares_of(plan)
+    shares = shares_of(plan, costs["context"])
     changing = [policy for policy, sizes in shares.items() if len(sizes) > 1]
     left = _LEVEL * _levels(tree) + 0.02
     tile = min(max([_TILES[0], *(sum(_widths(layer)) for layer in layers)]), _TILES[1])
@@ -102,11 +102,11 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
         costs["params"]["head"],
     )
     if changing:
-        draw_policies(parts[1], plan, {policy: shares[policy] for policy in changing}, seed, steps)
+        draw_policies(parts[1], plan, {policy: shares[policy] for policy in changing}, seed, steps, costs["context"])
     return figure
 
 
-def _blocks(layer: Layer) -> list[str]:
+def _blocks(layer: StackLayer) -> list[str]:
     return [part["block"] for part in layer.get("branches", [layer])]
 
 
@@ -120,11 +120,11 @@ def _height(part: Repeated) -> float:
     return sum(_height(child) if isinstance(child, Repeated) else _row(child) + _GAP for child in part.parts)
 
 
-def _row(layer: Layer) -> float:
+def _row(layer: StackLayer) -> float:
     return _ROW if layer["state_bytes"] else _OTHER
 
 
-def _widths(layer: Layer) -> list[float]:
+def _widths(layer: StackLayer) -> list[float]:
     """What the texts of a layer's branches need."""
     return [_LETTER * len(part["entry"]) + 0.12 + _BESIDE for part in layer.get("branches", [layer])]
 
@@ -171,7 +171,7 @@ def _bracket(drawing: _Drawing, x: float, top: float, bottom: float, text: str) 
     drawing.axes.text(x - 0.03, (top + bottom) / 2, text, fontsize=7.5, ha="right", va="center")
 
 
-def _layer(drawing: _Drawing, layer: Layer) -> None:
+def _layer(drawing: _Drawing, layer: StackLayer) -> None:
     height, parts, x = _row(layer), layer.get("branches", [layer]), drawing.left
     widths, banded = _widths(layer), [part for part in parts if part["window"] or part["sees_all"]]
     for part, share in zip(parts, widths, strict=True):
@@ -198,7 +198,7 @@ def _tile(drawing: _Drawing, x: float, wide: float, height: float, color: str, a
     drawing.write(x + wide / 2, shown, ha="center", y=drawing.y + height / 2)
 
 
-def _band(drawing: _Drawing, part: Layer, top: float, height: float, color: str) -> None:
+def _band(drawing: _Drawing, part: StackLayer, top: float, height: float, color: str) -> None:
     """Bars as wide as the windows, the more often the darker; to the edge for what sees everything."""
     sizes = drawing.shares.get(part["window"] or "", {})
     for size, share in sorted((sizes or {drawing.widest: 1.0}).items(), reverse=True):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hybridkit.block import ALL, TrainStep
+from hybridkit.cost.flops import window_shares
 from hybridkit.report.figure import label
 from hybridkit.report.numbers import format_tokens
 from hybridkit.report.plot_style import COLORS, counts
@@ -19,9 +20,9 @@ Shares = Mapping[int, float]  # of the steps that have each window
 _MOST = 400  # steps that are drawn
 
 
-def shares_of(plan: Plan) -> dict[str, Shares]:
-    """The shares of every policy in a plan, by the policy as patterns say it."""
-    return {str(policy): dict(policy.probabilities()) for policy in plan.policies if policy}
+def shares_of(plan: Plan, sequence: int) -> dict[str, Shares]:
+    """The shares of every policy in a plan, in rows of so many tokens, by the policy as patterns say it."""
+    return {str(policy): dict(window_shares(policy, sequence)) for policy in plan.policies if policy}
 
 
 def size_name(size: int) -> str:
@@ -29,14 +30,17 @@ def size_name(size: int) -> str:
     return "all" if size == ALL else format_tokens(size)
 
 
-def draw_policies(figure: SubFigure, plan: Plan, shares: Mapping[str, Shares], seed: int, steps: int) -> None:
+def draw_policies(
+    figure: SubFigure, plan: Plan, shares: Mapping[str, Shares], seed: int, steps: int, sequence: int
+) -> None:
     """A panel for each policy: a dot for each of some steps, and the share of every window at the right."""
     panels = figure.subplots(len(shares), 1, sharex=True, squeeze=False)
     places = sorted({round(at * (steps - 1) / (_MOST - 1)) for at in range(_MOST)})
     for place, (axes, (name, sizes)) in enumerate(zip(panels.flat, shares.items(), strict=True)):
         index = next(at for at, policy in enumerate(plan.policies) if str(policy) == name)
         top = 4 * max((size for size in sizes if size != ALL), default=1)  # where `all` is drawn
-        drawn = [min(plan.windows(TrainStep(seed, step, steps))[index] or 1, top) for step in places]
+        at = (TrainStep(seed, step, steps, sequence=sequence) for step in places)
+        drawn = [min(plan.windows(step)[index] or 1, top) for step in at]
         axes.plot(places, drawn, "|", color=COLORS[place % len(COLORS)], markersize=7, markeredgewidth=1.1)
         few = sorted(sizes) if len(sizes) < 5 else [min(sizes), max(sizes)]
         axes.set_yscale("log", base=2)

@@ -33,7 +33,7 @@ from hybridkit.system.files import write_whole
 from hybridkit.system.links import refuse_links
 from hybridkit.system.terminal import say
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 LOG = "log.txt"
 EXIT_CANNOT_WRITE = 74  # exit code of a worker whose disk is full or gone (EX_IOERR)
@@ -102,7 +102,7 @@ def _is_disk_error(error: BaseException | None) -> bool:
 def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     run = job.run(seed)
     recipe = job.recipes[seed]
-    train(recipe, run.path, resume=True, reporter=Silent(), callbacks=probes_of(recipe))
+    run_training(recipe, run.path, resume=True, reporter=Silent(), callbacks=probes_of(recipe))
     found: dict[str, Any] = dict(run_metrics(run))
     if job.questions:
         answers = (_evaluate(run, job, question) for question in job.questions)

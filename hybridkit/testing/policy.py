@@ -21,10 +21,14 @@ CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "HOSTNAME", "CUDA_VISIBLE_DEVICES")
 
 
+SEQUENCE = 100  # tokens of a row, for policies that need them
+
+
 def check_window(window: Window, total_steps: int = 1000) -> None:
     """A policy is pure, gives each window in the share of steps that it states, and `largest` outside training."""
     _shares(window, total_steps)
-    steps = [TrainStep(seed, step, total_steps) for seed in range(SEEDS) for step in range(total_steps)]
+    seeds = range(SEEDS)
+    steps = [TrainStep(seed, step, total_steps, sequence=SEQUENCE) for seed in seeds for step in range(total_steps)]
     drawn = [window(step, 0) for step in steps]
     _pure(window, steps, drawn)
     for begin in range(0, len(drawn), total_steps):
@@ -39,8 +43,10 @@ def check_window(window: Window, total_steps: int = 1000) -> None:
 
 
 def _shares(window: Window, total_steps: int) -> None:
-    shares = window.probabilities()
-    assert shares == window.probabilities(), f"{window} says other shares when asked again"
+    shares = window.shares(SEQUENCE)
+    assert shares == window.shares(SEQUENCE), f"{window} says other shares when asked again"
+    if not window.needs_sequence:
+        assert shares == window.probabilities() == window.shares(1), f"the shares of {window} depend on a row's length"
     assert abs(sum(shares.values()) - 1) < 1e-9, f"the shares of {window} do not add up to 1"
     assert all(type(value) is int and value >= 1 for value in shares), f"{window}: a window is a whole number from 1 on"
     assert all(share >= 0 for share in shares.values()), f"{window} has a negative share"
@@ -50,7 +56,7 @@ def _shares(window: Window, total_steps: int) -> None:
         said = f"p belongs to the short window: {window} gives it a share of {shares[min(shares)]}"
         assert abs(shares[min(shares)] - p * until) < 1e-9, said
     for steps in (1, 2, 7):
-        for step in (TrainStep(seed, step, steps) for seed in range(SEEDS) for step in range(steps)):
+        for step in (TrainStep(seed, step, steps, sequence=SEQUENCE) for seed in range(SEEDS) for step in range(steps)):
             assert window(step, 0) in shares, f"{window} leaves the windows of its shares, at {step}"
 
 
@@ -71,7 +77,7 @@ def _pure(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int]) -> N
 
 
 def _kept(window: Window, drawn: Sequence[int], total_steps: int, where: str) -> None:
-    shares = window.probabilities()
+    shares = window.shares(SEQUENCE)
     assert set(drawn) <= set(shares), f"{window} leaves the windows of its shares: {set(drawn) - set(shares)}"
     for value, share in shares.items():
         # Five standard deviations, and one step's rounding of a boundary at each of two ends.

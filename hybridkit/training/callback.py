@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Line = Mapping[str, Any]  # of metrics.jsonl
 
 
-class Start(NamedTuple):
+class TrainingStart(NamedTuple):
     """Where training begins or goes on."""
 
     run: Path  # its folder
@@ -27,10 +27,10 @@ class Start(NamedTuple):
 class Callback:
     """Is told what happens, on rank 0. A subclass overrides what it wants to know; nothing here does anything."""
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         """Training begins, or goes on with a run."""
 
-    def on_rollback(self, start: Start) -> None:
+    def on_rollback(self, start: TrainingStart) -> None:
         """A spike led back to an earlier step: the lines after it are gone."""
 
     def on_step(self, line: Line, bits_per_byte: float | None) -> None:

@@ -1,10 +1,12 @@
 """torch.compile, a layer at a time: equal layers share a graph, and every window of a policy gets its own, once.
 
 torch compiles a function once for every integer, at most 8 times; the limit is raised to what the policies need. A
-policy of more than `MANY` windows passes its window as a tensor that the mask reads: one graph for all.
+policy of more than `MANY` windows, or whose windows depend on the length of a row, passes its window as a tensor that
+the mask reads: one graph for all.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -40,11 +42,17 @@ def compile_layers(model: Model, backend: Callable[..., Any] | None = None) -> N
 def for_graphs(plan: Plan, windows: Sequence[GivenWindow]) -> list[GivenWindow | Tensor]:
     """The windows as compiled layers take them."""
     return [
-        torch.tensor(window) if policy and len(policy.probabilities()) > MANY else window
+        torch.tensor(window) if policy and _windows(policy) > MANY else window
         for policy, window in zip(plan.policies, windows, strict=True)
     ]
 
 
 def _graphs(policy: Window | None) -> int:
-    windows = len(policy.probabilities()) if policy else 1
+    windows = _windows(policy) if policy else 1
     return windows if windows <= MANY else 1
+
+
+@lru_cache(1 << 8)
+def _windows(policy: Window) -> int:
+    """How many windows a policy has; more than `MANY` where that depends on the length of a row."""
+    return MANY + 1 if policy.needs_sequence else len(policy.probabilities())

@@ -21,20 +21,29 @@ def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
     """
     plan, recipe = compile_recipe(loaded), loaded.recipe
     found, engine = without_activations(loaded, ranks, plan), engine_of(recipe.train, loaded.registry)
-    kept = activations(plan, _training(found, recipe), CostSettings(recipe.data.sequence))
-    memory = {**found["memory"], "activations": kept.peak(recipe.train.recompute) // engine.sequence_ranks}
+    kept = activation_bytes(plan, found, recipe) // engine.sequence_ranks
+    memory = {**found["memory"], "activations": kept}
     return {**found, "memory": {**memory, "total": sum(memory.values())}}
 
 
-def without_activations(loaded: Loaded, ranks: int, plan: Plan) -> dict[str, Any]:
-    """The estimate but for the activations, for which every kind of layer is run once on tensors without data."""
+def activation_bytes(plan: Plan, found: Mapping[str, Any], recipe: Recipe) -> int:
+    """At the peak of backward, for whole sequences, trained as `without_activations` has found."""
+    kept = activations(plan, _training(found, recipe), CostSettings(recipe.data.sequence))
+    return kept.peak(recipe.train.recompute)
+
+
+def without_activations(loaded: Loaded, ranks: int, plan: Plan, beside: int = 0) -> dict[str, Any]:
+    """The estimate but for the activations, for which every kind of layer is run once on tensors without data.
+
+    `beside`: bytes that something else holds on the device, such as a teacher.
+    """
     recipe = loaded.recipe
     train, sequence = recipe.train, recipe.data.sequence
     engine = engine_of(train, loaded.registry)
     device = choose_device(train.device)
     precision = choose_precision(train.precision, device.type)
     wanted = train.micro_batch
-    rows = automatic_rows(plan, train, sequence, device, precision) if wanted == "auto" else wanted
+    rows = automatic_rows(plan, train, sequence, device, precision, beside) if wanted == "auto" else wanted
     share = -(-train.batch_tokens * engine.sequence_ranks // (sequence * ranks))  # sequences of a step on a rank
     costs = cost(plan, CostSettings(sequence))
     made = {"precision": precision, "micro_batch": min(rows, share), "ranks": ranks}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from hybridkit.cost.memory import weight_sizes
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
 
 ENDS = ("embedding", "norm", "head")  # of a model, beside its stack
 
 
-def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
-    """Raises UserError for a block that the stack does not have, or an entry beyond its end."""
+def check_freeze(plan: Plan, freeze: Mapping[str, float], steps: int) -> None:
+    """Raises UserError for a block that the stack does not have, an entry beyond its end, or where `steps` steps train
+    nothing at all."""
     names = sorted({branch.block.name() for branch in plan.branches})
     known = {key for keys, _ in _parts(plan) for key in keys}
     for key in freeze:
@@ -21,6 +23,9 @@ def check_freeze(plan: Plan, freeze: Mapping[str, float]) -> None:
             hint = f"; did you mean `{near}`?" if (near := nearest(key, names)) else ""
             said = ", ".join([*names, *(key for key in ENDS if key in known)])
             raise UserError(f"train.freeze: no {key} in the model, which has {said}{hint}")
+    fixed = tuple(frozen(plan, freeze, steps - 1, steps))
+    if fixed and all(name.startswith(fixed) for name in weight_sizes(plan)):
+        raise UserError(f"train.freeze: every weight is frozen in all {steps:,} steps, so that nothing is trained")
 
 
 def frozen(plan: Plan, freeze: Mapping[str, float], step: int, steps: int) -> frozenset[str]:

@@ -21,7 +21,7 @@ from hybridkit.runs.manifest import Invalid
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted
 from hybridkit.system.signals import Signals
-from hybridkit.training.callback import Callbacks, Start
+from hybridkit.training.callback import Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, is_scheduled
 from hybridkit.training.engine import Engine, Gradient
 from hybridkit.training.freeze import frozen
@@ -61,8 +61,9 @@ class Loop:
         self._parts, self._state = parts, state
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
+        engine, beside = parts.engine, parts.objective.held_bytes
         self._rows = (
-            automatic_rows(parts.plan, self._train, sequence, parts.engine.device, parts.engine.precision)
+            automatic_rows(parts.plan, self._train, sequence, engine.device, engine.precision, beside)
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )
@@ -108,7 +109,8 @@ class Loop:
         batch = self._parts.feed.batch(state.position)
         if train.freeze:
             self._engine.freeze(frozen(self._parts.plan, train.freeze, state.step, train.steps))
-        windows = self._parts.plan.windows(TrainStep(train.seed, state.step, train.steps))
+        place = TrainStep(train.seed, state.step, train.steps, sequence=self._parts.recipe.data.sequence)
+        windows = self._parts.plan.windows(place)
         targets = num_targets(batch)
         shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
         gradient = self._engine.gradients(shares, windows, targets)
@@ -261,7 +263,7 @@ class Loop:
         self._saved, self._complete = checkpoint.step, checkpoint
         if self._parts.log:
             lines = self._parts.log.cut(checkpoint.step)
-            start = Start(self._parts.run.path, checkpoint.step, self._train.steps, lines)
+            start = TrainingStart(self._parts.run.path, checkpoint.step, self._train.steps, lines)
             self._parts.callbacks.tell("on_rollback", start)
 
     def _failed(self, why: str, step: int | None = None) -> Failure:

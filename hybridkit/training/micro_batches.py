@@ -41,15 +41,18 @@ def micro_batches(batch: Batch, rows: int, data_parallel_rank: int = 0, data_par
     ]
 
 
-def automatic_rows(plan: Plan, train: Train, sequence: int, device: torch.device, precision: Precision) -> int:
+def automatic_rows(
+    plan: Plan, train: Train, sequence: int, device: torch.device, precision: Precision, beside: int = 0
+) -> int:
     """Sequences of a micro-batch under `micro_batch: auto`: a rule, not a trial, so that runs repeat themselves.
 
-    On a CPU as many as make `CPU_TOKENS`; on a GPU as many as should fit in `FILLED` of its memory.
+    On a CPU as many as make `CPU_TOKENS`; on a GPU as many as should fit in `FILLED` of its memory, less the bytes
+    `beside` that something else holds there, such as a teacher.
     """
     if device.type == "cpu":
         return max(1, CPU_TOKENS // sequence)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return rows_within(int(FILLED * memory), plan, train, sequence, precision)
+    return rows_within(int(FILLED * memory) - beside, plan, train, sequence, precision)
 
 
 def rows_within(memory: int, plan: Plan, train: Train, sequence: int, precision: Precision) -> int:

@@ -33,6 +33,11 @@ class Objective:
     def begin(self, model: Model) -> None:
         """Before the first step of a process: `model` is the engine's, with the weights that training starts from."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it holds on the device beside the engine's, once it has begun."""
+        return 0
+
     def entries(self) -> Mapping[str, str]:
         """What manifests record of it: a run goes on with the same objective only."""
         return {}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hybridkit.cost.flops import window_shares
 from hybridkit.data.batches import Feed
 from hybridkit.data.open import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer
@@ -27,7 +28,7 @@ from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
-from hybridkit.training.callback import Callback, Callbacks, Start
+from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, engine_of, open_engine
@@ -52,7 +53,7 @@ from hybridkit.training.state import TrainState, load_train_state
 THREADS = 64  # that any machine can start, however few processors it has
 
 
-def train(
+def run_training(
     loaded: Loaded,
     folder: Path,
     *,
@@ -73,7 +74,9 @@ def train(
     recipe = loaded.recipe.model_copy(
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
-    check_freeze(plan, recipe.train.freeze)
+    check_freeze(plan, recipe.train.freeze, recipe.train.steps)
+    for policy in set(filter(None, plan.policies)):
+        window_shares(policy, recipe.data.sequence)
     for callback in callbacks:
         callback.check(plan)
     loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
@@ -163,7 +166,7 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         if log and log.damaged:
             job.reporter.message(f"{job.run.metrics_file.name}: dropped {log.damaged} lines that could not be read")
         try:
-            callbacks.tell("on_start", Start(job.run.path, state.step, job.recipe.train.steps, lines))
+            callbacks.tell("on_start", TrainingStart(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
             where = (job.recipe, job.plan, job.run, feed, job.engine, job.objective)
             Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state).run()

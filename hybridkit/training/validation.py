@@ -15,7 +15,7 @@ from hybridkit.training.micro_batches import micro_batches, num_targets
 TOKENS, BATCHES = 2**17, 32  # at most, rounded up to a batch: never more than a few training steps cost
 
 
-class Measured(NamedTuple):
+class HeldOutLoss(NamedTuple):
     """The loss over held-out text: summed nats, targets, and raw bytes of text."""
 
     nats: float
@@ -47,7 +47,7 @@ def validate(engine: Engine, plan: Plan, feed: Feed, rows: int) -> dict[str, flo
     return main | {f"val_loss.{name}": found.loss for name, found in every.items()}
 
 
-def _measured(engine: Engine, plan: Plan, batches: Iterator[Batch], rows: int) -> Measured:
+def _measured(engine: Engine, plan: Plan, batches: Iterator[Batch], rows: int) -> HeldOutLoss:
     windows = plan.windows(TrainStep(seed=0, step=0, total_steps=1, training=False))
     nats, targets, raw = 0.0, 0, 0
     for batch in _first(batches):
@@ -55,7 +55,7 @@ def _measured(engine: Engine, plan: Plan, batches: Iterator[Batch], rows: int) -
         nats += engine.evaluate(shares, windows)
         targets += num_targets(batch)
         raw += batch.bytes
-    return Measured(nats, targets, raw)
+    return HeldOutLoss(nats, targets, raw)
 
 
 def bits_per_byte(nats: float, raw: float) -> float | None:

@@ -17,7 +17,7 @@ from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 RECIPE = """\
 pattern: [swa:stoch(4,16,p=.5), mlstm]
@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             recipe = folder / f"{name}.yaml"
             said = RECIPE.replace("SOURCE", source)
             recipe.write_text(said.replace("[swa:stoch(4,16,p=.5), mlstm]", "mlstm") if name == "plain" else said)
-            train(load_recipe(recipe), folder / name, resume=False, reporter=Silent())
+            run_training(load_recipe(recipe), folder / name, resume=False, reporter=Silent())
     return folder
 
 

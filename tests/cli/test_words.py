@@ -15,7 +15,7 @@ from hybridkit.cli import main
 from hybridkit.recipe.files import run_name, sort_words
 from hybridkit.runs.run import load_recipe
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 TINY = """
 pattern: [swa:stoch(4,8), mlstm]
@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HYBRIDKIT_CACHE", str(folder / "cache"))
-        train(load_recipe("tiny.yaml"), Path("tiny"), resume=False, reporter=Silent())
+        run_training(load_recipe("tiny.yaml"), Path("tiny"), resume=False, reporter=Silent())
         yield folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from converted import STAGES, Change, Convert
 
 import hybridkit as hk
-from hybridkit.convert.conversion import Conversion, convert
+from hybridkit.convert.conversion import Conversion, run_conversion
 from hybridkit.recipe.files import read_mapping
 from hybridkit.training.reporter import Silent
 
@@ -55,7 +55,7 @@ def go(teacher: Path, student: Change) -> Convert:
     """`go(folder, resume=True, convert=...)` converts without measuring."""
 
     def run(folder: Path, resume: bool = False, source: Path = teacher, **changes: object) -> Conversion:
-        return convert(str(source), read_mapping(student(**changes), {}), folder, resume=resume, reporter=Silent)
+        return run_conversion(str(source), read_mapping(student(**changes), {}), folder, resume=resume, reporter=Silent)
 
     return run
 

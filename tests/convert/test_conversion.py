@@ -2,9 +2,11 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,11 +17,13 @@ from converted import STAGES, Change, Convert, stages
 from forked import COMMAND_LINE, Forked, forked
 
 import hybridkit as hk
+from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.training.loop import Loop
+from hybridkit.training.reporter import Silent
 
 STEPS = sum(int(str(stage["steps"])) for stage in STAGES)
 
@@ -129,6 +133,15 @@ WRONG = {
     ),
     "text": ({"convert": {"stages": [{"loss": "ce", "sequence": 64 * 1024, "batch_tokens": 64 * 1024}]}}, "needs"),
     "from": ({"train": {"from": "x"}}, "train.from: a conversion begins with its teacher's weights"),
+    "nothing trained": (
+        {"train": {"steps": 6, "batch_tokens": 64, "freeze": {"swa": 9, "mlstm": 9}}},
+        "convert.stages.0: train.freeze: every weight is frozen in all 4 steps",
+    ),
+    "top_k": ({"convert": {"stages": [{"loss": "kl", "top_k": 258}]}}, "top_k: 258: the vocabulary has 257 tokens"),
+    "until": (
+        {"train": {"batch_tokens": 64, "until": {"metric": "recall", "at_least": 1}}},
+        "convert.stages.0: train.until: nothing measures recall",
+    ),
     "keep": ({"convert": {"keep": [2], "stages": STAGES}}, "convert.keep: 2: the teacher's mixers are 0 to 1"),
 }
 
@@ -156,11 +169,48 @@ def test_another_teacher_other_stages_and_begun_folders_are_refused(
         go(teacher, resume=True)
     with pytest.raises(UserError, match=r"begun with other stages \(1-hidden, 2-kl-ce, 3-ce; now 1-hidden, 2-kl"):
         go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "loss": "kl"}, STAGES[2]]})
+    with pytest.raises(UserError, match=r"begun with another convert.keep \(none; now \[0\]\)"):
+        go(whole, resume=True, convert={"stages": STAGES, "keep": [0]})
+    with pytest.raises(UserError, match=r"begun with another pattern \(\[swa:stoch\(4,8\), mlstm\]; now swa:4\*2"):
+        go(whole, resume=True, pattern="swa:4*2")
     with pytest.raises(UserError, match=r"convert.stages.0.steps: stage 1-hidden would go on"):
         go(whole, resume=True, convert={"stages": [{**STAGES[0], "steps": 9}, *STAGES[1:]]})
     hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
     with pytest.raises(UserError, match="is a conversion of another teacher"):
         go(whole, resume=True, source=tmp_path / "other")
+
+
+def test_questions_that_suit_no_model_are_refused_before_anything_is_written(
+    teacher: Path, student: Change, tmp_path: Path
+) -> None:
+    questions = {
+        "recall": ([8], "recall: .* was trained on text"),
+        "windows": ([8], r"windows: no block of \[sa, mlstm"),
+    }
+    for name, (asked, message) in questions.items():
+        recipe = student(pattern="[sa, mlstm]", convert={"stages": STAGES, "evaluate": {name: asked}})
+        with pytest.raises(UserError, match=rf"convert.evaluate.*{message}"):
+            hk.convert_model(teacher, recipe, tmp_path / "run", evaluate=True, quiet=True)
+        assert not (tmp_path / "run").exists()
+
+
+class Heard(Silent):
+    """Keeps the messages of all stages."""
+
+    said: ClassVar[list[str]] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, student: Change, tmp_path: Path) -> None:
+    copy, recipe = tmp_path / "teacher", student(convert={"stages": [{"loss": "ce", "steps": 1}]})
+    shutil.copytree(teacher, copy)
+    (copy / "checkpoints/step-6/model.safetensors").write_bytes(b"")
+    Heard.said.clear()
+    run_conversion(str(copy), read_mapping(recipe, {}), tmp_path / "run", resume=False, reporter=Heard)
+    assert "the teacher is that of step 4, since newer checkpoints are damaged: step-6" in Heard.said[0]
+    assert not any("holds no checkpoint yet" in said for said in Heard.said)  # that is for --resume
 
 
 def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import hybridkit as hk
 from hybridkit.convert.keep import (
     EPS,
-    Measured,
+    RecallAndLoss,
     auto_count,
     choose_kept,
     kept_mixers,
@@ -132,7 +132,7 @@ def test_the_score_is_recall_lost_against_loss_lost_and_gains_count_as_nothing_l
     teacher, student = hk.build("sa*4", width=16), hk.build("swa:2*4", width=16)
     map_weights(teacher, student)
     answers = iter([(0.8, 2.0), (0.4, 2.39), (0.6, 2.0), (0.9, 2.5), (0.4, 1.5)])
-    choice = choose_kept(teacher, student, 2, lambda model: Measured(*next(answers)))
+    choice = choose_kept(teacher, student, 2, lambda model: RecallAndLoss(*next(answers)))
     wanted = [0.4 / (0.39 + EPS), 0.2 / EPS, 0, 0.4 / EPS]
     assert [row.score for row in choice.candidates] == pytest.approx(wanted) and choice.kept == [1, 3]
 
@@ -151,7 +151,7 @@ def test_the_teacher_with_one_mixer_of_the_student_is_what_its_pattern_says() ->
 def test_no_more_mixers_are_chosen_than_differ(count: int) -> None:
     teacher, student = hk.build("sa*3", width=16), hk.build("[swa:2*2, sa]", width=16)
     with pytest.raises(UserError, match="2 mixers of the student differ"):
-        choose_kept(teacher, student, count, lambda model: Measured(0, 0))
+        choose_kept(teacher, student, count, lambda model: RecallAndLoss(0, 0))
 
 
 def test_a_list_for_recall_holds_distinct_tokens_of_its_row_and_then_the_same_again() -> None:

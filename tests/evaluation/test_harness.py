@@ -108,11 +108,11 @@ def test_an_empty_text_is_certain_and_changes_no_other(harness: SimpleNamespace,
 def test_a_task_with_an_empty_document(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "some text")))
     (tmp_path / "texts.yaml").write_text(ROLLING.format(file=tmp_path / "rows.jsonl"))
-    found = harness.evaluate(model, ["texts"], ReadOptions(), include=tmp_path)
+    found = harness.run_harness(model, ["texts"], ReadOptions(), include=tmp_path)
     bits = -nats(model, "", "some text")[0] / math.log(2) / len("some text")
     assert found["texts"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
     with pytest.raises(UserError, match="no document that was asked holds any text"):
-        harness.evaluate(model, ["texts"], ReadOptions(), include=tmp_path, limit=1)
+        harness.run_harness(model, ["texts"], ReadOptions(), include=tmp_path, limit=1)
 
 
 def test_greedy_text_is_what_the_model_generates(harness: SimpleNamespace, model: Model) -> None:
@@ -143,11 +143,11 @@ def test_a_task_of_local_files(harness: SimpleNamespace, model: Model, tmp_path:
     best = [
         max(range(3), key=lambda n, q=row["question"]: nats(model, q.rstrip(), " " + choices[n])[0]) for row in rows
     ]
-    found = harness.evaluate(model, ["letters"], ReadOptions(), include=tmp_path)
+    found = harness.run_harness(model, ["letters"], ReadOptions(), include=tmp_path)
     right = sum(guess == row["answer"] for guess, row in zip(best, rows, strict=True))
     assert found["letters"]["acc,none"] == pytest.approx(right / 6)
     with pytest.raises(UserError, match="did you mean `letters`"):
-        harness.evaluate(model, ["leters"], ReadOptions(), include=tmp_path)
+        harness.run_harness(model, ["leters"], ReadOptions(), include=tmp_path)
 
 
 @pytest.mark.parametrize("task", ["niah_single_1", "niah_multikey_2"])
@@ -160,5 +160,5 @@ def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
     monkeypatch.setattr(nltk.data, "find", lambda name: name)
     monkeypatch.setattr(wonderwords, "RandomWord", lambda: SimpleNamespace(_categories=lists))
     folder = Path(importlib.util.find_spec("lm_eval.tasks.ruler").submodule_search_locations[0])
-    found = harness.evaluate(Scripted(7), [task], ReadOptions(batch=20), include=folder, lengths=[4096], limit=20)
+    found = harness.run_harness(Scripted(7), [task], ReadOptions(batch=20), include=folder, lengths=[4096], limit=20)
     assert found[task]["4096,none"] == pytest.approx(7 / 20)

@@ -23,7 +23,7 @@ from hybridkit.runs.run import Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 LINES = [f"line {n} says {n * n} and then {n % 7}\n" for n in range(400)]
 TRAIN = "{steps: 2, batch_tokens: 128, precision: fp32, device: cpu, checkpoint_every: 1, validate_every: 2}"
@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = f"{{source: {folder / 'text'}, tokenizer: {tokenizer}, sequence: 16, validation: .2}}"
         said = f"pattern: [swa:4, mlstm]\nmodel: {{width: 16, heads: 2}}\ndata: {data}\ntrain: {TRAIN}\n"
         (folder / f"{name}.yaml").write_text(said)
-        train(load_recipe(folder / f"{name}.yaml"), folder / name, resume=False, reporter=Silent())
+        run_training(load_recipe(folder / f"{name}.yaml"), folder / name, resume=False, reporter=Silent())
     return folder
 
 
@@ -96,7 +96,7 @@ def test_what_becomes_of_the_tokenizer_outside_does_not_matter(runs: Path, name:
     assert loss(found(runs / name)) == before
     (runs / "own.json").unlink()
     assert loss(found(runs / name)) == before
-    train(load_recipe(runs / f"{name}.yaml", ["train.steps=3"]), runs / name, resume=True, reporter=Silent())
+    run_training(load_recipe(runs / f"{name}.yaml", ["train.steps=3"]), runs / name, resume=True, reporter=Silent())
 
 
 def test_a_replaced_copy_is_refused_with_both_hashes(runs: Path) -> None:
@@ -125,7 +125,7 @@ def test_other_text_is_read_by_the_run_s_own_tokenizer_and_said_to_be_other(runs
     report = (runs / name / "eval/report.md").read_text()
     assert note in report and "| other |" in report
     with pytest.raises(UserError, match=target.origin.trained_text):
-        train(load_recipe(runs / f"{name}.yaml", ["train.steps=9"]), runs / name, resume=True, reporter=Silent())
+        run_training(load_recipe(runs / f"{name}.yaml", ["train.steps=9"]), runs / name, resume=True, reporter=Silent())
 
 
 def test_resume_with_another_tokenizer_and_from_a_run_with_another_are_refused(runs: Path) -> None:
@@ -134,11 +134,11 @@ def test_resume_with_another_tokenizer_and_from_a_run_with_another_are_refused(r
     mine = stamp(runs / "own.json").sha256
     for folder, words, resume in (("file", ["train.steps=9"], True), ("new", [f"train.from={runs / 'file'}"], False)):
         with pytest.raises(UserError) as raised:
-            train(load_recipe(runs / "file.yaml", words), runs / folder, resume=resume, reporter=Silent())
+            run_training(load_recipe(runs / "file.yaml", words), runs / folder, resume=resume, reporter=Silent())
         assert theirs in str(raised.value) and mine in str(raised.value)
     assert "data.tokenizer=" in str(raised.value)
     own = [f"train.from={runs / 'file'}", f"data.tokenizer={runs / 'file/tokenizer.json'}"]
-    train(load_recipe(runs / "file.yaml", own), runs / "new", resume=False, reporter=Silent())
+    run_training(load_recipe(runs / "file.yaml", own), runs / "new", resume=False, reporter=Silent())
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_questions_add_up_newest_first(runs: Path) -> None:
     for name in ("report.md", "report.html"):
         report = (folder / name).read_text()
         assert "Held-out text" in report and "Needles" in report
-    train(load_recipe(runs / "file.yaml", ["train.steps=3"]), runs / "file", resume=True, reporter=Silent())
+    run_training(load_recipe(runs / "file.yaml", ["train.steps=3"]), runs / "file", resume=True, reporter=Silent())
     found(runs / "file")
     kept = json.loads((folder / "results.json").read_text())
     steps = [entry["origins"][str(runs / "file")]["step"] for entry in (kept, *kept["earlier"])]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hybridkit
-from hybridkit.hub.export import choose, export_run
+from hybridkit.hub.export import choose_family, export_run
 from hybridkit.hub.family import FAMILY
 from hybridkit.hub.importing import import_folder
 from hybridkit.hub.rules import to_theirs
@@ -181,7 +181,7 @@ def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
     F.cross_entropy(theirs(ids, use_cache=False).logits.flatten(0, 1), targets.flatten(), reduction="sum").backward()
     right = {name: grad for name, grad in stored_gradients(theirs).items() if "correction" not in name}
     grads = {name: parameter.grad for name, parameter in ours.named_parameters() if name in weights_of(ours)}
-    family = choose(ours.plan)[0]
+    family = choose_family(ours.plan)[0]
     rules = [rule for rule in family.as_stored(family.rules(ours.plan), right) if set(rule.ours) <= grads.keys()]
     origin = dict(to_theirs(rules, {name: torch.zeros_like(grad) for name, grad in grads.items()}))
     found = {name: grad - origin[name] for name, grad in to_theirs(rules, grads)}  # without what norms add

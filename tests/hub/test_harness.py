@@ -63,7 +63,7 @@ def test_scores_are_the_same(pattern: str, family: str, harness: SimpleNamespace
     for name, text in TASKS.items():
         said = f"task: {name}\n{HEAD}{text}".format(file=tmp_path / "rows.jsonl")
         (tmp_path / "tasks" / f"{name}.yaml").write_text(said, encoding="utf-8")
-    ours = harness.evaluate(model, list(TASKS), ReadOptions(batch=2), include=tmp_path / "tasks")
+    ours = harness.run_harness(model, list(TASKS), ReadOptions(batch=2), include=tmp_path / "tasks")
     theirs = lm_eval.simple_evaluate(
         "hf",
         model_args=f"pretrained={tmp_path / 'out'},trust_remote_code=True,dtype=float32,device=cpu",

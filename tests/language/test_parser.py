@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hybridkit.block import Value, write_value
 from hybridkit.language.parser import MAX_ENTRIES, MAX_LEVELS, MAX_PATTERN_BYTES, Call, parse_pattern
-from hybridkit.language.source import Line, PatternError, PatternSource, error_at
+from hybridkit.language.source import PatternError, PatternSource, SourceLine, error_at
 
 SA, MLSTM = Call("sa"), Call("mlstm")
 
@@ -135,7 +135,7 @@ def test_carets_stand_under_wide_and_tabbed_and_distant_text() -> None:
 
 def test_a_source_says_where_in_a_file_the_text_stands() -> None:
     raw = ("model: 1; pattern: [sa,   # first", "           mlstm ;]")
-    source = PatternSource("r.yaml", (Line(7, 20, raw[0]), Line(9, 12, raw[1])))
+    source = PatternSource("r.yaml", (SourceLine(7, 20, raw[0]), SourceLine(9, 12, raw[1])))
     error = mistake("[sa,\nmlstm ;]", source)
     assert (error.file, error.line, error.column) == ("r.yaml", 9, 18)
     assert str(error).split("\n")[0].startswith("r.yaml:9:18: unexpected `;`")

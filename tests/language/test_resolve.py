@@ -7,7 +7,7 @@ import pytest
 from hybridkit.block import Block, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
-from hybridkit.language.source import Line, PatternError, PatternSource
+from hybridkit.language.source import PatternError, PatternSource, SourceLine
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.stoch import Stoch
@@ -107,7 +107,7 @@ def test_values_that_python_calls_equal_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
-    source = PatternSource("r.yaml", (Line(3, 10, "pattern: [sa, # all"), Line(4, 3, "  mlsm]")))
+    source = PatternSource("r.yaml", (SourceLine(3, 10, "pattern: [sa, # all"), SourceLine(4, 3, "  mlsm]")))
     text = "[sa,\nmlsm]"
     with pytest.raises(PatternError, match=r"r\.yaml:4:3: unknown block"):
         resolve(parse_pattern(text, source)[1], REGISTRY, text, source)

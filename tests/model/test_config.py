@@ -8,7 +8,7 @@ import torch
 import hybridkit
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import plan
-from hybridkit.recipe.schema import Model
+from hybridkit.recipe.schema import ModelOptions
 from hybridkit.runs.run import load_recipe
 
 TEXT = """
@@ -18,7 +18,7 @@ model: {width: 32, heads: 2, vocab: 300, tie: true, logit_cap: 5.0}
 
 
 def test_every_option_of_a_recipe_is_one_of_the_config() -> None:
-    assert set(Model.model_fields) <= {field.name for field in fields(ModelConfig)}
+    assert set(ModelOptions.model_fields) <= {field.name for field in fields(ModelConfig)}
 
 
 def test_build_and_a_recipe_describe_the_same_model(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import hybridkit as hk
-from hybridkit.convert.keep import Candidate, Choice, Measured
+from hybridkit.convert.keep import Choice, KeepCandidate, RecallAndLoss
 from hybridkit.convert.mapping import map_weights
 from hybridkit.report.mapping import print_choice, print_mapping, ranges
 
@@ -37,8 +37,11 @@ def test_mixers_that_began_alike_share_a_paragraph(
 
 
 def test_the_choice_says_what_each_mixer_is_worth(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Candidate(0, 0, Measured(0.5, 2.1), 0.0, False), Candidate(3, 6, Measured(0.25, 2.0), 25.0, True)]
-    print_choice(Choice(Measured(0.5, 2.0), rows))
+    rows = [
+        KeepCandidate(0, 0, RecallAndLoss(0.5, 2.1), 0.0, False),
+        KeepCandidate(3, 6, RecallAndLoss(0.25, 2.0), 25.0, True),
+    ]
+    print_choice(Choice(RecallAndLoss(0.5, 2.0), rows))
     out = capsys.readouterr().out
     assert [words(line) for line in out.splitlines()[1:]] == [
         ["none", "0.500", "2.0000"],

@@ -21,7 +21,7 @@ from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 GLA = """\
 from ._helper import SCALE
@@ -69,7 +69,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run with a plug-in that the user has named, in a process of its own."""
     _add_plugins([write_plugin(tmp_path / "mine")])
     (tmp_path / "r.yaml").write_text(RECIPE)
-    train(load_recipe(tmp_path / "r.yaml"), tmp_path / "run", resume=False, reporter=Silent())
+    run_training(load_recipe(tmp_path / "r.yaml"), tmp_path / "run", resume=False, reporter=Silent())
     new_process(monkeypatch)
     return Run(tmp_path / "run")
 
@@ -86,7 +86,7 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def resumed(run: Run, *overrides: str) -> None:
     recipe = load_recipe(run.path.parent / "r.yaml", overrides, run.path)
-    train(recipe, run.path, resume=True, reporter=Silent())
+    run_training(recipe, run.path, resume=True, reporter=Silent())
 
 
 def test_copies_and_hashes_are_of_what_was_executed(run: Run) -> None:
@@ -174,7 +174,7 @@ def test_two_runs_with_two_versions_of_one_name_are_read_in_one_process(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _add_plugins([write_plugin(tmp_path / "second", scale="2.0")])
-    train(load_recipe(tmp_path / "r.yaml"), tmp_path / "other", resume=False, reporter=Silent())
+    run_training(load_recipe(tmp_path / "r.yaml"), tmp_path / "other", resume=False, reporter=Silent())
     new_process(monkeypatch)
     for path, scale in ((run.path, 1.0), (tmp_path / "other", 2.0)):
         layer = hybridkit.load(path).layers[0].layer
@@ -258,7 +258,7 @@ def test_plug_ins_of_two_folders_keep_their_neighbours_apart(tmp_path: Path, mon
     second.write_text(second.read_text().replace("Gla", "Other"))
     _add_plugins([second, first])
     (tmp_path / "r.yaml").write_text(RECIPE.replace("gla", "[other, gla]"))
-    train(load_recipe(tmp_path / "r.yaml"), tmp_path / "run", resume=False, reporter=Silent())
+    run_training(load_recipe(tmp_path / "r.yaml"), tmp_path / "run", resume=False, reporter=Silent())
     names = {str(path.relative_to(tmp_path / "run/plugins")) for path in (tmp_path / "run/plugins").rglob("*.py")}
     assert names == {"_helper.py", "gla.py", "2/_helper.py", "2/other.py"}
     x = torch.ones(1, 1, 8)

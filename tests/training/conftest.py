@@ -7,7 +7,7 @@ import pytest
 from told import Go, Told
 
 from hybridkit.runs.run import Run, load_recipe
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 RECIPE = """\
 pattern: [swa:stoch(4,16,p=.5), mlstm]*1
@@ -41,7 +41,7 @@ def go(recipe: Path) -> Go:
 
     def run(folder: Path, *overrides: str, resume: bool = False) -> Told:
         told = Told()
-        train(load_recipe(recipe, overrides), folder, resume=resume, reporter=told)
+        run_training(load_recipe(recipe, overrides), folder, resume=resume, reporter=told)
         return told
 
     return run

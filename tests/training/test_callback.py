@@ -8,8 +8,8 @@ from told import Told
 
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import Failure
-from hybridkit.training.callback import Callback, Start
-from hybridkit.training.trainer import train
+from hybridkit.training.callback import Callback, TrainingStart
+from hybridkit.training.trainer import run_training
 
 
 class Remembers(Callback):
@@ -18,7 +18,7 @@ class Remembers(Callback):
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         self.events.append(("start", start._replace(lines=len(start.lines))))  # type: ignore[arg-type]
 
     def on_step(self, line: Any, bits_per_byte: float | None) -> None:
@@ -41,7 +41,7 @@ class Remembers(Callback):
 def test_callbacks_get_what_the_log_gets(recipe: Path, tmp_path: Path) -> None:
     first, then = Remembers(), Remembers()
     words = ["train.steps=4", "train.checkpoint_every=2", "train.validate_every=3"]
-    train(load_recipe(recipe, words), tmp_path / "run", resume=False, reporter=Told(), callbacks=[first])
+    run_training(load_recipe(recipe, words), tmp_path / "run", resume=False, reporter=Told(), callbacks=[first])
     run = Run(tmp_path / "run")
     assert first.of("line") == run.metrics().lines
     assert first.of("checkpoint") == [2, 4] and first.events[-1] == ("end", None)
@@ -49,7 +49,7 @@ def test_callbacks_get_what_the_log_gets(recipe: Path, tmp_path: Path) -> None:
 
     before = len(run.metrics().lines)
     words[0] = "train.steps=5"
-    train(load_recipe(recipe, words), run.path, resume=True, reporter=Told(), callbacks=[then])
+    run_training(load_recipe(recipe, words), run.path, resume=True, reporter=Told(), callbacks=[then])
     assert then.of("start") == [(run.path, 4, 5, before)]
     assert then.of("line") == run.metrics().lines[before:]
 
@@ -75,6 +75,8 @@ class Breaks(Callback):
 def test_a_callback_that_fails_is_named(recipe: Path, tmp_path: Path, error: Exception, said: str) -> None:
     other = Remembers()
     with pytest.raises(Failure, match=said):
-        train(load_recipe(recipe), tmp_path / "run", resume=False, reporter=Told(), callbacks=[Breaks(error), other])
+        run_training(
+            load_recipe(recipe), tmp_path / "run", resume=False, reporter=Told(), callbacks=[Breaks(error), other]
+        )
     assert other.events[-1] == ("end", None), "the others are told that training ends"
     assert len(Run(tmp_path / "run").metrics().lines) == 2, "the log has the line all the same"

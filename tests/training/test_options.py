@@ -140,8 +140,8 @@ def test_a_mixture_trains_resumes_and_is_validated_by_name(go: Go, text: Path, t
 
 def test_branches_are_frozen_by_their_index_or_block() -> None:
     plan = hybridkit.build("[swa:4 | mlstm, swa:4]", width=16, heads=2).plan
-    check_freeze(plan, {"0.1": 3, "swa": 0.5, "2": 4})
+    check_freeze(plan, {"0.1": 3, "swa": 0.5, "2": 4}, 10)
     assert frozen(plan, {"0.1": 3, "swa": 0.5}, 2, 10) == {"layers.0.1.", "layers.0.0.", "layers.2."}
     assert frozen(plan, {"0": 3}, 2, 10) == {"layers.0."} and not frozen(plan, {"0": 3}, 3, 10)
     with pytest.raises(UserError, match="entries 0 to 3"):
-        check_freeze(plan, {"0.2": 3})
+        check_freeze(plan, {"0.2": 3}, 10)

@@ -1,12 +1,14 @@
 """Recurrent mixers beside transformers' torch form of the same layer: forward and backward, and decoding steps.
 
-    python tools/benchmarks/mixers.py [--width 256] [--tokens 4096] [--rounds 5] [--threads 2] [--only gdn,kda]
+    python tools/benchmarks/mixers.py [--part train|decode] [--width 256] [--tokens 4096] [--rounds 5] [--threads 2]
+        [--only gdn,kda]
 
 Both have the same sizes, in fp32, a batch of one. Within a round all take turns; a ratio is the median over rounds of
 theirs to ours, in wall-clock and in processor seconds, which other load affects less (least with one thread). `kept` is
 what training keeps for the gradient beside weights and input, a token, at --tokens and at four times as many. The
-second table has microseconds of one decoding step, pre-norm and residual included, and the ratio of processor time to
-that of mlstm's.
+second table has microseconds of one decoding step, pre-norm and residual included, and the ratio to mlstm's: the least
+of many short pieces, in which all take turns. In it, each mixer stands at its own defaults and with a state of mlstm's
+size; sa and mla have up to 512 tokens in their cache.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, Layer
+from hybridkit.block import Dims, Layer, clone_state
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 
 HEADS = 4
 Theirs = Callable[[Dims], nn.Module]
-Step = Callable[[], tuple[float, float]]
+PIECE, CACHED = 4, 512  # steps timed at a time; tokens in a cache at most
+OF_MLSTMS_STATE = "gdn(head=32,value=64)", "kda(head=32,value=64)", "mamba2(state=16)"  # at width 256 and 4 heads
 
 
 def layer_of(module: str, name: str, config: str, **sizes: object) -> nn.Module:
@@ -161,18 +164,23 @@ def compare(name: str, dims: Dims, tokens: int, rounds: int) -> None:
 
 
 @torch.no_grad()
-def step_seconds(layer: Layer, name: str, dims: Dims, rows: int, steps: int) -> Step:
-    """A call that measures `steps` steps: mean seconds, and processor seconds."""
+def step_seconds(name: str, dims: Dims, rows: int) -> Callable[[int], float]:
+    """A call that measures so many steps: mean seconds."""
     block = compile_pattern(name, ModelConfig(width=dims.width, heads=dims.heads, vocab=dims.vocab, ffn=None))
-    state = block.entries[0].block.init_state(dims, rows, 0)
-    decode, x = layer.decoder(nn.RMSNorm(dims.width, eps=1e-6), rows), torch.randn(rows, 1, dims.width)
+    start = block.entries[0].block.init_state(dims, rows, CACHED)
+    decode, x = build(name, dims).decoder(nn.RMSNorm(dims.width, eps=1e-6), rows), torch.randn(rows, 1, dims.width)
+    done, held = 0, clone_state(start)
 
     @torch.no_grad()
-    def run() -> tuple[float, float]:
-        begin, begun, held = time.perf_counter(), time.process_time(), state
+    def run(steps: int) -> float:
+        nonlocal done, held
+        if done + steps > CACHED:
+            done, held = 0, clone_state(start)
+        done += steps
+        begin = time.perf_counter()
         for _ in range(steps):
             _, held = decode(x, held)
-        return (time.perf_counter() - begin) / steps, (time.process_time() - begun) / steps
+        return (time.perf_counter() - begin) / steps
 
     return run
 
@@ -180,13 +188,12 @@ def step_seconds(layer: Layer, name: str, dims: Dims, rows: int, steps: int) -> 
 def decoding(names: list[str], width: int, rows: int, rounds: int) -> None:
     """Print one line of the second table."""
     dims = Dims(width, HEADS, 257)
-    runs = {name: step_seconds(build(name, dims), name, dims, rows, 50) for name in ["mlstm", *names]}
-    taken = [{name: run() for name, run in runs.items()} for _ in range(rounds + 1)][1:]
-    cells = []
-    for name in runs:
-        ratio = median(one[name][1] / one["mlstm"][1] for one in taken)
-        cells.append(f"{median(one[name][0] for one in taken) * 1e6:9.0f} ({ratio:4.2f})")
-    print(f"{width:6}{rows:6}" + "".join(f"{cell:>17}" for cell in cells), flush=True)
+    runs = {name: step_seconds(name, dims, rows) for name in ["mlstm", *names]}
+    taken = [{name: run(PIECE) for name, run in runs.items()} for _ in range(rounds)]
+    least = {name: min(one[name] for one in taken) * 1e6 for name in runs}
+    print(f"width {width}, {rows} rows")
+    for name, time_taken in least.items():
+        print(f"  {name:<24}{time_taken:9.0f}{time_taken / least['mlstm']:7.2f}", flush=True)
 
 
 def main() -> None:
@@ -195,17 +202,19 @@ def main() -> None:
     for name, default in {"width": 256, "tokens": 4096, "rounds": 5, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", type=partial(str.split, sep=","), default=list(MIXERS))
+    parser.add_argument("--part", choices=("train", "decode"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     transformers.logging.set_verbosity_error()
-    print(f"width {given.width}, {given.tokens} tokens, fp32, {given.threads} threads; ms, then kept KiB a token")
-    print("                  forward    theirs  backward    theirs    wall processor     kept  4x long")
-    for name in given.only:
-        compare(name, Dims(given.width, HEADS, 257), given.tokens, given.rounds)
-    print("\nmicroseconds of a decoding step (processor time over mlstm's)")
-    print(" width  rows" + "".join(f"{name:>17}" for name in ["mlstm", *given.only]))
-    for width, rows in ((given.width, 1), (given.width, 8), (4 * given.width, 1)):
-        decoding(given.only, width, rows, 4 * given.rounds)
+    if given.part != "decode":
+        print(f"width {given.width}, {given.tokens} tokens, fp32, {given.threads} threads; ms, then kept KiB a token")
+        print("                  forward    theirs  backward    theirs    wall processor     kept  4x long")
+        for name in given.only:
+            compare(name, Dims(given.width, HEADS, 257), given.tokens, given.rounds)
+    if given.part != "train":
+        print("\nmicroseconds of a decoding step, and over mlstm's")
+        for rows in (1, 8):
+            decoding([*given.only, *OF_MLSTMS_STATE, "sa", "mla"], given.width, rows, 60 * given.rounds)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hybridkit.convert.conversion import convert
+from hybridkit.convert.conversion import run_conversion
 from hybridkit.convert.measures import repeated
 from hybridkit.data.feed import IGNORED, Batch
 from hybridkit.data.open import held_out_batches
@@ -31,7 +31,7 @@ from hybridkit.model.loading import load_model
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.files import write_whole
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 STUDENTS = ("swax", "gdn")
 LENGTHS = (256, 1024)  # of rows of held-out text
@@ -70,14 +70,14 @@ def make(arm: Arm, root: Path, changes: list[str]) -> None:
     if arm.name in WINDOWS:  # the last stage is an ordinary run, which starts from the one before it
         stage = Run(Arm("converted", arm.student, arm.seed).folder(root)).recipe_file
         own = [f"pattern=[swa:{WINDOWS[arm.name]}, mlstm]*4"]
-        train(load_recipe(stage, own), folder, resume=True, reporter=Silent())
+        run_training(load_recipe(stage, own), folder, resume=True, reporter=Silent())
         return
     own = {"no stage 1": [NO_FIRST], "no stage 2": [NO_SECOND]}.get(arm.name, [])
     loaded = load_recipe(f"convert/{arm.student}", [seed, *own, *changes])
     if arm.name == "scratch":
-        train(loaded, folder, resume=True, reporter=Silent())
+        run_training(loaded, folder, resume=True, reporter=Silent())
     else:
-        convert(str(root / "teacher"), loaded, folder, resume=True, reporter=Silent)
+        run_conversion(str(root / "teacher"), loaded, folder, resume=True, reporter=Silent)
 
 
 def measured(run: Run, kept: Path) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def main() -> int:
     if given.table:
         table(given.folder, seeds)
         return 0
-    train(load_recipe("convert/teacher"), given.folder / "teacher", resume=True, reporter=Silent())
+    run_training(load_recipe("convert/teacher"), given.folder / "teacher", resume=True, reporter=Silent())
     for arm in arms(seeds):
         make(arm, given.folder, given.changes)
         table(given.folder, seeds)

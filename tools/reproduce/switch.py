@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 ARMS = {"hard": "schedule(0=16,.5=128)", "ramp": "ramp(16,128,.5,.9)", "none": "fixed(128)"}
 BEFORE, AFTER = 20, 5  # steps of a mean
@@ -24,7 +24,7 @@ def losses(recipe: str, folder: Path, arm: str, seed: int, overrides: Sequence[s
     """The training losses of a run, trained now if it is not finished yet."""
     changes = [*overrides, f"pattern=[swa:{ARMS[arm]}, mlstm]*2", f"train.seed={seed}", "train.probes=[]"]
     run = Run(folder / f"{arm}-{seed}")
-    train(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
+    run_training(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
     return [line["loss"] for line in run.metrics().lines if "loss" in line]
 
 

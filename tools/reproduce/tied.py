@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.reporter import Silent
-from hybridkit.training.trainer import train
+from hybridkit.training.trainer import run_training
 
 LIMIT = 0.02  # bits per byte
 
@@ -22,7 +22,7 @@ def trained(recipe: str, folder: Path, tie: bool, seed: int, overrides: list[str
     """The metrics of a run, trained now if it is not finished yet."""
     changes = [*overrides, f"model.tie={str(tie).lower()}", f"train.seed={seed}"]
     run = Run(folder / f"{'tied' if tie else 'untied'}-{seed}")
-    train(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
+    run_training(load_recipe(recipe, changes), run.path, resume=True, reporter=Silent())
     return run.metrics().lines
 
 

@@ -29,7 +29,7 @@ from hybridkit.runs.manifest import Invalid, Manifest, Stamp, read_manifest, sea
 from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
 from hybridkit.runs.weights import read_tensors
-from hybridkit.training.callback import Start
+from hybridkit.training.callback import TrainingStart
 from hybridkit.training.loggers._events import EventWriter
 from hybridkit.training.state import TrainState, load_train_state
 
@@ -274,7 +274,7 @@ def _read_metrics(content: bytes) -> None:
     Path("m/metrics.jsonl").write_bytes(content)
     found = read_metrics(Path("m/metrics.jsonl"))
     board = EventWriter(Recipe(pattern="sa"))
-    board.on_start(Start(Path("m"), 0, 1, found.lines))
+    board.on_start(TrainingStart(Path("m"), 0, 1, found.lines))
     board.on_end()
     curves = curves_of([Path("m")])
     print_curves(curves)

@@ -38,9 +38,9 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     norm, projections, norms, back, head, rope = parts
     q, k, v, *gates = (linear.weight for linear in projections)
     heads, kv_heads, plain = len(q) // head, len(k) // head, isinstance(norms[0], nn.Identity)
-    unit, into = Unit(norm), product(side_by_side(norm, [q, k, v, *gates]), rows)
     bias = None if projections[0].bias is None else torch.cat([linear.bias for linear in projections])
-    out, wide = residual(back.weight, rows), torch.promote_types(q.dtype, torch.float32)
+    unit, into = Unit(norm), product(side_by_side(norm, [q, k, v, *gates]), rows, bias)
+    out, wide = residual(back.weight, rows, back.bias), torch.promote_types(q.dtype, torch.float32)
     turned = rotary(head, rope, q)
     scale = torch.full((), scores.scale or head**-0.5, dtype=wide)
     sizes = heads + kv_heads, kv_heads, heads if gates else 0
@@ -48,9 +48,7 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
         x, position = x[:, 0], int(state.position[0])  # every row has seen equally many
-        made = into(unit(x))
-        made = made if bias is None else made + bias
-        both, v, gate = made.view(len(x), -1, head).split(sizes, 1)
+        both, v, gate = into(unit(x)).view(len(x), -1, head).split(sizes, 1)
         if not plain:
             cut = zip(norms, both.split((heads, kv_heads), 1), strict=True)
             both = torch.cat([normed(part, t[:, None])[:, 0] for part, t in cut], 1)
@@ -60,7 +58,7 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
         y = y.view(len(x), -1).to(x.dtype)
         if gates:
             y = y * torch.sigmoid(gate.flatten(1))
-        return out(x if back.bias is None else x + back.bias, y)[:, None], state
+        return out(x, y)[:, None], state
 
     return run
 

@@ -11,27 +11,27 @@ import torch
 from torch import Tensor, nn
 
 Product = Callable[[Tensor], Tensor]  # (B, inputs) to (B, outputs)
-ResidualProduct = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs), h (B, inputs) to x + h W^T
+ResidualProduct = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs), h (B, inputs) to x + h W^T + b
 
 _LARGE = 1 << 18  # elements from which on oneDNN's layout is worth its slower calls
 
 
-def product(weight: Tensor, rows: int) -> Product:
-    """x (rows, inputs) to x W^T, for a weight (outputs, inputs); right for any number of rows, fast for `rows`."""
+def product(weight: Tensor, rows: int, bias: Tensor | None = None) -> Product:
+    """x (rows, inputs) to x W^T + b, for a weight (outputs, inputs); right for any number of rows, fast for `rows`."""
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        return lambda x: run(x, held, None, "none", [], "")
+        return lambda x: run(x, held, bias, "none", [], "")
     laid = _turned(weight, rows)
-    return lambda x: torch.mm(x, laid)
+    return (lambda x: torch.mm(x, laid)) if bias is None else (lambda x: torch.addmm(bias, x, laid))
 
 
-def residual(weight: Tensor, rows: int) -> ResidualProduct:
-    """x (rows, outputs) and h (rows, inputs) to x + h W^T, as in `product`."""
+def residual(weight: Tensor, rows: int, bias: Tensor | None = None) -> ResidualProduct:
+    """x (rows, outputs) and h (rows, inputs) to x + h W^T + b, as in `product`."""
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.binary, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        return lambda x, h: run(h, x, held, None, "add")
+        return lambda x, h: run(h, x, held, bias, "add")
     laid = _turned(weight, rows)
-    return lambda x, h: torch.addmm(x, h, laid)
+    return lambda x, h: torch.addmm(x if bias is None else x + bias, h, laid)
 
 
 def _blocked(weight: Tensor, rows: int) -> bool:

@@ -13,7 +13,7 @@ from hybridkit.system.errors import UserError
 _LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document
 
 
-class Train(TokenizerSpec):
+class TrainedTokenizer(TokenizerSpec):
     """Byte-level BPE of at most V tokens, trained on the corpus."""
 
     size: int

@@ -11,7 +11,7 @@ from typing import Any
 
 from hybridkit.recipe.files import dump
 from hybridkit.recipe.schema import Recipe
-from hybridkit.training.callback import Callback, Line, Start
+from hybridkit.training.callback import Callback, Line, TrainingStart
 from hybridkit.training.logger import tagged
 
 FOLDER = "tensorboard"
@@ -25,7 +25,7 @@ class EventWriter(Callback):
         self._recipe = recipe
         self._board: _EventFile | None = None
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         self.on_end()
         folder = start.run / FOLDER
         times = wall_times(folder)
@@ -35,7 +35,7 @@ class EventWriter(Callback):
             self._board.add(line, times.get(line["step"]))
         self._board.flush()
 
-    def on_rollback(self, start: Start) -> None:
+    def on_rollback(self, start: TrainingStart) -> None:
         self.on_start(start)
 
     def on_step(self, line: Line, bits_per_byte: float | None) -> None:

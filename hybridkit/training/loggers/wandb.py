@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hybridkit.recipe.schema import Recipe
 from hybridkit.system.errors import UserError
-from hybridkit.training.callback import Callback, Line, Start
+from hybridkit.training.callback import Callback, Line, TrainingStart
 from hybridkit.training.logger import Logger, tagged
 
 ID = "wandb.txt"  # in the run folder: which run there is this one
@@ -32,7 +32,7 @@ class _Run(Callback):
         self._spec, self._recipe = spec, recipe
         self._run: Any = None
 
-    def on_start(self, start: Start) -> None:
+    def on_start(self, start: TrainingStart) -> None:
         wandb = importlib.import_module("wandb")
         known = start.run / ID
         identity = known.read_text(encoding="utf-8").strip() if start.step and known.is_file() else None

@@ -22,3 +22,13 @@ def test_slices_give_what_the_plain_formula_gives(groups: int, monkeypatch: pyte
         found.append([out, *torch.autograd.grad(out, [y, z, norm.weight], slope)])
     for ours, right in zip(*found, strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("groups", [None, 1, 3])
+@torch.no_grad()
+def test_one_token_is_the_same(groups: int | None) -> None:
+    norm = GatedNorm(12, groups).double()
+    if norm.weight is not None:
+        torch.nn.init.normal_(norm.weight)
+    y, z = torch.randn(2, 5, 12, dtype=torch.float64).unbind()
+    torch.testing.assert_close(norm.stepper()(y, z) * norm.after, norm(y, z), rtol=1e-12, atol=1e-13)

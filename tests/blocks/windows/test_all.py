@@ -4,20 +4,51 @@ import pytest
 import torch
 
 import hybridkit as hk
-from hybridkit.block import ALL, TrainStep
+from hybridkit.block import ALL, TrainStep, Window
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.source import PatternError
+from hybridkit.system.errors import UserError
 from hybridkit.testing import check_window
 from hybridkit_blocks.windows.cycle import Cycle
+from hybridkit_blocks.windows.ramp import Ramp
 from hybridkit_blocks.windows.stoch import Stoch
+from hybridkit_blocks.windows.uniform import Uniform
 
 PATTERN = "[sa:stoch(4,all,p=.5), mlstm]"
 SIZES = {"width": 16, "heads": 2}
 
 
-@pytest.mark.parametrize("policy", [Stoch(short=4, long=ALL), Cycle(first=4, second=ALL, period=6)], ids=str)
-def test_laws(policy: Stoch) -> None:
+POLICIES = [
+    Stoch(short=4, long=ALL),
+    Cycle(first=4, second=ALL, period=6),
+    Ramp(first=4, last=ALL, begin=0.2, end=0.7),
+    Ramp(first=ALL, last=4, begin=0.2, end=0.7),
+    Ramp(first=300, last=ALL, begin=0.2, end=0.7),  # longer than a row
+    Uniform(low=4, high=ALL, step=9, until=0.8),
+    Uniform(low=300, high=ALL),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_laws(policy: Window) -> None:
     check_window(policy)
+
+
+def test_a_ramp_to_all_ends_at_the_length_of_a_row_and_then_has_no_limit() -> None:
+    ramp = Ramp(first=4, last=ALL, begin=0.25, end=0.75)
+    drawn = [ramp(TrainStep(0, step, 100, sequence=64), 0) for step in range(100)]
+    assert drawn[:26] == [4] * 26 and drawn[50] == 16 and drawn[74] == 61 and drawn[75:] == [ALL] * 25
+    numbers = Ramp(first=4, last=64, begin=0.25, end=0.75)
+    assert drawn[:75] == [numbers(TrainStep(0, step, 100), 0) for step in range(75)]
+    with pytest.raises(ValueError, match="needs the length of a training sequence"):
+        ramp(TrainStep(0, 50, 100), 0)
+
+
+def test_a_draw_up_to_all_has_the_windows_below_a_row_and_none() -> None:
+    drawn = Uniform(low=8, high=ALL, step=8)
+    assert list(drawn.shares(32)) == [8, 16, 24, ALL] and list(drawn.shares(33)) == [8, 16, 24, 32, ALL]
+    with pytest.raises(UserError, match=r"uniform\(1,all\), in sequences of 5,000 tokens: 4999 windows are more than"):
+        hk.costs("sa:uniform(1,all)", context=5000, **SIZES)
 
 
 def test_it_is_full_attention_or_a_window_of_the_size_drawn() -> None:
@@ -51,6 +82,9 @@ def test_metrics_say_all(tmp_path: object) -> None:
     train = {"steps": 6, "batch_tokens": 64, "precision": "fp32"}
     run = hk.train(recipe | {"train": train}, f"{tmp_path}/run", quiet=True)
     assert {line["window"] for line in run.metrics if "loss" in line} == {4, "all"}
+    recipe["pattern"] = "[sa:ramp(4,all,0,.9), mlstm]"
+    run = hk.train(recipe | {"train": train}, f"{tmp_path}/ramp", quiet=True)
+    assert [line["window"] for line in run.metrics if "loss" in line] == [4, 6, 9, 13, 19, 27]
     assert hk.build(PATTERN, **SIZES).plan.pattern == "[sa:stoch(4,all), mlstm]"
     assert len(parse_pattern("sa:stoch(4,all)")) == 1
 
@@ -60,8 +94,9 @@ def test_metrics_say_all(tmp_path: object) -> None:
     [
         ("swa:stoch(4,all)", "no window of swa"),
         ("sa:stoch(all,4)", r"stoch\(4,all\)"),
-        ("sa:ramp(4,all,.1,.5)", "two numbers"),
-        ("sa:uniform(4,all)", "two numbers"),
+        ("swa:ramp(4,all,.1,.5)", "no window of swa"),
+        ("swa:uniform(4,all)", "no window of swa"),
+        ("sa:uniform(all,4)", r"uniform\(4,all\)"),
     ],
 )
 def test_all_stands_only_for_the_largest_window_of_sa(pattern: str, said: str) -> None:

@@ -22,6 +22,10 @@ def test_every_layout_multiplies_alike(outputs: int, inputs: int, dtype: torch.d
         right = h.double() @ weight.double().t()
         torch.testing.assert_close(product(weight, meant)(h).double(), right, **close)
         torch.testing.assert_close(residual(weight, meant)(x, h).double(), x.double() + right, **close)
+        bias = torch.randn(outputs, dtype=torch.float64).to(dtype)
+        moved = right + bias.double()
+        torch.testing.assert_close(product(weight, meant, bias)(h).double(), moved, **close)
+        torch.testing.assert_close(residual(weight, meant, bias)(x, h).double(), x.double() + moved, **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

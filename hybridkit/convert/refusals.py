@@ -1,0 +1,100 @@
+"""What a conversion must not begin or go on with. Every function raises UserError, in words."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hybridkit.convert.planned import RECORD, Conversion
+from hybridkit.convert.stages import PlannedStage
+from hybridkit.data.open import open_feed
+from hybridkit.evaluation.probes import probes_of
+from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+from hybridkit.training.freeze import check_freeze
+from hybridkit.training.launch.launch import check_launch
+from hybridkit.training.ranks import Place, place
+from hybridkit.training.refusals import changes_of, refuse_unknown_metrics
+
+
+def check_section(loaded: Loaded) -> None:
+    """Whether a recipe says a conversion."""
+    if not loaded.recipe.convert:
+        raise UserError(f"{loaded.path}: has no section `convert`, such as convert: {{preset: radlads}}")
+    if loaded.recipe.train.from_:
+        raise UserError("train.from: a conversion begins with its teacher's weights; leave it out")
+
+
+def check_stage(stage: PlannedStage) -> None:
+    """Whether a stage can be trained here, and go on where it was begun."""
+    ranks, recipe, registry = (place(os.environ) or Place(0, 1)).ranks, stage.loaded.recipe, stage.loaded.registry
+    try:
+        check_launch(recipe, ranks, registry)
+        check_freeze(stage.plan, recipe.train.freeze, recipe.train.steps)
+        if (k := stage.stage.top_k) and k > (vocab := stage.plan.dims.vocab):
+            raise UserError(f"top_k: {k:,}: the vocabulary has {vocab:,} tokens; leave it out for all of them")
+        open_feed(recipe.data, recipe.train, registry=registry)
+        probes = probes_of(stage.loaded)
+        for probe in probes:
+            probe.check(stage.plan)
+        refuse_unknown_metrics(recipe, [name for probe in probes for name in probe.metrics()])
+        if stage.run.recipe_file.is_file():
+            model = recipe.model.model_copy(update={"vocab": stage.plan.dims.vocab})
+            sized = recipe.model_copy(update={"model": model, "rules": CURRENT_RULES})
+            changes_of(stage.run, sized, registry)
+    except UserError as error:
+        raise type(error)(f"convert.stages.{stage.place}: {error}") from error
+
+
+def refuse_begun(folder: Path, resume: bool) -> None:
+    """A folder that holds a conversion, where none is to be resumed, or another run."""
+    begun = (folder / RECORD).is_file()
+    if begun and not resume:
+        raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
+    if not begun and Run(folder).begun:
+        raise UserError(f"{folder} holds a run that is no conversion; name another folder with --run")
+
+
+def refuse_other(conversion: Conversion) -> None:
+    """A folder that holds a conversion of another teacher, into another student, or with other stages."""
+    if not conversion.record.is_file():
+        return
+    said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
+    if said["teacher"]["sha256"] != teacher.sha256:
+        raise UserError(
+            f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
+            f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
+        )
+    now = conversion.said()
+    for key, name in (("keep", "convert.keep"), ("pattern", "pattern")):
+        if said.get(key, now[key]) != now[key]:  # older records do not say `keep`
+            raise UserError(
+                f"{conversion.folder} was begun with another {name} ({_or_none(said[key])}; now {_or_none(now[key])}),"
+                " which must not change on --resume; name another folder with --run"
+            )
+    if said["stages"] != now["stages"]:
+        old, new = (", ".join(one["name"] for one in stages) for stages in (said["stages"], now["stages"]))
+        raise UserError(
+            f"{conversion.folder} was begun with other stages ({old}; now {new}): only their steps and rates may change"
+            " on --resume; name another folder with --run"
+        )
+    _refuse_longer(conversion)
+
+
+def _refuse_longer(conversion: Conversion) -> None:
+    """More steps of a stage whose weights the next one has begun with."""
+    begun = [stage.run.recipe_file.is_file() for stage in conversion.stages]
+    for stage, later in zip(conversion.stages, begun[1:], strict=False):
+        if later and not stage.done:
+            raise UserError(
+                f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
+                f" with its weights; set the steps as they were, or name another folder with --run"
+            )
+
+
+def _or_none(said: Any) -> str:
+    return "none" if said in (None, []) else str(said)
