@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 COMMAND_LINE = "from hybridkit.cli import main; main()"
-VERBS = ("train", "eval", "generate", "show", "export", "bench", "convert")
+VERBS = ("train", "eval", "generate", "show", "export", "bench")
 
 
 class Forked:
