@@ -48,6 +48,11 @@ def spare_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory, or of the main memory that a process can still take."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else spare_memory()
+
+
 def keep_freed_memory() -> None:
     """Have this process keep the memory that it frees, where its C library is glibc; elsewhere nothing changes.
 

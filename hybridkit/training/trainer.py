@@ -144,6 +144,8 @@ def _train(job: _Job, resume: bool) -> None:
     feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
+    for callback in job.callbacks:
+        callback.prepare(feed.tokenizer)
     about = _about(job, feed) | {"code": hashes(code)}
     state = _restored(found, about, job)
     job.objective.begin(job.engine.model)
