@@ -5,7 +5,7 @@ A field that nothing here knows may change what the model computes, so it is nev
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +58,11 @@ _NEUTRAL: dict[str, Any] = {  # of every transformers config, at these values wi
 }
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a config.json is a finite number that a float holds; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 class Fields:
     """The fields of a config.json; `origin` names the file in messages."""
 
@@ -69,6 +74,10 @@ class Fields:
     def with_defaults(self, defaults: Mapping[str, Any]) -> Fields:
         """The same fields, where those that are missing have these values."""
         return Fields({**defaults, **self._said}, self.origin)
+
+    def is_null(self, name: str) -> bool:
+        """Whether a field is said, as null."""
+        return name in self._said and self._said[name] is None
 
     def take(self, name: str, default: Any = None) -> Any:
         """The value of a field, whatever it is; `default` where it is missing or null."""
@@ -86,8 +95,15 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number above 0. Raises UserError."""
         value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not is_number(value) or not value > 0:
             raise self.wrong(name, "should be a number above 0")
+        return float(value)
+
+    def weight(self, name: str, default: float) -> float:
+        """A finite number, 0 or above. Raises UserError."""
+        value = self.take(name, default)
+        if not is_number(value) or not value >= 0:
+            raise self.wrong(name, "should be a number, 0 or above")
         return float(value)
 
     def switch(self, name: str, default: bool = False) -> bool:

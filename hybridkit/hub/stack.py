@@ -27,3 +27,8 @@ def call(name: str, arguments: Mapping[str, Value], window: int | None = None) -
     """A call of a pattern: `swa(kv_heads=2):128`."""
     said = ",".join(f"{key}={write_value(value)}" for key, value in arguments.items())
     return name + (f"({said})" if said else "") + (f":{window}" if window else "")
+
+
+def own_scale(scale: float, head: int) -> dict[str, Any]:
+    """The argument of attention that says the factor on scores; nothing where it is the usual one of a head's width."""
+    return {} if scale == head**-0.5 else {"scale": scale}

@@ -20,7 +20,7 @@ from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 
 VOCAB = 257  # tokens of `bytes`
-FROM_ZERO = ("Gemma3", "Qwen3Next")  # norms multiply by 1 + weight
+FROM_ZERO = ("Gemma3", "Qwen3Next", "RecurrentGemma")  # norms multiply by 1 + weight
 LLAMA = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
     "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None,

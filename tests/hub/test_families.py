@@ -3,7 +3,6 @@
 The tolerance is relative to the largest value: fp32 keeps 7 digits, and some layers of sums lose about one of them.
 """
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +143,26 @@ CASES = [
         "[kda(heads=4,head=8), ffn(width=48), mla(head=8,rank=12,rope_head=4,value_head=8,theta=null),"
         " moe(4,2,16,shared=1,route=sigmoid,factor=2.446,correction=.001,aux=0)]", "kimi_linear",
     ),
+    Case(
+        "FalconH1", {**LLAMA, "num_hidden_layers": 2, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
+         "mamba_d_state": 8, "mamba_chunk_size": 16, "key_multiplier": 0.4, "attention_out_multiplier": 0.9,
+         "embedding_multiplier": 5.7, "lm_head_multiplier": 0.5, "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.25,
+         "ssm_multipliers": [0.5, 0.25, 0.75, 2.0, 1.5], "mlp_multipliers": [0.9, 0.6]},
+        "[mamba2(heads=4,head=8,state=8,gate_norm=none,z_scale=.5,x_scale=.25,b_scale=.75,c_scale=2,dt_scale=1.5,"
+        "in_scale=1.25,out_scale=.25) | sa(kv_heads=2,scale=.14142135623730953,out_scale=.9)]*2", "falcon_h1",
+    ),
+    Case(
+        "GraniteMoeHybrid", {**LLAMA, "num_hidden_layers": 2, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+         "layer_types": ["linear_attention", FULL], "num_local_experts": 4, "intermediate_size": 8,
+         "mamba_chunk_size": 16, "shared_intermediate_size": 16, "attention_multiplier": 0.25, "logits_scaling": 4.0,
+         "residual_multiplier": 0.5, "embedding_multiplier": 12.0, "tie_word_embeddings": True,
+         "router_aux_loss_coef": 0.0},
+        "[mamba2(heads=8,head=8,state=8), sa(kv_heads=2,theta=null,scale=.25)]", "granitemoehybrid",
+    ),
+    Case(
+        "RecurrentGemma", {**LLAMA, "num_hidden_layers": 3, "attention_window_size": 8},
+        "[rglru*2, swa(kv_heads=2,rope=.5,bias=out):8]", "recurrent_gemma",
+    ),
 ]  # fmt: skip
 
 
@@ -187,8 +206,8 @@ def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
     found = {name: grad - origin[name] for name, grad in to_theirs(rules, grads)}  # without what norms add
     assert found.keys() == right.keys()
     largest = max(grad.abs().max() for grad in right.values())
-    for name, grad in found.items():  # some gradients are small sums of large terms, as those of gates' biases
-        assert (grad - right[name]).abs().max() <= 5e-5 * max(right[name].abs().max(), largest / 100), name
+    for name, grad in found.items():  # some gradients are small sums of large terms, as those of A_log: 6e-5 from fp64
+        assert (grad - right[name]).abs().max() <= 1e-4 * max(right[name].abs().max(), largest / 100), name
     context = ours.requires_grad_(False).prefill(ids[:1, :20])
     assert [int(one) for one in ours.generate(context, max_tokens=64, temperature=0)] == greedy(
         theirs, ids[:1, :20], 64
@@ -198,10 +217,13 @@ def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
 def stored_gradients(model: nn.Module) -> dict[str, Tensor]:
     """Under the names, and in the shapes, in which files hold the weights."""
     with tempfile.TemporaryDirectory() as name:
-        other = copy.deepcopy(model)
-        for parameter, given in zip(other.parameters(), model.parameters(), strict=True):
-            parameter.data = given.grad
-        return load_file(save(other, Path(name)) / "model.safetensors")
+        weights = [parameter.data for parameter in model.parameters()]
+        for parameter in model.parameters():
+            parameter.data = parameter.grad
+        found = load_file(save(model, Path(name)) / "model.safetensors")
+        for parameter, before in zip(model.parameters(), weights, strict=True):
+            parameter.data = before
+        return found
 
 
 def test_the_page_names_every_class() -> None:

@@ -37,6 +37,8 @@ class GptOss(Layered):
     }  # fmt: skip
 
     def layers(self, fields: Fields) -> Described:
+        if fields.is_null("rope_parameters"):
+            raise fields.wrong("rope_parameters", "should be an object; leave it out for the positions of gpt-oss")
         layers = fields.whole("num_hidden_layers", most=MOST_LAYERS)
         width, heads = fields.whole("hidden_size", most=1 << 20), fields.whole("num_attention_heads", most=1 << 16)
         said = {
@@ -58,7 +60,7 @@ class GptOss(Layered):
                 "width": fields.whole("intermediate_size"),
                 "bias": True,
                 "clip": fields.number("swiglu_limit"),
-                "aux": fields.take("router_aux_loss_coef", 0.0),
+                "aux": fields.weight("router_aux_loss_coef", 0.0),
             },
         )
         fields.harmless("experts_per_token")

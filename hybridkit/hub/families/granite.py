@@ -7,6 +7,7 @@ from typing import Any
 from hybridkit.block import Block
 from hybridkit.hub.families.llama import Llama
 from hybridkit.hub.fields import Fields
+from hybridkit.hub.stack import own_scale
 from hybridkit.model.plan import Plan
 
 
@@ -26,7 +27,9 @@ class Granite(Llama):
         }
 
     def attention(self, fields: Fields) -> dict[str, Any]:
-        return {**super().attention(fields), "scale": fields.number("attention_multiplier", 1.0)}
+        heads = fields.whole("num_attention_heads")
+        head = fields.whole("head_dim", max(1, fields.whole("hidden_size") // heads))
+        return {**super().attention(fields), **own_scale(fields.number("attention_multiplier", 1.0), head)}
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         block: Any = attention[0]

@@ -40,7 +40,7 @@ class OlmoHybrid(Layered):
     defaults = {
         "vocab_size": 100352, "hidden_size": 3840, "intermediate_size": 11008, "num_hidden_layers": 32,
         "num_attention_heads": 30, "rms_norm_eps": 1e-6, "linear_allow_neg_eigval": True,
-        "max_position_embeddings": 65536,
+        "max_position_embeddings": 65536, "rope_theta": 10000.0,
     }  # fmt: skip
 
     def layers(self, fields: Fields) -> Described:
@@ -48,7 +48,8 @@ class OlmoHybrid(Layered):
         width, heads = fields.whole("hidden_size", most=1 << 20), fields.whole("num_attention_heads", most=1 << 16)
         kv_heads = fields.whole("num_key_value_heads", heads, most=1 << 16)
         types = fields.each("layer_types", layers, FULL, LINEAR)
-        types = types or [FULL if index % 4 == 3 else LINEAR for index in range(layers)]
+        if types is None:  # every fourth and, of fewer than four layers, the last
+            types = [FULL if index % 4 == 3 or index == layers - 1 < 3 else LINEAR for index in range(layers)]
         fields.only("hidden_act", "silu")
         fields.only("attention_dropout", 0.0)
         fields.harmless(*STARTS)
@@ -59,8 +60,7 @@ class OlmoHybrid(Layered):
             {} if kv_heads == heads else {"kv_heads": kv_heads}
         )
         said |= {"bias": True} if fields.switch("attention_bias") else {}
-        turns = fields.take("rope_parameters")
-        rope = {"theta": None} if turns is None or turns.get("rope_theta") is None else rope_arguments(fields)
+        rope = {"theta": None} if _still(fields) else rope_arguments(fields)
         inner = fields.whole("intermediate_size")
         pairs = {
             LINEAR: (delta, call("ffn", {"width": inner})),
@@ -79,7 +79,7 @@ class OlmoHybrid(Layered):
             "num_attention_heads": attention.heads,
             "num_key_value_heads": attention.kv_heads,
             "attention_bias": attention.bias is True,
-            "rope_parameters": rope_fields(attention) if attention.theta else None,
+            "rope_parameters": {**rope_fields(attention), "rope_theta": attention.theta},
             "layer_types": layer_types(stack),
             "linear_allow_neg_eigval": delta.allow_neg_eigval,
             **gdn_fields(delta),
@@ -90,6 +90,15 @@ class OlmoHybrid(Layered):
 
     def as_stored(self, rules: list[Rule], names: Collection[str]) -> list[Rule]:
         return [_stored(rule, names) for rule in rules]
+
+
+def _still(fields: Fields) -> bool:
+    """Whether there are no rotary positions: the base is said, and null. A base that is not said is 10000."""
+    said = fields.take("rope_parameters")
+    fields.harmless("rope_theta")
+    if isinstance(said, dict) and "rope_theta" in said:
+        return said["rope_theta"] is None
+    return fields.is_null("rope_theta")
 
 
 def _stored(rule: Rule, names: Collection[str]) -> Rule:

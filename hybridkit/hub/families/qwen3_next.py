@@ -102,7 +102,7 @@ def _networks(fields: Fields, layers: int) -> list[str]:
         "shared": shared // width,
         "normalize": fields.switch("norm_topk_prob"),
         "shared_gate": True,
-        "aux": fields.take("router_aux_loss_coef", 0.001),
+        "aux": fields.weight("router_aux_loss_coef", 0.001),
     }
     dense, every = fields.take("mlp_only_layers", []), fields.whole("decoder_sparse_step")
     inner = fields.whole("intermediate_size")
