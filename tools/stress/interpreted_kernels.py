@@ -19,17 +19,18 @@ from collections.abc import Callable, Iterator
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 import torch
-from triton.runtime.autotuner import Autotuner
 
-from hybridkit_blocks.ops import delta_kernels, mlstm_kernels, ssd_kernels
+from hybridkit_blocks.ops.delta_kernels import _fault as delta_fault
+from hybridkit_blocks.ops.mlstm_kernels import _fault as mlstm_fault
+from hybridkit_blocks.ops.ssd_kernels import _fault as ssd_fault
 
 HEAD = 32
 CPU = torch.device("cpu")
 GATES: dict[str, Callable[[], str]] = {
-    "mlstm": lambda: mlstm_kernels._fault("triton", CPU, torch.float32, HEAD, HEAD),
-    "mamba2": lambda: ssd_kernels._fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
-    "gdn": lambda: delta_kernels._fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
-    "kda": lambda: delta_kernels._fault("fla", CPU, torch.float32, HEAD, HEAD, HEAD),
+    "mlstm": lambda: mlstm_fault("triton", CPU, torch.float32, HEAD, HEAD),
+    "mamba2": lambda: ssd_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
+    "gdn": lambda: delta_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
+    "kda": lambda: delta_fault("fla", CPU, torch.float32, HEAD, HEAD, HEAD),
 }
 
 
@@ -48,6 +49,8 @@ def counters(*limits: object) -> Iterator[Index]:
 
 def prepare() -> None:
     """No timing of variants, which needs a card: the first one runs. Loops of fla's kernels get such counters."""
+    from triton.runtime.autotuner import Autotuner
+
     Autotuner._bench = lambda self, *args, **settings: [1.0, 1.0, 1.0]
     import fla.ops.gated_delta_rule
     import fla.ops.kda
