@@ -93,8 +93,8 @@ class DeltaLayer(Layer):
         if window is not None:
             raise ValueError(f"{self.name} has no window; leave it out")
         held, gather = DeltaState(*state) if state else None, self.sequence_parallel.gather
-        q, k, v, b, *given = self._project(x)
-        given = self._raised(given, self.raising)
+        q, k, v, b, *low = self._project(x)
+        given = self._raised(low, self.raising)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
         beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
         o, S = delta_kernels.delta_cell(q, k, v, beta, g, held.S if held else None, document_starts)
@@ -105,8 +105,8 @@ class DeltaLayer(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = DeltaState(*state), x[:, 0]
-        q, k, v, b, *given = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
-        given = self._raised(given, self.raising)
+        q, k, v, b, *low = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
+        given = self._raised(low, self.raising)
         y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
