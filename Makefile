@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A process a core, so one thread each; a caller's own OMP_NUM_THREADS stands.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# A process a core, so one thread each; a caller's own OMP_NUM_THREADS stands. What Python compiles is kept, whatever the
+# caller says of it: otherwise each of some hundred processes compiles all files again.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: help install develop demo test test-fast check format clean
 

@@ -100,18 +100,20 @@ class KdaLayer(DeltaLayer):
     def inputs(self) -> Sequence[nn.Linear]:
         return [self.f_b, self.g_b] if self.f_a is None or self.g_a is None else [self.f_a, self.g_a]
 
+    @property
+    def raising(self) -> Sequence[nn.Linear]:
+        return () if self.f_a is None else (self.f_b, self.g_b)
+
     def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        own, kind = self.f_b.weight.dtype, wide(self.A_log.dtype)
+        kind = wide(self.A_log.dtype)
         rate, bias, lowest = self.A_log.to(kind).exp()[:, None], self.dt_bias.to(kind), self.lower_bound
 
         def g(given: Sequence[Tensor]) -> Tensor:
-            f = given[0] if self.f_a is None else self.f_b(given[0].to(own))
-            f = (f.to(kind) + bias).unflatten(-1, (len(rate), -1))
+            f = (given[0].to(kind) + bias).unflatten(-1, (len(rate), -1))
             return F.softplus(f) * -rate if lowest is None else torch.sigmoid(f * rate) * lowest
 
         return g
 
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        gate = given[1] if self.g_a is None else self.g_b(given[1].to(self.g_b.weight.dtype))
-        gate = gate.to(o.dtype) if self.gate_bias is None else gate.to(o.dtype) + self.gate_bias
-        return o.flatten(-2) * torch.sigmoid(gate)
+        gate = given[1].to(o.dtype)
+        return o.flatten(-2) * torch.sigmoid(gate if self.gate_bias is None else gate + self.gate_bias)

@@ -67,13 +67,19 @@ class DeltaLayer(Layer):
     def inputs(self) -> Sequence[nn.Linear]:
         """The linear layers that read x beside q, k, v and b."""
 
+    @property
+    def raising(self) -> Sequence[nn.Linear]:
+        """The linear layers that read what `inputs` give, one each; none where that is used as it is."""
+        return ()
+
     @abstractmethod
     def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A function from what `inputs` give (..., outputs) to the log decay g (..., H, G), at least fp32."""
+        """A function from what `raising` or else `inputs` give (..., outputs) to the log decay g (..., H, G), at least
+        fp32."""
 
     @abstractmethod
     def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """The normed o (..., H, V) times its gate (..., H V), from what `inputs` give."""
+        """The normed o (..., H, V) times its gate (..., H V), from what `raising` or else `inputs` give."""
 
     def forward(
         self,
@@ -88,6 +94,7 @@ class DeltaLayer(Layer):
             raise ValueError(f"{self.name} has no window; leave it out")
         held, gather = DeltaState(*state) if state else None, self.sequence_parallel.gather
         q, k, v, b, *given = self._project(x)
+        given = self._raised(given, self.raising)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
         beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
         o, S = delta_kernels.cell(q, k, v, beta, g, held.S if held else None, document_starts)
@@ -99,6 +106,7 @@ class DeltaLayer(Layer):
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = DeltaState(*state), x[:, 0]
         q, k, v, b, *given = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
+        given = self._raised(given, self.raising)
         y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
@@ -107,11 +115,12 @@ class DeltaLayer(Layer):
         linears = self.q, self.k, self.v, self.b, *self.inputs
         project, cuts = self._packed(norm, linears, rows), [len(linear.weight) for linear in linears[3:]]
         cuts.insert(0, sum(self.sizes.channels))
+        raising = [product(linear.weight, rows) for linear in self.raising]
 
         def run(x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
             held, x = DeltaState(*state), x[:, 0]
             qkv, b, *given = project(unit(x)).split_with_sizes(cuts, -1)
-            return out(x, token(qkv, b, given, held).to(x.dtype)).unsqueeze(1), held
+            return out(x, token(qkv, b, self._raised(given, raising), held).to(x.dtype)).unsqueeze(1), held
 
         return run
 
@@ -133,6 +142,11 @@ class DeltaLayer(Layer):
             return [layer(x) for layer in layers]
         weights = [layer.weight for layer in layers]  # one product for all, and one for each gradient
         return linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+
+    def _raised(self, given: Sequence[Tensor], products: Sequence[Product]) -> Sequence[Tensor]:
+        """What the products of `raising` give (..., outputs), in the weights' type."""
+        own = self.q.weight.dtype
+        return [run(t.to(own)) for run, t in zip(products, given, strict=True)] if products else given
 
     def _convolved(
         self, mixed: Sequence[Tensor], held: DeltaState | None, document_starts: Tensor | None
@@ -157,7 +171,7 @@ class DeltaLayer(Layer):
         return self.sequence_parallel.own_heads(t.unflatten(0, (heads, -1))).flatten(0, 1)
 
     def _token(self) -> Callable[[Tensor, Tensor, Sequence[Tensor], DeltaState], Tensor]:
-        """A function from projected q, k, v side by side (B, C), b and what `inputs` give to one token's y (B, H V),
+        """A function from projected q, k, v side by side (B, C), b and what is given to one token's y (B, H V),
         before the norm's weights; the state is changed in place.
 
         q is not scaled: o is then sqrt(K) times as large, and so is the root of eps that its norm adds.

@@ -5,10 +5,11 @@ from pathlib import Path
 from hybridkit.api.runs import TrainedRun
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
-from hybridkit.model.loading import load_as
+from hybridkit.model.loading import load_as, placed
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.section import Combination, NormPlacement
 from hybridkit.runs.run import Which
+from hybridkit.system.machine import PrecisionChoice
 
 
 def build(
@@ -48,12 +49,20 @@ def build(
     return LanguageModel(compile_pattern(pattern, config))
 
 
-def load(run: Path | str | TrainedRun, checkpoint: Which = None, *, average: bool = False) -> LanguageModel:
+def load(
+    run: Path | str | TrainedRun,
+    checkpoint: Which = None,
+    *,
+    average: bool = False,
+    precision: PrecisionChoice | None = None,
+) -> LanguageModel:
     """The weights of a run's checkpoint on the CPU, with `.tokenizer` and `.recipe` set.
 
     `checkpoint`: a step, "best" (by `train.best`, or val_loss) or "newest". `average`: the running mean of the weights.
+    `precision`: in which the model computes; None: as the weights were saved.
 
     Nothing is executed but the run's plug-ins, if the user trusts them. Raises UserError where the folder holds no run
     or no valid checkpoint, the weights are another model's, or tokenizer or plug-ins are not the recorded ones.
     """
-    return load_as(LanguageModel, run.path if isinstance(run, TrainedRun) else run, checkpoint, average)
+    model = load_as(LanguageModel, run.path if isinstance(run, TrainedRun) else run, checkpoint, average)
+    return placed(model, model.head.weight.device, precision)

@@ -117,8 +117,8 @@ def evaluate(
     `text`: files, folders or globs that are read in place of the held-out text.
     `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
     test time (None: each block's largest). `checkpoint`: a step, "best" or "newest". `options` are further fields of
-    `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, haystack, include, limit. Answers
-    to needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
+    `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, precision, haystack, include,
+    limit. Answers to needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.runner import Evaluator

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from hybridkit.cli.options import Json, Overrides, Plugins, size_option
+from hybridkit.cli.options import Json, Overrides, Plugins, PrecisionName, size_option
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
-
-PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
 
 
 def bench(

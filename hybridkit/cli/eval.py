@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.cli.options import CheckpointName, Json, Plugins, PrecisionName
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
 from hybridkit.system.strict_json import format_json
@@ -67,6 +67,9 @@ _Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harne
 _Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
 _Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
 _Device = Annotated[_DeviceName, typer.Option(help="Where the model runs.")]
+_Precision = Annotated[
+    PrecisionName | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
+]
 _Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; default: the first run's eval/.")]
 
 
@@ -90,6 +93,7 @@ def eval(
     batch: _Batch = 8,
     chunk: _Chunk = 2048,
     device: _Device = "auto",
+    precision: _Precision = None,
     out: _Out = None,
     checkpoint: CheckpointName = None,
     as_json: Json = False,
@@ -110,7 +114,7 @@ def eval(
         lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
-        harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
+        precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
     _check(request, lengths, out)
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
-from hybridkit.system.errors import UserError
+from hybridkit.cli.options import CheckpointName, Json, Plugins, PrecisionName, RunFolder
+from hybridkit.system.errors import UserError, naming
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say, say_part
 
@@ -36,6 +36,9 @@ def generate(
     load_state: Annotated[Path | None, typer.Option(metavar="F", help="Go on from there with each prompt.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print speeds and state bytes on standard error.")] = False,
     checkpoint: CheckpointName = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
+    ] = None,
     average: Annotated[bool, typer.Option("--average", help="The running mean of the weights (train.ema).")] = False,
     as_json: Json = False,
     plugin: Plugins = [],
@@ -51,23 +54,30 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # wrong values are reported before a model is read
     from hybridkit.inference.streaming import Writer
-    from hybridkit.model.loading import load_model
+    from hybridkit.model.loading import load_model, placed
 
-    writer = Writer(load_model(run, checkpoint, average), sampling, tokens, stop)
+    model = load_model(run, checkpoint, average)
+    writer = Writer(placed(model, model.head.weight.device, precision), sampling, tokens, stop)
     streamed = not as_json and len(texts) < 2
     replies: list[Reply] = []
-    for context in _contexts(writer, texts, load_state, window, chunk):
-        if save_state:
-            _save(writer, context, save_state)
-        for news in writer.reply(context, replies):
-            if streamed:
-                say_part(news[0])
+    with naming(f"--chunk {max(1, (chunk or 2048) // 2)}, fewer prompts or --precision bf16"):
+        for context in _contexts(writer, texts, load_state, window, chunk):
+            _go_on(writer, context, replies, streamed, save_state)
     if as_json:
         say(format_json({"replies": [reply.to_json() for reply in replies]} | writer.stats.to_json()))
     else:
         say_part("\n" if streamed else "".join(f"--- {place}\n{reply.text}\n" for place, reply in enumerate(replies)))
     if stats:
         say(writer.stats, file=sys.stderr)
+
+
+def _go_on(writer: Writer, context: Context, replies: list[Reply], streamed: bool, save_state: Path | None) -> None:
+    """Add the reply to a context, printed as it comes where it is `streamed`; the context is kept if asked."""
+    if save_state:
+        _save(writer, context, save_state)
+    for news in writer.reply(context, replies):
+        if streamed:
+            say_part(news[0])
 
 
 def _given(text: str) -> str:

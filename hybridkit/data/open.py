@@ -106,9 +106,16 @@ def _mixture(
         made = feed(one)
         return made.digest if isinstance(made, Batches) else str(one.source)
 
+    def own(one: Data) -> Feed:
+        """A text that is validated on alone."""
+        try:
+            return feed(one)
+        except UserError as error:
+            raise UserError(str(error).replace("data.source:", "data.validation:", 1)) from error
+
     trained, validated = _parts(data), _held_out(data)
     parts = [MixturePart(share.name, share.weight, feed(one)) for share, one in trained]
-    held = {name: feed(one) for name, one in validated}
+    held = {name: feed(one) if isinstance(data.validation, float) else own(one) for name, one in validated}
     said = [[[*share, digest(one)] for share, one in trained], [[name, digest(one)] for name, one in validated]]
     shape = data.sequence, train.batch_tokens // data.sequence, train.seed
     return Mixture(parts, held, digest_of(said), *shape, isinstance(data.validation, float))

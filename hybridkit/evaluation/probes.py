@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from hybridkit.cost.flops import TRAINING, forward_flops
+from hybridkit.cost.flops import TRAINING, CostSettings, forward_flops, total_state_bytes
 from hybridkit.data.open import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
+from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import answer_generated
 from hybridkit.evaluation.recall import far, near
@@ -30,6 +31,7 @@ from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.probe import NEAR, Probe, needle_metric, recall_metric
 from hybridkit.system.errors import UserError
+from hybridkit.system.machine import choose_device, device_memory
 from hybridkit.training.callback import Callback, Line, TrainingStart
 
 SEED = 42
@@ -67,6 +69,40 @@ class Probes(Callback):
                 f" {allowed:.1%}: ask less often, or for fewer samples, or allow more"
             )
 
+        self._refuse_large(plan)
+
+    def _refuse_large(self, plan: Plan) -> None:
+        """Raises UserError where the states of the rows that are read together are larger than the memory."""
+        rows, device = ReadOptions().batch, choose_device(self._recipe.train.device)
+        longest = max((tokens for probe in self._probes for tokens in self._tokens(probe)), default=1)
+        held, spare = total_state_bytes(plan, CostSettings(longest, batch=rows)), device_memory(device)
+        if held > spare:
+            raise UserError(
+                f"train.probes: after {longest:,} tokens the states of {rows} rows take {held / 2**30:,.1f} GiB, and"
+                f" {device.type} has {spare / 2**30:,.1f} GiB: ask over fewer tokens"
+            )
+
+    def _tokens(self, probe: Probe) -> list[int]:
+        """Of the sequences that a probe reads."""
+        pairs = self._task.pairs if self._task else 0
+        return [*(2 * pairs + gap + 1 for gap in probe.recall or ()), *(n + ANSWER_TOKENS for n in probe.lengths or ())]
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """Raises UserError where a question of needles does not fit its length."""
+        asked = {(task, n) for probe in self._probes for task in probe.needles or () for n in probe.lengths or ()}
+        for task, length in sorted(asked):
+            samples = self._samples_of(task, length, tokenizer)
+            try:
+                list(samples.prepare(1))
+            except UserError as error:
+                raise UserError(f"train.probes: {str(error).replace('--lengths', 'lengths')}") from error
+
+    def _samples_of(self, task: str, length: int, tokenizer: Tokenizer) -> Samples:
+        key = task, length
+        if key not in self._samples:
+            self._samples[key] = Samples(task, length, SEED, tokenizer, tokenizer.digest, open_essays(None))
+        return self._samples[key]
+
     def share(self, plan: Plan) -> float:
         """FLOPs of the probes as a share of those of training; text that is decoded counts like text that is read."""
         data, train = self._recipe.data, self._recipe.train
@@ -79,10 +115,9 @@ class Probes(Callback):
             return forward_flops(plan, len(probe.write.encode()) + probe.tokens)
         if probe.recall and self._task:
             near_flops = ROW_TOKENS // self._recipe.data.sequence * forward_flops(plan, self._recipe.data.sequence)
-            tokens = [2 * self._task.pairs + gap + 1 for gap in probe.recall]
-            return windows * probe.samples * sum(forward_flops(plan, n) for n in tokens) + near_flops
-        lengths = [length + ANSWER_TOKENS for length in probe.lengths or ()]
-        return windows * probe.samples * len(probe.needles or ()) * sum(forward_flops(plan, n) for n in lengths)
+            return windows * probe.samples * sum(forward_flops(plan, n) for n in self._tokens(probe)) + near_flops
+        read = sum(forward_flops(plan, n) for n in self._tokens(probe))
+        return windows * probe.samples * len(probe.needles or ()) * read
 
     def due(self, step: int, last: bool) -> bool:
         return any(last or step % probe.every == 0 for probe in self._probes)
@@ -128,11 +163,7 @@ class Probes(Callback):
 
     def _needles(self, model: Model, task: str, length: int, probe: Probe, reading: ReadOptions) -> float:
         assert model.tokenizer
-        key = task, length
-        if key not in self._samples:
-            tokenizer = model.tokenizer
-            self._samples[key] = Samples(task, length, SEED, tokenizer, tokenizer.digest, open_essays(None))
-        samples = self._samples[key]
+        samples = self._samples_of(task, length, model.tokenizer)
         for _ in samples.prepare(probe.samples):
             pass
         scores: list[float] = []
@@ -145,4 +176,9 @@ class Probes(Callback):
 
 def _with_tasks(probe: Probe) -> Probe:
     """The probe with groups of needle tasks spelt out."""
-    return probe.model_copy(update={"needles": list(task_names(probe.needles))}) if probe.needles else probe
+    if not probe.needles:
+        return probe
+    try:
+        return probe.model_copy(update={"needles": list(task_names(probe.needles))})
+    except UserError as error:
+        raise UserError(f"train.probes: {str(error).removeprefix('--')}") from error

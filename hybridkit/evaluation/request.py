@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Scoring = Literal["ruler", "forced"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp64"]  # torch is not imported here
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class EvalRequest:
     batch: int = 8
     chunk: int = 2048
     device: str = "auto"
+    precision: PrecisionChoice | None = None  # of the weights and the arithmetic; None: as the weights were saved
     harness: tuple[str, ...] = ()  # tasks of lm-evaluation-harness
     include: Path | None = None
     limit: int | None = None

@@ -23,7 +23,8 @@ from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.evaluation.target import EvalTarget
 from hybridkit.evaluation.task import choose_task
 from hybridkit.model.model import Model
-from hybridkit.system.errors import UserError
+from hybridkit.system.errors import UserError, naming
+from hybridkit.system.machine import choose_device, choose_precision
 
 ROW_TOKENS = 16384  # read together where rows are short
 DEPTH_BINS = 10
@@ -76,10 +77,16 @@ class Evaluator:
             notes=list(dict.fromkeys(note for target in self.targets for note in self._notes(target))),
         )
         for target in self.targets:
-            with target.model(self.request.device) as model:
+            with naming(self._lighter()), target.model(self.request.device, self.request.precision) as model:
                 for window in self.request.windows:
                     _RunAtWindow(self, target, model, window, result).ask()
         return result
+
+    def _lighter(self) -> str:
+        """Settings that need less memory, the first to try first."""
+        batch, chunk = self.request.batch // 2, self.request.chunk // 2
+        sizes = [f"--batch {batch}"] * (batch > 0) + [f"--chunk {chunk}"] * (chunk > 0)
+        return " or ".join([*sizes, "--precision bf16"])
 
     def _notes(self, target: EvalTarget) -> Iterator[str]:
         """What a reader must know of a run's figures."""
@@ -113,11 +120,12 @@ class Evaluator:
         """Settings that scores depend on, besides the runs."""
         request, essays = self.request, self._essays
         harness = {"limit": request.limit, "include": request.include and str(request.include)}
-        used = any(choose_task(name).uses_essays for name in request.tasks)
+        used, device = any(choose_task(name).uses_essays for name in request.tasks), choose_device(request.device).type
         return {
             "samples": request.samples,
             "seed": request.seed,
             "scoring": request.scoring,
+            "precision": request.precision and choose_precision(request.precision, device),
             "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
             "harness": harness if request.harness else None,
             "interval": "95 %: Clopper and Pearson's on the effective number of samples; a sequence is one sample",
@@ -196,7 +204,8 @@ class _RunAtWindow:
 
     def _needles(self, samples: Samples) -> None:
         lines: list[dict[str, Any]] = []
-        file = needle_file(self.target, samples, self.request.scoring, self.window, self.model.head.weight.device.type)
+        where, kind = self.model.head.weight.device.type, self.result.settings["precision"]
+        file = needle_file(self.target, samples, self.request.scoring, self.window, where, kind)
         for line in run_cell(self.model, samples, self.request.samples, self.request.scoring, self.reading, file):
             lines.append({key: line[key] for key in ("score", "depths", "found")})  # prompts are long
             lines[-1]["unseen"] = self._unseen(samples, line["index"])
@@ -260,9 +269,17 @@ class _RunAtWindow:
         self._watch(f"harness: {', '.join(request.harness)}", 1, 1)
 
 
-def needle_file(target: EvalTarget, samples: Samples, scoring: str, window: int | None, device: str = "cpu") -> Path:
+def needle_file(
+    target: EvalTarget,
+    samples: Samples,
+    scoring: str,
+    window: int | None,
+    device: str = "cpu",
+    precision: str | None = None,
+) -> Path:
     """The file of a cell's answers. Its name holds a digest of everything the answers depend on."""
-    digest = digest_of([samples.digest, target.origin.fingerprint, scoring, window, device])
+    chosen = [precision] if precision else []  # answers of older versions do not name it
+    digest = digest_of([samples.digest, target.origin.fingerprint, scoring, window, device, *chosen])
     return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 
 

@@ -12,7 +12,7 @@ from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
 from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, open_named_text, run_origin
-from hybridkit.model.loading import load_model, plan
+from hybridkit.model.loading import load_model, placed, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
@@ -21,7 +21,7 @@ from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import choose_device
+from hybridkit.system.machine import PrecisionChoice, choose_device
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class EvalTarget:
         return [open_named_text(self.run, self.recipe, source, self.registry) for source in sources]
 
     @contextmanager
-    def model(self, device: str = "auto") -> Iterator[Model]:
-        """The model on a device, ablated if asked; the run may be training at the same time."""
-        with ablate.ablated(
-            load_model(self.run.path, self.origin.step).to(choose_device(device)), self.silenced
-        ) as model:
+    def model(self, device: str = "auto", precision: PrecisionChoice | None = None) -> Iterator[Model]:
+        """The model on a device (`placed`), ablated if asked; the run may be training at the same time."""
+        loaded = placed(load_model(self.run.path, self.origin.step), choose_device(device), precision)
+        with ablate.ablated(loaded, self.silenced) as model:
             yield model
 
 

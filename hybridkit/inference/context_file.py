@@ -57,7 +57,7 @@ def load_context(path: Path, model: Model) -> Context:
     """The context in a file. Raises UserError for a file that holds none, is damaged, or is another model's."""
     about, tensors = _read(path)
     if about.model != fingerprint(model):
-        raise UserError(f"{path} is the state of another model: layers or weights differ from this one's")
+        raise UserError(f"{path} is the state of another model: layers, weights or precision differ from this one's")
     device = model.head.weight.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:

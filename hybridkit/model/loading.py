@@ -18,6 +18,7 @@ from hybridkit.runs.manifest import AVERAGE, WEIGHTS
 from hybridkit.runs.run import RUN_RECIPE, Run, Which
 from hybridkit.runs.weights import check_weights, load_weights
 from hybridkit.system.errors import UserError
+from hybridkit.system.machine import DTYPES, PrecisionChoice, choose_precision
 
 M = TypeVar("M", bound=Model)
 
@@ -74,6 +75,11 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()
+
+
+def placed(model: M, device: torch.device, precision: PrecisionChoice | None = None) -> M:
+    """The model on a device, its weights in a precision, in which it then computes; None: as they were saved."""
+    return model.to(device, None if precision is None else DTYPES[choose_precision(precision, device.type)])
 
 
 def load_model(run: Path | str, checkpoint: Which = None, average: bool = False) -> Model:

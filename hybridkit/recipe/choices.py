@@ -35,8 +35,8 @@ def check_choice(kind: Kind, name: str, registry: Registry) -> str:
     known = registry.names(kind)
     if name not in known:
         near = nearest(name, known)
-        hint = f"; did you mean {near}?" if near else ""
-        raise ValueError(f"should name an {kind} ({', '.join(known)}, or one of a --plugin file{hint})")
+        hint, article = f"; did you mean {near}?" if near else "", "an" if str(kind)[0] in "aeiou" else "a"
+        raise ValueError(f"should name {article} {kind} ({', '.join(known)}, or one of a --plugin file{hint})")
     return name
 
 

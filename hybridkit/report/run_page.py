@@ -65,21 +65,22 @@ def write_run_page(runs: Sequence[Path], file: Path, samples: Sequence[Continuat
 
 def run_page(runs: Sequence[Path], samples: Sequence[Continuation] = ()) -> str:
     """The HTML document of runs."""
-    subjects = [_subject(*pair) for pair in zip(curves_of(runs), runs, strict=True)]
+    context = max(Run(path).recipe.recipe.data.sequence for path in runs)  # at which the costs of all compare
+    subjects = [_subject(*pair, context) for pair in zip(curves_of(runs), runs, strict=True)]
     common, names = apart([str(run) for run in runs])
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
     said = [f"runs in {common}", machine] if common else [machine]
     return html_page(", ".join(names), [about(*said)], _sections(subjects, samples))
 
 
-def _subject(curve: RunCurve, path: Path) -> _Subject:
+def _subject(curve: RunCurve, path: Path, context: int) -> _Subject:
     run = Run(path)
     loaded = run.recipe
     try:
         results = read_history(path / "eval")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path / 'eval'}: its results cannot be read ({error}); move them away") from error
-    return _Subject(str(path), run, loaded, cost_requests(str(path), loaded)[0], curve, results)
+    return _Subject(str(path), run, loaded, cost_requests(str(path), loaded, [context])[0], curve, results)
 
 
 def _sections(subjects: Sequence[_Subject], samples: Sequence[Continuation]) -> Iterator[PageSection]:
@@ -120,7 +121,8 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     yield "pattern", plan.pattern
     yield "parameters", f"{format_parameters(found['params']['total'])} ({found['params']['total']:,})"
     yield "width, heads, vocabulary", f"{plan.dims.width}, {plan.dims.heads}, {plan.dims.vocab:,}"
-    yield f"state at {format_tokens(data.sequence)} tokens", format_bytes(found["state_bytes"][str(data.sequence)])
+    context = subject.request.settings.context
+    yield f"state at {format_tokens(context)} tokens", format_bytes(found["state_bytes"][str(context)])
     yield "steps", f"{shown['step']:,} of {train.steps:,}"
     yield "tokens", f"{shown['tokens']:,}"
     yield "FLOPs of training", f"{format_count(subject.flops)}FLOP"
@@ -213,7 +215,7 @@ def _recipes(subjects: Sequence[_Subject]) -> Iterator[str]:
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(value, dict):
-        yield key, str(value)
+        yield key, f"{value:.10g}" if isinstance(value, float) else "null" if value is None else str(value)
         return
     for name, inner in value.items():
         yield from _flat(f"{key}.{name}" if key else str(name), inner)
@@ -224,7 +226,7 @@ def _files(subjects: Sequence[_Subject]) -> TextTable:
     rows = []
     for subject in subjects:
         root = subject.run.path
-        tops = sorted(path for path in root.iterdir() if path.name != "checkpoints")
+        tops = sorted(path for path in root.iterdir() if path.name[0] != "." and path.name != "checkpoints")
         for path in (*tops, *(checkpoint.folder for checkpoint in reversed(list(subject.run.checkpoints())))):
             if not path.is_symlink():
                 rows.append([str(path), format_bytes(_size(path))])

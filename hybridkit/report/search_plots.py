@@ -40,7 +40,8 @@ TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variable
 def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tuple[str, str, Figure]]:
     """Name, title and figure of each picture that has data."""
     if found.rows:
-        yield "front", "Trials by objective; the staircase is the Pareto front", _front(found)
+        more = "; the staircase is the Pareto front" if len(found.objectives) > 1 else ""
+        yield "front", f"Trials by objective{more}", _front(found)
         yield "parallel", "The choices of each trial; darker is better in the first objective", _parallel(found)
         yield "importance", "Share of the variance that each variable explains by itself", _importance(found)
     if curves:
@@ -62,6 +63,7 @@ def _front(found: Results) -> Figure:
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
     red, said = COLORS[1], "best" if alone else "Pareto front"
     if alone:
+        axes.xaxis.get_major_locator().set_params(integer=True)  # numbers of trials
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     else:
         stair = _staircase(best, found.objectives[names[1]] == "max")
@@ -69,7 +71,7 @@ def _front(found: Results) -> Figure:
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     for row, a, b in zip(found.rows, x, y, strict=True):
         if row.on_front or len(found.rows) <= 20:
-            axes.annotate(str(row.trial.number), (a, b), (3, 3), textcoords="offset points", fontsize=6.5)
+            axes.annotate(str(row.trial.number), (a, b), (3, 3), textcoords="offset points", fontsize=7)
     if alone:
         axes.set(xlabel="trial")
     else:
@@ -132,7 +134,7 @@ def _parallel(found: Results) -> Figure:
         axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
     for place, (name, column) in enumerate(zip(names, columns, strict=True)):
         for text, height in _ticks(name, column, heights[place]).items():
-            axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=6.5, va="center")
+            axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=7, va="center")
     axes.set(xlim=(-0.1, len(names) - 0.4), ylim=(-0.06, 1.06))
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=30, ha="right")

@@ -1,7 +1,8 @@
 """Errors of which only the message is printed: bad input (exit code 2), failures, and runs that end early."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -33,6 +34,18 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     )
+
+
+@contextmanager
+def naming(settings: str) -> Iterator[None]:
+    """Where memory runs out within, a Failure that names settings which need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        line = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise Failure(f"not enough memory ({line}); less is needed with {settings}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from hybridkit.system.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp64"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp64"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 _KEEP = {-4: 0, -1: -1}  # mallopt(3): M_MMAP_MAX, no block of its own mapping; M_TRIM_THRESHOLD, never shrink the heap
 CPUINFO = "HYBRIDKIT_CPUINFO"  # in the environment: a file that is read in place of /proc/cpuinfo
@@ -45,6 +46,11 @@ def spare_memory() -> int:
         found = dict(line.split(":") for line in info.read_text(encoding="utf-8").splitlines())
         return int(found["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory, or of the main memory that a process can still take."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else spare_memory()
 
 
 def keep_freed_memory() -> None:

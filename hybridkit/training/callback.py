@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hybridkit.system.errors import Failure, Interrupted, UserError
 
 if TYPE_CHECKING:
+    from hybridkit.data.tokenizer import Tokenizer
     from hybridkit.model.model import Model
     from hybridkit.model.plan import Plan
 
@@ -54,6 +55,10 @@ class Callback:
 
     def check(self, plan: Plan) -> None:
         """Before anything is trained. Raises UserError where this callback does not suit the model."""
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """The text can be read, and nothing is written yet. Every rank is asked. Raises UserError for figures that
+        cannot be had with this tokenizer."""
 
     def due(self, step: int, last: bool) -> bool:
         """Whether something is to be measured after `step` updates; `last`: of the run."""

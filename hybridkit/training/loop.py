@@ -62,12 +62,12 @@ class Loop:
         self._train, self._engine, self._store = parts.recipe.train, parts.engine, parts.store
         sequence = parts.recipe.data.sequence
         engine, beside = parts.engine, parts.objective.held_bytes
-        self._rows = (
+        self.rows = (
             automatic_rows(parts.plan, self._train, sequence, engine.device, engine.precision, beside)
             if self._train.micro_batch == "auto"
             else self._train.micro_batch
         )
-        self._speed = Speed(parts.plan, parts.engine, sequence, self._rows, objective=parts.objective)
+        self._speed = Speed(parts.plan, parts.engine, sequence, self.rows, objective=parts.objective)
         self._saved = (
             self._store.last.step if self._store.last else None
         )  # the step of the last checkpoint, which the background may still write
@@ -112,7 +112,7 @@ class Loop:
         place = TrainStep(train.seed, state.step, train.steps, sequence=self._parts.recipe.data.sequence)
         windows = self._parts.plan.windows(place)
         targets = num_targets(batch)
-        shares = micro_batches(batch, self._rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
+        shares = micro_batches(batch, self.rows, self._engine.data_parallel_rank, self._engine.data_parallel_size)
         gradient = self._engine.gradients(shares, windows, targets)
         loss = gradient.nats / targets if targets else None
         self._refuse_non_finite(loss, gradient)
@@ -163,12 +163,12 @@ class Loop:
 
     def _validate(self) -> dict[str, Any]:
         self._parts.reporter.doing("validating")
-        found = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
+        found = validate(self._engine, self._parts.plan, self._parts.feed, self.rows)
         if found["val_loss"] is not None and not math.isfinite(found["val_loss"]):
             raise self._failed(f"the validation loss is {found['val_loss']}", self._state.step)
         if self._train.ema:
             with self._engine.averaged():
-                mean = validate(self._engine, self._parts.plan, self._parts.feed, self._rows)
+                mean = validate(self._engine, self._parts.plan, self._parts.feed, self.rows)
             found |= {f"{key}_ema": value for key, value in mean.items()}
         line = {"step": self._state.step, **found}
         self._write(line)

@@ -57,17 +57,17 @@ def automatic_rows(
 
 def rows_within(memory: int, plan: Plan, train: Train, sequence: int, precision: Precision) -> int:
     """Sequences of a micro-batch whose training takes at most so many bytes, by the cost model; at least one."""
+    one, two = (training_bytes(plan, train, sequence, rows, precision) for rows in (1, 2))
+    return max(1, 1 + (memory - one) // max(1, two - one))
 
-    def peak(rows: int) -> int:
-        training = Training(precision, rows, resets=True)
-        return activations(plan, training, CostSettings(sequence)).peak(train.recompute)
 
+def training_bytes(plan: Plan, train: Train, sequence: int, rows: int, precision: Precision) -> int:
+    """What training takes with micro-batches of `rows` sequences, by the cost model, on one rank without ZeRO."""
     held = persistent_memory(plan, Training(precision))
     own = held.weights + held.gradients + held.optimizer
     if precision == "bf16":
         own += held.weights // 2  # the copies that are cast once a step
-    one, two = peak(1), peak(2)
-    return max(1, 1 + (memory - own - one) // max(1, two - one))
+    return own + activations(plan, Training(precision, rows, resets=True), CostSettings(sequence)).peak(train.recompute)
 
 
 def _padded(batch: Batch, rows: int) -> Batch:

@@ -49,6 +49,7 @@ from hybridkit.training.refusals import (
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
+from hybridkit.training.too_large import naming_what_fits
 
 THREADS = 64  # that any machine can start, however few processors it has
 
@@ -143,6 +144,8 @@ def _train(job: _Job, resume: bool) -> None:
     feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
+    for callback in job.callbacks:
+        callback.prepare(feed.tokenizer)
     about = _about(job, feed) | {"code": hashes(code)}
     state = _restored(found, about, job)
     job.objective.begin(job.engine.model)
@@ -169,7 +172,9 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
             callbacks.tell("on_start", TrainingStart(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
             where = (job.recipe, job.plan, job.run, feed, job.engine, job.objective)
-            Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state).run()
+            loop = Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state)
+            with naming_what_fits(job.recipe, job.plan, job.engine, loop.rows):
+                loop.run()
         finally:
             store.close()
             callbacks.tell("on_end")

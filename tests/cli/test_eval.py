@@ -134,6 +134,9 @@ def test_needles_over_runs_windows_and_lengths(runs: Path) -> None:
     again = found("text", *asked, "1k", "--out", str(runs / "again"))["cells"]
     assert again == [cell for cell in answer["cells"] if cell["run"] == "text" and cell["length"] == 1024]
     assert before == {file: file.stat().st_mtime_ns for file in folder.glob("needles/*")}
+    narrow = found("text", *asked, "1k", "--precision", "bf16", "--out", str(runs / "narrow"))
+    assert narrow["settings"]["precision"] == "bf16" and answer["settings"]["precision"] is None
+    assert len([*folder.glob("needles/*")]) == len(before) + 2  # asked again, at both windows
 
 
 @pytest.mark.slow

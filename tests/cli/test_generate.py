@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from hybridkit.cli.generate import generate
 from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.model.model import Model
-from hybridkit.system.errors import UserError
+from hybridkit.system.errors import Failure, UserError
 
 PROMPT = "the quick brown fox"
 
@@ -138,3 +138,22 @@ def test_a_window_for_a_model_without_windows_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr("hybridkit.model.loading.load_model", lambda *given: other, raising=False)
     error = call("x", "--window", "7").exception
     assert isinstance(error, UserError) and "no block" in str(error)
+
+
+def test_precision_casts_the_weights(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+    own = tiny("[swa:8, mlstm]", torch.float32)
+    own.load_state_dict(model.state_dict())
+    own.tokenizer = ByteTokenizer()
+    monkeypatch.setattr("hybridkit.model.loading.load_model", lambda *given: own)
+    assert call(PROMPT, "--tokens", "3", "--precision", "bf16").exit_code == 0
+    assert {weight.dtype for weight in own.parameters()} == {torch.bfloat16}
+    assert call(PROMPT, "--precision", "fp8").exit_code == 2
+
+
+def test_out_of_memory_names_lighter_settings(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+    def full(*given: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(model, "hidden", full)
+    error = call(PROMPT, "--chunk", "512").exception
+    assert isinstance(error, Failure) and "--chunk 256" in str(error) and "--precision bf16" in str(error)

@@ -99,6 +99,10 @@ def test_a_text_is_written_and_counted_once_whatever_the_windows() -> None:
         ({"probes": [{"every": 2, "needles": "niah_single_1"}]}, "needles and lengths belong together"),
         ({"probes": [{"every": 2, "needles": "niah_sinlge", "lengths": 900}]}, "did you mean `niah_single`"),
         ({"probes": [{"every": 2, "recall": [2**40]}]}, "less than or equal"),
+        (
+            {"probe_share": 1e9, "probes": [{"every": 2, "needles": "niah_single_1", "lengths": 64}]},
+            "train.probes: niah_single_1 at length 64: .* lengths should be at least",
+        ),
         ({"until": {"metric": "recall_far", "at_least": 1.0}}, "nothing measures recall_far; "),
         ({"best": "val_los"}, "did you mean `val_loss`"),
         ({"engine": "deepspeed", "zero": 3}, "train.zero of at most 2"),
@@ -108,6 +112,12 @@ def test_probes_that_make_no_sense_are_refused(changes: dict[str, Any], said: st
     with pytest.raises(UserError, match=said):
         hk.train(probe(**changes), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_states_larger_than_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridkit.evaluation.probes.device_memory", lambda device: 1000)
+    with pytest.raises(UserError, match=r"the states of 8 rows take .* ask over fewer tokens"):
+        hk.train(probe(probe_share=1e9), tmp_path / "run", quiet=True)
 
 
 def test_recall_needs_a_run_on_recall(tmp_path: Path) -> None:

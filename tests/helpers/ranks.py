@@ -1,9 +1,11 @@
-"""What ranks do in the tests: run as a script by each of them, with the environment that a launcher gives.
+"""What ranks do in the tests: `forked(RANKS, PORT, OUT)` is two of them, each with the environment of a launcher.
 
-`python ranks.py OUT` trains with every stage and writes what was found, from rank 0, as JSON.
+They train with every stage; rank 0 writes what was found as JSON.
 """
 
+import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +26,8 @@ from hybridkit.training.freeze import frozen
 from hybridkit.training.micro_batches import micro_batches, num_targets
 from hybridkit.training.schedule import learning_rate
 
+RANKS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import ranks; ranks.start()"
+LATE = ("deepspeed", "torch._inductor.compile_fx")  # what the engine imports late: seconds, which are spent once
 STEPS = 8
 FEW = 6  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
@@ -187,7 +191,20 @@ def taught(train: Train, loss: str) -> list[float]:
     return losses(engine, PLAN, train, range(PART))
 
 
-def main(out: Path) -> None:
+def start() -> None:
+    """Become rank 0, and let a child become rank 1. The exit code is not 0 where either has failed."""
+    port, out = sys.argv[1:]
+    for module in LATE:
+        importlib.import_module(module)
+    child = os.fork()
+    rank = "0" if child else "1"
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+    compute(Path(out))
+    if child and os.waitpid(child, 0)[1]:
+        raise SystemExit("rank 1 failed")
+
+
+def compute(out: Path) -> None:
     """All that is to be found with two ranks."""
     torch.set_num_threads(1)
     found: dict[str, Any] = {f"zero {stage}": trained(settings(zero=stage)) for stage in range(4)}
@@ -203,7 +220,3 @@ def main(out: Path) -> None:
     found["taught"]["0"] = taught(settings(zero=0), "hidden")
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

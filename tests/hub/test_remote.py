@@ -98,7 +98,7 @@ def test_it_computes_what_the_run_does(name: str, folders: Path, answers: dict[s
 
 
 def test_states_stop_growing(answers: dict[str, dict[str, torch.Tensor]]) -> None:
-    """After 500 tokens and after 20,020: in each of 2 groups a window of 9 and a memory, in fp32."""
+    """After 500 tokens and after 2,020: in each of 2 groups a window of 9 and a memory, in fp32."""
     sizes = answers["states"]["bytes"].tolist()
     window, memory = 2 * 2 * 8 * 8 * 4, 2 * (8 * 16 + 8 + 1) * 4  # (k, v), heads, tokens, width; heads, (C, n, m)
     assert sizes == [2 * (window + memory)] * 2

@@ -94,3 +94,14 @@ def test_the_page_of_runs_says_what_they_are_and_marks_what_differs(runs: list[P
     assert {"pattern", "learning rate", "train.lr"} <= set(marked) and "tokens" not in marked
     assert text.count('<figure id="stack-') == 2, "equal stacks are drawn once"
     assert "<b>&lt;b&gt;Once</b> upon\n&lt;/script&gt; a time</pre>" in text
+
+
+def test_runs_of_different_lengths_are_compared_at_one(runs: list[Path]) -> None:
+    recipe = runs[1] / "recipe.yaml"
+    recipe.write_text(recipe.read_text("utf-8").replace("sequence: 64", "sequence: 128"), "utf-8")
+    text = run_page(runs)
+    states = re.findall(r"<tr[^>]*><td>state at (\w+) tokens[^<]*</td>(.*?)</tr>", text)
+    assert [length for length, _ in states] == ["128"]
+    _, longer, same = re.findall(r"<td[^>]*>([^<]*)</td>", states[0][1])
+    assert longer == same, "equal stacks, equal states"
+    assert "<td class=number>64</td>" not in text

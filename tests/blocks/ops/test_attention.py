@@ -63,8 +63,9 @@ def test_every_window_up_to_twice_the_length(tokens: int) -> None:
         same_with_gradients(window, None, *leaves)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
-@pytest.mark.parametrize("past", [0, 1, 40, 150])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "past"), [(4, 2, 0), (4, 2, 1), (4, 2, 40), (4, 2, 150), (4, 4, 40), (6, 1, 40)]
+)
 def test_documents_past_and_grouped_heads(heads: int, kv_heads: int, past: int) -> None:
     for tokens, window in itertools.product((1, 70, 200), (1, 2, 32, 100, None)):
         leaves = inputs(2, tokens, past, heads, kv_heads)
@@ -79,7 +80,7 @@ def test_gradients_by_finite_differences() -> None:
         assert torch.autograd.gradcheck(lambda *x, w=window, d=documents: banded(*x, w, d), leaves)
 
 
-@pytest.mark.parametrize("tokens", [*range(1, 65), 200])
+@pytest.mark.parametrize("tokens", [*range(1, 10), 33, 64, 200])
 def test_exact_flops_count_mask_pairs(tokens: int) -> None:
     linear = 2 * tokens * 4 * DIMS.width**2
     for window in range(1, min(tokens, 64) + 3):

@@ -3,8 +3,6 @@
 import fcntl
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from hybridkit.training.engine import open_engine
 from hybridkit.training.ranks import free_port
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-from project import ROOT
-from ranks import FEW, LENGTHS, PLAN, STEPS, averaged, in_stretches, losses, settings, taught, trained
+from forked import Forked
+from ranks import FEW, LENGTHS, PLAN, RANKS, STEPS, averaged, in_stretches, losses, settings, taught, trained
 
 pytestmark = pytest.mark.slow  # ranks take seconds to start
 STAGES = ["zero 0", "zero 1", "zero 2", "zero 3"]
@@ -36,16 +34,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def start_ranks(out: Path) -> None:
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests/helpers/ranks.py"), str(out)]
-    processes = [
-        subprocess.Popen(command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    ]
-    try:
-        assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()  # one that waits for another that has failed
+    with Forked(RANKS, str(free_port()), str(out), OMP_NUM_THREADS="1") as process:
+        said = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, said[-3000:]
 
 
 @pytest.fixture(scope="module")
