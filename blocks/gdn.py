@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
@@ -51,10 +51,10 @@ class Gdn(DeltaBlock):
         gate = () if self.gate == "none" else (values,)
         return [(dims.width, outputs) for outputs in (*channels, *gate)] + [(values, dims.width)]
 
-    def chunk_products(self, sizes: Sizes, tokens: int) -> int:
+    def chunk_products(self, sizes: DeltaSizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, HeadPairs.count)
 
-    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+    def neutral(self, sizes: DeltaSizes, dims: Dims, like: Tensor) -> Sequence[Start]:
         """A token decays by 2^-.1, and the gate is that of 0: with SiLU, the layer adds nothing until it has learnt."""
         starts = [
             set_to("a.weight", like.new_zeros(sizes.heads, dims.width)),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
-from hybridkit_blocks.ops.delta_block import DeltaBlock, Sizes
+from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
@@ -58,10 +58,10 @@ class Kda(DeltaBlock):
         into = [(dims.width, outputs) for outputs in sizes.channels]
         return [*into, *down, (rank, values), (rank, decays), (values, dims.width)]
 
-    def chunk_products(self, sizes: Sizes, tokens: int) -> int:
+    def chunk_products(self, sizes: DeltaSizes, tokens: int) -> int:
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, ChannelPairs.count)
 
-    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+    def neutral(self, sizes: DeltaSizes, dims: Dims, like: Tensor) -> Sequence[Start]:
         """The decay is that of the biases alone: 2^-.1 a token, or with a bound as it is built. The gate is 1/2."""
         heads, _, key, value = sizes
         rank = value if self.low_rank else dims.width

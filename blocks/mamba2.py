@@ -49,13 +49,13 @@ from hybridkit_blocks.ops.convolution import (
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
-from hybridkit_blocks.ops.ssd import decay, step_, tiles
+from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
 
 A_RANGE = 1.0, 16.0  # initial decay rates, uniform
 DT_RANGE, DT_FLOOR = (1e-3, 0.1), 1e-4  # initial step sizes, uniform in the logarithm
 
 
-class Sizes(NamedTuple):
+class Mamba2Sizes(NamedTuple):
     """The sizes of a layer: H, P, G, N and K."""
 
     heads: int
@@ -133,7 +133,7 @@ class Mamba2(Block):
         outer += convolution_flops(sizes.channels, sizes.taps, tokens)
         if count != "hardware":
             return outer + tokens * 4 * sizes.inner * sizes.state
-        chunks, length = tiles(tokens)
+        chunks, length = ssd_tiles(tokens)
         cell = 4 * sizes.inner * sizes.state + 2 * length * (sizes.groups * sizes.state + sizes.inner)
         return outer + chunks * length * cell
 
@@ -186,7 +186,7 @@ class Mamba2(Block):
         """Which implementation of the scan runs on a device ("cpu", "cuda"), and why, in a line."""
         return ssd_kernels.choose_kernel(device)
 
-    def sizes(self, dims: Dims) -> Sizes:
+    def sizes(self, dims: Dims) -> Mamba2Sizes:
         """H, P, G, N and K. Raises ValueError where they do not fit."""
         heads = self.heads or dims.heads
         inner = heads * self.head if self.head else int(self.expand * dims.width)
@@ -197,13 +197,13 @@ class Mamba2(Block):
             raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads")
         if self.dt_max is not None and self.dt_max < self.dt_min:
             raise ValueError(f"mamba2: dt_max={write_value(self.dt_max)} is below dt_min={write_value(self.dt_min)}")
-        return Sizes(heads, inner // heads, self.groups, self.state, self.conv)
+        return Mamba2Sizes(heads, inner // heads, self.groups, self.state, self.conv)
 
 
 class Mamba2Layer(Layer):
     """The built Mamba-2: `forward` for any stretch of tokens, `step` for one, in place."""
 
-    def __init__(self, block: Mamba2, sizes: Sizes, dims: Dims) -> None:
+    def __init__(self, block: Mamba2, sizes: Mamba2Sizes, dims: Dims) -> None:
         super().__init__()
         self.block, self.dims, self.sizes = block, dims, sizes
         self._cuts = [sizes.inner, sizes.channels, sizes.heads]

@@ -48,7 +48,7 @@ from hybridkit_blocks.ops.scores import Scores, probabilities
 LATENT_EPS = 1e-6  # of the norms of latents in the published models, whatever the model's own
 
 
-class Sizes(NamedTuple):
+class LatentSizes(NamedTuple):
     """Heads; widths of a head's unrotated part, of the shared rotated part, of a value; ranks of the latents."""
 
     heads: int
@@ -77,7 +77,7 @@ class LatentAttention(RopeOptions, _Sizes):
     differentiable_state: ClassVar[bool] = True
     scale: float | None = Field(None, gt=0)
 
-    def shape(self, dims: Dims) -> Sizes:
+    def shape(self, dims: Dims) -> LatentSizes:
         """The sizes at these dims, by default in DeepSeek-V3's proportions. Raises ValueError where they do not fit."""
         heads = self.heads or dims.heads
         if self.head is None and dims.width % heads:
@@ -86,7 +86,7 @@ class LatentAttention(RopeOptions, _Sizes):
         rope = -(-head // 4) * 2 if self.rope_head is None else self.rope_head
         if self.theta is not None and rope % 2:
             raise ValueError(f"rotary positions need an even rope_head, not {rope}: choose {rope + 1}, or theta=null")
-        return Sizes(heads, head, rope, self.value_head or head, self.rank or 4 * head, self.q_rank)
+        return LatentSizes(heads, head, rope, self.value_head or head, self.rank or 4 * head, self.q_rank)
 
     def resolved(self, dims: Dims) -> Self:
         size = self.shape(dims)
@@ -131,7 +131,7 @@ class LatentAttention(RopeOptions, _Sizes):
         return kernel(device)
 
 
-def _products(size: Sizes, width: int) -> dict[str, tuple[int, int]]:
+def _products(size: LatentSizes, width: int) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of every projection."""
     queries = size.heads * (size.head + size.rope)
     through = {"q": (width, queries)}
@@ -145,7 +145,7 @@ def _products(size: Sizes, width: int) -> dict[str, tuple[int, int]]:
     }
 
 
-def _channels(size: Sizes, count: Count) -> int:
+def _channels(size: LatentSizes, count: Count) -> int:
     """Multiply-adds of one query and key; a CPU's kernel fills the narrower of key and value with zeros."""
     key, value = size.head + size.rope, size.value
     return size.heads * (2 * max(key, value) if count == "hardware" else key + value)
@@ -230,7 +230,7 @@ class Latent(Layer):
         size, down, rope = self.size, getattr(self, "q_down", None), getattr(self, "rope", None)
         sizes, scale = (size.heads, size.head, size.rope), self._scores.scale or 1
         own = (down, self.q_norm, self.q, self.down, self.norm, rope, self.rotary, self.expand, self.out)
-        return latent_step.latent_decoder(latent_step.Parts(norm, *own, sizes, scale), rows)
+        return latent_step.latent_decoder(latent_step.LatentParts(norm, *own, sizes, scale), rows)
 
     def _absorbed(self, q: Tensor, latent: Tensor, turned: Tensor, state: kv_cache.KV) -> Tensor:
         """One token's q (B, H, E + R), latent (B, 1, C), rotated part (B, 1, R) over the cache: (B, H, V)."""

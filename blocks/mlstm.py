@@ -38,7 +38,7 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, recurrent_, tiles
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
@@ -72,7 +72,7 @@ class Mlstm(Block):
         linear = 2 * tokens * (4 * dims.width**2 + gates)
         if count != "hardware":
             return linear + tokens * 4 * heads * key * value
-        (chunks, length), extended = tiles(tokens), columns(value)
+        (chunks, length), extended = mlstm_tiles(tokens), columns(value)
         widths = (dims.width // 2, dims.width // 2, dims.width, dims.width, dims.width)
         multiply = product_flops(count)
         linear = sum(multiply(tokens, dims.width, width) for width in widths) + 2 * tokens * gates
@@ -138,7 +138,7 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
-def capped(gate: Tensor, bias: Tensor) -> Tensor:
+def capped_gate(gate: Tensor, bias: Tensor) -> Tensor:
     """Pre-activations between -15 and 15."""
     return GATE_CAP * torch.tanh((gate + bias) / GATE_CAP)
 
@@ -150,7 +150,7 @@ class Gate(nn.Linear):
         """(B, T, D) to (B, T, H)."""
         kind = wide(x.dtype)
         with no_autocast(x):
-            return capped(F.linear(x.to(kind), self.weight.to(kind)), self.bias)
+            return capped_gate(F.linear(x.to(kind), self.weight.to(kind)), self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -208,7 +208,7 @@ class MlstmLayer(Layer):
         gather = self.sequence_parallel.gather
         *mixed, o = self._project(x)
         q, k, v, i, f = (gather(t.transpose(1, 2)).transpose(1, 2) for t in mixed)
-        h, after = mlstm_kernels.cell(q, k, v, i, f, memory, document_starts)
+        h, after = mlstm_kernels.mlstm_cell(q, k, v, i, f, memory, document_starts)
         return self._emit(o, self.sequence_parallel.scatter(h.transpose(1, 2)).transpose(1, 2)).to(x.dtype), after
 
     def no_weight_decay(self) -> Sequence[nn.Module]:
@@ -220,7 +220,7 @@ class MlstmLayer(Layer):
         memory, (q, k, v, i, f, o) = MlstmState(*state), self._project(x)
         gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
         q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
-        return self._emit(o, recurrent_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
+        return self._emit(o, recurrent_mlstm_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
@@ -235,7 +235,7 @@ class MlstmLayer(Layer):
             q, k, v, o, gates = project(unit(x)).split_with_sizes(cuts, -1)
             gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
             q, k, v = q.view(batch, heads, 1, -1), k.view(batch, heads, -1, 1), v.view(batch, heads, 1, -1)
-            h = recurrent_(q, k, v, gates, memory)
+            h = recurrent_mlstm_(q, k, v, gates, memory)
             h = torch.layer_norm(h, h.shape[-1:], eps=1e-6).view(batch, width).mul_(o.sigmoid_())
             return out(x, h.to(x.dtype))[:, None], memory
 
@@ -257,7 +257,7 @@ class MlstmLayer(Layer):
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)
-            i, f = capped(gates, torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, -1)
+            i, f = capped_gate(gates, torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, -1)
         else:
             q, k, v, i, f, o = (p(x) for p in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate))
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))

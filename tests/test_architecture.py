@@ -1,8 +1,11 @@
 """What may be imported where beside the order of floors (test_imports.py), and how large things may grow."""
 
 import ast
+import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,39 @@ def test_the_wheel_has_every_package() -> None:
         if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+SHARED_NAMES = {  # public names that may stand in several modules, and where: there they mean the same
+    "hybridkit/cli/*.py hybridkit/api/*.py": {"train"},  # a verb is a command and a function
+    "blocks/ops/*_kernels.py": {"agrees", "choose_kernel"},  # every file of kernels has these two
+    "blocks/ops/*_span.py": {"Inputs", "Saved", "forward", "backward"},  # and every file of a span's products these
+    "hybridkit/block/block.py hybridkit/recipe/section.py": {"NormPlacement"},  # block/ imports torch, recipe/ must not
+    "hybridkit/system/machine.py hybridkit/evaluation/request.py": {
+        "PrecisionChoice"
+    },  # the second must not import torch
+}
+COPIED = "hybridkit/hub/remote"  # what exported folders hold: the same layers again, for a reader without hybridkit
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Functions, classes and names of types."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if re.fullmatch("[A-Z][a-z]+[A-Za-z0-9]*", name):
+                yield name
+
+
+def test_no_two_public_things_share_a_name() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith(("hybridkit/", "blocks/")) and not place.startswith(COPIED):
+            for name in public_names(path):
+                places[name].append(place)
+    for name, found in places.items():
+        allowed = [glob for globs, names in SHARED_NAMES.items() if name in names for glob in globs.split()]
+        elsewhere = [place for place in found if not any(fnmatch(place, glob) for glob in allowed)]
+        assert len(found) == 1 or not elsewhere, f"{name} stands in {', '.join(found)}: give each its own name"

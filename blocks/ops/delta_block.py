@@ -36,7 +36,7 @@ class DeltaState(NamedTuple):
     inputs: Tensor
 
 
-class Sizes(NamedTuple):
+class DeltaSizes(NamedTuple):
     """Heads and their widths."""
 
     heads: int  # H
@@ -77,21 +77,21 @@ class DeltaBlock(Block):
         """Inputs and outputs of the linear layers, but for those of rates."""
 
     @abstractmethod
-    def chunk_products(self, sizes: Sizes, tokens: int) -> int:
+    def chunk_products(self, sizes: DeltaSizes, tokens: int) -> int:
         """Multiply-adds of the chunkwise form."""
 
     def resolved(self, dims: Dims) -> Self:
         heads, key_heads, key, value = self.sizes(dims)
         return self.model_copy(update={"heads": heads, "key_heads": key_heads, "head": key, "value": value})
 
-    def sizes(self, dims: Dims) -> Sizes:
+    def sizes(self, dims: Dims) -> DeltaSizes:
         """Heads at these dims. Raises ValueError where they do not fit together."""
         heads = self.heads or dims.heads
         key_heads = self.key_heads or heads
         if heads % key_heads:
             raise ValueError(f"{self.name()}: key_heads={key_heads} does not divide {heads} heads: choose a divisor")
         key = self.head or self.default_head(dims.width, heads)
-        return Sizes(heads, key_heads, key, self.value or self.default_value(key))
+        return DeltaSizes(heads, key_heads, key, self.value or self.default_value(key))
 
     def from_attention(self, attention: AttentionWeights, dims: Dims) -> Sequence[Start]:
         """Queries, keys, values and output; all else neutral, as ServiceNow's Fast-LLM converts to Gated DeltaNet.
@@ -111,7 +111,7 @@ class DeltaBlock(Block):
         return [*starts, set_to("norm", like.new_ones(head)), *self.neutral(self.sizes(dims), dims, like)]
 
     @abstractmethod
-    def neutral(self, sizes: Sizes, dims: Dims, like: Tensor) -> Sequence[Start]:
+    def neutral(self, sizes: DeltaSizes, dims: Dims, like: Tensor) -> Sequence[Start]:
         """Decay and gate for `from_attention`, of the type of `like`."""
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:

@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit_blocks.ops.delta_rule import chunkwise
+from hybridkit_blocks.ops.delta_rule import chunkwise_delta
 from hybridkit_blocks.ops.fla_kernels import by_documents, choose_fla
 from hybridkit_blocks.ops.kernel_gate import difference, may_run
 from hybridkit_blocks.ops.precision import no_autocast
 
-Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+DeltaFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def cell(
+def delta_cell(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """o (B, T, H, V) and the state after it, from what `chunkwise` takes."""
+    """o (B, T, H, V) and the state after it, from what `chunkwise_delta` takes."""
     rule = RULES[_chosen(v.device, v.dtype, g.shape[-1], k.shape[-1], v.shape[-1])]
     return rule(q, k, v, beta, g, state, document_starts)
 
@@ -72,11 +72,11 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, decays: int, key
     document_starts = torch.zeros(2, 300, dtype=torch.bool, device=device)
     document_starts[0, 170] = document_starts[1, 0] = document_starts[1, 63] = True
     got = _results(RULES[name], inputs, slope, document_starts)
-    right = _results(chunkwise, [t.float() for t in inputs], slope, document_starts)
+    right = _results(chunkwise_delta, [t.float() for t in inputs], slope, document_starts)
     return difference(("o", "state", "dq", "dk", "dv", "dbeta", "dg", "dstate"), got, right, dtype)
 
 
-def _results(rule: Rule, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
+def _results(rule: DeltaFunction, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     """Outputs and gradients; what comes to the state's gradient is the state itself."""
     with torch.enable_grad(), torch.inference_mode(False):
         q, k, v, beta, g, before = leaves = [t.clone().requires_grad_() for t in inputs]
@@ -131,4 +131,4 @@ def _library(decays: int) -> Callable[..., tuple[Tensor, Tensor]]:
     return run  # type: ignore[return-value]
 
 
-RULES: dict[str, Rule] = {"own": chunkwise, "fla": _fla}
+RULES: dict[str, DeltaFunction] = {"own": chunkwise_delta, "fla": _fla}

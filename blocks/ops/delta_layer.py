@@ -24,7 +24,7 @@ from hybridkit_blocks.ops.convolution import SILU, Convolution, convolve
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
-from hybridkit_blocks.ops.delta_rule import EPS, recurrent_
+from hybridkit_blocks.ops.delta_rule import EPS, recurrent_delta_
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
@@ -93,11 +93,11 @@ class DeltaLayer(Layer):
         if window is not None:
             raise ValueError(f"{self.name} has no window; leave it out")
         held, gather = DeltaState(*state) if state else None, self.sequence_parallel.gather
-        q, k, v, b, *given = self._project(x)
-        given = self._raised(given, self.raising)
+        q, k, v, b, *low = self._project(x)
+        given = self._raised(low, self.raising)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
         beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
-        o, S = delta_kernels.cell(q, k, v, beta, g, held.S if held else None, document_starts)
+        o, S = delta_kernels.delta_cell(q, k, v, beta, g, held.S if held else None, document_starts)
         y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given)
         return self.out(y.to(x.dtype)).to(x.dtype), DeltaState(S, inputs)
 
@@ -105,8 +105,8 @@ class DeltaLayer(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
         held, x = DeltaState(*state), x[:, 0]
-        q, k, v, b, *given = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
-        given = self._raised(given, self.raising)
+        q, k, v, b, *low = (linear(x) for linear in (self.q, self.k, self.v, self.b, *self.inputs))
+        given = self._raised(low, self.raising)
         y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
@@ -190,7 +190,7 @@ class DeltaLayer(Layer):
             beta, kept = torch.sigmoid(b), decay(given).exp_()
             beta = (beta if top == 1 else beta * top).view(-1, 1, 1)
             rows = q.reshape(-1, 1, key), k.reshape(-1, 1, key), v.reshape(-1, 1, value)
-            o = recurrent_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
+            o = recurrent_delta_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
             o.div_(torch.linalg.vector_norm(o, dim=-1, keepdim=True).hypot_(least[1]))
             return self.gated(o.view(-1, heads, value), given)
 

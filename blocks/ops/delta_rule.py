@@ -52,7 +52,7 @@ def chunk_length(tokens: int) -> int:
 
 
 def chunk_products(heads: int, key: int, value: int, tokens: int, pairs: Callable[[int, int], int]) -> int:
-    """Multiply-adds of `chunkwise` for one sequence: `pairs` counts those of kk and qk, from L and K.
+    """Multiply-adds of `chunkwise_delta` for one sequence: `pairs` counts those of kk and qk, from L and K.
 
     The inverse has half a cube for each solved block of 2 BASE tokens, and two products for every two blocks joined.
     """
@@ -64,7 +64,7 @@ def chunk_products(heads: int, key: int, value: int, tokens: int, pairs: Callabl
     return -(-tokens // length) * heads * chunk
 
 
-def chunkwise(
+def chunkwise_delta(
     q: Tensor,  # (B, T, J, K)
     k: Tensor,  # (B, T, J, K)
     v: Tensor,  # (B, T, H, V)
@@ -107,7 +107,7 @@ def normalised(x: Tensor, scale: float = 1) -> Tensor:
     return x * (torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS) * scale)
 
 
-def recurrent_(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor) -> Tensor:
+def recurrent_delta_(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor) -> Tensor:
     """One token of R = B H rows: normalised q and k (R, 1, K), v (R, 1, V), beta (R, 1, 1), exp(g) (R, G, 1) to o
     (R, 1, V); `state` (R, K, V) is changed in place. All are of the state's type."""
     state.mul_(decay)

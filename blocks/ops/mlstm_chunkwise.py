@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops import mlstm_span as span
-from hybridkit_blocks.ops.mlstm_gates import Gates
+from hybridkit_blocks.ops.mlstm_gates import ChunkGates
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
@@ -45,7 +45,7 @@ class MlstmState(NamedTuple):
     m: Tensor
 
 
-def tiles(tokens: int) -> tuple[int, int]:
+def mlstm_tiles(tokens: int) -> tuple[int, int]:
     """How many chunks cover `tokens`, and how many tokens each holds: as even as they can be, to pad the least."""
     chunks = -(-tokens // MAX_CHUNK)
     return chunks, -(-tokens // chunks)
@@ -58,7 +58,7 @@ def empty_state(k: Tensor, v: Tensor) -> MlstmState:
     return MlstmState(*(k.new_zeros(shape, dtype=wide(k.dtype)) for shape in shapes))
 
 
-def chunkwise(
+def chunkwise_mlstm(
     q: Tensor,  # (B, H, T, K)
     k: Tensor,  # (B, H, T, K)
     v: Tensor,  # (B, H, T, V)
@@ -73,7 +73,7 @@ def chunkwise(
     return h, MlstmState(*after)
 
 
-def recurrent_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState) -> Tensor:
+def recurrent_mlstm_(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MlstmState) -> Tensor:
     """One token: scaled q (B, H, 1, K), k (B, H, K, 1), v (B, H, 1, V) to h (B, H, 1, V), `state` changed in place.
 
     `gates` (B, 3, H, 1, 1) holds i, f and zeros, and is overwritten. All are of the memory's type.
@@ -109,7 +109,7 @@ class Chunkwise(torch.autograd.Function):
         m: Tensor,
         document_starts: Any,
     ) -> Any:
-        length, width = tiles(v.shape[2])[1], v.shape[-1]
+        length, width = mlstm_tiles(v.shape[2])[1], v.shape[-1]
         h = by_token(v, width, C.dtype)
         memory, last, kept = _with_n(C, n), m.flatten(), []
         for part in _spans(q, v):
@@ -155,7 +155,7 @@ class Chunkwise(torch.autograd.Function):
 def _spans(q: Tensor, v: Tensor) -> list[slice]:
     """Cuts of T, each of as many whole chunks as SPAN_ELEMENTS allows."""
     batch, heads, tokens, key = q.shape
-    length = tiles(tokens)[1]
+    length = mlstm_tiles(tokens)[1]
     step = length * max(1, SPAN_ELEMENTS // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
@@ -177,10 +177,10 @@ def _inputs(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, length: int) 
     )
 
 
-def _restored(kept: tuple[Tensor, ...]) -> tuple[span.Inputs, span.Saved, Gates]:
+def _restored(kept: tuple[Tensor, ...]) -> tuple[span.Inputs, span.Saved, ChunkGates]:
     """What `forward` kept of one span."""
     first, second = len(span.Inputs._fields), len(span.Inputs._fields) + len(span.Saved._fields)
-    return span.Inputs(*kept[:first]), span.Saved(*kept[first:second]), Gates(*kept[second:])
+    return span.Inputs(*kept[:first]), span.Saved(*kept[first:second]), ChunkGates(*kept[second:])
 
 
 def _chunks(t: Tensor, length: int, fill: float = 0) -> Tensor:

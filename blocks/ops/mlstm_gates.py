@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Gates(NamedTuple):
+class ChunkGates(NamedTuple):
     """The gates, chunk by chunk: all that the matrix products need to know of i, f, m and documents."""
 
     log_f: Tensor  # (N, R, L)
@@ -56,7 +56,7 @@ def _same(document_starts: Tensor) -> Tensor:
     return document[..., None] == document[..., None, :]
 
 
-def gates(i: Tensor, f: Tensor, before: Tensor, document_starts: Tensor | None) -> Gates:
+def gates(i: Tensor, f: Tensor, before: Tensor, document_starts: Tensor | None) -> ChunkGates:
     """From pre-activations i and f (N, R, L), m before the first chunk (R,) and starts (N, R, L)."""
     log_f = F.logsigmoid(f)
     decay = log_f.cumsum(-1)
@@ -73,7 +73,7 @@ def gates(i: Tensor, f: Tensor, before: Tensor, document_starts: Tensor | None) 
         most = torch.where(_same(document_starts).tril_(), reach[..., None, :], -torch.inf).amax(-1) + decay
     carried = fall + old * _scan(fall[..., -1], old[..., -1], most[..., -1], before)[..., None]
     m = torch.maximum(carried, most)
-    return Gates(log_f, decay, reach, m, torch.exp(carried - m) * old, document_starts)
+    return ChunkGates(log_f, decay, reach, m, torch.exp(carried - m) * old, document_starts)
 
 
 def _scan(fall: Tensor, old: Tensor, most: Tensor, before: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _scan(fall: Tensor, old: Tensor, most: Tensor, before: Tensor) -> Tensor:
     return torch.stack(ms)
 
 
-def m_gradient(dm: Tensor, g: Gates, i: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def m_gradient(dm: Tensor, g: ChunkGates, i: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What gradients dm (N, R, L) of every m give i and log_f, (N, R, L), and m before the first token, (R,).
 
     From one token whose input gate is the maximum to the next, m changes by the forget gates alone. So the gradients of

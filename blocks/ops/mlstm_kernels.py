@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hybridkit_blocks.ops import mlstm_operators
 from hybridkit_blocks.ops.kernel_gate import difference, may_run
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 CellFunction = Callable[
@@ -40,7 +40,7 @@ CellFunction = Callable[
 SHUT = 100.0  # pre-activation of a closed gate: in effect infinite, but sums with it stay precise
 
 
-def cell(
+def mlstm_cell(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -103,7 +103,7 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     return may_run("the mLSTM", name, packages, device, case, lambda: _fault(name, device, dtype, key, value))
 
 
-class Trial(NamedTuple):
+class KernelCase(NamedTuple):
     """What a kernel is checked on: tokens, the bias of each head's forget gate, and the roundings it may be off by."""
 
     tokens: int
@@ -113,7 +113,7 @@ class Trial(NamedTuple):
 
 # A short sequence, and one of nine chunks with a head that forgets in thousands of tokens, whose longer sums round
 # more often. A wrong gradient is off by about its own size.
-TRIALS = (Trial(300, (3.0, 3.0), 8), Trial(1100, (3.0, 8.0), 32))
+TRIALS = (KernelCase(300, (3.0, 3.0), 8), KernelCase(1100, (3.0, 8.0), 32))
 
 
 def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> str:
@@ -122,7 +122,7 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, key: int, value:
     return next(filter(None, faults), "")
 
 
-def _fault_of(trial: Trial, name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> str:
+def _fault_of(trial: KernelCase, name: str, device: torch.device, dtype: torch.dtype, key: int, value: int) -> str:
     """Compared head by head, behind a norm of each as in the block: the library's gradients are right only there.
 
     A rounding is that of the type, of TF32 (2^-10) at least.
@@ -136,7 +136,7 @@ def _fault_of(trial: Trial, name: str, device: torch.device, dtype: torch.dtype,
     document_starts = torch.zeros(1, tokens, dtype=torch.bool, device=device)
     document_starts[:, tokens * 17 // 30] = True
     got = _outputs_and_gradients(CELLS[name], inputs, slope, document_starts)
-    right = _outputs_and_gradients(chunkwise, [t.float() for t in inputs], slope, document_starts)
+    right = _outputs_and_gradients(chunkwise_mlstm, [t.float() for t in inputs], slope, document_starts)
     found = (
         difference(("h", "dq", "dk", "dv", "di", "df"), *parts, dtype, trial.roundings)
         for parts in (([t[:, head] for t in got], [t[:, head] for t in right]) for head in range(2))
@@ -191,5 +191,5 @@ def _whole_chunks(
     return [t.contiguous() for t in (q, k, v, i, f)]
 
 
-CELLS: dict[str, CellFunction] = {"own": chunkwise, "native": _native, "triton": _triton}
+CELLS: dict[str, CellFunction] = {"own": chunkwise_mlstm, "native": _native, "triton": _triton}
 COMPILED_CELLS: dict[str, CellFunction] = {**CELLS, "own": mlstm_operators.own}

@@ -23,7 +23,7 @@ _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, Tensor C, Tensor n,
 def own(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
 ) -> tuple[Tensor, MlstmState]:
-    """`chunkwise` of mlstm_chunkwise.py as one operator."""
+    """`chunkwise_mlstm` as one operator."""
     h, *after = _own(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
     return h, MlstmState(*after)
 

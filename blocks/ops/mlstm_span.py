@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hybridkit_blocks.ops.mlstm_gates import Gates, gates, m_gradient
+from hybridkit_blocks.ops.mlstm_gates import ChunkGates, gates, m_gradient
 
 EPS = 1e-6  # as in mlstm_kernels and transformers
 
@@ -47,7 +47,7 @@ def columns(width: int) -> int:
 
 def forward(
     x: Inputs, document_starts: Tensor | None, memory: Tensor, m: Tensor, width: int
-) -> tuple[Tensor, Saved, Gates]:
+) -> tuple[Tensor, Saved, ChunkGates]:
     """h (M, L, V), from starts (N, R, L), memory (R, K, E) and m (R,) before the span.
 
     The memory after it is the last of the states, with the last m.
@@ -66,7 +66,7 @@ def forward(
 
 
 def backward(
-    x: Inputs, saved: Saved, g: Gates, dh: Tensor, drawn: Tensor, dmemory: Tensor, dm: Tensor
+    x: Inputs, saved: Saved, g: ChunkGates, dh: Tensor, drawn: Tensor, dmemory: Tensor, dm: Tensor
 ) -> tuple[Inputs, Tensor, Tensor]:
     """Gradients of the inputs, of the memory (R, K, E) and of m (R,) before the span.
 

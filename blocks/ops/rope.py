@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Kind = Literal["linear", "yarn", "llama3"]
+ScalingKind = Literal["linear", "yarn", "llama3"]
 
 
 class Stretch(NamedTuple):
     """How pairs turn more slowly than in training."""
 
-    kind: Kind
+    kind: ScalingKind
     factor: float
     original: int
     fast: float
@@ -101,7 +101,11 @@ def _mixed(plain: Tensor, kept: Tensor, stretch: Stretch) -> Tensor:
     return plain * kept + plain / stretch.factor * (1 - kept)
 
 
-_KEPT: dict[Kind, Callable[[Rope, Stretch, Tensor], Tensor]] = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_KEPT: dict[ScalingKind, Callable[[Rope, Stretch, Tensor], Tensor]] = {
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
 
 
 def rotate(x: Tensor, angles: RopeAngles) -> Tensor:

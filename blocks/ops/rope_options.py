@@ -8,9 +8,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from hybridkit.block import Block
-from hybridkit_blocks.ops.rope import Kind, Rope, Stretch
+from hybridkit_blocks.ops.rope import Rope, ScalingKind, Stretch
 
-_OF_KIND: dict[Kind, tuple[float, tuple[str, ...]]] = {  # the usual `fast`, and the arguments beside `factor`
+_OF_KIND: dict[ScalingKind, tuple[float, tuple[str, ...]]] = {  # the usual `fast`, and the arguments beside `factor`
     "linear": (1.0, ()),
     "llama3": (4.0, ("original", "fast", "slow")),
     "yarn": (32.0, ("original", "fast", "slow", "truncate", "magnitude")),
@@ -20,7 +20,7 @@ _OF_KIND: dict[Kind, tuple[float, tuple[str, ...]]] = {  # the usual `fast`, and
 class RopeOptions(Block):
     """`theta=null`: no positions. `scaling=yarn,factor=32,original=4096` stretches them."""
 
-    scaling: Kind | None = None
+    scaling: ScalingKind | None = None
     factor: float = Field(1.0, ge=1)
     original: int = Field(0, ge=0)  # tokens of a sequence in the training before
     fast: float | None = Field(None, gt=0)  # turns in such a sequence from which on a pair stays as it was

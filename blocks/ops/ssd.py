@@ -81,7 +81,7 @@ def step_(
     return y.view(x.shape).addcmul_(x, skip.to(x.dtype)[:, None])
 
 
-def tiles(tokens: int) -> tuple[int, int]:
+def ssd_tiles(tokens: int) -> tuple[int, int]:
     """How many chunks cover `tokens`, and how many tokens each holds: as even as they can be, to pad the least."""
     chunks = -(-tokens // MAX_CHUNK)
     return chunks, -(-tokens // chunks)
@@ -143,7 +143,7 @@ class _Cut:
     def __init__(self, mixed: Tensor, state: Tensor) -> None:
         batch, heads, width, keys = self.shape = state.shape
         self.tokens, self.kind, self.groups = mixed.shape[1], state.dtype, groups_of(mixed, state)
-        self.device, (chunks, self.length) = state.device, tiles(self.tokens)
+        self.device, (chunks, self.length) = state.device, ssd_tiles(self.tokens)
         self.padded = chunks * self.length
         self.sections = [heads * width, self.groups * keys, self.groups * keys]
         step = max(1, SPAN_ELEMENTS // (batch * heads * max(width * keys, self.length**2, width * self.length)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybridkit.api.runs import RecipeLike, TrainedRun, read, run_folder
+from hybridkit.api.runs import RecipeLike, TrainedRun, load_given_recipe, run_folder
 
 
 def convert_model(
@@ -31,7 +31,7 @@ def convert_model(
     from hybridkit.training.reporter import Silent
 
     source = str(model.path if isinstance(model, TrainedRun) else model)
-    folder, loaded = run_folder(recipe, run), read(recipe, overrides or {})
+    folder, loaded = run_folder(recipe, run), load_given_recipe(recipe, overrides or {})
     measure = Measuring(lambda what, done, total: None) if evaluate else None
     start(source, loaded, folder, resume=resume, reporter=Silent if quiet else reporter, measure=measure)
     return TrainedRun(folder)

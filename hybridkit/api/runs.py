@@ -73,7 +73,7 @@ def train(
     from hybridkit.training.trainer import run_training as start
 
     folder = run_folder(recipe, run)
-    loaded = read(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
+    loaded = load_given_recipe(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
     check_launch(loaded.recipe, 1, loaded.registry)
     told = Silent() if quiet else reporter()
     summary = [] if quiet else [RunSummary(loaded, 1, told.message)]
@@ -81,7 +81,7 @@ def train(
     return TrainedRun(folder)
 
 
-def read(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = None) -> Loaded:
+def load_given_recipe(recipe: RecipeLike, overrides: Mapping[str, Any], run: Path | None = None) -> Loaded:
     """The recipe with its overrides. Raises UserError."""
     if isinstance(recipe, Mapping):
         return read_mapping(recipe, overrides)
@@ -159,7 +159,7 @@ def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> di
 
     overrides = {f"model.{key}": value for key, value in sizes.items()}
     pattern = isinstance(recipe, str) and not is_recipe(recipe)
-    loaded = read({"pattern": recipe} if pattern else recipe, overrides)
+    loaded = load_given_recipe({"pattern": recipe} if pattern else recipe, overrides)
     name = "recipe" if isinstance(recipe, Mapping) or pattern else run_name(recipe)
     (request,) = cost_requests(name, loaded, (context,) if context else ())
     return cost_entry(request)

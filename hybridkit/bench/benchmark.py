@@ -28,7 +28,7 @@ from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
-from hybridkit.model.residual import Residual, Windows
+from hybridkit.model.residual import BranchWindows, Residual
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
@@ -110,7 +110,7 @@ def job(
     return found
 
 
-def measure(job: BenchJob, repeat: int) -> dict[str, Any]:
+def run_benchmark(job: BenchJob, repeat: int) -> dict[str, Any]:
     """All figures as plain data, medians of `repeat` (docs/bench.md says what each means)."""
     peak, batch, ceilings = Peak(job.device), _batch(job), _ceilings(job)
     inference = _inference(job, batch.tokens, repeat, peak, ceilings)  # first: training leaves more memory behind
@@ -253,7 +253,7 @@ def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     return [*parts, StepPart("norm, head, loss", "head", 1, None, flops, end)]
 
 
-def _alone(layer: Residual, windows: Windows, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
+def _alone(layer: Residual, windows: BranchWindows, batch: Batch, recompute: bool) -> Callable[[Tensor], Tensor]:
     """One layer as the stack runs it: (B, T, D) to (B, T, D)."""
     run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
 

@@ -63,7 +63,7 @@ def pad_weight(weight: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
     if not rows and not columns:
         return weight
     device = weight.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # the meta device has no autocast
         weight = weight.to(torch.get_autocast_dtype(device))
     return F.pad(weight, (0, columns, 0, rows))
 

@@ -35,9 +35,9 @@ def bench(
 
     run = Path(what)  # mistakes in a recipe are reported before torch is imported
     loaded = load_recipe(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
-    from hybridkit.bench.benchmark import job, measure
+    from hybridkit.bench.benchmark import job, run_benchmark
 
-    found = measure(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
+    found = run_benchmark(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
     if as_json:
         say(format_json(found))
         return

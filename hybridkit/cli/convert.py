@@ -91,18 +91,18 @@ def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: b
 def _report(folder: Path, as_json: bool) -> None:
     import json
 
-    from hybridkit.convert.measure import evaluations
+    from hybridkit.convert.measure import stage_evaluations
 
-    found = evaluations(folder)
+    found = stage_evaluations(folder)
     record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     if as_json:
         say(format_json({"run": str(folder), **record, "evaluations": found}))
         return
     if found:
-        from hybridkit.convert.measure import merged
+        from hybridkit.convert.measure import merged_evaluations
         from hybridkit.report.convert import print_conversion
         from hybridkit.report.html import write_report
 
         print_conversion(found)
-        say(f"report: {write_report(merged(found), folder / 'eval')}")
+        say(f"report: {write_report(merged_evaluations(found), folder / 'eval')}")
     say(f"{folder}: the converted model, a run like any other")

@@ -11,7 +11,7 @@ from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
-Over = Literal["tokens", "flops", "seconds"]
+XAxis = Literal["tokens", "flops", "seconds"]
 
 
 def show(
@@ -21,7 +21,7 @@ def show(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the stack, or the runs' curves: .png or .svg.")
     ] = None,
-    over: Annotated[Over, typer.Option(help="What the curves are drawn over.")] = "tokens",
+    over: Annotated[XAxis, typer.Option(help="What the curves are drawn over.")] = "tokens",
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:
@@ -57,7 +57,7 @@ def show(
         save_figure(stack_picture(loaded), plot)
 
 
-def _runs(runs: list[Path], plot: Path | None, over: Over, as_json: bool) -> None:
+def _runs(runs: list[Path], plot: Path | None, over: XAxis, as_json: bool) -> None:
     """The curves of runs; of a single one, its stack first."""
     from hybridkit.report.curves import curves_of, draw_curves, print_curves
 

@@ -26,7 +26,7 @@ from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_a
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer, map_weights
 from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
-from hybridkit.convert.refusals import check_section, check_stage, refuse_begun, refuse_other
+from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage
 from hybridkit.convert.teacher import TeacherRun, open_teacher
 from hybridkit.evaluation.probes import probes_of
@@ -82,7 +82,7 @@ def run_conversion(
     lead = (place(os.environ) or Place(0, 1)).rank == 0
     with ExitStack() as stack:
         if lead:
-            refuse_begun(folder, resume)
+            refuse_begun_conversion(folder, resume)
             stack.enter_context(_held(folder))
             conversion = open_conversion(source, loaded, folder)
             if measure:

@@ -87,8 +87,8 @@ def _flops(stage: PlannedStage, teacher: Plan) -> float:
     own, other = cost(stage.plan, CostSettings(length)), cost(teacher, CostSettings(length))
     if "hidden" in stage.stage.losses:
         trained = sum(own.layers[at].forward for at in stage.new)
-        read = sum(layer.prefill for layer in other.layers[: max(stage.new) + 1])
-        return float((TRAINING * trained + read) / length)
+        below = sum(layer.prefill for layer in other.layers[: max(stage.new) + 1])
+        return float((TRAINING * trained + below) / length)
     reads = not (stage.needs_no_teacher or (stage.stage.cache and stage.stage.top_k))
     read = sum(layer.prefill for layer in other.layers) / length + 2 * teacher.dims.width * teacher.dims.vocab
     return float(own.training + (read if reads else 0))

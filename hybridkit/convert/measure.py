@@ -101,7 +101,7 @@ def _decoding(model: Model, length: int, tokens: int) -> float:
     return seconds(run, model.head.weight.device)
 
 
-def merged(found: Sequence[Mapping[str, Any]]) -> EvalResult:
+def merged_evaluations(found: Sequence[Mapping[str, Any]]) -> EvalResult:
     """The evaluations of several models as one, each under its name in the conversion."""
     result = EvalResult(found[0]["settings"], {})
     for one in found:
@@ -116,7 +116,7 @@ def merged(found: Sequence[Mapping[str, Any]]) -> EvalResult:
     return result
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
+def stage_evaluations(folder: Path) -> list[dict[str, Any]]:
     """What was measured in a conversion so far: the teacher, then the student from stage to stage."""
     files = sorted((folder / "evaluations").glob("*.json"), key=lambda file: (file.stem != "teacher", _number(file)))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -24,7 +24,7 @@ from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, entry_branches
-from hybridkit.model.residual import Windows
+from hybridkit.model.residual import BranchWindows
 from hybridkit.runs.weights import weights_of
 from hybridkit.training.objective import Objective
 
@@ -84,7 +84,7 @@ class Hidden(_Taught):
         super().__init__(name, teacher, frozen)
         self._new = new
 
-    def __call__(self, model: Model, batch: Batch, windows: Windows) -> Tensor:
+    def __call__(self, model: Model, batch: Batch, windows: BranchWindows) -> Tensor:
         counted, starts, teacher = batch.targets != IGNORED, batch.document_starts, self.teacher
         students = list(model.spans())
         errors, x = list[Tensor](), teacher.model.embedding(batch.tokens)
@@ -121,7 +121,7 @@ class Distil(_Taught):
         super().__init__(name, teacher, frozen)
         self._factors, self._top_k, self._cache = factors, top_k, cache
 
-    def __call__(self, model: Model, batch: Batch, windows: Windows) -> Tensor:
+    def __call__(self, model: Model, batch: Batch, windows: BranchWindows) -> Tensor:
         loss, _ = model(
             batch.tokens,
             windows=windows,

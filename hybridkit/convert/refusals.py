@@ -50,7 +50,7 @@ def check_stage(stage: PlannedStage) -> None:
         raise type(error)(f"convert.stages.{stage.place}: {error}") from error
 
 
-def refuse_begun(folder: Path, resume: bool) -> None:
+def refuse_begun_conversion(folder: Path, resume: bool) -> None:
     """A folder that holds a conversion, where none is to be resumed, or another run."""
     begun = (folder / RECORD).is_file()
     if begun and not resume:

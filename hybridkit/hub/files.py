@@ -56,7 +56,7 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: in
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))})
 
 
-def read_json(path: Path) -> Any:
+def read_foreign_json(path: Path) -> Any:
     """A JSON file of a stranger; infinity as transformers writes it is read. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -161,7 +161,7 @@ def _shard_names(folder: Path) -> list[str]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    said = read_json(folder / INDEX)
+    said = read_foreign_json(folder / INDEX)
     found = said.get("weight_map") if isinstance(said, dict) else None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise UserError(f"{folder / INDEX}: no weight_map of names to files in it")

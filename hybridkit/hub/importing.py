@@ -22,8 +22,8 @@ from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.hub.described import compile_recipe, recipe_of
 from hybridkit.hub.family import FAMILY, HINT, Family
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.files import Shards, read_json
-from hybridkit.hub.tokenizer import read_tokenizer
+from hybridkit.hub.files import Shards, read_foreign_json
+from hybridkit.hub.tokenizer import read_hub_tokenizer
 from hybridkit.hub.weights import read_weights
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import dump
@@ -77,7 +77,7 @@ def _read(folder: Path, run: Path) -> tuple[Family, Recipe, Plan, Tokenizer]:
     origin, config = folder / "config.json", _config(folder)
     family = _family(config, origin)
     recipe, plan = _described(family, config, origin)
-    tokenizer = read_tokenizer(folder, plan.dims.vocab)
+    tokenizer = read_hub_tokenizer(folder, plan.dims.vocab)
     named = "bytes" if tokenizer.digest == "bytes" else str((run / SAVED).resolve())
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": named})})
     return family, recipe, plan, tokenizer
@@ -86,7 +86,7 @@ def _read(folder: Path, run: Path) -> tuple[Family, Recipe, Plan, Tokenizer]:
 def _config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: {kind(folder)} without config.json: neither a run nor a checkpoint of transformers")
-    config = read_json(folder / "config.json")
+    config = read_foreign_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: should be an object")
     return config

@@ -57,7 +57,7 @@ def write_tokenizer(model: Model, end: End, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", said)
 
 
-def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
+def read_hub_tokenizer(folder: Path, rows: int) -> Tokenizer:
     """The tokenizer of a checkpoint whose embedding has so many rows. Raises UserError for another one's."""
     if not (folder / SAVED).is_file():
         raise UserError(

@@ -16,7 +16,7 @@ from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, record
 from hybridkit.model.loss import HeadLoss, cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
-from hybridkit.model.residual import EntryStep, Residual, States, Windows
+from hybridkit.model.residual import BranchWindows, EntryStep, Residual, States
 
 if TYPE_CHECKING:
     from hybridkit.data.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ class Model(nn.Module):
         tokens: Tensor,  # (B, T)
         states: States | None = None,
         *,
-        windows: Windows | None = None,
+        windows: BranchWindows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
         loss: HeadLoss = linear_cross_entropy,
@@ -113,7 +113,7 @@ class Model(nn.Module):
         tokens: Tensor,
         states: States | None = None,
         *,
-        windows: Windows | None = None,
+        windows: BranchWindows | None = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """What the head reads, (B, T, D), and the states after the tokens. Raises ValueError where layers do."""

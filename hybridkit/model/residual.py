@@ -24,7 +24,7 @@ from hybridkit.block import Dims, Entry, GivenWindow, Layer, NormPlacement, Stat
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.norm import RMSNorm
 
-Windows = Sequence[GivenWindow | Tensor]  # one a branch
+BranchWindows = Sequence[GivenWindow | Tensor]  # one a branch
 States = Sequence[State]  # one a branch
 EntryStep = Callable[[Tensor, States], tuple[Tensor, States]]  # one token (B, 1, D); may change the states in place
 
@@ -85,7 +85,7 @@ class Residual(nn.Module):
         self.layers[branch] = layer
 
     def forward(
-        self, x: Tensor, states: States | None, windows: Windows | None, document_starts: Tensor | None
+        self, x: Tensor, states: States | None, windows: BranchWindows | None, document_starts: Tensor | None
     ) -> tuple[Tensor, list[State]]:
         """Outputs (B, T, D), and the states after them, one a branch."""
         inputs, nothing = self._inputs(x), [None] * len(self.layers)

@@ -16,10 +16,10 @@ from yaml.reader import Reader
 from yaml.scanner import Scanner
 from yaml.tokens import ScalarToken, Token
 
+from hybridkit.language.source import Span
 from hybridkit.system.errors import nearest
 
 Keys = tuple[str, ...]  # the names of the keys that lead to a value; places in lists leave no name
-Stretch = tuple[int, int]  # offsets in the text: the first character, and the one after the last
 
 MAX_DEPTH = 64
 TAB = "a tab, which is not read here: write spaces"
@@ -54,7 +54,7 @@ class Events(Reader, Scanner, Parser):
         Reader.__init__(self, text)
         Scanner.__init__(self)
         Parser.__init__(self)
-        self.stretches: dict[int, list[Stretch]] = {}
+        self.stretches: dict[int, list[Span]] = {}
         self._is_pattern = is_pattern
         self._open: list[tuple[int, int, str, int]] = []  # keys around this place: flow level, column, name, offset
         self._pattern_is_next = False
@@ -133,7 +133,7 @@ class Events(Reader, Scanner, Parser):
             )
         return token
 
-    def _unquoted(self) -> list[Stretch]:
+    def _unquoted(self) -> list[Span]:
         """The lines of the pattern that begins here; none if the value is not a pattern's text."""
         if self.peek() in _LEFT_TO_YAML:
             return []
@@ -149,7 +149,7 @@ class Events(Reader, Scanner, Parser):
             _check_next(self.buffer, stretches[-1][1])
         return stretches
 
-    def _fetch_text(self, stretches: list[Stretch]) -> None:
+    def _fetch_text(self, stretches: list[Span]) -> None:
         """Hand YAML the lines as one quoted scalar."""
         start = self.get_mark()
         self.allow_simple_key = False
@@ -173,7 +173,7 @@ class Events(Reader, Scanner, Parser):
         self.stretches[token.start_mark.index] = stretches
 
 
-def _lines(text: str, begin: int, end: int) -> Iterator[Stretch]:
+def _lines(text: str, begin: int, end: int) -> Iterator[Span]:
     """The lines of text[begin:end] without comments and surrounding space; empty ones are left out.
 
     Raises Refused for a tab that indents.
@@ -192,7 +192,7 @@ def _lines(text: str, begin: int, end: int) -> Iterator[Stretch]:
         begin = stop + 1
 
 
-def _deeper(text: str, begin: int, column: int) -> Iterator[Stretch]:
+def _deeper(text: str, begin: int, column: int) -> Iterator[Span]:
     """The lines from `begin` up to the first that is indented no deeper than `column`."""
     for first, last in _lines(text, begin, len(text) - 1):
         if first - (text.rfind("\n", 0, first) + 1) <= column:

@@ -8,7 +8,7 @@ from typing import Any
 from hybridkit.report.console import Console, Table
 from hybridkit.report.numbers import format_bytes, format_count, format_tokens
 
-Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.measure` gives
+Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.run_benchmark` gives
 
 
 def print_bench(found: Figures) -> None:

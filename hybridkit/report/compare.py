@@ -10,7 +10,7 @@ from hybridkit.report.figure import label
 from hybridkit.report.page import TextTable
 from hybridkit.report.plot_style import FAINT, PAGE, in_style, legend, new_figure, series, token_axis
 from hybridkit.search.compare import Arm, ArmRun, Comparison, Difference, Question
-from hybridkit.search.results import Asked, Scores
+from hybridkit.search.results import Asked, TrialScores
 from hybridkit.search.trials import half_interval
 
 if TYPE_CHECKING:  # half a second
@@ -105,7 +105,7 @@ def _signed(value: float) -> str:
 
 
 def comparison_figures(
-    found: Comparison, tables: Scores, trained: int | None = None
+    found: Comparison, tables: TrialScores, trained: int | None = None
 ) -> Iterator[tuple[str, str, Figure]]:
     """Name, title and figure for each test window, the largest first: scores by length, the training length marked."""
     for window in sorted({asked.window for asked in tables}, key=lambda name: (len(name), name), reverse=True):
@@ -117,7 +117,7 @@ def comparison_figures(
 
 
 @in_style
-def _figure(found: Comparison, tables: Scores, tasks: Sequence[Asked], trained: int | None) -> Figure:
+def _figure(found: Comparison, tables: TrialScores, tasks: Sequence[Asked], trained: int | None) -> Figure:
     """A row of panels for each group of arms, a panel for each task."""
     groups = list(dict.fromkeys(arm.group for arm in found.trials))
     figure = new_figure(PAGE, 2.7 * len(groups))

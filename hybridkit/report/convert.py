@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridkit.convert.measure import merged
+from hybridkit.convert.measure import merged_evaluations
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report.console import Console
 from hybridkit.report.eval import print_eval_result
@@ -16,7 +16,7 @@ from hybridkit.report.page import TextTable, print_table
 def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:
     """The teacher beside the student after every stage, then what they recall; evaluations hold more."""
     print_table(Console(), stage_table(found))
-    result = merged(found)
+    result = merged_evaluations(found)
     print_eval_result(EvalResult(result.settings, result.trained, cells=result.cells, notes=result.notes))
 
 

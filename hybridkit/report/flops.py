@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports fvcore
     from hybridkit.cost.cross_check import Check
 
 CostEntry = Mapping[str, Any]  # of the schema in docs/flops.md
-Line = tuple[str, list[str]]  # a label and its cells
+LabelledCells = tuple[str, list[str]]  # a label and its cells
 
 _STATES = (1 << 10, 1 << 14, 1 << 17, 1 << 20)  # tokens at which the table shows state bytes
 _SUMMED = ("params", "forward_flops_per_token", "state_bytes")
@@ -82,7 +82,7 @@ def totals(recipes: Sequence[Sequence[CostEntry]], width: int) -> Iterator[Table
         yield table
 
 
-def cost_rows(recipes: Sequence[Sequence[CostEntry]]) -> tuple[list[str], list[Line]]:
+def cost_rows(recipes: Sequence[Sequence[CostEntry]]) -> tuple[list[str], list[LabelledCells]]:
     """The heads and lines of the totals of recipes, each with an entry for every context.
 
     Columns are recipes, compared with the first, and lines are repeated for each context; of one recipe, columns are
@@ -106,7 +106,7 @@ def _parts(widths: Sequence[int], room: int) -> Iterator[slice]:
     yield slice(begin, len(widths))
 
 
-def _lines(groups: Sequence[Sequence[CostEntry]], write: Callable[..., list[str]]) -> Iterator[Line]:
+def _lines(groups: Sequence[Sequence[CostEntry]], write: Callable[..., list[str]]) -> Iterator[LabelledCells]:
     """The lines of groups of entries, one for each context; the places in a group are the columns."""
     if len(groups) == 1 and write is _compared:
         yield "context", [format_tokens(entry["context"]) for entry in groups[0]]

@@ -20,7 +20,7 @@ from hybridkit.system.terminal import one_line
 _WORD = re.compile(r"[-+[]?[-+]?\d[-+\d,./e%]*[kMGTx]?[],]*|[kKMGTPE]?i?B?|±|-")
 
 
-def is_number(cell: str) -> bool:
+def is_number_cell(cell: str) -> bool:
     """Whether a cell holds numbers alone, with their units, or nothing."""
     return all(map(_WORD.fullmatch, cell.split()))
 
@@ -36,7 +36,7 @@ class TextTable(NamedTuple):
     def number_columns(self) -> list[int]:
         """The places of the columns that hold numbers alone, which stand at the right. The first names the row."""
         places = range(1, len(self.columns))
-        return [at for at in places if all(is_number(row[at]) for row in self.rows)]
+        return [at for at in places if all(is_number_cell(row[at]) for row in self.rows)]
 
     def without_repeats(self) -> TextTable:
         """The table without columns that say the same in every row; the title says it instead."""

@@ -22,7 +22,7 @@ LINES = 100  # plain lines of a run
 
 def reporter() -> Reporter:
     """What shows training on this standard output."""
-    return Bar() if is_terminal(sys.stdout) else Lines()
+    return Bar() if is_terminal(sys.stdout) else PlainLines()
 
 
 def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
@@ -67,7 +67,7 @@ def bar_fields(line: Mapping[str, Any], held_out: float | None, bits_per_byte: f
     ]
 
 
-class Lines(Reporter):
+class PlainLines(Reporter):
     """About a hundred plain lines a run."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from hybridkit.report.picture import picture
 from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.compare import Comparison, comparison
-from hybridkit.search.results import Results, Scores, curves, evaluations, results
+from hybridkit.search.results import Results, TrialScores, curves, results, trial_scores
 from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import Failure
 from hybridkit.system.links import check_tree
@@ -31,7 +31,7 @@ Drawn = tuple[str, str, "Figure"]  # the name of a picture's file, its title, an
 def write_pages(study: StudyReader) -> list[Path]:
     """Write STUDY/report/report.html and report.md with the figures; their paths. Raises Failure."""
     found = results(study)
-    drawn, tables, compared = list(study_figures(found, curves(study))), evaluations(study), comparison(study)
+    drawn, tables, compared = list(study_figures(found, curves(study))), trial_scores(study), comparison(study)
     sheets = [ranking(found), *_scores(_rows(found, compared), tables), _failures(found)]
     sheets = [sheet for sheet in sheets if sheet.rows]
     length = study.definition.base.recipe.data.sequence
@@ -76,7 +76,7 @@ def _rows(found: Results, compared: Comparison | None) -> list[tuple[str, list[i
     return [(format_choice(trial) or str(trial.number), [trial.number]) for trial in ranked]
 
 
-def _scores(rows: Sequence[tuple[str, list[int]]], tables: Scores) -> list[TextTable]:
+def _scores(rows: Sequence[tuple[str, list[int]]], tables: TrialScores) -> list[TextTable]:
     """Scores by length or gap: a table for each task and test window."""
     sheets = []
     for asked, table in sorted(tables.items()):

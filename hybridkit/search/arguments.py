@@ -9,7 +9,7 @@ _WITH_VALUE = "context needles lengths windows samples seed score recall ablate 
 ALLOWED = {"perplexity": False, "no-perplexity": False} | dict.fromkeys(_WITH_VALUE.split(), True)  # takes a value?
 
 
-def listed(evaluate: str | list[str] | None) -> tuple[str, ...]:
+def evaluation_texts(evaluate: str | list[str] | None) -> tuple[str, ...]:
     """The texts of `trial.evaluate`, one for each evaluation."""
     return (evaluate,) if isinstance(evaluate, str) else tuple(evaluate or ())
 

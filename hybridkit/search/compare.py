@@ -19,10 +19,9 @@ from hybridkit.search.outcome import read_outcome
 from hybridkit.search.reader import StudyReader
 from hybridkit.search.schema import SEED, CompareSettings
 from hybridkit.search.trials import Trial, half_interval, is_value
+from hybridkit.training.callback import Line
 
 LEAST_PAIRS = 3  # below, there is neither an interval nor an effect size
-
-Line = Mapping[str, Any]
 
 
 class Question(NamedTuple):

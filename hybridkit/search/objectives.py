@@ -137,13 +137,13 @@ def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> 
     return tree
 
 
-def merged(trees: Iterable[Tree]) -> dict[str, Any]:
+def merged_tables(trees: Iterable[Tree]) -> dict[str, Any]:
     """Several tables as one; of a figure that two of them have, the first is kept."""
     whole: dict[str, Any] = {}
     for tree in trees:
         for key, value in tree.items():
             if isinstance(value, Mapping):
-                whole[key] = merged([whole.get(key, {}), value])
+                whole[key] = merged_tables([whole.get(key, {}), value])
             else:
                 whole.setdefault(key, value)
     return whole

@@ -139,12 +139,12 @@ class Asked(NamedTuple):
         return f"{self.task}, {at}"
 
 
-Scores = dict[Asked, dict[int, dict[str, list[float]]]]  # by trial, then by length or gap, one score for each seed
+TrialScores = dict[Asked, dict[int, dict[str, list[float]]]]  # by trial, then by length or gap, one score for each seed
 
 
-def evaluations(study: StudyReader) -> Scores:
+def trial_scores(study: StudyReader) -> TrialScores:
     """The scores of `eval`."""
-    tables: Scores = {}
+    tables: TrialScores = {}
     for trial in study.trials():
         outcome = read_outcome(study.trial_folder(trial.number))
         for metrics in outcome.seeds if outcome else ():

@@ -10,7 +10,7 @@ from hybridkit.recipe.schema import Scalar, Section, Size
 from hybridkit.recipe.train import Until
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.search.arguments import listed, read_arguments
+from hybridkit.search.arguments import evaluation_texts, read_arguments
 
 SAMPLER = Kind("sampler", "hybridkit.search.samplers")
 SEED = "train.seed"  # as a variable of a space, it numbers the runs of an arm
@@ -45,14 +45,14 @@ class TrialSettings(Section):
     @field_validator("evaluate")
     @classmethod
     def _only_allowed_arguments(cls, evaluate: str | list[str] | None) -> str | list[str] | None:
-        for text in listed(evaluate):
+        for text in evaluation_texts(evaluate):
             read_arguments(text)
         return evaluate
 
     @property
     def questions(self) -> tuple[str, ...]:
         """The arguments of each evaluation."""
-        return listed(self.evaluate)
+        return evaluation_texts(self.evaluate)
 
 
 class PrunerSettings(Section):

@@ -26,7 +26,7 @@ from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
-from hybridkit.search.objectives import evaluation_tree, merged, run_metrics
+from hybridkit.search.objectives import evaluation_tree, merged_tables, run_metrics
 from hybridkit.search.outcome import OUTCOME, Outcome
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import write_whole
@@ -106,7 +106,7 @@ def _run(job: TrialJob, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = dict(run_metrics(run))
     if job.questions:
         answers = (_evaluate(run, job, question) for question in job.questions)
-        found["eval"] = merged(evaluation_tree(answer, job.windows, str(run.path)) for answer in answers)
+        found["eval"] = merged_tables(evaluation_tree(answer, job.windows, str(run.path)) for answer in answers)
     return found
 
 

@@ -18,6 +18,7 @@ from hybridkit.recipe.choices import ENGINE
 from hybridkit.recipe.schema import Recipe, Section, Train
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
+from hybridkit.system.spec import Value
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from hybridkit.training.objective import Objective
 
 Windows = Sequence[int | None]  # one an entry
-Value = int | float | str | bool | None
 
 
 class Gradient(NamedTuple):

@@ -11,7 +11,7 @@ from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.data.batches import Batch
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
-from hybridkit.model.residual import Windows
+from hybridkit.model.residual import BranchWindows
 
 
 class Objective:
@@ -22,7 +22,7 @@ class Objective:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}  # of a step: figures by name, summed over the targets, for its metrics
 
-    def __call__(self, model: Model, batch: Batch, windows: Windows) -> Tensor:
+    def __call__(self, model: Model, batch: Batch, windows: BranchWindows) -> Tensor:
         """The loss summed over the targets that count, a scalar; the batch is on the model's device.
 
         Whatever it adds to `sums` has no gradient.

@@ -26,11 +26,11 @@ def naming_what_fits(recipe: Recipe, plan: Plan, engine: Engine, rows: int) -> I
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        lighter = lighter_settings(recipe, plan, rows, engine.precision, device_memory(engine.device))
+        lighter = lighter_settings(recipe, plan, rows, engine.precision, total_device_memory(engine.device))
         raise Failure(f"not enough memory to train: {lighter}; go on with --resume") from error
 
 
-def device_memory(device: torch.device) -> int:
+def total_device_memory(device: torch.device) -> int:
     """Bytes of memory that a device has in all."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

@@ -73,7 +73,7 @@ def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
 
 def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
     job = hybridkit.bench.benchmark.job("small", load_recipe(recipe, []), sequence=64, batch=2, window=8)
-    passes = hybridkit.bench.benchmark.measure(job, 1)["passes"]
+    passes = hybridkit.bench.benchmark.run_benchmark(job, 1)["passes"]
     forward = 2 * forward_flops(job.plan, 64, job.windows)
     prompt = 2 * cost(job.plan, CostSettings(64, window=8)).prefill
     for name, flops in {"forward": forward, "training": 3 * forward, "prefill": prompt}.items():

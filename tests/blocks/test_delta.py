@@ -61,7 +61,7 @@ def test_rates_have_no_weight_decay(block: Block) -> None:
 
 def test_the_safe_gate_bounds_the_decay() -> None:
     layer = Kda(lower_bound=-5.0).build(DIMS)
-    g = layer.decay()([100 * torch.randn(3, 8)])
+    g = layer.decay()([layer.f_b(100 * torch.randn(3, 8))])
     assert g.min() >= -5 and g.max() <= 0 and g.min() < -4.9
 
 

@@ -13,7 +13,7 @@ import hybridkit_blocks.ops.mlstm_chunkwise as chunkwise_module
 from hybridkit.block import Dims
 from hybridkit_blocks import mlstm
 from hybridkit_blocks.mlstm import Mlstm
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise, recurrent_, tiles
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm, mlstm_tiles, recurrent_mlstm_
 
 B, H, K, V = 2, 3, 4, 6
 DIMS = Dims(width=32, heads=4, vocab=257)
@@ -56,7 +56,7 @@ def documents(tokens: int) -> Tensor:
     document_starts = torch.rand(B, tokens) < 0.05
     document_starts[0, 0] = True
     document_starts[1, tokens // 2 : tokens // 2 + 3] = True
-    length = tiles(tokens)[1]
+    length = mlstm_tiles(tokens)[1]
     document_starts[0, length::length] = True
     document_starts[1, length - 1 :: length] = True
     return document_starts
@@ -75,7 +75,7 @@ def test_chunkwise_is_the_recurrence(tokens: int, size: float, packed: bool) -> 
     leaves, state = inputs(tokens, size)
     document_starts = documents(tokens) if packed else None
     outputs = []
-    for form in (chunkwise, recurrence):
+    for form in (chunkwise_mlstm, recurrence):
         h, after = form(*leaves, state, document_starts)
         slopes = [torch.cos(torch.arange(t.numel(), dtype=t.dtype)).view_as(t) for t in (h, *after)]
         loss = sum((t * slope).sum() for t, slope in zip((h, *after), slopes, strict=True))
@@ -89,7 +89,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(monkeypatch: pytest.Monk
     whole, parts = [], []
     for outputs, span in ((whole, 2**19), (parts, 1)):
         monkeypatch.setattr(chunkwise_module, "SPAN_ELEMENTS", span)
-        h, after = chunkwise(*leaves, state, document_starts)
+        h, after = chunkwise_mlstm(*leaves, state, document_starts)
         outputs += [h, *after, *torch.autograd.grad(h.square().sum() + after.C.sum(), leaves)]
     assert_close(parts, whole)
 
@@ -102,7 +102,7 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, pac
     document_starts = torch.tensor([[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0]], dtype=torch.bool) if packed else None
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        h, after = chunkwise(*tensors[:5], MlstmState(*tensors[5:]), document_starts)
+        h, after = chunkwise_mlstm(*tensors[:5], MlstmState(*tensors[5:]), document_starts)
         return h, *after
 
     assert torch.autograd.gradcheck(flat, (*leaves, *state))
@@ -133,7 +133,7 @@ def test_the_step_in_place_is_the_recurrence() -> None:
         for t in range(9):
             q, k, v, i, f = (leaf[:, :, t] for leaf in leaves)
             gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None, None]
-            h_t = recurrent_(q[..., None, :] * q.shape[-1] ** -0.5, k[..., None], v[..., None, :], gates, own)
+            h_t = recurrent_mlstm_(q[..., None, :] * q.shape[-1] ** -0.5, k[..., None], v[..., None, :], gates, own)
             steps.append(h_t.squeeze(2))
     assert_close((torch.stack(steps, 2), *own), (h, *after))
     assert [t.data_ptr() for t in own] == addresses, "a captured step needs its memory to stay where it is"
@@ -218,7 +218,7 @@ def test_hardware_flops_are_the_products_that_run(tokens: int, value: int) -> No
     q, k, v = (torch.randn(1, heads, tokens, width) for width in (value // 2, value // 2, value))
     i, f = torch.randn(2, 1, heads, tokens)
     linear = Mlstm().flops(dims, tokens) - tokens * 4 * heads * value * value // 2
-    assert products(lambda: chunkwise(q, k, v, i, f)) == Mlstm().flops(dims, tokens, count="hardware") - linear
+    assert products(lambda: chunkwise_mlstm(q, k, v, i, f)) == Mlstm().flops(dims, tokens, count="hardware") - linear
 
 
 def test_flops_of_the_three_counts() -> None:

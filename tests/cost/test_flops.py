@@ -40,7 +40,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import load_recipe
 from hybridkit.testing import counted, linear_flops
 from hybridkit.testing.mlstm_reference import mlstm_chunkwise, mlstm_recurrent
-from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise_mlstm
 
 # Blocks of published models keep the law of costs each in its own test.
 RECIPES = sorted(
@@ -108,7 +108,7 @@ def test_the_references_compute_the_cell(length: int) -> None:
     v, (i, f) = torch.randn(3, 24, 16, dtype=torch.float64), torch.randn(2, 3, 24, dtype=torch.float64)
     h = mlstm_recurrent(q, k, v, i, f)
     torch.testing.assert_close(mlstm_chunkwise(q, k, v, i, f, length), h, rtol=1e-12, atol=1e-12)
-    ours, _ = chunkwise(*(x[None] for x in (q, k, v, i, f)))
+    ours, _ = chunkwise_mlstm(*(x[None] for x in (q, k, v, i, f)))
     # The block's normalizer has an eps of 1e-6, which the references do without.
     torch.testing.assert_close(ours[0], h, rtol=1e-3, atol=1e-4)
 

@@ -8,7 +8,7 @@ import torch
 from compare import untimed
 
 import hybridkit as hk
-from hybridkit.api.runs import read
+from hybridkit.api.runs import load_given_recipe
 from hybridkit.evaluation.probes import Probes
 from hybridkit.model.loading import plan
 from hybridkit.runs.run import Run
@@ -77,7 +77,7 @@ def test_needles_are_asked_as_an_evaluation_asks_them(tmp_path: Path) -> None:
 
 def test_their_share_of_the_flops_is_what_the_cost_model_says() -> None:
     """Recall of 2 pairs over 8 tokens reads 13; a step trains on 1024 tokens, three forward passes each."""
-    loaded = read(probe(probes=[{"every": 10, "recall": [8], "samples": 100}]), {})
+    loaded = load_given_recipe(probe(probes=[{"every": 10, "recall": [8], "samples": 100}]), {})
     described = plan(loaded)
     share = Probes(loaded).share(described)
     forward = {n: hk.costs(RECIPE, context=n)["flops_per_token"]["forward"] for n in (13, 32)}
@@ -87,7 +87,7 @@ def test_their_share_of_the_flops_is_what_the_cost_model_says() -> None:
 
 def test_a_text_is_written_and_counted_once_whatever_the_windows() -> None:
     recipes = [probe(probes=[{"every": 10, "write": "a", **more}]) for more in ({}, {"windows": [4, 16]})]
-    one, two = (Probes(loaded).share(plan(loaded)) for loaded in (read(recipe, {}) for recipe in recipes))
+    one, two = (Probes(loaded).share(plan(loaded)) for loaded in (load_given_recipe(recipe, {}) for recipe in recipes))
     assert one == two > 0
 
 

@@ -7,7 +7,7 @@ from sums import of_mlstm
 from hybridkit.block import Dims
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.ops import mlstm_kernels
-from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise_mlstm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,8 +29,8 @@ def test_the_own_form_is_the_same_on_both_devices() -> None:
     i, f = torch.randn(2, 2, 2, 200, dtype=torch.float64)
     document_starts = torch.rand(2, 200) < 0.05
     here, there = (
-        chunkwise(q, k, v, i, f, None, document_starts),
-        chunkwise(*(t.to(CUDA) for t in (q, k, v, i, f)), None, document_starts.to(CUDA)),
+        chunkwise_mlstm(q, k, v, i, f, None, document_starts),
+        chunkwise_mlstm(*(t.to(CUDA) for t in (q, k, v, i, f)), None, document_starts.to(CUDA)),
     )
     torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-10, atol=1e-10)
 

@@ -48,7 +48,7 @@ def of_mlstm(layer: nn.Module, x: Tensor, **given: Tensor) -> tuple[list[Tensor]
     gates alike is cancelled by the normalizer, but for its floor, and so is the sum of the tokens' gradients.
     """
     drawn: list[Tensor] = []
-    cell = mlstm_kernels.cell
+    cell = mlstm_kernels.mlstm_cell
 
     def watched(*given: Any) -> Any:
         given[3].register_hook(drawn.append)  # the input gate, (B, H, T)

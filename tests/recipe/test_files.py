@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridkit.recipe.files import (
     Data,
-    Model,
+    ModelOptions,
     Recipe,
     RecipeChange,
     RecipeError,
@@ -132,7 +132,7 @@ def test_extending_merges_mappings_and_replaces_the_rest(tmp_path: Path) -> None
     Path("root.yaml").write_text("pattern: sa*2\nmodel: {heads: 2, width: 8}\n")
     recipe = read("extends: sub/base.yaml\nmodel: {ffn: {block: other}}\ntrain: {betas: [.3, .4]}")
     assert recipe.pattern == "sa*2" and recipe.train.betas == (0.3, 0.4)
-    assert recipe.model == Model(width=64, heads=2, ffn={"block": "other", "width": 3})
+    assert recipe.model == ModelOptions(width=64, heads=2, ffn={"block": "other", "width": 3})
     with pytest.raises(RecipeError, match=r"^sub/base\.yaml:2:16: model.width"):
         Path("sub/base.yaml").write_text("extends: ../root.yaml\nmodel: {width: -1}")
         read("extends: sub/base.yaml")
@@ -214,7 +214,10 @@ recipes = st.builds(
     Recipe,
     pattern=st.sampled_from(["sa", "[swa:stoch(1,2,p=.5),\n  mlstm]*2", " [sa, ]\n", 'sa(b="c # d")']),
     model=st.builds(
-        Model, tie=st.booleans(), vocab=st.none() | st.integers(1, 999), ffn=st.none() | st.dictionaries(texts, texts)
+        ModelOptions,
+        tie=st.booleans(),
+        vocab=st.none() | st.integers(1, 999),
+        ffn=st.none() | st.dictionaries(texts, texts),
     ),
     data=st.builds(Data, source=texts, tokenizer=texts, field=texts, sequence=st.just(64)),
     train=st.builds(

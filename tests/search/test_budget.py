@@ -13,7 +13,7 @@ from hybridkit.runs.run import load_recipe
 from hybridkit.search.arguments import ablations, without_ablations
 from hybridkit.search.budget import Constraint, check_budget, read_budget
 from hybridkit.search.definition import read_definition
-from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, look_up, merged
+from hybridkit.search.objectives import Costs, UnknownMetric, evaluation_tree, look_up, merged_tables
 
 
 def read(text: str) -> Constraint:
@@ -88,7 +88,7 @@ def test_ablated_figures_have_names_of_their_own_and_the_first_answer_stays() ->
     lines = {run: [{"window": 4, "loss": score}] for run, score in runs.items()}
     tree = evaluation_tree({"cells": cells, "perplexity": lines, "tasks": {}}, [4], "trials/0 without b/seed-0")
     again = {"far": {"8": {"4": 9}, "16": {"4": 3}}}
-    assert merged([tree, again]) == {
+    assert merged_tables([tree, again]) == {
         "far": {"8": {"4": 1}, "16": {"4": 3}},
         "far without swa": {"8": {"4": 2}},
         "perplexity": {"4": {"loss": 1}},

@@ -13,7 +13,7 @@ from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.compare import Arm, Comparison, comparison, comparison_json
 from hybridkit.search.definition import read_definition
 from hybridkit.search.outcome import OUTCOME, Outcome
-from hybridkit.search.results import evaluations
+from hybridkit.search.results import trial_scores
 from hybridkit.search.study import Study, resume
 from hybridkit.system.errors import UserError
 
@@ -110,7 +110,7 @@ def test_tables_pages_and_json_say_the_same(tmp_path: Path, found: Comparison) -
     said = comparison_json(found)
     assert len(said["runs"]) == 16 and said["differences"][0]["mean"] == pytest.approx(40)
     study = resume(read_definition(tmp_path / "space.yaml"), tmp_path / "study")
-    drawn = list(comparison_figures(found, evaluations(study), 16))
+    drawn = list(comparison_figures(found, trial_scores(study), 16))
     assert [name for name, _, _ in drawn] == ["compare-4"] and len(drawn[0][2].axes) == 2, "a row for each size"
     html, markdown = write_pages(study)
     assert "compare-4" in html.read_text() and "[+37.5, +42.5]" in markdown.read_text()

@@ -236,7 +236,7 @@ def _full_disk(job: worker.TrialJob) -> None:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise Failure(f"run: {error}") from error
 
-    worker.train = train  # type: ignore[assignment]
+    worker.run_training = train  # type: ignore[assignment]
     worker.run_job(job)
 
 

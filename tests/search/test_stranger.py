@@ -17,7 +17,7 @@ from hybridkit.cli import app
 from hybridkit.report.search import ranked, summarize
 from hybridkit.search.definition import read_definition
 from hybridkit.search.folder import SETTINGS, holds_study
-from hybridkit.search.results import curves, evaluations, results, results_json
+from hybridkit.search.results import curves, results, results_json, trial_scores
 from hybridkit.search.sampler import Proposer
 from hybridkit.search.samplers.tpe import Tpe
 from hybridkit.search.storage import JOURNAL
@@ -143,7 +143,7 @@ def use(folder: Path) -> None:
     opened = open_study(folder)
     found = results(opened)
     json.dumps(results_json(found), allow_nan=False)
-    evaluations(opened), curves(opened), ranked(found, found.rows), summarize(found), opened.own_running()
+    trial_scores(opened), curves(opened), ranked(found, found.rows), summarize(found), opened.own_running()
     if found.best:
         opened.candidate(found.best.trial)
     definition, trials = opened.definition, found.trials

@@ -20,7 +20,7 @@ from mlstm_kernels.torch import get_mlstm_kernel
 from torch import Tensor
 
 from hybridkit.training.ceiling import matrix_ceiling
-from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise_mlstm
 
 Run = Callable[..., Tensor]
 
@@ -31,7 +31,7 @@ def implementations(device: str) -> dict[str, Run]:
     if device == "cuda":
         names.append(("triton_xl_chunk", 128))
     library = {f"{name}, chunk {chunk}": partial(_library, f"chunkwise--{name}", chunk) for name, chunk in names}
-    return {"ours": lambda *inputs: chunkwise(*inputs)[0], **library}
+    return {"ours": lambda *inputs: chunkwise_mlstm(*inputs)[0], **library}
 
 
 def _library(name: str, chunk: int, *inputs: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops.cpu.capped import capped, capped_backward
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
-Run = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `forward` does
+BandRun = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `banded_forward` does
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -72,7 +72,7 @@ def banded(
     scale: float | None = None,
     cap: float | None = None,
     sinks: Tensor | None = None,  # (H,)
-    run: Run | None = None,
+    run: BandRun | None = None,
 ) -> Tensor:
     """`attend` of attend.py on a CPU: q (B, T, H, E), k and v (B, S, K, E) to (B, T, H, E).
 
@@ -116,7 +116,7 @@ class _Kernel(NamedTuple):
         return capped_backward(dy, q, k, v, y, norm, mask, self.scale or q.shape[-1] ** -0.5, self.cap)
 
 
-def forward(
+def banded_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -144,7 +144,7 @@ def forward(
     return out, norms
 
 
-def backward(
+def banded_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -190,7 +190,7 @@ def gradients(ctx: Any, dout: Tensor, run: Callable[..., Any]) -> tuple[Tensor |
 class _Banded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
-        found = forward(*given)
+        found = banded_forward(*given)
         keep(ctx, given, found)
         ctx.mark_non_differentiable(found[1])
         return found
@@ -198,7 +198,7 @@ class _Banded(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients(ctx, grads[0], backward)
+        return gradients(ctx, grads[0], banded_backward)
 
 
 def _rows(x: Tensor, tile: Bands) -> Tensor:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hybridkit_blocks.ops.cpu.banded import backward, bands, forward, gradients, keep
+from hybridkit_blocks.ops.cpu.banded import banded_backward, banded_forward, bands, gradients, keep
 
 _INTO = "Tensor q, Tensor k, Tensor v, Tensor? sinks"
 _HOW = "int? window, Tensor? limit, Tensor? documents, float? scale, float? cap"
 
 banded_operator = torch.library.custom_op(
-    "hybridkit::banded", forward, mutates_args=(), schema=f"({_INTO}, {_HOW}) -> (Tensor, Tensor)"
+    "hybridkit::banded", banded_forward, mutates_args=(), schema=f"({_INTO}, {_HOW}) -> (Tensor, Tensor)"
 )
 _gradient = torch.library.custom_op(
     "hybridkit::banded_backward",
-    backward,
+    banded_backward,
     mutates_args=(),
     schema=f"({_INTO}, Tensor out, Tensor norms, {_HOW}, Tensor dout) -> (Tensor, Tensor, Tensor, Tensor)",
 )

@@ -19,7 +19,7 @@ from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import probabilities
 
 
-class Parts(NamedTuple):
+class LatentParts(NamedTuple):
     """What a layer of latent attention is made of."""
 
     norm: nn.RMSNorm  # before it
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
     scale: float
 
 
-def latent_decoder(parts: Parts, rows: int) -> StepFunction:
+def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
     """`x + step(norm(x))` of the latent attention with these parts."""
     heads, head, turning = parts.sizes
     first, second = _queries(parts, rows)
@@ -65,7 +65,7 @@ def latent_decoder(parts: Parts, rows: int) -> StepFunction:
     return run
 
 
-def _queries(parts: Parts, rows: int) -> tuple[Tensor, Product]:
+def _queries(parts: LatentParts, rows: int) -> tuple[Tensor, Product]:
     """The weight that reads x, and what follows it, to scaled queries (B, H (E + R))."""
     weight = parts.q.weight * parts.scale
     if parts.q_down is None or parts.q_norm is None:
@@ -74,7 +74,7 @@ def _queries(parts: Parts, rows: int) -> tuple[Tensor, Product]:
     return parts.q_down.weight, lambda low: up(unit(low))
 
 
-def _attention(parts: Parts) -> Callable[[Tensor, Tensor, kv_cache.KV, int], Tensor]:
+def _attention(parts: LatentParts) -> Callable[[Tensor, Tensor, kv_cache.KV, int], Tensor]:
     """A function from queries (B, H, E), (B, H, R) to outputs (B, H V) over the cache up to a position, included."""
     heads, head, turning = parts.sizes
     weight = parts.expand.weight.unflatten(0, (heads, -1))

@@ -87,7 +87,7 @@ def _regular(paths: Sequence[Path], left_out: Counter[str]) -> tuple[Path, ...]:
     return tuple(kept)
 
 
-def listed(counts: Mapping[str, int]) -> str:
+def counts_in_words(counts: Mapping[str, int]) -> str:
     """Counts in words: `2 links to folders, 1 empty`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from hybridkit.data.readers import NOT_TEXT, NotText, read_documents
 from hybridkit.data.source import SOURCE, TextSource
-from hybridkit.data.sources._files import file_stamp, files_of, listed
+from hybridkit.data.sources._files import counts_in_words, file_stamp, files_of
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.system.errors import UserError, nearest
 
@@ -74,7 +74,7 @@ class PathSource(TextSource):
         shown = self.path if len(self.path) <= _SHOWN else f"{self.path[:_SHOWN]}..."
         if os.path.exists(self._name):
             wrong = "holds no files" if os.path.isdir(self._name) else "is neither a file nor a folder"
-            wrong += f" ({listed(self._found[1])})" if self._found[1] else ""
+            wrong += f" ({counts_in_words(self._found[1])})" if self._found[1] else ""
             return f"data.source: {shown} {wrong}; give a text, JSONL or Parquet file, or a folder of them"
         names = [name for name in REGISTRY.names(SOURCE) if name != self.name()]
         hint = f"; did you mean `{known}`?" if (known := nearest(self.path, names)) else ""

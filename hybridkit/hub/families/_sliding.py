@@ -21,7 +21,7 @@ def layer_windows(fields: Fields, layers: int, usual: Sequence[bool]) -> list[in
     return [size if slides else None for slides in sliding]
 
 
-def layer_types(attention: Sequence[Block]) -> dict[str, Any]:
+def window_fields(attention: Sequence[Block]) -> dict[str, Any]:
     """The fields that say the windows of these blocks. Raises CannotSay for two sizes."""
     windows = [window(block) for block in attention]
     size = one([w for w in windows if w], "the window") if any(windows) else None

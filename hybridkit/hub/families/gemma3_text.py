@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike
-from hybridkit.hub.families._sliding import FULL, SLIDING, layer_types, layer_windows
+from hybridkit.hub.families._sliding import FULL, SLIDING, layer_windows, window_fields
 from hybridkit.hub.family import CannotSay
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.rope import rope_arguments, rope_fields
@@ -75,7 +75,7 @@ class Gemma3Text(LlamaLike):
             raise CannotSay(f"its scale is one over the square root of a whole number, not {block.scale}")
         turns = {FULL if window(one) is None else SLIDING: rope_fields(one) for one in reversed(attention)}
         return {
-            **layer_types(attention),
+            **window_fields(attention),
             "rope_parameters": turns,
             "query_pre_attn_scalar": round(scalar),
             "attn_logit_softcapping": block.softcap,

@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridkit.block import Block
 from hybridkit.hub.families._experts import in_turn, interleaved
 from hybridkit.hub.families._llama_like import ATTENTION
-from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.families._sliding import layer_windows, window_fields
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, mixers, model_options, sizes
@@ -84,7 +84,7 @@ class GptOss(Layered):
             "num_experts_per_tok": moe.active,
             "swiglu_limit": moe.clip or 1e9,
             "router_aux_loss_coef": moe.aux,
-            **layer_types(attention),
+            **window_fields(attention),
         }
 
     def parts(self, plan: Plan, block: Block) -> Part:

@@ -21,7 +21,7 @@ MAMBA = Part(
 EPS = 1e-5  # of the norm behind the gate
 
 
-class Mamba2(Layered):
+class Mamba2Family(Layered):
     """Mamba-2: `mamba2*N` with `model.ffn: null`."""
 
     preference = 30

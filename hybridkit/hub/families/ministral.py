@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike
-from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.families._sliding import layer_windows, window_fields
 from hybridkit.hub.families.mistral import Mistral
 from hybridkit.hub.fields import Fields
 from hybridkit.model.plan import Plan
@@ -24,4 +24,4 @@ class Ministral(LlamaLike):
         return layer_windows(fields, layers, [fields.take("sliding_window") is not None] * layers)
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
-        return layer_types(attention)
+        return window_fields(attention)

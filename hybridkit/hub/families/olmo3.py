@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike
-from hybridkit.hub.families._sliding import FULL, SLIDING, layer_types, layer_windows
+from hybridkit.hub.families._sliding import FULL, SLIDING, layer_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.rope import rope_arguments, rope_fields
 from hybridkit.hub.stack import window
@@ -43,4 +43,4 @@ class Olmo3(LlamaLike):
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         turns = {FULL if window(block) is None else SLIDING: rope_fields(block) for block in reversed(attention)}
         said = {"rope_parameters": turns, "attention_bias": attention[0].bias is True}  # type: ignore[attr-defined]
-        return {**layer_types(attention), **said}
+        return {**window_fields(attention), **said}

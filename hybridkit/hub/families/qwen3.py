@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike, windows_of
-from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.families._sliding import layer_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.model.plan import Plan
 
@@ -34,4 +34,4 @@ class Qwen3(LlamaLike):
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         said = {"use_sliding_window": any(windows_of(attention)), "max_window_layers": len(attention)}
-        return {**layer_types(attention), **said, "attention_bias": attention[0].bias is True}  # type: ignore[attr-defined]
+        return {**window_fields(attention), **said, "attention_bias": attention[0].bias is True}  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike, windows_of
-from hybridkit.hub.families._sliding import layer_types, layer_windows
+from hybridkit.hub.families._sliding import layer_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.model.plan import Plan
 
@@ -37,4 +37,4 @@ class SmolLM3(LlamaLike):
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         turned = [int(block.theta is not None) for block in attention]  # type: ignore[attr-defined]
-        return {**layer_types(attention), "no_rope_layers": turned, "use_sliding_window": any(windows_of(attention))}
+        return {**window_fields(attention), "no_rope_layers": turned, "use_sliding_window": any(windows_of(attention))}

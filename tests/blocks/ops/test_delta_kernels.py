@@ -14,7 +14,7 @@ from hybridkit.block import Block, Dims
 from hybridkit_blocks.gdn import Gdn
 from hybridkit_blocks.kda import Kda
 from hybridkit_blocks.ops import delta_kernels, fla_kernels
-from hybridkit_blocks.ops.delta_rule import chunkwise
+from hybridkit_blocks.ops.delta_rule import chunkwise_delta
 
 DIMS, CPU = Dims(32, 4, 257), torch.device("cpu")
 Result = tuple[Tensor, Tensor]
@@ -43,16 +43,16 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def wrong_gradient(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, *rest: Tensor) -> Result:
-    return chunkwise(q, k, v, beta, Scaled.apply(g), *rest)
+    return chunkwise_delta(q, k, v, beta, Scaled.apply(g), *rest)
 
 
 def wrong_output(*given: Tensor) -> Result:
-    o, after = chunkwise(*given)
+    o, after = chunkwise_delta(*given)
     return o.roll(1, 1), after
 
 
 def leaky(*given: Tensor) -> Result:
-    return chunkwise(*given[:6], None)
+    return chunkwise_delta(*given[:6], None)
 
 
 def broken(*given: Tensor) -> Result:
@@ -70,7 +70,7 @@ FAULTS = [
 @pytest.mark.parametrize("block", [Gdn(), Kda()], ids=str)
 @pytest.mark.parametrize(("rule", "fault"), FAULTS)
 def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
-    rule: delta_kernels.Rule, fault: str, block: Block, monkeypatch: pytest.MonkeyPatch
+    rule: delta_kernels.DeltaFunction, fault: str, block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forced(rule, monkeypatch)
     layer, x = block.build(DIMS), torch.randn(2, 70, 32)
@@ -80,7 +80,7 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
     assert torch.equal(y, layer(x)[0])
 
 
-def forced(rule: delta_kernels.Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+def forced(rule: delta_kernels.DeltaFunction, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another implementation under fla's name."""
     monkeypatch.setitem(delta_kernels.RULES, "fla", rule)
     monkeypatch.setattr(fla_kernels, "has_fla", lambda: True)
@@ -92,7 +92,7 @@ def test_a_right_kernel_passes_and_float64_keeps_the_exact_form(monkeypatch: pyt
 
     def right(*given: Tensor) -> Result:
         ran.append(given)
-        return chunkwise(*given)
+        return chunkwise_delta(*given)
 
     forced(right, monkeypatch)
     assert delta_kernels.agrees("fla", CPU, torch.bfloat16, 1, 4, 8)
@@ -109,10 +109,12 @@ def by_sequences(decays: int) -> Callable[..., Result]:
     def run(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, lengths: object) -> Result:
         assert g.shape[-1] == decays
         if not isinstance(lengths, Tensor):
-            return chunkwise(q, k, v, beta, g, state)
+            return chunkwise_delta(q, k, v, beta, g, state)
         assert len(q) == 1 and state is not None and len(state) == len(lengths) - 1
         parts = [slice(a, b) for a, b in zip(lengths[:-1].tolist(), lengths[1:].tolist(), strict=True)]
-        found = [chunkwise(*(t[:, part] for t in (q, k, v, beta, g)), state[n : n + 1]) for n, part in enumerate(parts)]
+        found = [
+            chunkwise_delta(*(t[:, part] for t in (q, k, v, beta, g)), state[n : n + 1]) for n, part in enumerate(parts)
+        ]
         return torch.cat([o for o, _ in found], 1), torch.cat([after for _, after in found])
 
     return run
@@ -132,7 +134,7 @@ def test_documents_and_states_reach_the_library_as_sequences(
     starts = torch.zeros(2, 30, dtype=torch.bool)
     starts[0, 7] = starts[0, 8] = starts[1, 0] = starts[1, 29] = True
     found = []
-    for rule in (delta_kernels.RULES["fla"], chunkwise):
+    for rule in (delta_kernels.RULES["fla"], chunkwise_delta):
         o, after = rule(*leaves[:5], leaves[5] if carried else None, starts if packed else None)
         loss = o.square().sum() + after.square().sum()
         found.append([o, after, *torch.autograd.grad(loss, leaves[: 5 + carried])])

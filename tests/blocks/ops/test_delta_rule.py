@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hybridkit_blocks.ops import delta_rule
 from hybridkit_blocks.ops.delta_pairs import BASE, ChannelPairs, HeadPairs
-from hybridkit_blocks.ops.delta_rule import chunk_length, chunk_products, chunkwise, recurrent_
+from hybridkit_blocks.ops.delta_rule import chunk_length, chunk_products, chunkwise_delta, recurrent_delta_
 from hybridkit_blocks.ops.delta_span import unit_inverse
 
 B, H, J, K, V = 2, 4, 2, 5, 6
@@ -73,7 +73,7 @@ def assert_close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def test_chunkwise_is_the_recurrence(decays: int, tokens: int, size: float, packed: bool) -> None:
     leaves, outputs = inputs(tokens, decays, size), []
     document_starts = documents(tokens) if packed else None
-    for form in (chunkwise, recurrence):
+    for form in (chunkwise_delta, recurrence):
         o, after = form(*leaves, document_starts)
         slopes = [torch.cos(torch.arange(t.numel(), dtype=t.dtype)).view_as(t) for t in (o, after)]
         loss = (o * slopes[0]).sum() + (after * slopes[1]).sum()
@@ -87,7 +87,7 @@ def test_a_long_sequence_taken_span_by_span_is_the_same(decays: int, monkeypatch
     monkeypatch.setattr(delta_rule, "MAX_CHUNK", 16)
     for outputs, span in ((whole, 2**20), (parts, 1)):
         monkeypatch.setattr(delta_rule, "SPAN_ELEMENTS", span)
-        o, after = chunkwise(*leaves, documents(150))
+        o, after = chunkwise_delta(*leaves, documents(150))
         outputs += [o, after, *torch.autograd.grad(o.square().sum() + after.sum(), leaves)]
     assert_close(parts, whole)
 
@@ -103,7 +103,9 @@ def test_the_step_in_place_is_the_recurrence(decays: int) -> None:
     for t in range(9):
         rows = q[:, t] * K**-0.5, k[:, t], v[:, t]
         flat = [row.reshape(B * H, 1, -1) for row in rows]
-        step = recurrent_(*flat, beta[:, t].reshape(-1, 1, 1), g[:, t].exp().reshape(B * H, -1, 1), own.flatten(0, 1))
+        step = recurrent_delta_(
+            *flat, beta[:, t].reshape(-1, 1, 1), g[:, t].exp().reshape(B * H, -1, 1), own.flatten(0, 1)
+        )
         steps.append(step.view(B, H, V))
     assert_close((torch.stack(steps, 1), own), (o, after))
 
@@ -137,7 +139,7 @@ def test_hardware_counts_are_the_products_that_run(tokens: int, decays: int) -> 
     """torch's counter sees neither the solved blocks nor what is summed lag by lag."""
     leaves = [t.detach() for t in inputs(tokens, decays)]
     with FlopCounterMode(display=False) as counter:
-        chunkwise(*leaves)
+        chunkwise_delta(*leaves)
     chunks, length = -(-tokens // chunk_length(tokens)), chunk_length(tokens)
     unseen = length * (2 * BASE) ** 2 // 2 + (length * K * (BASE + 1) if decays > 1 else 0)
     said = B * chunk_products(H, K, V, tokens, PAIRS[decays].count)
@@ -151,6 +153,6 @@ def test_what_training_keeps_grows_with_the_tokens(decays: int) -> None:
     for tokens in (256, 1024):
         found: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, into=found: into.append(t), lambda _: None):
-            chunkwise(*inputs(tokens, decays))
+            chunkwise_delta(*inputs(tokens, decays))
         kept.append(sum(t.numel() for t in found))
     assert kept[1] <= 4.01 * kept[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from hybridkit.block import Dims
 from hybridkit_blocks.mlstm import Mlstm
 from hybridkit_blocks.ops import kernel_gate, mlstm_kernels
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_the_librarys_native_form_agrees_with_the_own_one(tokens: int) -> None:
     q, k, v = (torch.randn(2, 3, tokens, width, requires_grad=True) for width in (8, 8, 16))
     i, f = (torch.randn(2, 3, tokens, requires_grad=True) for _ in range(2))
     document_starts = torch.rand(2, tokens) < 0.05
-    state = chunkwise(q, k, v, i, f)[1]
+    state = chunkwise_mlstm(q, k, v, i, f)[1]
     outputs = []
     for name in ("own", "native"):
         h, after = mlstm_kernels.CELLS[name](q, k, v, i, f, state, document_starts)
@@ -70,16 +70,16 @@ def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) 
 
 def wrong_gradient(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
     q, k, v, i, f, *rest = inputs
-    return chunkwise(Scaled.apply(q), k, v, i, f, *rest)
+    return chunkwise_mlstm(Scaled.apply(q), k, v, i, f, *rest)
 
 
 def wrong_output(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
-    h, after = chunkwise(*inputs)
+    h, after = chunkwise_mlstm(*inputs)
     return h.roll(1, 2), after
 
 
 def leaky(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
-    return chunkwise(*inputs[:6], None)
+    return chunkwise_mlstm(*inputs[:6], None)
 
 
 def broken(*inputs: Tensor) -> tuple[Tensor, MlstmState]:
@@ -109,7 +109,7 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
 
 
 def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", chunkwise)
+    monkeypatch.setitem(mlstm_kernels.CELLS, "triton", chunkwise_mlstm)
     assert mlstm_kernels.agrees("triton", CPU, torch.bfloat16, 4, 8)
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
     mlstm_kernels.agrees.cache_clear()

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cpu.banded_operator import banded_operator
-from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise
+from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 from hybridkit_blocks.ops.mlstm_operators import own
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -24,7 +24,7 @@ def cell(tokens: int = 70) -> tuple[list[Tensor], MlstmState, Tensor]:
     draw = torch.Generator().manual_seed(0)
     shapes = [(2, 2, tokens, width) for width in (8, 8, 16)] + [(2, 2, tokens)] * 2
     inputs = [torch.randn(shape, generator=draw, requires_grad=True) for shape in shapes]
-    state = chunkwise(*(t.detach() for t in inputs))[1]
+    state = chunkwise_mlstm(*(t.detach() for t in inputs))[1]
     return inputs, MlstmState(*(t.requires_grad_() for t in state)), torch.rand(2, tokens, generator=draw) < 0.05
 
 
@@ -38,7 +38,7 @@ def with_gradients(found: tuple[Tensor, MlstmState], leaves: list[Tensor]) -> li
 def test_the_own_cell_and_its_operator_agree(marked: bool) -> None:
     inputs, state, starts = cell()
     leaves, document_starts = [*inputs, *state], starts if marked else None
-    ours, eager = (with_gradients(run(*inputs, state, document_starts), leaves) for run in (own, chunkwise))
+    ours, eager = (with_gradients(run(*inputs, state, document_starts), leaves) for run in (own, chunkwise_mlstm))
     torch.testing.assert_close(ours, eager, rtol=0, atol=0)
     torch.library.opcheck(torch.ops.hybridkit.mlstm, (*leaves, document_starts), test_utils=CHECKS)
 
@@ -68,7 +68,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
         q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C: Tensor, n: Tensor, m: Tensor, **said: Any
     ) -> Any:
         assert q.shape[2] % said["chunk_size"] == 0 and all(t.is_contiguous() for t in (q, k, v, i, f))
-        h, last = chunkwise(q, k, v, i, f, MlstmState(C, n, m))
+        h, last = chunkwise_mlstm(q, k, v, i, f, MlstmState(C, n, m))
         vectors = (q.new_zeros(q.shape[:-1]) for _ in range(2))
         return h.contiguous(), *vectors, last, None
 
@@ -98,7 +98,7 @@ def test_the_compiled_kernel_is_one_operator_forward_and_one_back(carried: bool)
     memory = MlstmState(*(t.detach() for t in state)) if carried else None
     torch._dynamo.reset()
     run = torch.compile(mlstm_kernels._triton, backend="aot_eager", fullgraph=True)
-    found = [call(*inputs, memory, starts) for call in (run, mlstm_kernels._triton, chunkwise)]
+    found = [call(*inputs, memory, starts) for call in (run, mlstm_kernels._triton, chunkwise_mlstm)]
     compiled, eager, right = ([h, *torch.autograd.grad(h, inputs, torch.ones_like(h))] for h, _ in found)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(eager, right, strict=True):
@@ -108,7 +108,7 @@ def test_the_compiled_kernel_is_one_operator_forward_and_one_back(carried: bool)
 def test_counters_know_what_the_operators_multiply() -> None:
     inputs, state, _ = cell(128)
     counts = []
-    for run in (own, chunkwise):
+    for run in (own, chunkwise_mlstm):
         with FlopCounterMode(display=False) as counter:
             run(*inputs, state, None)
         counts.append(counter.get_total_flops())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import hybridkit_blocks.ops.ssd as module
-from hybridkit_blocks.ops.ssd import ssd, step_, tiles
+from hybridkit_blocks.ops.ssd import ssd, ssd_tiles, step_
 
 B, H, P, N = 2, 4, 3, 5
 
@@ -36,7 +36,7 @@ def inputs(tokens: int, groups: int) -> list[Tensor]:
 
 def documents(tokens: int) -> Tensor:
     """Starts at random, at position 0, three in a row, and on both sides of every chunk's border."""
-    document_starts, length = torch.rand(B, tokens) < 0.05, tiles(tokens)[1]
+    document_starts, length = torch.rand(B, tokens) < 0.05, ssd_tiles(tokens)[1]
     document_starts[0, 0] = True
     document_starts[1, tokens // 2 : tokens // 2 + 3] = True
     document_starts[0, length::length] = True

@@ -14,7 +14,8 @@ from pydantic import Field, JsonValue
 from hybridkit.recipe.choices import NEEDS_ENGINE
 from hybridkit.recipe.schema import Recipe, Train
 from hybridkit.system.errors import MissingExtra, UserError
-from hybridkit.training.engine import Engine, EngineSpec, Value
+from hybridkit.system.spec import Value
+from hybridkit.training.engine import Engine, EngineSpec
 
 if TYPE_CHECKING:
     from hybridkit.cost.memory import PersistentMemory

@@ -42,7 +42,7 @@ def write(zero: Zero, named: Named, buffers: Buffers, folder: Path, lead: bool) 
     write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(zero, named), tensors())
 
 
-def read(zero: Zero, named: Named, buffers: Buffers, folder: Path) -> None:
+def load_checkpoint(zero: Zero, named: Named, buffers: Buffers, folder: Path) -> None:
     """Continue from a checkpoint of either engine. Raises Invalid for a bad file, UserError for another model's."""
     set_weights(zero, named, buffers, read_tensors(folder / WEIGHTS), str(folder))
     tensors = read_tensors(folder / OPTIMIZER)

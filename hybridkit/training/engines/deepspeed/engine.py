@@ -34,7 +34,7 @@ from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.engines.deepspeed import DeepSpeed
 from hybridkit.training.engines.deepspeed import checkpoint as files
 from hybridkit.training.engines.deepspeed.config import settings
-from hybridkit.training.engines.deepspeed.model import Loss, groups_of, join, sharded_model
+from hybridkit.training.engines.deepspeed.model import Loss, join, sharded_model, zero_groups
 from hybridkit.training.engines.deepspeed.ulysses import share_sequences
 from hybridkit.training.engines.deepspeed.zero import STAGES
 from hybridkit.training.engines.local.engine import initial_model
@@ -65,7 +65,7 @@ class DeepSpeedEngine:
         compiled = compiles(train, self.device) and spec.zero < 3 and spec.sequence_parallel == 1
         if compiled:
             compile_layers(self.model)
-        built = optimizer.build(groups_of(self.model, train.weight_decay, optimizer.hidden_matrices), train)
+        built = optimizer.build(zero_groups(self.model, train.weight_decay, optimizer.hidden_matrices), train)
         loss = Loss(self.model, compiled, self.device, self.precision)
         self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
         self._zero = STAGES[spec.zero](self._engine)
@@ -151,7 +151,7 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of any engine, stage and number of ranks. Raises Invalid or UserError."""
-        files.read(self._zero, self._named, self._buffers, folder)
+        files.load_checkpoint(self._zero, self._named, self._buffers, folder)
         if self._average:
             self._average.load(read_tensors(folder / AVERAGE), str(folder / AVERAGE))
 

@@ -83,7 +83,7 @@ def _each_layer(act: Callable[[nn.Module], object]) -> Iterator[None]:
         handle.remove()
 
 
-def groups_of(model: Model, weight_decay: float, hidden: bool) -> list[dict[str, Any]]:
+def zero_groups(model: Model, weight_decay: float, hidden: bool) -> list[dict[str, Any]]:
     """The groups of the local engine. They follow from shapes, which a sharded parameter no longer has."""
     with torch.device("meta"), Uninitialized():
         shell = Model(model.plan)

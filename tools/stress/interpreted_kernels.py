@@ -1,0 +1,79 @@
+"""Compiled kernels without a GPU: Triton's interpreter runs them on a CPU, and each must pass the gate that it has to
+pass on a card before a model uses it: outputs, states and gradients as those of the own form, documents included.
+
+    python tools/stress/interpreted_kernels.py [mlstm] [mamba2] [gdn] [kda]
+
+Needs triton of a version that mlstm_kernels can be read by (3.6 to 3.8), flash-linear-attention for all but mlstm, and,
+with triton 3.6, numpy below 2.4. It takes one to five minutes each. It shows that a kernel is called rightly and
+computes what the block means; not that a card's compiler translates it rightly, which the gate asks there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+import torch
+
+from hybridkit_blocks.ops.delta_kernels import _fault as delta_fault
+from hybridkit_blocks.ops.mlstm_kernels import _fault as mlstm_fault
+from hybridkit_blocks.ops.ssd_kernels import _fault as ssd_fault
+
+HEAD = 32
+CPU = torch.device("cpu")
+GATES: dict[str, Callable[[], str]] = {
+    "mlstm": lambda: mlstm_fault("triton", CPU, torch.float32, HEAD, HEAD),
+    "mamba2": lambda: ssd_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
+    "gdn": lambda: delta_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
+    "kda": lambda: delta_fault("fla", CPU, torch.float32, HEAD, HEAD, HEAD),
+}
+
+
+class Index(int):
+    """A loop's counter, which kernels may convert to another integer type; the interpreter hands them plain ints."""
+
+    def to(self, dtype: object) -> Index:
+        """The same number."""
+        return self
+
+
+def counters(*limits: object) -> Iterator[Index]:
+    """`range`, with counters as kernels expect them."""
+    return map(Index, range(*(int(limit) for limit in limits)))  # type: ignore[call-overload]
+
+
+def prepare() -> None:
+    """No timing of variants, which needs a card: the first one runs. Loops of fla's kernels get such counters."""
+    from triton.runtime.autotuner import Autotuner
+
+    Autotuner._bench = lambda self, *args, **settings: [1.0, 1.0, 1.0]
+    import fla.ops.gated_delta_rule
+    import fla.ops.kda
+    import fla.ops.simple_gla  # noqa: F401
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fla.ops"):
+            vars(module)["range"] = counters
+
+
+def main() -> int:
+    """The exit code: 1 if a kernel failed its gate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kernels", nargs="*", choices=[*GATES, []], metavar="KERNEL", help="all four, if none is named")
+    names = parser.parse_args().kernels or list(GATES)
+    prepare()
+    failed = 0
+    for name in names:
+        began, fault = time.perf_counter(), GATES[name]()
+        failed += bool(fault)
+        print(f"{name}: {fault or 'agrees with the own form'}, {time.perf_counter() - began:.0f} s", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
