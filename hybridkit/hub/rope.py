@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridkit.block import Block
-from hybridkit.hub.fields import Fields
+from hybridkit.hub.fields import Fields, is_number
 
 Arguments = dict[str, Any]  # of a block, by name
 
@@ -47,7 +47,7 @@ def rope_arguments(fields: Fields, of: str | None = None, theta: str = "rope_the
     found: Arguments = {"theta": base, **({"rope": share} if share != 1 else {})}
     if kind == "default" and not said:
         return found
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         raise fields.wrong(name, f"positions of type {kind!r} are not known here")
     return found | _stretch(fields, name, kind, said)
 
@@ -59,8 +59,10 @@ def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Argu
     if kind == "default":
         raise fields.wrong(name, f"{sorted(said)[0]} means nothing without a rope_type")
     numbers = {key: value for key, value in said.items() if key != "truncate"}
-    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in numbers.values()):
+    if not all(is_number(value) and value > 0 for value in numbers.values()):
         raise fields.wrong(name, "its numbers should be above 0")
+    if not all(one is None or (is_number(one) and one >= 0) for one in magnitudes):
+        raise fields.wrong(name, "mscale and mscale_all_dim should be numbers, 0 or above")
     given = [one for one in magnitudes if one]
     if len(given) == 2 and "attention_factor" not in said:
         top, bottom = (0.1 * one * math.log(said["factor"]) + 1 for one in given)

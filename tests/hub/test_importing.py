@@ -122,6 +122,8 @@ HOSTILE = {
     "another activation": (config(hidden_act="gelu"), "hidden_act: 'gelu'"),
     "unknown field": (config(new_trick=7), "new_trick: 7: this is not known here"),
     "scaled positions": (config(rope_scaling={"type": "mystery", "factor": 2.0}), "rope_scaling: .*mystery"),
+    "positions of no kind": (config(rope_parameters={"rope_type": [], "rope_theta": 1e4}), "rope_parameters: .* type"),
+    "a number too large": (config(rms_norm_eps=10**400), "rms_norm_eps: .* should be a number above 0"),
     "quantized": (config(quantization_config={"bits": 4}), "quantization_config"),
     "unknown model": (config(model_type="lama"), "no family here reads 'lama'; did you mean `llama`?"),
     "code": (code, r"no family here reads 'strange'; and its code \(auto_map\) is never run"),

@@ -121,6 +121,6 @@ def _kinds(fields: Fields) -> list[str]:
     if not isinstance(said, list) or not 1 <= len(said) <= MOST_LAYERS:
         raise fields.wrong(name, f"should be a list of 1 to {MOST_LAYERS} layers")
     for kind in said:
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise fields.wrong(name, f"layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}")
     return said

@@ -105,6 +105,8 @@ def _networks(fields: Fields, layers: int) -> list[str]:
         "aux": fields.weight("router_aux_loss_coef", 0.001),
     }
     dense, every = fields.take("mlp_only_layers", []), fields.whole("decoder_sparse_step")
+    if not isinstance(dense, list):
+        raise fields.wrong("mlp_only_layers", "should be a list of numbers of layers")
     inner = fields.whole("intermediate_size")
     sparse = [index not in dense and (index + 1) % every == 0 for index in range(layers)]
     return [call("moe", moe) if yes else call("ffn", {"width": inner}) for yes in sparse]
