@@ -28,7 +28,7 @@ from hybridkit.convert.mapping import MappedLayer, map_weights
 from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
 from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage
-from hybridkit.convert.teacher import TeacherRun, open_teacher
+from hybridkit.convert.teacher import open_teacher
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.hub.importing import whole_folder, write_run
 from hybridkit.model.loading import plan as compile_recipe
@@ -87,7 +87,6 @@ def run_conversion(
             conversion = open_conversion(source, loaded, folder)
             if measure:
                 measure.check(conversion)
-            _tell_damaged(conversion.teacher, reporter)
             mapped(*_prepare(conversion))
         else:
             _wait(folder / RECORD)
@@ -113,12 +112,6 @@ def open_conversion(source: str, loaded: Loaded, folder: Path) -> Conversion:
     for stage in conversion.stages:
         check_stage(stage)
     return conversion
-
-
-def _tell_damaged(teacher: TeacherRun, reporter: Callable[[], Reporter]) -> None:
-    if names := ", ".join(teacher.damaged):
-        said = f"the teacher is that of step {teacher.step}, since newer checkpoints are damaged: {names}"
-        reporter().message(f"{teacher.run.path}: {said}")
 
 
 def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:

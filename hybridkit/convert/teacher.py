@@ -28,7 +28,6 @@ class TeacherRun(NamedTuple):
     plan: Plan
     tokenizer: Tokenizer
     data: str  # digest of what it was trained on
-    damaged: tuple[str, ...] = ()  # checkpoints of the run that are newer and cannot be used
 
     def load(self) -> Model:
         """The model, on the CPU, without gradients."""
@@ -46,10 +45,7 @@ def open_teacher(source: str, copy: Path) -> TeacherRun:
         if not run.begun:
             import_folder(local_folder(source), copy)
     found, manifest = run.chosen()
-    damaged = tuple(one.folder.name for one in run.checkpoints() if one.step > found.step)
-    return _teacher(run)._replace(
-        step=found.step, sha256=manifest.files[WEIGHTS].sha256, data=manifest.data, damaged=damaged
-    )
+    return _teacher(run)._replace(step=found.step, sha256=manifest.files[WEIGHTS].sha256, data=manifest.data)
 
 
 def describe_teacher(source: str, scratch: Path) -> TeacherRun:

@@ -15,6 +15,7 @@ from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, last_line, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
+from hybridkit.system.building import warn_once
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
 
@@ -125,6 +126,8 @@ class Run:
     def chosen(self, which: Which = None, file: str = WEIGHTS) -> tuple[Checkpoint, Manifest]:
         """The checkpoint of a step, `best`, or the newest valid one (`newest`, None), of which `file` is checked.
 
+        That newer ones were passed over is told.
+
         Raises UserError, with reasons, where there is none.
         """
         self.check_exists()
@@ -142,6 +145,11 @@ class Run:
             steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
             hint = f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
             raise UserError(f"{self.path} holds no valid checkpoint{hint}{_because(found.skipped)}")
+        if found.skipped:
+            warn_once(
+                f"{self.path}: the checkpoint of step {found.checkpoint.step}, since newer ones cannot be used"
+                f"{_because(found.skipped)}"
+            )
         return found.checkpoint, found.manifest
 
     def weights(self, which: Which = None, file: str = WEIGHTS) -> dict[str, Tensor]:

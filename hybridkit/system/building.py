@@ -1,10 +1,12 @@
-"""What is built while nothing else happens: kernels and graphs, told with the time that they take."""
+"""Lines from below the verbs to whoever listens: what is being built, how long that takes, and warnings."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 Listener = Callable[[str], object]
 _listeners: list[Listener] = []
@@ -24,6 +26,15 @@ def tell(text: str) -> None:
     """Hand a line to whoever listens."""
     if _listeners:
         _listeners[-1](text)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Hand a line to whoever listens, or else to `warnings`; the same line once a process."""
+    if _listeners:
+        tell(text)
+    else:
+        warnings.warn(text, stacklevel=2)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
+from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
 from hybridkit.training.loop import Loop
 from hybridkit.training.reporter import Silent
@@ -208,8 +209,10 @@ def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, studen
     shutil.copytree(teacher, copy)
     (copy / "checkpoints/step-6/model.safetensors").write_bytes(b"")
     Heard.said.clear()
-    run_conversion(str(copy), read_mapping(recipe, {}), tmp_path / "run", resume=False, reporter=Heard)
-    assert "the teacher is that of step 4, since newer checkpoints are damaged: step-6" in Heard.said[0]
+    with listening(Heard.said.append):
+        run_conversion(str(copy), read_mapping(recipe, {}), tmp_path / "run", resume=False, reporter=Heard)
+    assert "teacher: the checkpoint of step 4, since newer ones cannot be used" in Heard.said[0]
+    assert sum("newer ones" in said for said in Heard.said) == 1 and "step-6" in Heard.said[0]
     assert not any("holds no checkpoint yet" in said for said in Heard.said)  # that is for --resume
 
 

@@ -19,6 +19,7 @@ from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, seal
 from hybridkit.runs.metrics import MAX_LINE, last_line, read_metrics
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
+from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
 
 
@@ -52,6 +53,21 @@ def test_the_newest_by_number(run: Run) -> None:
     found = run.newest()
     assert found.checkpoint and found.checkpoint.step == 10 and not found.skipped
     assert run.weights()["w"][0] == 10
+
+
+def test_that_an_older_checkpoint_is_used_is_told_once(run: Run) -> None:
+    (newest(run) / "model.safetensors").write_bytes(b"")
+    said = list[str]()
+    with listening(said.append):
+        assert run.weights()["w"][0] == 9 and run.chosen()[0].step == 9
+    assert len(said) == 1 and "the checkpoint of step 9, since newer ones cannot be used\n  step-10: " in said[0]
+
+
+def test_without_a_listener_an_older_checkpoint_is_a_warning(run: Run) -> None:
+    (newest(run) / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="the checkpoint of step 9, since newer ones cannot be used"):
+        run.chosen()
+    assert run.chosen(9)[0].step == 9  # asked for by number: nothing to tell
 
 
 def test_any_flipped_byte_and_any_cut_is_found(run: Run) -> None:
