@@ -274,7 +274,7 @@ class Attention(Layer):
 
 
 def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module:
-    """Of the queries or keys of `count` heads."""
+    """The norm of the queries or keys of `count` heads."""
     if not block.qk_norm:
         return nn.Identity()
     return nn.RMSNorm(head * count if block.qk_norm == "projection" else head, eps=dims.norm_eps)

@@ -103,5 +103,5 @@ def m_gradient(dm: Tensor, g: ChunkGates, i: Tensor, before: Tensor) -> tuple[Te
 
 
 def _line(t: Tensor) -> Tensor:
-    """Chunks (N, R, L) one after the other (R, N L)."""
+    """The N chunks of (N, R, L) one after the other: (R, N L)."""
     return t.transpose(0, 1).flatten(1)

@@ -17,7 +17,7 @@ StackLayer = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Repeated:
-    """Layers and groups in order, so many times."""
+    """Layers and groups in order, and how many times they are repeated."""
 
     times: int
     parts: tuple[StackLayer | Repeated, ...]

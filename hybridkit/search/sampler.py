@@ -74,7 +74,7 @@ class Sampler(ABC):
 
 
 class OptunaSampler(Sampler, ABC):
-    """A sampler of optuna's kind. A new one is built for every proposal, with a seed of its own."""
+    """One of optuna's samplers. A new one is built for every proposal, with a seed of its own."""
 
     @abstractmethod
     def build(self, seed: int, population: int, maximized: Sequence[bool]) -> BaseSampler:

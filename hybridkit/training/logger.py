@@ -24,7 +24,7 @@ class Logger(Section, ABC):
 
     @abstractmethod
     def open(self, recipe: Recipe) -> Callback:
-        """What is told of the figures. Raises UserError where the program is not installed."""
+        """The callback that gets the metrics. Raises UserError where the program is not installed."""
 
 
 def loggers_of(train: Train, registry: Registry = REGISTRY) -> list[Logger]:

@@ -76,7 +76,9 @@ def share_sequences(model: Model, size: int) -> Ulysses | None:
     for (_, _, block), layer in zip(model.plan.branches, model.branches(), strict=True):
         assert isinstance(layer, Layer)
         if block.is_mixer and not layer.supports_sequence_parallel:
-            raise UserError(f"train.sequence_parallel: {block.name()} cannot share a sequence; use 1")
+            raise UserError(
+                f"train.sequence_parallel: {block.name()} cannot train on a sequence shared by ranks; set it to 1"
+            )
         layer.sequence_parallel = ulysses
     return ulysses
 
