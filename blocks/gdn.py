@@ -55,7 +55,7 @@ class Gdn(DeltaBlock):
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, HeadPairs.count)
 
     def neutral(self, sizes: DeltaSizes, dims: Dims, like: Tensor) -> Sequence[Start]:
-        """Every token decays the memory by 2^-.1. The gate's weights are 0, so that with SiLU the layer adds nothing yet."""
+        """A token decays the memory by 2^-.1. The gate's weights are 0: with SiLU, the layer adds nothing yet."""
         starts = [
             set_to("a.weight", like.new_zeros(sizes.heads, dims.width)),
             set_to("A_log", like.new_full((sizes.heads,), SLOW)),

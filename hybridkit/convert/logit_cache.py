@@ -1,7 +1,7 @@
 """The teacher's largest logits on the disk: they are computed once, also for other students on the same batches.
 
-A file a micro-batch, named by what it was made of; the values that are used are those that the file holds, so that a
-run that reads them goes on as the one that wrote them.
+One file for each micro-batch, named by a hash of what it was made of. The run that writes a file goes on with the
+values as the file holds them, so that a run that reads it gets the same numbers.
 """
 
 from __future__ import annotations

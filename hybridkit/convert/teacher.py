@@ -50,7 +50,7 @@ def open_teacher(source: str, copy: Path) -> TeacherRun:
 
 def describe_teacher(source: str, scratch: Path) -> TeacherRun:
     """The same without weights: `load` is not to be called. Recipe and tokenizer of a folder of transformers are
-    written to the folder `scratch`. Raises UserError as `open_teacher` does, but for what weights alone tell."""
+    written to the folder `scratch`. Raises UserError as `open_teacher` does, except for what only the weights show."""
     run = Run(source)
     if not run.begun:
         run = Run(scratch)

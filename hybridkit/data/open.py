@@ -69,8 +69,7 @@ class _Share(NamedTuple):
 
 
 def _parts(data: Data) -> list[tuple[_Share, Data]]:
-    """What is trained on, by name and weight: each a single source. Of it nothing is held out where validation has its
-    own."""
+    """The sources of training, with their weights. Of these nothing is held out where validation has its own source."""
     share = data.validation if isinstance(data.validation, float) else 0.0
     if isinstance(data.source, str):
         return [(_Share(data.source, 1.0), data.model_copy(update={"validation": share}))]

@@ -83,7 +83,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
 def read_mapping(content: Mapping[str, Any], overrides: Mapping[str, Any], registry: Registry = REGISTRY) -> Loaded:
     """A recipe that is given as a mapping rather than a file; else as `read_recipe`."""
     if "extends" in content:
-        raise RecipeError("recipe: extends: only a file extends another")
+        raise RecipeError("recipe: extends: only a recipe in a file may have `extends`")
     whole = reduce(_merged, map(_override, set_values(overrides)), _given(content))
     recipe = _checked(whole, Path("recipe"), registry)
     source = whole.sources.get(("pattern",))

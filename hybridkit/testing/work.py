@@ -15,7 +15,7 @@ from hybridkit.block import Layer
 class ExecutedWork(TorchDispatchMode):
     """Counts while it is on: `products`, those with a linear layer's weight in `linear`, `elements` read and written.
 
-    The exact count is the least that any form needs; `products + elements` is more, for any code that computes it.
+    The exact count is what every form needs at least. `products + elements` of code that computes the block is larger.
     """
 
     def __init__(self, layer: Layer) -> None:

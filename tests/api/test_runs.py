@@ -121,7 +121,7 @@ def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:
         ({"pattern": "sa"}, {"train.lr": "fast"}, "train.lr"),
         ({"pattern": "sa", "train": {"freeze": {3.10: 5}}}, {}, r"recipe.train.freeze: the key 3.1 should be text"),
         ({"pattern": "sa"}, {"train.freeze": {3.10: 5}}, r"in quotes: 3.10"),
-        ({"pattern": "sa", "extends": "other.yaml"}, {}, "only a file extends"),
+        ({"pattern": "sa", "extends": "other.yaml"}, {}, "only a recipe in a file may have `extends`"),
     ],
 )
 def test_mistakes_in_a_mapping_are_told_in_words(recipe: dict[str, Any], overrides: dict[str, Any], said: str) -> None:

@@ -98,5 +98,5 @@ class LlamaLike(Layered):
 
 
 def windows_of(blocks: list[Block]) -> list[int | None]:
-    """The window outside training of each."""
+    """The window of each layer outside training."""
     return [window(block) for block in blocks]
