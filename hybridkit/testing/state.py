@@ -60,7 +60,7 @@ def _bounded(trial: LayerUnderTest, window: int | None) -> None:
 
 
 def _not_modified(trial: LayerUnderTest, window: int | None) -> None:
-    """A state that is passed in is changed by no call, by no steps on what that returns, and by no change of the input."""
+    """A state that is passed in is changed by no call, by no steps on what that returns, and not by a changed input."""
     x, more = trial.input(2, 40), trial.input(2, 30, seed=2)
     y, state = trial.run(x, window=window)
     outputs, kept = y.clone(), clone_state(state)
