@@ -54,7 +54,7 @@ def of_mlstm(layer: nn.Module, x: Tensor, **given: Tensor) -> tuple[list[Tensor]
         given[3].register_hook(drawn.append)  # the input gate, (B, H, T)
         return cell(*given)
 
-    with mock.patch.object(mlstm_kernels, "cell", watched):
+    with mock.patch.object(mlstm_kernels, "mlstm_cell", watched):
         y = layer(x, **given)[0]
     y.float().square().sum().backward()
     named = {"y": y.detach()} | {name: weight.grad for name, weight in layer.named_parameters()}
