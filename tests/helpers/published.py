@@ -57,16 +57,16 @@ def described(name: str) -> Plan:
     return compile_pattern(recipe.pattern, ModelConfig.of(recipe, recipe.model.vocab or 0))
 
 
-def scaled_down(name: str, published: Published) -> Model:
+def scaled_down(name: str, published: Published, vocab: int = VOCAB) -> Model:
     """Our recipe with the pattern cut and a small width, in float64, every weight drawn anew."""
     pattern = read_recipe(f"published/{name}").recipe.pattern
     for said, small in published.cut.items():
         assert re.search(said, pattern), f"{name} does not say {said}"
         pattern = re.sub(said, small, pattern)
-    changes = [f"model.{key}={value}" for key, value in (published.model | {"vocab": VOCAB}).items()]
+    changes = [f"model.{key}={value}" for key, value in (published.model | {"vocab": vocab}).items()]
     recipe = read_recipe(f"published/{name}", [f"pattern={pattern}", *changes]).recipe
     torch.manual_seed(0)
-    model = Model(compile_pattern(pattern, ModelConfig.of(recipe, VOCAB))).double().requires_grad_(False)
+    model = Model(compile_pattern(pattern, ModelConfig.of(recipe, vocab))).double().requires_grad_(False)
     for key, weight in model.named_parameters():
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)

@@ -1,5 +1,7 @@
 """Published models are what their recipes say: as many parameters as transformers counts, and the same logits."""
 
+import random
+
 import pytest
 import torch
 from published import MODELS as DENSE
@@ -7,6 +9,11 @@ from published import VOCAB, copy_to, described, scaled_down, theirs
 from published_hybrids import HYBRIDS
 
 from hybridkit.cost.flops import CostSettings, cost
+from hybridkit.data.tokenizer import ByteTokenizer
+from hybridkit.evaluation.haystack import open_essays
+from hybridkit.evaluation.needles import answer_forced
+from hybridkit.evaluation.scoring import ReadOptions
+from hybridkit.evaluation.task import choose_task
 from hybridkit.inference.decode import packed_step, prefill
 from hybridkit.recipe.files import shipped
 
@@ -63,3 +70,15 @@ def test_a_published_model_decodes_as_it_reads_and_trains(name: str) -> None:
         loss.backward()
         optimizer.step()
     assert losses[0] > losses[1] > losses[2]
+
+
+@torch.no_grad()
+def test_every_published_model_is_asked_for_a_needle() -> None:
+    """Scaled down, with random weights, which know nothing: the likelihood of the right answer can be measured."""
+    task = choose_task("niah_single_1")
+    prompt = task.prompt(task.least, random.Random(0), open_essays())
+    for name, published in MODELS.items():
+        model = scaled_down(name, published, 257).float()
+        model.tokenizer = ByteTokenizer()
+        (answer,) = answer_forced(model, [prompt], ReadOptions(chunk=100))
+        assert answer.nats is not None and 0 < answer.nats < 50, name
