@@ -72,6 +72,7 @@ def test_a_published_model_decodes_as_it_reads_and_trains(name: str) -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_published_model_is_asked_for_a_needle() -> None:
     """Scaled down, with random weights, which know nothing: the likelihood of the right answer can be measured."""
