@@ -206,8 +206,9 @@ def same_function(ours: LanguageModel, theirs: nn.Module) -> None:
     found = {name: grad - origin[name] for name, grad in to_theirs(rules, grads)}  # without what norms add
     assert found.keys() == right.keys()
     largest = max(grad.abs().max() for grad in right.values())
-    for name, grad in found.items():  # some gradients are small sums of large terms, as those of A_log: 6e-5 from fp64
-        assert (grad - right[name]).abs().max() <= 1e-4 * max(right[name].abs().max(), largest / 100), name
+    for name, grad in found.items():  # those of A_log are small sums of large terms: 6e-5 from fp64
+        tolerance = 1e-4 if name.endswith("A_log") else 5e-5
+        assert (grad - right[name]).abs().max() <= tolerance * max(right[name].abs().max(), largest / 100), name
     context = ours.requires_grad_(False).prefill(ids[:1, :20])
     assert [int(one) for one in ours.generate(context, max_tokens=64, temperature=0)] == greedy(
         theirs, ids[:1, :20], 64

@@ -82,4 +82,4 @@ def test_every_published_model_is_asked_for_a_needle() -> None:
         model = scaled_down(name, published, 257).float()
         model.tokenizer = ByteTokenizer()
         (answer,) = answer_forced(model, [prompt], ReadOptions(chunk=100))
-        assert answer.nats is not None and 0 < answer.nats < 50, name
+        assert answer.nats is not None and 4 < answer.nats < 9, name  # ln 257 is 5.5, and random logits add to it

@@ -7,7 +7,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import ATTENTION
-from hybridkit.hub.families.granitemoehybrid import mamba_arguments, mamba_fields
+from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
 from hybridkit.hub.families.mamba2 import EPS, MAMBA
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import ATTENTION
-from hybridkit.hub.families.mamba2 import EPS, MAMBA, limits
+from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
+from hybridkit.hub.families.mamba2 import EPS, MAMBA
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes
@@ -106,40 +106,6 @@ class GraniteMoeHybrid(Layered):
 
     def parts(self, plan: Plan, block: Block) -> Part:
         return {"mamba2": MAMBA._replace(module="mamba"), "sa": ATTENTION, "moe": EXPERTS}.get(block.name(), NETWORK)
-
-
-def mamba_arguments(fields: Fields, inner: int) -> dict[str, Any]:
-    """The arguments of Mamba-2 of this inner width that the fields `mamba_*` say. Raises UserError."""
-    heads = fields.whole("mamba_n_heads", most=1 << 16)
-    head = inner // heads if fields.take("mamba_d_head", "auto") == "auto" else fields.whole("mamba_d_head")
-    if head * heads != inner:
-        raise fields.wrong("mamba_d_head", f"{heads} heads of {head} are not the inner width {inner}")
-    low, high = limits(fields, "time_step_limit")
-    return {
-        "heads": heads,
-        "head": head,
-        "state": fields.whole("mamba_d_state", most=1 << 20),
-        "groups": fields.whole("mamba_n_groups", most=1 << 16),
-        "conv": fields.whole("mamba_d_conv", most=1 << 10),
-        "conv_bias": fields.switch("mamba_conv_bias"),
-        "bias": fields.switch("mamba_proj_bias"),
-        "dt_min": low,
-        **({"dt_max": high} if high < math.inf else {}),
-    }
-
-
-def mamba_fields(block: Any) -> dict[str, Any]:
-    """The same as fields of config.json."""
-    return {
-        "mamba_n_heads": block.heads,
-        "mamba_d_head": block.head,
-        "mamba_d_state": block.state,
-        "mamba_n_groups": block.groups,
-        "mamba_d_conv": block.conv,
-        "mamba_conv_bias": block.conv_bias,
-        "mamba_proj_bias": block.bias,
-        **({"time_step_limit": [block.dt_min, block.dt_max or 3e38]} if block.dt_min or block.dt_max else {}),
-    }
 
 
 def _expand(block: Any, width: int) -> int:
