@@ -84,9 +84,6 @@ SHARED_NAMES = {  # public names that may stand in several modules, and where: t
     "blocks/ops/*_kernels.py": {"agrees", "choose_kernel"},  # every file of kernels has these two
     "blocks/ops/*_span.py": {"Inputs", "Saved", "forward", "backward"},  # and every file of a span's products these
     "hybridkit/block/block.py hybridkit/recipe/section.py": {"NormPlacement"},  # block/ imports torch, recipe/ must not
-    "hybridkit/system/machine.py hybridkit/evaluation/request.py": {
-        "PrecisionChoice"
-    },  # the second must not import torch
 }
 COPIED = "hybridkit/hub/remote"  # what exported folders hold: the same layers again, for a reader without hybridkit
 

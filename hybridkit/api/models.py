@@ -9,7 +9,7 @@ from hybridkit.model.loading import load_as, placed
 from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.section import Combination, NormPlacement
 from hybridkit.runs.run import Which
-from hybridkit.system.machine import PrecisionChoice
+from hybridkit.system.precision import PrecisionChoice
 
 
 def build(

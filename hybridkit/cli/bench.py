@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hybridkit.cli.options import Json, Overrides, Plugins, PrecisionName, size_option
+from hybridkit.cli.options import Json, Overrides, Plugins, size_option
+from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -22,7 +23,7 @@ def bench(
         int | None, typer.Option(min=1, max=1 << 20, help="Rows; default: those of a micro-batch in training.")
     ] = None,
     window: Annotated[str, typer.Option(metavar="W", help="Of every windowed block; default: its largest.")] = "",
-    precision: Annotated[PrecisionName | None, typer.Option(help="Default: the recipe's train.precision.")] = None,
+    precision: Annotated[PrecisionChoice | None, typer.Option(help="Default: the recipe's train.precision.")] = None,
     repeat: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions that each median is of.")] = 5,
     as_json: Json = False,
     plugin: Plugins = [],

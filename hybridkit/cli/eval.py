@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins, PrecisionName
+from hybridkit.cli.options import CheckpointName, Json, Plugins
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
+from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -68,7 +69,7 @@ _Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
 _Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
 _Device = Annotated[_DeviceName, typer.Option(help="Where the model runs.")]
 _Precision = Annotated[
-    PrecisionName | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
+    PrecisionChoice | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
 ]
 _Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the report; default: the first run's eval/.")]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins, PrecisionName, RunFolder
+from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.errors import UserError, naming
+from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say, say_part
 
@@ -37,7 +38,7 @@ def generate(
     stats: Annotated[bool, typer.Option("--stats", help="Print speeds and state bytes on standard error.")] = False,
     checkpoint: CheckpointName = None,
     precision: Annotated[
-        PrecisionName | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
+        PrecisionChoice | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
     ] = None,
     average: Annotated[bool, typer.Option("--average", help="The running mean of the weights (train.ema).")] = False,
     as_json: Json = False,

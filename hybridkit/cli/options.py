@@ -1,7 +1,7 @@
 """Options and arguments that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -33,7 +33,6 @@ Plugins = Annotated[
         help="A Python file with one class that recipes may name, such as a block; named like the file; repeatable.",
     ),
 ]
-PrecisionName = Literal["auto", "fp32", "bf16", "fp64"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[

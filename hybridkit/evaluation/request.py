@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from hybridkit.system.precision import PrecisionChoice
+
 Scoring = Literal["ruler", "forced"]
-PrecisionChoice = Literal["auto", "fp32", "bf16", "fp64"]  # torch is not imported here
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from hybridkit.runs.manifest import AVERAGE, WEIGHTS
 from hybridkit.runs.run import RUN_RECIPE, Run, Which
 from hybridkit.runs.weights import check_weights, load_weights
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import DTYPES, PrecisionChoice, choose_precision
+from hybridkit.system.machine import DTYPES, choose_precision
+from hybridkit.system.precision import PrecisionChoice
 
 M = TypeVar("M", bound=Model)
 
