@@ -32,8 +32,9 @@ from hybridkit.model.residual import BranchWindows, Residual
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.system.choices import Precision
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, spare_memory
+from hybridkit.system.machine import DTYPES, choose_device, choose_precision, spare_memory
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import compiles, for_graphs

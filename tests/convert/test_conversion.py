@@ -22,8 +22,8 @@ from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
-from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
+from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
 from hybridkit.training.reporter import Silent
 
