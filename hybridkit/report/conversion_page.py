@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
-from typing import Any
 
 from hybridkit.convert.measure import merged_evaluations
 from hybridkit.convert.record import ConversionRecord, RecordedStage
@@ -18,13 +17,11 @@ from hybridkit.report.mapping import choice_table, mapping_table, named_beside
 from hybridkit.report.numbers import format_duration, format_tokens
 from hybridkit.report.page import TextTable, folded, paragraph
 from hybridkit.report.picture import picture
-from hybridkit.report.stage_plot import draw_errors, draw_stages, has_errors
+from hybridkit.report.stage_plot import MetricLines, draw_errors, draw_stages, has_errors
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
 RECENT = 50  # steps whose mean loss is told
-
-Lines = Sequence[Mapping[str, Any]]
 
 
 def conversion_parts(record: ConversionRecord, end: str = "") -> Iterator[str]:
@@ -60,7 +57,7 @@ def without_stages(results: Sequence[EvalResult], record: ConversionRecord | Non
     return [one for one in results if not (one.origins and one.origins.keys() <= stages)]
 
 
-def conversion_stages(record: ConversionRecord, runs: Sequence[Run], lines: Mapping[str, Lines]) -> TextTable:
+def conversion_stages(record: ConversionRecord, runs: Sequence[Run], lines: Mapping[str, MetricLines]) -> TextTable:
     """A column for each stage, a row for each fact; dashes where a stage has not begun."""
     columns = [_facts(stage, run, lines[stage.name]) for stage, run in zip(record.stages, runs, strict=True)]
     names = dict.fromkeys(name for facts in columns for name in facts)
@@ -68,7 +65,7 @@ def conversion_stages(record: ConversionRecord, runs: Sequence[Run], lines: Mapp
     return TextTable("Stages", ["", *lines], rows)
 
 
-def _facts(stage: RecordedStage, run: Run, lines: Lines) -> dict[str, str]:
+def _facts(stage: RecordedStage, run: Run, lines: MetricLines) -> dict[str, str]:
     """What a stage is, and how far it came."""
     said = {
         "minimizes": said_losses(stage.loss, stage.top_k).removeprefix("1 "),
@@ -97,7 +94,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _pictures(record: ConversionRecord, lines: Mapping[str, Lines], end: str) -> Iterator[str]:
+def _pictures(record: ConversionRecord, lines: Mapping[str, MetricLines], end: str) -> Iterator[str]:
     teacher = next((one for one in record.evaluations if one["name"] == "teacher"), None)
     found = (teacher["perplexity"].get(teacher["run"]) or [{}])[0].get("loss") if teacher else None
     if any("val_loss" in line for of_stage in lines.values() for line in of_stage):

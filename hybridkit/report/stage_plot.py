@@ -23,13 +23,13 @@ from hybridkit.report.plot_style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Lines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+MetricLines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 ERROR = re.compile(r"mse\.\d+")  # of one entry, in the metrics of the loss `hidden`
 POWER = "teacher_power"
 
 
 @in_style
-def draw_stages(stages: Mapping[str, Lines], teacher: float | None) -> Figure:
+def draw_stages(stages: Mapping[str, MetricLines], teacher: float | None) -> Figure:
     """Validations of all stages over the tokens of the conversion; `teacher`: its loss, as a line."""
     drawing = new_figure(PAGE, 3.0)
     axes = drawing.add_subplot(xlabel="tokens of the conversion", ylabel="loss (nats a token)")
@@ -49,13 +49,13 @@ def draw_stages(stages: Mapping[str, Lines], teacher: float | None) -> Figure:
     return drawing
 
 
-def has_errors(lines: Lines) -> bool:
+def has_errors(lines: MetricLines) -> bool:
     """Whether a stage measured errors of mixers."""
     return any(map(ERROR.fullmatch, lines[0] if lines else ()))
 
 
 @in_style
-def draw_errors(lines: Lines) -> Figure:
+def draw_errors(lines: MetricLines) -> Figure:
     """Of every new mixer over the steps: its squared error, as a share of the mean error of mixers that add nothing."""
     drawing = new_figure(PAGE, 3.0)
     axes = drawing.add_subplot(xlabel="step", ylabel="share of the teacher's mean square")
