@@ -1,9 +1,8 @@
 """How fast a recipe runs here, compared with what this machine can do at most: what `hybridkit bench` measures.
 
 B rows, T tokens of a row, D width. The passes are those of other verbs: forward is validation, the training step is
-the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
-around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on
-them.
+the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest around the
+stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
 """
 
 from __future__ import annotations
