@@ -99,10 +99,10 @@ def _report(folder: Path, as_json: bool) -> None:
         say(format_json({"run": str(folder), **record, "evaluations": found}))
         return
     if found:
-        from hybridkit.convert.measure import merged_evaluations
         from hybridkit.report.convert import print_conversion
-        from hybridkit.report.html import write_report
 
         print_conversion(found)
-        say(f"report: {write_report(merged_evaluations(found), folder / 'eval')}")
+    from hybridkit.report.run_page import write_run_page
+
+    say(f"report: {write_run_page([folder], folder / 'report.html')}")
     say(f"{folder}: the converted model, a run like any other")

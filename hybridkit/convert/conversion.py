@@ -27,7 +27,7 @@ from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer, map_weights
 from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
 from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
-from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage
+from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.hub.importing import whole_folder, write_run
@@ -48,7 +48,6 @@ from hybridkit.training.reporter import Reporter
 from hybridkit.training.trainer import run_training
 
 POLL = 0.2  # seconds
-TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}
 
 
 class Measure(Protocol):

@@ -75,8 +75,8 @@ def _before(folder: Path) -> list[EvalResult]:
 
 def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[tuple[str, Figure]]]) -> str:
     """The HTML document: for each evaluation, newest first, its pictures and their names, its tables, its notes."""
-    sections = [
-        PageSection("Results" if place == 1 else f"Earlier, {place - 1}", list(result_parts(result, place, pictures)))
-        for place, (result, pictures) in enumerate(zip(history, drawn, strict=True), start=1)
-    ]
+    sections = []
+    for place, (result, pictures) in enumerate(zip(history, drawn, strict=True)):
+        parts = list(result_parts(result, pictures, f"-{place + 1}" if place else ""))
+        sections.append(PageSection(f"Earlier, {place}" if place else "Results", parts))
     return html_page(f"Evaluation of {', '.join(history[0].trained)}", [about()], sections)
