@@ -69,6 +69,11 @@ def refuse_other(conversion: Conversion) -> None:
             f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
             f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
         )
+    if said["teacher"].get("fingerprint", teacher.fingerprint) != teacher.fingerprint:  # older records do not say it
+        raise UserError(
+            f"{conversion.folder} is a conversion of another teacher: {teacher.run.path} has the same weights, and"
+            " another recipe, tokenizer or plug-in than when it began; put them back, or name another folder with --run"
+        )
     now = conversion.said()
     for key, name in (("keep", "convert.keep"), ("pattern", "pattern")):
         if said.get(key, now[key]) != now[key]:  # older records do not say `keep`

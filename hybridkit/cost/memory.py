@@ -111,11 +111,15 @@ def _fake_run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, 
     try:
         with FakeTensorMode():
             return _run(plan, windows, training, tokens)
-    except (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-    ):  # the layer reads values, which fake tensors lack
-        return _run(plan, windows, training, tokens)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _real_run(plan, windows, training, tokens)
+
+
+def _real_run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
+    """Of a layer that reads values, which fake tensors lack: one row and two are run, and more follow from them."""
+    rows = training.micro_batch
+    (one, output), (two, larger) = (_run(plan, windows, replace(training, micro_batch=n), tokens) for n in (1, 2))
+    return one + (rows - 1) * (two - one), output + (rows - 1) * (larger - output)
 
 
 def _run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
