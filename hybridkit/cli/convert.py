@@ -39,7 +39,9 @@ def convert(
     from hybridkit.training.launch import launch
 
     folder = run or Path("runs") / run_name(recipe)
-    loaded = load_recipe(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    mapped = folder / "stages" / "0-mapped"  # which keeps the conversion's plug-ins
+    # before torch is imported: mistakes in a recipe answer at once
+    loaded = load_recipe(recipe, overrides, mapped if resume and mapped.is_dir() else None)
     if loaded.recipe.convert is None:
         raise UserError(f"{recipe}: has no section `convert`, such as convert: {{preset: radlads}}")
     if dry_run:

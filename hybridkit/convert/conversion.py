@@ -35,6 +35,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.runs.plugin_copies import hashes
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
@@ -126,10 +127,11 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
     if not conversion.mapped.begun:
         own = loaded.recipe.model_copy(update={"rules": CURRENT_RULES, "convert": None})
         with whole_folder(conversion.mapped.path) as part:
-            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data)
+            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data, conversion.code)
     record = {
         "teacher": {"run": str(teacher.run.path), "step": teacher.step, "sha256": teacher.sha256},
         **conversion.said(),
+        "code": hashes(conversion.code),
         "layers": [layer._asdict() for layer in layers],
     }
     write_whole(conversion.record, json.dumps(record, indent=1).encode())

@@ -13,6 +13,7 @@ from hybridkit.data.open import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.runs.plugin_copies import hashes, refuse_changed
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.training.freeze import check_freeze
@@ -69,6 +70,9 @@ def refuse_other(conversion: Conversion) -> None:
             f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
             f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
         )
+    if "code" in said:  # older records do not say it
+        remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
+        refuse_changed(str(conversion.folder), said["code"], hashes(conversion.code), remedy)
     now = conversion.said()
     for key, name in (("keep", "convert.keep"), ("pattern", "pattern")):
         if said.get(key, now[key]) != now[key]:  # older records do not say `keep`
