@@ -67,8 +67,9 @@ def refuse_other(conversion: Conversion) -> None:
     said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
     if said["teacher"]["sha256"] != teacher.sha256:
         raise UserError(
-            f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
-            f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
+            f"{conversion.folder} is a conversion of another teacher (step {said['teacher']['step']:,}, weights of"
+            f" sha256 {said['teacher']['sha256']}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
+            " name its checkpoint with --checkpoint, or another folder with --run"
         )
     if "code" in said:  # older records do not say it
         remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
