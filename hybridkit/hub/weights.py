@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridkit.hub.family import Family
 from hybridkit.hub.files import Shards
-from hybridkit.hub.rules import Rule
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.weights import weights_of

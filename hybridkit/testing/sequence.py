@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
-from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 ONE_BY_ONE = list(range(1, 67))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -15,14 +16,15 @@ from command_line import hybridkit
 from compare import assert_same
 from converted import STAGES, Change, Convert, stages
 from forked import COMMAND_LINE, Forked, forked
+from page_checks import check_page
 
 import hybridkit as hk
 from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
-from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
+from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
 from hybridkit.training.reporter import Silent
 
@@ -113,6 +115,16 @@ def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -
     found = json.loads(made.stdout)
     names = [one["name"] for one in found["evaluations"]]
     assert names == ["teacher", "0-mapped", "1-kl"] and found["evaluations"][-1]["decode_tokens_per_second"] > 0
+    assert hybridkit("report", "run", cwd=tmp_path).returncode == 0
+    check_page(page := (tmp_path / "run/report.html").read_text("utf-8"))
+    for said in (
+        "Stages",
+        "What every mixer began with",
+        "Teacher and student, on held-out text",
+        "of the teacher&#x27;s",
+    ):
+        assert said in page
+    assert re.search(r"swa\(kv_heads=2\):8 in place of sa</td>", page) and "kl" in page
     assert hybridkit("export", "run", "out", cwd=tmp_path).returncode == 0
     ids = torch.randint(257, (1, 20), generator=torch.Generator().manual_seed(0))
     ours, _ = hk.load(tmp_path / "run")(ids)
