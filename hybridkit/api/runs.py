@@ -69,12 +69,14 @@ def train(
     from hybridkit.report.progress import reporter
     from hybridkit.report.run_summary import RunSummary
     from hybridkit.training.launch.launch import check_launch
+    from hybridkit.training.refusals import refuse_folder
     from hybridkit.training.reporter import Silent
     from hybridkit.training.trainer import run_training as start
 
     folder = run_folder(recipe, run)
     loaded = load_given_recipe(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
     check_launch(loaded.recipe, 1, loaded.registry)
+    refuse_folder(Run(folder))
     told = Silent() if quiet else reporter()
     summary = [] if quiet else [RunSummary(loaded, 1, told.message)]
     start(loaded, folder, resume=resume, reporter=told, callbacks=[*summary, *probes_of(loaded), *callbacks])

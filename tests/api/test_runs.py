@@ -114,6 +114,14 @@ def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
         hk.evaluate(run, needles=["niah_singel"])
 
 
+def test_a_folder_of_runs_is_no_place_for_a_run(run: hk.TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a folder of runs \(a\), not the place of one; name a folder within it"):
+        hk.train(RECIPE, run.path.parent, quiet=True)
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(UserError, match="a conversion whose last stage has not begun, not a place for a run"):
+        hk.train(RECIPE, tmp_path, quiet=True)
+
+
 def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:
     assert (
         hk.costs("swax-128-1.4b", context=16384)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.convert.auto import is_auto, with_kept
 from hybridkit.convert.keep import kept_mixers
+from hybridkit.convert.keep_auto import is_auto, with_kept
 from hybridkit.convert.stages import MAPPED, STAGES, PlannedStage, planned
 from hybridkit.convert.teacher import TeacherRun, with_tokens
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.run import Run
-from hybridkit.training.code import training_code
+from hybridkit.training.used_plugins import training_code
 
 RECORD = "conversion.json"
 
