@@ -36,7 +36,6 @@ def train(
     from hybridkit.recipe.files import run_name
     from hybridkit.runs.run import Run, load_recipe
     from hybridkit.training.launch import launch
-    from hybridkit.training.refusals import refuse_folder
 
     folder = run or Path("runs") / run_name(recipe)
     # before torch is imported: mistakes in a recipe answer at once
@@ -46,6 +45,8 @@ def train(
     if dry_run:
         launch.check_launch(loaded.recipe, ranks or 1, loaded.registry)
         return _estimate(loaded, ranks or 1, as_json)
+    from hybridkit.training.refusals import refuse_folder
+
     refuse_folder(Run(folder))
     launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:

@@ -30,9 +30,9 @@ from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.machine import choose_device
-from hybridkit.training.used_plugins import training_code
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.reporter import Reporter
+from hybridkit.training.used_plugins import training_code
 
 CHOICE = "choice.json"
 TOKENS, SAMPLES = 2**14, 64  # of held-out text, and of a recall task, that are asked of every candidate
