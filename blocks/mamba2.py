@@ -198,6 +198,8 @@ class Mamba2Layer(Layer):
     @torch.no_grad()
     def _start(self, dims: Dims) -> None:
         """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
+        if self.A_log.is_meta:  # holds no numbers (block/init.py)
+            return
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
         dt.add_(dt.clone().neg_().expm1_().neg_().log_())  # the inverse of softplus

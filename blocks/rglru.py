@@ -31,6 +31,7 @@ from hybridkit.block import (
     SequenceParallel,
     State,
     StepFunction,
+    normal_,
     product_flops,
 )
 from hybridkit_blocks.ops.convolution import (
@@ -122,7 +123,8 @@ class BlockLinear(nn.Module):
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
         each = width // heads
-        self.weight = nn.Parameter(torch.empty(heads, each, each).normal_(std=(VARIANCE / each) ** 0.5))
+        self.weight = nn.Parameter(torch.empty(heads, each, each))
+        normal_(self.weight, std=(VARIANCE / each) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, u: Tensor, parallel: SequenceParallel) -> Tensor:
@@ -153,13 +155,15 @@ class RglruLayer(Layer):
     @torch.no_grad()
     def _start(self, dims: Dims, width: int, taps: int) -> None:
         """Initial weights of RecurrentGemma."""
+        if self.decay.is_meta:  # holds no numbers (block/init.py)
+            return
         for linear, std in (
             (self.linear_x, dims.width**-0.5),
             (self.linear_y, dims.width**-0.5),
             (self.linear_out, (2 / dims.depth / width) ** 0.5),
             (self.conv, (VARIANCE / taps) ** 0.5),
         ):
-            nn.init.normal_(linear.weight, std=std)
+            normal_(linear.weight, std=std)
             assert linear.bias is not None
             nn.init.zeros_(linear.bias)
         self.decay.uniform_(*(radius**2 for radius in RADII)).log_().mul_(-0.5).expm1_().log_()

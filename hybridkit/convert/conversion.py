@@ -22,10 +22,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_auto
+from hybridkit.convert.definition import RECORD, Conversion, plan_conversion
 from hybridkit.convert.keep import Choice
+from hybridkit.convert.keep_auto import CHOICE, choose_and_write, chosen_mixers, is_auto
 from hybridkit.convert.mapping import MappedLayer, map_weights
-from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
 from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
@@ -34,7 +34,7 @@ from hybridkit.hub.importing import whole_folder, write_run
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError

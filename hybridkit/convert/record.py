@@ -8,11 +8,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from hybridkit.convert.auto import CHOICE
+from hybridkit.convert.definition import RECORD
 from hybridkit.convert.keep import Choice
+from hybridkit.convert.keep_auto import CHOICE
 from hybridkit.convert.mapping import MappedLayer
-from hybridkit.convert.measure import stage_evaluations
-from hybridkit.convert.planned import RECORD
+from hybridkit.convert.stage_evaluation import stage_evaluations
 from hybridkit.convert.stages import MAPPED, STAGES
 from hybridkit.evaluation.history import read_entry
 from hybridkit.runs.run import Run

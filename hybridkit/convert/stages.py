@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
-from hybridkit.convert.auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.fit import check_fit, same_entry
+from hybridkit.convert.keep_auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.convert.teacher import TeacherRun

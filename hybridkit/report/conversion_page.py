@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
-from hybridkit.convert.measure import merged_evaluations
 from hybridkit.convert.record import ConversionRecord, RecordedStage
+from hybridkit.convert.stage_evaluation import merged_evaluations
 from hybridkit.convert.stages import TRAINED, said_losses
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.model.loading import plan
@@ -16,7 +16,7 @@ from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.mapping import choice_table, mapping_table, named_beside
 from hybridkit.report.numbers import format_duration, format_tokens
 from hybridkit.report.page import TextTable, folded, paragraph
-from hybridkit.report.picture import picture
+from hybridkit.report.page_picture import picture
 from hybridkit.report.stage_plot import MetricLines, draw_errors, draw_stages, has_errors
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError

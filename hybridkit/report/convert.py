@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridkit.convert.measure import merged_evaluations
+from hybridkit.convert.stage_evaluation import merged_evaluations
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report.console import Console
-from hybridkit.report.eval import print_eval_result
+from hybridkit.report.eval_tables import print_eval_result
 from hybridkit.report.numbers import format_bytes
 from hybridkit.report.page import TextTable, print_table
 

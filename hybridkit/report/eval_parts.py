@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridkit.evaluation.request import EvalResult
-from hybridkit.report.eval import notes, tables
+from hybridkit.report.eval_tables import notes, tables
 from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.page import paragraph
-from hybridkit.report.picture import picture
+from hybridkit.report.page_picture import picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,9 +25,9 @@ from hybridkit.report.flops_plot import draw_costs
 from hybridkit.report.markup import in_html, in_text
 from hybridkit.report.numbers import format_bytes, format_count, format_duration, format_parameters, format_tokens
 from hybridkit.report.page import PageSection, TextTable, about, folded, html_page, paragraph, write_files
-from hybridkit.report.picture import picture
-from hybridkit.report.pictures import stack_picture
+from hybridkit.report.page_picture import picture
 from hybridkit.report.probe_plot import draw_probes
+from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.run_costs import step_flops
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, UserError

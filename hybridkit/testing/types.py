@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, clone_state
-from hybridkit.testing.trial import AUTOCAST, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import AUTOCAST, Arithmetic, LayerUnderTest, random_starts
 
 # Each type, and the relative error allowed: a layer may be ill-conditioned, or choose another expert.
 TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}

@@ -9,8 +9,8 @@ import pytest
 from page_checks import check_page
 from pictured import TRIED, curves, evaluation, study
 
+from hybridkit.report.eval_page import page
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.html import page
 from hybridkit.report.run_page import run_page
 from hybridkit.report.search_pages import _html, ranking
 from hybridkit.report.search_plots import study_figures

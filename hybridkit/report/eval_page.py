@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadable, read_history, with_new
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
-from hybridkit.report.eval import markdown_pages
 from hybridkit.report.eval_parts import result_parts
+from hybridkit.report.eval_tables import markdown_pages
 from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.page import PageSection, about, html_page, write_files
 from hybridkit.report.plot_style import DPI
