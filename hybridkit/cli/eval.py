@@ -114,7 +114,6 @@ def eval(
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.task_names import task_names
-    from hybridkit.system.links import refuse_links
 
     request = EvalRequest(
         perplexity=perplexity, texts=tuple(dict.fromkeys(text)),
@@ -126,15 +125,24 @@ def eval(
         precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
     _check(request, lengths, out)
-    for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
-        refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
+    _refuse_links(runs, out)
+    cuts = _cuts(reset_state, evict)
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        cuts: dict[Held, Sequence[int]] = {
-            "state": _sizes("--reset-state", reset_state),
-            "cache": _sizes("--evict", evict),
-        }
         result = _ask(runs, ablate, cuts, request, checkpoint)
     _report(result, out or runs[0] / "eval", as_json)
+
+
+def _refuse_links(runs: Sequence[Path], out: Path | None) -> None:
+    """Nothing is written through a symbolic link. Raises UserError."""
+    from hybridkit.system.links import refuse_links
+
+    for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
+        refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
+
+
+def _cuts(reset_state: str, evict: str) -> dict[Held, tuple[int, ...]]:
+    """The distances of `--reset-state` and `--evict`."""
+    return {"state": _sizes("--reset-state", reset_state), "cache": _sizes("--evict", evict)}
 
 
 def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
