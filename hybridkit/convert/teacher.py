@@ -15,7 +15,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 
 
@@ -35,17 +35,19 @@ class TeacherRun(NamedTuple):
         return load_model(self.run.path, self.step)
 
 
-def open_teacher(source: str, copy: Path) -> TeacherRun:
+def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRun:
     """The teacher that `source` names: a run folder, or a folder of transformers, which is imported as the run `copy`.
 
-    Raises UserError where it is neither, or holds no valid checkpoint.
+    `checkpoint`: of a run (`Run.chosen`).
+
+    Raises UserError where it is neither, or holds no such valid checkpoint.
     """
     run = Run(source)
     if not run.begun:
         run = Run(copy)
         if not run.begun:
             import_folder(local_folder(source), copy)
-    found, manifest = run.chosen()
+    found, manifest = run.chosen(checkpoint)
     teacher, code = _teacher(run), manifest.code or {}
     origin = run_origin(run.recipe.recipe, manifest, teacher.tokenizer.digest, code, None)
     return teacher._replace(step=found.step, sha256=origin.weights, data=manifest.data, fingerprint=origin.fingerprint)
