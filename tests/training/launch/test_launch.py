@@ -23,6 +23,7 @@ TORCHRUN = "from torch.distributed.run import main; main()"
 # Ranks that need no start of Python: children of the launching process, which run the same command.
 FORK_RANKS = """
 import os, subprocess, sys
+from types import SimpleNamespace
 from hybridkit.cli import main
 from hybridkit.training.launch import spawn
 
@@ -43,7 +44,7 @@ class Rank(subprocess.Popen):
             sys.stderr.flush()
             os._exit(code)
 
-spawn.subprocess.Popen = Rank
+spawn.subprocess = SimpleNamespace(Popen=Rank, DEVNULL=subprocess.DEVNULL)
 """
 
 
