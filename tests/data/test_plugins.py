@@ -125,6 +125,7 @@ def test_a_source_a_tokenizer_and_a_task_from_outside(folder: Path, monkeypatch:
         load_tokenizer(folder / "run")  # as a mere folder
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_own_source_and_tokenizer_or_not_at_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
