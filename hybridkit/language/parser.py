@@ -13,6 +13,7 @@ from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from hybridkit.language.source import PatternSource, Span, error_at
 from hybridkit.language.syntax_errors import BRACKETS, syntax_error
+from hybridkit.language.tables import parser
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not wait for
     from hybridkit.block import Argument, Value
@@ -211,4 +212,4 @@ def _text(token: Token) -> str:
 
 @cache
 def _parser() -> Lark:
-    return Lark.open("pattern.lark", rel_to=__file__, parser="lalr", transformer=_Build(), maybe_placeholders=False)
+    return parser(_Build())
