@@ -75,12 +75,17 @@ class Registry:
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("entries", "_known", "_plugged", "_classes"):
+        for name in ("entries", "elements", "_known", "_plugged", "_classes"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """What calls of patterns stand for, kept by `language.resolve`: equal calls give the same object."""
+        return {}
+
+    @cached_property
+    def elements(self) -> dict[str, tuple[Entry, ...]]:
+        """What the elements of patterns stand for by their text, kept by `language.resolve`."""
         return {}
 
     @property
