@@ -43,14 +43,23 @@ def label(name: str) -> str:
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:
-    """Labels of several names, all different: without their common beginning, numbered where need be."""
+    """Labels of several names, all different: without their common beginning and last folders, numbered if need be."""
     names = list(dict.fromkeys(names))
-    short = list(map(label, apart(names)[1]))
+    short = list(map(label, _without_last(apart(names)[1])))
     alike = {text for text in short if short.count(text) > 1}
     return {
         name: f"{place}: {text}" if text in alike else text
         for place, (name, text) in enumerate(zip(names, short, strict=True), start=1)
     }
+
+
+def _without_last(names: list[str]) -> list[str]:
+    """Paths without the last folders that all of them share, such as `seed-0` of several trials."""
+    while (
+        len(names) > 1 and all("/" in name for name in names) and len({name.rpartition("/")[2] for name in names}) == 1
+    ):
+        names = [name.rpartition("/")[0] for name in names]
+    return names
 
 
 def save_figure(figure: Figure, file: Path) -> None:
