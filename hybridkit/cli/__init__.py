@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from hybridkit import __version__
-from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
+from hybridkit.system.notices import listening
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
 VERBS = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
-from hybridkit.language.source import PatternSource, Span, error_at
+from hybridkit.language.pattern_source import PatternSource, Span, error_at
 from hybridkit.language.syntax_errors import BRACKETS, syntax_error
 from hybridkit.language.tables import parser
 

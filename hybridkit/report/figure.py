@@ -55,11 +55,9 @@ def labels(names: Iterable[str]) -> dict[str, str]:
 
 def _without_last(names: list[str]) -> list[str]:
     """Paths without the last folders that all of them share, such as `seed-0` of several trials."""
-    while (
-        len(names) > 1 and all("/" in name for name in names) and len({name.rpartition("/")[2] for name in names}) == 1
-    ):
-        names = [name.rpartition("/")[0] for name in names]
-    return names
+    parts = [name.rpartition("/") for name in names]
+    alike = len(names) > 1 and all(first for first, _, _ in parts) and len({last for _, _, last in parts}) == 1
+    return _without_last([first for first, _, _ in parts]) if alike else names
 
 
 def save_figure(figure: Figure, file: Path) -> None:
