@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-<<<<<<< HEAD
 from hybridkit.language.parser import MAX_ENTRIES, list_elements, parse_pattern
-from hybridkit.language.source import PatternError, PatternSource, Span, error_at
-=======
 from hybridkit.language.pattern_source import PatternError, PatternSource, Span, error_at
->>>>>>> look
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong

@@ -115,21 +115,14 @@ def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
         resolve(parse_pattern(text, source)[1], REGISTRY, text, source)
 
 
-ELEMENTS = [
-    "sa",
-    "swa:8",
-    "swa(kv_heads=2) : stoch(8, 16,p=.5)",
-    "swa:8 | mlstm",
-    "mlstm*3",
-    "[sa, swa:8]*2",
-    'sa("x")',
-    "",
-]
+ELEMENTS = ["sa", "swa:8", "swa(kv_heads=2) : stoch(8, 16,p=.5)", "swa:8 | mlstm", "mlstm*3"]
+OTHERS = ["[sa, swa:8]*2", 'sa("x")', ""]
+TIMES = ["", "*2", " * 3 ", "*0", "*1.5", "*9999"]
 
 
 @given(
     st.lists(st.sampled_from(ELEMENTS + OTHERS), max_size=6),
-    st.sampled_from(["", "*2", " * 3 ", "*0", "*1.5", "*9999"]),
+    st.sampled_from(TIMES),
 )
 def test_lists_of_known_elements_are_read_as_the_parser_reads_them(elements: list[str], times: str) -> None:
     text, registry = f" [{', '.join(elements)}]{times}", Registry()
