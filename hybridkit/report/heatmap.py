@@ -115,7 +115,7 @@ def _distance_window(far: Sequence[CellScore], trained: Mapping[str, str]) -> Fi
     """A panel for each run: recall by distance and test window, with the window that it was trained with."""
     names = labels(dict.fromkeys(cell.run for cell in far))
     titles = {
-        (_FAR, run): _title(said, f"trained with {label(trained.get(run, ''))}", len(names) > 1, run in trained)
+        (_FAR, run): _title(said, f"trained with {label(trained.get(run, ''))}", len(names) > 1, bool(trained.get(run)))
         for run, said in names.items()
     }
     return _heatmaps(_windowed(far, titles), "Recall in % by distance and test window", "distance in tokens", _TEST)
