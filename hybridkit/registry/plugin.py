@@ -30,7 +30,9 @@ def plugin_module(path: Path, expected: Mapping[str, str] | None = None, *, name
     (`from ._helper import f`), and its last part is the file's stem, the plugin's name. `expected`: the SHA-256 of all
     files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
     """
-    return f"{open_package(path.parent, expected, named=named).name}.{path.stem}"
+    package = open_package(path.parent, expected, named=named)
+    package.plugins.add(path.stem)
+    return f"{package.name}.{path.stem}"
 
 
 def public_class(module: str, owner: str) -> tuple[str, type]:
