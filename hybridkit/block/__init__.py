@@ -11,7 +11,7 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Dims, Entry, window_of
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
-from hybridkit.block.init import small_init_, wang_init_
+from hybridkit.block.init import normal_, small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
     Linear,
@@ -64,6 +64,7 @@ __all__ = [
     "clone_state",
     "linear",
     "meant_window",
+    "normal_",
     "pad_weight",
     "padded_width",
     "padding",

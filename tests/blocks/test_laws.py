@@ -21,7 +21,7 @@ VARIANTS = [
     "kda(heads=4,key_heads=2,head=5,value=3,conv=6,conv_bias=true,low_rank=false,gate_bias=true,allow_neg_eigval=true,"
     "lower_bound=-5)",
     "mla(q_rank=12,rope_head=4)",
-    "ffn(width=7,act=relu2,gated=false,bias=true)",
+    "ffn(width=48,act=relu2,gated=false,bias=true)",
     "moe(6,2,10,2,sigmoid,factor=2,shared_gate=true,bias=true,act=gelu,correction=.1,groups=3,active_groups=2)",
 ]
 MIXERS = [

@@ -5,8 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +15,7 @@ from checkpoint import LLAMA, instance, opened, save
 from command_line import hybridkit
 from compare import assert_same
 from converted import STAGES, Change, Convert, stages
+from forked import COMMAND_LINE, Forked, forked
 from page_checks import check_page
 
 import hybridkit as hk
@@ -80,18 +79,19 @@ def test_killed_at_random_moments_of_every_stage_it_is_the_same(
 ) -> None:
     recipe, folder, draw = tmp_path / "student.yaml", tmp_path / "run", random.Random()
     recipe.write_text(dump(read_mapping(student(), {}).recipe), encoding="utf-8")
-    words = [sys.executable, "-m", "hybridkit.cli", "convert", str(teacher), str(recipe), "--run", str(folder)]
-    words += ["--resume", "--no-evaluate"]
+    words = ["convert", str(teacher), str(recipe), "--run", str(folder), "--resume", "--no-evaluate"]
     done = 0
     for stage in STAGES:
         at = done + draw.randrange(int(str(stage["steps"])))
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        while _lines(folder) <= at and process.poll() is None:
-            time.sleep(0.002 * draw.random())
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() in (-signal.SIGKILL, 0)
+        with Forked(COMMAND_LINE, *words) as process:
+            while _lines(folder) <= at and process.poll() is None:
+                time.sleep(0.002 * draw.random())
+            process.kill()
+            said = process.communicate()[1]
+        assert process.returncode in (-signal.SIGKILL, 0), said
         done += int(str(stage["steps"]))
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    last = forked(COMMAND_LINE, *words)
+    assert last.returncode == 0, last.stderr
     for run, other in zip(stages(folder), stages(whole), strict=True):
         assert_same(run, other)
 
