@@ -69,7 +69,10 @@ class Ulysses(SequenceParallel):
 
 
 def share_sequences(model: Model, size: int) -> Ulysses | None:
-    """Set up every mixer of a model for sequences over `size` ranks; None for 1. Raises UserError."""
+    """Set up every mixer for sequences that `size` ranks share; None where `size` is 1, which needs nothing.
+
+    Raises UserError for a mixer that cannot share them.
+    """
     if size == 1:
         return None
     ulysses = Ulysses(size)
