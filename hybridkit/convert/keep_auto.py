@@ -34,7 +34,7 @@ from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.reporter import Reporter
 
 CHOICE = "choice.json"
-TOKENS, SAMPLES = 2**14, 64  # of held-out text, and of a recall task, that are asked of every candidate
+TOKENS, SAMPLES = 2**14, 64  # tokens of held-out text, and samples of a recall task, that measure every candidate
 
 
 def is_auto(keep: Sequence[int] | str | None) -> bool:

@@ -131,6 +131,9 @@ def _edges(length: int, offset: int, device: torch.device) -> tuple[Tensor, Tens
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M, N) bool as FlexAttention lists it: how many blocks of keys, and which, those first: (B, 1, M[, N])."""
+    """The blocks (B, M, N) that are true, as FlexAttention takes them.
+
+    Their number for every block of queries (B, 1, M), and the numbers of all blocks of keys, those first (B, 1, M, N).
+    """
     order = blocks.byte().argsort(stable=True, dim=-1, descending=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

@@ -51,7 +51,7 @@ class RecallTask(FeedSource):
         if self.far_begin and self.far_begin >= self.far_end:
             raise ValueError(f"far_end should be a later step than far_begin, {self.far_begin}, not {self.far_end}")
         if self.far_end and not self.far:
-            raise ValueError("far_end is the step at which `far` is reached, and far is 0")
+            raise ValueError("far_end needs a share of far queries: give far= as well")
         return self
 
     def at(self, step: int) -> Self:

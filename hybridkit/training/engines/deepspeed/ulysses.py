@@ -21,7 +21,7 @@ TOKENS, HEADS = 1, 2  # dimensions of (B, T, H, .)
 
 
 class Ulysses(SequenceParallel):
-    """A sequence over the ranks of a group, in their order."""
+    """Divides a sequence among the ranks of a group, in the order of their numbers."""
 
     def __init__(self, size: int) -> None:
         self.size = size
