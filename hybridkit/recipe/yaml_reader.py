@@ -280,7 +280,7 @@ class _Builder:
 def _text(event: e.ScalarEvent, index: int) -> str:
     """The text of a scalar, without characters that only an escape can write and that no file name may hold."""
     if _NO_TEXT.search(event.value):
-        raise Refused(index, "an escape that stands for no character")
+        raise Refused(index, "this escape is no character")
     return event.value
 
 

@@ -17,9 +17,9 @@ def plugin_path(path: str | Path) -> Path:
     """The absolute path of a plugin. Raises UserError unless it is a Python file whose name can be a name."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: {'a plugin is a file, not a folder' if path.is_dir() else 'no such plugin file'}")
+        raise UserError(f"{path}: {'a plug-in is a file, not a folder' if path.is_dir() else 'no such plug-in file'}")
     if path.suffix != ".py" or not path.stem.isidentifier() or path.stem.startswith("_"):
-        raise UserError(f"{path}: a plugin's file name is its name in a pattern or recipe, such as my_block.py")
+        raise UserError(f"{path}: a plug-in is named by its file: a Python name and .py, as in my_block.py")
     return path.resolve()
 
 

@@ -64,7 +64,7 @@ def write_copies(run: RunWithPlugins, code: Mapping[str, bytes]) -> None:
 def recorded(run: RunWithPlugins) -> dict[str, str]:
     """SHA-256 of every file that a run was trained with, by its name in `plugins/`; none for runs that keep no record.
 
-    Before the first checkpoint: of the files that are there.
+    Before the first checkpoint: of the files that are there. Raises UserError where these are too many or too large.
     """
     if manifest := run.record():
         return manifest.code or {}
