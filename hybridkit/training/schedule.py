@@ -19,7 +19,7 @@ from hybridkit.recipe.schema import Section, Train
 from hybridkit.registry.registry import REGISTRY, Registry
 
 
-class Schedule(Section, ABC):
+class RateSchedule(Section, ABC):
     """How the rate falls, and its own fields: `train.schedule: {name: ..., field: ...}`."""
 
     kind: ClassVar[str] = SCHEDULE.name
@@ -32,10 +32,10 @@ class Schedule(Section, ABC):
         """
 
 
-def schedule_of(train: Train, registry: Registry = REGISTRY) -> Schedule:
+def schedule_of(train: Train, registry: Registry = REGISTRY) -> RateSchedule:
     """The schedule that a recipe names. Raises UserError where its file fails."""
     name, fields = chosen(train.schedule)
-    made: Schedule = registry.get(SCHEDULE, name)(**fields)
+    made: RateSchedule = registry.get(SCHEDULE, name)(**fields)
     return made
 
 

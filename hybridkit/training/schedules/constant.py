@@ -1,9 +1,9 @@
 """`schedule: constant`: the rate stays at `lr`."""
 
-from hybridkit.training.schedule import Schedule
+from hybridkit.training.schedule import RateSchedule
 
 
-class Constant(Schedule):
+class Constant(RateSchedule):
     """1: `min_lr` is not used."""
 
     def remaining(self, t: float) -> float:

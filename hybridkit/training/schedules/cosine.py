@@ -2,10 +2,10 @@
 
 import math
 
-from hybridkit.training.schedule import Schedule
+from hybridkit.training.schedule import RateSchedule
 
 
-class Cosine(Schedule):
+class Cosine(RateSchedule):
     """(1 + cos(pi t)) / 2."""
 
     def remaining(self, t: float) -> float:

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from hybridkit.training.schedule import Schedule
+from hybridkit.training.schedule import RateSchedule
 
 
-class Wsd(Schedule):
+class Wsd(RateSchedule):
     """1, then linearly down to 0 in the last part."""
 
     decay: float = Field(default=0.2, gt=0, le=1, description="The share of the steps after warm-up in which it falls.")
