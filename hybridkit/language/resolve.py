@@ -73,7 +73,9 @@ def _resolve(call: Call, registry: Registry, text: str, source: PatternSource | 
     entry = Entry(tuple(_block(branch, registry, at) for branch in calls))
     for branch, block in zip(calls, entry.branches, strict=True) if len(calls) > 1 else ():
         if not block.is_mixer:
-            raise at(branch.span.name, f"{branch.name} does not mix over time, and a branch does; let it stand after")
+            raise at(
+                branch.span.name, f"a branch has to mix over time, and {branch.name} does not: [a | b, {branch.name}]"
+            )
         if block.norm != entry.norm:
             raise at(branch.span.name, "branches read one normed input: give all the same norm=, or set model.norm")
     return entry

@@ -167,7 +167,7 @@ def _check(block: Block, dims: Dims) -> None:
     except (RuntimeError, TypeError, OverflowError) as error:
         if "overflow" not in str(error).lower():
             raise
-        raise ValueError(f"{block}: no machine holds sizes like these") from error
+        raise ValueError(f"{block}: sizes like these fit into no machine's memory") from error
 
 
 def _ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:

@@ -1,7 +1,7 @@
 """Names and the classes behind them, for every kind: blocks, window policies, optimizers, engines and others.
 
-Names come from the folder of a kind, from entry points of installed packages and from plugin files. No module is
-imported before its class is asked for, except plugin files, whose one class tells their kind.
+Names come from the folder of a kind, from entry points of installed packages and from plug-in files. No module is
+imported before its class is asked for, except plug-in files, whose one class tells their kind.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Registry:
             self.add(path)
 
     def add(self, path: str | Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> None:
-        """Take in a plugin file; adding it again changes nothing. Raises UserError unless it is an importable file.
+        """Take in a plug-in file; adding it again changes nothing. Raises UserError unless it is an importable file.
 
         `expected`: the SHA-256 of each file of its folder that may be executed; None: any. `named`: the user typed the
         file's name, which is how its content becomes trusted.
@@ -70,7 +70,7 @@ class Registry:
         self._forget()
 
     def clear(self) -> None:
-        """Forget all plugin files."""
+        """Forget all plug-in files."""
         self._plugins.clear()
         self._forget()
 
@@ -90,17 +90,17 @@ class Registry:
 
     @property
     def plugins(self) -> tuple[Path, ...]:
-        """The plugin files that were added."""
+        """The plug-in files that were added."""
         return tuple(self._plugins)
 
     def copy(self) -> Registry:
-        """Another registry with the same plugin files."""
+        """Another registry with the same plug-in files."""
         made = Registry()
         made._plugins = dict(self._plugins)
         return made
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled as its plugin files, since classes of plug-ins can only be imported where those were added."""
+        """Pickled as its plug-in files, since classes of plug-ins can only be imported where those were added."""
         return "REGISTRY" if self is REGISTRY else (_with_plugins, (tuple(self._plugins.values()),))
 
     def get(self, kind: Kind, name: str) -> Any:
@@ -160,7 +160,7 @@ class Registry:
 
     @cached_property
     def _plugged(self) -> tuple[Known, ...]:
-        """What the plugin files hold; imports them."""
+        """What the plug-in files hold; imports them."""
         return tuple(map(_plugin, self._plugins.values()))
 
 
@@ -192,7 +192,7 @@ def _installed(kind: Kind, points: metadata.EntryPoints) -> Iterator[Known]:
 
 
 class _Plugin(NamedTuple):
-    """A plugin file, and what is known of its content."""
+    """A plug-in file, and what is known of its content."""
 
     path: Path
     expected: Mapping[str, str] | None

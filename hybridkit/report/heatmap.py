@@ -153,7 +153,7 @@ def _train_test(findings: EvalResult) -> Figure:
 
 @in_style
 def _positions(findings: EvalResult) -> Figure:
-    """Loss by the tokens read before; bins of few targets are joined, for their means are noise."""
+    """Loss by the tokens read before; bins with few targets are joined, since their means are noisy."""
     bins = position_bins(findings)
     names = labels(run for run, *_ in bins)
     figure = new_figure(PAGE, 3.0)
