@@ -191,6 +191,8 @@ def test_another_teacher_other_stages_and_begun_folders_are_refused(
     hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
     with pytest.raises(UserError, match="is a conversion of another teacher"):
         go(whole, resume=True, source=tmp_path / "other")
+    with pytest.raises(UserError, match=r"a folder of runs \(other\), not the place of one"):
+        go(tmp_path)
 
 
 def test_questions_that_suit_no_model_are_refused_before_anything_is_written(
