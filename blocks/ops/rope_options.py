@@ -48,7 +48,9 @@ class RopeOptions(Block):
         if "original" in known and not self.original:
             raise ValueError(f"scaling={self.scaling} needs the length of the training before: original=4096")
         if known and self.slow >= (self.fast or fast):
-            raise ValueError(f"slow={self.slow:g} lies below fast, which is {self.fast or fast:g}")
+            raise ValueError(
+                f"slow={self.slow:g} is not below fast, which is {self.fast or fast:g}: choose a smaller one"
+            )
         if not (theta := getattr(self, "theta", None)) or theta <= 1:
             raise ValueError(f"scaling={self.scaling} stretches positions: it needs a theta above 1")
         return self

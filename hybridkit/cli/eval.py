@@ -172,6 +172,8 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out {explain(out, 'a folder')}")
+    if out and (file := next((one for one in out.parents if one.is_file()), None)):
+        raise UserError(f"--out {out}: {explain(file, 'a folder')}")
     if request.include and not request.include.is_dir():
         raise UserError(f"--include {request.include}: no such folder")
 

@@ -73,6 +73,11 @@ def refuse_other(conversion: Conversion) -> None:
             f" sha256 {said['teacher']['sha256']}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
             " name its checkpoint with --checkpoint, or another folder with --run"
         )
+    if said["teacher"].get("fingerprint", teacher.fingerprint) != teacher.fingerprint:  # older records do not say it
+        raise UserError(
+            f"{conversion.folder} is a conversion of another teacher: {teacher.run.path} has the same weights, and"
+            " another recipe, tokenizer or plug-in than when it began; put them back, or name another folder with --run"
+        )
     if "code" in said:  # older records do not say it
         remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
         refuse_changed(str(conversion.folder), said["code"], hashes(conversion.code), remedy)
