@@ -261,14 +261,6 @@ def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, studen
     assert not any("holds no checkpoint yet" in said for said in Heard.said)  # that is for --resume
 
 
-def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
-    stage = whole / "stages" / "1-hidden"
-    recipe = {**Run(stage).recipe.recipe.model_dump(mode="json", by_alias=True)}
-    recipe["train"]["steps"] = 5
-    with pytest.raises(UserError, match="this run is trained on 1 hidden, and what was asked for is cross-entropy"):
-        hk.train(recipe, stage, resume=True, quiet=True)
-
-
 def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path, tmp_path: Path) -> None:
     how = {"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]}
     made = hk.convert_model(teacher, student(convert=how), tmp_path / "run", quiet=True, checkpoint=4)
