@@ -75,12 +75,17 @@ class Registry:
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("entries", "_known", "_plugged", "_classes"):
+        for name in ("entries", "elements", "_known", "_plugged", "_classes"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """What calls of patterns stand for, kept by `language.resolve`: equal calls give the same object."""
+        return {}
+
+    @cached_property
+    def elements(self) -> dict[str, tuple[Entry, ...]]:
+        """What the elements of patterns stand for by their text, kept by `language.resolve`."""
         return {}
 
     @property
@@ -134,9 +139,14 @@ class Registry:
 
     def _of(self, kind: Kind) -> dict[str, Known]:
         if kind not in self._known:
-            found = (*_in_folder(kind), *_installed(kind), *(one for one in self._plugged if one.kind == kind.name))
-            self._known[kind] = _by_name(found)
+            plugged = (one for one in self._plugged if one.kind == kind.name)
+            self._known[kind] = _by_name((*_in_folder(kind), *_installed(kind, self._points), *plugged))
         return self._known[kind]
+
+    @cached_property
+    def _points(self) -> metadata.EntryPoints:
+        """The entry points of all packages that are installed: each one's file is read, which is done once."""
+        return metadata.entry_points()
 
     @cached_property
     def _known(self) -> dict[Kind, dict[str, Known]]:
@@ -173,8 +183,8 @@ def _in_folder(kind: Kind) -> Iterator[Known]:
             yield Known(kind.name, file.parent.name, f"{kind.package}.{file.parent.name}", str(file))
 
 
-def _installed(kind: Kind) -> Iterator[Known]:
-    for point in metadata.entry_points(group=kind.group):
+def _installed(kind: Kind, points: metadata.EntryPoints) -> Iterator[Known]:
+    for point in points.select(group=kind.group):
         owner = f"package {point.dist.name}" if point.dist else f"entry point {point.value}"
         if point.module.rpartition(".")[2] != point.name:
             raise UserError(f"{owner}: entry point `{point.name}` should be named like its module, {point.module}")

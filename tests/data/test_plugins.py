@@ -10,7 +10,7 @@ from plugins import new_process
 from typer.testing import CliRunner
 
 import hybridkit
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.data.source import SOURCE, open_source
 from hybridkit.data.tokenizer import TOKENIZER
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def call(*words: str, plugins: str) -> str:
     named = [word for name in plugins.split() for word in ("--plugin", f"{name}.py")]
-    done = CliRunner().invoke(app, [*words, *named], catch_exceptions=False)
+    done = CliRunner().invoke(verbs(), [*words, *named], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
 
