@@ -34,6 +34,12 @@ def precision(device: str) -> str:
     return os.environ.get("HYBRIDKIT_BENCHMARK_PRECISION") or ("bf16" if device == "cuda" else "fp32")
 
 
+def choose(asked: str | None) -> None:
+    """Have all that follows compute in this precision; None: as `precision` says."""
+    if asked:
+        os.environ["HYBRIDKIT_BENCHMARK_PRECISION"] = asked
+
+
 def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
     """Random ids (B, T) from a fixed seed."""
     return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(0)).to(device)
