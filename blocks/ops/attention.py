@@ -39,6 +39,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     WindowLimit,
+    normal_,
     product_flops,
     small_init_,
     wang_init_,
@@ -80,6 +81,7 @@ class AttentionBlock(RopeOptions, _Sizes):
     """What `sa` and `swa` share: their arguments, costs and state."""
 
     differentiable_state: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool] = True
     rope: float = Field(1.0, gt=0, le=1)
     gate: bool = False
     sinks: bool = False
@@ -201,7 +203,7 @@ class Attention(Layer):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
         if self.sinks is not None:
-            nn.init.normal_(self.sinks, std=SINK)
+            normal_(self.sinks, std=SINK)
 
     @property
     def into(self) -> list[nn.Linear]:

@@ -109,7 +109,7 @@ class SwiGLU(Layer):
         more = spare(len(self.gate.weight), x)  # the inner width, at which all three products meet
         gate, up = (pad_weight(part.weight, rows=more) for part in (self.gate, self.up))
         down = pad_weight(self.down.weight, columns=more)
-        if kind := product_type(x, down):  # cast here, so that what is cast is known (hybridkit.training.narrow)
+        if kind := product_type(x, down):  # cast here: what is cast is known (hybridkit.training.bf16_weights)
             return _InSlices.apply(*(t.to(kind) for t in (x, gate, up, down))).to(x.dtype), ()
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 

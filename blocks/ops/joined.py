@@ -1,9 +1,9 @@
 """Several linear layers of one input as one product, and one for each gradient; those of gates and rates in fp32.
 
 Used where operations run one by one on a CPU, also under autocast (custom_autograd.py). Under autocast the input is
-cast once for all layers, and each weight by itself, so that what is cast is known (hybridkit.training.narrow). Layers
-of gates and rates read an input in bf16 a slice at a time, which is cast and multiplied while it is in the cache; it is
-kept as it was.
+cast once for all layers, and each weight by itself, so that what is cast is known (hybridkit.training.bf16_weights).
+Layers of gates and rates read an input in bf16 a slice at a time, which is cast and multiplied while it is in the cache;
+it is kept as it was.
 
 Letters: N tokens, D width, O outputs.
 """

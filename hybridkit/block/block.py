@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -17,9 +17,7 @@ from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
 from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow, Window
-
-NormPlacement = Literal["pre", "post", "both", "none"]
-Count = Literal["exact", "paper", "hardware"]
+from hybridkit.system.choices import Count, NormPlacement
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Block(Spec, ABC):
     options: ClassVar[tuple[str, ...]] = ("norm", "in_scale", "out_scale")
     sees_all: ClassVar[bool] = False  # True: its window may be `all`, no limit, and it has none without a policy
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
+    keeps_tokens: ClassVar[bool] = False  # True: its state has rows for tokens, as keys and values; False: a fixed size
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
     norm: NormPlacement | None = None

@@ -5,28 +5,25 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
-from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
+    from hybridkit.evaluation.cut import Held
     from hybridkit.evaluation.request import EvalRequest, EvalResult
 
 RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
 _MAX_SIZE = 1 << 30  # tokens
-
-_ScoreName = Literal["ruler", "forced"]
-_DeviceName = Literal["auto", "cpu", "cuda"]
-
 
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
 _Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
@@ -49,7 +46,7 @@ _Windows = Annotated[str, typer.Option(metavar="W[,W...]", help="Windows at test
 _Samples = Annotated[int, typer.Option(min=1, help="Of each needle or recall cell.")]
 _Seed = Annotated[int, typer.Option(help="Of the samples.")]
 _Score = Annotated[
-    _ScoreName, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
+    Scoring, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
 ]
 _Haystack = Annotated[
     Path | None, typer.Option(metavar="PATH", help="A text file or folder for the essays; default: Python's reference.")
@@ -60,6 +57,15 @@ _Recall = Annotated[
 _Ablate = Annotated[
     list[str], typer.Option(metavar="BLOCK", help="Ask again with the output of these blocks zeroed; repeatable.")
 ]
+_Reset = Annotated[
+    str,
+    typer.Option(
+        metavar="N[,N...]", help="Ask again with recurrent states that begin anew N tokens before the answer."
+    ),
+]
+_Evict = Annotated[
+    str, typer.Option(metavar="N[,N...]", help="Ask again with keys and values dropped N tokens before the answer.")
+]
 _Tasks = Annotated[str, typer.Option(metavar="TASK[,TASK...]", help="Tasks of lm-evaluation-harness.")]
 _Include = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Task files for --tasks, in place of the harness's own.")
@@ -67,7 +73,7 @@ _Include = Annotated[
 _Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harness task.")]
 _Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
 _Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
-_Device = Annotated[_DeviceName, typer.Option(help="Where the model runs.")]
+_Device = Annotated[DeviceChoice, typer.Option(help="Where the model runs.")]
 _Precision = Annotated[
     PrecisionChoice | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
 ]
@@ -88,6 +94,8 @@ def eval(
     haystack: _Haystack = None,
     recall: _Recall = "",
     ablate: _Ablate = [],
+    reset_state: _Reset = "",
+    evict: _Evict = "",
     tasks: _Tasks = "",
     include: _Include = None,
     limit: _Limit = None,
@@ -106,7 +114,6 @@ def eval(
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.task_names import task_names
-    from hybridkit.system.links import refuse_links
 
     request = EvalRequest(
         perplexity=perplexity, texts=tuple(dict.fromkeys(text)),
@@ -118,11 +125,24 @@ def eval(
         precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
     _check(request, lengths, out)
+    _refuse_links(runs, out)
+    cuts = _cuts(reset_state, evict)
+    with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        result = _ask(runs, ablate, cuts, request, checkpoint)
+    _report(result, out or runs[0] / "eval", as_json)
+
+
+def _refuse_links(runs: Sequence[Path], out: Path | None) -> None:
+    """Nothing is written through a symbolic link. Raises UserError."""
+    from hybridkit.system.links import refuse_links
+
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
         refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
-    with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _ask(runs, ablate, request, checkpoint)
-    _report(result, out or runs[0] / "eval", as_json)
+
+
+def _cuts(reset_state: str, evict: str) -> dict[Held, tuple[int, ...]]:
+    """The distances of `--reset-state` and `--evict`."""
+    return {"state": _sizes("--reset-state", reset_state), "cache": _sizes("--evict", evict)}
 
 
 def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
@@ -156,26 +176,30 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError(f"--include {request.include}: no such folder")
 
 
-def _ask(runs: list[Path], ablate: list[str], request: EvalRequest, checkpoint: str | None) -> EvalResult:
+def _ask(
+    runs: list[Path],
+    ablate: list[str],
+    cuts: Mapping[Held, Sequence[int]],
+    request: EvalRequest,
+    checkpoint: str | None,
+) -> EvalResult:
     if request.harness:
         import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
     from hybridkit.evaluation.runner import Evaluator
-    from hybridkit.evaluation.target import open_eval_target
+    from hybridkit.evaluation.target import open_changed_targets
     from hybridkit.report.progress import watching
 
-    paths = dict.fromkeys(runs)
+    changes = dict.fromkeys(ablate), cuts
     targets = [
-        open_eval_target(path, request.windows, kind, checkpoint)
-        for path in paths
-        for kind in (None, *dict.fromkeys(ablate))
+        target for path in dict.fromkeys(runs) for target in open_changed_targets(path, request, checkpoint, *changes)
     ]
     with watching() as watch:
         return Evaluator(targets, request, watch).run_all()
 
 
 def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
-    from hybridkit.report.eval import print_eval_result
-    from hybridkit.report.html import write_report
+    from hybridkit.report.eval_page import write_report
+    from hybridkit.report.eval_tables import print_eval_result
 
     written = write_report(result, folder)
     if as_json:

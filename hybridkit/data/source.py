@@ -12,12 +12,13 @@ from typing import ClassVar
 
 from hybridkit.data.feed import Feed
 from hybridkit.data.named import NamedSpec, read_named
+from hybridkit.data.readers import TextDocument
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
 SOURCE = Kind("source", "hybridkit.data.sources")
-_FILES = "path"  # the source of a text that names no other
+_FILES = "files"  # the source of a text that names no other
 
 
 class Source(NamedSpec, ABC):
@@ -38,8 +39,10 @@ class TextSource(Source, ABC):
         return [str(self), field, dict(self.code())]
 
     @abstractmethod
-    def documents(self, field: str, skipped: Counter[str]) -> Iterator[bytes]:
-        """Every document once. `field` is data.field, for sources of rows.
+    def documents(self, field: str, skipped: Counter[str]) -> Iterator[TextDocument]:
+        """Every document once; a `LongText` gives one that is never held as a whole.
+
+        `field` is data.field, for sources of rows.
 
         Counts in `skipped` what was left out, by the reason. Raises UserError for what cannot be read, with its place.
         """

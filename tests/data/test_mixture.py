@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridkit.data.mixture import Mixture, floor_sum
-from hybridkit.data.open import describe_feed, first_text, open_feed, text_digest
+from hybridkit.data.recipe_data import describe_feed, first_text, open_feed, text_digest
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
@@ -112,6 +112,13 @@ def test_validation_has_sources_of_its_own(texts: dict[str, Path]) -> None:
     assert any(line.startswith("a: 70.0% of the sequences") for line in lines)
     single = first_text(data(texts, validation=str(texts["c"])))
     assert single.source == str(texts["c"]) and single.validation == 1
+
+
+def test_a_part_that_cannot_be_read_is_named(texts: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("ab")
+    parts = [{"source": str(texts["a"])}, {"source": str(tmp_path / "short.txt"), "name": "brief"}]
+    with pytest.raises(UserError, match=r"the training text has 2; .* \(part brief of the mixture\)"):
+        mixed(texts, source=parts)
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.convert.conversion import run_conversion
-from hybridkit.convert.measures import repeated
+from hybridkit.convert.keep_measures import repeated
 from hybridkit.data.feed import IGNORED, Batch
-from hybridkit.data.open import held_out_batches
+from hybridkit.data.recipe_data import held_out_batches
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.perplexity import perplexity
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="measure what there is, and train nothing")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     if given.table:
         table(given.folder, seeds)

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from hybridkit.convert.keep import Choice, RecallMeasure, auto_count, choose_kept, kept_pattern, mixer_entries
+from hybridkit.convert.keep_measures import task_measure, text_measure
 from hybridkit.convert.mapping import map_weights
-from hybridkit.convert.measures import task_measure, text_measure
 from hybridkit.convert.teacher import TeacherRun
-from hybridkit.data.open import feed_source, held_out_batches
+from hybridkit.data.recipe_data import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.hub.importing import whole_folder, write_run
@@ -24,7 +24,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.convert import Stage
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
@@ -32,6 +32,7 @@ from hybridkit.system.files import write_whole
 from hybridkit.system.machine import choose_device
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.reporter import Reporter
+from hybridkit.training.used_plugins import training_code
 
 CHOICE = "choice.json"
 TOKENS, SAMPLES = 2**14, 64  # of held-out text, and of a recall task, that are asked of every candidate
@@ -87,7 +88,8 @@ def choose_and_write(
     if not kept.begun:
         said = own.recipe.model_copy(update={"rules": CURRENT_RULES, "convert": None})
         with whole_folder(kept.path) as part:
-            write_run(Run(part), said, plan, teacher.tokenizer, weights_of(model), teacher.data)
+            code = training_code(plan.entries, recipe, loaded.registry)
+            write_run(Run(part), said, plan, teacher.tokenizer, weights_of(model), teacher.data, code)
     rows = [{**one._asdict(), "without": one.without._asdict()} for one in choice.candidates]
     table = {"teacher": choice.teacher._asdict(), "candidates": rows}
     write_whole(folder / CHOICE, json.dumps(table, indent=1).encode())
