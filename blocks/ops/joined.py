@@ -2,8 +2,8 @@
 
 Used where operations run one by one on a CPU, also under autocast (custom_autograd.py). Under autocast the input is
 cast once for all layers, and each weight by itself, so that what is cast is known (hybridkit.training.bf16_weights).
-Layers of gates and rates read an input in bf16 a slice at a time, which is cast and multiplied while it is in the cache;
-it is kept as it was.
+Layers of gates and rates read an input in bf16 a slice at a time, cast and multiplied while it is in the cache; what is
+kept is the input as it was.
 
 Letters: N tokens, D width, O outputs.
 """
