@@ -35,7 +35,7 @@ class RopeOptions(Block):
         ]
         if self.scaling is None:
             if given:
-                raise ValueError(f"{given[0]} belongs to scaling: scaling=yarn,factor=32,original=4096")
+                raise ValueError(f"{given[0]} needs scaling as well, as in scaling=yarn,factor=32,original=4096")
             return self
         fast, known = _OF_KIND[self.scaling]
         for name in given:

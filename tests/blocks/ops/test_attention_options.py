@@ -196,7 +196,7 @@ def test_yarn_keeps_fast_pairs_and_slows_the_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"factor": 8.0}, "factor belongs to scaling"),
+        ({"factor": 8.0}, "factor needs scaling"),
         ({"scaling": "linear"}, "needs a factor above 1"),
         ({"scaling": "linear", "factor": 8.0, "original": 4096}, "takes no original"),
         ({"scaling": "yarn", "factor": 8.0}, "needs the length of the training before"),
