@@ -48,6 +48,7 @@ from hybridkit_blocks.ops.convolution import (
     convolve,
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
@@ -171,7 +172,7 @@ class Mamba2(Block):
             said = f"mamba2: {heads} heads do not divide expand * width ({write_value(self.expand)} * {dims.width})"
             raise ValueError(f"{said}; choose others, or give the width of a head: mamba2(head=64)")
         if heads % self.groups:
-            raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads")
+            raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads: choose a divisor")
         if self.dt_max is not None and self.dt_max < self.dt_min:
             raise ValueError(f"mamba2: dt_max={write_value(self.dt_max)} is below dt_min={write_value(self.dt_min)}")
         return SsdSizes(heads, inner // heads, self.groups, self.state, self.conv)
@@ -267,6 +268,8 @@ class Mamba2Layer(Layer):
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """z (., I), the convolution's input (., I + 2 G N) and dt (., H): a product each, so that none is a copy."""
         weight, bias = self._in()
+        if kind := product_type(x, weight):  # cast here: see hybridkit.training.bf16_weights
+            weight = weight.to(kind)
         parts = weight.split(self._cuts)
         biases = [None] * 3 if bias is None else bias.split(self._cuts)
         return tuple(linear(x, part, more) for part, more in zip(parts, biases, strict=True))

@@ -26,7 +26,7 @@ SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's ca
 
 
 class Activation(NamedTuple):
-    """What is applied to the sum: the function, and the gradient of its input from that of its output and its input."""
+    """A function of the sum z: `apply(z)` is y, and `gradient(dy, z)` the gradient of z where dy is that of y."""
 
     name: str
     apply: Callable[[Tensor], Tensor]
@@ -35,6 +35,7 @@ class Activation(NamedTuple):
 
 IDENTITY = Activation("identity", lambda z: z, lambda dy, z: dy)
 SILU = Activation("silu", F.silu, torch.ops.aten.silu_backward.default)
+SIGMOID = Activation("sigmoid", torch.sigmoid, lambda dy, z: torch.ops.aten.sigmoid_backward(dy, torch.sigmoid(z)))
 
 
 def convolution_flops(channels: int, kernel: int, tokens: int) -> int:

@@ -161,7 +161,7 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 
 def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
-    """Options that say something only beside others."""
+    """Raises UserError for an option that means nothing without another one."""
     if lengths and not request.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
     if request.texts and not request.perplexity:

@@ -77,9 +77,11 @@ def run_conversion(
 ) -> Conversion:
     """Convert the model that `source` names into a recipe, in a folder.
 
-    `checkpoint` is the teacher's, where it is a run. `reporter` makes what shows a stage. On rank 0, `mapped` is told
-    what the layers of the student's plan began with, and `measure` is asked about the teacher, the mapped student and
-    that of every stage; what it says is kept under their names. `told` is given the table of `keep: auto`.
+    `checkpoint` is the teacher's, where it is a run. `reporter` makes the object that shows the progress of a stage. On
+    rank 0, `mapped` is told what the layers of the student's plan began with, and `measure` is called with the teacher,
+    the mapped student and the student after every stage; its results are written under their names. `told` is given
+    the table of `keep: auto`.
+
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
     other stages are resumed.
     """

@@ -167,7 +167,7 @@ def _with_window(plan: Plan, text: str, where: str, registry: Registry) -> str:
         (call,) = parse_pattern(f"[swa:{text}]")
         policy = window_of(resolve(call, registry, f"[swa:{text}]", None).block)
     except (UserError, ValueError) as error:
-        raise UserError(f"{where}: {text}: no window policy, such as 128 or stoch(32,256): {error}") from error
+        raise UserError(f"{where}: {text} is not a window policy such as 128 or stoch(32,256): {error}") from error
     if not plan.has_windows:
         raise UserError(f"{where}: no block of {plan.pattern} has a window; leave it out")
     assert policy

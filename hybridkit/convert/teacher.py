@@ -54,8 +54,11 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
 
 
 def describe_teacher(source: str, scratch: Path) -> TeacherRun:
-    """The same without weights: `load` is not to be called. Recipe and tokenizer of a folder of transformers are
-    written to the folder `scratch`. Raises UserError as `open_teacher` does, except for what only the weights show."""
+    """As `open_teacher`, without weights: `load` must not be called.
+
+    Recipe and tokenizer of a folder of transformers are written to the folder `scratch`. Raises UserError as
+    `open_teacher` does, except for what only the weights show.
+    """
     run = Run(source)
     if not run.begun:
         run = Run(scratch)
@@ -64,7 +67,7 @@ def describe_teacher(source: str, scratch: Path) -> TeacherRun:
 
 
 def _teacher(run: Run) -> TeacherRun:
-    """What recipe and tokenizer of a run say."""
+    """The teacher that a run is, by its recipe and tokenizer; its weights are not looked at."""
     loaded = run.recipe
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     plan = compile_recipe(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
