@@ -36,13 +36,13 @@ from hybridkit.block import (
     wang_init_,
 )
 from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.cpu import packed
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
+from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped, step_
 from hybridkit_blocks.ops.precision import no_autocast, wide
-
-GATE_CAP = 15.0
 
 
 class Mlstm(Block):
@@ -138,11 +138,6 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
-def capped_gate(gate: Tensor, bias: Tensor) -> Tensor:
-    """Pre-activations between -15 and 15."""
-    return GATE_CAP * torch.tanh((gate + bias) / GATE_CAP)
-
-
 class Gate(nn.Linear):
     """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
 
@@ -150,7 +145,7 @@ class Gate(nn.Linear):
         """(B, T, D) to (B, T, H)."""
         kind = wide(x.dtype)
         with no_autocast(x):
-            return capped_gate(F.linear(x.to(kind), self.weight.to(kind)), self.bias)
+            return capped(F.linear(x.to(kind), self.weight.to(kind)) + self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -217,15 +212,19 @@ class MlstmLayer(Layer):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory, (q, k, v, i, f, o) = MlstmState(*state), self._project(x)
-        gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
-        q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
-        return self._emit(o, recurrent_mlstm_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
+        memory, x_ = MlstmState(*state), x[:, 0]
+        mixed = torch.cat([part(x_) for part in (self.q, self.k, self.v, self.ogate)], -1)
+        gates = torch.cat([self.igate.weight, self.fgate.weight])
+        return self.out(step_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))[:, None].to(
+            x.dtype
+        ), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        if packed.on_gpu(self.q.weight):
+            return self._gpu_decoder(norm, rows)
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
         out = residual(self.out.weight * self.norm.weight, rows)
-        bias = F.pad(torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP, (0, self.heads))
+        bias = F.pad(self._gate_bias().to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
 
@@ -240,6 +239,23 @@ class MlstmLayer(Layer):
             return out(x, h.to(x.dtype))[:, None], memory
 
         return run
+
+    def _gpu_decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        """One product for q, k, v and o, one kernel for all up to the output, and one product with the residual sum."""
+        unit, out = Unit(norm), residual(self.out.weight, rows)
+        project = product(side_by_side(norm, [part.weight for part in (self.q, self.k, self.v, self.ogate)]), rows)
+        gates = side_by_side(norm, [self.igate.weight, self.fgate.weight], wide(self.q.weight.dtype))
+        bias, scale = self._gate_bias(), self.norm.weight
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
+            memory, x = MlstmState(*state), x[:, 0]
+            h = unit(x)
+            return out(x, step_(h, project(h), gates, bias, scale, memory))[:, None], memory
+
+        return run
+
+    def _gate_bias(self) -> Tensor:
+        return torch.cat([self.igate.bias, self.fgate.bias])
 
     def _packed(self, norm: nn.RMSNorm, rows: int) -> Product:
         """All projections of `decoder` at once: q (scaled), k, v, ogate, i and f over their cap, and H zeros."""
@@ -257,7 +273,7 @@ class MlstmLayer(Layer):
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)
-            i, f = capped_gate(gates, torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, -1)
+            i, f = capped(gates + self._gate_bias()).chunk(2, -1)
         else:
             q, k, v, i, f, o = (p(x) for p in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate))
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))

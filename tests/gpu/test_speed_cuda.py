@@ -73,8 +73,8 @@ def test_a_step_as_a_graph_gives_the_logits_of_plain_steps(rows: int) -> None:
     context = prefill(model, tokens[:20].T.cpu())
     states = model.reserve([clone_state(state) for state in context.states], 40)
     expected = [clone_state(state) for state in states]
-    step = graph_step(model, tokens[20], states)
-    assert step is not model.step
+    step = graph_step(model.step, tokens[20], states)
+    assert step != model.step
     for token in tokens[20:]:
         logits, states = step(token, states)
         right, expected = model.step(token, expected)
