@@ -32,7 +32,8 @@ from hybridkit_blocks.ops.cuda import flex
 
 PATTERNS = [
     "[sa]*2", "[swa:stoch(8,16)]*2", "[swa(sinks=true,gate=true):64]", "[swa(softcap=30):64, mlstm]", "[mlstm]",
-    "[gdn]", "[kda]", "[mamba2]", "[rglru]", "[conv]", "[mla]", "[swa:8 | mlstm]", "[sa, moe(experts=4,active=2,width=32)]",
+    "[gdn]", "[kda]", "[mamba2]", "[rglru]", "[conv]", "[mla]", "[swa:8 | mlstm]",
+    "[sa, moe(experts=4,active=2,width=32)]",
     "[sa(rope=.5,qk_norm=head)]", "[sa:stoch(8,all)]", "[sa(bias=true,qk_norm=projection,kv_heads=1), ffn(width=61)]",
 ]  # fmt: skip
 FREE = (
