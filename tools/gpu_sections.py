@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.plan import Plan
-from hybridkit.system.building import listening
+from hybridkit.system.notices import listening
 from hybridkit.training.ceiling import copy_ceiling
 from hybridkit_blocks.ops.mlstm_kernels import agrees, choose_kernel
 

@@ -166,7 +166,7 @@ def _fault_of(trial: Trial, device: torch.device, dtype: torch.dtype, head: int,
             position, since, limit = numbers.clone()
             y = torch.stack([step(t, turns, sinks, k, v, position, since, limit, *settings) for t in mixed])
             results.append([y, k, v, position])
-    return difference(("y", "keys", "values", "position"), *results, dtype)
+    return difference(("y", "keys", "values", "position"), results[0], results[1], dtype)
 
 
 STEPS: Sequence[Callable[..., Tensor]] = (step_in_kernels_, step_in_torch_)
