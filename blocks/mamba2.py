@@ -45,39 +45,16 @@ from hybridkit_blocks.ops.convolution import (
     convolution_flops,
     convolution_reference,
     convolution_state,
+    convolve,
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
+from hybridkit_blocks.ops.ssd_sizes import SsdSizes
 
 A_RANGE = 1.0, 16.0  # initial decay rates, uniform
 DT_RANGE, DT_FLOOR = (1e-3, 0.1), 1e-4  # initial step sizes, uniform in the logarithm
-
-
-class Mamba2Sizes(NamedTuple):
-    """The sizes of a layer: H, P, G, N and K."""
-
-    heads: int
-    head: int
-    groups: int
-    state: int
-    taps: int
-
-    @property
-    def inner(self) -> int:
-        """I, the width between the two projections."""
-        return self.heads * self.head
-
-    @property
-    def sections(self) -> tuple[int, int, int, int, int]:
-        """Outputs of in_proj: z, x, B, C and dt."""
-        return self.inner, self.inner, self.groups * self.state, self.groups * self.state, self.heads
-
-    @property
-    def channels(self) -> int:
-        """Channels of the convolution: x, B and C."""
-        return sum(self.sections[1:4])
 
 
 class Mamba2State(NamedTuple):
@@ -186,7 +163,7 @@ class Mamba2(Block):
         """Which implementation of the scan runs on a device ("cpu", "cuda"), and why, in a line."""
         return ssd_kernels.choose_kernel(device)
 
-    def sizes(self, dims: Dims) -> Mamba2Sizes:
+    def sizes(self, dims: Dims) -> SsdSizes:
         """H, P, G, N and K. Raises ValueError where they do not fit."""
         heads = self.heads or dims.heads
         inner = heads * self.head if self.head else int(self.expand * dims.width)
@@ -197,13 +174,15 @@ class Mamba2(Block):
             raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads")
         if self.dt_max is not None and self.dt_max < self.dt_min:
             raise ValueError(f"mamba2: dt_max={write_value(self.dt_max)} is below dt_min={write_value(self.dt_min)}")
-        return Mamba2Sizes(heads, inner // heads, self.groups, self.state, self.conv)
+        return SsdSizes(heads, inner // heads, self.groups, self.state, self.conv)
 
 
 class Mamba2Layer(Layer):
     """The built Mamba-2: `forward` for any stretch of tokens, `step` for one, in place."""
 
-    def __init__(self, block: Mamba2, sizes: Mamba2Sizes, dims: Dims) -> None:
+    supports_sequence_parallel = True
+
+    def __init__(self, block: Mamba2, sizes: SsdSizes, dims: Dims) -> None:
         super().__init__()
         self.block, self.dims, self.sizes = block, dims, sizes
         self._cuts = [sizes.inner, sizes.channels, sizes.heads]
@@ -219,6 +198,8 @@ class Mamba2Layer(Layer):
     @torch.no_grad()
     def _start(self, dims: Dims) -> None:
         """Initial weights of state-spaces/mamba; linear layers and the convolution begin as torch has them."""
+        if self.A_log.is_meta:  # holds no numbers (block/init.py)
+            return
         self.A_log.uniform_(*A_RANGE).log_()
         dt = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_().clamp_(min=DT_FLOOR)
         dt.add_(dt.clone().neg_().expm1_().neg_().log_())  # the inverse of softplus
@@ -235,11 +216,23 @@ class Mamba2Layer(Layer):
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: Mamba-2 has none."""
         if window is not None:
             raise ValueError("mamba2 has no window; leave it out")
-        conv, S = state or self.block.init_state(self.dims, len(x), 0, device=x.device, dtype=x.dtype)
+        held, parallel, own = Mamba2State(*state) if state else None, self.sequence_parallel, self._own
         z, mixed, dt = self._project(x)
-        mixed, conv = self.conv(mixed, conv, document_starts)
-        y, S = ssd_kernels.scan(mixed, *self._decay()(dt), self.D, S, document_starts)
-        return self.out_proj(self.norm(y.flatten(-2), z)).to(x.dtype), Mamba2State(conv, S)
+        mixed = self.sizes.share(mixed, 2, parallel.ranks, parallel.gather)
+        conv = own(self.conv.weight), None if self.conv.bias is None else own(self.conv.bias)
+        mixed, inputs = convolve(mixed, *conv, SILU, held.conv if held else None, document_starts)
+        rates = (parallel.own_heads(t) for t in (self.A_log, self.dt_bias))
+        dt, log_a = decay(*rates, self.block.dt_min, self.block.dt_max)(parallel.gather(dt))
+        skip, S = parallel.own_heads(self.D), held.S if held else None
+        if S is None:
+            S = x.new_zeros(len(x), len(skip), self.sizes.head, self.sizes.state, dtype=wide(x.dtype))
+        y, S = ssd_kernels.scan(mixed, dt, log_a, skip, S, document_starts)
+        y = parallel.scatter(y).flatten(-2)
+        return self.out_proj(self.norm(y, z)).to(x.dtype), Mamba2State(inputs, S)
+
+    def _own(self, t: Tensor) -> Tensor:
+        """What belongs to own heads of a weight of the convolution (I + 2 G N, .)."""
+        return self.sizes.share(t, 0, self.sequence_parallel.ranks, self.sequence_parallel.own_heads)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Mamba2State]:
@@ -263,16 +256,13 @@ class Mamba2Layer(Layer):
     def _token(self) -> Callable[[Mamba2State, Tensor, Tensor, Tensor], Tensor]:
         """One token of in_proj's outputs (B, .) to (B, I), but for `norm.after`; the memory is moved on in place."""
         mix, gated, skip = self.conv.stepper(), self.norm.stepper(), self.D.to(wide(self.D.dtype))
-        decayed = self._decay()
+        decayed = decay(self.A_log, self.dt_bias, self.block.dt_min, self.block.dt_max)
 
         def run(memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
             y = step_(mix(mixed, memory.conv), *decayed(dt), skip, memory.S)
             return gated(y.flatten(-2), z)
 
         return run
-
-    def _decay(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        return decay(self.A_log, self.dt_bias, self.block.dt_min, self.block.dt_max)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """z (., I), the convolution's input (., I + 2 G N) and dt (., H): a product each, so that none is a copy."""

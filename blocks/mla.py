@@ -154,6 +154,8 @@ def _channels(size: LatentSizes, count: Count) -> int:
 class Latent(Layer):
     """A state's `k` holds latents (B, 1, S, C), its `v` the rotated parts (B, 1, S, R)."""
 
+    supports_sequence_parallel = True
+
     q: nn.Linear
     q_down: nn.Linear
     down: nn.Linear
@@ -185,13 +187,13 @@ class Latent(Layer):
         if window is not None:
             raise ValueError(f"mla sees all positions and takes no window (got {window}): use swa")
         tokens, past = x.shape[1], kv_cache.read_cache(state, None)
-        begin = past.position if past else 0
+        begin = past.position if past else self.sequence_parallel.begin(tokens)
         q, latent, turned = self.project(x, torch.arange(begin, begin + tokens, device=x.device))
         if past:
             latent, turned = torch.cat([*past.k, latent], 1), torch.cat([*past.v, turned], 1)
-        k, v = self.expand_(latent, turned)
-        y = attend(q, k, v, None, documents_of(past, document_starts, x), self._scores)
-        after = kv_cache.write_cache(past, latent, turned, tokens, None, None, document_starts)
+        q, k, v = map(self.sequence_parallel.gather, (q, *self.expand_(latent, turned)))
+        y = self.sequence_parallel.scatter(attend(q, k, v, None, documents_of(past, document_starts, x), self._scores))
+        after = kv_cache.write_cache(past, latent, turned, q.shape[1], None, None, document_starts)
         return self.out(y.flatten(2)).to(x.dtype), after
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,15 +28,19 @@ from hybridkit.block import (
     GivenWindow,
     Layer,
     Linear,
+    SequenceParallel,
     State,
     StepFunction,
+    normal_,
     product_flops,
 )
 from hybridkit_blocks.ops.convolution import (
+    IDENTITY,
     Convolution,
     convolution_flops,
     convolution_reference,
     convolution_state,
+    convolve,
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_recurrence import rates, recurrence
@@ -119,19 +123,22 @@ class BlockLinear(nn.Module):
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
         each = width // heads
-        self.weight = nn.Parameter(torch.empty(heads, each, each).normal_(std=(VARIANCE / each) ** 0.5))
+        self.weight = nn.Parameter(torch.empty(heads, each, each))
+        normal_(self.weight, std=(VARIANCE / each) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, u: Tensor) -> Tensor:
-        """(B, T, H, w) to (B, T, H, w), of which each head's part lies together in memory."""
-        batch, tokens, heads, _ = u.shape
-        by_head = u.flatten(0, 1).transpose(0, 1)  # (H, B T, w)
-        made = torch.baddbmm(self.bias.view(heads, 1, -1), by_head, self.weight)
+    def forward(self, u: Tensor, parallel: SequenceParallel) -> Tensor:
+        """(B, T, H, w) of own heads to (B, T, H, w), of which each head's part lies together in memory."""
+        (batch, tokens), by_head = u.shape[:2], u.flatten(0, 1).transpose(0, 1)  # (H, B T, w)
+        bias = self.bias.view(len(self.weight), 1, -1)
+        made = torch.baddbmm(parallel.own_heads(bias), by_head, parallel.own_heads(self.weight))
         return made.unflatten(1, (batch, tokens)).permute(1, 2, 0, 3)
 
 
 class RglruLayer(Layer):
     """The built recurrent block: `forward` for any stretch of tokens, `step` for one, in place."""
+
+    supports_sequence_parallel = True
 
     def __init__(self, dims: Dims, heads: int, width: int, taps: int) -> None:
         super().__init__()
@@ -148,13 +155,15 @@ class RglruLayer(Layer):
     @torch.no_grad()
     def _start(self, dims: Dims, width: int, taps: int) -> None:
         """Initial weights of RecurrentGemma."""
+        if self.decay.is_meta:  # holds no numbers (block/init.py)
+            return
         for linear, std in (
             (self.linear_x, dims.width**-0.5),
             (self.linear_y, dims.width**-0.5),
             (self.linear_out, (2 / dims.depth / width) ** 0.5),
             (self.conv, (VARIANCE / taps) ** 0.5),
         ):
-            nn.init.normal_(linear.weight, std=std)
+            normal_(linear.weight, std=std)
             assert linear.bias is not None
             nn.init.zeros_(linear.bias)
         self.decay.uniform_(*(radius**2 for radius in RADII)).log_().mul_(-0.5).expm1_().log_()
@@ -170,14 +179,21 @@ class RglruLayer(Layer):
         """(B, T, D) to (B, T, D) and the state after it. Raises ValueError for a window: an RG-LRU has none."""
         if window is not None:
             raise ValueError("rglru has no window; leave it out")
-        u = self.linear_x(x)
-        conv, h, begun = state or (None, u.new_zeros(len(u), u.shape[-1], dtype=wide(u.dtype)), None)
-        u, conv = self.conv(u, conv, document_starts)
-        u = u.unflatten(-1, (self.heads, -1))
-        begins = _begins(len(u), u.device, begun, document_starts)
-        h, after = recurrence(u, self.igate(u), self.rgate(u), self.decay, h, begins)
+        parallel, held = self.sequence_parallel, RglruState(*state) if state else None
+        u = parallel.gather(self.linear_x(x).unflatten(-1, (self.heads, -1)))
+        weight, bias, decay = (self._own(t) for t in (self.conv.weight, self.conv.bias, self.decay))
+        made, conv = convolve(u.flatten(-2), weight, bias, IDENTITY, held.conv if held else None, document_starts)
+        u = made.view_as(u)
+        h = held.h if held else u.new_zeros(len(u), len(decay), dtype=wide(u.dtype))
+        begins = _begins(len(u), u.device, held.begun if held else None, document_starts)
+        h, after = recurrence(u, self.igate(u, parallel), self.rgate(u, parallel), decay, h, begins)
+        h = parallel.scatter(h.view_as(u)).flatten(-2)
         y = self.linear_out(h * F.gelu(self.linear_y(x), approximate="tanh"))
         return y.to(x.dtype), RglruState(conv, after, torch.ones_like(after[:, :1]))
+
+    def _own(self, t: Tensor) -> Tensor:
+        """What belongs to own heads of a tensor of all channels (W, .)."""
+        return self.sequence_parallel.own_heads(t.unflatten(0, (self.heads, -1))).flatten(0, 1)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, RglruState]:

@@ -1,11 +1,21 @@
 """For all tests: folders of their own instead of the user's, short measurements of the machine, and their order."""
 
+import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from hybridkit.training import ceiling
+
+def pytest_configure() -> None:
+    """Fewer looks for cycles: a tenth of the time of what makes many objects (imports, collection, torch.compile)."""
+    gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now lives to the end, and is not looked at again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,8 +30,11 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _shortest_ceilings() -> Iterator[None]:
     """Every run measures its ceiling before the first step: here once, by small products, not for a tenth of a second.
 
-    What runs faster than such a ceiling raises it, so that no share exceeds 1.
+    What runs faster than such a ceiling raises it, so that no share exceeds 1. Imported here, since the process that
+    only hands tests to others needs no torch.
     """
+    from hybridkit.training import ceiling
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hybridkit.training.throughput.FIRST", 0.0)
         patch.setitem(ceiling.LARGEST, "cpu", ceiling.SMALLEST)

@@ -83,9 +83,8 @@ SHARED_NAMES = {  # public names that may stand in several modules, and where: t
     "hybridkit/cli/*.py hybridkit/api/*.py": {"train"},  # a verb is a command and a function
     "blocks/ops/*_kernels.py": {"agrees", "choose_kernel"},  # every file of kernels has these two
     "blocks/ops/*_span.py": {"Inputs", "Saved", "forward", "backward"},  # and every file of a span's products these
-    "hybridkit/block/block.py hybridkit/recipe/section.py": {"NormPlacement"},  # block/ imports torch, recipe/ must not
 }
-COPIED = "hybridkit/hub/remote"  # what exported folders hold: the same layers again, for a reader without hybridkit
+COPIED = "hybridkit/hub/modeling"  # what exported folders hold: the same layers again, for a reader without hybridkit
 
 
 def public_names(path: Path) -> Iterator[str]:

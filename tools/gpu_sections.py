@@ -25,7 +25,7 @@ from gpu_targets import SWAX, TRANSFORMER, XLSTM
 from gpu_verbs import HYBRIDKIT, Rows, apart, call, skipped, studies, verbs, zero
 from torch.profiler import ProfilerActivity, profile
 
-from hybridkit.system.building import listening
+from hybridkit.system.notices import listening
 from hybridkit.training.ceiling import copy_ceiling
 from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
 

@@ -39,6 +39,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     WindowLimit,
+    normal_,
     product_flops,
     small_init_,
     wang_init_,
@@ -200,7 +201,7 @@ class Attention(Layer):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
         if self.sinks is not None:
-            nn.init.normal_(self.sinks, std=SINK)
+            normal_(self.sinks, std=SINK)
 
     @property
     def into(self) -> list[nn.Linear]:

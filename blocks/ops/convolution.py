@@ -102,13 +102,14 @@ def convolve(
     activation: Activation,
     state: Tensor | None,  # (B, k - 1, C)
     document_starts: Tensor | None,  # (B, T) bool
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y (B, T, C) in x's type, and the state after it; sums are at least fp32."""
-    taps = weight.shape[1]
+    """y (B, T, C) in `dtype`, else in x's type, and the state after it; sums are at least fp32."""
+    taps, dtype = weight.shape[1], dtype or x.dtype
     before = x.new_zeros(len(x), taps - 1, x.shape[-1]) if state is None else state.to(x.dtype)
     lags = None if document_starts is None else _lags(document_starts, taps)
     sliced = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    y = (_Sliced.apply if sliced else _summed)(x, weight, bias, before, lags, activation)
+    y = (_Sliced.apply if sliced else _summed)(x, weight, bias, before, lags, activation, dtype)
     return y, _after(x, before, lags)
 
 
@@ -129,7 +130,13 @@ def _after(x: Tensor, before: Tensor, lags: Tensor | None) -> Tensor:
 
 
 def _summed(
-    x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor, lags: Tensor | None, activation: Activation
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    before: Tensor,
+    lags: Tensor | None,
+    activation: Activation,
+    dtype: torch.dtype,
 ) -> Tensor:
     """y as a sum of k shifted products."""
     kind, taps, tokens = torch.promote_types(x.dtype, torch.float32), weight.shape[1], x.shape[1]
@@ -138,7 +145,7 @@ def _summed(
     for place, tap in enumerate(weight.to(kind).unbind(1)):
         seen = extended[:, place : place + tokens]
         z = z + tap * (seen if lags is None else seen.where((lags >= taps - 1 - place)[..., None], 0))
-    return activation.apply(z).to(x.dtype)
+    return activation.apply(z).to(dtype)
 
 
 class _Sliced(torch.autograd.Function):
@@ -153,10 +160,11 @@ class _Sliced(torch.autograd.Function):
         before: Tensor,
         lags: Tensor | None,
         activation: Activation,
+        dtype: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, before, lags)
         ctx.activation = activation
-        y, work = torch.empty(x.shape, dtype=x.dtype), _Work(x, weight, bias, before, lags)
+        y, work = torch.empty(x.shape, dtype=dtype), _Work(x, weight, bias, before, lags)
         for part in work.slices:
             y[:, part] = activation.apply(work.sums(work.windows(part)))
         return y
@@ -182,7 +190,7 @@ class _Sliced(torch.autograd.Function):
             dx[:, part] = work.inputs(reached, part)
             following = reached[:, : taps - 1]
         dbefore = work.inputs(F.pad(following, (0, 0, taps - 1, 0)), slice(1 - taps, 0))
-        return dx, dweight.sum((1, 2)).T.to(weight), dbias, dbefore.to(before), None, None
+        return dx, dweight.sum((1, 2)).T.to(weight), dbias, dbefore.to(before), None, None, None
 
 
 class _Work:

@@ -117,8 +117,8 @@ def _library(decays: int) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def run(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None, lengths: object) -> object:
         return chunks(
-            q=q.contiguous(),
-            k=k.contiguous(),
+            q=q.to(v.dtype).contiguous(),
+            k=k.to(v.dtype).contiguous(),
             v=v.contiguous(),
             g=(g[..., 0] if decays == 1 else g).contiguous(),
             beta=beta.contiguous(),

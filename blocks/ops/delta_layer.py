@@ -151,17 +151,22 @@ class DeltaLayer(Layer):
     def _convolved(
         self, mixed: Sequence[Tensor], held: DeltaState | None, document_starts: Tensor | None
     ) -> tuple[Sequence[Tensor], Tensor]:
-        """q, k (B, T, J, K) and v (B, T, H, V) after the convolution, and its inputs that later tokens see."""
+        """q, k (B, T, J, K) and v (B, T, H, V) after the convolution, and its inputs that later tokens see.
+
+        q and k are at least fp32: what is divided by its length is not rounded before
+        (docs/decisions/17-rounding-before-a-length.md).
+        """
         conv, channels, outputs, inputs = self.conv, self.sizes.channels, [], []
         before = held.inputs.split(channels, -1) if held else (None,) * 3
         biases = (None,) * 3 if conv.bias is None else conv.bias.split(channels)
         heads = self.sizes.key_heads, self.sizes.key_heads, self.sizes.heads
-        for t, weight, bias, past, number in zip(
-            mixed, conv.weight.split(channels), biases, before, heads, strict=True
+        kinds = wide(mixed[0].dtype), wide(mixed[1].dtype), mixed[2].dtype
+        for t, weight, bias, past, number, kind in zip(
+            mixed, conv.weight.split(channels), biases, before, heads, kinds, strict=True
         ):
             own = self._own(weight, number), None if bias is None else self._own(bias, number)
             t = self.sequence_parallel.gather(t.unflatten(-1, (number, -1)))
-            y, after = convolve(t.flatten(-2), *own, conv.activation, past, document_starts)
+            y, after = convolve(t.flatten(-2), *own, conv.activation, past, document_starts, kind)
             outputs.append(y.view(t.shape))
             inputs.append(after)
         return outputs, torch.cat(inputs, -1)

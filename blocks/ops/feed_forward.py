@@ -111,7 +111,7 @@ class SwiGLU(Layer):
         down = pad_weight(self.down.weight, columns=more)
         if custom_autograd(x, down):
             return _InSlices.apply(x, gate, up, down), ()
-        if narrow := autocast_type(x):  # cast here, so that what is cast is known (hybridkit.training.narrow)
+        if narrow := autocast_type(x):  # cast here, so that what is cast is known (hybridkit.training.bf16_weights)
             return _InSlices.apply(*(t.to(narrow) for t in (x, gate, up, down))).to(x.dtype), ()
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 

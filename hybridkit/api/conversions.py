@@ -26,7 +26,7 @@ def convert_model(
     Returns the run of the last stage. Raises UserError where model, recipe and folder do not fit.
     """
     from hybridkit.convert.conversion import run_conversion as start
-    from hybridkit.convert.measure import Measuring
+    from hybridkit.convert.stage_evaluation import Measuring
     from hybridkit.report.progress import reporter
     from hybridkit.training.reporter import Silent
 

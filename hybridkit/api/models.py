@@ -7,9 +7,9 @@ from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as, placed
 from hybridkit.model.plan import compile_pattern
-from hybridkit.recipe.section import Combination, NormPlacement
+from hybridkit.recipe.section import Combination
 from hybridkit.runs.run import Which
-from hybridkit.system.precision import PrecisionChoice
+from hybridkit.system.choices import NormPlacement, PrecisionChoice
 
 
 def build(

@@ -1,9 +1,8 @@
 """How fast a recipe runs here, compared with what this machine can do at most: what `hybridkit bench` measures.
 
 B rows, T tokens of a row, D width. The passes are those of other verbs: forward is validation, the training step is
-the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest
-around the stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on
-them.
+the local engine's, prefill and decode are those of `hybridkit.inference`. Each distinct layer, and the rest around the
+stack, is timed alone as well, forward and backward. Weights and tokens are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ from hybridkit.model.residual import BranchWindows, Residual
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.system.choices import Precision
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, spare_memory
+from hybridkit.system.machine import DTYPES, choose_device, choose_precision, spare_memory
 from hybridkit.system.timing import Peak, medians
 from hybridkit.training.ceiling import Ceilings, copy_ceiling, largest_weights, matrix_ceiling
 from hybridkit.training.compile import compiles, for_graphs

@@ -9,9 +9,9 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 """
 
 from hybridkit.block.auxiliary import Auxiliary, record, recording
-from hybridkit.block.block import Block, Count, Dims, Entry, NormPlacement, window_of
+from hybridkit.block.block import Block, Dims, Entry, window_of
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
-from hybridkit.block.init import small_init_, wang_init_
+from hybridkit.block.init import normal_, small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
     Linear,
@@ -34,7 +34,8 @@ from hybridkit.block.window import (
     said_window,
     window_limit,
 )
-from hybridkit.system.building import building
+from hybridkit.system.choices import Count, NormPlacement
+from hybridkit.system.notices import building
 
 __all__ = [
     "ALL",
@@ -63,6 +64,7 @@ __all__ = [
     "clone_state",
     "linear",
     "meant_window",
+    "normal_",
     "pad_weight",
     "padded_width",
     "padding",

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -17,9 +17,7 @@ from hybridkit.block.layer import Layer
 from hybridkit.block.spec import Argument, Spec
 from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow, Window
-
-NormPlacement = Literal["pre", "post", "both", "none"]
-Count = Literal["exact", "paper", "hardware"]
+from hybridkit.system.choices import Count, NormPlacement
 
 
 @dataclass(frozen=True)

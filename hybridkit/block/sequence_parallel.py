@@ -12,6 +12,8 @@ class SequenceParallel:
     projects its own tokens back. `gather` and `scatter` exchange the tokens in between.
     """
 
+    ranks: int = 1  # how many processes share a sequence
+
     def begin(self, tokens: int) -> int:
         """The position of this process's first token, where each process holds `tokens`."""
         return 0

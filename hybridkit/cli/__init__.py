@@ -25,8 +25,8 @@ from hybridkit.cli import (
     show,
     train,
 )
-from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
+from hybridkit.system.notices import listening
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridkit.cli.options import Json, Overrides, Plugins, size_option
-from hybridkit.system.precision import PrecisionChoice
+from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 

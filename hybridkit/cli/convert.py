@@ -70,7 +70,7 @@ def _estimate(model: str, loaded: Loaded, ranks: int, as_json: bool) -> None:
 
 def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, quiet: bool) -> None:
     from hybridkit.convert.conversion import run_conversion as start
-    from hybridkit.convert.measure import Measuring
+    from hybridkit.convert.stage_evaluation import Measuring
     from hybridkit.report.mapping import print_choice, print_mapping
     from hybridkit.report.progress import reporter, watching
     from hybridkit.training.reporter import Silent
@@ -91,7 +91,7 @@ def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: b
 def _report(folder: Path, as_json: bool) -> None:
     import json
 
-    from hybridkit.convert.measure import stage_evaluations
+    from hybridkit.convert.stage_evaluation import stage_evaluations
 
     found = stage_evaluations(folder)
     record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
@@ -99,10 +99,10 @@ def _report(folder: Path, as_json: bool) -> None:
         say(format_json({"run": str(folder), **record, "evaluations": found}))
         return
     if found:
-        from hybridkit.convert.measure import merged_evaluations
         from hybridkit.report.convert import print_conversion
-        from hybridkit.report.html import write_report
 
         print_conversion(found)
-        say(f"report: {write_report(merged_evaluations(found), folder / 'eval')}")
+    from hybridkit.report.run_page import write_run_page
+
+    say(f"report: {write_run_page([folder], folder / 'report.html')}")
     say(f"{folder}: the converted model, a run like any other")

@@ -7,14 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
-from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:  # imported when the verb runs
 
 RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
 _MAX_SIZE = 1 << 30  # tokens
-
-_ScoreName = Literal["ruler", "forced"]
-_DeviceName = Literal["auto", "cpu", "cuda"]
-
 
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
 _Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
@@ -49,7 +45,7 @@ _Windows = Annotated[str, typer.Option(metavar="W[,W...]", help="Windows at test
 _Samples = Annotated[int, typer.Option(min=1, help="Of each needle or recall cell.")]
 _Seed = Annotated[int, typer.Option(help="Of the samples.")]
 _Score = Annotated[
-    _ScoreName, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
+    Scoring, typer.Option(help="RULER's, of generated answers; or the likelihood of the right one, for tiny models.")
 ]
 _Haystack = Annotated[
     Path | None, typer.Option(metavar="PATH", help="A text file or folder for the essays; default: Python's reference.")
@@ -67,7 +63,7 @@ _Include = Annotated[
 _Limit = Annotated[int | None, typer.Option(min=1, help="Documents of each harness task.")]
 _Batch = Annotated[int, typer.Option(min=1, help="Prompts read together.")]
 _Chunk = Annotated[int, typer.Option(min=1, help="Tokens read at once.")]
-_Device = Annotated[_DeviceName, typer.Option(help="Where the model runs.")]
+_Device = Annotated[DeviceChoice, typer.Option(help="Where the model runs.")]
 _Precision = Annotated[
     PrecisionChoice | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
 ]
@@ -174,8 +170,8 @@ def _ask(runs: list[Path], ablate: list[str], request: EvalRequest, checkpoint: 
 
 
 def _report(result: EvalResult, folder: Path, as_json: bool) -> None:
-    from hybridkit.report.eval import print_eval_result
-    from hybridkit.report.html import write_report
+    from hybridkit.report.eval_page import write_report
+    from hybridkit.report.eval_tables import print_eval_result
 
     written = write_report(result, folder)
     if as_json:

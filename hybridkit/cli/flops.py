@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hybridkit.cli.options import Json, Plugins, size_option
+from hybridkit.system.choices import Count, Precision
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
@@ -17,9 +18,7 @@ if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.cost.summary import CostRequest
     from hybridkit.recipe.files import Loaded
 
-CountName = Literal["exact", "paper", "hardware"]
 MeasureName = Literal["flops", "params", "state", "training"]
-DtypeName = Literal["fp32", "bf16", "fp64"]
 
 
 def flops(
@@ -28,11 +27,11 @@ def flops(
         str, typer.Option(metavar="N[,N...]", help="Tokens of a sequence, k and M allowed; default: data.sequence.")
     ] = "",
     count: Annotated[
-        CountName, typer.Option(help="Causal pairs; the convention of arXiv 2509.24552; what kernels execute.")
+        Count, typer.Option(help="Causal pairs; the convention of arXiv 2509.24552; what kernels execute.")
     ] = "exact",
     window: Annotated[str, typer.Option(metavar="W", help="One window in place of every policy's own.")] = "",
     batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
-    dtype: Annotated[DtypeName | None, typer.Option(help="Of weights and states; default: a run's.")] = None,
+    dtype: Annotated[Precision | None, typer.Option(help="Of weights and states; default: a run's.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares training memory among.")] = 1,
     memory: Annotated[bool, typer.Option("--memory", help="Estimate the activations of training, too.")] = False,
     match: Annotated[

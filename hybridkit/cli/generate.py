@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
+from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError, naming
-from hybridkit.system.precision import PrecisionChoice
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say, say_part
 

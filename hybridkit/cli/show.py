@@ -2,16 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hybridkit.cli.options import Json, Plugins
+from hybridkit.system.choices import XAxis
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
-
-XAxis = Literal["tokens", "flops", "seconds"]
 
 
 def show(
@@ -52,7 +51,7 @@ def show(
     say(format_json(drawn)) if as_json else print_outline(drawn)
     if plot:
         from hybridkit.report.figure import save_figure
-        from hybridkit.report.pictures import stack_picture
+        from hybridkit.report.recipe_pictures import stack_picture
 
         save_figure(stack_picture(loaded), plot)
 

@@ -22,19 +22,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridkit.convert.auto import CHOICE, choose_and_write, chosen_mixers, is_auto
+from hybridkit.convert.definition import RECORD, Conversion, plan_conversion
 from hybridkit.convert.keep import Choice
+from hybridkit.convert.keep_auto import CHOICE, choose_and_write, chosen_mixers, is_auto
 from hybridkit.convert.mapping import MappedLayer, map_weights
-from hybridkit.convert.planned import RECORD, Conversion, plan_conversion
 from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
-from hybridkit.convert.stages import KEPT, MAPPED, STAGES, PlannedStage
+from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.hub.importing import whole_folder, write_run
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
@@ -48,7 +48,6 @@ from hybridkit.training.reporter import Reporter
 from hybridkit.training.trainer import run_training
 
 POLL = 0.2  # seconds
-TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}
 
 
 class Measure(Protocol):

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hybridkit.convert.definition import plan_conversion
 from hybridkit.convert.fit import same_entry
-from hybridkit.convert.planned import plan_conversion
 from hybridkit.convert.refusals import check_section
 from hybridkit.convert.stages import PlannedStage
 from hybridkit.convert.teacher import describe_teacher

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hybridkit.convert.planned import RECORD, Conversion
+from hybridkit.convert.definition import RECORD, Conversion
 from hybridkit.convert.stages import PlannedStage
-from hybridkit.data.open import open_feed
+from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.training.freeze import check_freeze

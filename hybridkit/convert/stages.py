@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hybridkit.block import Block, Entry, Window, window_of
-from hybridkit.convert.auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.fit import check_fit, same_entry
+from hybridkit.convert.keep_auto import check_auto, chosen_mixers, is_auto, with_kept
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.convert.teacher import TeacherRun
@@ -36,6 +36,12 @@ STAGES = "stages"  # the folder of a conversion that holds the runs of all stage
 MAPPED = "0-mapped"
 KEPT = "1-kept"  # after the first stage, under `keep: auto`
 LOGITS = "logits"  # in the user's cache
+TRAINED = {"new": "the new mixers", "mixers": "all mixers", "all": "all weights"}  # by `train` of a stage
+
+
+def said_losses(losses: Mapping[str, float], top_k: int | None) -> str:
+    """Losses with their factors in a few words: `0.9 ce+0.1 kl top 256`."""
+    return "+".join(f"{factor:g} {loss}" for loss, factor in losses.items()) + (f" top {top_k}" if top_k else "")
 
 
 class PlannedStage(NamedTuple):
@@ -78,7 +84,7 @@ class PlannedStage(NamedTuple):
         taught = Teacher(teacher.plan, teacher.sha256, teacher.load)
         fixed = sorted(frozen(self.plan, train.freeze, train.steps - 1, train.steps))  # also in the last step
         k = self.stage.top_k
-        name = "+".join(f"{factor:g} {loss}" for loss, factor in losses.items()) + (f" top {k}" if k else "")
+        name = said_losses(losses, k)
         if "hidden" in losses:
             return Hidden(name, taught, fixed, self.new)
         cache = LogitCache(_cache_folder(teacher.sha256, k)) if self.stage.cache and k else None

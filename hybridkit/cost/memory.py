@@ -18,7 +18,8 @@ from hybridkit.block import Entry, GivenWindow, window_limit, window_of
 from hybridkit.cost.flops import CostSettings, parameters
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
-from hybridkit.system.machine import Precision, weight_type
+from hybridkit.system.choices import Precision
+from hybridkit.system.machine import weight_type
 
 ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks

@@ -12,8 +12,9 @@ from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan, entry_branches
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.system.choices import Precision
 from hybridkit.system.errors import UserError
-from hybridkit.system.machine import DTYPES, Precision, choose_device, choose_precision, weight_type
+from hybridkit.system.machine import DTYPES, choose_device, choose_precision, weight_type
 
 FLOPS_SCHEMA = 1
 CONTEXTS = tuple(1024 << n for n in range(11))  # 1k ... 1M tokens

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from hybridkit.data.corpus import Corpus, Tokens
-from hybridkit.data.feed import IGNORED, Batch, Documents, Feed
+from hybridkit.data.feed import IGNORED, Batch, Feed
+from hybridkit.system.choices import Documents
 from hybridkit.system.errors import UserError
 
-__all__ = ["IGNORED", "Batch", "Batches", "Documents", "Feed", "cover"]
+__all__ = ["IGNORED", "Batch", "Batches", "Feed", "cover"]
 
 _ROUNDS = 6  # of the permutation
 

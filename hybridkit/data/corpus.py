@@ -16,7 +16,7 @@ from hybridkit.data.prepare import BuildProgress, CorpusSpec, build_corpus
 from hybridkit.data.source import open_text
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import choose_tokenizer, load_tokenizer
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 

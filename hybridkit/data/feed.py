@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hybridkit.data.tokenizer import Tokenizer
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # text is prepared without torch
     import torch
     from torch import Tensor
 
-Documents = Literal["reset", "flow"]  # whether state and attention stop where a document ends
 IGNORED = -100  # the target of a token that is not predicted
 
 

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from hybridkit.language.parser import Call, pattern_tree
+from hybridkit.language.pattern_source import PatternSource, error_at
 from hybridkit.language.resolve import read_call
-from hybridkit.language.source import PatternSource, error_at
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.plugin_package import sha256, sources
 from hybridkit.registry.registry import REGISTRY, Registry

@@ -17,7 +17,7 @@ from hybridkit.data import cache
 from hybridkit.data.source import TextSource
 from hybridkit.data.split import ByteSpan, document_hash, split
 from hybridkit.data.tokenizer import SAVED, Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 BuildProgress = Callable[[str, int, int | None], object]  # what is done now, bytes done, of how many, if known

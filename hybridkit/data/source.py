@@ -17,7 +17,7 @@ from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
 SOURCE = Kind("source", "hybridkit.data.sources")
-_FILES = "path"  # the source of a text that names no other
+_FILES = "files"  # the source of a text that names no other
 
 
 class Source(NamedSpec, ABC):

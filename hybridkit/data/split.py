@@ -15,7 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 SPLIT_TOLERANCE = 0.25  # how far the held-out amount may be off, as a part of the smaller side's share

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from hybridkit.data.named import NamedSpec
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.kinds import Kind
 
 TOKENIZER = Kind("tokenizer", "hybridkit.data.tokenizers")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hybridkit.data.named import read_named
 from hybridkit.data.tokenizer import SAVED, TOKENIZER, ByteTokenizer, Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
-_FILE = "path"  # the tokenizer of a text that names no other
+_FILE = "file"  # the tokenizer of a text that names no other
 
 
 def choose_tokenizer(text: str, registry: Registry = REGISTRY) -> TokenizerSpec:

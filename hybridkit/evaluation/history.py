@@ -79,7 +79,7 @@ def read_history(folder: Path) -> list[EvalResult]:
     if not isinstance(said, dict):
         raise ValueError("not an object")
     earlier = said.pop(EARLIER, [])
-    return [_read_entry(entry) for entry in (said, *(earlier if isinstance(earlier, list) else ()))]
+    return [read_entry(entry) for entry in (said, *(earlier if isinstance(earlier, list) else ()))]
 
 
 def keep_unreadable(folder: Path) -> Path:
@@ -103,7 +103,8 @@ def with_new(new: EvalResult, old: Sequence[EvalResult]) -> list[EvalResult]:
     return [new, *(one for one in kept if one.cells or one.perplexity or one.by_position or one.tasks)]
 
 
-def _read_entry(said: Any) -> EvalResult:
+def read_entry(said: Any) -> EvalResult:
+    """One evaluation from its JSON; keys that are no part of it are left out. Raises ValueError."""
     try:
         entry = _ENTRY.validate_python(said)
         return EvalResult(

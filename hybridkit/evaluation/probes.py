@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hybridkit.cost.flops import TRAINING, CostSettings, forward_flops, total_state_bytes
-from hybridkit.data.open import feed_source, held_out_batches
+from hybridkit.data.recipe_data import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.haystack import open_essays

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.data.cache import digest_of
-from hybridkit.data.open import feed_source, first_text, is_single, text_digest
+from hybridkit.data.recipe_data import feed_source, first_text, is_single, text_digest
 from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import WEIGHTS, Manifest

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from hybridkit.system.precision import PrecisionChoice
-
-Scoring = Literal["ruler", "forced"]
+from hybridkit.system.choices import PrecisionChoice, Scoring
 
 
 @dataclass(frozen=True)

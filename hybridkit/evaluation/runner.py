@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridkit.data.cache import digest_of
 from hybridkit.data.feed import Batch
-from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
+from hybridkit.data.recipe_data import context_length, feed_source, held_out_batches, open_feed
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation import recall
 from hybridkit.evaluation.confidence import clustered

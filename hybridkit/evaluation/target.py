@@ -20,9 +20,9 @@ from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import code_of, hashes
 from hybridkit.runs.run import Run, Which
+from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import choose_device
-from hybridkit.system.precision import PrecisionChoice
 
 
 @dataclass(frozen=True)

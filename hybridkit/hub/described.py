@@ -11,7 +11,7 @@ from hybridkit.language.printer import canonical
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.model.residual import placement
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 
 TRAINING = ("igate_bias", "start", "aux")  # arguments of blocks that a trained model does not depend on

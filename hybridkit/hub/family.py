@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rules import Rule
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.registry.kinds import Kind

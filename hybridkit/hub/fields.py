@@ -96,14 +96,14 @@ class Fields:
         """A finite number above 0. Raises UserError."""
         value = self.take(name, default)
         if not is_number(value) or not value > 0:
-            raise self.wrong(name, "should be a number above 0")
+            raise self.wrong(name, "should be a finite number above 0")
         return float(value)
 
     def weight(self, name: str, default: float) -> float:
         """A finite number, 0 or above. Raises UserError."""
         value = self.take(name, default)
         if not is_number(value) or not value >= 0:
-            raise self.wrong(name, "should be a number, 0 or above")
+            raise self.wrong(name, "should be a finite number, 0 or above")
         return float(value)
 
     def switch(self, name: str, default: bool = False) -> bool:
@@ -153,4 +153,4 @@ class Fields:
     def wrong(self, name: str, why: str) -> UserError:
         """The error for a field."""
         said = printable(repr(self._said.get(name)))
-        return UserError(f"{self.origin}: {name}: {said[:60]}{'...' if len(said) > 60 else ''}: {why}")
+        return UserError(f"{self.origin}: {name[:60]}: {said[:60]}{'...' if len(said) > 60 else ''}: {why}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import FILES
+from hybridkit.system.strict_json import unique
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 1 << 26  # bytes of a config.json or index; an index names some 100,000 tensors
@@ -56,6 +58,18 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: in
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))})
 
 
+def check_links(folder: Path) -> None:
+    """Raises UserError for a link that leads out of the folder: an import would copy a file that is not in it.
+
+    The links of the Hub's cache lead from `snapshots/COMMIT` to `blobs` beside it.
+    """
+    root = folder.resolve()
+    root = root.parent.parent if root.parent.name == "snapshots" else root
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors") and not Path(os.path.realpath(path)).is_relative_to(root):
+            raise UserError(f"{path} is a link that leads out of the folder; put the file itself there")
+
+
 def read_foreign_json(path: Path) -> Any:
     """A JSON file of a stranger; infinity as transformers writes it is read. Raises UserError."""
     if not path.is_file():
@@ -65,12 +79,13 @@ def read_foreign_json(path: Path) -> Any:
     if len(raw) > MAX_JSON:
         raise UserError(f"{path}: it has more than {MAX_JSON >> 20} MiB")
     try:
-        return json.loads(raw.decode(), object_hook=_infinity, parse_constant=_constant)
+        return json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {str(error)[:200]}") from error
 
 
-def _infinity(said: dict[str, Any]) -> Any:
+def _object(pairs: Sequence[tuple[str, Any]]) -> Any:
+    said = unique(pairs)
     tag = said.get("__float__")
     return float(tag) if len(said) == 1 and tag in ("Infinity", "-Infinity") else said
 

@@ -22,7 +22,7 @@ from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.hub.described import compile_recipe, recipe_of
 from hybridkit.hub.family import FAMILY, HINT, Family
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.files import Shards, read_foreign_json
+from hybridkit.hub.files import Shards, check_links, read_foreign_json
 from hybridkit.hub.tokenizer import read_hub_tokenizer
 from hybridkit.hub.weights import read_weights
 from hybridkit.model.plan import Plan
@@ -74,6 +74,7 @@ def describe_folder(folder: Path, run: Run) -> None:
 
 def _read(folder: Path, run: Path) -> tuple[Family, Recipe, Plan, Tokenizer]:
     """What config.json and the tokenizer's files say, for a run that is to lie in the folder `run`."""
+    check_links(folder)
     origin, config = folder / "config.json", _config(folder)
     family = _family(config, origin)
     recipe, plan = _described(family, config, origin)

@@ -11,8 +11,8 @@ from torch import Tensor
 from hybridkit.block import Block
 from hybridkit.hub.family import CannotSay
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rules import Rule, TensorFunction
 from hybridkit.hub.transformers_class import TransformersClass
+from hybridkit.hub.weight_rules import Rule, TensorFunction
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.weights import weights_of

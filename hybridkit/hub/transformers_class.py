@@ -14,8 +14,8 @@ from hybridkit.hub.described import check_said
 from hybridkit.hub.family import HINT, CannotSay, Described, Family
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import write_json, write_weights
-from hybridkit.hub.rules import to_theirs
 from hybridkit.hub.tokenizer import end_of, write_tokenizer
+from hybridkit.hub.weight_rules import to_theirs
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.run import Run

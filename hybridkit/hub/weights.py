@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridkit.hub.family import Family
 from hybridkit.hub.files import Shards
-from hybridkit.hub.rules import Rule
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.weights import weights_of
@@ -24,9 +24,13 @@ def read_weights(family: Family, plan: Plan, shards: Shards, origin: str) -> dic
 
     Raises UserError, naming the tensor, for one that is missing, too many, misshapen, no float, or not finite.
     """
+    names = {*shards}
+    if len(plan.entries) > len(names):  # said before a model of wild depth is built
+        raise UserError(f"{origin}: its {len(names)} tensors are fewer than the {len(plan.entries)} mixers and FFNs"
+                        " that config.json describes")  # fmt: skip
     with torch.device("meta"):
         own = weights_of(Model(plan))
-    rules = family.as_stored(family.rules(plan), {*shards})
+    rules = family.as_stored(family.rules(plan), names)
     assert sorted(name for rule in rules for name in rule.ours) == sorted(own)
     _check_names(family, plan, rules, shards, origin)
     kind = reduce(torch.promote_types, (one for rule in rules for one in _check_shapes(rule, own, shards, origin)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import State, clone_state
-from hybridkit.system.building import building, tell
+from hybridkit.system.notices import building, tell
 
 ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
 

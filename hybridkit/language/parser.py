@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
-from hybridkit.language.source import PatternSource, Span, error_at
+from hybridkit.language.pattern_source import PatternSource, Span, error_at
 from hybridkit.language.syntax_errors import BRACKETS, syntax_error
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not wait for

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hybridkit.language.source import PatternError, PatternSource, Span, error_at
+from hybridkit.language.pattern_source import PatternError, PatternSource, Span, error_at
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from hybridkit.language.source import PatternError, PatternSource, error_at
+from hybridkit.language.pattern_source import PatternError, PatternSource, error_at
 from hybridkit.system.terminal import character, shown
 
 _MARKS = {"LPAR": "`(`", "COLON": "`:`", "STAR": "`*`", "VBAR": "`|`", "EQUAL": "`=`", "COMMA": "`,`"}

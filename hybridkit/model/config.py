@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from hybridkit.recipe.rules import CURRENT_RULES, SCALED_TIED_ROWS
+from hybridkit.recipe.rules_version import CURRENT_RULES, SCALED_TIED_ROWS
 from hybridkit.recipe.schema import Recipe
-from hybridkit.recipe.section import Combination, NormPlacement
+from hybridkit.recipe.section import Combination
+from hybridkit.system.choices import NormPlacement
 
 
 def _default_ffn() -> Mapping[str, Any]:
@@ -25,7 +26,7 @@ class ModelConfig:
 
     `ffn` names the block that follows every mixer, with its arguments (None: none); it takes no part in comparisons,
     since a plan's entries already show it. `rules` is the version of the rules that the model is made by
-    (`hybridkit.recipe.rules`).
+    (`hybridkit.recipe.rules_version`).
     """
 
     width: int

@@ -17,9 +17,9 @@ from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import AVERAGE, WEIGHTS
 from hybridkit.runs.run import RUN_RECIPE, Run, Which
 from hybridkit.runs.weights import check_weights, load_weights
+from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, choose_precision
-from hybridkit.system.precision import PrecisionChoice
 
 M = TypeVar("M", bound=Model)
 

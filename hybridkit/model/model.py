@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, recording, small_init_
+from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, normal_, recording, small_init_
 from hybridkit.model.loss import HeadLoss, cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
@@ -41,7 +41,7 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Fill with N(0, (size / scale)^2)."""
-        nn.init.normal_(self.weight, std=self.size / self.scale)
+        normal_(self.weight, std=self.size / self.scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) to (B, T, D)."""

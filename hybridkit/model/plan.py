@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, window_of
 from hybridkit.language.parser import parse_pattern
+from hybridkit.language.pattern_source import PatternSource, error_at
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve
-from hybridkit.language.source import PatternSource, error_at
 from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError

@@ -13,6 +13,7 @@ from hybridkit.recipe.presets import PRESETS
 from hybridkit.recipe.probe import Names, Sizes
 from hybridkit.recipe.section import MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.recipe.train import MinLr, Train
+from hybridkit.system.choices import Scoring
 from hybridkit.system.errors import nearest
 
 LOSSES = ("hidden", "kl", "ce")
@@ -105,7 +106,7 @@ class Evaluation(Section):
     recall: Sizes | None = None  # gaps, of models that are trained on `recall(...)`
     windows: Sizes | None = None  # at test time; None: each block's largest
     samples: int = Field(default=100, ge=1, le=1 << 16)
-    score: Literal["ruler", "forced"] = "ruler"
+    score: Scoring = "ruler"
     context: Size | None = Field(default=None, ge=1, le=1 << 30)  # of the loss by position; None: 16 sequences
     decode: int = Field(default=64, ge=1, le=1 << 20)  # tokens whose decoding is timed
 

@@ -19,8 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from hybridkit.language.parser import parse_pattern
+from hybridkit.language.pattern_source import PatternSource
 from hybridkit.language.resolve import check_names
-from hybridkit.language.source import PatternSource
 from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
 from hybridkit.recipe.schema import Data, Leaf, ModelOptions, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (

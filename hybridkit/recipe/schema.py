@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from hybridkit.recipe.choices import ENGINE, declared
 from hybridkit.recipe.convert import Convert
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.section import (
     FIXED,
     MOST,
     Combination,
     Misfit,
-    NormPlacement,
     Scalar,
     Section,
     Share,
@@ -26,6 +25,7 @@ from hybridkit.recipe.section import (
 )
 from hybridkit.recipe.train import Train
 from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.choices import Documents, NormPlacement
 from hybridkit.system.pydantic_errors import first_error
 
 __all__ = ["FIXED", "MOST", "Data", "Leaf", "Misfit", "ModelOptions", "Recipe", "Scalar", "Section", "Share", "Size"]
@@ -143,7 +143,7 @@ class Data(Section):
     sequence: Size = Field(
         default=1024, ge=1, le=1 << 30, description="Tokens of a training sequence; k and M allowed."
     )
-    documents: Literal["reset", "flow"] = Field(
+    documents: Documents = Field(
         default="reset", description="Whether states and attention stop at the end of a document, or flow on."
     )
     validation: Annotated[float | str | dict[str, str], BeforeValidator(_validation)] = Field(

@@ -32,7 +32,6 @@ def read_size(text: str) -> int:
 Size = Annotated[int, BeforeValidator(lambda value: read_size(value) if isinstance(value, str) else value)]
 Switch = Annotated[bool, Field(strict=False)]  # YAML 1.2 reads yes, no, on and off as text; pydantic as what they mean
 Scalar = int | float | str | bool | None
-NormPlacement = Literal["pre", "post", "both", "none"]  # hybridkit.block's, which imports torch
 Combination = Literal["sum", "mean_norm"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -12,6 +12,7 @@ from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, check_choice, ch
 from hybridkit.recipe.probe import Probe
 from hybridkit.recipe.section import FIXED, MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.registry.registry import REGISTRY, Registry
+from hybridkit.system.choices import DeviceChoice, PrecisionChoice
 
 
 def _registry(info: ValidationInfo) -> Registry:
@@ -119,10 +120,10 @@ class Train(Section):
     engine: Annotated[str, AfterValidator(_engine)] = Field(
         default="local", description="`local`: plain torch in one process; `deepspeed`: DeepSpeed, on several ranks."
     )
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
+    precision: PrecisionChoice = Field(
         default="auto", description="Of the arithmetic; auto: bf16 where the machine computes in it, else fp32."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one.")
+    device: DeviceChoice = Field(default="auto", description="auto: cuda where there is one.")
     compile: Literal["auto"] | Switch = Field(
         default="auto", description="Whether torch.compile is used; auto: on a GPU, where weights stay on one rank."
     )

@@ -16,7 +16,7 @@ from yaml.reader import Reader
 from yaml.scanner import Scanner
 from yaml.tokens import ScalarToken, Token
 
-from hybridkit.language.source import Span
+from hybridkit.language.pattern_source import Span
 from hybridkit.system.errors import nearest
 
 Keys = tuple[str, ...]  # the names of the keys that lead to a value; places in lists leave no name

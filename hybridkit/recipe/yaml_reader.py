@@ -21,7 +21,7 @@ from yaml import events as e
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
-from hybridkit.language.source import PatternSource, SourceLine
+from hybridkit.language.pattern_source import PatternSource, SourceLine
 from hybridkit.recipe.yaml_events import MAX_DEPTH, TAB, Events, Keys, Refused
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import advice, kind

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridkit.convert.measure import merged_evaluations
+from hybridkit.convert.stage_evaluation import merged_evaluations
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report.console import Console
-from hybridkit.report.eval import print_eval_result
+from hybridkit.report.eval_tables import print_eval_result
 from hybridkit.report.numbers import format_bytes
 from hybridkit.report.page import TextTable, print_table
 
@@ -28,9 +28,10 @@ def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
     rows = []
     for one in found:
         loss, base = _text(one), _text(teacher)
-        figures = [f"{loss['loss']:.4f}", f"{loss['loss'] - base['loss']:+.4f}", f"{loss['perplexity']:.3f}"]
-        figures.append("-" if loss["bits_per_byte"] is None else f"{loss['bits_per_byte']:.4f}")
-        sizes = [format_bytes(one["state_bytes"][n]) for n in contexts]
+        less = None if None in (loss["loss"], base["loss"]) else loss["loss"] - base["loss"]
+        shown = (loss["loss"], ".4f"), (less, "+.4f"), (loss["perplexity"], ".3f"), (loss["bits_per_byte"], ".4f")
+        figures = ["-" if value is None else f"{value:{digits}}" for value, digits in shown]
+        sizes = [format_bytes(one["state_bytes"].get(n, 0)) for n in contexts]
         own, other = (one.get(key) for key in ("decode_tokens_per_second", "teacher_decode_tokens_per_second"))
         speed = [f"{own:,.0f}", f"{own / other:.2f}x"] if own and other else ["-", "-"]
         rows.append([one["name"], *figures, *sizes, *speed])
@@ -38,5 +39,5 @@ def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
 
 
 def _text(one: Mapping[str, Any]) -> Mapping[str, Any]:
-    losses: Mapping[str, Any] = one["perplexity"][one["run"]][0]
-    return losses
+    found = one["perplexity"].get(one["run"]) or [{}]
+    return {"loss": None, "perplexity": None, "bits_per_byte": None, **found[0]}

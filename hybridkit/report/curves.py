@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hybridkit.report import figure
 from hybridkit.report.console import WIDE, Console, Table, apart
@@ -26,6 +26,7 @@ from hybridkit.report.plot_style import (
 )
 from hybridkit.report.smooth import smooth
 from hybridkit.runs.run import Run
+from hybridkit.system.choices import XAxis
 from hybridkit.system.errors import UserError
 from hybridkit.system.folders import advice, kind
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Over = Literal["tokens", "flops", "seconds"]
 FlopsOf = Callable[[dict[str, Any]], float]  # of a step, by its metrics line
 
 _AXES = {"tokens": "tokens", "flops": "FLOPs of training", "seconds": "seconds of training"}
@@ -109,7 +109,7 @@ def _table(curves: Sequence[RunCurve], names: Sequence[str]) -> Table:
 
 
 @in_style
-def draw_curves(curves: Sequence[RunCurve], over: Over = "tokens", costs: Sequence[FlopsOf] = ()) -> Figure:
+def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Sequence[FlopsOf] = ()) -> Figure:
     """Training loss: the batches' faintly, smoothed in front; validations as joined points.
 
     `costs`, for `over="flops"`: for each run, the FLOPs of a step by its metrics line.
@@ -156,7 +156,7 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _places(curve: RunCurve, over: Over, flops: FlopsOf | None) -> list[float]:
+def _places(curve: RunCurve, over: XAxis, flops: FlopsOf | None) -> list[float]:
     """Where each step stands on the axis: tokens so far, or sums of seconds or FLOPs."""
     if over == "tokens":
         return [line["tokens"] for line in curve.steps]

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridkit.evaluation.request import EvalResult
-from hybridkit.report.eval import notes, tables
+from hybridkit.report.eval_tables import notes, tables
 from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.page import paragraph
-from hybridkit.report.picture import picture
+from hybridkit.report.page_picture import picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,12 +22,11 @@ def evaluation_parts(results: Sequence[EvalResult]) -> Iterator[str]:
     for place, result in enumerate(merged_results(results), start=1):
         if place > 1:
             yield "<h3>Under other settings</h3>"
-        yield from result_parts(result, place, eval_pictures(result))
+        yield from result_parts(result, eval_pictures(result), f"-{place}" if place > 1 else "")
 
 
-def result_parts(result: EvalResult, place: int, drawn: Iterable[tuple[str, Figure]]) -> Iterator[str]:
-    """Pictures, tables and notes of one result; its pictures' names end in `-place` from the second on."""
-    end = f"-{place}" if place > 1 else ""
+def result_parts(result: EvalResult, drawn: Iterable[tuple[str, Figure]], end: str = "") -> Iterator[str]:
+    """Pictures, tables and notes of one result; its pictures' names end in `end`, since no two of a page are alike."""
     for name, drawing in drawn:
         yield picture(f"{name}{end}", TITLES.get(name.partition("-")[0], name), drawing)
     yield from (table.html() for table in tables(result))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
-from hybridkit.report.eval import pivot, position_bins, train_test, window_name
+from hybridkit.report.eval_tables import pivot, position_bins, train_test, window_name
 from hybridkit.report.figure import label, labels
 from hybridkit.report.numbers import format_tokens
 from hybridkit.report.plot_style import (

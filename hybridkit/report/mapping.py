@@ -12,6 +12,7 @@ from hybridkit.convert.keep import Choice
 from hybridkit.convert.mapping import MappedLayer
 from hybridkit.model.plan import Plan
 from hybridkit.report.console import Console, Table, styled
+from hybridkit.report.page import TextTable
 
 LISTS = {  # how a weight began, and what that means
     "copied": "as the teacher has them",
@@ -36,19 +37,41 @@ def print_mapping(layers: Sequence[MappedLayer], plan: Plan) -> None:
             meaning = f" ({LISTS[name]})" if LISTS[name] else ""
             table.add_row(f"  {name}", ", ".join(weights) + meaning)
         console.print(table)
-    others = len(plan.entries) - len(numbers)
-    console.print(f"copied as they are: embedding, norms, head, {others} FFNs")
+    console.print(f"copied as they are: {named_beside(plan)}")
+
+
+def named_beside(plan: Plan) -> str:
+    """What a conversion copies beside mixers."""
+    return f"embedding, norms, head, {sum(not entry.is_mixer for entry in plan.entries)} FFNs"
+
+
+def mapping_table(layers: Sequence[MappedLayer], plan: Plan) -> TextTable:
+    """The same as a table: a row for each way in which weights of mixers began."""
+    numbers, rows = _mixer_numbers(plan), []
+    for (title, lists), found in _alike(layers, plan).items():
+        said = lists or (("kept", ("all weights",)),)
+        rows += [[_places(found, numbers), title, name, ", ".join(weights)] for name, weights in said]
+    return TextTable("What every mixer began with", ["mixers", "block", "how", "weights"], rows)
 
 
 def print_choice(choice: Choice) -> None:
     """The table of `keep: auto N`."""
-    table = Table("without mixer", "entry", "recall", "loss", "recall lost / loss lost", "kept")
+    told = choice_table(choice)
+    table = Table(*told.columns)
+    for row in told.rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def choice_table(choice: Choice) -> TextTable:
+    """The teacher, then the teacher without each mixer, and what is kept."""
     whole = choice.teacher
-    table.add_row("none", "", f"{whole.recall:.3f}", f"{whole.loss:.4f}", "", "")
+    rows = [["none", "", f"{whole.recall:.3f}", f"{whole.loss:.4f}", "", ""]]
     for row in choice.candidates:
         figures = f"{row.without.recall:.3f}", f"{row.without.loss:.4f}", f"{row.score:.3g}"
-        table.add_row(str(row.mixer), str(row.entry), *figures, "yes" if row.kept else "")
-    Console().print(table)
+        rows.append([str(row.mixer), str(row.entry), *figures, "yes" if row.kept else ""])
+    columns = ["without mixer", "entry", "recall", "loss", "recall lost / loss lost", "kept"]
+    return TextTable("Which mixers are kept", columns, rows, [at for at, row in enumerate(rows) if row[-1]])
 
 
 def ranges(numbers: Sequence[int]) -> str:

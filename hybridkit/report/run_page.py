@@ -11,11 +11,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from hybridkit.convert.record import ConversionRecord, read_conversion
 from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.evaluation.history import read_history
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.report.console import apart
+from hybridkit.report.conversion_page import conversion_parts, without_stages
 from hybridkit.report.curves import RunCurve, curves_of, draw_curves
 from hybridkit.report.eval_parts import evaluation_parts
 from hybridkit.report.flops import cost_rows
@@ -23,9 +25,9 @@ from hybridkit.report.flops_plot import draw_costs
 from hybridkit.report.markup import in_html, in_text
 from hybridkit.report.numbers import format_bytes, format_count, format_duration, format_parameters, format_tokens
 from hybridkit.report.page import PageSection, TextTable, about, folded, html_page, paragraph, write_files
-from hybridkit.report.picture import picture
-from hybridkit.report.pictures import stack_picture
+from hybridkit.report.page_picture import picture
 from hybridkit.report.probe_plot import draw_probes
+from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.run_costs import step_flops
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, UserError
@@ -45,6 +47,7 @@ class _Subject:
     request: CostRequest
     curve: RunCurve
     results: Sequence[EvalResult]
+    conversion: ConversionRecord | None
 
     @property
     def flops(self) -> float:
@@ -80,13 +83,16 @@ def _subject(curve: RunCurve, path: Path, context: int) -> _Subject:
         results = read_history(path / "eval")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path / 'eval'}: its results cannot be read ({error}); move them away") from error
-    return _Subject(str(path), run, loaded, cost_requests(str(path), loaded, [context])[0], curve, results)
+    record = read_conversion(path)
+    own = without_stages(results, record)
+    return _Subject(str(path), run, loaded, cost_requests(str(path), loaded, [context])[0], curve, own, record)
 
 
 def _sections(subjects: Sequence[_Subject], samples: Sequence[Continuation]) -> Iterator[PageSection]:
     yield PageSection("Overview", [_facts(subjects).html()])
     yield PageSection("Stack", list(_stacks(subjects)))
     yield PageSection("Costs", _costs(subjects))
+    yield PageSection("Conversion", list(_conversions(subjects)))
     yield PageSection("Training", list(_training(subjects)))
     yield PageSection("Probes", list(_probes(subjects)))
     yield PageSection("Evaluation", list(evaluation_parts([one for subject in subjects for one in subject.results])))
@@ -117,15 +123,15 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     """What a run is, as pairs of a name and a text; the same names for every run."""
     recipe, plan, shown = subject.loaded.recipe, subject.request.plan, subject.curve.summary()
     train, data, record = recipe.train, recipe.data, subject.run.record()
-    found = cost_entry(subject.request)
+    found, part = cost_entry(subject.request), " (last stage)" * bool(subject.conversion)
     yield "pattern", plan.pattern
     yield "parameters", f"{format_parameters(found['params']['total'])} ({found['params']['total']:,})"
     yield "width, heads, vocabulary", f"{plan.dims.width}, {plan.dims.heads}, {plan.dims.vocab:,}"
     context = subject.request.settings.context
     yield f"state at {format_tokens(context)} tokens", format_bytes(found["state_bytes"][str(context)])
-    yield "steps", f"{shown['step']:,} of {train.steps:,}"
-    yield "tokens", f"{shown['tokens']:,}"
-    yield "FLOPs of training", f"{format_count(subject.flops)}FLOP"
+    yield "steps", f"{shown['step']:,} of {train.steps:,}{part}"
+    yield "tokens", f"{shown['tokens']:,}{part}"
+    yield "FLOPs of training", f"{format_count(subject.flops)}FLOP{part}"
     yield "training loss, last 50 steps", _loss(shown["loss"])
     yield "validation loss", _loss(shown["val_loss"])
     yield "validation bits a byte", _loss(shown["val_bits_per_byte"])
@@ -174,6 +180,13 @@ def _costs(subjects: Sequence[_Subject]) -> list[str]:
     table = TextTable("", head, [[label, *cells] for label, cells in rows])
     drawing = draw_costs([subject.request for subject in subjects])
     return [table.html(), picture("costs", "State and FLOPs over context", drawing)]
+
+
+def _conversions(subjects: Sequence[_Subject]) -> Iterator[str]:
+    for place, subject in enumerate(subjects, start=1):
+        if subject.conversion:
+            yield f"<h3>{in_html(subject.name)}</h3>"
+            yield from conversion_parts(subject.conversion, f"-conversion-{place}")
 
 
 def _training(subjects: Sequence[_Subject]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from hybridkit.report.compare import comparison_figures, comparison_tables, scor
 from hybridkit.report.figure import svg
 from hybridkit.report.markup import in_markdown
 from hybridkit.report.page import PageSection, TextTable, about, html_page, paragraph, write_files
-from hybridkit.report.picture import picture
+from hybridkit.report.page_picture import picture
 from hybridkit.report.search import format_choice, format_mean, summarize
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.compare import Comparison, comparison

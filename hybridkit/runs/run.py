@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
-from hybridkit.recipe.rules import FIRST_RULES
+from hybridkit.recipe.rules_version import FIRST_RULES
 from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
 from hybridkit.runs.metrics import Metrics, last_line, read_metrics
 from hybridkit.runs.plugin_copies import registry_of
-from hybridkit.system.building import warn_once
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
+from hybridkit.system.notices import warn_once
 
 if TYPE_CHECKING:
     from torch import Tensor

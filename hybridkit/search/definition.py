@@ -12,7 +12,7 @@ import yaml
 from pydantic import JsonValue, ValidationError
 
 from hybridkit.recipe.files import Loaded, dump
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe

@@ -9,17 +9,17 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from hybridkit.data.open import feed_source, is_single, text_digest
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.data.recipe_data import feed_source, is_single, text_digest
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Data
 from hybridkit.runs.plugin_copies import hashes
 from hybridkit.runs.run import Run
 from hybridkit.search.candidate import Candidate
 from hybridkit.search.trials import Trial
 from hybridkit.system.errors import UserError
-from hybridkit.training.code import training_code
+from hybridkit.training.used_plugins import training_code
 
-RULES = "the rules version of hybridkit"  # of initial weights, split and tokens (hybridkit.recipe.rules)
+RULES = "the rules version of hybridkit"  # of initial weights, split and tokens (hybridkit.recipe.rules_version)
 
 
 def candidate_origin(candidate: Candidate) -> dict[str, str]:

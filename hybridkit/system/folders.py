@@ -26,6 +26,8 @@ def advice(path: Path) -> str:
     said = {
         "a run folder": f"did you mean {path / _RUN[0]}?",
         "a study folder": f"`hybridkit search report {path}` reports on it, and its runs are {path}/trials/*/seed-*",
+        "a conversion whose last stage has not begun": "`hybridkit convert ... --resume` goes on, and the stages so"
+        f" far are runs: {path}/stages/*",
         "a recipe or space file": f"`hybridkit train {path}` makes a run of a recipe",
     }
     return said.get(kind(path), "")
@@ -49,6 +51,8 @@ def _folder(path: Path) -> str:
         return "a run folder"
     if "study.json" in names:
         return "a study folder"
+    if "conversion.json" in names:
+        return "a conversion whose last stage has not begun"
     if "config.json" in names:
         return "an exported model"
     return "a folder" if names else "an empty folder"

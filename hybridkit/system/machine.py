@@ -5,13 +5,12 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from hybridkit.system.choices import Precision
 from hybridkit.system.errors import UserError
 
-Precision = Literal["fp32", "bf16", "fp64"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 _KEEP = {-4: 0, -1: -1}  # mallopt(3): M_MMAP_MAX, no block of its own mapping; M_TRIM_THRESHOLD, never shrink the heap
 CPUINFO = "HYBRIDKIT_CPUINFO"  # in the environment: a file that is read in place of /proc/cpuinfo

@@ -1,22 +1,36 @@
-"""JSON as its standard has it (RFC 8259): no NaN or Infinity, neither read nor written."""
+"""JSON as its standard has it (RFC 8259): no NaN or Infinity, neither read nor written, and no key twice."""
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from hybridkit.system.terminal import shown
 
 
 def parse_json(raw: bytes) -> Any:
     """What JSON in UTF-8 says.
 
-    Raises ValueError, also for values nested too deep, numbers beyond a float, and half surrogate pairs.
+    Raises ValueError, also for a key that stands twice, values nested too deep, numbers beyond a float, and half
+    surrogate pairs.
     """
     try:
-        value = json.loads(raw.decode(), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if b"\\u" in raw:  # such an escape can stand for half a surrogate pair, which no file can hold
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError where a key stands twice: which value counts is unsaid."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return made
 
 
 def format_json(value: Any, indent: int | None = None) -> str:

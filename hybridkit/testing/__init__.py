@@ -14,13 +14,13 @@ from hybridkit.testing.attention import check_from_attention
 from hybridkit.testing.cost import UnverifiedCost, check_cost, linear_flops, mask_pairs, warn_unverified
 from hybridkit.testing.cost import _check_cost as _costs
 from hybridkit.testing.gradients import check_gradients, check_lengths
+from hybridkit.testing.layer_under_test import AUTOCAST, BF16, FLOAT64, TOLERANCE, Arithmetic
 from hybridkit.testing.order import check_causality, check_documents
 from hybridkit.testing.policy import check_window
 from hybridkit.testing.purity import check_purity
 from hybridkit.testing.rows import check_rows
 from hybridkit.testing.sequence import check_decoder, check_split, check_step, check_windows
 from hybridkit.testing.state import check_state
-from hybridkit.testing.trial import AUTOCAST, BF16, FLOAT64, TOLERANCE, Arithmetic
 from hybridkit.testing.types import check_rounding, check_types
 from hybridkit.testing.work import counted
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import AttentionWeights, Block, Dims, NoMapping, Start
-from hybridkit.testing.trial import LayerUnderTest
+from hybridkit.testing.layer_under_test import LayerUnderTest
 
 TOKENS = 6
 

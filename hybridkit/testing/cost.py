@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, clone_state
-from hybridkit.testing.trial import LayerUnderTest
+from hybridkit.testing.layer_under_test import LayerUnderTest
 from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, random_starts
 
 LENGTHS = (1, 7, 63, 65, 1000)
 DIFFERENCE = 1e-5  # of a central difference; its error is about its square, plus rounding divided by it

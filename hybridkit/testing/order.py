@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.trial import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, rows_of
+from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, rows_of
 
 LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),

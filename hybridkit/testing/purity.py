@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, random_starts
 
 
 def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest, random_starts, rows_of
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, random_starts, rows_of
 
 ROWS = 3
 

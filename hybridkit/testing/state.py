@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from hybridkit.block import Block, Dims, State, clone_state, state_bytes, state_like, window_of
-from hybridkit.testing.trial import FLOAT64, Arithmetic, LayerUnderTest
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest
 
 TOKENS = (1, 8, 33, 90, 257, 600)
 BATCHES = (1, 2, 5)

@@ -17,7 +17,8 @@ import torch
 
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
-from hybridkit.system.machine import DTYPES, Precision
+from hybridkit.system.choices import Precision
+from hybridkit.system.machine import DTYPES
 from hybridkit.system.timing import seconds
 
 SMALLEST, LARGEST = 256, {"cpu": 1024, "cuda": 8192}  # sides of a square product

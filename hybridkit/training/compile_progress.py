@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.system.building import tell
+from hybridkit.system.notices import tell
 
 WORTH = 1.0  # seconds: what takes less is not told
 _kinds: dict[str, str] = {}  # by the class of a layer, its name in a pattern

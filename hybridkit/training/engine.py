@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hybridkit.data.batches import Batch
     from hybridkit.model.model import Model
     from hybridkit.model.plan import Plan
-    from hybridkit.system.machine import Precision
+    from hybridkit.system.choices import Precision
     from hybridkit.training.objective import Objective
 
 Windows = Sequence[int | None]  # one an entry

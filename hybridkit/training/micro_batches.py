@@ -14,7 +14,7 @@ from hybridkit.cost.memory import Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
-from hybridkit.system.machine import Precision
+from hybridkit.system.choices import Precision
 
 CPU_TOKENS = 16384  # of an automatic micro-batch: enough that matrix products run at full speed
 FILLED = 0.85  # of a GPU's memory: the rest is for what the cost model does not know

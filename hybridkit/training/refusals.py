@@ -6,11 +6,11 @@ Every function here raises UserError, which says what differs and what would be 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridkit.data.open import validation_names
+from hybridkit.data.recipe_data import validation_names
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.model.config import ModelConfig
 from hybridkit.recipe.files import recipe_changes
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest

@@ -10,8 +10,8 @@ import torch
 
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe, Train
+from hybridkit.system.choices import Precision
 from hybridkit.system.errors import Failure, out_of_memory
-from hybridkit.system.machine import Precision
 from hybridkit.training.engine import Engine
 from hybridkit.training.micro_batches import FILLED, training_bytes
 

@@ -11,26 +11,25 @@ import torch
 
 from hybridkit.cost.flops import window_shares
 from hybridkit.data.batches import Feed
-from hybridkit.data.open import describe_feed, open_feed
+from hybridkit.data.recipe_data import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.choices import chosen
 from hybridkit.recipe.files import Loaded, dump
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
 from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
 from hybridkit.runs.run import Checkpoint, Newest, Run
-from hybridkit.system.building import listening
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
+from hybridkit.system.notices import listening
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
-from hybridkit.training.code import training_code
 from hybridkit.training.engine import Engine, engine_of, open_engine
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
@@ -50,6 +49,7 @@ from hybridkit.training.refusals import (
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.too_large import naming_what_fits
+from hybridkit.training.used_plugins import training_code
 
 THREADS = 64  # that any machine can start, however few processors it has
 

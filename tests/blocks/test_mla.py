@@ -15,7 +15,7 @@ from hybridkit.block import Dims, state_bytes
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.testing.trial import built
+from hybridkit.testing.layer_under_test import built
 from hybridkit_blocks.mla import LatentAttention
 
 DIMS, TOKENS, HEAD, ROPE, RANK = Dims(width=32, heads=4, vocab=61), 40, 8, 4, 20

@@ -13,7 +13,7 @@ from hybridkit.block import Dims, recording
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.testing.trial import built
+from hybridkit.testing.layer_under_test import built
 from hybridkit_blocks.moe import MixtureOfExperts
 from hybridkit_blocks.ops import grouped as grouped_module
 from hybridkit_blocks.ops.grouped import grouped_product

@@ -68,7 +68,7 @@ def found(*arguments: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     import hybridkit
-    from hybridkit.data.open import open_feed
+    from hybridkit.data.recipe_data import open_feed
 
     answer = found("text", "plain", "--context", "128")
     assert list(answer["perplexity"]) == ["text", "plain"]

@@ -2,10 +2,9 @@
 
 import json
 import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -16,14 +15,16 @@ from checkpoint import LLAMA, instance, opened, save
 from command_line import hybridkit
 from compare import assert_same
 from converted import STAGES, Change, Convert, stages
+from forked import COMMAND_LINE, Forked, forked
+from page_checks import check_page
 
 import hybridkit as hk
 from hybridkit.convert.conversion import run_conversion
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
-from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
+from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
 from hybridkit.training.reporter import Silent
 
@@ -78,18 +79,19 @@ def test_killed_at_random_moments_of_every_stage_it_is_the_same(
 ) -> None:
     recipe, folder, draw = tmp_path / "student.yaml", tmp_path / "run", random.Random()
     recipe.write_text(dump(read_mapping(student(), {}).recipe), encoding="utf-8")
-    words = [sys.executable, "-m", "hybridkit.cli", "convert", str(teacher), str(recipe), "--run", str(folder)]
-    words += ["--resume", "--no-evaluate"]
+    words = ["convert", str(teacher), str(recipe), "--run", str(folder), "--resume", "--no-evaluate"]
     done = 0
     for stage in STAGES:
         at = done + draw.randrange(int(str(stage["steps"])))
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        while _lines(folder) <= at and process.poll() is None:
-            time.sleep(0.002 * draw.random())
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() in (-signal.SIGKILL, 0)
+        with Forked(COMMAND_LINE, *words) as process:
+            while _lines(folder) <= at and process.poll() is None:
+                time.sleep(0.002 * draw.random())
+            process.kill()
+            said = process.communicate()[1]
+        assert process.returncode in (-signal.SIGKILL, 0), said
         done += int(str(stage["steps"]))
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    last = forked(COMMAND_LINE, *words)
+    assert last.returncode == 0, last.stderr
     for run, other in zip(stages(folder), stages(whole), strict=True):
         assert_same(run, other)
 
@@ -113,6 +115,16 @@ def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -
     found = json.loads(made.stdout)
     names = [one["name"] for one in found["evaluations"]]
     assert names == ["teacher", "0-mapped", "1-kl"] and found["evaluations"][-1]["decode_tokens_per_second"] > 0
+    assert hybridkit("report", "run", cwd=tmp_path).returncode == 0
+    check_page(page := (tmp_path / "run/report.html").read_text("utf-8"))
+    for said in (
+        "Stages",
+        "What every mixer began with",
+        "Teacher and student, on held-out text",
+        "of the teacher&#x27;s",
+    ):
+        assert said in page
+    assert re.search(r"swa\(kv_heads=2\):8 in place of sa</td>", page) and "kl" in page
     assert hybridkit("export", "run", "out", cwd=tmp_path).returncode == 0
     ids = torch.randint(257, (1, 20), generator=torch.Generator().manual_seed(0))
     ours, _ = hk.load(tmp_path / "run")(ids)

@@ -14,8 +14,8 @@ from hybridkit.convert.keep import (
     mixer_entries,
     swapped,
 )
+from hybridkit.convert.keep_measures import repeated, task_measure, text_measure
 from hybridkit.convert.mapping import map_weights
-from hybridkit.convert.measures import repeated, task_measure, text_measure
 from hybridkit.data.feed import IGNORED
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.scoring import ReadOptions

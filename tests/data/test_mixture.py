@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridkit.data.mixture import Mixture, floor_sum
-from hybridkit.data.open import describe_feed, first_text, open_feed, text_digest
+from hybridkit.data.recipe_data import describe_feed, first_text, open_feed, text_digest
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 

@@ -175,11 +175,11 @@ def test_a_sampler_from_outside(folder: Path) -> None:
 
 
 def test_what_is_built_in_is_found_by_file() -> None:
-    assert REGISTRY.names(SOURCE) == ["hf", "path", "recall", "stdlib"]
-    assert REGISTRY.names(TOKENIZER) == ["bytes", "path", "train"]
+    assert REGISTRY.names(SOURCE) == ["files", "hf", "recall", "stdlib"]
+    assert REGISTRY.names(TOKENIZER) == ["bytes", "file", "train"]
 
 
 def test_a_path_may_begin_with_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("stdlib.txt", "recall.txt", "path", "hf"):
+    for name in ("stdlib.txt", "recall.txt", "files", "hf"):
         (folder / name).write_text("text")
         assert str(open_source(name)) != name and open_source(name) == open_source(name)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hybridkit.data.batches import IGNORED, Batch
-from hybridkit.data.open import context_length, feed_source, held_out_batches, open_feed
+from hybridkit.data.recipe_data import context_length, feed_source, held_out_batches, open_feed
 from hybridkit.data.source import open_source
 from hybridkit.data.sources.recall import RecallFeed, RecallTask, UniformNumbers, make_sequences
 from hybridkit.recipe.schema import Data, Train

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridkit.data.batches import Batches
 from hybridkit.data.corpus import prepare_corpus
-from hybridkit.data.open import describe_feed
+from hybridkit.data.recipe_data import describe_feed
 from hybridkit.data.split import SPLIT_TOLERANCE, cut_pieces, cut_place, document_hash, split
 from hybridkit.recipe.schema import Train
 from hybridkit.system.errors import UserError

@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridkit.report.html.eval_pictures", lambda found: iter(()))
+    monkeypatch.setattr("hybridkit.report.eval_page.eval_pictures", lambda found: iter(()))

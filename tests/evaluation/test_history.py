@@ -8,7 +8,7 @@ import pytest
 
 from hybridkit.evaluation.history import history_to_json, read_history, with_new
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
-from hybridkit.report.html import write_report
+from hybridkit.report.eval_page import write_report
 
 SETTINGS = {"samples": 3, "seed": 42, "scoring": "ruler", "haystack": None, "harness": None, "interval": "95 %"}
 

@@ -14,7 +14,7 @@ from hybridkit.hub.tokenizer import byte_level
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import compile_pattern
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of

@@ -7,6 +7,7 @@ Run as a script, this file is the process that they are forked from: a line of J
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 COMMAND_LINE = "from hybridkit.cli import main; main()"
-VERBS = ("train", "eval", "generate", "show", "export", "bench")
+VERBS = ("train", "eval", "generate", "show", "export", "bench", "convert")
 
 
 class Forked:
@@ -138,4 +139,6 @@ if __name__ == "__main__":
 
     for module in ("hybridkit.api.runs", *PRELOAD, *(f"hybridkit.cli.{verb}" for verb in VERBS)):
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # no child looks at these objects, not at its end either
     _serve()

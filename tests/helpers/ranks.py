@@ -36,7 +36,8 @@ SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_th
 PLAN = compile_pattern("[swa:stoch(4,16,p=.5) | mlstm]", ModelConfig(width=32, heads=4, vocab=257))
 MIXERS = compile_pattern(
     "[swa(kv_heads=2,sinks=true,qk_norm=projection):stoch(4,16,p=.5) | mlstm, sa(gate=true,bias=true), "
-    "conv(bias=true), gdn(key_heads=2), kda]",
+    "conv(bias=true), gdn(key_heads=2), kda, mamba2(state=4) | mamba2(heads=8,state=4,groups=4,bias=true,x_scale=.5), "
+    "rglru(conv=3), mla(q_rank=8) | mla(theta=null)]",
     ModelConfig(width=32, heads=4, vocab=257, ffn=None),
 )
 TEACHER = compile_pattern("sa", ModelConfig(width=32, heads=4, vocab=257))

@@ -19,7 +19,7 @@ import hybridkit
 from hybridkit.hub.export import choose_family, export_run
 from hybridkit.hub.family import FAMILY
 from hybridkit.hub.importing import import_folder
-from hybridkit.hub.rules import to_theirs
+from hybridkit.hub.weight_rules import to_theirs
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run

@@ -106,16 +106,52 @@ def tokens(count: int) -> Callable[[Path], None]:
     return run
 
 
+def linked(name: str) -> Callable[[Path], None]:
+    """A file of the folder moved beside it, with a link in its place."""
+
+    def run(folder: Path) -> None:
+        (folder / name).rename(folder.parent / "theirs.kept")
+        (folder / name).symlink_to(folder.parent / "theirs.kept")
+
+    return run
+
+
+def normalizer(*content: str) -> Callable[[Path], None]:
+    steps = [{"type": "Replace", "pattern": {"String": "l"}, "content": text} for text in content]
+    made = {**byte_level(), "normalizer": {"type": "Sequence", "normalizers": steps}}
+    return lambda folder: (folder / "tokenizer.json").write_text(json.dumps(made)) and None
+
+
+def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """A file of weights whose header says something else about the same bytes."""
+
+    def run(folder: Path) -> None:
+        raw = (folder / FILE).read_bytes()
+        said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        change(said)
+        changed = json.dumps(said).encode()
+        data = raw[8 + int.from_bytes(raw[:8], "little") :]
+        (folder / FILE).write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+
+    return run
+
+
 def nan(held: dict[str, Tensor]) -> None:
     held[DOWN][3, 4] = torch.nan
 
 
 HOSTILE = {
     "wild depth": (config(num_hidden_layers=10**12), "num_hidden_layers: 1000000000000: should be .* 1 to 4096"),
+    "a depth without tensors": (config(num_hidden_layers=4096), "its 12 tensors are fewer than the 8192 mixers and"),
+    "a key twice": (
+        text("config.json", json.dumps(CONFIG)[:-1] + ', "rms_norm_eps": 0.5}'),
+        "the key `rms_norm_eps` stands twice",
+    ),
+    "a long key": (config(**{"k" * 9999: 1}), f"config.json: {'k' * 60}: 1: this is not known here"),
     "wild width": (config(hidden_size=1 << 40), "hidden_size: .* should be a whole number"),
     "wild heads": (config(num_attention_heads=-1), "num_attention_heads: -1"),
     "wide FFN": (config(intermediate_size=1 << 24), r"gate_proj.weight is \[48, 32\], and \[16777216, 32\]"),
-    "no number": (config(rms_norm_eps="small"), "rms_norm_eps: 'small': should be a number above 0"),
+    "no number": (config(rms_norm_eps="small"), "rms_norm_eps: 'small': should be a finite number above 0"),
     "odd heads": (config(num_key_value_heads=3), "cannot be built: .*kv_heads=3 does not divide 4"),
     "dropout": (config(attention_dropout=0.1), "attention_dropout: 0.1: no block here computes that"),
     "a bias": (config(attention_bias=True), "self_attn.*bias is missing, which the config asks for"),
@@ -123,7 +159,7 @@ HOSTILE = {
     "unknown field": (config(new_trick=7), "new_trick: 7: this is not known here"),
     "scaled positions": (config(rope_scaling={"type": "mystery", "factor": 2.0}), "rope_scaling: .*mystery"),
     "positions of no kind": (config(rope_parameters={"rope_type": [], "rope_theta": 1e4}), "rope_parameters: .* type"),
-    "a number too large": (config(rms_norm_eps=10**400), "rms_norm_eps: .* should be a number above 0"),
+    "a number too large": (config(rms_norm_eps=10**400), "rms_norm_eps: .* should be a finite number above 0"),
     "quantized": (config(quantization_config={"bits": 4}), "quantization_config"),
     "unknown model": (config(model_type="lama"), "no family here reads 'lama'; did you mean `llama`?"),
     "code": (code, r"no family here reads 'strange'; and its code \(auto_map\) is never run"),
@@ -137,6 +173,17 @@ HOSTILE = {
     "misshapen": (weights(lambda held: held.update({DOWN: torch.ones(48, 32)})), r"is \[48, 32\], and \[32, 48\]"),
     "integers": (weights(lambda held: held.update({DOWN: held[DOWN].char()})), f"{DOWN} is of type I8"),
     "NaN": (weights(nan), f"{DOWN} holds numbers that are not finite"),
+    "offsets outside": (header(lambda said: said[DOWN].update(data_offsets=[0, 1 << 40])), "can be read: .*offset"),
+    "offsets that overlap": (
+        header(lambda said: said[DOWN].update(data_offsets=said["lm_head.weight"]["data_offsets"])),
+        "can be read: .*offset",
+    ),
+    "a wild shape": (header(lambda said: said[DOWN].update(shape=[1 << 40, 1 << 40])), "can be read: .*overflow"),
+    "a header without end": (
+        lambda folder: (folder / FILE).write_bytes((1 << 62).to_bytes(8, "little") + b"{}") and None,
+        "can be read: .*header too large",
+    ),
+    "8-bit floats": (weights(lambda held: held.update({DOWN: held[DOWN].to(torch.float8_e4m3fn)})), "type F8_E4M3"),
     "cut": (lambda folder: os.truncate(folder / FILE, 3000), "not a safetensors file"),
     "pickle": (pickled, "pytorch_model.bin: a pickle, which can run code"),
     "no weights": (lambda folder: (folder / FILE).unlink(), f"no {FILE}"),
@@ -145,6 +192,11 @@ HOSTILE = {
     "a shard that is gone": (index(lm_head__weight="model-00009.safetensors"), "model-00009.safetensors is not there"),
     "a false index": (index(more="first"), "more is listed, and no file holds it"),
     "too many tokens": (tokens(1), "a tokenizer of 258 tokens does not belong to 257 rows"),
+    "a tokenizer that explodes": (normalizer("l" * 2000), "its normalizer makes text 2000 times as long"),
+    "one in small steps": (normalizer(*["llllllllll"] * 6), "its normalizer makes text 1000000 times as long"),
+    "config outside": (linked("config.json"), "config.json is a link that leads out of the folder"),
+    "weights outside": (linked(FILE), f"{FILE} is a link that leads out of the folder"),
+    "a tokenizer outside": (linked("tokenizer.json"), "tokenizer.json is a link that leads out of the folder"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json in it"),
     "tied to another head": (config(tie_word_embeddings=True), "lm_head.weight is not the embedding"),
 }  # fmt: skip
@@ -160,7 +212,9 @@ def test_a_folder_that_is_not_exactly_a_model_is_refused(
     before = {path.name: path.stat().st_size for path in folder.iterdir()}
     with pytest.raises(UserError, match=said):
         import_folder(folder, tmp_path / "run")
-    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]  # no run, no part of one, nothing executed
+    assert not [
+        path for path in tmp_path.iterdir() if not path.name.startswith("theirs")
+    ]  # no run, no part of one, nothing executed
     assert before == {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
@@ -177,6 +231,16 @@ def test_shards_are_read_one_tensor_at_a_time_and_give_the_same_run(
     assert sorted(read) == sorted(tensors())
     one, other = Run(whole).weights(), Run(parts).weights()
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_links_of_the_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in list(folder.iterdir()):
+        file.rename(blobs / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert import_folder(snapshot, tmp_path / "run").tensors == len(tensors())
 
 
 def test_types_are_kept_where_all_agree_and_widened_where_not(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hybridkit.block import Value, write_value
 from hybridkit.language.parser import MAX_ENTRIES, MAX_LEVELS, MAX_PATTERN_BYTES, Call, parse_pattern
-from hybridkit.language.source import PatternError, PatternSource, SourceLine, error_at
+from hybridkit.language.pattern_source import PatternError, PatternSource, SourceLine, error_at
 
 SA, MLSTM = Call("sa"), Call("mlstm")
 

@@ -6,8 +6,8 @@ import pytest
 
 from hybridkit.block import Block, window_of
 from hybridkit.language.parser import parse_pattern
+from hybridkit.language.pattern_source import PatternError, PatternSource, SourceLine
 from hybridkit.language.resolve import resolve
-from hybridkit.language.source import PatternError, PatternSource, SourceLine
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.stoch import Stoch

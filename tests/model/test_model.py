@@ -1,5 +1,8 @@
 """The model around the blocks: names, sharing, loss, documents, recomputation, carried states."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -86,3 +89,25 @@ def test_windows_come_from_the_policy_and_reach_the_layers(model: Model, tokens:
 def test_depth_scales_what_is_written_to_the_residual_stream() -> None:
     shallow, deep = (hybridkit.build(f"mlstm*{n}", width=64).layers[0].layer.out.weight.std() for n in (1, 16))
     assert 12 < shallow / deep < 20  # 16, to the sampling error of 4096 weights
+
+
+ON_META = """
+import sys
+import torch
+from hybridkit.model.config import ModelConfig
+from hybridkit.model.model import Model
+from hybridkit.model.plan import compile_pattern
+
+patterns = ["sa", "swa(sinks=true):8", "mla", "mlstm", "gdn", "kda", "mamba2", "rglru", "conv", "moe(4,2,8)"]
+for pattern in patterns:
+    plan = compile_pattern(pattern, ModelConfig(width=32, heads=4, vocab=257))
+    with torch.device("meta"):
+        Model(plan)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_without_numbers_does_not_load_the_compiler() -> None:
+    """On the meta device some operations load it, which takes seconds; every verb that reads a run builds there."""
+    assert subprocess.run([sys.executable, "-c", ON_META], check=False).returncode == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import some_ids, tiny
 
-from hybridkit.language.source import PatternError
+from hybridkit.language.pattern_source import PatternError
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
 from hybridkit.system.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridkit.language.source import PatternSource
+from hybridkit.language.pattern_source import PatternSource
 from hybridkit.recipe.yaml_reader import MAX_YAML_BYTES, Document, ReadError, read_yaml_file, read_yaml_text, scalar
 
 PATTERN = "[swa:stoch(128,2048,p=.5), mlstm]*12"

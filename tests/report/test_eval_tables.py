@@ -3,7 +3,7 @@
 from typing import Any
 
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
-from hybridkit.report.eval import tables
+from hybridkit.report.eval_tables import tables
 from hybridkit.report.heatmap import eval_pictures
 
 SETTINGS = {"samples": 4, "haystack": None, "interval": "95 %"}

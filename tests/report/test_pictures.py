@@ -21,10 +21,10 @@ from hybridkit.report.curves import draw_curves
 from hybridkit.report.figure import _plain, svg
 from hybridkit.report.flops_plot import draw_costs
 from hybridkit.report.heatmap import eval_pictures, join_bins
-from hybridkit.report.picture import picture
-from hybridkit.report.pictures import stack_picture
+from hybridkit.report.page_picture import picture
 from hybridkit.report.plot_style import COLORS, PAPER, contrast, rgb, text_color, thinned
 from hybridkit.report.probe_plot import draw_probes
+from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.search_plots import study_figures
 from hybridkit.runs.run import load_recipe
 

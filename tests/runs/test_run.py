@@ -19,8 +19,8 @@ from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, seal
 from hybridkit.runs.metrics import MAX_LINE, last_line, read_metrics
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
-from hybridkit.system.building import listening
 from hybridkit.system.errors import UserError
+from hybridkit.system.notices import listening
 
 
 def write_checkpoint(run: Run, step: int) -> Path:

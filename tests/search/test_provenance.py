@@ -6,7 +6,7 @@ import pytest
 from plugins import new_process
 from spaces import BASE, full_attention, try_all
 
-from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES, FIRST_RULES
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
 from hybridkit.search.provenance import RULES, origin_difference

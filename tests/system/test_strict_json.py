@@ -25,6 +25,7 @@ CLI = ROOT / "hybridkit" / "cli"
         b"\xff",
         b"",
         b"1" + b"0" * 5000,
+        b'{"a": {"loss": 1, "b": 2, "loss": 3}}',
     ],
 )
 def test_what_is_no_json_is_refused(text: bytes) -> None:

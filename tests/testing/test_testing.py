@@ -60,6 +60,18 @@ class Stiff(RunningLayer):
         return super().forward(x, state, document_starts=document_starts)
 
 
+class Coarse(RunningLayer):
+    """Adds up in bf16, a token at a time."""
+
+    def forward(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
+        value, sums = self.proj(x).to(x.dtype), list[torch.Tensor]()
+        narrow = torch.float64 if x.dtype == torch.float64 else torch.bfloat16
+        for token in value.to(narrow).unbind(1):
+            sums.append(token if not sums else sums[-1] + token)
+        y = torch.stack(sums, 1).to(x.dtype)
+        return y, Sum(y[:, -1].clone())
+
+
 def free(self: Block, dims: Dims, tokens: int, window: int | None = None, count: Count = "exact") -> int:
     return 0
 
@@ -88,6 +100,13 @@ def test_a_right_block_passes() -> None:
 def test_a_broken_block_is_caught(law: Callable[[Block, Dims], None], block: Block) -> None:
     with pytest.raises(AssertionError):
         law(block, DIMS)
+
+
+def test_sums_of_many_terms_in_bf16_are_caught() -> None:
+    """1,000 tokens; a sum in fp32 that is rounded once passes."""
+    testing.check_rounding(Running(), DIMS, testing.BF16, tokens=1000)
+    with pytest.raises(AssertionError, match="output of 1000 tokens is off by"):
+        testing.check_rounding(broken(Coarse), DIMS, testing.BF16, tokens=1000)
 
 
 def test_a_refusal_names_law_block_and_sizes() -> None:

@@ -28,14 +28,17 @@ Call = Callable[..., tuple[Tensor, object]]
 
 
 class Graphs:
-    """A backend of torch.compile that runs the graphs of forward and backward as they are, and counts them."""
+    """A backend of torch.compile that runs graphs as they are, and counts them.
+
+    Where documents are marked, the graph of the backward is traced beside the forward's, as inductor wants both.
+    """
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
         self.counted(graph)
-        if not torch.is_grad_enabled():  # there is no backward to trace
+        if not torch.is_grad_enabled() or all(tensor.dtype != torch.bool for tensor in inputs):
             return graph
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hybridkit.cli import app
 from hybridkit.hub.families.hybridkit import config_of
 from hybridkit.model.loading import load_model
-from hybridkit.recipe.rules import CURRENT_RULES, FIRST_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES, FIRST_RULES
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 

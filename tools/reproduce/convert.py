@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from hybridkit.convert.conversion import run_conversion
-from hybridkit.convert.measures import repeated
+from hybridkit.convert.keep_measures import repeated
 from hybridkit.data.feed import IGNORED, Batch
-from hybridkit.data.open import held_out_batches
+from hybridkit.data.recipe_data import held_out_batches
 from hybridkit.evaluation.confidence import clustered
 from hybridkit.evaluation.perplexity import perplexity
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens

@@ -30,7 +30,7 @@ from hybridkit.runs.metrics import read_metrics
 from hybridkit.runs.run import Checkpoint, Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.training.callback import TrainingStart
-from hybridkit.training.loggers._events import EventWriter
+from hybridkit.training.loggers._event_file import EventWriter
 from hybridkit.training.state import TrainState, load_train_state
 
 DTYPES = "F64 F32 F16 BF16 I64 I8 U8 U64 BOOL F8_E4M3 F8_E8M0 F4 C64 X"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hybridkit.data.readers import NOT_TEXT, NotText, read_documents
 from hybridkit.data.source import TextSource
-from hybridkit.data.sources._files import file_stamp, files_under
+from hybridkit.data.sources._glob import file_stamp, files_under
 
 _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 

@@ -28,7 +28,7 @@ from hybridkit.data.tokenizers._json_file import (
     unknown_name,
 )
 from hybridkit.data.tokenizers._parts import WINDOW, TokenPart, encode_parts
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 
 VERSION = f"tokenizers {tokenizers.__version__}"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")  # bytes that are not UTF-8, as surrogateescape writes them

@@ -7,8 +7,10 @@ the copy gives such entries random names that no text contains. Ids do not chang
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+import math
 import re
 import secrets
 from collections.abc import Iterator
@@ -17,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.system.errors import UserError
+from hybridkit.system.strict_json import unique
 
 MAX_FILE = 1 << 27  # bytes of a tokenizer.json; the largest published ones have 35 MB
 MAX_ID = 1 << 24  # as model.vocab
 MAX_HOLES = 4096  # ids without a token, beside as many as there are tokens
+MAX_GROWTH = 1024  # characters in place of one; the longest of Unicode's own (NFKC) has 18
 BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's name of a single byte
 ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|eos|>", "<eos>", "<|im_end|>", "[EOS]", "<EOS>")
 _SPELLED_BYTE = {"type": "Split", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "behavior": "Isolated", "invert": False}
@@ -54,7 +58,7 @@ def parse_tokenizer(text: str) -> dict[str, Any]:
     Raises ValueError for damaged content, and for ids that would need far more memory than the file.
     """
     try:
-        made = json.loads(text)
+        made = json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(made, dict) or not isinstance(made.get("model"), dict):
@@ -64,6 +68,7 @@ def parse_tokenizer(text: str) -> dict[str, Any]:
     if "dropout" in made["model"]:
         made["model"]["dropout"] = None
     _check_ids(made)
+    _check_growth(made)
     return made
 
 
@@ -76,6 +81,25 @@ def _check_ids(made: dict[str, Any]) -> None:
     largest, most = max(ids, default=0), min(MAX_ID, 2 * len(ids) + MAX_HOLES)
     if largest >= most:
         raise ValueError(f"the largest id is {largest}, which is too large for {len(ids)} tokens (below {most} here)")
+
+
+def _check_growth(made: dict[str, Any]) -> None:
+    """Bounds how much longer a text becomes by replacements before it is encoded, and a token after it is decoded."""
+    for step in ("normalizer", "decoder"):
+        if (longer := _growth(made.get(step))) > MAX_GROWTH:
+            raise ValueError(f"its {step} makes text {longer} times as long (at most {MAX_GROWTH} times here)")
+
+
+def _growth(step: Any) -> int:
+    """How many characters a step puts in place of one, at most; of a sequence, the product."""
+    if not isinstance(step, dict):
+        return 1
+    if step.get("type") == "Precompiled":  # a table of base64: the size of an index, the index, texts that end with 0
+        table = base64.b64decode(step.get("precompiled_charsmap") or "")
+        index = int.from_bytes(table[:4], "little")
+        return max(map(len, table[4 + index :].split(b"\0")), default=1)
+    own = max(1, *(len(step[key]) for key in ("content", "prepend") if isinstance(step.get(key), str)), 1)
+    return math.prod(map(_growth, step.get("normalizers") or step.get("decoders") or ()), start=own)
 
 
 def names_of(model: dict[str, Any]) -> list[tuple[str, int]]:

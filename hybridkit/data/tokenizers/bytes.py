@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hybridkit.data.tokenizer import ByteTokenizer, Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 
 
 class Bytes(TokenizerSpec):

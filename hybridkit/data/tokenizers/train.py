@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from hybridkit.data.tokenizer import Tokenizer, TokenizerSpec
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 _LEAST, _MOST = 257, 2**20  # tokens: the least is 256 byte values and the end of a document

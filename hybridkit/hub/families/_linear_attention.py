@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import call
 
 FULL, LINEAR = "full_attention", "linear_attention"
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call, window
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, mixers, model_options, sizes
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call, window
 from hybridkit.model.plan import Plan
 
 ATTENTION = Part(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import one, window
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import one, window
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

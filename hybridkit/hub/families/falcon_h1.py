@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call, own_scale
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
 from hybridkit.hub.families.mamba2 import EPS, MAMBA
@@ -13,7 +14,6 @@ from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, model_options, sizes
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call, own_scale
 from hybridkit.model.plan import Plan
 
 FFN = Part("feed_forward", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"})

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.families._experts import in_turn, interleaved
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._sliding import layer_windows, window_fields
@@ -14,7 +15,6 @@ from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, mixers, model_options, sizes
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 SLOPE = 1.702  # of the clipped unit

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import own_scale
 from hybridkit.hub.families.llama import Llama
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.stack import own_scale
 from hybridkit.model.plan import Plan
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call, own_scale
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
 from hybridkit.hub.families.mamba2 import EPS, MAMBA
@@ -15,7 +16,6 @@ from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call, own_scale
 from hybridkit.model.plan import Plan
 
 MAMBA_LAYER, ATTENTION_LAYER = "linear_attention", "full_attention"

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.families._experts import each_expert
 from hybridkit.hub.families._linear_attention import FULL, LINEAR, layer_types
 from hybridkit.hub.families._llama_like import FFN
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes
-from hybridkit.hub.rules import Rule
-from hybridkit.hub.stack import call
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.plan import Plan
 
 DENSE, SPARSE = "dense", "sparse"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, first, mixers, model_options, sizes, taps
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 FULL, CONV = "full_attention", "conv"

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, mixers, model_options, sizes, taps
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 MAMBA = Part(

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.families.mamba2 import EPS, MAMBA, limits
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, first, mixers, model_options, sizes
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 ATTENTION = Part("mixer", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import window
 from hybridkit.hub.families._llama_like import LlamaLike
 from hybridkit.hub.families._sliding import FULL, SLIDING, layer_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import window
 from hybridkit.model.plan import Plan
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.families._linear_attention import FULL, LINEAR, gdn_call, gdn_fields, layer_types
 from hybridkit.hub.families._llama_like import ATTENTION, FFN
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, first, mixers, model_options, sizes, taps
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.rules import Rule
-from hybridkit.hub.stack import call
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.plan import Plan
 
 DELTA = Part(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.families._experts import each_expert
 from hybridkit.hub.families._linear_attention import FULL, LINEAR, gdn_call, gdn_fields, layer_types
 from hybridkit.hub.families._llama_like import ATTENTION, FFN
@@ -15,7 +16,6 @@ from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes, taps
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 SHARED = {f"shared.{ours}": f"shared_expert.{theirs}" for ours, theirs in FFN.names.items()}

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call, window
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes, taps
 from hybridkit.hub.rope import rope_arguments, rope_fields
-from hybridkit.hub.stack import call, window
 from hybridkit.model.plan import Plan
 
 ATTENTION = Part("temporal_block", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"})

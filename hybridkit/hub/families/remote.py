@@ -1,6 +1,6 @@
 """Remote code: a folder with its own modeling files, which transformers opens with `trust_remote_code=True`.
 
-The files are those of `hybridkit/hub/remote/`, copied as they are; they need torch and transformers alone. All are
+The files are those of `hybridkit/hub/modeling/`, copied as they are; they need torch and transformers alone. All are
 copied, also those of blocks that the stack has not, so that folders of the same name hold the same code.
 What they compute is said in config.json, entry by entry.
 """
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from hybridkit.block import Block, Entry
+from hybridkit.hub.calls import call, window
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rules import Rule, rename
-from hybridkit.hub.stack import call, window
 from hybridkit.hub.transformers_class import TransformersClass
+from hybridkit.hub.weight_rules import Rule, rename
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.runs.run import Run
@@ -114,7 +114,7 @@ class Remote(TransformersClass):
 
     def export(self, model: Model, run: Run, folder: Path, dtype: torch.dtype | None = None) -> None:
         super().export(model, run, folder, dtype)
-        for file in resources.files("hybridkit.hub.remote").iterdir():
+        for file in resources.files("hybridkit.hub.modeling").iterdir():
             if file.name.endswith("_hybridkit.py"):
                 (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
 

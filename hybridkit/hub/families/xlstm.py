@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hybridkit.block import Block
+from hybridkit.hub.calls import call
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, mixers, tie
-from hybridkit.hub.stack import call
 from hybridkit.model.plan import Plan
 
 MIXER = Part(

@@ -3,7 +3,7 @@
 from hybridkit.recipe.schema import Recipe
 from hybridkit.training.callback import Callback
 from hybridkit.training.logger import Logger
-from hybridkit.training.loggers._events import EventWriter
+from hybridkit.training.loggers._event_file import EventWriter
 
 
 class TensorBoard(Logger):

@@ -30,6 +30,6 @@ class Muon(Optimizer):
     momentum: float = Field(default=0.95, ge=0, lt=1, description="Of Muon's running sum of gradients.")
 
     def build(self, groups: list[dict[str, Any]], train: Train) -> optim.Optimizer:
-        from hybridkit.training.muon import MuonAdamW
+        from hybridkit.training.optimizers._muon import MuonAdamW
 
         return MuonAdamW(groups, train.lr, train.betas, self.momentum)

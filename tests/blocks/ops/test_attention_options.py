@@ -16,7 +16,7 @@ from hybridkit.block import Dims, window_limit, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
-from hybridkit.testing.trial import built
+from hybridkit.testing.layer_under_test import built
 from hybridkit_blocks.ops.attention import AttentionBlock
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex

@@ -6,7 +6,7 @@ import torch
 import hybridkit as hk
 from hybridkit.block import ALL, TrainStep, Window
 from hybridkit.language.parser import parse_pattern
-from hybridkit.language.source import PatternError
+from hybridkit.language.pattern_source import PatternError
 from hybridkit.system.errors import UserError
 from hybridkit.testing import check_window
 from hybridkit_blocks.windows.cycle import Cycle

@@ -7,7 +7,7 @@ from small_batch import PLAN, WINDOWS, batch
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import num_targets
-from hybridkit.training.muon import MuonAdamW, orthogonalize
+from hybridkit.training.optimizers._muon import MuonAdamW, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5)])

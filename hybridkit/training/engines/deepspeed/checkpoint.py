@@ -16,7 +16,7 @@ from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
 from hybridkit.training.engines.deepspeed.zero import MOMENTS, Zero
 from hybridkit.training.engines.local.engine import OPTIMIZER
-from hybridkit.training.stream import write_gathered
+from hybridkit.training.safetensors_writer import write_gathered
 
 STEP = "step"
 

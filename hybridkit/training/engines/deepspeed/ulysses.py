@@ -24,7 +24,7 @@ class Ulysses(SequenceParallel):
     """A sequence over the ranks of a group, in their order."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.ranks = size
         self._place = torch.distributed.get_rank() % size
         self._group = _own_group(size)
 
@@ -34,9 +34,9 @@ class Ulysses(SequenceParallel):
 
     def gather(self, x: Tensor) -> Tensor:
         """(B, T / P, H, .) to (B, T, H / P, .). Raises UserError where the ranks do not divide the heads."""
-        if x.shape[HEADS] % self.size:
+        if x.shape[HEADS] % self.ranks:
             raise UserError(
-                f"train.sequence_parallel: {self.size} ranks cannot share {x.shape[HEADS]} heads; it must divide the"
+                f"train.sequence_parallel: {self.ranks} ranks cannot share {x.shape[HEADS]} heads; it must divide the"
                 " heads and kv_heads of every mixer"
             )
         return self._exchange(x, HEADS, TOKENS)
@@ -47,12 +47,12 @@ class Ulysses(SequenceParallel):
 
     def own_heads(self, x: Tensor) -> Tensor:
         """(H, .) to (H / P, .): the heads that `gather` leaves here."""
-        return x.chunk(self.size)[self._place]
+        return x.chunk(self.ranks)[self._place]
 
     def share(self, batch: Batch) -> Batch:
         """This rank's stretch of every sequence, filled up at the end to P equal ones; `document_starts` stay whole."""
-        spare = -batch.tokens.shape[1] % self.size
-        length = (batch.tokens.shape[1] + spare) // self.size
+        spare = -batch.tokens.shape[1] % self.ranks
+        length = (batch.tokens.shape[1] + spare) // self.ranks
         own = slice(self._place * length, (self._place + 1) * length)
         return replace(
             batch,

@@ -25,11 +25,11 @@ from hybridkit.system.machine import (
     weight_type,
 )
 from hybridkit.training.average import WeightAverage
+from hybridkit.training.bf16_weights import NarrowWeights, narrow_names
 from hybridkit.training.compile import compile_layers, compiles, for_graphs
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.loads import Loads
 from hybridkit.training.micro_batches import num_targets as count_targets
-from hybridkit.training.narrow import NarrowWeights, narrow_names
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hybridkit.convert.planned import Conversion
+from hybridkit.convert.definition import Conversion
 from hybridkit.convert.stages import MAPPED
 from hybridkit.cost.flops import CostSettings, total_state_bytes
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult

@@ -7,9 +7,9 @@ from torch import Tensor
 
 import hybridkit
 from hybridkit.recipe.schema import Train
+from hybridkit.training.bf16_weights import narrow_names
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
-from hybridkit.training.narrow import narrow_names
 
 
 def test_the_weights_that_are_cast_are_those_of_products_and_no_others() -> None:

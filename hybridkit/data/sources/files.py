@@ -11,7 +11,7 @@ from typing import Self
 
 from hybridkit.data.readers import NOT_TEXT, NotText, read_documents
 from hybridkit.data.source import SOURCE, TextSource
-from hybridkit.data.sources._files import counts_in_words, file_stamp, files_of
+from hybridkit.data.sources._glob import counts_in_words, file_stamp, files_of
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.system.errors import UserError, nearest
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from hybridkit.evaluation.history import RESULTS, history_to_json, keep_unreadable, read_history, with_new
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.report import figure
-from hybridkit.report.eval import markdown_pages
 from hybridkit.report.eval_parts import result_parts
+from hybridkit.report.eval_tables import markdown_pages
 from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.page import PageSection, about, html_page, write_files
 from hybridkit.report.plot_style import DPI
@@ -75,8 +75,8 @@ def _before(folder: Path) -> list[EvalResult]:
 
 def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[tuple[str, Figure]]]) -> str:
     """The HTML document: for each evaluation, newest first, its pictures and their names, its tables, its notes."""
-    sections = [
-        PageSection("Results" if place == 1 else f"Earlier, {place - 1}", list(result_parts(result, place, pictures)))
-        for place, (result, pictures) in enumerate(zip(history, drawn, strict=True), start=1)
-    ]
+    sections = []
+    for place, (result, pictures) in enumerate(zip(history, drawn, strict=True)):
+        parts = list(result_parts(result, pictures, f"-{place + 1}" if place else ""))
+        sections.append(PageSection(f"Earlier, {place}" if place else "Results", parts))
     return html_page(f"Evaluation of {', '.join(history[0].trained)}", [about()], sections)

@@ -14,7 +14,7 @@ from hybridkit.data.named import read_named
 from hybridkit.data.tokenizer import MARK, SAVED, TOKENIZER, Tokenizer, TokenizerSpec
 from hybridkit.data.tokenizers._bpe import VERSION, read_tokenizer
 from hybridkit.data.tokenizers._json_file import library_errors, read_tokenizer_text
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError, nearest
 
@@ -36,7 +36,8 @@ class TokenizerFile(TokenizerSpec):
         path = os.path.expanduser(text)
         path = os.path.join(path, SAVED) if os.path.isdir(path) else path
         if not os.path.isfile(path):
-            names = ["train(4096)" if name == "train" else name for name in registry.names(TOKENIZER)]
+            known = [name for name in registry.names(TOKENIZER) if name != cls.name()]
+            names = ["train(4096)" if name == "train" else name for name in known]
             hint = f"; did you mean `{name}`?" if (name := nearest(text, names)) else ""
             raise UserError(
                 f"data.tokenizer: {text[:200]!r} is not bytes, train(V) or the path of a tokenizer.json{hint}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridkit.convert.auto import is_auto, with_kept
 from hybridkit.convert.keep import kept_mixers
+from hybridkit.convert.keep_auto import is_auto, with_kept
 from hybridkit.convert.stages import MAPPED, STAGES, PlannedStage, planned
 from hybridkit.convert.teacher import TeacherRun, with_tokens
 from hybridkit.model.loading import plan as compile_recipe

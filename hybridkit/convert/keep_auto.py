@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from hybridkit.convert.keep import Choice, RecallMeasure, auto_count, choose_kept, kept_pattern, mixer_entries
+from hybridkit.convert.keep_measures import task_measure, text_measure
 from hybridkit.convert.mapping import map_weights
-from hybridkit.convert.measures import task_measure, text_measure
 from hybridkit.convert.teacher import TeacherRun
-from hybridkit.data.open import feed_source, held_out_batches
+from hybridkit.data.recipe_data import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.hub.importing import whole_folder, write_run
@@ -24,7 +24,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.convert import Stage
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.rules import CURRENT_RULES
+from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError

@@ -1,0 +1,60 @@
+"""What the folder of a conversion says of it, and that a damaged one is told in words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hybridkit.convert.record import read_conversion
+from hybridkit.report.conversion_page import conversion_stages, mapping_part
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+
+
+def test_stages_layers_and_losses_are_those_of_the_runs(whole: Path) -> None:
+    record = read_conversion(whole)
+    assert record and not record.evaluations and record.choice is None
+    runs = record.runs()
+    lines = {stage.name: run.metrics().lines for stage, run in zip(record.stages, runs, strict=True)}
+    table = conversion_stages(record, runs, lines)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.columns == ["", "1-hidden", "2-kl-ce", "3-ce"]
+    assert rows["steps"] == ["4 of 4", "4 of 4", "3 of 3"]
+    assert rows["trains"] == ["the new mixers", "all weights", "all weights"]
+    assert rows["minimizes"] == ["hidden", "0.9 kl+0.1 ce top 20", "ce"]
+    held = Run(whole / "stages/1-hidden").last_line("val_loss")
+    assert held and rows["held-out loss, nats a token"][0] == f"{held['val_loss']:.4g}"
+    assert "mlstm in place of sa" in mapping_part(record)
+
+
+def test_a_conversion_that_has_not_reached_its_last_stage_is_read_and_named(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole / "stages", folder / "stages")
+    shutil.copy(whole / "conversion.json", folder)
+    record = read_conversion(folder)
+    assert record
+    lines = {stage.name: run.metrics().lines for stage, run in zip(record.stages, record.runs(), strict=True)}
+    assert ["tokens", "256", "256", "-"] in conversion_stages(record, record.runs(), lines).rows
+    with pytest.raises(UserError, match=r"a conversion whose last stage has not begun.*--resume"):
+        _ = Run(folder).recipe
+
+
+WRONG = {
+    "no JSON": lambda said: "{",
+    "no stages": lambda said: json.dumps({**said, "stages": []}),
+    "another folder": lambda said: json.dumps({**said, "stages": [{**said["stages"][0], "name": "../x"}]}),
+    "twice": lambda said: json.dumps({**said, "stages": said["stages"][:1] * 2}),
+    "no such layer": lambda said: json.dumps({**said, "layers": [{**said["layers"][0], "entry": 99}]}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_record_that_says_something_else_is_refused_in_words(what: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "stages/0-mapped", tmp_path / "stages/0-mapped")
+    said = json.loads((whole / "conversion.json").read_text("utf-8"))
+    (tmp_path / "conversion.json").write_text(WRONG[what](said), "utf-8")
+    with pytest.raises(UserError, match=r"its record|the record of its conversion"):
+        record = read_conversion(tmp_path)
+        assert record
+        mapping_part(record)
