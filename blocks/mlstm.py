@@ -41,7 +41,7 @@ from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, si
 from hybridkit_blocks.ops.custom_autograd import custom_autograd
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
-from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped, step_
+from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped_gate, mlstm_token_
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
 
@@ -145,7 +145,7 @@ class Gate(nn.Linear):
         """(B, T, D) to (B, T, H)."""
         kind = wide(x.dtype)
         with no_autocast(x):
-            return capped(F.linear(x.to(kind), self.weight.to(kind)) + self.bias)
+            return capped_gate(F.linear(x.to(kind), self.weight.to(kind)) + self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -215,7 +215,7 @@ class MlstmLayer(Layer):
         memory, x_ = MlstmState(*state), x[:, 0]
         mixed = torch.cat([part(x_) for part in (self.q, self.k, self.v, self.ogate)], -1)
         gates = torch.cat([self.igate.weight, self.fgate.weight])
-        return self.out(step_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))[:, None].to(
+        return self.out(mlstm_token_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))[:, None].to(
             x.dtype
         ), memory
 
@@ -250,7 +250,7 @@ class MlstmLayer(Layer):
         def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
             memory, x = MlstmState(*state), x[:, 0]
             h = unit(x)
-            return out(x, step_(h, project(h), gates, bias, scale, memory))[:, None], memory
+            return out(x, mlstm_token_(h, project(h), gates, bias, scale, memory))[:, None], memory
 
         return run
 
@@ -273,7 +273,7 @@ class MlstmLayer(Layer):
             weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
             sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
             q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)
-            i, f = capped(gates + self._gate_bias()).chunk(2, -1)
+            i, f = capped_gate(gates + self._gate_bias()).chunk(2, -1)
         else:
             q, k, v, i, f, o = (p(x) for p in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate))
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))

@@ -34,7 +34,7 @@ _SCHEMA = (
 )
 
 
-def step_in_torch_(
+def attention_in_torch_(
     mixed: Tensor,  # (B, (H + 2 K) E), or (B, 2 (H + K) E) with the gate
     turns: Tensor,  # (R / 2,) float64: whole turns a token of every pair of channels
     sinks: Tensor | None,  # (H,)
@@ -66,17 +66,19 @@ def step_in_torch_(
 
 
 @torch.library.custom_op("hybridkit::attention_step", mutates_args=("k", "v", "position"), schema=_SCHEMA)
-def step_in_kernels_(
+def attention_in_kernels_(
     mixed: Tensor, turns: Tensor, sinks: Tensor | None, k: Tensor, v: Tensor, position: Tensor, since: Tensor,
     window: Tensor, scale: float, cap: float, magnitude: float, gated: bool,
 ) -> Tensor:  # fmt: skip
-    """`step_in_torch_` as two kernels, for a ring with a slot at least, whose channels lie side by side."""
-    from hybridkit_blocks.ops.cuda.attention_step import step_  # imports triton
+    """`attention_in_torch_` as two kernels, for a ring with a slot at least, whose channels lie side by side."""
+    from hybridkit_blocks.ops.cuda.attention_step import launch_attention_step_  # imports triton
 
-    return step_(mixed.contiguous(), turns, sinks, k, v, position, since, window, scale, cap, magnitude, gated)
+    return launch_attention_step_(
+        mixed.contiguous(), turns, sinks, k, v, position, since, window, scale, cap, magnitude, gated
+    )
 
 
-@step_in_kernels_.register_fake
+@attention_in_kernels_.register_fake
 def _(
     mixed: Tensor, turns: Tensor, sinks: Tensor | None, k: Tensor, v: Tensor, position: Tensor, since: Tensor,
     window: Tensor, scale: float, cap: float, magnitude: float, gated: bool,
@@ -109,7 +111,7 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
         assert isinstance(state, kv_cache.KV)
         x = x[:, 0]
         mixed = mixed_of(unit(x))
-        step = step_in_kernels_ if _compiled(mixed, turns, state) else step_in_torch_
+        step = attention_in_kernels_ if _compiled(mixed, turns, state) else attention_in_torch_
         return out(x, step(mixed, turns, sinks, *state, *settings))[:, None], state
 
     return run
@@ -130,7 +132,7 @@ def agrees(device: torch.device, dtype: torch.dtype, head: int, turning: int) ->
     return may_run(what, "triton", ["triton"], device, case, lambda: _fault(device, dtype, head, turning))
 
 
-class Trial(NamedTuple):
+class _Trial(NamedTuple):
     """What the kernels are compared on."""
 
     heads: int
@@ -140,28 +142,28 @@ class Trial(NamedTuple):
     more: bool  # sinks and a gate
 
 
-KV_HEADS = 2
-TRIALS = Trial(2, 300, 0, 0.0, False), Trial(4, 20, 21, 3.0, True)
-TOKENS, ROWS = 3, 2
+_KV_HEADS = 2
+_TRIALS = _Trial(2, 300, 0, 0.0, False), _Trial(4, 20, 21, 3.0, True)
+_TOKENS, _ROWS = 3, 2
 
 
 def _fault(device: torch.device, dtype: torch.dtype, head: int, turning: int) -> str:
     """How outputs and rings differ after some tokens by more than rounding; empty if they do not."""
-    faults = (_fault_of(trial, device, dtype, head, turning) for trial in TRIALS)
+    faults = (_fault_of(trial, device, dtype, head, turning) for trial in _TRIALS)
     return next(filter(None, faults), "")
 
 
-def _fault_of(trial: Trial, device: torch.device, dtype: torch.dtype, head: int, turning: int) -> str:
+def _fault_of(trial: _Trial, device: torch.device, dtype: torch.dtype, head: int, turning: int) -> str:
     draw, (heads, slots, window, cap, more) = torch.Generator().manual_seed(0), trial
     with torch.inference_mode(False), torch.no_grad():
-        rings = torch.randn(2, ROWS, KV_HEADS, slots, head, generator=draw).to(device, dtype)
+        rings = torch.randn(2, _ROWS, _KV_HEADS, slots, head, generator=draw).to(device, dtype)
         sinks = torch.randn(heads, generator=draw).to(device, dtype) if more else None
-        width = (heads * (1 + more) + 2 * KV_HEADS) * head
-        mixed = torch.randn(TOKENS, ROWS, width, generator=draw).to(device, dtype)
+        width = (heads * (1 + more) + 2 * _KV_HEADS) * head
+        mixed = torch.randn(_TOKENS, _ROWS, width, generator=draw).to(device, dtype)
         turns = (10000.0 ** -torch.linspace(0, 1, turning // 2, dtype=torch.float64) / 6).to(device)
-        numbers = torch.tensor([[slots + 7] * ROWS, [slots - 5, 0], [window] * ROWS], device=device)
+        numbers = torch.tensor([[slots + 7] * _ROWS, [slots - 5, 0], [window] * _ROWS], device=device)
         settings, results = (0.9 * head**-0.5, cap, 1.1, more), list[list[Tensor]]()
-        for step in STEPS:
+        for step in _STEPS:
             k, v = rings.clone()
             position, since, limit = numbers.clone()
             y = torch.stack([step(t, turns, sinks, k, v, position, since, limit, *settings) for t in mixed])
@@ -169,4 +171,4 @@ def _fault_of(trial: Trial, device: torch.device, dtype: torch.dtype, head: int,
     return difference(("y", "keys", "values", "position"), results[0], results[1], dtype)
 
 
-STEPS: Sequence[Callable[..., Tensor]] = (step_in_kernels_, step_in_torch_)
+_STEPS: Sequence[Callable[..., Tensor]] = (attention_in_kernels_, attention_in_torch_)

@@ -26,15 +26,15 @@ from hybridkit_blocks.ops.mlstm_span import EPS
 from hybridkit_blocks.ops.precision import no_autocast
 
 GATE_CAP = 15.0
-TOKENS, ROWS, HEADS, WIDTH = 4, 2, 2, 96  # that the kernel is compared on
+_TOKENS, _ROWS, _HEADS, _WIDTH = 4, 2, 2, 96  # that the kernel is compared on
 
 
-def capped(gate: Tensor) -> Tensor:
+def capped_gate(gate: Tensor) -> Tensor:
     """Pre-activations between -15 and 15."""
     return GATE_CAP * torch.tanh(gate / GATE_CAP)
 
 
-def step_in_torch_(
+def mlstm_in_torch_(
     x: Tensor,  # (B, D)
     mixed: Tensor,  # (B, 2 H K + 2 H V): q, k, v, o
     gates: Tensor,  # (2 H, D): W, rows of i first
@@ -48,7 +48,7 @@ def step_in_torch_(
     (batch, heads, key, value), kind = C.shape, C.dtype
     q, k, v, o = mixed.to(kind).split([heads * key, heads * key, heads * value, heads * value], -1)
     with no_autocast(x):
-        raw = capped(F.linear(x.to(kind), gates.to(kind), bias.to(kind)))
+        raw = capped_gate(F.linear(x.to(kind), gates.to(kind), bias.to(kind)))
     parts = F.pad(raw, (0, heads)).view(batch, 3, heads, 1, 1)
     q, k, v = (q * key**-0.5).view(batch, heads, 1, key), k.view(batch, heads, key, 1), v.view(batch, heads, 1, value)
     h = recurrent_mlstm_(q, k, v, parts, MlstmState(C, n, m))
@@ -57,25 +57,25 @@ def step_in_torch_(
 
 
 @torch.library.custom_op("hybridkit::mlstm_step", mutates_args=("C", "n", "m"))
-def step_in_a_kernel_(
+def mlstm_in_a_kernel_(
     x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: Tensor, C: Tensor, n: Tensor, m: Tensor
 ) -> Tensor:
-    """`step_in_torch_` as one kernel, for contiguous tensors and a memory in fp32."""
-    from hybridkit_blocks.ops.cuda.mlstm_step import step_  # imports triton
+    """`mlstm_in_torch_` as one kernel, for contiguous tensors and a memory in fp32."""
+    from hybridkit_blocks.ops.cuda.mlstm_step import launch_mlstm_step_  # imports triton
 
-    return step_(x.contiguous(), mixed.contiguous(), gates, bias, scale, C, n, m)
+    return launch_mlstm_step_(x.contiguous(), mixed.contiguous(), gates, bias, scale, C, n, m)
 
 
-@step_in_a_kernel_.register_fake
+@mlstm_in_a_kernel_.register_fake
 def _(x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: Tensor, C: Tensor, n: Tensor, m: Tensor) -> Tensor:
     return mixed.new_empty(len(mixed), len(scale))
 
 
-def step_(x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: Tensor, memory: MlstmState) -> Tensor:
-    """`step_in_torch_`, as one kernel where that runs."""
+def mlstm_token_(x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: Tensor, memory: MlstmState) -> Tensor:
+    """`mlstm_in_torch_`, as one kernel where that runs."""
     (key, value), device = memory.C.shape[2:], memory.C.device
     chosen = step_kernels(device.type) and all(t.is_contiguous() for t in memory)
-    run = step_in_a_kernel_ if chosen and agrees(device, mixed.dtype, key, value) else step_in_torch_
+    run = mlstm_in_a_kernel_ if chosen and agrees(device, mixed.dtype, key, value) else mlstm_in_torch_
     return run(x, mixed, gates, bias, scale, *memory)
 
 
@@ -96,11 +96,11 @@ def _fault(device: torch.device, dtype: torch.dtype, key: int, value: int) -> st
         return torch.randn(shape, generator=draw)
 
     with torch.inference_mode(False), torch.no_grad():
-        weights = drawn(2 * HEADS, WIDTH) / WIDTH**0.5, drawn(2 * HEADS), drawn(HEADS * value)
-        memory = drawn(ROWS, HEADS, key, value), drawn(ROWS, HEADS, key), drawn(ROWS, HEADS, 1)
-        tokens = [(drawn(ROWS, WIDTH), drawn(ROWS, 2 * HEADS * (key + value))) for _ in range(TOKENS)]
+        weights = drawn(2 * _HEADS, _WIDTH) / _WIDTH**0.5, drawn(2 * _HEADS), drawn(_HEADS * value)
+        memory = drawn(_ROWS, _HEADS, key, value), drawn(_ROWS, _HEADS, key), drawn(_ROWS, _HEADS, 1)
+        tokens = [(drawn(_ROWS, _WIDTH), drawn(_ROWS, 2 * _HEADS * (key + value))) for _ in range(_TOKENS)]
         inputs = [[t.to(device, dtype) for t in (*pair, *weights)] for pair in tokens]
-        found, right = (_run(run, inputs, [t.to(device, copy=True) for t in memory]) for run in STEPS)
+        found, right = (_run(run, inputs, [t.to(device, copy=True) for t in memory]) for run in _STEPS)
     return difference(("y", "C", "n", "m"), found, right, dtype)
 
 
@@ -109,4 +109,4 @@ def _run(step: Callable[..., Tensor], inputs: list[list[Tensor]], memory: list[T
     return [torch.stack([step(*token, *memory) for token in inputs]), *memory]
 
 
-STEPS: tuple[Callable[..., Tensor], ...] = (step_in_a_kernel_, step_in_torch_)
+_STEPS: tuple[Callable[..., Tensor], ...] = (mlstm_in_a_kernel_, mlstm_in_torch_)

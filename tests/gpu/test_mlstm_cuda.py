@@ -40,8 +40,8 @@ def test_many_tokens_of_the_step_kernel_equal_float64() -> None:
     held, own = [t.to(CUDA, torch.float32) for t in exact], [t.to(CUDA) for t in weights]
     for _ in range(300):
         token = torch.randn(2, width), torch.randn(2, 2 * heads * (key + value))
-        right = mlstm_step.step_in_torch_(*(t.double() for t in (*token, *weights)), *exact)
-        found = mlstm_step.step_in_a_kernel_(*(t.to(CUDA) for t in token), *own, *held)
+        right = mlstm_step.mlstm_in_torch_(*(t.double() for t in (*token, *weights)), *exact)
+        found = mlstm_step.mlstm_in_a_kernel_(*(t.to(CUDA) for t in token), *own, *held)
         torch.testing.assert_close(found.cpu().double(), right, rtol=1e-3, atol=1e-3)
     for ours, reference in zip(held, exact, strict=True):
         assert (ours.cpu().double() - reference).norm() <= 1e-4 * reference.norm()

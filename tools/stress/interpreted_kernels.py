@@ -36,14 +36,14 @@ ATTENTION_HEADS = (128, 128), (64, 64), (256, 64), (24, 12), (32, 0)  # channels
 
 def mlstm_steps() -> str:
     """Of two tokens of one row."""
-    mlstm_step.TOKENS, mlstm_step.ROWS = 2, 1
+    mlstm_step._TOKENS, mlstm_step._ROWS = 2, 1
     faults = (mlstm_step._fault(CPU, dtype, *heads) for dtype in TYPES for heads in MLSTM_HEADS)
     return next(filter(None, faults), "")
 
 
 def attention_steps() -> str:
     """Rings that are cut into parts, and short ones with windows, documents, caps, sinks and gates."""
-    attention_step.TOKENS = 2
+    attention_step._TOKENS = 2
     faults = (attention_step._fault(CPU, dtype, *heads) for dtype in TYPES for heads in ATTENTION_HEADS)
     return next(filter(None, faults), "")
 

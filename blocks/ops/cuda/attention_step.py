@@ -1,4 +1,4 @@
-"""One token of attention between its projections, as two Triton kernels: `step_in_torch_` of ops/attention_step.py.
+"""One token of attention between its projections, as two Triton kernels (ops/attention_step.py).
 
 The first cuts the ring into parts, for each of which a program computes one head's maximum, sum and weighted values
 (arXiv 1805.02867); the second adds the token itself and what sinks take, joins the parts, and writes the token's key
@@ -20,7 +20,7 @@ TILE = 8192  # elements of the keys that a program reads at once
 PROGRAMS = 512  # of the first kernel, about, where the ring is long enough
 
 
-def step_(
+def launch_attention_step_(
     mixed: Tensor, turns: Tensor, sinks: Tensor | None, k: Tensor, v: Tensor, position: Tensor, since: Tensor,
     window: Tensor, scale: float, cap: float, magnitude: float, gated: bool,
 ) -> Tensor:  # fmt: skip

@@ -1,4 +1,4 @@
-"""One token of the mLSTM between its projections, as one Triton kernel: `step_in_torch_` of ops/mlstm_step.py.
+"""One token of the mLSTM between its projections, as one Triton kernel: `mlstm_in_torch_` of ops/mlstm_step.py.
 
 A program computes one head of one row. It passes over the head's matrix C once, so many rows of it at a time. All sums
 are fp32, whatever the inputs. Importing this file imports triton.
@@ -15,17 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 8192  # elements of C that a program holds at once
+MATRIX_TILE = 8192  # elements of C that a program holds at once
 THREAD_ELEMENTS = 32  # of these, in a thread
 
 
-def step_(
+def launch_mlstm_step_(
     x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: Tensor, C: Tensor, n: Tensor, m: Tensor
 ) -> Tensor:
     """y (B, H V). All tensors are contiguous; C, n and m are fp32, and are changed in place."""
     batch, heads, key, value = C.shape
     columns = triton.next_power_of_2(value)
-    rows = min(triton.next_power_of_2(key), max(1, TILE // columns))
+    rows = min(triton.next_power_of_2(key), max(1, MATRIX_TILE // columns))
     y = torch.empty(batch, heads * value, dtype=mixed.dtype, device=mixed.device)
     _step[(batch, heads)](
         x, mixed, gates, bias, scale, C, n, m, y, x.shape[-1], heads, key, value,
