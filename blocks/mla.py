@@ -75,6 +75,7 @@ class LatentAttention(RopeOptions, _Sizes):
     """Causal softmax attention over everything so far, from a latent of keys and values."""
 
     differentiable_state: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool] = True
     scale: float | None = Field(None, gt=0)
 
     def shape(self, dims: Dims) -> LatentSizes:

@@ -80,6 +80,7 @@ class AttentionBlock(RopeOptions, _Sizes):
     """What `sa` and `swa` share: their arguments, costs and state."""
 
     differentiable_state: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool] = True
     rope: float = Field(1.0, gt=0, le=1)
     gate: bool = False
     sinks: bool = False

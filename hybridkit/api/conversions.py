@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.api.runs import RecipeLike, TrainedRun, load_given_recipe, run_folder
+from hybridkit.runs.run import Which
 
 
 def convert_model(
@@ -17,12 +18,14 @@ def convert_model(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     evaluate: bool = False,
+    checkpoint: Which = None,
     quiet: bool = False,
 ) -> TrainedRun:
     """Make a trained model a recipe's, in this process: `convert_model("runs/teacher", "convert/swax")`.
 
-    `model`: a run, or a folder of transformers. `recipe`, `run`, `overrides` and `resume` are those of `train`; the
-    recipe has a section `convert` (docs/convert.md). `evaluate`: measure after every stage, into `run`/evaluations.
+    `model`: a run, of which `checkpoint` is a step, "best" or "newest", or a folder of transformers. `recipe`, `run`,
+    `overrides` and `resume` are those of `train`; the recipe has a section `convert` (docs/convert.md).
+    `evaluate`: measure after every stage, into `run`/evaluations.
     Returns the run of the last stage. Raises UserError where model, recipe and folder do not fit.
     """
     from hybridkit.convert.conversion import run_conversion as start
@@ -33,5 +36,6 @@ def convert_model(
     source = str(model.path if isinstance(model, TrainedRun) else model)
     folder, loaded = run_folder(recipe, run), load_given_recipe(recipe, overrides or {})
     measure = Measuring(lambda what, done, total: None) if evaluate else None
-    start(source, loaded, folder, resume=resume, reporter=Silent if quiet else reporter, measure=measure)
+    told = Silent if quiet else reporter
+    start(source, loaded, folder, resume=resume, reporter=told, measure=measure, checkpoint=checkpoint)
     return TrainedRun(folder)

@@ -69,12 +69,14 @@ def train(
     from hybridkit.report.progress import reporter
     from hybridkit.report.run_summary import RunSummary
     from hybridkit.training.launch.launch import check_launch
+    from hybridkit.training.refusals import refuse_folder
     from hybridkit.training.reporter import Silent
     from hybridkit.training.trainer import run_training as start
 
     folder = run_folder(recipe, run)
     loaded = load_given_recipe(recipe, overrides or {}, folder if resume and folder.is_dir() else None)
     check_launch(loaded.recipe, 1, loaded.registry)
+    refuse_folder(Run(folder))
     told = Silent() if quiet else reporter()
     summary = [] if quiet else [RunSummary(loaded, 1, told.message)]
     start(loaded, folder, resume=resume, reporter=told, callbacks=[*summary, *probes_of(loaded), *callbacks])
@@ -108,6 +110,9 @@ def evaluate(
     recall: Sequence[int] = (),
     windows: Sequence[int | None] = (None,),
     tasks: Sequence[str] = (),
+    ablate: Sequence[str] = (),
+    reset_state: Sequence[int] = (),
+    evict: Sequence[int] = (),
     samples: int = 500,
     checkpoint: Which = None,
     **options: Any,
@@ -116,13 +121,15 @@ def evaluate(
 
     `text`: files, folders or globs that are read in place of the held-out text.
     `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
-    test time (None: each block's largest). `checkpoint`: a step, "best" or "newest". `options` are further fields of
-    `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, precision, haystack, include,
-    limit. Answers to needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
+    test time (None: each block's largest). `ablate`, `reset_state`, `evict`: ask again without a kind of block, and
+    with recurrent states or attention's keys cut so many tokens before the answer. `checkpoint`: a step, "best" or
+    "newest". `options` are further fields of `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk,
+    device, precision, haystack, include, limit. Answers to needles are kept in the run's eval/. Raises UserError for
+    questions that do not suit a run.
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.runner import Evaluator
-    from hybridkit.evaluation.target import open_eval_target
+    from hybridkit.evaluation.target import open_changed_targets
     from hybridkit.evaluation.task_names import task_names
 
     if unknown := options.keys() - EvalRequest.__dataclass_fields__.keys():
@@ -134,7 +141,8 @@ def evaluate(
     )  # fmt: skip
     runs = [run] if isinstance(run, str | Path | TrainedRun) else list(run)
     paths = [one.path if isinstance(one, TrainedRun) else Path(one) for one in runs]
-    targets = [open_eval_target(path, request.windows, checkpoint=checkpoint) for path in paths]
+    changes: Any = ablate, {"state": reset_state, "cache": evict}
+    targets = [target for path in paths for target in open_changed_targets(path, request, checkpoint, *changes)]
     return Evaluator(targets, request, lambda what, done, total: None).run_all().to_json()
 
 

@@ -47,6 +47,7 @@ class Block(Spec, ABC):
     options: ClassVar[tuple[str, ...]] = ("norm", "in_scale", "out_scale")
     sees_all: ClassVar[bool] = False  # True: its window may be `all`, no limit, and it has none without a policy
     has_window: ClassVar[bool] = False  # True: has a field `window: Window`, which the colon in a pattern fills
+    keeps_tokens: ClassVar[bool] = False  # True: its state has rows for tokens, as keys and values; False: a fixed size
     is_mixer: ClassVar[bool] = True  # False: does not mix over time, and gets no FFN added after it
     differentiable_state: ClassVar[bool] = False  # True: gradients flow back through a carried state
     norm: NormPlacement | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridkit.cli.options import Json, Overrides, Plugins, RecipeName
+from hybridkit.cli.options import CheckpointName, Json, Overrides, Plugins, RecipeName
 from hybridkit.system.errors import UserError
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
@@ -29,6 +29,7 @@ def convert(
         typer.Option(min=1, max=1 << 20, help="Processes to start on this machine, for engines that run in several."),
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Measure the teacher, and the student after every stage.")] = True,
+    checkpoint: CheckpointName = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what each stage would take, and do nothing.")] = False,
     as_json: Json = False,
     plugin: Plugins = [],
@@ -39,7 +40,9 @@ def convert(
     from hybridkit.training.launch import launch
 
     folder = run or Path("runs") / run_name(recipe)
-    loaded = load_recipe(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once
+    mapped = folder / "stages" / "0-mapped"  # which keeps the conversion's plug-ins
+    # before torch is imported: mistakes in a recipe answer at once
+    loaded = load_recipe(recipe, overrides, mapped if resume and mapped.is_dir() else None)
     if loaded.recipe.convert is None:
         raise UserError(f"{recipe}: has no section `convert`, such as convert: {{preset: radlads}}")
     if dry_run:
@@ -48,7 +51,7 @@ def convert(
         raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
     launch.begin(loaded.recipe, ranks, None, loaded.registry)
     with launch.as_rank() as rank:
-        _convert(model, loaded, folder, resume, evaluate, quiet=as_json or rank > 0)
+        _convert(model, loaded, folder, resume, evaluate, checkpoint, quiet=as_json or rank > 0)
     if rank == 0:
         _report(folder, as_json)
 
@@ -68,7 +71,9 @@ def _estimate(model: str, loaded: Loaded, ranks: int, as_json: bool) -> None:
     print_stages(found)
 
 
-def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, quiet: bool) -> None:
+def _convert(
+    model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: bool, checkpoint: str | None, quiet: bool
+) -> None:
     from hybridkit.convert.conversion import run_conversion as start
     from hybridkit.convert.stage_evaluation import Measuring
     from hybridkit.report.mapping import print_choice, print_mapping
@@ -85,6 +90,7 @@ def _convert(model: str, loaded: Loaded, folder: Path, resume: bool, evaluate: b
             measure=Measuring(watch) if evaluate else None,
             mapped=(lambda layers, plan: None) if quiet else print_mapping,
             told=(lambda choice: None) if quiet else print_choice,
+            checkpoint=checkpoint,
         )
 
 

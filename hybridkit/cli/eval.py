@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,6 +19,7 @@ from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
 if TYPE_CHECKING:  # imported when the verb runs
+    from hybridkit.evaluation.cut import Held
     from hybridkit.evaluation.request import EvalRequest, EvalResult
 
 RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
@@ -56,6 +57,15 @@ _Recall = Annotated[
 _Ablate = Annotated[
     list[str], typer.Option(metavar="BLOCK", help="Ask again with the output of these blocks zeroed; repeatable.")
 ]
+_Reset = Annotated[
+    str,
+    typer.Option(
+        metavar="N[,N...]", help="Ask again with recurrent states that begin anew N tokens before the answer."
+    ),
+]
+_Evict = Annotated[
+    str, typer.Option(metavar="N[,N...]", help="Ask again with keys and values dropped N tokens before the answer.")
+]
 _Tasks = Annotated[str, typer.Option(metavar="TASK[,TASK...]", help="Tasks of lm-evaluation-harness.")]
 _Include = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Task files for --tasks, in place of the harness's own.")
@@ -84,6 +94,8 @@ def eval(
     haystack: _Haystack = None,
     recall: _Recall = "",
     ablate: _Ablate = [],
+    reset_state: _Reset = "",
+    evict: _Evict = "",
     tasks: _Tasks = "",
     include: _Include = None,
     limit: _Limit = None,
@@ -102,7 +114,6 @@ def eval(
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.task_names import task_names
-    from hybridkit.system.links import refuse_links
 
     request = EvalRequest(
         perplexity=perplexity, texts=tuple(dict.fromkeys(text)),
@@ -114,11 +125,24 @@ def eval(
         precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
     )  # fmt: skip
     _check(request, lengths, out)
+    _refuse_links(runs, out)
+    cuts = _cuts(reset_state, evict)
+    with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        result = _ask(runs, ablate, cuts, request, checkpoint)
+    _report(result, out or runs[0] / "eval", as_json)
+
+
+def _refuse_links(runs: Sequence[Path], out: Path | None) -> None:
+    """Nothing is written through a symbolic link. Raises UserError."""
+    from hybridkit.system.links import refuse_links
+
     for folder in (*(run / "eval" for run in runs), *([out] if out else ())):
         refuse_links((*(() if folder == out else (folder,)), *folder.rglob("*")))
-    with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _ask(runs, ablate, request, checkpoint)
-    _report(result, out or runs[0] / "eval", as_json)
+
+
+def _cuts(reset_state: str, evict: str) -> dict[Held, tuple[int, ...]]:
+    """The distances of `--reset-state` and `--evict`."""
+    return {"state": _sizes("--reset-state", reset_state), "cache": _sizes("--evict", evict)}
 
 
 def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
@@ -152,18 +176,22 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError(f"--include {request.include}: no such folder")
 
 
-def _ask(runs: list[Path], ablate: list[str], request: EvalRequest, checkpoint: str | None) -> EvalResult:
+def _ask(
+    runs: list[Path],
+    ablate: list[str],
+    cuts: Mapping[Held, Sequence[int]],
+    request: EvalRequest,
+    checkpoint: str | None,
+) -> EvalResult:
     if request.harness:
         import hybridkit.evaluation.harness  # noqa: F401  # a missing extra answers before anything is computed
     from hybridkit.evaluation.runner import Evaluator
-    from hybridkit.evaluation.target import open_eval_target
+    from hybridkit.evaluation.target import open_changed_targets
     from hybridkit.report.progress import watching
 
-    paths = dict.fromkeys(runs)
+    changes = dict.fromkeys(ablate), cuts
     targets = [
-        open_eval_target(path, request.windows, kind, checkpoint)
-        for path in paths
-        for kind in (None, *dict.fromkeys(ablate))
+        target for path in dict.fromkeys(runs) for target in open_changed_targets(path, request, checkpoint, *changes)
     ]
     with watching() as watch:
         return Evaluator(targets, request, watch).run_all()

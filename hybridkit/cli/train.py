@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train a recipe; write weights, metrics and checkpoints to a run folder."""
     from hybridkit.recipe.files import run_name
-    from hybridkit.runs.run import load_recipe
+    from hybridkit.runs.run import Run, load_recipe
     from hybridkit.training.launch import launch
 
     folder = run or Path("runs") / run_name(recipe)
@@ -45,6 +45,9 @@ def train(
     if dry_run:
         launch.check_launch(loaded.recipe, ranks or 1, loaded.registry)
         return _estimate(loaded, ranks or 1, as_json)
+    from hybridkit.training.refusals import refuse_folder
+
+    refuse_folder(Run(folder))
     launch.begin(loaded.recipe, ranks, hostfile, loaded.registry)
     with launch.as_rank() as rank:
         from hybridkit.evaluation.probes import probes_of

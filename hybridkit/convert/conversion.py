@@ -35,7 +35,8 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules_version import CURRENT_RULES
-from hybridkit.runs.run import Run
+from hybridkit.runs.plugin_copies import hashes
+from hybridkit.runs.run import Run, Which
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import write_whole
@@ -69,12 +70,13 @@ def run_conversion(
     measure: Measure | None = None,
     mapped: Callable[[list[MappedLayer], Plan], None] = lambda layers, plan: None,
     told: Callable[[Choice], None] = lambda choice: None,
+    checkpoint: Which = None,
 ) -> Conversion:
     """Convert the model that `source` names into a recipe, in a folder.
 
-    `reporter` makes what shows a stage. On rank 0, `mapped` is told what the layers of the student's plan began with,
-    and `measure` is asked about the teacher, the mapped student and that of every stage; what it says is kept under
-    their names. `told` is given the table of `keep: auto`.
+    `checkpoint` is the teacher's, where it is a run. `reporter` makes what shows a stage. On rank 0, `mapped` is told
+    what the layers of the student's plan began with, and `measure` is asked about the teacher, the mapped student and
+    that of every stage; what it says is kept under their names. `told` is given the table of `keep: auto`.
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
     other stages are resumed.
     """
@@ -83,13 +85,13 @@ def run_conversion(
         if lead:
             refuse_begun_conversion(folder, resume)
             stack.enter_context(_held(folder))
-            conversion = open_conversion(source, loaded, folder)
+            conversion = open_conversion(source, loaded, folder, checkpoint)
             if measure:
                 measure.check(conversion)
             mapped(*_prepare(conversion))
         else:
             _wait(folder / RECORD)
-            conversion = open_conversion(source, loaded, folder)
+            conversion = open_conversion(source, loaded, folder, checkpoint)
         measured = _in_turn(conversion, lead, measure)
         measured(conversion.teacher.run, "teacher")
         measured(conversion.mapped, MAPPED)
@@ -99,14 +101,14 @@ def run_conversion(
             measured(stage.run, stage.name)
             if number == 0 and is_auto(conversion.keep):
                 _choose(conversion, lead, reporter(), told)
-                conversion = open_conversion(source, loaded, folder)
+                conversion = open_conversion(source, loaded, folder, checkpoint)
     return conversion
 
 
-def open_conversion(source: str, loaded: Loaded, folder: Path) -> Conversion:
+def open_conversion(source: str, loaded: Loaded, folder: Path, checkpoint: Which = None) -> Conversion:
     """Check everything that can be checked before training. Raises UserError."""
     check_section(loaded)
-    conversion = plan_conversion(open_teacher(source, folder / "teacher"), loaded, folder)
+    conversion = plan_conversion(open_teacher(source, folder / "teacher", checkpoint), loaded, folder)
     refuse_other(conversion)
     for stage in conversion.stages:
         check_stage(stage)
@@ -126,10 +128,11 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
     if not conversion.mapped.begun:
         own = loaded.recipe.model_copy(update={"rules": CURRENT_RULES, "convert": None})
         with whole_folder(conversion.mapped.path) as part:
-            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data)
+            write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data, conversion.code)
     record = {
         "teacher": {"run": str(teacher.run.path), "step": teacher.step, "sha256": teacher.sha256},
         **conversion.said(),
+        "code": hashes(conversion.code),
         "layers": [layer._asdict() for layer in layers],
     }
     write_whole(conversion.record, json.dumps(record, indent=1).encode())

@@ -13,6 +13,7 @@ from hybridkit.convert.teacher import TeacherRun, with_tokens
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.run import Run
+from hybridkit.training.used_plugins import training_code
 
 RECORD = "conversion.json"
 
@@ -34,6 +35,11 @@ class Conversion(NamedTuple):
         """What must be the same when it is resumed, beside the teacher and what each stage's own run checks."""
         stages = [dict(stage.said()) for stage in self.stages]
         return {"keep": self.keep, "pattern": compile_recipe(self.loaded).pattern, "stages": stages}
+
+    @property
+    def code(self) -> dict[str, bytes]:
+        """The files of the plug-ins that the student is trained with, by name."""
+        return training_code(compile_recipe(self.loaded).entries, self.loaded.recipe, self.loaded.registry)
 
     @property
     def keep(self) -> Sequence[int] | str | None:

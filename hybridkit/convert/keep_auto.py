@@ -32,6 +32,7 @@ from hybridkit.system.files import write_whole
 from hybridkit.system.machine import choose_device
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.reporter import Reporter
+from hybridkit.training.used_plugins import training_code
 
 CHOICE = "choice.json"
 TOKENS, SAMPLES = 2**14, 64  # of held-out text, and of a recall task, that are asked of every candidate
@@ -87,7 +88,8 @@ def choose_and_write(
     if not kept.begun:
         said = own.recipe.model_copy(update={"rules": CURRENT_RULES, "convert": None})
         with whole_folder(kept.path) as part:
-            write_run(Run(part), said, plan, teacher.tokenizer, weights_of(model), teacher.data)
+            code = training_code(plan.entries, recipe, loaded.registry)
+            write_run(Run(part), said, plan, teacher.tokenizer, weights_of(model), teacher.data, code)
     rows = [{**one._asdict(), "without": one.without._asdict()} for one in choice.candidates]
     table = {"teacher": choice.teacher._asdict(), "candidates": rows}
     write_whole(folder / CHOICE, json.dumps(table, indent=1).encode())

@@ -13,6 +13,7 @@ from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules_version import CURRENT_RULES
+from hybridkit.runs.plugin_copies import hashes, refuse_changed
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.training.freeze import check_freeze
@@ -66,9 +67,13 @@ def refuse_other(conversion: Conversion) -> None:
     said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
     if said["teacher"]["sha256"] != teacher.sha256:
         raise UserError(
-            f"{conversion.folder} is a conversion of another teacher (weights of sha256 {said['teacher']['sha256']};"
-            f" {teacher.run.path} has {teacher.sha256}); name another folder with --run"
+            f"{conversion.folder} is a conversion of another teacher (step {said['teacher']['step']:,}, weights of"
+            f" sha256 {said['teacher']['sha256']}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
+            " name its checkpoint with --checkpoint, or another folder with --run"
         )
+    if "code" in said:  # older records do not say it
+        remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
+        refuse_changed(str(conversion.folder), said["code"], hashes(conversion.code), remedy)
     now = conversion.said()
     for key, name in (("keep", "convert.keep"), ("pattern", "pattern")):
         if said.get(key, now[key]) != now[key]:  # older records do not say `keep`

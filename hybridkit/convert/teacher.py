@@ -15,7 +15,7 @@ from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.runs.manifest import WEIGHTS
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 
 
@@ -34,17 +34,19 @@ class TeacherRun(NamedTuple):
         return load_model(self.run.path, self.step)
 
 
-def open_teacher(source: str, copy: Path) -> TeacherRun:
+def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRun:
     """The teacher that `source` names: a run folder, or a folder of transformers, which is imported as the run `copy`.
 
-    Raises UserError where it is neither, or holds no valid checkpoint.
+    `checkpoint`: of a run (`Run.chosen`).
+
+    Raises UserError where it is neither, or holds no such valid checkpoint.
     """
     run = Run(source)
     if not run.begun:
         run = Run(copy)
         if not run.begun:
             import_folder(local_folder(source), copy)
-    found, manifest = run.chosen()
+    found, manifest = run.chosen(checkpoint)
     return _teacher(run)._replace(step=found.step, sha256=manifest.files[WEIGHTS].sha256, data=manifest.data)
 
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hybridkit.data import cache
+from hybridkit.data.readers import PART, TextDocument
 from hybridkit.data.source import TextSource
-from hybridkit.data.split import ByteSpan, document_hash, split
+from hybridkit.data.split import ByteSpan, TextBytes, hash_number, split, text_hasher
 from hybridkit.data.tokenizer import SAVED, Tokenizer, TokenizerSpec
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.system.errors import UserError
@@ -71,16 +72,27 @@ def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> cac
     folder = part.parent / cache.digest_of([wanted.settings, copy.digest])
     if cache.valid_manifest(folder):  # the same text elsewhere, or files that were only touched
         return cache.CacheEntry(folder, dict(skipped))
+    try:
+        raw, digest = _made(copy, wanted, part, progress)
+    except MemoryError as error:
+        raise UserError(
+            f"data.source: a document is too large to be held in memory, as data.tokenizer: {wanted.tokenizer} needs;"
+            " cut it into several files or rows, or take `bytes`"
+        ) from error
+    copy.path.unlink()
+    cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
+    return cache.CacheEntry(folder, dict(skipped))
+
+
+def _made(copy: _Copy, wanted: CorpusSpec, part: Path, progress: BuildProgress) -> tuple[dict[str, int], str]:
+    """Split the copied text and write its tokens; bytes of both sides, and the digest."""
     with copy.text() as text:
         train, held = _split(text, copy, wanted)
         sides = {"train": train, "validation": held}
         progress("making the tokenizer", 0, None)
         tokenizer = wanted.tokenizer.build((text[begin:end] for begin, end in sides["train"]), wanted.rules)
         tokenizer.save(part)
-        raw, digest = _tokenized(text, sides, tokenizer, part, progress)
-    copy.path.unlink()
-    cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
-    return cache.CacheEntry(folder, dict(skipped))
+        return _tokenized(text, sides, tokenizer, part, progress)
 
 
 def _split(text: mmap.mmap, copy: _Copy, wanted: CorpusSpec) -> tuple[list[ByteSpan], list[ByteSpan]]:
@@ -92,16 +104,19 @@ def _split(text: mmap.mmap, copy: _Copy, wanted: CorpusSpec) -> tuple[list[ByteS
     return ([], whole) if wanted.validation else (whole, [])
 
 
-def _copied(documents: Iterable[bytes], path: Path, progress: BuildProgress) -> _Copy:
+def _copied(documents: Iterable[TextDocument], path: Path, progress: BuildProgress) -> _Copy:
     ends, hashes, digest, end = array("q"), array("Q"), hashlib.blake2b(digest_size=16), 0
     with path.open("wb") as file:
-        for raw in documents:
-            file.write(raw)
-            end += len(raw)
+        for document in documents:
+            own = text_hasher()
+            for raw in [document] if isinstance(document, bytes) else document:
+                file.write(raw)
+                end += len(raw)
+                own.update(raw)
+                digest.update(raw)
+                progress("reading", end, None)
             ends.append(end)
-            hashes.append(document_hash(raw))
-            digest.update(raw)
-            progress("reading", end, None)
+            hashes.append(hash_number(own))
     if not end:
         raise UserError("data.source: the corpus is empty; it holds no text at all")
     digest.update(ends.tobytes())
@@ -116,10 +131,10 @@ def _tokenized(
     digest = hashlib.blake2b(saved.read_bytes() if saved.exists() else b"", digest_size=16)
     for name, spans in sides.items():
         with _Writer(part / name, tokenizer, digest) as writer:
-            for begin, end in spans:
-                writer.add(text[begin:end])
-                done += end - begin
-                progress("tokenizing", done, len(text))
+            for span in spans:
+                for amount in writer.add(text, span):
+                    done += amount
+                    progress("tokenizing", done, len(text))
         if spans and not writer.raw:
             raise UserError(f"data.source: the tokenizer keeps nothing of the {name} text; give more text")
         raw[name] = writer.raw
@@ -138,17 +153,29 @@ class _Writer:
         self._lengths = self._path.with_suffix(".lengths").open("wb")
         return self
 
-    def add(self, raw: bytes) -> None:
-        """Write one document. Nothing is written if the tokenizer drops all of it, as some drop blanks."""
-        ids, counted = self._encoded(raw)
-        if not len(ids):
-            return
-        assert counted == len(raw)
-        written = np.append(ids, self._tokenizer.dtype(self._tokenizer.end))
-        self._digest.update(written.data)
-        self._ids.write(written.data)
-        self._starts.append(self._starts[-1] + len(written))
-        self.raw += len(raw)
+    def add(self, text: TextBytes, span: ByteSpan) -> Iterator[int]:
+        """Write one document, of whose bytes some are done whenever it yields.
+
+        Nothing is written if the tokenizer drops all of it, as some drop blanks.
+        """
+        begin, end = span
+        size = PART if self._tokenizer.cuts_anywhere and self._tokenizer.lengths is not None else end - begin
+        tokens = 0
+        for at in range(begin, end, size):
+            raw = text[at : min(at + size, end)]
+            ids, counted = self._encoded(raw)
+            assert counted == len(raw) or not len(ids)
+            self._write(ids)
+            tokens += len(ids)
+            yield len(raw)
+        if tokens:
+            self._write(np.array([self._tokenizer.end], self._tokenizer.dtype))
+            self._starts.append(self._starts[-1] + tokens + 1)
+            self.raw += end - begin
+
+    def _write(self, ids: np.ndarray) -> None:
+        self._digest.update(ids.data)
+        self._ids.write(ids.data)
 
     def _encoded(self, raw: bytes) -> tuple[np.ndarray, int]:
         """Ids and the bytes they stand for; in parts, since a long document's bytes a token would fill the memory."""
@@ -157,7 +184,7 @@ class _Writer:
             return ids, sum(int(table[part].sum()) for part in np.array_split(ids, len(ids) // 2**20 + 1))
         ids, lengths = self._tokenizer.measure(raw)
         if len(ids):
-            self._lengths.write(np.append(lengths, 0).astype(np.uint32).data)
+            self._lengths.write(np.append(lengths, 0).astype(np.uint32).data)  # with that of `end`
         return ids, int(lengths.sum())
 
     def __exit__(self, *_: object) -> None:

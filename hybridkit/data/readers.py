@@ -5,6 +5,7 @@ Any other file is one document. All formats but Parquet may be compressed, with 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO, cast
 
 from hybridkit.system.errors import MissingExtra, UserError, nearest
 
+LONG = 1 << 26  # bytes of a text file from which on it is read in parts
+PART = 1 << 24  # bytes of a part
 MAX_ROW = 1 << 28  # bytes of a row, and of a JSON file, which is read as a whole
 MAX_RATIO = 200  # of unpacked to packed size: about 10 for text, 1,000 for a file made to fill the memory
 EMPTY, NOT_TEXT = "empty", "not UTF-8 text"  # reasons why a file or row is left out
@@ -29,7 +32,29 @@ class NotText(UserError):
     """A file is not UTF-8 text."""
 
 
-def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterator[bytes]:
+class LongText:
+    """A document that is never held as a whole: a text file, read in parts every time it is iterated.
+
+    Raises NotText where it is not UTF-8 text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
+        with _opened(self._path) as file:
+            while part := file.read(PART):
+                _check(part, str(self._path), decoder, done)
+                yield part
+                done += len(part)
+        _check(b"", str(self._path), decoder, done, final=True)
+
+
+TextDocument = bytes | LongText
+
+
+def read_documents(path: Path, field: str, skipped: Counter[str] | None = None) -> Iterator[TextDocument]:
     """The documents of a file, in order. Empty ones are left out, and counted in `skipped`.
 
     `field` is the name of the column or key that holds the text. Raises NotText for a file that is not UTF-8 text, and
@@ -89,8 +114,15 @@ def _whole(path: Path, most: int | None = None) -> bytes:
     return raw
 
 
-def _text(path: Path, field: str) -> Iterator[bytes]:
-    yield _checked(_whole(path), str(path))
+def _text(path: Path, field: str) -> Iterator[TextDocument]:
+    if path.suffix.lower() != ".gz" and path.stat().st_size > LONG:
+        for _ in (long := LongText(path)):  # a file that is no text is left out as a whole
+            pass
+        yield long
+        return
+    raw = _whole(path)
+    _check(raw, str(path), codecs.getincrementaldecoder("utf-8")(), 0, final=True)
+    yield raw
 
 
 def _jsonl(path: Path, field: str) -> Iterator[bytes]:
@@ -162,15 +194,16 @@ def _parquet(path: Path, field: str) -> Iterator[bytes]:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from error
 
 
-def _checked(raw: bytes, where: str) -> bytes:
-    """Returns `raw` if it is text: UTF-8 without NUL bytes. Raises NotText."""
+def _check(raw: bytes, where: str, decoder: codecs.IncrementalDecoder, begin: int, final: bool = False) -> None:
+    """Raises NotText unless `raw`, which begins at a byte of the text, goes on as text: UTF-8 without NUL bytes."""
+    held = len(decoder.getstate()[0])  # bytes of a character that the part before has begun
     try:
-        raw.decode()
+        decoder.decode(raw, final)
     except UnicodeDecodeError as error:
-        raise NotText(f"{where}: not UTF-8 text (byte {error.start}); convert it first") from error
+        at = begin - held + error.start
+        raise NotText(f"{where}: not UTF-8 text (byte {at}); convert it first") from error
     if (place := raw.find(0)) >= 0:
-        raise NotText(f"{where}: binary data (byte {place} is NUL), not text")
-    return raw
+        raise NotText(f"{where}: binary data (byte {begin + place} is NUL), not text")
 
 
 _READERS = {

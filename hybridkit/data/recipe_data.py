@@ -105,6 +105,15 @@ def _mixture(
         made = feed(one)
         return made.digest if isinstance(made, Batches) else str(one.source)
 
+    def part(share: _Share, one: Data) -> Feed:
+        """A source of training, which errors name where there are several."""
+        try:
+            return feed(one)
+        except UserError as error:
+            if isinstance(data.source, str):
+                raise
+            raise UserError(f"{error} (part {share.name} of the mixture)") from error
+
     def own(one: Data) -> Feed:
         """A text that is validated on alone."""
         try:
@@ -113,7 +122,7 @@ def _mixture(
             raise UserError(str(error).replace("data.source:", "data.validation:", 1)) from error
 
     trained, validated = _parts(data), _held_out(data)
-    parts = [MixturePart(share.name, share.weight, feed(one)) for share, one in trained]
+    parts = [MixturePart(share.name, share.weight, part(share, one)) for share, one in trained]
     held = {name: feed(one) if isinstance(data.validation, float) else own(one) for name, one in validated}
     said = [[[*share, digest(one)] for share, one in trained], [[name, digest(one)] for name, one in validated]]
     shape = data.sequence, train.batch_tokens // data.sequence, train.seed

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from hybridkit.data.feed import Feed
 from hybridkit.data.named import NamedSpec, read_named
+from hybridkit.data.readers import TextDocument
 from hybridkit.registry.kinds import Kind
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
@@ -38,8 +39,10 @@ class TextSource(Source, ABC):
         return [str(self), field, dict(self.code())]
 
     @abstractmethod
-    def documents(self, field: str, skipped: Counter[str]) -> Iterator[bytes]:
-        """Every document once. `field` is data.field, for sources of rows.
+    def documents(self, field: str, skipped: Counter[str]) -> Iterator[TextDocument]:
+        """Every document once; a `LongText` gives one that is never held as a whole.
+
+        `field` is data.field, for sources of rows.
 
         Counts in `skipped` what was left out, by the reason. Raises UserError for what cannot be read, with its place.
         """

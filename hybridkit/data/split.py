@@ -32,7 +32,7 @@ def split(
     Raises UserError for a text of a single character.
     """
     if len(ends) == 1:
-        place = cut_place(text[:], fraction, rules)
+        place = cut_place(text, fraction, rules)
         return [(0, place)], [(place, len(text))]
     spans = list(zip([0, *ends], ends, strict=False))
     if rules == 1:
@@ -51,7 +51,19 @@ def split(
 
 def document_hash(raw: bytes) -> int:
     """A number in [0, 2**64) that decides on which side of the split a text is; equal texts have equal numbers."""
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"held out").digest(), "big")
+    hasher = text_hasher()
+    hasher.update(raw)
+    return hash_number(hasher)
+
+
+def text_hasher() -> hashlib.blake2b:
+    """What hashes a text part by part, for `hash_number`."""
+    return hashlib.blake2b(digest_size=8, person=b"held out")
+
+
+def hash_number(hasher: hashlib.blake2b) -> int:
+    """The `document_hash` of the text that was hashed."""
+    return int.from_bytes(hasher.digest(), "big")
 
 
 def held_out_pieces(hashes: np.ndarray, fraction: float, sizes: np.ndarray | None = None) -> np.ndarray:
@@ -87,7 +99,7 @@ def held_out_of_rules_1(hashes: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def cut_place(raw: bytes, fraction: float, rules: int = CURRENT_RULES) -> int:
+def cut_place(raw: TextBytes, fraction: float, rules: int = CURRENT_RULES) -> int:
     """Where a corpus of a single document is cut; what follows is held out.
 
     That is the line end nearest to the place where the last `fraction` begins. If no line ends within

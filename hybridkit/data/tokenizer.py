@@ -44,6 +44,7 @@ class Tokenizer(ABC):
     made_by: Mapping[str, Any] = MappingProxyType({})  # what data.tokenizer says, and its plug-in; set by `build`
     lengths: np.ndarray | None  # (V,) int64: raw bytes that each token stands for; None where that varies with the text
     rows: np.ndarray  # (V,) bool: the ids that are tokens; no text has the others
+    cuts_anywhere: ClassVar[bool] = False  # True: the ids of a text cut between any two bytes are those of the whole
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
@@ -146,6 +147,8 @@ class PieceTokenizer(Tokenizer):
 
 class ByteTokenizer(PieceTokenizer):
     """A token a byte: ids are byte values, and 256 ends a document."""
+
+    cuts_anywhere: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.digest = "bytes"

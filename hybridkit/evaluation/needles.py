@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hybridkit.data.feed import IGNORED
 from hybridkit.data.tokenizer import Tokenizer
+from hybridkit.evaluation.cut import before_answers, cut_layers
 from hybridkit.evaluation.request import Scoring
 from hybridkit.evaluation.samples import Sample, Samples
 from hybridkit.evaluation.scoring import ReadOptions, continuation, score_tokens
@@ -42,7 +44,10 @@ def answer_generated(model: Model, prompts: Sequence[Prompt], reading: ReadOptio
     """As RULER does: greedy decoding of up to 128 tokens, in which the outputs are looked for."""
     tokenizer = model.tokenizer
     assert tokenizer
-    context = prefill(model, [p.text for p in prompts], window=reading.window, chunk=reading.chunk)
+    read = [tokenizer.encode(prompt.text.encode()) for prompt in prompts]
+    longest = max(map(len, read))  # rows end together
+    with cut_layers(model, reading.cut, lambda distance: torch.arange(longest)[None] == longest - distance):
+        context = prefill(model, read, window=reading.window, chunk=reading.chunk)
     rows: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)
     for tokens in decode_tokens(model, context, Sampling(temperature=0), ANSWER_TOKENS):
@@ -66,7 +71,7 @@ def answer_forced(model: Model, prompts: Sequence[Prompt], reading: ReadOptions)
     read = [tokenizer.encode(prompt.text.encode()) for prompt in prompts]
     pairs = [(ids, np.concatenate(parts)) for ids, parts in zip(read, spans, strict=True)]
     batch = continuation(pairs)
-    scores = score_tokens(model, batch, reading)
+    scores = score_tokens(model, batch, reading, before_answers)
     counted = batch.targets != IGNORED
     return [
         _forced(parts, scores.right[row][counted[row]], scores.nats[row][counted[row]])

@@ -29,15 +29,20 @@ class Origin:
     trained_text: str  # digest of the tokens that the run was trained on and held out
     code: dict[str, str] = field(default_factory=dict)  # of the plug-ins' files, by name
     silenced: str | None = None  # layers whose output is zeroed
+    cut: str | None = None  # what some layers forget, and where
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that an answer depends on, besides the question."""
-        return digest_of(asdict(self))
+        return digest_of(self._said())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "fingerprint": self.fingerprint}
+        return {**self._said(), "fingerprint": self.fingerprint}
+
+    def _said(self) -> dict[str, Any]:
+        """The fields; fingerprints of older versions knew no cut."""
+        return {name: value for name, value in asdict(self).items() if name != "cut" or value}
 
 
 def run_origin(

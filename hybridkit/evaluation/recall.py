@@ -14,6 +14,7 @@ import torch
 
 from hybridkit.data.feed import IGNORED, Batch
 from hybridkit.data.sources.recall import RecallTask, UniformNumbers
+from hybridkit.evaluation.cut import before_answers
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 
@@ -41,7 +42,8 @@ def far(model: Model, task: RecallTask, gap: int, samples: int, seed: int, readi
     targets[:, -1] = values
     parts = zip(tokens.split(reading.batch), targets.split(reading.batch), strict=True)
     batches = (Batch(part, wanted, None, 0) for part, wanted in parts)
-    return [float(hit) for batch in batches for hit in score_tokens(model, batch, reading).right[:, -1]]
+    read = (score_tokens(model, batch, reading, before_answers) for batch in batches)
+    return [float(hit) for scores in read for hit in scores.right[:, -1]]
 
 
 def probe(task: RecallTask, gap: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

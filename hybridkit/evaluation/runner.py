@@ -43,6 +43,8 @@ class Evaluator:
         self._essays = open_essays(request.haystack)
         self._texts: dict[str, list[tuple[EvalText, int]]] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
+        if request.harness and any(target.cut for target in targets):
+            raise UserError("--reset-state and --evict are for text, needles and recall; leave --tasks out")
         for target in targets:
             if request.gaps and not isinstance(feed_source(target.recipe.data, target.registry), RecallTask):
                 raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
@@ -140,7 +142,7 @@ class _RunAtWindow:
     ) -> None:
         self.evaluator, self.request, self.target = evaluator, evaluator.request, target
         self.model, self.window, self.result = model, window, result
-        self.reading = ReadOptions(window, self.request.batch, self.request.chunk)
+        self.reading = ReadOptions(window, self.request.batch, self.request.chunk, target.cut)
         self.reach = target.plan.reach(window, target.silenced)
         self._guesses: list[str] = []  # cells with answers beyond that reach
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hybridkit.data.feed import IGNORED, Batch
+from hybridkit.evaluation.cut import Cut, Marks, cut_layers, every
 from hybridkit.inference.decode import CHUNK
 from hybridkit.model.model import Model
 
@@ -23,11 +24,12 @@ _LOGITS = 2**25  # held at a time
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How text is read: the test-time window (None: each block's own), rows together, tokens at once."""
+    """How text is read: the test-time window (None: each block's own), rows together, tokens at once, what is cut."""
 
     window: int | None = None
     batch: int = 8
     chunk: int = CHUNK
+    cut: Cut | None = None
 
 
 class TokenScores(NamedTuple):
@@ -37,14 +39,19 @@ class TokenScores(NamedTuple):
     right: Tensor  # (B, t) bool: the target was the likeliest token
 
 
-@torch.no_grad()
 def stream_scores(
-    model: Model, batch: Batch, reading: ReadOptions, *, restart: int | None = None
+    model: Model, batch: Batch, reading: ReadOptions, *, restart: int | None = None, marks: Marks = every
 ) -> Iterator[TokenScores]:
     """Scores of every target, chunk by chunk; states are carried from chunk to chunk.
 
-    `restart`: as if a document began at every multiple of so many tokens.
+    `restart`: as if a document began at every multiple of so many tokens. `marks`: where `reading.cut` cuts.
     """
+    with cut_layers(model, reading.cut, lambda distance: marks(batch, distance)):
+        yield from _stream(model, batch, reading, restart)
+
+
+@torch.no_grad()
+def _stream(model: Model, batch: Batch, reading: ReadOptions, restart: int | None) -> Iterator[TokenScores]:
     windows = model.fixed_windows(reading.window)
     device, states = model.head.weight.device, None
     for begin in range(0, batch.tokens.shape[1], reading.chunk):
@@ -58,9 +65,9 @@ def stream_scores(
         yield _score_chunk(model, x, batch.targets[:, span].to(device))
 
 
-def score_tokens(model: Model, batch: Batch, reading: ReadOptions) -> TokenScores:
-    """Scores of every target of a batch, (B, T), on the CPU."""
-    parts = [TokenScores(nats.cpu(), right.cpu()) for nats, right in stream_scores(model, batch, reading)]
+def score_tokens(model: Model, batch: Batch, reading: ReadOptions, marks: Marks = every) -> TokenScores:
+    """Scores of every target of a batch, (B, T), on the CPU. `marks` as for `stream_scores`."""
+    parts = [TokenScores(nats.cpu(), right.cpu()) for nats, right in stream_scores(model, batch, reading, marks=marks)]
     return TokenScores(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
 

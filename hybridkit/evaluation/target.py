@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
+from hybridkit.evaluation.cut import Cut, Held, check_cut
 from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, open_named_text, run_origin
+from hybridkit.evaluation.request import EvalRequest
 from hybridkit.model.loading import load_model, placed, plan
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
@@ -27,7 +29,7 @@ from hybridkit.system.machine import choose_device
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """A run, or a run in which the layers of one kind output zero."""
+    """A run, or a run in which the layers of one kind output zero, or forget what lies behind a cut."""
 
     run: Run
     recipe: Recipe
@@ -36,6 +38,7 @@ class EvalTarget:
     origin: Origin
     registry: Registry  # that knows the run's own plug-ins
     lacking: tuple[str, ...] = ()  # what the run has no record of
+    cut: Cut | None = None
 
     @property
     def silenced(self) -> str | None:
@@ -45,7 +48,8 @@ class EvalTarget:
     @property
     def name(self) -> str:
         """Its name in tables."""
-        return f"{self.run.path}{f' without {self.silenced}' if self.silenced else ''}"
+        changed = f" without {self.silenced}" * bool(self.silenced) + f", {self.cut}" * bool(self.cut)
+        return f"{self.run.path}{changed}"
 
     @property
     def folder(self) -> Path:
@@ -77,7 +81,11 @@ class EvalTarget:
 
 
 def open_eval_target(
-    path: Path, windows: tuple[int | None, ...] = (None,), silenced: str | None = None, checkpoint: Which = None
+    path: Path,
+    windows: tuple[int | None, ...] = (None,),
+    silenced: str | None = None,
+    checkpoint: Which = None,
+    cut: Cut | None = None,
 ) -> EvalTarget:
     """A checkpoint of the run in a folder (`Run.chosen`).
 
@@ -92,10 +100,29 @@ def open_eval_target(
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
     if silenced:
         ablate.check_ablation(compiled, silenced)
+    if cut:
+        check_cut(compiled, cut)
     code = hashes(code_of(compiled.entries))
     origin = run_origin(loaded.recipe, manifest, tokenizer.digest, code, silenced)
+    origin = replace(origin, cut=str(cut) if cut else None)
     lacking = tuple(_lacking(manifest, code))
-    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking)
+    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking, cut)
+
+
+def open_changed_targets(
+    path: Path,
+    request: EvalRequest,
+    checkpoint: Which,
+    silenced: Iterable[str] = (),
+    cuts: Mapping[Held, Sequence[int]] = {},
+) -> list[EvalTarget]:
+    """A run as it is, then without each of the blocks `silenced`, then with each of the cuts, at distances in tokens.
+
+    Raises UserError as `open_eval_target` does.
+    """
+    opened = partial(open_eval_target, path, request.windows, checkpoint=checkpoint)
+    wanted = [Cut(held, distance) for held, distances in cuts.items() for distance in distances]
+    return [opened(), *(opened(silenced=name) for name in silenced), *(opened(cut=cut) for cut in wanted)]
 
 
 def _lacking(manifest: Manifest, code: dict[str, str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from hybridkit.recipe.files import dump
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
+from hybridkit.runs.plugin_copies import hashes, write_copies
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.files import FILES
@@ -154,10 +155,20 @@ def whole_folder(run: Path) -> Iterator[Path]:
 
 
 def write_run(
-    run: Run, recipe: Recipe, plan: Plan, tokenizer: Tokenizer, weights: dict[str, Tensor], data: str = NOT_KNOWN
+    run: Run,
+    recipe: Recipe,
+    plan: Plan,
+    tokenizer: Tokenizer,
+    weights: dict[str, Tensor],
+    data: str = NOT_KNOWN,
+    code: Mapping[str, bytes] = {},
 ) -> None:
-    """The files of a run with one checkpoint, of step 0. `data`: the digest of what its weights were trained on."""
+    """The files of a run with one checkpoint, of step 0.
+
+    `data`: the digest of what its weights were trained on; `code`: the files of its plug-ins, by name.
+    """
     run.recipe_file.write_text(dump(recipe), encoding="utf-8")
+    write_copies(run, code)
     tokenizer.save(run.path)
     folder = run.checkpoint_folder / "step-0"
     folder.mkdir(parents=True)
@@ -171,7 +182,7 @@ def write_run(
         versions={name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
         data=data,
         tokenizer=tokenizer.digest,
-        code={},
+        code=hashes(code),
         model=f"{plan.pattern} width={plan.dims.width} heads={plan.dims.heads} vocab={plan.dims.vocab}",
         files={name: stamp(folder / name) for name in (WEIGHTS, STATE)},
     )

@@ -17,9 +17,11 @@ from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import refuse_changed
 from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.folders import explain, kind
 
 OBJECTIVE = ("objective", "teacher")  # entries of manifests; absent where the objective is cross-entropy
 CROSS = "cross-entropy"
+PLACES = ("a folder", "an empty folder")  # kinds of folders into which a run may be trained
 VALIDATION = ("val_loss", "val_bits_per_byte")
 
 
@@ -27,6 +29,22 @@ def refuse_begun(run: Run, resume: bool) -> None:
     """Raises UserError for a folder that holds a run, where none is to be resumed."""
     if run.begun and not resume:
         raise UserError(f"{run.path} holds a run; go on with it with --resume, or name another folder with --run")
+
+
+def refuse_folder(run: Run) -> None:
+    """Raises UserError for a folder that holds something else than a run may: runs, a study, a conversion's stages."""
+    path = run.path
+    if run.begun or not path.is_dir():
+        return
+    inner = sorted(one.name for one in path.iterdir() if one.is_dir() and Run(one).begun)
+    if inner:
+        more = f" and {len(inner) - 3} more" * (len(inner) > 3)
+        raise UserError(
+            f"--run {path}: a folder of runs ({', '.join(inner[:3])}{more}), not the place of one; name a folder within"
+            f" it, such as {path / 'new'}"
+        )
+    if kind(path) not in PLACES:
+        raise UserError(f"--run {explain(path, 'a place for a run')}")
 
 
 def refuse_unknown_metrics(recipe: Recipe, probed: Sequence[str]) -> None:

@@ -78,10 +78,10 @@ def run_training(
     check_freeze(plan, recipe.train.freeze, recipe.train.steps)
     for policy in set(filter(None, plan.policies)):
         window_shares(policy, recipe.data.sequence)
-    for callback in callbacks:
-        callback.check(plan)
+    asked = Callbacks(callbacks)
+    asked.tell("check", plan)
     loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
-    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
+    refuse_unknown_metrics(recipe, [name for names in asked.tell("metrics") for name in names])
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     if objective is not CROSS_ENTROPY:
@@ -144,8 +144,7 @@ def _train(job: _Job, resume: bool) -> None:
     feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
-    for callback in job.callbacks:
-        callback.prepare(feed.tokenizer)
+    Callbacks(job.callbacks).tell("prepare", feed.tokenizer)
     about = _about(job, feed) | {"code": hashes(code)}
     state = _restored(found, about, job)
     job.objective.begin(job.engine.model)

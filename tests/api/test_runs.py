@@ -81,7 +81,7 @@ def test_a_model_writes(run: hk.TrainedRun) -> None:
 
 
 def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
-    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20}
+    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20, "reset_state": [4], "evict": [4]}
     found = hk.evaluate(run, perplexity=False, checkpoint=4, **asked)
     words = [
         "--no-perplexity",
@@ -91,16 +91,35 @@ def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
         "4,16",
         "--samples",
         "20",
+        "--reset-state",
+        "4",
+        "--evict",
+        "4",
         "--checkpoint",
         "4",
         "--json",
     ]
     assert said("eval", str(run.path), *words)["cells"] == found["cells"]
+    assert {cell["run"].removeprefix(str(run.path)) for cell in found["cells"]} == {
+        "",
+        ", states reset at 4",
+        ", keys evicted at 4",
+    }
     assert found["cells"] != hk.evaluate(run, perplexity=False, **asked)["cells"]
+    with pytest.raises(UserError, match="leave --tasks out"):
+        hk.evaluate(run, tasks=["arc_easy"], evict=[4])
     with pytest.raises(UserError, match="unknown option sample"):
         hk.evaluate(run, sample=3)
     with pytest.raises(UserError, match="did you mean `niah_single`"):
         hk.evaluate(run, needles=["niah_singel"])
+
+
+def test_a_folder_of_runs_is_no_place_for_a_run(run: hk.TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a folder of runs \(a\), not the place of one; name a folder within it"):
+        hk.train(RECIPE, run.path.parent, quiet=True)
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(UserError, match="a conversion whose last stage has not begun, not a place for a run"):
+        hk.train(RECIPE, tmp_path, quiet=True)
 
 
 def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:

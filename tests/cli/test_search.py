@@ -1,6 +1,7 @@
 """`hybridkit search` as people run it."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,15 @@ from typer.testing import CliRunner
 
 from hybridkit.cli import app
 from hybridkit.recipe.files import shipped
-from hybridkit.runs.run import load_recipe
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.search.candidate import CandidateFactory
 from hybridkit.search.definition import read_definition
+from hybridkit.search.objectives import run_metrics
+from hybridkit.search.outcome import Outcome
+from hybridkit.search.study import create
 from hybridkit.system.errors import UserError
+from hybridkit.training.reporter import Silent
+from hybridkit.training.trainer import run_training
 
 STUDIES = sorted(name for name in shipped() if name.startswith("studies/"))
 
@@ -111,3 +117,29 @@ def test_a_mistake_is_answered_without_torch_and_before_a_folder_is_made(tmp_pat
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_are_sound(name: str) -> None:
     CandidateFactory(read_definition(shipped()[name])).check()
+
+
+SMALL = {  # of the study of mixers: two trials of two steps, on data that needs no text
+    "../quickstart.yaml": "quickstart",
+    "trials: 60": "trials: 2",
+    "steps: 200": "steps: 2",
+    "{sequence: 256}": "{sequence: 64, source: recall(pairs=2)}",
+    "batch_tokens: 1k, validate_every: 200, checkpoint_every: 100": "batch_tokens: 128, precision: fp32",
+}
+
+
+@pytest.mark.slow
+def test_the_study_of_mixers_trains_what_its_state_allows(tmp_path: Path) -> None:
+    text = shipped()["studies/mixers-under-state"].read_text(encoding="utf-8")
+    for old, new in SMALL.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+    study = create(read_definition(tmp_path / "space.yaml"), tmp_path / "study", None)
+    while trial := study.begin():
+        made = Run(study.trial_folder(trial.number) / "seed-0")
+        run_training(study.candidate(trial).run(0), made.path, resume=True, reporter=Silent())
+        study.end(trial, Outcome([run_metrics(made)]))
+    tried = study.trials()
+    assert [trial.state for trial in tried] == ["done"] * 2
+    assert all(math.isfinite(loss) and state <= 143 * 1024 for trial in tried for loss, state in trial.values)

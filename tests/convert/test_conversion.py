@@ -238,10 +238,12 @@ def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
 
 def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path, tmp_path: Path) -> None:
     how = {"keep": "last 1", "stages": [{"loss": "hidden", "steps": 1}]}
-    made = hk.convert_model(teacher, student(convert=how), tmp_path / "run", quiet=True)
-    assert made.checkpoints == [1]
+    made = hk.convert_model(teacher, student(convert=how), tmp_path / "run", quiet=True, checkpoint=4)
+    assert made.checkpoints == [1] and json.loads((made.path / "conversion.json").read_text())["teacher"]["step"] == 4
+    with pytest.raises(UserError, match=r"another teacher \(step 4, .* at step 6\); name its checkpoint"):
+        hk.convert_model(teacher, student(convert=how), tmp_path / "run", quiet=True, resume=True)
     assert Run(tmp_path / "run").recipe.recipe.pattern == "[swa:stoch(4,8), sa]"
-    own, theirs = Run(tmp_path / "run").weights(), Run(teacher).weights()
+    own, theirs = Run(tmp_path / "run").weights(), Run(teacher).weights(4)
     assert all(torch.equal(own[name], theirs[name]) for name in own if name.startswith("layers.2."))
 
 

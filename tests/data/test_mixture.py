@@ -114,6 +114,13 @@ def test_validation_has_sources_of_its_own(texts: dict[str, Path]) -> None:
     assert single.source == str(texts["c"]) and single.validation == 1
 
 
+def test_a_part_that_cannot_be_read_is_named(texts: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("ab")
+    parts = [{"source": str(texts["a"])}, {"source": str(tmp_path / "short.txt"), "name": "brief"}]
+    with pytest.raises(UserError, match=r"the training text has 2; .* \(part brief of the mixture\)"):
+        mixed(texts, source=parts)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

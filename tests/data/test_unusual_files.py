@@ -144,9 +144,11 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             documents(tmp_path / name)
     with (tmp_path / "huge.txt").open("wb") as file:
         file.truncate(1 << 42)
-    with pytest.raises(UserError, match=r"huge\.txt is too large to be held in memory"):
-        monkeypatch.setattr(files, "_whole", _no_memory)
+    with pytest.raises(UserError, match=r"huge\.txt: binary data \(byte 0 is NUL\)"):
         documents(tmp_path / "huge.txt")
+    monkeypatch.setattr(files, "_whole", _no_memory)
+    with pytest.raises(UserError, match=r"a\.txt\.gz is too large to be held in memory"):
+        documents(tmp_path / "a.txt.gz")
 
 
 def _no_memory(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from plugins import new_process
 from spaces import SEQUENCES, new_study
 
@@ -33,6 +34,14 @@ class _Pass(Layer):
 class Nothing(Block):
     def build(self, dims): return _Pass()
     def flops(self, dims, tokens, window=None, count="exact"): return 0
+"""
+SEARCH = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from hybridkit.search.scheduler import run_search
+from hybridkit.search.study import open_study
+run_search(open_study(Path(sys.argv[1])), 2, SimpleNamespace(update=lambda _: None, message=print))
 """
 TRIAL = "trial: {steps: 20, seeds: 2}\nsampler: random\ntrials: 2\n"
 
@@ -141,29 +150,61 @@ sampler: grid
 
 
 @pytest.mark.slow
+def test_a_full_disk_ends_the_search_but_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    monkeypatch.setattr("hybridkit.search.scheduler.run_job", _full_disk)
+    with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
+        run_search(study, 1, Signaller(0, 0))
+    assert [trial.state for trial in study.trials()] == ["running"]
+
+
+def _full_disk(job: worker.TrialJob) -> None:
+    def train(*_: object, **__: object) -> None:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise Failure(f"run: {error}") from error
+
+    worker.run_training = train  # type: ignore[assignment]
+    worker.run_job(job)
+
+
+def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + TRIAL)
+    with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
+        run_search(study, 1, Signaller(0, 0))
+    with Lock(study.folder), pytest.raises(UserError, match="in use"):
+        resume(study.definition, study.folder)
+
+
+@pytest.mark.slow
+def test_an_incomplete_line_of_the_journal_is_removed(tmp_path: Path) -> None:
+    study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
+    first = study.begin()
+    assert first
+    study.end(first, Outcome([{"val_loss": 1.0}]))
+    journal = study.folder / "journal.log"
+    for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
+        journal.write_bytes(journal.read_bytes() + cut)
+        repair_journal(study.folder)
+        assert journal.read_bytes().endswith(b"}\n")
+    run_search(open_study(study.folder), 1, Signaller(0, 0))
+    assert [trial.state for trial in study.trials()] == ["done", "done"]
+
+
+@pytest.mark.slow
 def test_workers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     study = new_study(tmp_path, SEQUENCES + TRIAL.replace("steps: 20", "steps: 100000"))
-    folder = str(study.folder)
-    context = multiprocessing.get_context("spawn")
-    whole_search = context.Process(target=_search, args=(folder,))
-    whole_search.start()
     deadline = time.monotonic() + 300  # a busy machine imports slowly
     locks = [study.trial_folder(number) / "seed-0" / ".lock" for number in range(2)]
-    while time.monotonic() < deadline and not all(lock.exists() and lock.read_text().strip() for lock in locks):
-        time.sleep(0.1)
-    workers = [int(lock.read_text()) for lock in locks]
-    whole_search.kill()
-    whole_search.join()
+    with Forked(SEARCH, str(study.folder), OMP_NUM_THREADS="1") as whole_search:
+        while time.monotonic() < deadline and not all(lock.exists() and lock.read_text().strip() for lock in locks):
+            time.sleep(0.1)
+        workers = [int(lock.read_text()) for lock in locks]
+        whole_search.kill()
     while time.monotonic() < deadline and any(map(_alive, workers)):
         time.sleep(0.1)
     assert not any(map(_alive, workers))
     assert [trial.state for trial in study.trials()] == ["running"] * 2
     assert len(study.own_running()) == 2, "--resume continues them"
-
-
-def _search(folder: str) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    run_search(open_study(Path(folder)), 2, Signaller(0, 0))
 
 
 def _alive(process: int) -> bool:
@@ -220,44 +261,3 @@ def test_sockets_have_a_short_path_whatever_TMPDIR_is(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(long)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == ["begun", "0"], done.stderr
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_the_search_but_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = new_study(tmp_path, SEQUENCES + TRIAL)
-    monkeypatch.setattr("hybridkit.search.scheduler.run_job", _full_disk)
-    with pytest.raises(Failure, match=r"No space left on device; finished trials are kept"):
-        run_search(study, 1, Signaller(0, 0))
-    assert [trial.state for trial in study.trials()] == ["running"]
-
-
-def _full_disk(job: worker.TrialJob) -> None:
-    def train(*_: object, **__: object) -> None:
-        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise Failure(f"run: {error}") from error
-
-    worker.run_training = train  # type: ignore[assignment]
-    worker.run_job(job)
-
-
-def test_two_searches_of_a_folder_at_once_are_refused(tmp_path: Path) -> None:
-    study = new_study(tmp_path, SEQUENCES + TRIAL)
-    with Lock(study.folder), pytest.raises(UserError, match=r"in use by process \d+; .*--study"):
-        run_search(study, 1, Signaller(0, 0))
-    with Lock(study.folder), pytest.raises(UserError, match="in use"):
-        resume(study.definition, study.folder)
-
-
-@pytest.mark.slow
-def test_an_incomplete_line_of_the_journal_is_removed(tmp_path: Path) -> None:
-    study = new_study(tmp_path, SEQUENCES + "trial: {steps: 2}\nsampler: random\ntrials: 2\n")
-    first = study.begin()
-    assert first
-    study.end(first, Outcome([{"val_loss": 1.0}]))
-    journal = study.folder / "journal.log"
-    for cut in (b'{"op_code": 5, "wor', b"x" * 70_000):
-        journal.write_bytes(journal.read_bytes() + cut)
-        repair_journal(study.folder)
-        assert journal.read_bytes().endswith(b"}\n")
-    run_search(open_study(study.folder), 1, Signaller(0, 0))
-    assert [trial.state for trial in study.trials()] == ["done", "done"]

@@ -80,3 +80,16 @@ def test_a_callback_that_fails_is_named(recipe: Path, tmp_path: Path, error: Exc
         )
     assert other.events[-1] == ("end", None), "the others are told that training ends"
     assert len(Run(tmp_path / "run").metrics().lines) == 2, "the log has the line all the same"
+
+
+@pytest.mark.parametrize("event", ["check", "metrics", "prepare"])
+def test_one_that_fails_before_the_first_step_is_named_and_no_run_is_left(
+    event: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Callback, *said: object) -> None:
+        raise KeyError("gain")
+
+    monkeypatch.setattr(Remembers, event, fail)
+    with pytest.raises(Failure, match=rf"callback Remembers, {event}: KeyError: 'gain'"):
+        run_training(load_recipe(recipe), tmp_path / "run", resume=False, reporter=Told(), callbacks=[Remembers()])
+    assert not (tmp_path / "run").exists()

@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="measure what there is, and train nothing")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     if given.table:
         table(given.folder, seeds)

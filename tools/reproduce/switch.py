@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, for all")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folder", type=Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     print("| arm | seed | jump, nats | last 20 steps, nats |\n|---|---|---|---|")
     for arm in ARMS:
         for seed in map(int, given.seeds.split(",")):

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, for both")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folder", type=Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     last: dict[bool, list[float]] = {False: [], True: []}
     print("| seed | | first loss, nats | bits per byte |\n|---|---|---|---|")
     for seed in map(int, given.seeds.split(",")):

@@ -47,7 +47,7 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
 
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
-        x, position = x[:, 0], int(state.position[0])  # every row has seen equally many
+        x, position = x[:, 0], state.position.tolist()[0]  # every row has seen equally many
         both, v, gate = into(unit(x)).view(len(x), -1, head).split(sizes, 1)
         if not plain:
             cut = zip(norms, both.split((heads, kv_heads), 1), strict=True)
@@ -98,7 +98,7 @@ def rotary(head: int, rope: Rope | None, like: Tensor) -> Turned:
 
 def attend_(query: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, position: int, scores: Scores = PLAIN) -> Tensor:
     """Scaled queries (BK, G, E) over ring and own k, v (B, K, 1, E): (BK, G, E). Adds k and v to the ring."""
-    size, since, window = state.k.shape[2], int(state.since.max()), int(state.window[0])
+    size, since, window = state.k.shape[2], max(state.since.tolist()), state.window.tolist()[0]
     all_seen = since <= max(0, position - size) and (window == 0 or size < window)
     sinks = None if scores.sinks is None else scores.sinks.view(k.shape[1], -1, 1).repeat(len(k), 1, 1)
     if all_seen and position < size:

@@ -38,47 +38,56 @@ class LatentParts(NamedTuple):
 
 def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
     """`x + step(norm(x))` of the latent attention with these parts."""
-    heads, head, turning = parts.sizes
-    first, second = _queries(parts, rows)
-    into = [first, parts.down.weight, *([] if parts.rope is None else [parts.rope.weight])]
-    project, unit, cuts = product(side_by_side(parts.norm, into), rows), Unit(parts.norm), [len(w) for w in into]
-    latent_unit, wide = Unit(parts.latent_norm), torch.promote_types(parts.q.weight.dtype, torch.float32)
+    heads, _, turning = parts.sizes
+    project, cuts = _queries(parts, rows)
+    unit, latent_unit = Unit(parts.norm), Unit(parts.latent_norm)
+    wide = torch.promote_types(parts.q.weight.dtype, torch.float32)
     factors = parts.latent_norm.weight.to(wide) * parts.latent_norm.weight.numel() ** 0.5
     turned, attend = rotary(turning, parts.rotary, parts.q.weight), _attention(parts)
     out = residual(parts.out.weight, rows)
 
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
-        x, position, kind = x[:, 0], int(state.position[0]), state.k.dtype  # every row has seen equally many
-        given, latent, *shared = project(unit(x)).split_with_sizes(cuts, -1)
-        latent = (latent_unit(latent.to(wide)) * factors).to(kind)
-        fixed, rotated = second(given).view(len(x), heads, -1).split_with_sizes((head, turning), -1)
-        if shared:
-            both = torch.cat([rotated, shared[0].unsqueeze(1)], 1).to(wide)
-            rotated, own = turned(both, position).to(kind).split_with_sizes((heads, 1), 1)
+        x, position, kind = x[:, 0], state.position.tolist()[0], state.k.dtype  # every row has seen equally many
+        fixed, both, latent = project(unit(x)).split_with_sizes(cuts, -1)
+        state.k[:, 0, position] = (latent_unit(latent.to(wide)) * factors).to(kind)
+        if turning:
+            both = both.view(len(x), heads + 1, turning).to(wide)
+            both, own = turned(both, position).to(kind).split_with_sizes((heads, 1), 1)
             state.v[:, 0, position] = own[:, 0]
-        state.k[:, 0, position] = latent
-        y = attend(fixed.to(kind), rotated, state, position)
+        y = attend(fixed.view(len(x), heads, -1).to(kind), both, state, position)
         state.position.add_(1)
         return out(x, y.to(x.dtype))[:, None], state
 
     return run
 
 
-def _queries(parts: LatentParts, rows: int) -> tuple[Tensor, Product]:
-    """The weight that reads x, and what follows it, to scaled queries (B, H (E + R))."""
-    weight = parts.q.weight * parts.scale
+def _queries(parts: LatentParts, rows: int) -> tuple[Product, list[int]]:
+    """From x / |x| to scaled queries (B, H E), what turns, queries and the shared part, (B, (H + 1) R), and the latent
+    (B, C); and these sizes."""
+    heads, head, turning = parts.sizes
+    by_head = (parts.q.weight * parts.scale).unflatten(0, (heads, -1))
+    fixed, turns = (part.flatten(0, 1) for part in by_head.split((head, turning), 1))
+    shared = [] if parts.rope is None else [parts.rope.weight]
+    cuts = [len(fixed), len(turns) + turning, len(parts.down.weight)]
     if parts.q_down is None or parts.q_norm is None:
-        return weight, lambda q: q
-    unit, up = Unit(parts.q_norm), product(side_by_side(parts.q_norm, [weight]), rows)
-    return parts.q_down.weight, lambda low: up(unit(low))
+        return product(side_by_side(parts.norm, [fixed, turns, *shared, parts.down.weight]), rows), cuts
+    into = product(side_by_side(parts.norm, [parts.q_down.weight, *shared, parts.down.weight]), rows)
+    unit, up = Unit(parts.q_norm), product(side_by_side(parts.q_norm, [fixed, turns]), rows)
+    sizes = [len(parts.q_down.weight), cuts[1] - len(turns) + cuts[2]]
+
+    def project(x: Tensor) -> Tensor:
+        low, rest = into(x).split_with_sizes(sizes, -1)
+        return torch.cat([up(unit(low)), rest], -1)
+
+    return project, cuts
 
 
 def _attention(parts: LatentParts) -> Callable[[Tensor, Tensor, kv_cache.KV, int], Tensor]:
     """A function from queries (B, H, E), (B, H, R) to outputs (B, H V) over the cache up to a position, included."""
     heads, head, turning = parts.sizes
     weight = parts.expand.weight.unflatten(0, (heads, -1))
-    keys, values = weight.split((head, weight.shape[1] - head), 1)  # (H, E, C), (H, V, C)
+    keys, values = weight[:, :head], weight[:, head:].mT  # (H, E, C), (H, C, V)
 
     def attend(fixed: Tensor, rotated: Tensor, state: kv_cache.KV, position: int) -> Tensor:
         latents, kind = state.k[:, 0, : position + 1], state.k.dtype
@@ -87,10 +96,10 @@ def _attention(parts: LatentParts) -> Callable[[Tensor, Tensor, kv_cache.KV, int
         if turning:
             s = torch.baddbmm(s, rotated, state.v[:, 0, : position + 1].mT)
         hidden = None
-        if int(state.since.max()) > 0:
+        if any(state.since.tolist()):
             hidden = (torch.arange(position + 1) < state.since[:, None])[:, None]
         p = probabilities(s.to(torch.promote_types(kind, torch.float32)), hidden, None, None).to(kind)
         read = torch.bmm(p, latents).transpose(0, 1)  # (H, B, C)
-        return torch.bmm(read, values.to(kind).mT).transpose(0, 1).flatten(1)
+        return torch.bmm(read, values.to(kind)).transpose(0, 1).flatten(1)
 
     return attend

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from hybridkit.data.readers import NOT_TEXT, NotText, read_documents
+from hybridkit.data.readers import NOT_TEXT, NotText, TextDocument, read_documents
 from hybridkit.data.source import SOURCE, TextSource
 from hybridkit.data.sources._glob import counts_in_words, file_stamp, files_of
 from hybridkit.registry.registry import REGISTRY
@@ -57,7 +57,7 @@ class PathSource(TextSource):
         paths, left_out = self._found
         return [field, dict(left_out), *map(file_stamp, paths)]
 
-    def documents(self, field: str, skipped: Counter[str]) -> Iterator[bytes]:
+    def documents(self, field: str, skipped: Counter[str]) -> Iterator[TextDocument]:
         paths, left_out = self._found
         skipped.update(left_out)
         single = os.path.isfile(self._name)

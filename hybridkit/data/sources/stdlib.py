@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from hybridkit.data.readers import NOT_TEXT, NotText, read_documents
+from hybridkit.data.readers import NOT_TEXT, NotText, TextDocument, read_documents
 from hybridkit.data.source import TextSource
 from hybridkit.data.sources._glob import file_stamp, files_under
 
@@ -24,7 +24,7 @@ class Stdlib(TextSource):
     def fingerprint(self, field: str) -> object:
         return [file_stamp(path) for path in self.paths()]
 
-    def documents(self, field: str, skipped: Counter[str]) -> Iterator[bytes]:
+    def documents(self, field: str, skipped: Counter[str]) -> Iterator[TextDocument]:
         for path in self.paths():
             try:
                 yield from read_documents(path, field, skipped)

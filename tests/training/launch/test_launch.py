@@ -20,6 +20,32 @@ from hybridkit.training.ranks import Place, first_host
 
 DEEPSPEED = "train.engine=deepspeed"
 TORCHRUN = "from torch.distributed.run import main; main()"
+# Ranks that need no start of Python: children of the launching process, which run the same command.
+FORK_RANKS = """
+import os, subprocess, sys
+from types import SimpleNamespace
+from hybridkit.cli import main
+from hybridkit.training.launch import spawn
+
+class Rank(subprocess.Popen):
+    def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest):
+        self.pid = os.fork()
+        if self.pid:
+            self._child_created = True
+            return
+        os.environ |= env
+        code = 1
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+spawn.subprocess = SimpleNamespace(Popen=Rank, DEVNULL=subprocess.DEVNULL)
+"""
 
 
 def test_the_environment_says_who_is_who() -> None:
@@ -177,7 +203,7 @@ def test_what_all_ranks_refuse_is_said_once(recipe: Path, tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
     words = ("train", str(recipe), DEEPSPEED, "--ranks", "2", "--run", str(tmp_path / "run"))
-    ended = forked(COMMAND_LINE, *words, OMP_NUM_THREADS="1")
+    ended = forked(FORK_RANKS + COMMAND_LINE, *words, OMP_NUM_THREADS="1")
     assert ended.returncode == 2
     assert ended.stderr.count("holds a run; go on with it with --resume") == 1 and "Traceback" not in ended.stderr
 
