@@ -84,7 +84,8 @@ def run_section(name: str, given: argparse.Namespace) -> Row:
     command += ["--device", given.device, *(["--small"] if given.small else [])]
     limit, began = LIMITS[name] * given.slower, time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        slower = os.environ | {"GPU_CHECK_SLOWER": str(given.slower)}
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=slower)
         try:
             code = process.wait(limit)
             ended = "done" if code == 0 else f"failed with exit code {code}: {last_line(log)}"

@@ -30,7 +30,7 @@ from hybridkit.training.ceiling import copy_ceiling
 from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
 
 HERE = Path(__file__).resolve().parent
-PEER_LIMIT = 75.0  # seconds
+PEER_LIMIT = 75.0 * float(os.environ.get("GPU_CHECK_SLOWER", "1"))  # seconds
 OURS = {"ours: transformer": TRANSFORMER, "ours: xlstm": XLSTM}
 PEER_PACKAGES = {  # in order of worth
     "ours: transformer": "hybridkit",
