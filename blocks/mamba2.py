@@ -171,7 +171,7 @@ class Mamba2(Block):
             said = f"mamba2: {heads} heads do not divide expand * width ({write_value(self.expand)} * {dims.width})"
             raise ValueError(f"{said}; choose others, or give the width of a head: mamba2(head=64)")
         if heads % self.groups:
-            raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads")
+            raise ValueError(f"mamba2: {self.groups} groups do not divide {heads} heads: choose a divisor")
         if self.dt_max is not None and self.dt_max < self.dt_min:
             raise ValueError(f"mamba2: dt_max={write_value(self.dt_max)} is below dt_min={write_value(self.dt_min)}")
         return SsdSizes(heads, inner // heads, self.groups, self.state, self.conv)

@@ -184,6 +184,7 @@ class Latent(Layer):
         window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, kv_cache.KV]:
+        """(B, T, D) to (B, T, D) and the latents of all tokens so far. Raises ValueError for a window: it has none."""
         assert state is None or isinstance(state, kv_cache.KV)
         if window is not None:
             raise ValueError(f"mla sees all positions and takes no window (got {window}): use swa")

@@ -110,3 +110,33 @@ def test_no_two_public_things_share_a_name() -> None:
         allowed = [glob for globs, names in SHARED_NAMES.items() if name in names for glob in globs.split()]
         elsewhere = [place for place in found if not any(fnmatch(place, glob) for glob in allowed)]
         assert len(found) == 1 or not elsewhere, f"{name} stands in {', '.join(found)}: give each its own name"
+
+
+STRETCH = 9  # equal lines
+
+
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that say what is done, with their numbers: without blanks, comments, imports and signatures.
+
+    Signatures are left out since a protocol has every block write `forward` and `init_state` with the same arguments.
+    """
+    text, passed = path.read_text(encoding="utf-8"), set[int]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            passed.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.FunctionDef):
+            passed.update(range(node.lineno, node.body[0].lineno))
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in passed)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.slow
+def test_no_stretch_of_code_stands_twice() -> None:
+    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        lines = code_lines(path) if not place.startswith(COPIED) else []
+        for begin in range(len(lines) - STRETCH + 1):
+            stretch = lines[begin : begin + STRETCH]
+            places[tuple(line for _, line in stretch)].append(f"{place}:{stretch[0][0]}")
+    assert [found for found in places.values() if len(found) > 1] == [], "give them one home"

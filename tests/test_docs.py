@@ -11,12 +11,12 @@ from fences import fences
 from project import ROOT
 from typer.main import get_command
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 VERBS = {name: {word for parameter in verb.params for word in [*parameter.opts, *parameter.secondary_opts]}
-         for name, verb in get_command(app).commands.items()}  # type: ignore[attr-defined]  # fmt: skip
-ALONE = {option for parameter in get_command(app).params for option in parameter.opts}  # that stand without a verb
+         for name, verb in get_command(verbs()).commands.items()}  # type: ignore[attr-defined]  # fmt: skip
+ALONE = {option for parameter in get_command(verbs()).params for option in parameter.opts}  # that stand without a verb
 OPTION = re.compile(r"--[a-z][a-z_-]*")
 FILE = re.compile(r"\b(?:blocks|docs|hybridkit|recipes|tests|tools)/[\w/.-]+\.(?:md|py|yaml)\b")
 

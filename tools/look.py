@@ -157,7 +157,7 @@ def _complaints(browser: Browser, page: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Look at the pages; the exit code."""
+    """Check the pages. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("pages", type=Path, nargs="+")

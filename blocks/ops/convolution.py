@@ -26,7 +26,7 @@ SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's ca
 
 
 class Activation(NamedTuple):
-    """What is applied to the sum: the function, and the gradient of its input from that of its output and its input."""
+    """A function of the sum z: `apply(z)` is y, and `gradient(dy, z)` the gradient of z where dy is that of y."""
 
     name: str
     apply: Callable[[Tensor], Tensor]

@@ -199,7 +199,7 @@ def _inputs(given: Sequence[Tensor], length: int, kind: torch.dtype) -> tuple[sp
 
 
 def _norm_gradient(grad: Tensor, normed: Tensor, norm: Tensor, scale: float) -> Tensor:
-    """The gradient of x (N B J, L, K), from that of the normalised one (M, L, K), of every value head of a key head."""
+    """The gradient of x (N B J, L, K), from that of x normalised for each value head (M, L, K)."""
     chunks, batch, heads = norm.shape[:3]
     grad, normed = (t.view(chunks * batch * heads, -1, *t.shape[1:]) for t in (grad, normed))
     normed = normed[:, 0]

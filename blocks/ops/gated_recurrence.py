@@ -65,7 +65,10 @@ class Gates(NamedTuple):
         return cls(i, r, a, root)
 
     def gradient(self, g: Tensor, u: Tensor, before: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Those of u, both pre-activations and the rates, from that of h, and h of the token before (B, S, H, w)."""
+        """The gradients of u, both pre-activations and the rates.
+
+        `g` is the gradient of h, and `before` is h of the token before each; both (B, S, H, w).
+        """
         i, r, a, root = self
         dlog = (before - i * u * a / root.clamp(min=0.5 / STEEPEST)).mul_(g).mul_(a)
         dgated = g.mul_(root)

@@ -73,9 +73,10 @@ def may_run(
 def difference(
     names: Sequence[str], found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype, roundings: int = 8
 ) -> str:
-    """Which tensor is off by more than so many roundings of the type, of TF32 (2^-10) at least; empty if none is.
+    """A message that names the first tensor whose relative error is too large; empty where none is.
 
-    A wrong gradient is off by about its own size.
+    Allowed are `roundings` times the type's rounding, or TF32's (2^-10) where that is larger. A wrong gradient has an
+    error of about 1.
     """
     tolerance = roundings * max(torch.finfo(dtype).eps, 2.0**-10)
     for name, a, b in zip(names, found, right, strict=True):

@@ -35,7 +35,7 @@ class RopeOptions(Block):
         ]
         if self.scaling is None:
             if given:
-                raise ValueError(f"{given[0]} belongs to scaling: scaling=yarn,factor=32,original=4096")
+                raise ValueError(f"{given[0]} needs scaling as well, as in scaling=yarn,factor=32,original=4096")
             return self
         fast, known = _OF_KIND[self.scaling]
         for name in given:
@@ -48,7 +48,9 @@ class RopeOptions(Block):
         if "original" in known and not self.original:
             raise ValueError(f"scaling={self.scaling} needs the length of the training before: original=4096")
         if known and self.slow >= (self.fast or fast):
-            raise ValueError(f"slow={self.slow:g} lies below fast, which is {self.fast or fast:g}")
+            raise ValueError(
+                f"slow={self.slow:g} is not below fast, which is {self.fast or fast:g}: choose a smaller one"
+            )
         if not (theta := getattr(self, "theta", None)) or theta <= 1:
             raise ValueError(f"scaling={self.scaling} stretches positions: it needs a theta above 1")
         return self

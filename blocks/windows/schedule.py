@@ -16,6 +16,7 @@ class Schedule(Window):
 
     @classmethod
     def read(cls, arguments: Sequence[Argument], **given: Any) -> Self:
+        """From pairs of a fraction of the run, in [0, 1), and a window in tokens. Raises ValueError for others."""
         if any(not isinstance(key, int | float) for key, _ in arguments):
             raise ValueError("schedule takes fraction=window arguments: schedule(0=128, .5=512)")
         return cls(stages=tuple(arguments))  # type: ignore[arg-type]  # pydantic checks the windows

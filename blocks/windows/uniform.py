@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from hybridkit.block import ALL, TrainStep, Window
 
-MAX_WINDOWS = 1 << 12  # each is costed and listed on its own
+MAX_WINDOWS = 1 << 12  # of one policy: costs are computed for each of them
 
 
 class Uniform(Window):

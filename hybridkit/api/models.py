@@ -1,15 +1,21 @@
 """From a pattern or a run folder to a model that reads and writes."""
 
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from hybridkit.api.runs import TrainedRun
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.loading import load_as, placed
 from hybridkit.model.plan import compile_pattern
+from hybridkit.recipe.schema import ModelOptions
 from hybridkit.recipe.section import Combination
 from hybridkit.runs.run import Which
 from hybridkit.system.choices import NormPlacement, PrecisionChoice
+from hybridkit.system.errors import UserError
+from hybridkit.system.pydantic_errors import first_error
 
 
 def build(
@@ -29,24 +35,19 @@ def build(
 ) -> LanguageModel:
     """A model with fresh weights, on torch's default device: `hybridkit.build("[swa:128, mlstm]*2", width=64)`.
 
-    The options are those of a recipe's `model:` (docs/recipes.md).
+    The options are those of a recipe's `model:` (docs/recipes.md); mixers are followed by its default FFN.
 
-    Raises PatternError for a mistake in the pattern.
+    Raises UserError for an option that is out of range, and PatternError, a UserError, for a mistake in the pattern.
     """
-    config = ModelConfig(
-        width,
-        heads,
-        vocab,
-        tie=tie,
-        logit_cap=logit_cap,
-        norm_eps=norm_eps,
-        embedding_scale=embedding_scale,
-        residual_scale=residual_scale,
-        logit_scale=logit_scale,
-        norm=norm,
-        branches=branches,
-    )
-    return LanguageModel(compile_pattern(pattern, config))
+    options: dict[str, Any] = {
+        "tie": tie, "logit_cap": logit_cap, "norm_eps": norm_eps, "embedding_scale": embedding_scale,
+        "residual_scale": residual_scale, "logit_scale": logit_scale, "norm": norm, "branches": branches,
+    }  # fmt: skip
+    try:
+        ModelOptions(width=width, heads=heads, vocab=vocab, **options)
+    except ValidationError as error:
+        raise UserError(f"build: {first_error(error)}") from None
+    return LanguageModel(compile_pattern(pattern, ModelConfig(width, heads, vocab, **options)))
 
 
 def load(

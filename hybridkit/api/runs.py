@@ -63,7 +63,8 @@ def train(
     `recipe`: a file, a shipped recipe's name, or its content as a mapping, for which `run`, the folder, must be given;
     elsewhere `run` is runs/ and the recipe's name. `overrides` are dotted keys. `callbacks` are told what happens;
     progress is printed unless `quiet`. Raises UserError for what is wrong in the recipe, for a folder that holds a run
-    (without `resume`), and for a recipe of several ranks, which `hybridkit train` starts.
+    (without `resume`), and for a recipe of several ranks, which `hybridkit train` starts; Failure for a loss that is
+    not finite or spikes, for too little memory, and for a callback that fails.
     """
     from hybridkit.evaluation.probes import probes_of
     from hybridkit.report.progress import reporter
@@ -159,12 +160,16 @@ def frame(run: str | Path | TrainedRun) -> pandas.DataFrame:
 def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> dict[str, Any]:
     """What a pattern or a recipe costs, as in `hybridkit flops --json`: parameters, FLOPs a token, state bytes, layers.
 
+    FLOPs count a multiply-add as 2; state bytes are those of one sequence after `context` tokens (docs/flops.md).
+
     `costs("[swa:128, mlstm]*12", width=2048, context=16384)`: a text that is no recipe's name is a pattern. `sizes` are
     fields of the recipe's `model`. Raises UserError for what is wrong in them.
     """
     from hybridkit.cost.summary import cost_entry, cost_requests
     from hybridkit.recipe.files import is_recipe
 
+    if context is not None and context < 1:
+        raise UserError(f"costs: context should be at least 1 token, not {context}")
     overrides = {f"model.{key}": value for key, value in sizes.items()}
     pattern = isinstance(recipe, str) and not is_recipe(recipe)
     loaded = load_given_recipe({"pattern": recipe} if pattern else recipe, overrides)

@@ -89,7 +89,7 @@ def window_limit(policy: Window | None, given: GivenWindow = None) -> WindowLimi
 
 
 def said_window(window: GivenWindow) -> int | str | None:
-    """A window as metrics and people have it: `all` where there is no limit."""
+    """A window as metrics and messages write it: `all` where there is no limit."""
     return "all" if window == ALL else window
 
 

@@ -1,40 +1,40 @@
 """The verbs, one module each. Only typer is imported here: a verb imports what it needs when it runs."""
 
+import importlib
 import inspect
 import io
+import keyword
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 
 from hybridkit import __version__
-from hybridkit.cli import (
-    bench,
-    blocks,
-    convert,
-    doctor,
-    eval,
-    export,
-    flops,
-    generate,
-    import_,
-    report,
-    search,
-    show,
-    train,
-)
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.notices import listening
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
 
-app = typer.Typer(
-    help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+VERBS = (
+    "show", "flops", "train", "convert", "eval", "generate", "search", "report", "bench", "export", "import", "blocks",
+    "doctor",
+)  # fmt: skip
+
+
+def verbs(names: Iterable[str] = VERBS) -> typer.Typer:
+    """The command line with these verbs. To describe one, typer evaluates all its annotations, which takes time."""
+    made = typer.Typer(
+        help="Write a hybrid language model as one line, know its cost, train it, and measure what it remembers.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    made.callback()(_options)
+    for name in names:
+        verb = _verb(name)
+        first = " ".join(inspect.cleandoc(verb.__doc__ or "").split("\n\n")[0].split())
+        made.command(name, short_help=first)(verb)  # the summary is the docstring's first sentence, uncut
+    return made
 
 
 def _print_version(asked: bool) -> None:
@@ -43,7 +43,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -52,16 +51,11 @@ def _options(
     """Options that stand before the verb."""
 
 
-def _add(module: ModuleType) -> None:
-    """A verb is the function named like its module; its summary is its docstring's first sentence, uncut."""
-    name = module.__name__.rpartition(".")[2]
-    verb: Callable[..., None] = getattr(module, name)
-    first = " ".join(inspect.cleandoc(verb.__doc__ or "").split("\n\n")[0].split())
-    app.command(name.rstrip("_"), short_help=first)(verb)
-
-
-for _module in (show, flops, train, convert, eval, generate, search, report, bench, export, import_, blocks, doctor):
-    _add(_module)
+def _verb(name: str) -> Callable[..., None]:
+    """A verb is the function named like its module; Python's own words have an underscore."""
+    own = f"{name}_" if keyword.iskeyword(name) else name
+    verb: Callable[..., None] = getattr(importlib.import_module(f"hybridkit.cli.{own}"), own)
+    return verb
 
 
 def main() -> None:
@@ -69,7 +63,8 @@ def main() -> None:
     never_fail_to_encode()
     try:
         with listening(lambda text: say(text, file=sys.stderr)):
-            sys.exit(app(standalone_mode=False))
+            asked = [word for word in sys.argv[1:2] if word in VERBS]
+            sys.exit(verbs(asked or VERBS)(standalone_mode=False))
     except UserError as error:
         sys.exit(_complain(error, 2))
     except Failure as error:

@@ -24,10 +24,9 @@ def blocks(
     plugin: Plugins = [],
 ) -> None:
     """List the blocks and window policies that patterns may name, with their arguments."""
-    from hybridkit.registry.kinds import BLOCK, WINDOW
     from hybridkit.registry.registry import REGISTRY
 
-    rows = REGISTRY.listing(BLOCK, WINDOW, *(_others() if everything else ()))
+    rows = REGISTRY.listing(*(every_kind() if everything else ()))
     if as_json:
         say(format_json({"blocks": [row._asdict() for row in rows]}))
         return
@@ -36,15 +35,16 @@ def blocks(
     print_blocks(rows)
 
 
-def _others() -> Iterator[Kind]:
-    """The other kinds; a sampler needs optuna, without which the search extra is not there."""
+def every_kind() -> Iterator[Kind]:
+    """All kinds that recipes, patterns and commands may name; samplers only where the extra `search` is installed."""
     from hybridkit.data.source import SOURCE
     from hybridkit.data.tokenizer import TOKENIZER
     from hybridkit.evaluation.task import TASK
     from hybridkit.hub.family import FAMILY
-    from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER
+    from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, SCHEDULE
+    from hybridkit.registry.kinds import BLOCK, WINDOW
     from hybridkit.search.schema import SAMPLER
 
-    yield from (OPTIMIZER, ENGINE, LOGGER, SOURCE, TOKENIZER, TASK, FAMILY)
+    yield from (BLOCK, WINDOW, OPTIMIZER, SCHEDULE, ENGINE, LOGGER, SOURCE, TOKENIZER, TASK, FAMILY)
     if find_spec("optuna"):
         yield SAMPLER

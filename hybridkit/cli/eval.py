@@ -161,7 +161,7 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 
 def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
-    """Options that say something only beside others."""
+    """Raises UserError for an option that means nothing without another one."""
     if lengths and not request.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
     if request.texts and not request.perplexity:
@@ -172,6 +172,8 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out {explain(out, 'a folder')}")
+    if out and (file := next((one for one in out.parents if one.is_file()), None)):
+        raise UserError(f"--out {out}: {explain(file, 'a folder')}")
     if request.include and not request.include.is_dir():
         raise UserError(f"--include {request.include}: no such folder")
 

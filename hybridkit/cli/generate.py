@@ -107,7 +107,7 @@ def _check(texts: Sequence[str], load_state: Path | None, save_state: Path | Non
     if not texts and not load_state:
         raise UserError("there is no prompt: give a text, --file F or --load-state F")
     if not texts and window:
-        raise UserError("--window is for reading a prompt; a loaded state alone keeps its own")
+        raise UserError("--window is for reading a prompt, and none is given: a loaded state keeps its window")
     if save_state and len(texts) > 1:
         raise UserError(f"--save-state keeps the state of one prompt, not of {len(texts)}")
     if save_state and not save_state.parent.is_dir():
@@ -125,7 +125,7 @@ def _contexts(
 
     loaded = load_context(load_state, writer.model)
     if len(loaded.logits) != 1:
-        raise UserError(f"{load_state} holds {len(loaded.logits)} rows; this goes on from one")
+        raise UserError(f"{load_state} holds {len(loaded.logits)} texts; generate goes on with one")
     if not texts:
         yield loaded
     for text in texts:

@@ -63,9 +63,10 @@ def train(
 
 
 def _estimate(loaded: Loaded, ranks: int, as_json: bool) -> None:
+    from hybridkit.evaluation.probes import probes_of
     from hybridkit.training.estimate import estimate
 
-    found = estimate(loaded, ranks)
+    found = estimate(loaded, ranks, probes_of(loaded))
     if as_json:
         say(format_json(found))
         return

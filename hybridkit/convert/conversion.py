@@ -57,6 +57,9 @@ class Measure(Protocol):
     def check(self, conversion: Conversion) -> None:
         """Raises UserError, before anything is trained, for a question that suits neither teacher nor student."""
 
+    def asked(self, conversion: Conversion) -> str:
+        """A hash of the questions and of the text that they are about."""
+
     def __call__(self, conversion: Conversion, run: Run, name: str) -> Mapping[str, Any]: ...
 
 
@@ -74,11 +77,13 @@ def run_conversion(
 ) -> Conversion:
     """Convert the model that `source` names into a recipe, in a folder.
 
-    `checkpoint` is the teacher's, where it is a run. `reporter` makes what shows a stage. On rank 0, `mapped` is told
-    what the layers of the student's plan began with, and `measure` is asked about the teacher, the mapped student and
-    that of every stage; what it says is kept under their names. `told` is given the table of `keep: auto`.
+    `checkpoint` is the teacher's, where it is a run. `reporter` makes the object that shows the progress of a stage. On
+    rank 0, `mapped` is told what the layers of the student's plan began with, and `measure` is called with the teacher,
+    the mapped student and the student after every stage; its results are written under their names. `told` is given
+    the table of `keep: auto`.
+
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
-    other stages are resumed.
+        other stages are resumed.
     """
     lead = (place(os.environ) or Place(0, 1)).rank == 0
     with ExitStack() as stack:
@@ -130,7 +135,12 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
         with whole_folder(conversion.mapped.path) as part:
             write_run(Run(part), own, plan, teacher.tokenizer, weights_of(student), teacher.data, conversion.code)
     record = {
-        "teacher": {"run": str(teacher.run.path), "step": teacher.step, "sha256": teacher.sha256},
+        "teacher": {
+            "run": str(teacher.run.path),
+            "step": teacher.step,
+            "sha256": teacher.sha256,
+            "fingerprint": teacher.fingerprint,
+        },
         **conversion.said(),
         "code": hashes(conversion.code),
         "layers": [layer._asdict() for layer in layers],
@@ -161,17 +171,25 @@ def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callab
 
 
 def _in_turn(conversion: Conversion, lead: bool, measure: Measure | None) -> Callable[[Run, str], None]:
-    """Measure on rank 0, once; the others wait here, since engines give up on a rank that is late for a step."""
+    """Measure on rank 0, once, and again where the questions or their text are others than when a conversion that is
+    resumed was measured; the other ranks wait here, since engines give up on a rank that is late for a step."""
+    asked = measure.asked(conversion) if measure and lead else None
 
     def measured(run: Run, name: str) -> None:
         done = evaluation_file(conversion.folder, name)
-        if measure and lead and not done.is_file():
+        if measure and lead and not _answers(done, asked):
             done.parent.mkdir(exist_ok=True)
-            write_whole(done, format_json(measure(conversion, run, name)).encode())
+            found = {**measure(conversion, run, name), "asked": asked}
+            write_whole(done, format_json(found).encode())
         if measure:
             _wait(done)
 
     return measured
+
+
+def _answers(file: Path, asked: str | None) -> bool:
+    """Whether a file holds the answers to these questions; older files do not say to which."""
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("asked", asked) == asked
 
 
 def evaluation_file(folder: Path, name: str) -> Path:

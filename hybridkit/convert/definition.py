@@ -19,7 +19,7 @@ RECORD = "conversion.json"
 
 
 class Conversion(NamedTuple):
-    """What is to be done, checked."""
+    """A conversion whose parts fit together."""
 
     folder: Path
     teacher: TeacherRun

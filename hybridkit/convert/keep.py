@@ -141,7 +141,9 @@ def choose_kept(
     numbered = list(enumerate(mixer_entries(teacher.plan)))
     differing = [(n, entry) for n, entry in numbered if not same_entry(teacher.plan, student.plan, entry)]
     if not 1 <= count <= len(differing):
-        raise UserError(f"convert.keep: auto {count}: {len(differing)} mixers of the student differ from the teacher's")
+        raise UserError(
+            f"convert.keep: auto {count}: name 1 to {len(differing)}, the mixers that differ from the teacher's"
+        )
     whole = measure(teacher)
     found = []
     for number, entry in differing:

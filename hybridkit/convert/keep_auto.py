@@ -35,16 +35,16 @@ from hybridkit.training.reporter import Reporter
 from hybridkit.training.used_plugins import training_code
 
 CHOICE = "choice.json"
-TOKENS, SAMPLES = 2**14, 64  # of held-out text, and of a recall task, that are asked of every candidate
+TOKENS, SAMPLES = 2**14, 64  # tokens of held-out text, and samples of a recall task, that measure every candidate
 
 
 def is_auto(keep: Sequence[int] | str | None) -> bool:
-    """Whether mixers are chosen by what each loses."""
+    """Whether `convert.keep` says `auto N`."""
     return isinstance(keep, str) and keep.startswith("auto")
 
 
 def check_auto(keep: str, teacher: Plan, new: Sequence[int], stages: Sequence[Stage]) -> None:
-    """Raises UserError where so many cannot be chosen, or nothing aligns the mixers before, or follows."""
+    """Raises UserError for too many mixers, or where `hidden` is not the first stage, or the only one."""
     count, mixers = auto_count(keep, teacher), [index for index in mixer_entries(teacher) if index in new]
     if count >= len(mixers):
         raise UserError(f"convert.keep: {keep}: {len(mixers)} mixers differ from the teacher's; keep fewer")

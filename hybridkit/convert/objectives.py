@@ -132,8 +132,7 @@ class Distil(_Taught):
         return loss
 
     def flops(self, plan: Plan, tokens: int, windows: Sequence[int | None]) -> int:
-        """Training of the student, and the teacher reads; with a cache it reads only what no run has read before, and
-        none is counted."""
+        """Training of the student, and the teacher's forward pass, which does not count where its logits are cached."""
         read = 0 if self._cache else forward_flops(self.teacher.plan, tokens)
         return super().flops(plan, tokens, windows) + read
 

@@ -1,4 +1,4 @@
-"""What a conversion must not begin or go on with. Every function raises UserError, in words."""
+"""Conversions that must not begin or go on: each function raises UserError, which says why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hybridkit.training.refusals import changes_of, refuse_unknown_metrics
 
 
 def check_section(loaded: Loaded) -> None:
-    """Whether a recipe says a conversion."""
+    """Raises UserError for a recipe without a section `convert`, or with `train.from`."""
     if not loaded.recipe.convert:
         raise UserError(f"{loaded.path}: has no section `convert`, such as convert: {{preset: radlads}}")
     if loaded.recipe.train.from_:
@@ -31,7 +31,7 @@ def check_section(loaded: Loaded) -> None:
 
 
 def check_stage(stage: PlannedStage) -> None:
-    """Whether a stage can be trained here, and go on where it was begun."""
+    """Raises UserError for a stage that cannot be trained here, or not go on from where it was stopped."""
     ranks, recipe, registry = (place(os.environ) or Place(0, 1)).ranks, stage.loaded.recipe, stage.loaded.registry
     try:
         check_launch(recipe, ranks, registry)
@@ -52,7 +52,7 @@ def check_stage(stage: PlannedStage) -> None:
 
 
 def refuse_begun_conversion(folder: Path, resume: bool) -> None:
-    """A folder that holds a conversion, where none is to be resumed, or another run."""
+    """Raises UserError for a folder that holds another run, or a conversion although `resume` is false."""
     begun = (folder / RECORD).is_file()
     if begun and not resume:
         raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
@@ -61,7 +61,7 @@ def refuse_begun_conversion(folder: Path, resume: bool) -> None:
 
 
 def refuse_other(conversion: Conversion) -> None:
-    """A folder that holds a conversion of another teacher, into another student, or with other stages."""
+    """Raises UserError for a folder whose conversion has another teacher, another student or other stages."""
     if not conversion.record.is_file():
         return
     said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
@@ -70,6 +70,11 @@ def refuse_other(conversion: Conversion) -> None:
             f"{conversion.folder} is a conversion of another teacher (step {said['teacher']['step']:,}, weights of"
             f" sha256 {said['teacher']['sha256']}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
             " name its checkpoint with --checkpoint, or another folder with --run"
+        )
+    if said["teacher"].get("fingerprint", teacher.fingerprint) != teacher.fingerprint:  # older records do not say it
+        raise UserError(
+            f"{conversion.folder} is a conversion of another teacher: {teacher.run.path} has the same weights, and"
+            " another recipe, tokenizer or plug-in than when it began; put them back, or name another folder with --run"
         )
     if "code" in said:  # older records do not say it
         remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
@@ -91,7 +96,7 @@ def refuse_other(conversion: Conversion) -> None:
 
 
 def _refuse_longer(conversion: Conversion) -> None:
-    """More steps of a stage whose weights the next one has begun with."""
+    """Raises UserError for more steps of a stage from whose weights the next one has begun."""
     begun = [stage.run.recipe_file.is_file() for stage in conversion.stages]
     for stage, later in zip(conversion.stages, begun[1:], strict=False):
         if later and not stage.done:

@@ -17,6 +17,7 @@ import torch
 from hybridkit.convert.definition import Conversion
 from hybridkit.convert.stages import MAPPED
 from hybridkit.cost.flops import CostSettings, total_state_bytes
+from hybridkit.data.cache import digest_of
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
 from hybridkit.evaluation.runner import EvalProgress, Evaluator
 from hybridkit.evaluation.target import EvalTarget, open_eval_target
@@ -48,6 +49,12 @@ class Measuring:
             self._evaluator(conversion, conversion.teacher.run, "teacher")
         except UserError as error:
             raise UserError(f"convert.evaluate: {str(error).removeprefix('--')}") from error
+
+    def asked(self, conversion: Conversion) -> str:
+        """A hash of the questions and of the text that they are about."""
+        (target,) = self._evaluator(conversion, conversion.teacher.run, "teacher").targets
+        questions = _asked(conversion).model_dump(mode="json")
+        return digest_of([questions, conversion.loaded.recipe.data.sequence, target.text.digest])
 
     def __call__(self, conversion: Conversion, run: Run, name: str) -> dict[str, Any]:
         """The figures of one model, as plain data."""

@@ -14,7 +14,7 @@ from hybridkit.convert.keep_auto import check_auto, chosen_mixers, is_auto, with
 from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.convert.teacher import TeacherRun
-from hybridkit.data.cache import cache_root
+from hybridkit.data.cache import cache_root, digest_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import resolve
@@ -24,9 +24,11 @@ from hybridkit.recipe.convert import Stage, stage_train
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import Recipe
 from hybridkit.recipe.section import MOST
+from hybridkit.recipe.train import Train
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
+from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.system.pydantic_errors import first_error
 from hybridkit.training.freeze import frozen
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
@@ -87,7 +89,7 @@ class PlannedStage(NamedTuple):
         name = said_losses(losses, k)
         if "hidden" in losses:
             return Hidden(name, taught, fixed, self.new)
-        cache = LogitCache(_cache_folder(teacher.sha256, k)) if self.stage.cache and k else None
+        cache = LogitCache(cache_folder(teacher, train, k)) if self.stage.cache and k else None
         return Distil(name, taught, fixed, losses, k, cache)
 
 
@@ -165,7 +167,7 @@ def _with_window(plan: Plan, text: str, where: str, registry: Registry) -> str:
         (call,) = parse_pattern(f"[swa:{text}]")
         policy = window_of(resolve(call, registry, f"[swa:{text}]", None).block)
     except (UserError, ValueError) as error:
-        raise UserError(f"{where}: {text}: no window policy, such as 128 or stoch(32,256): {error}") from error
+        raise UserError(f"{where}: {text} is not a window policy such as 128 or stoch(32,256): {error}") from error
     if not plan.has_windows:
         raise UserError(f"{where}: no block of {plan.pattern} has a window; leave it out")
     assert policy
@@ -177,5 +179,8 @@ def _windowed(block: Block, policy: Window) -> Block:
     return block.model_copy(update={"window": policy}) if window_of(block) else block
 
 
-def _cache_folder(teacher: str, k: int) -> Path:
-    return cache_root().parent / LOGITS / f"{teacher[:32]}-top-{k}"
+def cache_folder(teacher: TeacherRun, train: Train, k: int) -> Path:
+    """Named by everything that the logits depend on, beside the batch."""
+    device = choose_device(train.device).type
+    of = digest_of([teacher.fingerprint, device, choose_precision(train.precision, device)])
+    return cache_root().parent / LOGITS / f"{of[:32]}-top-{k}"

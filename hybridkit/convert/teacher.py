@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
+from hybridkit.evaluation.provenance import run_origin
 from hybridkit.hub.importing import describe_folder, import_folder
 from hybridkit.hub.repository import local_folder
 from hybridkit.model.loading import load_model
@@ -14,7 +15,6 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.runs.manifest import WEIGHTS
 from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 
@@ -28,6 +28,7 @@ class TeacherRun(NamedTuple):
     plan: Plan
     tokenizer: Tokenizer
     data: str  # digest of what it was trained on
+    fingerprint: str  # of everything that its answers depend on (`evaluation.provenance`)
 
     def load(self) -> Model:
         """The model, on the CPU, without gradients."""
@@ -47,12 +48,17 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
         if not run.begun:
             import_folder(local_folder(source), copy)
     found, manifest = run.chosen(checkpoint)
-    return _teacher(run)._replace(step=found.step, sha256=manifest.files[WEIGHTS].sha256, data=manifest.data)
+    teacher, code = _teacher(run), manifest.code or {}
+    origin = run_origin(run.recipe.recipe, manifest, teacher.tokenizer.digest, code, None)
+    return teacher._replace(step=found.step, sha256=origin.weights, data=manifest.data, fingerprint=origin.fingerprint)
 
 
 def describe_teacher(source: str, scratch: Path) -> TeacherRun:
-    """The same without weights: `load` is not to be called. Recipe and tokenizer of a folder of transformers are
-    written to the folder `scratch`. Raises UserError as `open_teacher` does, except for what only the weights show."""
+    """As `open_teacher`, without weights: `load` must not be called.
+
+    Recipe and tokenizer of a folder of transformers are written to the folder `scratch`. Raises UserError as
+    `open_teacher` does, except for what only the weights show.
+    """
     run = Run(source)
     if not run.begun:
         run = Run(scratch)
@@ -61,11 +67,11 @@ def describe_teacher(source: str, scratch: Path) -> TeacherRun:
 
 
 def _teacher(run: Run) -> TeacherRun:
-    """What recipe and tokenizer of a run say."""
+    """The teacher that a run is, by its recipe and tokenizer; its weights are not looked at."""
     loaded = run.recipe
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     plan = compile_recipe(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
-    return TeacherRun(run, 0, "", plan, tokenizer, "")
+    return TeacherRun(run, 0, "", plan, tokenizer, "", "")
 
 
 def with_tokens(loaded: Loaded, teacher: TeacherRun) -> Loaded:

@@ -5,7 +5,8 @@ parameters are elements. Matrix products and attention pairs count; norms, non-l
 embedding's look-up do not. Plug-in blocks need no change here: each block answers for itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -83,7 +84,7 @@ class Cost:
     @property
     def forward(self) -> Fraction:
         """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
-        return sum(layer.forward for layer in self.layers) / Fraction(self.settings.context) + self._head
+        return _sum(layer.forward for layer in self.layers) / self.settings.context + self._head
 
     @property
     def training(self) -> Fraction:
@@ -103,7 +104,7 @@ class Cost:
     @property
     def decode(self) -> Fraction:
         """FLOPs of the token at position `context`."""
-        return sum((layer.decode for layer in self.layers), Fraction(head_flops(self.plan)))
+        return _sum(layer.decode for layer in self.layers) + head_flops(self.plan)
 
     @property
     def state(self) -> int:
@@ -127,8 +128,11 @@ class Cost:
 def cost(plan: Plan, settings: CostSettings) -> Cost:
     """All costs of a plan except its training memory (`hybridkit.cost.memory`)."""
     dims = _sizes(plan)
-    layers = (_entry_cost(entry, num_norms(entry, plan.config), dims, settings) for entry in plan.entries)
-    return Cost(plan, settings, parameters(plan), tuple(layers))
+    kinds = {
+        entry: _entry_cost(entry, num_norms(entry, plan.config), dims, settings)
+        for entry in dict.fromkeys(plan.entries)
+    }
+    return Cost(plan, settings, parameters(plan), tuple(kinds[entry] for entry in plan.entries))
 
 
 @lru_cache(1 << 14)
@@ -175,7 +179,7 @@ def head_flops(plan: Plan, count: Count = "exact") -> int:
 def parameters(plan: Plan) -> Parameters:
     """The elements of a plan's weights, counted on the meta device."""
     dims, table = _sizes(plan), plan.dims.width * plan.dims.vocab
-    body = sum(entry_parameters(plan, entry) for entry in plan.entries) + dims.width
+    body = sum(entry_parameters(plan, entry) * times for entry, times in Counter(plan.entries).items()) + dims.width
     return Parameters(table, 0 if plan.config.tie else table, body)
 
 
@@ -240,6 +244,17 @@ def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSetting
 @lru_cache(1 << 16)
 def _flops(block: Block, dims: Dims, tokens: int, window: GivenWindow, count: Count) -> int:
     return block.flops(dims, tokens, window, count)
+
+
+def _sum(values: Iterable[Fraction]) -> Fraction:
+    """Their sum, whole numbers apart: adding fractions is slow, and most are whole."""
+    fractions, whole = list[Fraction](), 0
+    for value in values:
+        if value.denominator == 1:
+            whole += value.numerator
+        else:
+            fractions.append(value)
+    return sum(fractions, Fraction(whole))
 
 
 def _sizes(plan: Plan) -> Dims:

@@ -34,7 +34,7 @@ class Match(NamedTuple):
     """A recipe changed in one size so that it costs nearly as much as the target."""
 
     change: Resize
-    size: int  # of the residual stream or the FFNs; repeats of the pattern's smallest unit; steps of training
+    size: int  # what `resize` names: a width, an FFN's width, how often the smallest unit repeats, or steps
     value: Fraction
     target: Fraction
     loaded: Loaded
@@ -61,7 +61,7 @@ def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSetti
     """
     wanted, own = (MEASURES[measure](described, settings) for described in (target, plan(other)))
     if not (wanted and own):
-        raise UserError(f"--match {measure}: both recipes must have some, and one has none")
+        raise UserError(f"--match {measure}: one of the recipes has 0 of it, so that no size of the other has as much")
     said = list(map(str, plan(other).written))
     step, unit = width_step(other), said[: period(said)]
 
@@ -80,7 +80,10 @@ def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSetti
 
 
 def match_steps(target: Loaded, other: Loaded) -> Match:
-    """`other` with the number of steps with which its training costs as many FLOPs as that of `target`."""
+    """`other` with the number of steps with which its training costs as many FLOPs as that of `target`.
+
+    Raises UserError where a recipe cannot have so many steps.
+    """
     wanted, (own, _) = (training_flops(target)[0], training_flops(other))
     steps = max(1, round(wanted / own * other.recipe.train.steps))
     if steps > MOST:

@@ -2,10 +2,10 @@
 
 Blocks do not declare what they keep for backward. Instead every distinct layer runs forward on fake tensors, which have
 shapes and storages but no data, and the tensors that autograd saves are added up. This is done for two short lengths;
-longer ones follow by linear extrapolation. The kernels are those of a CPU.
+longer ones, and many rows, follow by linear extrapolation. The kernels are those of a CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -23,6 +23,7 @@ from hybridkit.system.machine import weight_type
 
 ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
+_ROWS = 16  # of a micro-batch; beyond twice as many, linear extrapolation
 _BACKWARD = 6  # gradients as large as the stream that backward holds (docs/decisions/15-memory-of-backward.md)
 
 
@@ -97,6 +98,8 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
 @lru_cache(1 << 12)
 def _kept(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
     """Bytes that a stack keeps for backward, and bytes of its output."""
+    if training.micro_batch > 2 * _ROWS:  # layers that work in chunks take a time that grows with the rows
+        return _more_rows(lambda some: _kept(plan, windows, some, tokens), training, _ROWS)
     (first, output), (second, longer) = (_fake_run(plan, windows, training, length) for length in _LENGTHS)
     along = Fraction(tokens - _LENGTHS[0], _LENGTHS[1] - _LENGTHS[0])
     # Under fp64 everything has twice the width that it has under fp32.
@@ -111,11 +114,20 @@ def _fake_run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, 
     try:
         with FakeTensorMode():
             return _run(plan, windows, training, tokens)
-    except (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-    ):  # the layer reads values, which fake tensors lack
-        return _run(plan, windows, training, tokens)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _real_run(plan, windows, training, tokens)
+
+
+def _real_run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:
+    """Of a layer that reads values, which fake tensors lack: one row and two are run, and more follow from them."""
+    return _more_rows(lambda some: _run(plan, windows, some, tokens), training, 1)
+
+
+def _more_rows(run: Callable[[Training], tuple[int, int]], training: Training, rows: int) -> tuple[int, int]:
+    """What follows for the micro-batch from runs of `rows` and of twice as many, along a line."""
+    (few, output), (many, larger) = (run(replace(training, micro_batch=n)) for n in (rows, 2 * rows))
+    times = Fraction(training.micro_batch - rows, rows)
+    return int(few + times * (many - few)), int(output + times * (larger - output))
 
 
 def _run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, tokens: int) -> tuple[int, int]:

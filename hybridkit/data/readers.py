@@ -106,7 +106,7 @@ def _whole(path: Path, most: int | None = None) -> bytes:
     if path.suffix.lower() == ".gz":
         most = min(most or 1 << 62, max(MAX_ROW, MAX_RATIO * size))
     elif size > (most or size):
-        raise UserError(f"{path}: more than {MAX_ROW >> 20} MiB in one JSON value; write a row a line (.jsonl)")
+        raise UserError(f"{path}: more than {MAX_ROW >> 20} MiB in one JSON value; give each row its own line (.jsonl)")
     with _opened(path) as file:
         raw = file.read() if most is None else file.read(most + 1)
     if most is not None and len(raw) > most:

@@ -142,7 +142,7 @@ def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:
 
 
 def describe_feed(feed: Feed, train: Train, vocab: int) -> list[str]:
-    """What was read, in lines: amounts of text, epochs of the run, what was left out, what will be of no use."""
+    """What was read, in lines: amounts of text, epochs of the run, what was left out, a warning about unused ids."""
     if isinstance(feed, Mixture):
         return _describe_mixture(feed, train, vocab)
     if not isinstance(feed, Batches):

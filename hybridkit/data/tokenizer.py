@@ -158,7 +158,7 @@ class ByteTokenizer(PieceTokenizer):
         return np.frombuffer(raw, np.uint8).astype(self.dtype)
 
     def save(self, folder: Path) -> None:
-        """A folder without a tokenizer.json holds this tokenizer."""
+        """Write nothing, and remove a tokenizer.json: a folder without one has this tokenizer."""
         (folder / SAVED).unlink(missing_ok=True)
 
 

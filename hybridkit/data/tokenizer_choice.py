@@ -46,7 +46,9 @@ def load_tokenizer(folder: Path, rules: int = CURRENT_RULES, registry: Registry 
 
 
 def run_tokenizer(run: Run, rules: int | None = None, registry: Registry = REGISTRY) -> Tokenizer:
-    """A run's own copy of its tokenizer, as `rules` have it (None: the current ones); `registry` knows its plug-ins.
+    """A run's own copy of its tokenizer, read by this version of the rules (None: the current one).
+
+    `registry` knows its plug-ins.
 
     Raises UserError where it is damaged, or not the recorded one.
     """

@@ -55,7 +55,7 @@ class PositionBin:
     last: int
     tokens: int
     nats: float  # summed
-    restarted: float | None  # summed, with no context further back than the last multiple of the training length
+    restarted: float | None  # the loss summed, with no context from before the last multiple of the training length
 
     def to_json(self) -> dict[str, Any]:
         """Mean loss, and `gain`: how many nats a token the context before the restart saves."""

@@ -44,7 +44,7 @@ def probes_of(loaded: Loaded) -> list[Callback]:
 
 
 class Probes(Callback):
-    """Measures the probes of a recipe when their turns come."""
+    """Measures the probes of a recipe at the steps that they name. Raises UserError for `recall` on text."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._recipe, self._registry = loaded.recipe, loaded.registry

@@ -30,5 +30,5 @@ def call(name: str, arguments: Mapping[str, Value], window: int | None = None) -
 
 
 def own_scale(scale: float, head: int) -> dict[str, Any]:
-    """The argument of attention that says the factor on scores; nothing where it is the usual one of a head's width."""
+    """The argument `scale` of attention; none where it is the default, head ** -.5."""
     return {} if scale == head**-0.5 else {"scale": scale}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ import torch
 
 from hybridkit.hub.card import card
 from hybridkit.hub.family import FAMILY, CannotSay, Family
+from hybridkit.hub.importing import whole_folder
 from hybridkit.model.loading import load_model
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
-from hybridkit.system.files import FILES
 
 HF = "hf"  # `--format hf`: the family that says the stack exactly, of those with a preference
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -53,16 +52,12 @@ def export_run(
     model = load_model(run, checkpoint, average)
     source = Run(run, checkpoint)
     family, reasons = choose_family(model.plan, format)
-    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
-        part.mkdir(parents=True)
-        family.export(model, source, part, DTYPES[dtype] if dtype else None)
-        (part / "README.md").write_text(card(source, model, family, folder.name, average), encoding="utf-8")
-        FILES.rename(part, folder)
+        with whole_folder(folder) as part:
+            family.export(model, source, part, DTYPES[dtype] if dtype else None)
+            (part / "README.md").write_text(card(source, model, family, folder.name, average), encoding="utf-8")
     except CannotSay as error:
         raise UserError(f"--format {format}: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Exported(sorted(path for path in folder.rglob("*") if path.is_file()), family.name(), reasons)
 
 

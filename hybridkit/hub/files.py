@@ -92,7 +92,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> Any:
 
 def _constant(name: str) -> float:
     if name == "NaN":
-        raise ValueError("NaN is no number of JSON")
+        raise ValueError("NaN is not a number in JSON")
     return math.inf if name == "Infinity" else -math.inf
 
 

@@ -32,7 +32,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
 from hybridkit.runs.plugin_copies import hashes, write_copies
 from hybridkit.runs.run import Run
-from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.errors import Failure, UserError, nearest
 from hybridkit.system.files import FILES
 from hybridkit.system.folders import kind
 from hybridkit.system.pydantic_errors import first_error
@@ -144,12 +144,19 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
 
 @contextmanager
 def whole_folder(run: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `run`; nothing is left where that fails."""
+    """A hidden folder that becomes `run`; nothing is left where that fails.
+
+    Raises UserError where a file is in the way, and Failure where the folder cannot be made or the disk is full.
+    """
     part = run.parent / f".{run.name}.{os.getpid()}.part"
     try:
         part.mkdir(parents=True)
         yield part
         FILES.rename(part, run)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{run}: a file is in the way; name another folder") from error
+    except OSError as error:
+        raise Failure(f"{run}: it cannot be written, and nothing of it is kept: {error.strerror or error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -46,7 +46,7 @@ def from_zero(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def to_zero(tensors: list[Tensor]) -> list[Tensor]:
-    """The other way."""
+    """The inverse of `from_zero`."""
     return [tensor - 1 for tensor in tensors]
 
 

@@ -35,12 +35,12 @@ def local_folder(source: str) -> Path:
 
 
 def push(folder: Path, repository: str, public: bool) -> str:
-    """Upload a folder to a repository, a new private one where there is none and not `public`; its address.
+    """Upload a folder to a repository, and return its address. A new repository is private unless `public`.
 
-    Raises UserError; the folder stays.
+    Raises UserError where that fails; the folder stays.
     """
     if not _NAME.fullmatch(repository):
-        raise UserError(f"--push {repository}: a repository is named NAME/NAME ({folder} is written)")
+        raise UserError(f"--push {repository}: a repository is named NAME/NAME; the export is in {folder}")
     try:
         from huggingface_hub import HfApi
     except ImportError:

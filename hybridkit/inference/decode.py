@@ -210,7 +210,7 @@ def layer_decoders(model: Model, rows: int) -> list[EntryStep]:
     """The decoders of all layers of a model; they are built again only after weights or layout have changed."""
     weights = list(model.parameters())
     versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
-    # The sums show changes through `.data`, which have no version. They take less time than a token.
+    # A change through `.data` raises no version, but changes the sum. All sums take less time than a token.
     given = rows == 1, versions, torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
     kept = _kept.get(model)
     if kept is None or kept[0] != given:

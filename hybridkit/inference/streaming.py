@@ -19,6 +19,7 @@ class Stops:
     """Passes text on up to the first stop string, and holds back what may be the beginning of one.
 
     The first is the one that is complete first, so that the pieces in which the text comes do not matter.
+    Raises UserError for an empty stop string.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
@@ -13,6 +14,7 @@ from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from hybridkit.language.pattern_source import PatternSource, Span, error_at
 from hybridkit.language.syntax_errors import BRACKETS, syntax_error
+from hybridkit.language.tables import parser
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a syntax error must not wait for
     from hybridkit.block import Argument, Value
@@ -77,6 +79,19 @@ def pattern_tree(text: str, source: PatternSource | None = None) -> Group | Call
 def _tree(text: str) -> Group | Call:
     """A recipe's pattern is read when the recipe is checked, and again when it is compiled."""
     return _parser().parse(text)  # type: ignore[return-value]  # what _Build.start returns
+
+
+_LIST = re.compile(r"\s*\[([^][\"]*)\]\s*(?:\*\s*([0-9]{1,4})\s*)?")  # a flat list, and how often it repeats
+_COMMA = re.compile(r",(?![^()]*\))")  # outside of parentheses, which do not nest
+
+
+def list_elements(text: str) -> tuple[list[str], int] | None:
+    """The elements of `[a, b, c]*n`, a list without lists and quoted text within, and n; None for other texts.
+
+    If each element by itself is a pattern, the whole is one, and reads as they do.
+    """
+    found = _LIST.fullmatch(text) if len(text) <= MAX_PATTERN_BYTES // 4 else None
+    return ([part.strip() for part in _COMMA.split(found[1])], int(found[2] or 1)) if found else None
 
 
 def _check_levels(text: str, source: PatternSource | None) -> None:
@@ -211,4 +226,4 @@ def _text(token: Token) -> str:
 
 @cache
 def _parser() -> Lark:
-    return Lark.open("pattern.lark", rel_to=__file__, parser="lalr", transformer=_Build(), maybe_placeholders=False)
+    return parser(_Build())

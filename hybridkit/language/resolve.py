@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from hybridkit.language.parser import MAX_ENTRIES, list_elements, parse_pattern
 from hybridkit.language.pattern_source import PatternError, PatternSource, Span, error_at
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
@@ -31,6 +32,7 @@ _MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow 
 
 _ALTERNATIVE = ("literal_error", "bool_type")  # of a union's members, whose names follow the field's
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
+_ELEMENTS = 1 << 14  # texts of elements that are kept
 _S = TypeVar("_S", bound="Spec")
 
 
@@ -45,6 +47,25 @@ def resolve(call: Call, registry: Registry, text: str, source: PatternSource | N
     return registry.entries[said]
 
 
+def resolve_pattern(text: str, registry: Registry, source: PatternSource | None = None) -> tuple[Entry, ...]:
+    """The entries of a pattern, one a call. Raises PatternError for what is no pattern, and what `resolve` raises.
+
+    An element of a list is parsed when it is first met: a search asks for thousands of lists of the same few elements.
+    """
+    elements, times = list_elements(text) or ([], 0)
+    parts = [registry.elements.get(element) for element in elements]
+    if times and None not in parts:
+        found = [entry for part in parts for entry in part or ()] * times
+        if sum(len(entry.branches) for entry in found) <= MAX_ENTRIES:
+            return tuple(found)
+    entries = tuple(resolve(call, registry, text, source) for call in parse_pattern(text, source))
+    for element in elements if len(registry.elements) < _ELEMENTS else ():
+        if element:  # what follows a last comma is none
+            calls = parse_pattern(element)
+            registry.elements[element] = tuple(resolve(call, registry, element) for call in calls)
+    return entries
+
+
 def _resolve(call: Call, registry: Registry, text: str, source: PatternSource | None) -> Entry:
     from hybridkit.block import Entry
 
@@ -52,7 +73,9 @@ def _resolve(call: Call, registry: Registry, text: str, source: PatternSource | 
     entry = Entry(tuple(_block(branch, registry, at) for branch in calls))
     for branch, block in zip(calls, entry.branches, strict=True) if len(calls) > 1 else ():
         if not block.is_mixer:
-            raise at(branch.span.name, f"{branch.name} does not mix over time, and a branch does; let it stand after")
+            raise at(
+                branch.span.name, f"a branch has to mix over time, and {branch.name} does not: [a | b, {branch.name}]"
+            )
         if block.norm != entry.norm:
             raise at(branch.span.name, "branches read one normed input: give all the same norm=, or set model.norm")
     return entry

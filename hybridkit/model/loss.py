@@ -29,7 +29,7 @@ def linear_cross_entropy(
     x (N, D), weight (V, D), targets (N,) of which `IGNORED` ones add nothing. The gradient is that of the loss plus
     `z_loss` times the sum of logsumexp(z)^2 (arXiv 2204.02311, section 5), which the returned loss leaves out.
     """
-    if x.device.type == "cpu":  # skips ignored targets; elsewhere asking how many would wait for the device
+    if x.device.type == "cpu":  # leave out ignored targets; on a GPU, counting them would make the CPU wait
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]

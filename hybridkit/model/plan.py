@@ -4,7 +4,7 @@
 a weight. Branches side by side are nodes between the entry before and their own, which is then their sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from hybridkit.block import Block, Dims, Entry, GivenWindow, TrainStep, Window, window_of
 from hybridkit.language.parser import parse_pattern
-from hybridkit.language.pattern_source import PatternSource, error_at
+from hybridkit.language.pattern_source import PatternSource, Span, error_at
 from hybridkit.language.printer import canonical
-from hybridkit.language.resolve import problem, resolve
+from hybridkit.language.resolve import problem, resolve_pattern
 from hybridkit.model.config import ModelConfig
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
@@ -136,24 +136,28 @@ def compile_pattern(
     A pattern that itself names a block which does not mix gets no FFNs added. Raises PatternError, with a caret, for
     what the pattern says wrong, and UserError for what `config.ffn` does.
     """
-    calls = parse_pattern(text, source)
-    written = tuple(resolve(call, registry, text, source) for call in calls)
+    written = resolve_pattern(text, registry, source)
     only_mixers = all(entry.is_mixer for entry in written)
     added = _ffn(config.ffn, registry, source) if config.ffn and only_mixers else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    spans = {
-        block: own.span
-        for entry, call in zip(written, calls, strict=True)
-        for block, own in zip(entry.branches, call.branches, strict=True)
-    }
-    for block in {block: None for entry in entries for block in entry.branches}:
+    for block in {block: None for entry in dict.fromkeys(entries) for block in entry.branches}:
         try:
             _check(block, Dims(config.width, config.heads, config.vocab))
         except ValueError as error:
+            spans = _spans(text, written, source)
             if block not in spans:
                 raise UserError(f"{_where(source)}model.ffn: {error}") from error
-            raise error_at(source, text, spans[block].name, str(error)) from error
+            raise error_at(source, text, spans[block], str(error)) from error
     return Plan(written, entries, config)
+
+
+def _spans(text: str, written: Sequence[Entry], source: PatternSource | None) -> dict[Block, Span]:
+    """Where the names of a pattern's blocks stand in its text."""
+    return {
+        block: own.span.name
+        for entry, call in zip(written, parse_pattern(text, source), strict=True)
+        for block, own in zip(entry.branches, call.branches, strict=True)
+    }
 
 
 def _check(block: Block, dims: Dims) -> None:
@@ -163,7 +167,7 @@ def _check(block: Block, dims: Dims) -> None:
     except (RuntimeError, TypeError, OverflowError) as error:
         if "overflow" not in str(error).lower():
             raise
-        raise ValueError(f"{block}: no machine holds sizes like these") from error
+        raise ValueError(f"{block}: sizes like these fit into no machine's memory") from error
 
 
 def _ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:

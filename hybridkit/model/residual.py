@@ -119,7 +119,7 @@ class Residual(nn.Module):
         return [_times(h, scale) for scale, _ in self._scales]
 
     def _sum(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """x and what its layers made of it."""
+        """The entry's output: x plus the scaled and normalized sum of its layers' outputs."""
         parts = zip(outputs, self._scales, self._own_norms, strict=True)
         scaled = [_times(norm(y), scale) for y, (_, scale), norm in parts]
         y: Tensor = self.post_norm(sum(scaled[1:], scaled[0]))

@@ -1,4 +1,4 @@
-"""What a recipe says to the engine, the optimizer and the loggers that it names: their classes declare the fields.
+"""What a recipe says to the engine, optimizer, schedule and loggers that it names: their classes declare the fields.
 
 An engine's fields stand flat under `train`, those of others in a mapping: `optimizer: {name: ..., field: ...}`.
 """
@@ -18,6 +18,7 @@ from hybridkit.system.errors import nearest
 ENGINE = Kind("engine", "hybridkit.training.engines", subfolders=True)
 OPTIMIZER = Kind("optimizer", "hybridkit.training.optimizers")
 LOGGER = Kind("logger", "hybridkit.training.loggers")
+SCHEDULE = Kind("schedule", "hybridkit.training.schedules")
 
 NEEDS_ENGINE: dict[str, JsonValue] = {"needs_engine": True}  # marks a field of an engine that others cannot ignore
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
 
+from hybridkit.recipe.choices import SCHEDULE, choice
 from hybridkit.recipe.presets import PRESETS
 from hybridkit.recipe.probe import Names, Sizes
 from hybridkit.recipe.section import MOST, Misfit, Section, Share, Size, Switch
-from hybridkit.recipe.train import MinLr, Train
+from hybridkit.recipe.train import MinLr, Train, schedule_falls
 from hybridkit.system.choices import Scoring
 from hybridkit.system.errors import nearest
 
@@ -33,6 +34,11 @@ def _keep(said: Any) -> list[int] | str:
     if isinstance(said, str) and re.fullmatch(r"(last|auto) [1-9][0-9]{0,5}", said, re.ASCII):
         return said
     raise ValueError("should be a list of mixers' numbers, from 0 on, or `last N`, or `auto N`")
+
+
+def _schedule(said: Any, info: ValidationInfo) -> Any:
+    """As `train.schedule`. Without a context a stage is read again (`Convert.all_stages`), and was checked before."""
+    return choice(SCHEDULE, said, info.context["registry"]) if info.context else said
 
 
 def _loss(said: Any) -> dict[str, float]:
@@ -61,7 +67,7 @@ class Stage(Section):
     lr: float | None = Field(default=None, gt=0)
     min_lr: MinLr | None = None
     warmup: Share | None = None
-    schedule: Literal["cosine", "wsd", "constant"] | None = None
+    schedule: Annotated[str | dict[str, JsonValue], BeforeValidator(_schedule)] | None = None
     weight_decay: float | None = Field(default=None, ge=0)
     loss: Annotated[dict[str, float], BeforeValidator(_loss)] | None = None
     train: Literal["new", "mixers", "all"] | None = None  # None: new mixers under the loss `hidden`, else all
@@ -166,7 +172,7 @@ def stage_train(stage: Stage, train: Train, at: int) -> dict[str, Any]:
     if "lr" in found and "min_lr" not in found:
         found["min_lr"] = found["lr"] * train.last_lr / train.lr
     changed = train.model_copy(update=found)
-    if changed.schedule != "constant" and changed.last_lr > changed.lr:
+    if changed.last_lr > changed.lr and schedule_falls(changed.schedule):
         message = f"convert.stages.{at}: min_lr should be at most lr, {changed.lr:g}, not {changed.last_lr:g}"
         raise Misfit(message, *_places(at, "min_lr"), *_places(at, "lr"))
     return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
-from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, check_choice, choice, engine_fields
+from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, SCHEDULE, check_choice, choice, chosen, engine_fields
 from hybridkit.recipe.probe import Probe
 from hybridkit.recipe.section import FIXED, MOST, Misfit, Section, Share, Size, Switch
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -44,6 +44,10 @@ def _optimizer(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
     return choice(OPTIMIZER, said, _registry(info))
 
 
+def _schedule(said: Any, info: ValidationInfo) -> str | dict[str, Any]:
+    return choice(SCHEDULE, said, _registry(info))
+
+
 def _loggers(said: Any, info: ValidationInfo) -> list[str | dict[str, Any]]:
     return [choice(LOGGER, one, _registry(info)) for one in (said if isinstance(said, list) else [said])]
 
@@ -54,6 +58,12 @@ SMALLER = ("loss", "bits", "perplexity")  # in names of figures that are better 
 def better(metric: str, value: float, than: float) -> bool:
     """Whether a figure is better: losses, bits and perplexities when smaller, all others when larger."""
     return value < than if any(word in metric for word in SMALLER) else value > than
+
+
+def schedule_falls(said: str | Mapping[str, Any], registry: Registry = REGISTRY) -> bool:
+    """Whether a schedule's last rate is another than its first, so that `min_lr` counts."""
+    name, fields = chosen(said)
+    return bool(registry.get(SCHEDULE, name)(**fields).remaining(1.0) < 1)
 
 
 class Until(Section):
@@ -93,8 +103,10 @@ class Train(Section):
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     min_lr: MinLr = Field(default=1e-4, description="Last learning rate, or a share of lr such as `10%`; at most lr.")
     warmup: Share = Field(default=0.01, description="Share of the steps in which the rate rises.")
-    schedule: Literal["cosine", "wsd", "constant"] = Field(
-        default="cosine", description="How the rate falls: along a cosine, only towards the end (wsd), or not at all."
+    schedule: Annotated[str | dict[str, JsonValue], BeforeValidator(_schedule)] = Field(
+        default="cosine",
+        description="How the rate falls: along a cosine (`cosine`), in the last fifth of the run (`wsd`, or another "
+        "share: `{name: wsd, decay: .1}`), or not at all (`constant`).",
     )
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's; none on norms, biases and gates.")
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field(default=(0.9, 0.95), description="AdamW's.")
@@ -175,8 +187,8 @@ class Train(Section):
         return {key: data[key] for key in own if key in data} | engine_fields(data, engine, own, registry)
 
     @model_validator(mode="after")
-    def _falls(self) -> Self:
-        if self.schedule != "constant" and self.last_lr > self.lr:
+    def _falls(self, info: ValidationInfo) -> Self:
+        if self.last_lr > self.lr and schedule_falls(self.schedule, _registry(info)):
             message = f"train.min_lr should be at most train.lr, {self.lr:g}, not {self.last_lr:g}"
             raise Misfit(message, ("train", "min_lr"), ("train", "lr"))
         return self

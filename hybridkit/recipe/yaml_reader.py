@@ -103,7 +103,7 @@ def read_yaml_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
         return Document({}, {}, document.values, {})
     if not isinstance(document.data, dict):
         if isinstance(document.data, str) and (unseen := _UNSEEN.search(document.data)):
-            said = f"{character(unseen[0])} looks like nothing or a space: write a plain space after a key's colon"
+            said = f"{character(unseen[0])} is invisible or looks like a space: write a plain space after a key's colon"
             raise ReadError(document.where(()), said)
         raise ReadError(document.where(()), "the top level should hold lines of `key: value`")
     return document
@@ -147,7 +147,7 @@ def _slip(text: str, index: int, builder: _Builder | None) -> tuple[int, str] | 
     if unseen := _UNSEEN.search(told):
         return (
             begin + unseen.start(),
-            f"{character(unseen[0])} looks like nothing or a space: write a plain space, or none",
+            f"{character(unseen[0])} is invisible or looks like a space: write a plain space, or none",
         )
     if builder and (found := builder.events.misspelt()):
         return found[0], f"unknown key {shown(found[1])}; did you mean `pattern`?"
@@ -247,7 +247,7 @@ class _Builder:
                 raise Refused(index, "a key is a word, not a list or mapping")
             name = _text(event, index)
             if event.style is None and (unseen := _UNSEEN.search(name)):
-                raise Refused(index, f"this key holds {character(unseen[0])}, which looks like nothing or a space")
+                raise Refused(index, f"this key holds {character(unseen[0])}, which is invisible or looks like a space")
             if name in data:
                 raise Refused(index, f"`{name}` is given twice; first at {self.keys[(*path, name)]}")
             self.keys[(*path, name)] = self.place(index)
@@ -280,7 +280,7 @@ class _Builder:
 def _text(event: e.ScalarEvent, index: int) -> str:
     """The text of a scalar, without characters that only an escape can write and that no file name may hold."""
     if _NO_TEXT.search(event.value):
-        raise Refused(index, "an escape that stands for no character")
+        raise Refused(index, "this escape is no character")
     return event.value
 
 

@@ -15,8 +15,8 @@ class Kind:
 
     @property
     def group(self) -> str:
-        """The entry points under which installed packages bring classes of this kind."""
-        return f"hybridkit.{self.name}s"
+        """The entry points by which installed packages bring classes of this kind, named like its folder."""
+        return f"hybridkit.{self.package.rpartition('.')[2].removeprefix('hybridkit_')}"
 
     def __str__(self) -> str:
         return self.name

@@ -1,4 +1,4 @@
-"""A module to the one public class of a kind that it holds, and the plugin files that bring such classes."""
+"""A module to the one public class of a kind that it holds, and the plug-in files that bring such classes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from hybridkit.system.errors import UserError
 
 
 def plugin_path(path: str | Path) -> Path:
-    """The absolute path of a plugin. Raises UserError unless it is a Python file whose name can be a name."""
+    """The absolute path of a plug-in. Raises UserError unless it is a Python file whose name can be a name."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: {'a plugin is a file, not a folder' if path.is_dir() else 'no such plugin file'}")
+        raise UserError(f"{path}: {'a plug-in is a file, not a folder' if path.is_dir() else 'no such plug-in file'}")
     if path.suffix != ".py" or not path.stem.isidentifier() or path.stem.startswith("_"):
-        raise UserError(f"{path}: a plugin's file name is its name in a pattern or recipe, such as my_block.py")
+        raise UserError(f"{path}: a plug-in is named by its file: a Python name and .py, as in my_block.py")
     return path.resolve()
 
 
 def plugin_module(path: Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> str:
-    """The name under which a plugin file can be imported, in this process: one package for every folder of plugins.
+    """The name under which a plug-in file can be imported, in this process: one package for every folder of plug-ins.
 
     An ordinary package rather than a file executed by hand: its classes pickle, it may import its neighbours
-    (`from ._helper import f`), and its last part is the file's stem, the plugin's name. `expected`: the SHA-256 of all
+    (`from ._helper import f`), and its last part is the file's stem, the plug-in's name. `expected`: the SHA-256 of all
     files that may be executed, by their names in the folder. `named`: the user has named the file and trusts it.
     """
-    return f"{open_package(path.parent, expected, named=named).name}.{path.stem}"
+    package = open_package(path.parent, expected, named=named)
+    package.plugins.add(path.stem)
+    return f"{package.name}.{path.stem}"
 
 
 def public_class(module: str, owner: str) -> tuple[str, type]:

@@ -6,12 +6,13 @@ where the source has the same size and was changed in the same second.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -34,6 +35,7 @@ class Package:
     def __init__(self, name: str, folder: Path, expected: Mapping[str, str] | None) -> None:
         self.name, self.folder, self.expected = name, folder, expected
         self.loaded: dict[str, bytes] = {}  # by name in the folder, what was executed
+        self.plugins: set[str] = set()  # stems of the files that were asked for by themselves
         self.named = False  # the user has named a file of it: the files beside it that it imports are then trusted, too
 
     def spec(self, module: str) -> ModuleSpec | None:
@@ -94,15 +96,39 @@ def open_package(folder: Path, expected: Mapping[str, str] | None = None, *, nam
 def sources(modules: Iterable[str]) -> dict[str, bytes]:
     """What was executed from the packages of these modules, as it is copied to a run: content by name.
 
-    Modules that are no plug-ins' are left out. Files of a second folder, and of others, stand under `2/`, `3/` ...
+    Modules that are no plug-ins' are left out, and so are other plug-ins of the folder that none of them imports. Files
+    of a second folder, and of others, stand under `2/`, `3/` ...
     """
-    used = dict.fromkeys(name for module in modules if (name := module.partition(".")[0]) in _PACKAGES)
-    packages = sorted((_PACKAGES[name] for name in used), key=lambda package: str(package.folder))
+    used: dict[str, set[str]] = {}
+    for module in modules:
+        package, _, stem = module.partition(".")
+        if package in _PACKAGES:
+            used.setdefault(package, set()).add(stem.partition(".")[0])
     found = dict[str, bytes]()
+    packages = sorted((_PACKAGES[name] for name in used), key=lambda package: str(package.folder))
     for number, package in enumerate(packages, start=1):
         place = f"{number}/" if number > 1 else ""
-        found |= {f"{place}{name}": raw for name, raw in package.loaded.items()}
+        other = {f"{stem}.py" for stem in package.plugins - _imported(package, used[package.name])}
+        found |= {f"{place}{name}": raw for name, raw in package.loaded.items() if name not in other}
     return dict(sorted(found.items()))
+
+
+def _imported(package: Package, stems: set[str]) -> set[str]:
+    """These files of a package, and those that they import from it, directly or not."""
+    found, waiting = set[str](), list(stems)
+    while waiting:
+        stem = waiting.pop()
+        if stem not in found:
+            found.add(stem)
+            waiting += _neighbours(package.loaded.get(f"{stem}.py", b""))
+    return found
+
+
+def _neighbours(source: bytes) -> Iterator[str]:
+    """The modules of its own package that a module imports: `from . import a`, `from .a import b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]
 
 
 def loaded_hash(path: Path) -> str:

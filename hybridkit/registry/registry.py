@@ -1,7 +1,7 @@
 """Names and the classes behind them, for every kind: blocks, window policies, optimizers, engines and others.
 
-Names come from the folder of a kind, from entry points of installed packages and from plugin files. No module is
-imported before its class is asked for, except plugin files, whose one class tells their kind.
+Names come from the folder of a kind, from entry points of installed packages and from plug-in files. No module is
+imported before its class is asked for, except plug-in files, whose one class tells their kind.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Registry:
             self.add(path)
 
     def add(self, path: str | Path, expected: Mapping[str, str] | None = None, *, named: bool = False) -> None:
-        """Take in a plugin file; adding it again changes nothing. Raises UserError unless it is an importable file.
+        """Take in a plug-in file; adding it again changes nothing. Raises UserError unless it is an importable file.
 
         `expected`: the SHA-256 of each file of its folder that may be executed; None: any. `named`: the user typed the
         file's name, which is how its content becomes trusted.
@@ -70,12 +70,12 @@ class Registry:
         self._forget()
 
     def clear(self) -> None:
-        """Forget all plugin files."""
+        """Forget all plug-in files."""
         self._plugins.clear()
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("entries", "_known", "_plugged", "_classes"):
+        for name in ("entries", "elements", "_known", "_plugged", "_classes"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -83,19 +83,24 @@ class Registry:
         """What calls of patterns stand for, kept by `language.resolve`: equal calls give the same object."""
         return {}
 
+    @cached_property
+    def elements(self) -> dict[str, tuple[Entry, ...]]:
+        """What the elements of patterns stand for by their text, kept by `language.resolve`."""
+        return {}
+
     @property
     def plugins(self) -> tuple[Path, ...]:
-        """The plugin files that were added."""
+        """The plug-in files that were added."""
         return tuple(self._plugins)
 
     def copy(self) -> Registry:
-        """Another registry with the same plugin files."""
+        """Another registry with the same plug-in files."""
         made = Registry()
         made._plugins = dict(self._plugins)
         return made
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled as its plugin files, since classes of plug-ins can only be imported where those were added."""
+        """Pickled as its plug-in files, since classes of plug-ins can only be imported where those were added."""
         return "REGISTRY" if self is REGISTRY else (_with_plugins, (tuple(self._plugins.values()),))
 
     def get(self, kind: Kind, name: str) -> Any:
@@ -134,9 +139,14 @@ class Registry:
 
     def _of(self, kind: Kind) -> dict[str, Known]:
         if kind not in self._known:
-            found = (*_in_folder(kind), *_installed(kind), *(one for one in self._plugged if one.kind == kind.name))
-            self._known[kind] = _by_name(found)
+            plugged = (one for one in self._plugged if one.kind == kind.name)
+            self._known[kind] = _by_name((*_in_folder(kind), *_installed(kind, self._points), *plugged))
         return self._known[kind]
+
+    @cached_property
+    def _points(self) -> metadata.EntryPoints:
+        """The entry points of all packages that are installed: each one's file is read, which is done once."""
+        return metadata.entry_points()
 
     @cached_property
     def _known(self) -> dict[Kind, dict[str, Known]]:
@@ -150,7 +160,7 @@ class Registry:
 
     @cached_property
     def _plugged(self) -> tuple[Known, ...]:
-        """What the plugin files hold; imports them."""
+        """What the plug-in files hold; imports them."""
         return tuple(map(_plugin, self._plugins.values()))
 
 
@@ -173,8 +183,8 @@ def _in_folder(kind: Kind) -> Iterator[Known]:
             yield Known(kind.name, file.parent.name, f"{kind.package}.{file.parent.name}", str(file))
 
 
-def _installed(kind: Kind) -> Iterator[Known]:
-    for point in metadata.entry_points(group=kind.group):
+def _installed(kind: Kind, points: metadata.EntryPoints) -> Iterator[Known]:
+    for point in points.select(group=kind.group):
         owner = f"package {point.dist.name}" if point.dist else f"entry point {point.value}"
         if point.module.rpartition(".")[2] != point.name:
             raise UserError(f"{owner}: entry point `{point.name}` should be named like its module, {point.module}")
@@ -182,7 +192,7 @@ def _installed(kind: Kind) -> Iterator[Known]:
 
 
 class _Plugin(NamedTuple):
-    """A plugin file, and what is known of its content."""
+    """A plug-in file, and what is known of its content."""
 
     path: Path
     expected: Mapping[str, str] | None

@@ -43,14 +43,21 @@ def label(name: str) -> str:
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:
-    """Labels of several names, all different: without their common beginning, numbered where need be."""
+    """Labels of several names, all different: without their common beginning and last folders, numbered if need be."""
     names = list(dict.fromkeys(names))
-    short = list(map(label, apart(names)[1]))
+    short = list(map(label, _without_last(apart(names)[1])))
     alike = {text for text in short if short.count(text) > 1}
     return {
         name: f"{place}: {text}" if text in alike else text
         for place, (name, text) in enumerate(zip(names, short, strict=True), start=1)
     }
+
+
+def _without_last(names: list[str]) -> list[str]:
+    """Paths without the last folders that all of them share, such as `seed-0` of several trials."""
+    parts = [name.rpartition("/") for name in names]
+    alike = len(names) > 1 and all(first for first, _, _ in parts) and len({last for _, _, last in parts}) == 1
+    return _without_last([first for first, _, _ in parts]) if alike else names
 
 
 def save_figure(figure: Figure, file: Path) -> None:

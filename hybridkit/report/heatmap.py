@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # half a second
 
 FEW = 100  # targets, below which a bin of positions is joined with the next
 _CELL = (0.36, 0.19)  # inches
+_FAR = "recall_far"
+_TEST = "test window"
 
 
 class _Panel(NamedTuple):
@@ -54,6 +56,9 @@ def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
         yield "position", _positions(findings)
     if recall := [cell for cell in findings.cells if cell.task.startswith("recall_")]:
         yield "recall", _curves(recall)
+    far = [cell for cell in findings.cells if cell.task == _FAR]
+    if len({cell.length for cell in far}) > 1 and len({cell.window for cell in far}) > 1:
+        yield "recall-window", _distance_window(far, findings.trained)
 
 
 def _file(task: str) -> str:
@@ -95,23 +100,45 @@ def _title(run: str, rest: str, several: bool, apart: bool) -> str:
 @in_style
 def _length_window(needles: Sequence[CellScore]) -> Figure:
     """A panel for each run and task: score by length and test window."""
-    lengths, rows = pivot(needles)
+    tasks = dict.fromkeys(cell.task for cell in needles)
+    names = labels(dict.fromkeys(cell.run for cell in needles))
+    titles = {
+        (task, run): _title(said, label(task), len(names) > 1, len(tasks) > 1)
+        for task in tasks
+        for run, said in names.items()
+    }
+    return _heatmaps(_windowed(needles, titles), "Needles: score in % by length and test window", "length", _TEST)
+
+
+@in_style
+def _distance_window(far: Sequence[CellScore], trained: Mapping[str, str]) -> Figure:
+    """A panel for each run: recall by distance and test window, with the window that it was trained with."""
+    names = labels(dict.fromkeys(cell.run for cell in far))
+    titles = {
+        (_FAR, run): _title(said, f"trained with {label(trained.get(run, ''))}", len(names) > 1, bool(trained.get(run)))
+        for run, said in names.items()
+    }
+    return _heatmaps(_windowed(far, titles), "Recall in % by distance and test window", "distance in tokens", _TEST)
+
+
+def _windowed(cells: Sequence[CellScore], titles: Mapping[tuple[str, str], str]) -> list[_Panel]:
+    """A panel for each task and run that has cells: score by length and test window."""
+    lengths, rows = pivot(cells)
     places = list(dict.fromkeys((task, run) for task, run, _ in rows))
-    windows = list(dict.fromkeys(cell.window for cell in needles))
-    names = labels(run for _, run in places)
+    windows = list(dict.fromkeys(cell.window for cell in cells))
     panels = []
     for task, run in places:
         by_window = [rows.get((task, run, window), {}) for window in windows]
         grid = [[row[n].score if n in row else None for n in lengths] for row in by_window]
-        title = _title(names[run], label(task), len(names) > 1, len(places) > len(names))
         hidden = [
             (down, across)
             for down, row in enumerate(by_window)
             for across, n in enumerate(lengths)
             if n in row and row[n].unseen == 1
         ]
-        panels.append(_Panel(title, list(map(window_name, windows)), list(map(format_tokens, lengths)), grid, hidden))
-    return _heatmaps(panels, "Needles: score in % by length and test window", "length", "test window")
+        axes = list(map(window_name, windows)), list(map(format_tokens, lengths))
+        panels.append(_Panel(titles[task, run], *axes, grid, hidden))
+    return panels
 
 
 @in_style
@@ -126,7 +153,7 @@ def _train_test(findings: EvalResult) -> Figure:
 
 @in_style
 def _positions(findings: EvalResult) -> Figure:
-    """Loss by the tokens read before; bins of few targets are joined, for their means are noise."""
+    """Loss by the tokens read before; bins with few targets are joined, since their means are noisy."""
     bins = position_bins(findings)
     names = labels(run for run, *_ in bins)
     figure = new_figure(PAGE, 3.0)

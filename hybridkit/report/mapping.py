@@ -105,7 +105,7 @@ def _title(layer: MappedLayer, block: str) -> str:
 
 
 def _lists(layer: MappedLayer) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The lists that hold anything, names as in the block's own layer; none of a kept layer."""
+    """The lists of a layer that are not empty, with weights named as in its block; nothing for a kept layer."""
     prefix = f"{layer.branch.partition('.')[2]}.{layer.student}.".lstrip(".")
     for name in LISTS if layer.how != "kept" else ():
         if listed := getattr(layer, name):

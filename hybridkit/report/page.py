@@ -64,7 +64,7 @@ def print_table(console: Console, table: TextTable) -> None:
     if drawn.whole > console.width:
         table = table.without_repeats()
         drawn = _drawn(table)
-    named_only = len(table.columns) == 1 and len(table.rows) == 1  # the title says all but the name
+    named_only = len(table.columns) == 1 and len(table.rows) == 1  # the title gives the value
     console.print(one_line(table.title), one_line(table.rows[0][0]) if named_only else drawn, "", sep="\n")
 
 

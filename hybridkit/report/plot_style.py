@@ -121,7 +121,7 @@ def short_count(value: float) -> str:
 
 
 def logarithmic(axes: Axes, *names: str, base: int = 10, write: Callable[[float], str] | None = None) -> None:
-    """Make axes (`x`, `y`) logarithmic, their ticks labelled as counts: powers would need matplotlib's TeX."""
+    """Make axes (`x`, `y`) logarithmic, with ticks such as 1k: powers of ten would need matplotlib's TeX."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     for name in names:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hybridkit.report.console import Progress
+from hybridkit.report.live import Progress
 from hybridkit.report.numbers import format_loss, format_speed
 from hybridkit.report.pace import Eta, Throttle
 from hybridkit.system.terminal import is_terminal, say

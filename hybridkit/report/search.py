@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from hybridkit.report.compare import comparison_tables
-from hybridkit.report.console import Console, Group, Live, Table
+from hybridkit.report.console import Console, Group, Table
+from hybridkit.report.live import Live
 from hybridkit.report.numbers import format_bytes, format_duration, format_parameters
 from hybridkit.report.pace import Throttle
 from hybridkit.report.page import print_table

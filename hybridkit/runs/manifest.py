@@ -116,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         raise Invalid(f"{NAME}: {first_error(error)}") from error
     if folder.parent.name == CHECKPOINTS and folder.name != f"step-{manifest.step}":
-        raise Invalid(f"{NAME} is that of step {manifest.step}")
+        raise Invalid(f"{NAME} names step {manifest.step}, and the folder is {folder.name}")
     return manifest
 
 

@@ -64,7 +64,7 @@ def write_copies(run: RunWithPlugins, code: Mapping[str, bytes]) -> None:
 def recorded(run: RunWithPlugins) -> dict[str, str]:
     """SHA-256 of every file that a run was trained with, by its name in `plugins/`; none for runs that keep no record.
 
-    Before the first checkpoint: of the files that are there.
+    Before the first checkpoint: of the files that are there. Raises UserError where these are too many or too large.
     """
     if manifest := run.record():
         return manifest.code or {}
@@ -82,8 +82,13 @@ def refuse_changed(origin: str, was: Mapping[str, str], now: Mapping[str, str], 
     before, after = _flat(was), _flat(now)
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            old, new = (" and ".join(sorted(found.get(name, ()))) or "none" for found in (before, after))
-            raise UserError(f"{origin}: the plug-in {name} is another one: sha256 {old} there, {new} now; {remedy}")
+            old, new = (" and ".join(sorted(found.get(name, ()))) for found in (before, after))
+            said = f"the plug-in {name} is another one: sha256 {old} there, {new} now"
+            if not new:
+                said = f"it uses the plug-in {name} (sha256 {old}), and nothing names that now"
+            elif not old:
+                said = f"it does not use the plug-in {name} (sha256 {new}), which is named now"
+            raise UserError(f"{origin}: {said}; {remedy}")
 
 
 def registry_of(run: RunWithPlugins, names: Collection[str]) -> Registry:

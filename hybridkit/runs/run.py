@@ -181,6 +181,7 @@ class Run:
         return best[0]
 
     def check_exists(self) -> None:
+        """Raises UserError where there is no such folder, or it is none that a run may be in."""
         if not self.path.exists():
             close = nearest(str(self.path), [str(path) for path in _beside(self.path) if Run(path).begun])
             hint = f"did you mean {close}?" if close else "`hybridkit train` makes one"

@@ -205,7 +205,7 @@ def _validated(frozen: FrozenTrial, aliases: Sequence[Any]) -> Trial:
     own: dict[str, Any] = {"number": frozen.number, "state": _STATES[frozen.state], "params": dict(frozen.params)}
     own |= {"aliases": others, "seconds": seconds}
     if both := own.keys() & about.keys():
-        raise ValueError(f"trial {frozen.number} has a field {min(both)}, which optuna keeps")
+        raise ValueError(f"trial {frozen.number} has a field {min(both)}, which is reserved for optuna")
     trial: Trial = _TRIAL.validate_python(about | own)
     numbers = (trial.proposals, trial.rejected, trial.duplicates, *(alias.proposal for alias in others))
     if not all(0 <= number < _LARGEST for number in numbers):

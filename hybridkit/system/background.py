@@ -1,4 +1,4 @@
-"""One piece of work at a time in a thread, whose errors surface in the caller's."""
+"""Runs one function at a time in a thread; its error is raised in the thread that waits for it."""
 
 import threading
 from collections.abc import Callable

@@ -61,8 +61,12 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     refuse_links([path, part])
-    with part.open("wb") as file:
-        FILES.write(file, data)
-    FILES.fsync(part)
+    try:
+        with part.open("wb") as file:
+            FILES.write(file, data)
+        FILES.fsync(part)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     FILES.rename(part, path)
     FILES.fsync(path.parent)

@@ -42,7 +42,7 @@ def format_json(value: Any, indent: int | None = None) -> str:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(text: str) -> float:

@@ -26,9 +26,9 @@ def check_types(block: Block, dims: Dims) -> None:
 def check_rounding(block: Block, dims: Dims, precision: Arithmetic, tokens: int = 70) -> None:
     """Outputs and gradients equal, to rounding, those in float64 for the same rounded weights and input.
 
-    The bound is relative to the norm of what is compared; it is doubled for gradients, which pass the layer twice. A
-    layer may be worse conditioned than that: where weights and input that are each changed by one rounding already
-    move the float64 result by more, four times that movement is the bound, for what is rounded inside.
+    The error allowed is relative to the norm of the tensor, and twice as large for gradients, which pass the layer
+    forward and backward. Some layers amplify rounding more: the same float64 layer is run with every weight and input
+    changed by one rounding. Four times the change of its result is allowed, where that is more.
     """
     trial, exact, moved = LayerUnderTest(block, dims, precision), *(LayerUnderTest(block, dims) for _ in range(2))
     weights, draw = trial.layer.state_dict(), torch.Generator().manual_seed(5)

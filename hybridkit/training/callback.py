@@ -36,12 +36,18 @@ class Callback:
 
     def on_step(self, line: Line, bits_per_byte: float | None) -> None:
         """An update was made: its line of metrics.jsonl, and the training loss in bits per byte."""
+        self.on_line(line)
 
     def on_validation(self, line: Line) -> None:
         """The held-out text was evaluated: its line of metrics.jsonl."""
+        self.on_line(line)
 
     def on_probe(self, line: Line) -> None:
         """Callbacks have measured something: its line of metrics.jsonl."""
+        self.on_line(line)
+
+    def on_line(self, line: Line) -> None:
+        """A line of metrics.jsonl, whatever it says: for callbacks that override none of the three above."""
 
     def on_checkpoint(self, folder: Path, step: int) -> None:
         """A checkpoint is complete."""

@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 
 class Ceiling:
-    """The most FLOPs or bytes a second. Each of the `works` is measured once a round."""
+    """The most FLOPs or bytes a second. Every round measures each of the `works`."""
 
     def __init__(self, works: Sequence[Work], device: torch.device, timer: Timer = seconds) -> None:
         self._works, self._device, self._timer = works, device, timer

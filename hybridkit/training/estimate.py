@@ -1,6 +1,6 @@
 """What a run would take, from its recipe alone. No weight is allocated and no text is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybridkit.cost.flops import CostSettings, cost
@@ -9,17 +9,25 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded, Recipe
 from hybridkit.system.machine import choose_device, choose_precision
+from hybridkit.training.callback import Callback
 from hybridkit.training.engine import engine_of
+from hybridkit.training.freeze import check_freeze
 from hybridkit.training.micro_batches import automatic_rows
+from hybridkit.training.refusals import refuse_unknown_metrics
 
 
-def estimate(loaded: Loaded, ranks: int) -> dict[str, Any]:
-    """Sizes, steps, FLOPs and bytes of a recipe trained by so many ranks. Raises what compiling it raises.
+def estimate(loaded: Loaded, ranks: int, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Sizes, steps, FLOPs and bytes of a recipe trained by so many ranks. Raises what compiling it raises, and
+    UserError for what training would refuse in it; `callbacks`: its probes.
 
     FLOPs are of the whole run, exact and expected over the windows' shares; bytes are of one rank. Precision, and rows
     where `micro_batch` is `auto`, are those that this machine's device would have.
     """
     plan, recipe = compile_recipe(loaded), loaded.recipe
+    check_freeze(plan, recipe.train.freeze, recipe.train.steps)
+    for callback in callbacks:
+        callback.check(plan)
+    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
     found, engine = without_activations(loaded, ranks, plan), engine_of(recipe.train, loaded.registry)
     kept = activation_bytes(plan, found, recipe) // engine.sequence_ranks
     memory = {**found["memory"], "activations": kept}

@@ -17,6 +17,7 @@ from hybridkit.data.batches import Batch, Feed
 from hybridkit.data.mixture import Mixture
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
+from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Invalid
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted
@@ -42,6 +43,7 @@ class LoopParts:
     """What a loop works with."""
 
     recipe: Recipe
+    registry: Registry  # what the recipe names
     plan: Plan
     run: Run
     feed: Feed
@@ -120,7 +122,7 @@ class Loop:
             self._engine.zero_grad()
             self._pass_over(loss)
             return False
-        lr = learning_rate(state.step, train)
+        lr = learning_rate(state.step, train, self._parts.registry)
         self._engine.update(lr) if targets else self._engine.zero_grad()
         state.advance(loss)
         self._log(batch, windows, gradient, {"loss": loss, "lr": lr}, time.perf_counter() - began)

@@ -95,19 +95,19 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     if theirs.norm_eps != own.norm_eps:
         raise UserError(
             f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
-            f" so that its weights would mean another function: set model.norm_eps={theirs.norm_eps:g}"
+            f" so that its weights would compute something else: set model.norm_eps={theirs.norm_eps:g}"
         )
     for name in (*theirs.stack_options(), *own.stack_options()):
         if getattr(theirs, name) != getattr(own, name):
             raise UserError(
                 f"train.from: {recipe.train.from_} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
-                f" so that its weights would mean another function: set model.{name}={getattr(theirs, name)}"
+                f" so that its weights would compute something else: set model.{name}={getattr(theirs, name)}"
             )
     if theirs.row_scale != own.row_scale:
         made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
         raise UserError(
-            f"train.from: {recipe.train.from_} is {made}, in which rows of the embedding count {theirs.row_scale:g}"
-            f" times, not {own.row_scale:g} times, so that its weights would mean another function:"
+            f"train.from: {recipe.train.from_} is {made}, which multiplies rows of the embedding by"
+            f" {theirs.row_scale:g}, not by {own.row_scale:g}, so that its weights would compute something else:"
             f" set model.embedding_scale={theirs.row_scale:g}"
         )
 

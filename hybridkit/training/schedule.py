@@ -1,27 +1,48 @@
-"""The learning rate of every step: linear warm-up to `lr`, then one of three curves down to `min_lr`.
+"""The learning rate of every step, and the kind "schedule": what `train.schedule` of a recipe names.
 
-With s the step, S all steps and W those of the warm-up, t = (s - W) / (S - 1 - W) runs from 0 to 1 at the last step.
+The rate rises linearly to `lr` and then falls to `min_lr` along a curve. One file of `training/schedules/`, or a
+plug-in, holds one class with such a curve. With s the step, S all steps and W those of the warm-up,
+t = (s - W) / (S - 1 - W) runs from 0 to 1 at the last step, and
+
+    rate = min_lr + (lr - min_lr) remaining(t)
+
+Nothing here imports torch: a mistake in a recipe is told at once.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from __future__ import annotations
 
-from hybridkit.recipe.schema import Train
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
-WSD_DECAY = 0.2  # the share of the steps after warm-up in which `wsd` falls (arXiv 2404.06395 uses 10 to 20 %)
-
-# How much of the way from lr to min_lr is left at t.
-CURVES: Mapping[str, Callable[[float], float]] = {
-    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
-    "wsd": lambda t: min(1.0, (1 - t) / WSD_DECAY),
-    "constant": lambda t: 1.0,
-}
+from hybridkit.recipe.choices import SCHEDULE, chosen
+from hybridkit.recipe.schema import Section, Train
+from hybridkit.registry.registry import REGISTRY, Registry
 
 
-def learning_rate(step: int, train: Train) -> float:
+class RateSchedule(Section, ABC):
+    """How the rate falls, and its own fields: `train.schedule: {name: ..., field: ...}`."""
+
+    kind: ClassVar[str] = SCHEDULE.name
+
+    @abstractmethod
+    def remaining(self, t: float) -> float:
+        """How much of lr - min_lr is left at t, from 0 after the warm-up to 1 at the last step: a share in [0, 1].
+
+        The rate falls to `min_lr` where `remaining(1)` is 0, and never falls where it is 1.
+        """
+
+
+def schedule_of(train: Train, registry: Registry = REGISTRY) -> RateSchedule:
+    """The schedule that a recipe names. Raises UserError where its file fails."""
+    name, fields = chosen(train.schedule)
+    made: RateSchedule = registry.get(SCHEDULE, name)(**fields)
+    return made
+
+
+def learning_rate(step: int, train: Train, registry: Registry = REGISTRY) -> float:
     """The rate of the update that `step`, counted from 0, makes."""
     warm = round(train.warmup * train.steps)
     if step < warm:
         return train.lr * (step + 1) / warm
     t = (step - warm) / max(1, train.steps - 1 - warm)
-    return train.last_lr + (train.lr - train.last_lr) * CURVES[train.schedule](t)
+    return train.last_lr + (train.lr - train.last_lr) * schedule_of(train, registry).remaining(t)

@@ -170,7 +170,7 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         try:
             callbacks.tell("on_start", TrainingStart(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
-            where = (job.recipe, job.plan, job.run, feed, job.engine, job.objective)
+            where = (job.recipe, job.registry, job.plan, job.run, feed, job.engine, job.objective)
             loop = Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state)
             with naming_what_fits(job.recipe, job.plan, job.engine, loop.rows):
                 loop.run()

@@ -14,6 +14,7 @@ from hybridkit.runs.plugin_copies import code_of
 from hybridkit.training.engine import engine_of
 from hybridkit.training.logger import loggers_of
 from hybridkit.training.optimizer import optimizer_of
+from hybridkit.training.schedule import schedule_of
 
 
 def training_code(entries: Iterable[Entry], recipe: Recipe, registry: Registry) -> dict[str, bytes]:
@@ -24,5 +25,5 @@ def training_code(entries: Iterable[Entry], recipe: Recipe, registry: Registry) 
     sources = (read_named(SOURCE, text, registry) for text in recipe.data.texts)
     named = (*sources, read_named(TOKENIZER, recipe.data.tokenizer, registry))
     train = recipe.train
-    parts = (engine_of(train, registry), optimizer_of(train, registry), *loggers_of(train, registry))
-    return code_of(entries, *parts, *filter(None, named))
+    parts = [of(train, registry) for of in (engine_of, optimizer_of, schedule_of)]
+    return code_of(entries, *parts, *loggers_of(train, registry), *filter(None, named))

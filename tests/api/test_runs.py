@@ -154,3 +154,26 @@ def test_a_mapping_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         hk.train(RECIPE)
     with pytest.raises(UserError, match="no such run folder"):
         hk.TrainedRun("runs/none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "build: width should be greater than or equal to 1"),
+        ({"heads": 0}, "build: heads should be greater"),
+        ({"vocab": 0}, "build: vocab should be greater"),
+        ({"norm": "middle"}, "build: norm should be 'pre', 'post', 'both' or 'none'"),
+        ({"branches": "mean"}, "build: branches should be 'sum' or 'mean_norm'"),
+        ({"logit_cap": -1.0}, "build: logit_cap should be greater than 0"),
+    ],
+)
+def test_options_out_of_range_are_refused_as_in_a_recipe(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hk.build("[sa]", **options)
+    with pytest.raises(UserError):
+        hk.costs("[sa]", **options)
+
+
+def test_costs_need_a_context_of_a_token() -> None:
+    with pytest.raises(UserError, match="context should be at least 1 token, not 0"):
+        hk.costs("[sa]", context=0)

@@ -71,6 +71,13 @@ def test_rounding(block: Block, precision: testing.Arithmetic) -> None:
     testing.check_rounding(block, DIMS, precision)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [testing.BF16, testing.AUTOCAST], ids=lambda precision: precision.name)
+def test_a_call_and_steps_agree_to_rounding(precision: testing.Arithmetic) -> None:
+    """Under autocast they did not while a call rounded q and k before it divided them by their length."""
+    testing.check_step(Kda(low_rank=False), DIMS, precision)
+
+
 @pytest.mark.parametrize("block", BOTH, ids=str)
 def test_the_memory_is_fp32_where_the_model_is_bf16(block: Block) -> None:
     y, state = block.build(DIMS).bfloat16()(torch.randn(2, 20, 32, dtype=torch.bfloat16))

@@ -10,7 +10,7 @@ import pytest
 from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.recipe.files import shipped
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.search.candidate import CandidateFactory
@@ -26,7 +26,7 @@ STUDIES = sorted(name for name in shipped() if name.startswith("studies/"))
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, ["search", *words], catch_exceptions=False)
+    result = CliRunner().invoke(verbs(), ["search", *words], catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
 
@@ -92,12 +92,12 @@ WRONG = {  # words: what the message says
 
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
 def test_wrong_words_are_answered(words: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, ["search", *words])
+    result = CliRunner().invoke(verbs(), ["search", *words])
     assert isinstance(result.exception, UserError) and WRONG[words] in str(result.exception)
 
 
 def test_a_study_is_not_begun_twice(study: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["search", str(tmp_path / "space.yaml"), "--study", str(study)])
+    result = CliRunner().invoke(verbs(), ["search", str(tmp_path / "space.yaml"), "--study", str(study)])
     assert isinstance(result.exception, UserError)
     assert all(word in str(result.exception) for word in ("--resume", "--study"))
 

@@ -37,6 +37,8 @@ def test_labels_of_runs_differ_whatever_they_share() -> None:
     names = [f"runs/{'long/' * 40}seed-{n}" for n in range(3)] + ["x" * 300 + "1", "x" * 300 + "2", "y" + "x" * 299]
     shown = labels(names)
     assert list(shown) == names and len(set(shown.values())) == len(names)
+    trials = [f"studies/a/trials/{n}/seed-0" for n in range(2)]
+    assert list(labels(trials).values()) == ["0", "1"] and list(labels(["a/x", "b/x/x"]).values()) == ["a", "b/x"]
     assert max(map(len, shown.values())) < 60 and label("_x").strip() == "_x" and label("_x")[0] != "_"
 
 

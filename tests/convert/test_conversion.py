@@ -20,6 +20,9 @@ from page_checks import check_page
 
 import hybridkit as hk
 from hybridkit.convert.conversion import run_conversion
+from hybridkit.convert.stage_evaluation import stage_evaluations
+from hybridkit.convert.stages import cache_folder
+from hybridkit.convert.teacher import open_teacher
 from hybridkit.recipe.files import dump, read_mapping
 from hybridkit.runs.manifest import read_manifest
 from hybridkit.runs.run import Run
@@ -191,6 +194,34 @@ def test_another_teacher_other_stages_and_begun_folders_are_refused(
     hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
     with pytest.raises(UserError, match="is a conversion of another teacher"):
         go(whole, resume=True, source=tmp_path / "other")
+
+
+def test_a_teacher_of_the_same_weights_and_another_recipe_is_another_one(
+    whole: Path, go: Convert, teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher, tmp_path / "other")
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("pattern: sa*2", "pattern: swa:8*2"))
+    with pytest.raises(UserError, match="has the same weights, and another recipe, tokenizer or plug-in than when"):
+        go(whole, resume=True, source=tmp_path / "other")
+    train = Run(teacher).recipe.recipe.train
+    bf16 = train.model_copy(update={"precision": "bf16"})
+    ours, theirs = (open_teacher(str(run), tmp_path) for run in (teacher, tmp_path / "other"))
+    asked = [(ours, train, 20), (ours, train, 21), (ours, bf16, 20), (theirs, train, 20)]
+    assert len({cache_folder(*one) for one in asked}) == len(asked)  # no logits of one are read for another
+
+
+def test_other_questions_are_asked_of_every_stage_again(teacher: Path, student: Change, tmp_path: Path) -> None:
+    """What was measured of the teacher before a change is not shown beside what is measured of a stage after it."""
+    asked = []
+    for context in (16, 32):
+        how = {"stages": [{"loss": "ce", "steps": 1}], "evaluate": {"context": context, "decode": 2}}
+        hk.convert_model(
+            teacher, student(convert=how), tmp_path / "run", evaluate=True, quiet=True, resume=context > 16
+        )
+        found = stage_evaluations(tmp_path / "run")
+        asked.append([{row["context"] for row in one["by_position"]} for one in found])
+    assert asked == [[{16}] * 3, [{32}] * 3]
 
 
 def test_questions_that_suit_no_model_are_refused_before_anything_is_written(

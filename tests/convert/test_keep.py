@@ -150,7 +150,7 @@ def test_the_teacher_with_one_mixer_of_the_student_is_what_its_pattern_says() ->
 @pytest.mark.parametrize("count", [0, 3])
 def test_no_more_mixers_are_chosen_than_differ(count: int) -> None:
     teacher, student = hk.build("sa*3", width=16), hk.build("[swa:2*2, sa]", width=16)
-    with pytest.raises(UserError, match="2 mixers of the student differ"):
+    with pytest.raises(UserError, match="name 1 to 2, the mixers that differ"):
         choose_kept(teacher, student, count, lambda model: RecallAndLoss(0, 0))
 
 

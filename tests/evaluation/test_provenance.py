@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.data.tokenizers import _bpe as bpe
 from hybridkit.evaluation.haystack import open_essays
@@ -76,7 +76,7 @@ def runs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def found(run: Path, *words: str) -> dict[str, Any]:
     said = ["eval", str(run), "--context", "32", "--device", "cpu", "--json", *words]
-    done = CliRunner().invoke(app, said, catch_exceptions=False)
+    done = CliRunner().invoke(verbs(), said, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -106,7 +106,7 @@ def test_a_replaced_copy_is_refused_with_both_hashes(runs: Path) -> None:
     for words in (["eval"], ["generate", "x"], ["export", str(runs / "out")]):
         verb, *rest = words
         with pytest.raises(UserError) as raised:
-            CliRunner().invoke(app, [verb, str(runs / "file"), *rest], catch_exceptions=False)
+            CliRunner().invoke(verbs(), [verb, str(runs / "file"), *rest], catch_exceptions=False)
         assert was in str(raised.value) and stamp(copy).sha256 in str(raised.value)
     copy.unlink()
     with pytest.raises(UserError, match="is missing"):
@@ -149,7 +149,7 @@ def test_a_run_goes_elsewhere_without_its_text(runs: Path, tmp_path: Path) -> No
     (runs / "own.json").unlink()
     with pytest.raises(UserError, match=r"its text is not here: data\.source.*--no-perplexity"):
         found(tmp_path / "elsewhere")
-    done = CliRunner().invoke(app, ["generate", str(tmp_path / "elsewhere"), "line", "--tokens", "3"])
+    done = CliRunner().invoke(verbs(), ["generate", str(tmp_path / "elsewhere"), "line", "--tokens", "3"])
     assert done.exit_code == 0, done.output
     assert found(tmp_path / "elsewhere", "--no-perplexity", *NEEDLES)["cells"]
 

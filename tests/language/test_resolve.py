@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hybridkit.block import Block, window_of
+from hybridkit.block import Block, Entry, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.pattern_source import PatternError, PatternSource, SourceLine
-from hybridkit.language.resolve import resolve
+from hybridkit.language.resolve import resolve, resolve_pattern
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.stoch import Stoch
@@ -111,3 +113,36 @@ def test_a_mistake_in_a_file_is_pointed_at_there() -> None:
     text = "[sa,\nmlsm]"
     with pytest.raises(PatternError, match=r"r\.yaml:4:3: unknown block"):
         resolve(parse_pattern(text, source)[1], REGISTRY, text, source)
+
+
+ELEMENTS = ["sa", "swa:8", "swa(kv_heads=2) : stoch(8, 16,p=.5)", "swa:8 | mlstm", "mlstm*3"]
+OTHERS = ["[sa, swa:8]*2", 'sa("x")', ""]
+TIMES = ["", "*2", " * 3 ", "*0", "*1.5", "*9999"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(ELEMENTS + OTHERS), max_size=6), st.sampled_from(TIMES))
+def test_lists_of_known_elements_are_read_as_the_parser_reads_them(elements: list[str], times: str) -> None:
+    text, registry = f" [{', '.join(elements)}]{times}", Registry()
+    for known in ELEMENTS:
+        resolve_pattern(f"[{known}]", registry)
+    read: list[object] = []
+    for reader in (resolve_pattern, resolve_each):
+        try:
+            read.append(reader(text, registry))
+        except PatternError as error:
+            read.append(str(error))
+    assert read[0] == read[1]
+
+
+def resolve_each(text: str, registry: Registry) -> tuple[Entry, ...]:
+    return tuple(resolve(call, registry, text) for call in parse_pattern(text))
+
+
+def test_the_limits_of_a_pattern_hold_for_lists_of_known_elements() -> None:
+    registry = Registry()
+    assert len(resolve_pattern("[sa, sa | sa]", registry)) == 2
+    assert len(resolve_pattern("[sa]*4096", registry)) == 4096
+    for many in ("[sa, sa | sa]*1366", "[sa]*4097"):
+        with pytest.raises(PatternError, match="at most 4096 entries"):
+            resolve_pattern(many, registry)

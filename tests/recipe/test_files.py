@@ -36,7 +36,7 @@ WRONG = {  # the lines below the pattern: where, and what the message says
     "train: {steps: 1.5}": ("2:16", "train.steps should be a whole number, not 1.5"),
     "train: {steps: true}": ("2:16", "train.steps should be a whole number, not true"),
     "train: {zero: 4}": ("2:15", "train.zero should be less than or equal to 3, not 4"),
-    "train: {schedule: cosin}": ("2:19", "train.schedule should be 'cosine', 'wsd' or 'constant'"),
+    "train: {schedule: cosin}": ("2:19", "train.schedule should name a schedule (constant, cosine, wsd"),
     "train: {betas: [.9]}": ("2:16", "train.betas has too few values"),
     "train: {betas: [.9, 1]}": ("2:21", "train.betas.1 should be less than 1, not 1"),
     "train: {micro_batch: x}": ("2:22", "train.micro_batch should be 'auto' or a whole number, not \"x\""),

@@ -137,7 +137,7 @@ def test_what_is_no_plugin_file_is_refused_at_once(plugins: Path) -> None:
     ):
         (plugins / name).write_text(BLOCK_FILE)
         assert said in refused(plugins / name)
-    assert "no such plugin file" in refused(plugins / "missing.py")
+    assert "no such plug-in file" in refused(plugins / "missing.py")
     assert "not a folder" in refused(plugins)
 
 

@@ -56,6 +56,15 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
     found = dict(eval_pictures(evaluation()))
     assert found.keys() == wanted.keys()
     yield from ((name, figure, wanted[name]) for name, figure in found.items())
+    far = evaluation()
+    far.cells = [cell._replace(window=w) for cell in far.cells if cell.task == "recall_far" for w in (8, 64)]
+    said = {
+        "distance in tokens",
+        "test window",
+        "swax-2048\ntrained with 2048",
+        "a transformer with a rather long name",
+    }
+    yield "recall-window", dict(eval_pictures(far))["recall-window"], said
     asked = [request for file in recipes for request in cost_requests(str(file), load_recipe(file))]
     yield "costs", draw_costs(asked), {"branched", "plain", "attention", "context (tokens)", "state of a sequence"}
     stack = stack_picture(load_recipe(recipes[0]))

@@ -126,7 +126,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json: No such file"),
     "no weights listed": (lambda f: _edit(f, lambda m: m["files"].pop("model.safetensors")), "does not list model"),
     "missing file": (lambda f: (f / "optimizer.safetensors").unlink(), "optimizer.safetensors: No such file"),
-    "another step": (lambda f: _edit(f, lambda m: m.update(step=11)), "is that of step 11"),
+    "another step": (lambda f: _edit(f, lambda m: m.update(step=11)), "names step 11"),
     "another format": (lambda f: _edit(f, lambda m: m.update(format=2)), "format"),
     "more keys": (lambda f: _edit(f, lambda m: m.update(run="rm")), "run"),
     "no seal": (lambda f: (f / "manifest.json").write_text('{"step": 10}'), "is damaged"),

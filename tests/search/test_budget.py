@@ -7,7 +7,7 @@ import pytest
 from spaces import SEQUENCES, write_space
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.recipe.yaml_reader import read_yaml_text
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.arguments import ablations, without_ablations
@@ -56,7 +56,7 @@ def test_names_are_the_paths_of_flops_json(name: str, tmp_path: Path) -> None:
     write_space(tmp_path, SEQUENCES)
     base = tmp_path / "base.yaml"
     for context in (16, 2048):
-        said = CliRunner().invoke(app, ["flops", str(base), "--context", str(context), "--json"]).stdout
+        said = CliRunner().invoke(verbs(), ["flops", str(base), "--context", str(context), "--json"]).stdout
         (entry,) = json.loads(said)["recipes"]
         costs = Costs(load_recipe(base))
         path = {"params": "params.total", "flops_per_token": "flops_per_token.forward"}.get(name, name)

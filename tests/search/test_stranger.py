@@ -13,7 +13,7 @@ import pytest
 from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.report.search import ranked, summarize
 from hybridkit.search.definition import read_definition
 from hybridkit.search.folder import SETTINGS, holds_study
@@ -41,7 +41,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def search(*words: str | Path) -> BaseException | None:
-    return CliRunner().invoke(app, ["search", *map(str, words)]).exception
+    return CliRunner().invoke(verbs(), ["search", *map(str, words)]).exception
 
 
 def refused(said: str, *words: str | Path) -> None:

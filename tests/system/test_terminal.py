@@ -74,10 +74,10 @@ def test_only_one_module_prints() -> None:
         assert not said, f"{path}:{said}: say() prints names harmlessly, print() does not"
 
 
-def test_rich_is_imported_in_one_module_and_pictures_are_written_in_one() -> None:
+def test_rich_is_imported_for_one_console_and_pictures_are_written_in_one_module() -> None:
     for path in SOURCES:
         text = path.read_text("utf-8")
-        if path.name != "console.py":
+        if path.name not in ("console.py", "live.py"):  # the second draws on the first's console
             assert "import rich" not in text and "from rich" not in text, f"{path}: rich reads names as markup"
         if path.name != "figure.py":
             assert "savefig" not in text and "mathtext" not in text, f"{path}: matplotlib reads names as TeX"

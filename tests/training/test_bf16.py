@@ -14,7 +14,7 @@ from small_batch import PLAN, WINDOWS, batch
 from told import Go
 from torch import Tensor
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Interrupted
@@ -76,12 +76,12 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(narrow: Run, go: Go, reci
 
 def test_it_is_evaluated_and_generated_from(narrow: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     validation = [line["val_bits_per_byte"] for line in untimed(narrow) if "val_loss" in line]
-    app(["eval", str(narrow.path), "--context", "32", "--device", "cpu", "--json"], standalone_mode=False)
+    verbs()(["eval", str(narrow.path), "--context", "32", "--device", "cpu", "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)["perplexity"]
     bits = [line["bits_per_byte"] for lines in found.values() for line in lines]
     # Rows of the same length, but documents flow into each other: the same text, in a slightly other context.
     assert bits == pytest.approx(validation[-1:], rel=0.1)
-    app(["generate", str(narrow.path), "window", "--tokens", "5", "--temperature", "0"], standalone_mode=False)
+    verbs()(["generate", str(narrow.path), "window", "--tokens", "5", "--temperature", "0"], standalone_mode=False)
     assert len(capsys.readouterr().out) > 1
 
 

@@ -46,7 +46,7 @@ RECIPES = {
     "windows without end": ("pattern: swa:uniform(1,1099511627776)", "choose a larger step"),
     "a width without end": ("pattern: ffn(width=9999999999999999999)", "should be at most"),
     "rows without end": ("pattern: sa\ntrain: {micro_batch: " + "9" * 26 + "}", "train.micro_batch should be"),
-    "weights without end": ("pattern: swa(heads=1048576,head=1099511627776):4", "no machine holds"),
+    "weights without end": ("pattern: swa(heads=1048576,head=1099511627776):4", "fit into no machine"),
 }
 
 

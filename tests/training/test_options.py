@@ -12,9 +12,10 @@ import hybridkit
 from hybridkit.model.loss import linear_cross_entropy
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.manifest import AVERAGE
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
+from hybridkit.training.estimate import estimate
 from hybridkit.training.freeze import check_freeze, frozen
 from hybridkit.training.schedule import learning_rate
 
@@ -145,3 +146,15 @@ def test_branches_are_frozen_by_their_index_or_block() -> None:
     assert frozen(plan, {"0": 3}, 2, 10) == {"layers.0."} and not frozen(plan, {"0": 3}, 3, 10)
     with pytest.raises(UserError, match="entries 0 to 3"):
         check_freeze(plan, {"0.2": 3}, 10)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["train.freeze={gdn: .5}", "train.freeze={'9': 1}", "train.until={metric: val_lss, at_most: 1}", "train.best=x"],
+)
+def test_a_dry_run_refuses_what_training_refuses(asked: str, recipe: Path, go: Go, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as trained:
+        go(tmp_path / "run", asked)
+    with pytest.raises(UserError) as estimated:
+        estimate(load_recipe(recipe, [asked]), 1)
+    assert str(trained.value) == str(estimated.value)

@@ -8,7 +8,7 @@ import torch
 from told import Go
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.hub.families.hybridkit import config_of
 from hybridkit.model.loading import load_model
 from hybridkit.recipe.rules_version import CURRENT_RULES, FIRST_RULES
@@ -71,5 +71,5 @@ def test_training_follows_the_current_rules_alone(go: Go, tmp_path: Path) -> Non
 
 
 def test_a_runs_recipe_trains_again(go: Go, whole: Run, tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["train", str(whole.recipe_file), "--run", str(tmp_path / "again")])
+    said = CliRunner().invoke(verbs(), ["train", str(whole.recipe_file), "--run", str(tmp_path / "again")])
     assert said.exit_code == 0 and Run(tmp_path / "again").recipe.recipe == whole.recipe.recipe

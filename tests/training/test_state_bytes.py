@@ -7,13 +7,13 @@ import pytest
 from told import Go
 from typer.testing import CliRunner
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 
 PATTERN = "pattern=[swa:stoch(4,16,p=.5), mlstm, sa]*1"
 
 
 def said(*words: str) -> dict[str, object]:
-    result = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(verbs(), [*words, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 

@@ -17,7 +17,7 @@ from reseal import reseal
 from safetensors.torch import load_file, save_file
 from told import Go
 
-from hybridkit.cli import app
+from hybridkit.cli import verbs
 from hybridkit.runs.manifest import Invalid, read_manifest
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, UserError
@@ -62,7 +62,7 @@ def run(whole: Run, tmp_path: Path) -> Run:
 
 def call(verb: str, run: Run) -> None:
     words = {"RUN": str(run.path), "OUT": str(run.path.with_name("out"))}
-    app([words.get(word, word) for word in VERBS[verb]], standalone_mode=False)
+    verbs()([words.get(word, word) for word in VERBS[verb]], standalone_mode=False)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -180,9 +180,9 @@ def test_metrics_that_are_no_figures_are_dropped(run: Run, go: Go, capsys: pytes
     ]
     run.metrics_file.write_bytes(b"".join([*lines[:4], *(line + b"\n" for line in (*bad, *odd)), *lines[4:]]))
     assert run.metrics().damaged == len(bad)
-    app(["show", str(run.path), "--json"], standalone_mode=False)
+    verbs()(["show", str(run.path), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["runs"][0]["step"] == 12
-    app(["show", str(run.path)], standalone_mode=False)
+    verbs()(["show", str(run.path)], standalone_mode=False)
     assert f"dropped {len(bad)} lines" in go(run.path, "train.steps=13", resume=True)
 
 

@@ -2,8 +2,8 @@
 
 B batch, T queries, S = past + T keys, H heads, K key-value heads, E width of a head, M, N blocks of queries and keys.
 
-Documents never fall along a sequence, so which blocks hold a visible pair, and which hold nothing else, follows from
-the first and last position of each block: no T x S mask is built.
+The number of a token's document never falls along a sequence. So the first and last position of each block tell which
+blocks hold a visible pair, and which hold nothing else: no T x S mask is built.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def _capping(cap: float) -> Callable[..., Tensor]:
 
 @cache
 def _options(dtype: torch.dtype) -> dict[str, Any] | None:
-    """The ordinary kernel in fp32, since flex-decoding, for less than 128 queries, does not compile there.
+    """The option that selects the ordinary kernel, for fp32; None for other types, which leave the choice to torch.
 
-    torch has two names for the option: the one that the installed version knows; None where it knows neither.
+    For less than 128 queries torch would choose flex-decoding, which does not compile in fp32. The option has two names
+    in different versions of torch; None as well where the installed one knows neither.
     """
     known = getattr(flex_attention_module, "FlexKernelOptions", None)
     names: Any = getattr(known, "__annotations__", {})
@@ -130,6 +131,9 @@ def _edges(length: int, offset: int, device: torch.device) -> tuple[Tensor, Tens
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M, N) bool as FlexAttention lists it: how many blocks of keys, and which, those first: (B, 1, M[, N])."""
+    """The blocks (B, M, N) that are true, as FlexAttention takes them.
+
+    Their number for every block of queries (B, 1, M), and the numbers of all blocks of keys, those first (B, 1, M, N).
+    """
     order = blocks.byte().argsort(stable=True, dim=-1, descending=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

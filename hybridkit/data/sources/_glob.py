@@ -93,7 +93,10 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
 
 
 def file_stamp(path: Path) -> list[object]:
-    """Path, size, times and inode. Every write changes one of these, even if the mtime is set back afterwards."""
+    """Path, size, times and inode. Every write changes one of these, even if the mtime is set back afterwards.
+
+    Raises UserError for a file that cannot be read.
+    """
     try:
         found = path.stat()
     except OSError as error:

@@ -49,9 +49,9 @@ class RecallTask(FeedSource):
         if (total := self.noises + self.keys + self.values) > _TOKENS:
             raise ValueError(f"noises, keys and values need {total} different tokens; there are {_TOKENS}, the bytes")
         if self.far_begin and self.far_begin >= self.far_end:
-            raise ValueError(f"far rises until a later step: far_end is {self.far_end}, far_begin {self.far_begin}")
+            raise ValueError(f"far_end should be a later step than far_begin, {self.far_begin}, not {self.far_end}")
         if self.far_end and not self.far:
-            raise ValueError("far_end is the step at which `far` is reached, and far is 0")
+            raise ValueError("far_end needs a share of far queries: give far= as well")
         return self
 
     def at(self, step: int) -> Self:
@@ -76,7 +76,7 @@ class RecallTask(FeedSource):
         return slots * share - self.pairs * (1 - (1 - share / self.pairs) ** slots)
 
     def far_sequences(self, slots: int) -> float:
-        """The share of sequences that must be far for a share `far` of all queries to be."""
+        """The share of sequences that get far queries, so that far queries are the share `far` of all queries."""
         near = self.far * self.queries(slots)
         return near / (near + (1 - self.far) * self.pairs) if self.far else 0.0
 

@@ -24,7 +24,7 @@ class TokenizerFile(TokenizerSpec):
 
     path: str
     _read: dict[int, Tokenizer] = PrivateAttr(default_factory=dict)  # by rules
-    _registry: Registry = PrivateAttr(default=REGISTRY)  # of the plug-in that may have written the file
+    _registry: Registry = PrivateAttr(default=REGISTRY)  # knows the plug-in, if one wrote the file
 
     @classmethod
     def parse(cls, text: str) -> None:
@@ -46,7 +46,7 @@ class TokenizerFile(TokenizerSpec):
 
     @classmethod
     def at(cls, path: str, registry: Registry) -> Self:
-        """A file that is there."""
+        """The tokenizer of a file that exists. `registry` knows the plug-in, if one wrote the file."""
         made = cls(path=path)
         made._registry = registry
         return made

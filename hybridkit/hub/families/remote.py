@@ -1,7 +1,7 @@
 """Remote code: a folder with its own modeling files, which transformers opens with `trust_remote_code=True`.
 
 The files are those of `hybridkit/hub/modeling/`, copied as they are; they need torch and transformers alone. All are
-copied, also those of blocks that the stack has not, so that folders of the same name hold the same code.
+copied, also those of blocks that the stack does not have, so that folders of the same name hold the same code.
 What they compute is said in config.json, entry by entry.
 """
 
@@ -158,7 +158,7 @@ def _entry(entry: Entry, plan: Plan) -> dict[str, Any]:
 
 
 def _block(block: Block) -> dict[str, Any]:
-    """A block as its module reads it: what is not given has the value without effect. Raises CannotSay."""
+    """The fields of a block for its modeling file; arguments without effect are left out. Raises CannotSay."""
     name = block.name()
     if name not in KNOWN:
         raise CannotSay(f"{name}: the modeling files know {', '.join(KNOWN)}")

@@ -38,24 +38,15 @@ class EventWriter(Callback):
     def on_rollback(self, start: TrainingStart) -> None:
         self.on_start(start)
 
-    def on_step(self, line: Line, bits_per_byte: float | None) -> None:
-        self._add(line)
-
-    def on_validation(self, line: Line) -> None:
-        self._add(line)
-
-    def on_probe(self, line: Line) -> None:
-        self._add(line)
+    def on_line(self, line: Line) -> None:
+        assert self._board
+        self._board.add(line)
+        self._board.flush()
 
     def on_end(self) -> None:
         if self._board:
             self._board.close()
             self._board = None
-
-    def _add(self, line: Line) -> None:
-        assert self._board
-        self._board.add(line)
-        self._board.flush()
 
 
 class _EventFile:

@@ -44,19 +44,10 @@ class _Run(Callback):
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")  # its own count never goes back, as a rollback does
 
-    def on_step(self, line: Line, bits_per_byte: float | None) -> None:
-        self._log(line)
-
-    def on_validation(self, line: Line) -> None:
-        self._log(line)
-
-    def on_probe(self, line: Line) -> None:
-        self._log(line)
+    def on_line(self, line: Line) -> None:
+        self._run.log({"step": line["step"], **dict(tagged(line))})
 
     def on_end(self) -> None:
         if self._run:
             self._run.finish()
             self._run = None
-
-    def _log(self, line: Line) -> None:
-        self._run.log({"step": line["step"], **dict(tagged(line))})

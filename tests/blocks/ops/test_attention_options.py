@@ -196,11 +196,11 @@ def test_yarn_keeps_fast_pairs_and_slows_the_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"factor": 8.0}, "factor belongs to scaling"),
+        ({"factor": 8.0}, "factor needs scaling"),
         ({"scaling": "linear"}, "needs a factor above 1"),
         ({"scaling": "linear", "factor": 8.0, "original": 4096}, "takes no original"),
         ({"scaling": "yarn", "factor": 8.0}, "needs the length of the training before"),
-        ({"scaling": "llama3", "factor": 8.0, "original": 64, "slow": 5.0}, "lies below fast"),
+        ({"scaling": "llama3", "factor": 8.0, "original": 64, "slow": 5.0}, "slow=5 is not below fast, which is 4"),
         ({"scaling": "linear", "factor": 8.0, "theta": None}, "needs a theta above 1"),
     ],
 )

@@ -70,7 +70,7 @@ def sharded_model(plan: Plan, seed: int, settings: dict[str, Any]) -> Model:
 
 @contextmanager
 def _each_layer(act: Callable[[nn.Module], object]) -> Iterator[None]:
-    """Act on every entry of a stack that is built within, as soon as its weights are drawn."""
+    """Within this context, call `act` on every entry of a stack that is built, as soon as its weights are drawn."""
 
     def registered(owner: nn.Module, name: str, part: nn.Module) -> None:
         if isinstance(part, Residual):

@@ -21,7 +21,7 @@ TOKENS, HEADS = 1, 2  # dimensions of (B, T, H, .)
 
 
 class Ulysses(SequenceParallel):
-    """A sequence over the ranks of a group, in their order."""
+    """Divides a sequence among the ranks of a group, in the order of their numbers."""
 
     def __init__(self, size: int) -> None:
         self.ranks = size
@@ -69,7 +69,10 @@ class Ulysses(SequenceParallel):
 
 
 def share_sequences(model: Model, size: int) -> Ulysses | None:
-    """Set up every mixer of a model for sequences over `size` ranks; None for 1. Raises UserError."""
+    """Set up every mixer for sequences that `size` ranks share; None where `size` is 1, which needs nothing.
+
+    Raises UserError for a mixer that cannot share them.
+    """
     if size == 1:
         return None
     ulysses = Ulysses(size)

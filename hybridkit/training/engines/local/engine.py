@@ -133,7 +133,7 @@ class LocalEngine:
         return sum(self._loss(CROSS_ENTROPY, batch, windows).item() for batch in micro_batches)
 
     def save(self) -> Save:
-        """Weights and optimizer; copied, so that training can go on, where twice their size is spare."""
+        """Weights and optimizer. They are copied where twice their size is free, so that training goes on meanwhile."""
         parts = {WEIGHTS: weights_of(self.model), OPTIMIZER: optimizer_state(self.model, self._optimizer)}
         if self._average:
             parts[AVERAGE] = self._average.tensors()
