@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.convolution import Activation
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
-from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer, WideLinear
+from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
+from hybridkit_blocks.ops.joined import WideLinear
 from hybridkit_blocks.ops.precision import wide
 
 
@@ -94,6 +96,5 @@ class GdnLayer(DeltaLayer):
         rate, bias = self.A_log.to(kind).exp().neg(), self.dt_bias.to(kind)
         return lambda given: (F.softplus(given[0] + bias) * rate).unsqueeze(-1)
 
-    def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        y = o.flatten(-2)
-        return y if self.activation is None else y * self.activation(given[1].to(o.dtype))
+    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation] | None:
+        return None if self.activation is None else (given[1], self.activation)

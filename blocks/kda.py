@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
+from hybridkit_blocks.ops.convolution import SIGMOID, Activation
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
@@ -114,6 +115,5 @@ class KdaLayer(DeltaLayer):
 
         return g
 
-    def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        gate = given[1].to(o.dtype)
-        return o.flatten(-2) * torch.sigmoid(gate if self.gate_bias is None else gate + self.gate_bias)
+    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation]:
+        return (given[1] if self.gate_bias is None else given[1] + self.gate_bias), SIGMOID

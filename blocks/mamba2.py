@@ -48,6 +48,7 @@ from hybridkit_blocks.ops.convolution import (
     convolve,
 )
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
@@ -267,6 +268,8 @@ class Mamba2Layer(Layer):
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """z (., I), the convolution's input (., I + 2 G N) and dt (., H): a product each, so that none is a copy."""
         weight, bias = self._in()
+        if kind := product_type(x, weight):  # cast here: see hybridkit.training.bf16_weights
+            weight = weight.to(kind)
         parts = weight.split(self._cuts)
         biases = [None] * 3 if bias is None else bias.split(self._cuts)
         return tuple(linear(x, part, more) for part, more in zip(parts, biases, strict=True))

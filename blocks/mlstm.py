@@ -36,13 +36,18 @@ from hybridkit.block import (
     wang_init_,
 )
 from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops.convolution import SIGMOID
 from hybridkit_blocks.ops.cpu import packed
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
-from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.custom_autograd import product_type
+from hybridkit_blocks.ops.joined import WideLinear, joined, wide_linear
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
 from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped_gate, mlstm_token_
-from hybridkit_blocks.ops.precision import no_autocast, wide
+from hybridkit_blocks.ops.normed_gate import LAYER_NORM, normed_gate
+from hybridkit_blocks.ops.precision import wide
+
+NORM_EPS = 1e-6
 
 
 class Mlstm(Block):
@@ -138,28 +143,23 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
-class Gate(nn.Linear):
+class Gate(WideLinear):
     """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, H)."""
-        kind = wide(x.dtype)
-        with no_autocast(x):
-            return capped_gate(F.linear(x.to(kind), self.weight.to(kind)) + self.bias)
+        return capped_gate(wide_linear(x, self.weight) + self.bias)
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm of each head apart, with one weight a channel and no bias; in fp32 or float64."""
+    """The weights of a LayerNorm of each head apart: one a channel, and no bias."""
 
-    def __init__(self, heads: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.shape = heads, width // heads
         self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """(B, T, H, V) to (B, T, D), in the input's type."""
-        normed = F.layer_norm(h.to(wide(h.dtype)), self.shape[1:], eps=1e-6) * self.weight.view(self.shape)
-        return normed.to(h.dtype).flatten(-2)
 
 
 class MlstmLayer(Layer):
@@ -177,7 +177,7 @@ class MlstmLayer(Layer):
         self.igate = Gate(width, heads)
         self.fgate = Gate(width, heads)
         self.ogate = Linear(width, width, bias=False)
-        self.norm = HeadNorm(heads, width)
+        self.norm = HeadNorm(width)
         self.out = Linear(width, width, bias=False)
         for into in (self.q, self.k, self.v, self.ogate):
             small_init_(into.weight)
@@ -215,9 +215,8 @@ class MlstmLayer(Layer):
         memory, x_ = MlstmState(*state), x[:, 0]
         mixed = torch.cat([part(x_) for part in (self.q, self.k, self.v, self.ogate)], -1)
         gates = torch.cat([self.igate.weight, self.fgate.weight])
-        return self.out(mlstm_token_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))[:, None].to(
-            x.dtype
-        ), memory
+        y = self.out(mlstm_token_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))
+        return y[:, None].to(x.dtype), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         if packed.on_gpu(self.q.weight):
@@ -235,7 +234,7 @@ class MlstmLayer(Layer):
             gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
             q, k, v = q.view(batch, heads, 1, -1), k.view(batch, heads, -1, 1), v.view(batch, heads, 1, -1)
             h = recurrent_mlstm_(q, k, v, gates, memory)
-            h = torch.layer_norm(h, h.shape[-1:], eps=1e-6).view(batch, width).mul_(o.sigmoid_())
+            h = torch.layer_norm(h, h.shape[-1:], eps=NORM_EPS).view(batch, width).mul_(o.sigmoid_())
             return out(x, h.to(x.dtype))[:, None], memory
 
         return run
@@ -269,17 +268,16 @@ class MlstmLayer(Layer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
-        if custom_autograd(x, self.q.weight):  # one product for all, and one for each gradient
-            weights = [part.weight for part in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate)]
-            sizes = [len(self.q.weight), len(self.k.weight), len(self.v.weight), 2 * self.heads, len(self.ogate.weight)]
-            q, k, v, gates, o = F.linear(x, torch.cat(weights)).split(sizes, -1)
-            i, f = capped_gate(gates + self._gate_bias()).chunk(2, -1)
+        parts = self.q, self.k, self.v, self.igate, self.fgate, self.ogate
+        if kind := product_type(x, self.q.weight):
+            q, k, v, i, f, o = joined(x, parts, kind)
+            i, f = capped_gate(torch.cat([i, f], -1) + self._gate_bias()).chunk(2, -1)
         else:
-            q, k, v, i, f, o = (p(x) for p in (self.q, self.k, self.v, self.igate, self.fgate, self.ogate))
+            q, k, v, i, f, o = (part(x) for part in parts)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         return q, k, v, i.transpose(1, 2), f.transpose(1, 2), o
 
     def _emit(self, o: Tensor, h: Tensor) -> Tensor:
         """The output (B, T, D) from o (B, T, D) and the cell's h (B, H, T, V)."""
-        y: Tensor = self.out(torch.sigmoid(o) * self.norm(h.transpose(1, 2)))
+        y: Tensor = self.out(normed_gate(h.transpose(1, 2), o, self.norm.weight, LAYER_NORM, SIGMOID, NORM_EPS))
         return y

@@ -47,12 +47,14 @@ from hybridkit.block import (
     window_of,
 )
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.attend import attend, decode, kernel
+from hybridkit_blocks.ops.attend import HALF, attend, decode, kernel
 from hybridkit_blocks.ops.attention_mapping import Heads, mapped
 from hybridkit_blocks.ops.attention_step import gpu_decoder
 from hybridkit_blocks.ops.cpu import packed
 from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
 from hybridkit_blocks.ops.cpu.banded import bands
+from hybridkit_blocks.ops.custom_autograd import product_type
+from hybridkit_blocks.ops.joined import joined
 from hybridkit_blocks.ops.rope import rotate
 from hybridkit_blocks.ops.rope_options import RopeOptions
 from hybridkit_blocks.ops.scores import Scores
@@ -233,7 +235,9 @@ class Attention(Layer):
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, E), keys and values (B, T, K, E), rotated to their positions (T,) or (B, T)."""
-        q, k, v = (linear(x).unflatten(2, (-1, self.head)) for linear in (self.q, self.k, self.v))
+        parts, kind = (self.q, self.k, self.v), product_type(x, self.q.weight)
+        made = joined(x, parts, kind) if kind in HALF else [part(x) for part in parts]
+        q, k, v = (t.unflatten(2, (-1, self.head)) for t in made)
         q, k = normed(self.q_norm, q), normed(self.k_norm, k)
         if self.rope is not None:
             angles = self.rope.angles(positions, x.dtype)

@@ -35,6 +35,7 @@ class Activation(NamedTuple):
 
 IDENTITY = Activation("identity", lambda z: z, lambda dy, z: dy)
 SILU = Activation("silu", F.silu, torch.ops.aten.silu_backward.default)
+SIGMOID = Activation("sigmoid", torch.sigmoid, lambda dy, z: torch.ops.aten.sigmoid_backward(dy, torch.sigmoid(z)))
 
 
 def convolution_flops(channels: int, kernel: int, tokens: int) -> int:

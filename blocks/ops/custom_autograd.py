@@ -1,25 +1,28 @@
-"""When layers use custom autograd functions: in eager training on a CPU (docs/decisions/05).
+"""When layers use forms that are written for a CPU where operations run one by one (docs/decisions/05).
 
 There every pass over memory takes time, and plain autograd makes more of them than needed. torch.compile joins passes
-itself; a GPU has its own kernels; autocast chooses the type of each product; a trace should show the plain formula.
+itself; a GPU has its own kernels; a trace should show the plain formula. Under autocast they multiply in its type.
 """
 
 import torch
 from torch import Tensor
 
-
-def custom_autograd(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product of x and weight uses a custom autograd function: both must be fp32, or both float64."""
-    own = _trains_on_cpu(x) and not torch.is_autocast_enabled("cpu")
-    return own and x.dtype == weight.dtype in (torch.float32, torch.float64)
+TOKENS = 256  # of a call without gradients, from which on weights that are joined for it cost less than they save
 
 
-def autocast_type(x: Tensor) -> torch.dtype | None:
-    """The type in which a custom autograd function multiplies under autocast; None where it does not run there."""
-    own = _trains_on_cpu(x) and torch.is_autocast_enabled("cpu")
-    return torch.get_autocast_dtype("cpu") if own else None
+def product_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The type in which such a form multiplies x (., D) and weight: autocast's where it is on, else theirs.
+
+    None where it does not run: not eager on a CPU, types that differ, or without gradients and for few tokens.
+    """
+    few = not torch.is_grad_enabled() and x.numel() < TOKENS * x.shape[-1]
+    if few or not eager_on_cpu(x):
+        return None
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype if x.dtype == weight.dtype else None
 
 
-def _trains_on_cpu(x: Tensor) -> bool:
-    eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    return eager and x.device.type == "cpu" and torch.is_grad_enabled()
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether operations run one by one on a CPU."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

@@ -18,29 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, linear, small_init_, wang_init_
+from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops import delta_kernels
-from hybridkit_blocks.ops.convolution import SILU, Convolution, convolve
+from hybridkit_blocks.ops.convolution import SIGMOID, SILU, Activation, Convolution, convolve
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
-from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
 from hybridkit_blocks.ops.delta_rule import EPS, recurrent_delta_
-from hybridkit_blocks.ops.precision import no_autocast, wide
+from hybridkit_blocks.ops.joined import WideLinear, joined
+from hybridkit_blocks.ops.normed_gate import RMS_NORM, normed_gate
+from hybridkit_blocks.ops.precision import wide
 
-GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
-
-
-class WideLinear(nn.Linear):
-    """A linear layer without bias, in fp32 or float64 even where the model is bf16: for rates, which add up."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, outputs), at least fp32."""
-        kind = wide(x.dtype)
-        with no_autocast(x):
-            return F.linear(x.to(kind), self.weight.to(kind))
+GATES: Mapping[str, Activation] = {"silu": SILU, "sigmoid": SIGMOID}
 
 
 class DeltaLayer(Layer):
@@ -78,8 +67,8 @@ class DeltaLayer(Layer):
         fp32."""
 
     @abstractmethod
-    def gated(self, o: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """The normed o (..., H, V) times its gate (..., H V), from what `raising` or else `inputs` give."""
+    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation] | None:
+        """The gate (..., H V) before its function, and that, from what `raising` or else `inputs` give; None: none."""
 
     def forward(
         self,
@@ -98,7 +87,7 @@ class DeltaLayer(Layer):
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
         beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
         o, S = delta_kernels.delta_cell(q, k, v, beta, g, held.S if held else None, document_starts)
-        y = self.gated(self._normed(self.sequence_parallel.scatter(o)), given)
+        y = self._gated(self.sequence_parallel.scatter(o), self.gate_of(given))
         return self.out(y.to(x.dtype)).to(x.dtype), DeltaState(S, inputs)
 
     @torch.no_grad()
@@ -138,10 +127,8 @@ class DeltaLayer(Layer):
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """What q, k, v, b and `inputs` give (B, T, outputs)."""
         layers = self.q, self.k, self.v, self.b, *self.inputs
-        if not custom_autograd(x, self.q.weight):
-            return [layer(x) for layer in layers]
-        weights = [layer.weight for layer in layers]  # one product for all, and one for each gradient
-        return linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+        kind = product_type(x, self.q.weight)
+        return joined(x, layers, kind) if kind else [layer(x) for layer in layers]
 
     def _raised(self, given: Sequence[Tensor], products: Sequence[Product]) -> Sequence[Tensor]:
         """What the products of `raising` give (..., outputs), in the weights' type."""
@@ -197,7 +184,8 @@ class DeltaLayer(Layer):
             rows = q.reshape(-1, 1, key), k.reshape(-1, 1, key), v.reshape(-1, 1, value)
             o = recurrent_delta_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
             o.div_(torch.linalg.vector_norm(o, dim=-1, keepdim=True).hypot_(least[1]))
-            return self.gated(o.view(-1, heads, value), given)
+            y, gate = o.view(-1, heads * value), self.gate_of(given)
+            return y if gate is None else y * gate[1].apply(gate[0].to(y.dtype))
 
         return run
 
@@ -205,7 +193,9 @@ class DeltaLayer(Layer):
         """What `_token` leaves to be multiplied with its y (H V)."""
         return (self.norm * self.sizes.value**0.5).repeat(self.sizes.heads)
 
-    def _normed(self, o: Tensor) -> Tensor:
-        """RMSNorm of each head (..., H, V), at least fp32."""
+    def _gated(self, o: Tensor, gate: tuple[Tensor, Activation] | None) -> Tensor:
+        """RMSNorm of each head of o (B, T, H, V), times its gate: (B, T, H V)."""
+        if gate is not None:
+            return normed_gate(o, gate[0], self.norm, RMS_NORM, gate[1], self.eps)
         kind = wide(o.dtype)
-        return F.rms_norm(o.to(kind), (self.sizes.value,), self.norm.to(kind), self.eps)
+        return F.rms_norm(o.to(kind), (self.sizes.value,), self.norm.to(kind), self.eps).flatten(-2)

@@ -28,9 +28,9 @@ from hybridkit.block import (
 )
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
-from hybridkit_blocks.ops.custom_autograd import autocast_type, custom_autograd
+from hybridkit_blocks.ops.custom_autograd import product_type
 
-SLICE = 1024  # tokens: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
+SLICE = 1024  # tokens in fp32: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
 
 def network(dims: Dims, inner: int, options: ActivationOptions) -> Layer:
@@ -109,10 +109,8 @@ class SwiGLU(Layer):
         more = spare(len(self.gate.weight), x)  # the inner width, at which all three products meet
         gate, up = (pad_weight(part.weight, rows=more) for part in (self.gate, self.up))
         down = pad_weight(self.down.weight, columns=more)
-        if custom_autograd(x, down):
-            return _InSlices.apply(x, gate, up, down), ()
-        if narrow := autocast_type(x):  # cast here, so that what is cast is known (hybridkit.training.bf16_weights)
-            return _InSlices.apply(*(t.to(narrow) for t in (x, gate, up, down))).to(x.dtype), ()
+        if kind := product_type(x, down):  # cast here: what is cast is known (hybridkit.training.bf16_weights)
+            return _InSlices.apply(*(t.to(kind) for t in (x, gate, up, down))).to(x.dtype), ()
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
@@ -137,11 +135,13 @@ class _InSlices(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        gates, ups = (rows.new_empty(len(rows), len(gate)) for _ in range(2))
-        y, room = torch.empty_like(rows), gates.new_empty(min(SLICE, len(rows)), len(gate))
-        for x_, g, u, y_ in _cuts(rows, gates, ups, y):
-            torch.mm(x_, gate.t(), out=g)
-            torch.mm(x_, up.t(), out=u)
+        y, length = torch.empty_like(rows), min(_length(rows), len(rows))
+        kept = len(rows) if any(ctx.needs_input_grad) else length  # without a gradient all slices use the same memory
+        gates, ups = (rows.new_empty(kept, len(gate)) for _ in range(2))
+        room = gates.new_empty(length, len(gate))
+        for index, (x_, y_) in enumerate(_cuts(rows, y)):
+            at = slice(begin := index * length % max(1, kept), begin + len(x_))
+            g, u = torch.mm(x_, gate.t(), out=gates[at]), torch.mm(x_, up.t(), out=ups[at])
             torch.mm(_silu(g, room[: len(g)]).mul_(u), down.t(), out=y_)
         ctx.save_for_backward(rows, gates, ups, gate, up, down)
         return y.view_as(x)
@@ -150,10 +150,11 @@ class _InSlices(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         rows, gates, ups, gate, up, down = ctx.saved_tensors
-        kind = torch.promote_types(rows.dtype, torch.float32)  # of sums over slices
+        several = len(rows) > _length(rows)
+        kind = torch.promote_types(rows.dtype, torch.float32) if several else rows.dtype  # of sums over slices
         dx, weights = torch.empty_like(rows), (gate, up, down)
         dgate, dup, ddown = sums = [torch.zeros_like(weight, dtype=kind) for weight in weights]
-        rooms = gates.new_empty(3, min(SLICE, len(rows)), len(gate))
+        rooms = gates.new_empty(3, min(_length(rows), len(rows)), len(gate))
         for x_, g, u, dx_, dy in _cuts(rows, gates, ups, dx, grads[0].reshape(rows.shape)):
             silu, first, second = rooms[:, : len(g)]
             _silu(g, silu)
@@ -169,7 +170,12 @@ class _InSlices(torch.autograd.Function):
 
 def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Slices of (N, .)."""
-    return zip(*(tensor.split(SLICE) for tensor in tensors), strict=True)
+    return zip(*(tensor.split(_length(tensors[0])) for tensor in tensors), strict=True)
+
+
+def _length(rows: Tensor) -> int:
+    """Tokens of a slice: as many bytes in every type."""
+    return SLICE * 4 // min(4, rows.element_size())
 
 
 def _plus(x: Tensor, a: Tensor, b: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hybridkit_blocks.ops.custom_autograd import custom_autograd
+from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
 from hybridkit_blocks.ops.precision import wide
 
 EPS = 1e-5
@@ -38,7 +38,7 @@ class GatedNorm(nn.Module):
         """y, z (., I) to (., I), in y's type."""
         if self.weight is None:
             return y * F.silu(z)
-        if custom_autograd(y, self.weight) and z.dtype == y.dtype:
+        if eager_on_cpu(y):
             made: Tensor = _InSlices.apply(y, z, self.weight, self.groups)
             return made
         kind = wide(y.dtype)
@@ -73,10 +73,14 @@ class _InSlices(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int) -> Tensor:
-        out = torch.empty_like(y, memory_format=torch.contiguous_format)
+        out, kind = torch.empty_like(y, memory_format=torch.contiguous_format), wide(y.dtype)
+        w = weight.to(kind)
         for y_, z_, out_ in _slices(y, z, out):
-            n, _, _ = _normed(y_, z_, groups)
-            torch.mul(n.flatten(1), weight, out=out_)
+            n = _normed(y_.to(kind), z_.to(kind), groups)[0].flatten(1)
+            if out.dtype == kind:
+                torch.mul(n, w, out=out_)
+            else:
+                out_.copy_(n.mul_(w))
         ctx.save_for_backward(y, z, weight)
         ctx.groups = groups
         return out
@@ -85,16 +89,22 @@ class _InSlices(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         y, z, weight = ctx.saved_tensors
-        (dy, dz), dweight = y.new_empty(2, *y.shape).unbind(), torch.zeros_like(weight)
-        for y_, z_, dout, dy_, dz_ in _slices(y, z, grads[0], dy, dz):
+        (dy, dz), kind = y.new_empty(2, *y.shape).unbind(), wide(y.dtype)
+        w, dweight = weight.to(kind), torch.zeros_like(weight, dtype=kind)
+        for *given, dy_, dz_ in _slices(y, z, grads[0], dy, dz):
+            y_, z_, dout = (t.to(kind) for t in given)
             n, r, silu = _normed(y_, z_, ctx.groups)
             dweight += (dout * n.flatten(1)).sum(0)
-            dn = (dout * weight).view_as(n)
+            dn = (dout * w).view_as(n)
             mean = torch.linalg.vecdot(dn, n)[..., None] / n.shape[-1]
             dh = dn.addcmul_(n, mean, value=-1).mul_(r).flatten(1)
-            torch.mul(dh, silu, out=dy_)
-            torch.ops.aten.silu_backward.grad_input(dh.mul_(y_), z_, grad_input=dz_)
-        return dy, dz, dweight, None
+            if dy.dtype == kind:
+                torch.mul(dh, silu, out=dy_)
+                torch.ops.aten.silu_backward.grad_input(dh.mul_(y_), z_, grad_input=dz_)
+            else:
+                dy_.copy_(silu.mul_(dh))
+                dz_.copy_(torch.ops.aten.silu_backward(dh.mul_(y_), z_))
+        return dy, dz, dweight.to(weight.dtype), None
 
 
 def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

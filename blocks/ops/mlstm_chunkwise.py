@@ -67,7 +67,7 @@ def chunkwise_mlstm(
     state: MlstmState | None = None,
     document_starts: Tensor | None = None,  # (B, T) bool
 ) -> tuple[Tensor, MlstmState]:
-    """h (B, H, T, V) in q's type and the memory after the last token. Every output can be differentiated, once."""
+    """h (B, H, T, V), at least fp32, and the memory after the last token. Every output can be differentiated, once."""
     with no_autocast(q):
         h, *after = Chunkwise.apply(q, k, v, i, f, *(state or empty_state(k, v)), document_starts)
     return h, MlstmState(*after)
@@ -126,7 +126,8 @@ class Chunkwise(torch.autograd.Function):
             kept += [*x, *saved, *g] if any(ctx.needs_input_grad) else []
         ctx.save_for_backward(h, *kept)  # in C's type, since sums over it nearly cancel
         ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
-        return h.to(v.dtype), *_without_n(memory, C), last.reshape(m.shape)
+        ctx.kind = q.dtype
+        return h, *_without_n(memory, C), last.reshape(m.shape)
 
     @staticmethod
     @once_differentiable
@@ -139,7 +140,7 @@ class Chunkwise(torch.autograd.Function):
         """Gradients of all inputs of `forward`, from those of all outputs."""
         h, *kept = ctx.saved_tensors  # read once: under checkpointing every access computes them again
         size = len(kept) // len(ctx.parts)
-        dq, dk, dv = (by_token(dh, width, dh.dtype) for width in (ctx.key, ctx.key, dh.shape[-1]))
+        dq, dk, dv = (by_token(dh, width, ctx.kind) for width in (ctx.key, ctx.key, dh.shape[-1]))
         di, df = (dC.new_empty(dh.shape[:-1]) for _ in range(2))
         dmemory, last = _with_n(dC, dn), dm.flatten()
         for place, part in reversed(list(enumerate(ctx.parts))):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+SLICE_ELEMENTS = 2**17  # of a slice: 512 KiB in fp32, about a core's cache
 ScalingKind = Literal["linear", "yarn", "llama3"]
 
 
@@ -122,18 +123,31 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(*(tensor.transpose(-3, -2) for tensor in (x, cos, sin))).transpose(-3, -2)
+        return _turned(*(tensor.transpose(-3, -2) for tensor in (x, cos, sin)), tokens=-2).transpose(-3, -2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grads[0], cos, -sin), None, None
+        return _turned(grads[0], cos, -sin, tokens=-3), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The rotation itself, on any order of heads and tokens, into contiguous memory."""
-    x, dtype, size = x.to(cos.dtype), x.dtype, 2 * cos.shape[-1]
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> Tensor:
+    """The rotation itself, on x (., E) of any order in memory, into contiguous memory. `tokens`: T's dimension.
+
+    What is bf16 is cast a slice at a time, while it is in the cache.
+    """
+    if x.dtype == cos.dtype:
+        return _turned_alike(x, cos, sin)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    step = max(1, SLICE_ELEMENTS * x.shape[tokens] // max(1, x.numel()))
+    for *given, made in zip(*(t.split(step, tokens) for t in (x, cos, sin, out)), strict=True):
+        made.copy_(_turned_alike(given[0].to(cos.dtype), *given[1:]))
+    return out
+
+
+def _turned_alike(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    size = 2 * cos.shape[-1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     out[..., size:] = x[..., size:]
     turning, made = x[..., :size], out[..., :size]
@@ -142,4 +156,4 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out_a, out_b = made.chunk(2, -1)
     out_a.addcmul_(b, sin, value=-1)
     out_b.addcmul_(a, sin)
-    return out.to(dtype)
+    return out

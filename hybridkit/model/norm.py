@@ -6,6 +6,9 @@ y = r x w with r = (mean(x^2) + eps)^(-1/2), channel by channel. With g = dL/dy:
 
 N tokens, D width. Torch computes both gradients by about fifteen operations on whole tensors, which takes up to four
 times as long (docs/decisions/05-custom-autograd-on-a-cpu.md).
+
+Under autocast the result has the type of products, in which every layer reads it: it is cast once, not by each product,
+and what layers add to the stream is cast by that sum. Inside the norm all is at least fp32.
 """
 
 from typing import Any
@@ -16,33 +19,43 @@ from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm` of the last dimension."""
+    """`nn.RMSNorm` of the last dimension; under autocast in the type of products."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to the same."""
         assert self.weight is not None and self.eps is not None
-        plain = not torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
-        if plain or x.dtype != self.weight.dtype or x.dtype not in (torch.float32, torch.float64):
-            return super().forward(x)
-        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)
+        kind = _result_type(x)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            wide = x if x.dtype == self.weight.dtype else x.to(self.weight.dtype)
+            return super().forward(wide).to(kind)
+        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps, kind)
         return y
+
+
+def _result_type(x: Tensor) -> torch.dtype:
+    """The type of products with x."""
+    device = x.device.type
+    cast = device != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if cast else x.dtype
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         r = length.square_().div_(len(weight)).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        return (x * r).mul_(weight)
+        return (wide * r).mul_(weight).to(kind)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         shaped, weight, scale = ctx.saved_tensors
-        x, g, r = (t.reshape(-1, t.shape[-1]) for t in (shaped, grads[0], scale))  # (N, D), (N, D), (N, 1)
-        drawn = g * x
-        dweight = r[:, 0] @ drawn
-        pull = (drawn @ weight)[:, None].mul_(r.pow(3)).div_(-len(weight))
-        dx = torch.mul(g, weight, out=drawn).mul_(r).addcmul_(x, pull)
-        return dx.view_as(shaped), dweight, None
+        x, g, r = (t.reshape(-1, t.shape[-1]).to(scale.dtype) for t in (shaped, grads[0], scale))  # (N, D), (N, 1)
+        w, drawn = weight.to(r.dtype), g * x
+        with torch.autocast(x.device.type, enabled=False):  # of a caller that has it on in backward
+            dweight, pull = r[:, 0] @ drawn, drawn @ w
+        pull = pull[:, None].mul_(r.pow(3)).div_(-len(w))
+        dx = torch.mul(g, w, out=drawn).mul_(r).addcmul_(x, pull)
+        return dx.view_as(shaped).to(shaped.dtype), dweight.to(weight.dtype), None, None

@@ -49,8 +49,29 @@ def test_a_row_of_zeros_has_finite_gradients() -> None:
     assert all(t.isfinite().all() for t in results(ours, x, torch.ones(2, WIDTH)))
 
 
-def test_without_gradients_it_is_torchs_own() -> None:
-    ours, theirs = pair(torch.float32)
+def test_without_gradients_it_is_the_same() -> None:
+    ours, _ = pair(torch.float32)
     x = torch.randn(2, WIDTH)
     with torch.no_grad():
-        assert torch.equal(ours(x), theirs(x))
+        without = ours(x)
+    assert torch.equal(without, ours(x.requires_grad_()))
+
+
+def test_under_autocast_the_result_alone_is_rounded() -> None:
+    """To bf16 once, from fp32; so are, in gradients, the slopes that come in, and nothing inside."""
+    ours, _ = pair(torch.float32)
+    x, slope = torch.randn(5, WIDTH, requires_grad=True), torch.randn(5, WIDTH).bfloat16()
+    y, *grads = results(ours, x, slope.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found, *own = results(ours, x, slope)
+    assert torch.equal(found, y.bfloat16())
+    assert all(torch.equal(mine, right) for mine, right in zip(own, grads, strict=True))
+
+
+def test_of_an_input_in_bf16_it_is_that_of_fp32_rounded_once() -> None:
+    """As a norm behind a layer is, under autocast: the layer's output is bf16, the weights are fp32."""
+    ours, _ = pair(torch.float32)
+    x, slope = torch.randn(5, WIDTH).bfloat16().requires_grad_(), torch.randn(5, WIDTH).bfloat16()
+    found, right = results(ours, x, slope), results(ours, x.detach().float().requires_grad_(), slope.float())
+    assert all(torch.equal(mine, other.to(mine.dtype)) for mine, other in zip(found, right, strict=True))
+    assert [t.dtype for t in found] == [torch.bfloat16, torch.bfloat16, torch.float32]

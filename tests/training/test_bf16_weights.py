@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_batch import PLAN, WINDOWS, batch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridkit
 from hybridkit.recipe.schema import Train
@@ -19,6 +20,30 @@ def test_the_weights_that_are_cast_are_those_of_products_and_no_others() -> None
     assert {f"layers.2.mlstm.{part}.weight" for part in ("q", "k", "v", "ogate", "out")} <= names
     assert {f"layers.1.ffn.{part}.weight" for part in ("gate", "up", "down")} <= names
     assert not [name for name in names if "norm" in name or "igate" in name or "fgate" in name]
+    assert "layers.0.mamba2.in_proj.weight" in narrow_names(hybridkit.build("mamba2", width=16, heads=2))
+
+
+class Casts(TorchDispatchMode):
+    """The tensors that are cast, by their address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = list[int]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.aten._to_copy.default:
+            self.taken.append(args[0].data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("pattern", ["[swa:8, mlstm]", "[gdn, mamba2]", "[kda, rglru, conv, mla]"])
+def test_a_forward_pass_casts_no_matrix_of_a_layer(pattern: str) -> None:
+    engine = LocalEngine(hybridkit.build(pattern, width=16, heads=2).plan, Train(precision="bf16", device="cpu"))
+    with Casts() as casts, torch.autocast("cpu", torch.bfloat16):
+        engine.working.hidden(batch().tokens, document_starts=batch().document_starts)
+    named = engine.working.layers.named_parameters()
+    weights = {weight.data_ptr(): name for name, weight in named if weight.dim() > 1}
+    assert not [weights[place] for place in casts.taken if place in weights]
 
 
 def by_autocast(engine: LocalEngine, rows: int) -> tuple[float, list[Tensor | None]]:

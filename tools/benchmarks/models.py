@@ -7,8 +7,11 @@ on a CPU, and in bf16 under autocast on a GPU, or as `peers.py --precision` says
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +24,7 @@ from hybridkit.data.batches import Batch
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
+from hybridkit.system.machine import DTYPES
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
@@ -32,6 +36,12 @@ Step = Callable[[], object]
 def precision(device: str) -> str:
     """Of both: what HYBRIDKIT_BENCHMARK_PRECISION says (`peers.py --precision`), else bf16 on a GPU, fp32 on a CPU."""
     return os.environ.get("HYBRIDKIT_BENCHMARK_PRECISION") or ("bf16" if device == "cuda" else "fp32")
+
+
+def choose(asked: str | None) -> None:
+    """Have all that follows compute in this precision; None: as `precision` says."""
+    if asked:
+        os.environ["HYBRIDKIT_BENCHMARK_PRECISION"] = asked
 
 
 def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
@@ -64,13 +74,36 @@ def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
     return [window_limit(policy, window) for policy in plan.policies]
 
 
+def in_both_ways(name: str, model: nn.Module) -> Mapping[str, nn.Module]:
+    """A peer by the ways in which it computes in the precision asked for: in bf16 under autocast, or all weights bf16.
+
+    Which is faster differs from peer to peer; the faster is the one to compare with.
+    """
+    device = next(model.parameters()).device.type
+    if precision(device) == "fp32":
+        return {name: model}
+    return {f"{name}, autocast": model, f"{name}, bf16 weights": copy.deepcopy(model).bfloat16()}
+
+
+def their_steps(name: str, model: nn.Module, ids: Tensor) -> Mapping[str, Step]:
+    """The same step of a transformers model, in each way."""
+    return {way: their_step(each, ids) for way, each in in_both_ways(name, model).items()}
+
+
+def autocast(model: nn.Module) -> torch.autocast:
+    """Autocast to bf16, where that is asked for and the weights are not bf16."""
+    weight = next(model.parameters())
+    enabled = precision(weight.device.type) == "bf16" and weight.dtype == torch.float32
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=enabled)
+
+
 def their_step(model: nn.Module, ids: Tensor) -> Step:
     """The same step of a transformers model; it shifts the targets itself."""
     model.train()
     optimizer = Adamw().build(parameter_groups(model, Train().weight_decay), Train(lr=LEARNING_RATE))
 
     def step() -> None:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=precision(ids.device.type) == "bf16"):
+        with autocast(model):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -80,12 +113,12 @@ def their_step(model: nn.Module, ids: Tensor) -> Step:
     return step
 
 
-def xlstm_pair(width: int, layers: int, device: str) -> tuple[LocalEngine, nn.Module]:
-    """Ours, and transformers' xLSTM in its training mode: all chunks of 64 in parallel, by its native kernel."""
+def xlstm_pair(width: int, layers: int, device: str, mode: str = "train") -> tuple[LocalEngine, nn.Module]:
+    """Ours, and transformers' xLSTM, by its native kernel: in its training mode, all chunks of 64 in parallel."""
     kernel = "bfloat16" if precision(device) == "bf16" else "float32"
     config = transformers.xLSTMConfig(
-        vocab_size=VOCAB, hidden_size=width, num_hidden_layers=layers, num_heads=HEADS, use_cache=False, mode="train",
-        autocast_kernel_dtype=kernel,
+        vocab_size=VOCAB, hidden_size=width, num_hidden_layers=layers, num_heads=HEADS, use_cache=mode != "train",
+        mode=mode, autocast_kernel_dtype=kernel,
     )  # fmt: skip
     theirs = transformers.xLSTMForCausalLM(config).to(device)
     inner = theirs.backbone.blocks[0].ffn.proj_up.out_features
@@ -108,6 +141,24 @@ def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str)
         attn_implementation="flash_attention_2" if flash else "sdpa", use_cache=False,
     )  # fmt: skip
     return _alike(ours, transformers.MistralForCausalLM(config).to(device))
+
+
+def our_prefill(engine: LocalEngine, ids: Tensor) -> Step:
+    """Reading a prompt into a state, with weights cast once, as `hybridkit generate --precision` has it."""
+    model = copy.deepcopy(engine.model).to(DTYPES[precision(ids.device.type)]).requires_grad_(False).eval()
+    return partial(model.prefill, ids)
+
+
+def their_prefills(name: str, model: nn.Module, ids: Tensor) -> Mapping[str, Step]:
+    """The same of a transformers model, with its cache, in each way; logits of the last token alone."""
+
+    @torch.inference_mode()
+    def run(each: nn.Module) -> object:
+        with autocast(each):
+            return each(input_ids=ids, use_cache=True, **({"logits_to_keep": 1} if keeps else {}))
+
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {way: partial(run, each.eval()) for way, each in in_both_ways(name, copy.deepcopy(model)).items()}
 
 
 def _alike(ours: LocalEngine, theirs: nn.Module) -> tuple[LocalEngine, nn.Module]:

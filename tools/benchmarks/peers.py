@@ -1,83 +1,133 @@
 """hybridkit and other libraries: the same shapes, on the same machine, in one process.
 
     python tools/benchmarks/peers.py [--only xlstm mistral-8k ...] [--repeat 5] [--device cpu]
-        [--precision bf16] [--json]
+        [--precision bf16] [--width 256] [--layers 8] [--shorter 1] [--json]
 
 Each round runs every library once; times are medians over the rounds after one that warms up. The ratio is the median
 over the rounds of their time over ours. Where other programs use the machine, compare processor times.
 
-xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/benchmarks/models.py). decode-1,
-decode-8: 64 greedy tokens for each of 1 or 8 rows. attention-128, -1024: attention alone, 8,192 tokens, forward and
-backward. cell: the mLSTM cell alone, 4,096 tokens, and mlstm_kernels. flash, fla: on a GPU, where they are installed.
+With --precision bf16, all compute in bf16: ours as `hybridkit train` and `hybridkit generate --precision bf16` do;
+transformers' models under autocast and with weights in bf16, each in a row of its own, of which the faster counts.
+--shorter N divides the tokens by N, for a try. On a CPU without instructions for bf16 its times mean nothing.
+
+xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/benchmarks/models.py).
+prefill-xlstm, prefill-mistral: 2,048 tokens read into a state. decode-1, decode-8: 64 greedy tokens for each of 1 or 8
+rows. attention-128, -1024: attention alone, 8,192 tokens, forward and backward. cell: the mLSTM cell alone, 4,096
+tokens, and mlstm_kernels. flash, fla: on a GPU, where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import attention as attention_benchmark
 import decode as decode_benchmark
 import mlstm as mlstm_benchmark
 import torch
 import transformers
-from models import VOCAB, mistral_pair, our_step, precision, some_tokens, their_step, xlstm_pair
+from models import (
+    VOCAB,
+    choose,
+    in_both_ways,
+    mistral_pair,
+    our_prefill,
+    our_step,
+    precision,
+    some_tokens,
+    their_prefills,
+    their_steps,
+    xlstm_pair,
+)
 from torch.nn import functional as F
 
+from hybridkit.system.machine import DTYPES
 from hybridkit.system.timing import synchronize
 from hybridkit.training.ceiling import peak_flops
 from hybridkit_blocks.ops.attend import attend
 
-WIDTH, LAYERS, WINDOW = 256, 8, 128
-OURS = "ours"
+WINDOW, OURS = 128, "ours"
 Runs = Mapping[str, Callable[[], object]]  # by name; one of them is OURS
 
 
-def xlstm(device: str) -> Runs:
+class Sizes(NamedTuple):
+    """Of the models and texts that are compared."""
+
+    width: int
+    layers: int
+    shorter: int  # all numbers of tokens are divided by it
+
+    def tokens(self, usual: int) -> int:
+        """The tokens in place of the usual ones; at least a chunk of transformers' xLSTM."""
+        return max(64, usual // self.shorter)
+
+
+def xlstm(device: str, sizes: Sizes) -> Runs:
     """A training step of xLSTM."""
-    ids = some_tokens(1, 2048, device)
-    ours, theirs = xlstm_pair(WIDTH, LAYERS, device)
-    return {OURS: our_step(ours, [ids]), "transformers' xLSTM": their_step(theirs, ids)}
+    ids = some_tokens(1, sizes.tokens(2048), device)
+    ours, theirs = xlstm_pair(sizes.width, sizes.layers, device)
+    return {OURS: our_step(ours, [ids]), **their_steps("transformers' xLSTM", theirs, ids)}
 
 
-def mistral(tokens: int, device: str) -> Runs:
+def mistral(usual: int, device: str, sizes: Sizes) -> Runs:
     """A training step with sliding windows."""
+    tokens = sizes.tokens(usual)
     ids = some_tokens(1, tokens, device)
-    ours, theirs = mistral_pair(WIDTH, LAYERS, WINDOW, tokens, device)
-    name = f"transformers' Mistral ({theirs.config._attn_implementation})"  # type: ignore[union-attr]
-    return {OURS: our_step(ours, [ids]), name: their_step(theirs, ids)}
+    ours, theirs = mistral_pair(sizes.width, sizes.layers, WINDOW, tokens, device)
+    return {OURS: our_step(ours, [ids]), **their_steps(_mistral_name(theirs), theirs, ids)}
 
 
-def decode(batch: int, device: str) -> Runs:
+def prefill_xlstm(device: str, sizes: Sizes) -> Runs:
+    """Reading a prompt by xLSTM; transformers' in its mode for inference."""
+    ids = some_tokens(1, sizes.tokens(2048), device)
+    ours, theirs = xlstm_pair(sizes.width, sizes.layers, device, mode="inference")
+    return {OURS: our_prefill(ours, ids), **their_prefills("transformers' xLSTM", theirs, ids)}
+
+
+def prefill_mistral(device: str, sizes: Sizes) -> Runs:
+    """Reading a prompt with sliding windows."""
+    tokens = sizes.tokens(2048)
+    ids = some_tokens(1, tokens, device)
+    ours, theirs = mistral_pair(sizes.width, sizes.layers, WINDOW, tokens, device)
+    return {OURS: our_prefill(ours, ids), **their_prefills(_mistral_name(theirs), theirs, ids)}
+
+
+def _mistral_name(model: Any) -> str:
+    return f"transformers' Mistral ({model.config._attn_implementation})"
+
+
+def decode(batch: int, device: str, sizes: Sizes) -> Runs:
     """64 greedy tokens of xLSTM after a prompt of 16."""
-    ours, theirs = (model.to(device) for model in decode_benchmark.pair(WIDTH, LAYERS, VOCAB))
-    ids = some_tokens(batch, decode_benchmark.PROMPT, device)
-    return {
-        OURS: partial(decode_benchmark.generate_ours, ours, ids, 64),
-        "transformers' xLSTM": partial(decode_benchmark.generate_theirs, theirs, ids, 64),
-    }
+    ours, theirs = (model.to(device) for model in decode_benchmark.pair(sizes.width, sizes.layers, VOCAB))
+    ids, tokens = some_tokens(batch, decode_benchmark.PROMPT, device), sizes.tokens(64)
+    ours = ours.to(DTYPES[precision(device)])
+    runs = {OURS: partial(decode_benchmark.generate_ours, ours, ids, tokens)}
+    for name, each in in_both_ways("transformers' xLSTM", theirs).items():
+        runs[name] = partial(decode_benchmark.generate_theirs, each, ids, tokens)
+    return runs
 
 
-def attention(window: int, device: str) -> Runs:
+def attention(window: int, device: str, sizes: Sizes) -> Runs:
     """Attention alone, forward and backward."""
+    tokens, kind = sizes.tokens(8192), DTYPES[precision(device)]
     with torch.device(device):
-        leaves, runs = attention_benchmark.inputs(8192), attention_benchmark.implementations(8192, [window])
+        leaves, runs = attention_benchmark.inputs(tokens), attention_benchmark.implementations(tokens, [window])
+    leaves = [leaf.detach().to(kind).requires_grad_(leaf.requires_grad) for leaf in leaves]
     return {
         name.replace(f"ours {window}", OURS): partial(mlstm_benchmark.train, run, leaves[:3], leaves[3])
         for name, run in runs.items()
     }
 
 
-def cell(device: str) -> Runs:
-    """The mLSTM cell alone, forward and backward."""
-    leaves = mlstm_benchmark.inputs(1, 4, 4096, 64, 128, device)
+def cell(device: str, sizes: Sizes) -> Runs:
+    """The mLSTM cell alone, forward and backward; in fp32, in which it computes in any precision."""
+    leaves = mlstm_benchmark.inputs(1, 4, sizes.tokens(4096), 64, 128, device)
     slope = torch.randn_like(leaves[2])
     return {
         name: partial(mlstm_benchmark.train, run, leaves, slope)
@@ -85,7 +135,7 @@ def cell(device: str) -> Runs:
     }
 
 
-def flash(device: str) -> Runs:
+def flash(device: str, sizes: Sizes) -> Runs:
     """Attention alone in bf16, ours and flash-attn's with the same window."""
     from flash_attn import flash_attn_func
 
@@ -98,7 +148,7 @@ def flash(device: str) -> Runs:
     return {name: partial(mlstm_benchmark.train, run, leaves, slope) for name, run in runs.items()}
 
 
-def fla(device: str) -> Runs:
+def fla(device: str, sizes: Sizes) -> Runs:
     """The mLSTM cell and FLA's simple gated linear attention, which has no input gate and no normalizer."""
     from fla.ops.simple_gla import chunk_simple_gla
 
@@ -113,11 +163,13 @@ def fla(device: str) -> Runs:
     return {name: partial(mlstm_benchmark.train, run, leaves, slope) for name, run in runs.items()}
 
 
-COMPARISONS: dict[str, Callable[[str], Runs]] = {
+COMPARISONS: dict[str, Callable[[str, Sizes], Runs]] = {
     "xlstm": xlstm,
     "mistral-2k": partial(mistral, 2048),
     "mistral-8k": partial(mistral, 8192),
     "mistral-16k": partial(mistral, 16384),
+    "prefill-xlstm": prefill_xlstm,
+    "prefill-mistral": prefill_mistral,
     "decode-1": partial(decode, 1),
     "decode-8": partial(decode, 8),
     "attention-128": partial(attention, 128),
@@ -161,7 +213,7 @@ def show(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
     for who, figures in found.items():
         seconds, processor = figures["seconds"], figures["processor_seconds"]
         ratios = f"{figures['ratio']:9.2f} {figures['processor_ratio']:10.2f}"
-        print(f"{name:15} {who:32} {1e3 * seconds:11.1f} {1e3 * processor:13.1f} {ratios}", flush=True)
+        print(f"{name:15} {who:40} {1e3 * seconds:11.1f} {1e3 * processor:13.1f} {ratios}", flush=True)
 
 
 def main() -> None:
@@ -170,11 +222,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), metavar="NAME")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of training, in all libraries")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of all libraries")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--shorter", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    if given.precision:
-        os.environ["HYBRIDKIT_BENCHMARK_PRECISION"] = given.precision
+    choose(given.precision)
+    sizes = Sizes(given.width, given.layers, given.shorter)
     transformers.logging.set_verbosity_error()
     device, threads = torch.device(given.device), torch.get_num_threads()
     ceiling = peak_flops(device, precision(given.device))  # type: ignore[arg-type]
@@ -187,7 +242,7 @@ def main() -> None:
     }
     if not given.json:
         print(f"{given.device}, {threads} threads, ceiling {ceiling / 1e9:.0f} GFLOP/s, medians of {given.repeat}\n")
-        print(f"{'':48} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")
+        print(f"{'':56} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")
     for name in given.only:
         if reason := missing(name, given.device):
             report["comparisons"][name] = {"skipped": reason}
@@ -195,7 +250,7 @@ def main() -> None:
                 print(f"{name:15} skipped: {reason}")
             continue
         torch.manual_seed(0)
-        report["comparisons"][name] = run_comparison(COMPARISONS[name](given.device), given.device, given.repeat)
+        report["comparisons"][name] = run_comparison(COMPARISONS[name](given.device, sizes), given.device, given.repeat)
         if not given.json:
             show(name, report["comparisons"][name])
     if given.json:

@@ -1,11 +1,17 @@
 """Training speed at several sequence lengths, the time of a window switch, and the memory of a large loss.
 
     python tools/benchmarks/training.py [lengths] [switch] [loss] [--pattern '[swa:128, mlstm]*2'] [--width 128]
+        [--precision bf16]
+    python tools/benchmarks/training.py precision --pattern '[swa:128, mlstm]*4' --width 256 [--tokens 2048]
 
 lengths: tokens per second of training steps of 65,536 tokens, in the trainer's micro-batches; the lengths take turns,
 and wall-clock and processor time are both shown. switch: the time of a step whose window is that of the step before,
 and of one whose window differs. loss: peak memory of loss and gradient with a vocabulary of 131,072, 16,384 tokens and
 width 256, in a fresh process.
+
+precision: a training step and a prefill of one row, in fp32 and in bf16, which take turns; with their exact FLOPs a
+second, the share of the fastest product measured in that precision in the same run, and the speed over that of fp32.
+It means something only on a CPU with instructions for bf16.
 """
 
 from __future__ import annotations
@@ -17,10 +23,12 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from models import our_engine, our_step, some_tokens
+from models import choose, our_engine, our_prefill, our_step, precision, some_tokens, windows_of
 
+from hybridkit.cost.flops import forward_flops, head_flops
 from hybridkit.model.loss import linear_cross_entropy
 from hybridkit.system.timing import Peak
+from hybridkit.training.ceiling import peak_flops
 from hybridkit.training.micro_batches import CPU_TOKENS
 
 BATCH = 65536  # tokens of an optimizer step
@@ -47,7 +55,7 @@ def lengths(pattern: str, width: int, repeat: int) -> None:
     for _ in range(repeat + 1):
         for length, step in steps.items():
             taken[length].append(both_clocks(step))
-    print(f"{pattern}, width {width}, {BATCH:,} tokens a step, {torch.get_num_threads()} threads, medians of {repeat}")
+    print(f"{pattern}, width {width}, {BATCH:,} tokens a step, {precision('cpu')}, {torch.get_num_threads()} threads")
     print(f"{'tokens of a row':>16} {'tokens/s':>10} {'a processor second':>20} {'of the first':>13}")
     first = median(processor for _, processor in taken[LENGTHS[0]][1:])
     for length, times in taken.items():
@@ -68,6 +76,34 @@ def switch(width: int, repeat: int) -> None:
     for window in SWITCHED:
         switched, kept = (1e3 * median(taken[window, new][1:]) for new in (True, False))
         print(f"window {window}: kept {kept:.1f}, switched to {switched:.1f}: {switched / kept - 1:+.1%}")
+
+
+def precisions(pattern: str, width: int, tokens: int, repeat: int) -> None:
+    """Print a line for each precision, of a training step and of a prefill."""
+    runs, ids, forward = dict[tuple[str, str], Callable[[], object]](), some_tokens(1, tokens, "cpu"), 0.0
+    for kind in ("fp32", "bf16"):
+        choose(kind)
+        engine = our_engine(pattern, width, "cpu")
+        runs["train", kind], runs["prefill", kind] = our_step(engine, [ids]), our_prefill(engine, ids)
+        plan = engine.model.plan
+        forward = float(forward_flops(plan, tokens, windows_of(plan)))
+    taken = dict[tuple[str, str], list[tuple[float, float]]]()
+    for _ in range(repeat + 1):
+        for name, run in runs.items():
+            taken.setdefault(name, []).append(both_clocks(run))
+    flops = {"train": 3 * forward, "prefill": forward - tokens * head_flops(plan)}
+    ceilings = {kind: peak_flops(torch.device("cpu"), kind) for kind in ("fp32", "bf16")}
+    print(f"\n{pattern}, width {width}, {tokens:,} tokens, {torch.get_num_threads()} threads, medians of {repeat}")
+    print(
+        f"{'':13} {'ms':>9} {'processor':>9} {'GFLOP/s':>9} {'ceiling':>9} {'share':>7} {'x fp32':>7} {'processor':>9}"
+    )
+    for (what, kind), times in taken.items():
+        pairs = list(zip(taken[what, "fp32"][1:], times[1:], strict=True))
+        wall, processor = (median(both[i] for both in times[1:]) for i in range(2))
+        faster = [median(first[i] / own[i] for first, own in pairs) for i in range(2)]
+        rate = flops[what] / wall
+        figures = f"{1e3 * wall:9.1f} {1e3 * processor:9.1f} {rate / 1e9:9.1f} {ceilings[kind] / 1e9:9.1f}"
+        print(f"{what:8}{kind:5} {figures} {rate / ceilings[kind]:7.1%} {faster[0]:7.2f} {faster[1]:9.2f}")
 
 
 def loss() -> None:
@@ -98,7 +134,12 @@ def main() -> None:
     parser.add_argument("--pattern", default="[swa:128, mlstm]*2")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=2048, help="of `precision`")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of `lengths` and `switch`")
     given = parser.parse_args()
+    choose(given.precision)
+    if "precision" in given.what:
+        precisions(given.pattern, given.width, given.tokens, given.repeat)
     if "lengths" in given.what:
         lengths(given.pattern, given.width, given.repeat)
     if "switch" in given.what:

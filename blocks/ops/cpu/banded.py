@@ -6,7 +6,8 @@ n blocks of b queries each, L keys of a block's band.
 A block of queries begin <= t < end sees no key outside of (begin - window, end). Bands of equal length are a strided
 view of the keys, so torch's fused attention takes many blocks in one call, with one mask for them all, and nothing is
 copied. The bands overlap, so their gradients must be added up: forward and backward kernels are called directly, some
-blocks at a time, and autograd does not see the bands. Everything inside is at least fp32.
+blocks at a time, and autograd does not see the bands. The kernels compute in fp32 at least: what is bf16 is cast for
+some blocks at a time, while it is in the cache, and kept for backward as it is.
 
 A sink s (scores.py) changes the softmax's norm l into l' = log(e^l + e^s) and the output y into y' = y e^(l - l'). The
 kernel's backward pass reads y and l alone; given y' and l' it is that of attention with the sink, and
@@ -24,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops.cpu.capped import capped, capped_backward
+from hybridkit_blocks.ops.precision import wide
 
 GRADIENTS = 1 << 21  # numbers in the gradient of a call's bands: 8 MiB, near the caches' size
 BandRun = Callable[..., tuple[Tensor, Tensor]]  # takes and returns what `banded_forward` does
@@ -78,20 +80,20 @@ def banded(
 
     `run` is what computes it: `forward` with its gradient, by default as an autograd function.
     """
-    batch, kv_heads, wide = len(q), k.shape[2], torch.promote_types(q.dtype, torch.float32)
+    batch, kv_heads = len(q), k.shape[2]
     grouped = q.unflatten(2, (kv_heads, -1)).transpose(1, 2)  # (B, K, T, G, E)
     limit = window if isinstance(window, Tensor) else None
     out, _ = (run or _Banded.apply)(
-        grouped.to(wide).flatten(0, 1).contiguous(),
-        *(x.to(wide).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
-        None if sinks is None else sinks.to(wide).view(kv_heads, -1).repeat(batch, 1),
+        grouped.flatten(0, 1).contiguous(),
+        *(x.to(q.dtype).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)),
+        None if sinks is None else sinks.to(wide(q.dtype)).view(kv_heads, -1).repeat(batch, 1),
         None if limit is not None else window,
         limit,
         None if documents is None else documents.repeat_interleave(kv_heads, 0),
         scale,
         cap,
     )
-    return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3).to(q.dtype)
+    return out.unflatten(0, (batch, kv_heads)).transpose(1, 2).flatten(2, 3)
 
 
 class _Kernel(NamedTuple):
@@ -131,10 +133,11 @@ def banded_forward(
 
     `limit` is a window that is held in a tensor.
     """
-    out, norms, kernel = torch.empty_like(q), q.new_empty(q.shape[:3]), _Kernel(scale, cap)
+    kind, kernel = wide(q.dtype), _Kernel(scale, cap)
+    out, norms = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=kind)
     with torch.autocast(q.device.type, enabled=False):
         for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
-            made, norm = kernel.forward(_rows(q, tile), _band(k, tile), _band(v, tile), mask)
+            made, norm = kernel.forward(_rows(q, tile).to(kind), *(_band_in(x, tile, kind) for x in (k, v)), mask)
             _rows(out, tile).copy_(made)
             _rows(norms[..., None], tile)[..., 0].copy_(norm)
     if sinks is not None:
@@ -160,18 +163,21 @@ def banded_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and sinks (empty without them) from that of the output."""
     dout, kernel = dout.contiguous(), _Kernel(scale, cap)
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    kind = wide(q.dtype)
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k, dtype=kind), torch.zeros_like(v, dtype=kind)
     with torch.autocast(q.device.type, enabled=False):
         for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
             norm = _rows(norms[..., None], tile)[..., 0]
-            given = _rows(dout, tile), _rows(q, tile), _band(k, tile), _band(v, tile), _rows(out, tile), norm
+            dy, queries, y = (_rows(x, tile).to(kind) for x in (dout, q, out))
+            given = dy, queries, _band_in(k, tile, kind), _band_in(v, tile, kind), y, norm
             of_q, of_k, of_v = kernel.backward(*given, mask=mask)
             _rows(dq, tile).copy_(of_q)
             _add_bands_(dk, of_k, tile)
             _add_bands_(dv, of_v, tile)
-    if sinks is None:
-        return dq, dk, dv, q.new_empty(0)
-    return dq, dk, dv, -((sinks[:, None] - norms).exp_() * (out * dout).sum(-1)).sum(1)
+    dsinks = norms.new_empty(0)
+    if sinks is not None:
+        dsinks = -((sinks[:, None] - norms).exp_() * (out.to(kind) * dout).sum(-1)).sum(1)
+    return dq, dk.to(k.dtype), dv.to(v.dtype), dsinks
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -214,6 +220,14 @@ def _band(x: Tensor, tile: Bands) -> Tensor:
     return x[:, tile.low :].as_strided(shape, (x.stride(0), tile.block * x.stride(1), x.stride(1), 1))
 
 
+def _band_in(x: Tensor, tile: Bands, kind: torch.dtype) -> Tensor:
+    """`_band` in a type: what the bands are views of is cast, not each band."""
+    if x.dtype == kind:
+        return _band(x, tile)
+    end = tile.low + (tile.blocks - 1) * tile.block + tile.reach
+    return _band(x[:, tile.low : end].to(kind, memory_format=torch.contiguous_format), tile._replace(low=0))
+
+
 def _add_bands_(x: Tensor, bands: Tensor, tile: Bands) -> None:
     """Add bands (N, n, L, E) to where they come from in x (N, S, E): slices as long as a block do not overlap."""
     for begin in range(0, tile.reach, tile.block):
@@ -247,7 +261,7 @@ def _mask(like: Tensor, block: int, reach: int, window: WindowLimit) -> Tensor:
     """What a block's queries add to the scores of its band (b, L); a smaller block or band uses the last corner."""
     age = torch.arange(block, device=like.device)[:, None] + reach - block - torch.arange(reach, device=like.device)
     hidden = age < 0 if window is None else (age < 0) | (age >= window)
-    return like.new_zeros(block, reach).masked_fill_(hidden, -torch.inf)
+    return like.new_zeros(block, reach, dtype=wide(like.dtype)).masked_fill_(hidden, -torch.inf)
 
 
 def _split(alike: Bands, most: int) -> Iterator[Bands]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from hybridkit_blocks.ops.cpu.banded import banded_backward, banded_forward, bands, gradients, keep
+from hybridkit_blocks.ops.precision import wide
 
 _INTO = "Tensor q, Tensor k, Tensor v, Tensor? sinks"
 _HOW = "int? window, Tensor? limit, Tensor? documents, float? scale, float? cap"
@@ -26,12 +27,12 @@ _gradient = torch.library.custom_op(
     mutates_args=(),
     schema=f"({_INTO}, Tensor out, Tensor norms, {_HOW}, Tensor dout) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-banded_operator.register_fake(lambda q, *_: (torch.empty_like(q), q.new_empty(q.shape[:3])))
+banded_operator.register_fake(lambda q, *_: (torch.empty_like(q), q.new_empty(q.shape[:3], dtype=wide(q.dtype))))
 
 
 @_gradient.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *_: Any) -> Any:
-    return *map(torch.empty_like, (q, k, v)), q.new_empty(0) if sinks is None else sinks.new_empty(sinks.shape)
+    return *map(torch.empty_like, (q, k, v)), q.new_empty(0 if sinks is None else sinks.shape, dtype=wide(q.dtype))
 
 
 def _through(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from hybridkit.block import Block, Dims
 from hybridkit.testing import mask_pairs
+from hybridkit_blocks.ops import rope
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.cpu.banded import banded
-from hybridkit_blocks.ops.rope import Rope, rotate
+from hybridkit_blocks.ops.rope import Rope, RopeAngles, rotate
 from hybridkit_blocks.sa import SelfAttention
 from hybridkit_blocks.swa import SlidingWindowAttention
 from hybridkit_blocks.windows.fixed import Fixed
@@ -130,6 +131,31 @@ def test_lower_precisions(block: Block) -> None:
     scale = right.abs().max()  # bf16 keeps 8 bits; projections, rotation and products round it some times each
     for other in (y, low):
         torch.testing.assert_close(other.float(), right, rtol=0, atol=0.03 * scale.item())
+
+
+@pytest.mark.parametrize("window", [5, 40])
+def test_bands_in_bf16_are_those_of_fp32_rounded_once(window: int) -> None:
+    """Blocks of queries are cast where they are used; outputs are rounded by 2^-9, and read so in backward."""
+    low = [t.detach().bfloat16().requires_grad_() for t in inputs(2, 70, 3, 4, 2)]
+    exact = [t.detach().float().requires_grad_() for t in low]
+    kept, slope = list[Tensor](), torch.randn(2, 70, 4, 8).bfloat16()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = banded(*low, window, packed(2, 73))
+    right = banded(*exact, window, packed(2, 73))
+    assert torch.equal(y, right.bfloat16())
+    assert not [t for t in kept if t.dtype == torch.float32 and t.numel() > 2 * 70 * 4], "only the norms are fp32"
+    grads = torch.autograd.grad(y, low, slope), torch.autograd.grad(right, exact, slope.float())
+    for mine, other in zip(*grads, strict=True):
+        assert (mine.float() - other).norm() <= 4 * 2.0**-9 * other.norm()
+
+
+def test_a_rotation_in_bf16_is_that_of_fp32_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rope, "SLICE_ELEMENTS", 100)
+    x, angles = torch.randn(2, 7, 3, 16).bfloat16().requires_grad_(), Rope(8, 1e4).angles(torch.arange(7), torch.float)
+    y, right = rotate(x, angles), rotate(x.detach().float(), angles)
+    assert torch.equal(y, right.bfloat16()) and y.transpose(1, 2).is_contiguous()
+    (grad,) = torch.autograd.grad(y, x, y.detach())
+    assert torch.equal(grad, rotate(y.detach().float(), RopeAngles(angles.cos, -angles.sin)).bfloat16())
 
 
 def test_scores_far_from_zero_stay_finite() -> None:
