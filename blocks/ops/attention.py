@@ -49,9 +49,8 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import HALF, attend, decode, kernel
 from hybridkit_blocks.ops.attention_mapping import Heads, mapped
-from hybridkit_blocks.ops.attention_step import gpu_decoder
-from hybridkit_blocks.ops.cpu import packed
-from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
+from hybridkit_blocks.ops.attention_step import token_decoder
+from hybridkit_blocks.ops.cpu.attention_step import Parts, normed
 from hybridkit_blocks.ops.cpu.banded import bands
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import joined
@@ -277,8 +276,7 @@ class Attention(Layer):
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         parts = Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
-        build = gpu_decoder if packed.on_gpu(self.q.weight) else attention_decoder
-        return build(parts, self._scores._replace(sinks=self.sinks), rows)
+        return token_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
 
 
 def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from hybridkit.block import State, StepFunction
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import decode
-from hybridkit_blocks.ops.cpu.attention_step import Parts, normed
+from hybridkit_blocks.ops.cpu import packed
+from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
 from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
 from hybridkit_blocks.ops.rope import RopeAngles, rotate
@@ -86,6 +87,12 @@ def _(
     head = k.shape[3]
     heads = (mixed.shape[1] // head - 2 * k.shape[1]) // (1 + gated)
     return mixed.new_empty(len(mixed), heads * head)
+
+
+def token_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
+    """`x + step(norm(x))` of the attention with these parts, for the device that holds them."""
+    build = gpu_decoder if packed.on_gpu(parts.back.weight) else attention_decoder
+    return build(parts, scores, rows)
 
 
 def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
