@@ -67,7 +67,9 @@ def versions() -> Row:
 def machine() -> str:
     """The cards with memory and driver, as nvidia-smi says them, and the processor."""
     try:
-        cards = "; ".join(subprocess.run(CARD, capture_output=True, text=True, timeout=20).stdout.strip().splitlines())
+        cards = "; ".join(
+            subprocess.run(CARD, capture_output=True, encoding="utf-8", timeout=20).stdout.strip().splitlines()
+        )
     except (OSError, subprocess.TimeoutExpired):
         cards = ""
     about = Path("/proc/cpuinfo")
