@@ -83,7 +83,7 @@ def run_conversion(
     the table of `keep: auto`.
 
     Raises UserError, before anything is trained, where teacher, recipe and folder do not fit, or another teacher or
-        other stages are resumed.
+    other stages are resumed.
     """
     lead = (place(os.environ) or Place(0, 1)).rank == 0
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.convert.definition import RECORD, Conversion
-from hybridkit.convert.stages import PlannedStage
+from hybridkit.convert.stages import STAGES, PlannedStage
 from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
@@ -19,7 +19,7 @@ from hybridkit.system.errors import UserError
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.launch.launch import check_launch
 from hybridkit.training.ranks import Place, place
-from hybridkit.training.refusals import changes_of, refuse_unknown_metrics
+from hybridkit.training.refusals import changes_of, refuse_folder, refuse_unknown_metrics
 
 
 def check_section(loaded: Loaded) -> None:
@@ -58,6 +58,8 @@ def refuse_begun_conversion(folder: Path, resume: bool) -> None:
         raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
     if not begun and Run(folder).begun:
         raise UserError(f"{folder} holds a run that is no conversion; name another folder with --run")
+    if not begun and not (folder / STAGES).is_dir():
+        refuse_folder(Run(folder))
 
 
 def refuse_other(conversion: Conversion) -> None:

@@ -92,7 +92,7 @@ def cut_layers(model: Model, cut: Cut | None, marks: Callable[[int], Tensor]) ->
 
     Nothing changes where `cut` is None.
     """
-    places = [(entry, place) for entry in model.layers for place in range(len(entry.layers))]
+    places = [(entry, place) for entry in (model.layers if cut else ()) for place in range(len(entry.layers))]
     chosen = [pair for pair, held in zip(places, _chosen(model.plan, cut.held), strict=True) if held] if cut else []
     kept = [entry.layers[place] for entry, place in chosen]
     where = marks(cut.distance).to(model.head.weight.device) if cut else None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from hybridkit.system.choices import PrecisionChoice, Scoring
+from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
+from hybridkit.system.errors import UserError
+
+_LEAST = {"context": 1, "lengths": 1, "windows": 1, "samples": 1, "gaps": 0, "batch": 1, "chunk": 1, "limit": 1}
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to measure; the same for every run."""
+    """What to measure; the same for every run. Raises UserError for a value out of range."""
 
     perplexity: bool = True
     texts: tuple[str, ...] = ()  # read in place of a run's held-out text; named as `data.source` names text
@@ -26,11 +29,22 @@ class EvalRequest:
     gaps: tuple[int, ...] = ()  # of the recall probe, in tokens; empty: none
     batch: int = 8
     chunk: int = 2048
-    device: str = "auto"
+    device: DeviceChoice = "auto"
     precision: PrecisionChoice | None = None  # of the weights and the arithmetic; None: as the weights were saved
     harness: tuple[str, ...] = ()  # tasks of lm-evaluation-harness
     include: Path | None = None
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            said = getattr(self, name)
+            for value in said if isinstance(said, tuple) else (said,):
+                if value is not None and (type(value) is not int or value < least):
+                    raise UserError(f"evaluate: {name}: should be a whole number of at least {least}, not {value}")
+        for name, allowed in (("scoring", Scoring), ("device", DeviceChoice), ("precision", PrecisionChoice)):
+            value = getattr(self, name)
+            if value is not None and value not in get_args(allowed):
+                raise UserError(f"evaluate: {name}: should be {' or '.join(get_args(allowed))}, not {value}")
 
 
 class CellScore(NamedTuple):

@@ -28,6 +28,12 @@ def _preset(name: str) -> str:
     return name
 
 
+def _name(said: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", said, re.ASCII):
+        raise ValueError("should be a letter and up to 31 letters, digits or dashes, all lower case")
+    return said
+
+
 def _keep(said: Any) -> list[int] | str:
     if isinstance(said, list) and all(type(one) is int and one >= 0 for one in said):
         return said
@@ -60,7 +66,7 @@ def _loss(said: Any) -> dict[str, float]:
 class Stage(Section):
     """One stage. Where a field is not given, the preset's is meant, or else that of `train` and `data`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] | None = None  # in the name of its folder
+    name: Annotated[str, AfterValidator(_name)] | None = None  # in the name of its folder
     steps: int | None = Field(default=None, ge=0, le=MOST)  # 0: the stage is left out
     sequence: Size | None = Field(default=None, ge=1, le=1 << 30)
     batch_tokens: Size | None = Field(default=None, ge=1, le=1 << 40)

@@ -21,6 +21,7 @@ from hybridkit.system.terminal import harmless, is_terminal, one_line
 __all__ = ["Console", "Group", "Table", "Text", "Tree", "apart", "between", "styled"]
 
 WIDE = 1 << 20  # columns of a pipe or file: no line is cut there
+_PROSE = 100
 _LEFT = 8  # characters that a folded column at the left keeps at least
 _ENDS = "/\\-_. =,"  # a common beginning of names may end after one of these
 
@@ -35,6 +36,11 @@ class Console(_console.Console):
             stderr=stderr, markup=False, emoji=False, highlight=False, force_terminal=live, width=width,
             soft_wrap=not live,
         )  # fmt: skip
+
+    @property
+    def prose(self) -> int:
+        """Columns of running text: longer lines are hard to read. A pipe or file gets each paragraph as a line."""
+        return min(self.width, _PROSE) if self.is_terminal else self.width
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """rich calls this for every string that it draws."""

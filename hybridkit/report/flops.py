@@ -41,8 +41,8 @@ def print_costs(entries: Sequence[CostEntry]) -> None:
         console.print(table, "")
     for name, found in recipes.items():
         console.print(f"{name}: {found[0]['pattern']}")
-        table = layers(found)
-        console.print(table if table.whole <= console.width else layers(found[-1:]), "")
+        tables = layers(found), layers(found[-1:]), layers(found[-1:], SHORT)
+        console.print(next((table for table in tables if table.whole <= console.width), tables[-1]), "")
 
 
 def print_check(checks: Mapping[str, Sequence[Check]], notes: Sequence[str]) -> None:
@@ -166,13 +166,23 @@ def _zero(stage: str, entry: CostEntry) -> float:
     return entry["memory"]["zero"][stage]
 
 
-def layers(entries: Sequence[CostEntry]) -> Table:
-    """A row for equal layers together, and one for what stands around them; columns for the contexts of the entries."""
+_HEADS = ("params", "FLOPs/token", "", "state at {}")  # of one context; the third is the share of the FLOPs
+SHORT = ("params", "FLOPs", None, "state {}")  # where the terminal is narrow
+
+
+def layers(entries: Sequence[CostEntry], heads: Sequence[str | None] = _HEADS) -> Table:
+    """A row for equal layers together, and one for what stands around them; columns for the contexts of the entries.
+
+    `heads`: the columns of one context, None for one that is left out.
+    """
     contexts = [format_tokens(entry["context"]) for entry in entries]
-    if len(entries) == 1:
-        table = Table("layers", "params", "FLOPs/token", "", f"state at {contexts[0]}")
-    else:
-        table = Table("layers", "params", *(f"{what} {at}" for what in ("FLOPs", "state") for at in contexts))
+    if len(entries) > 1:
+        heads = ["params", *(f"{what} {at}" for what in ("FLOPs", "state") for at in contexts)]
+    table = Table("layers", *(head.format(contexts[0]) for head in heads if head is not None))
+
+    def add(name: str, cells: Sequence[str]) -> None:
+        table.add_row(name, *(cell for cell, head in zip(cells, heads, strict=True) if head is not None))
+
     groups: dict[str, list[int]] = defaultdict(list)
     for at, layer in enumerate(entries[0]["layers"]):
         groups[layer["entry"]].append(at)
@@ -182,12 +192,12 @@ def layers(entries: Sequence[CostEntry]) -> Table:
         alike = [[entry["layers"][at] for at in places] for entry in entries]
         cells, spent = _summed(alike, entries)
         around = [left - used for left, used in zip(around, spent, strict=True)]
-        table.add_row(f"{len(places):>{widest}} x {said}", *cells)
+        add(f"{len(places):>{widest}} x {said}", cells)
         for place, branch in enumerate(alike[0][0].get("branches", [])):
             parts = [[layer["branches"][place] for layer in layers] for layers in alike]
-            table.add_row(" " * (widest + 5) + branch["entry"], *_summed(parts, entries)[0])
+            add(" " * (widest + 5) + branch["entry"], _summed(parts, entries)[0])
     name = " " * (widest + 3) + "embedding, norm, head"
-    table.add_row(name, format_count(around[0]), *_shares(around[1:], entries), *[""] * len(entries))
+    add(name, [format_count(around[0]), *_shares(around[1:], entries), *[""] * len(entries)])
     return table
 
 

@@ -105,11 +105,11 @@ def print_blocks(rows: Sequence[Row]) -> None:
         console.print(styled((titles.get(kind, f"{kind.capitalize()}s"), "bold"), " ", (f"in {home}", "dim")))
         for row in here:
             given = f"({', '.join(row.arguments)})" if row.arguments else ""
-            first, *others = wrap(f"{row.name}{given}", console.width - 2, subsequent_indent="    ")
+            first, *others = wrap(f"{row.name}{given}", console.prose - 2, subsequent_indent="    ")
             console.print(styled("  ", (row.name, "bold"), first.removeprefix(row.name)))
             for line in others:
                 console.print(f"  {line}")
-            for line in wrap(row.doc, console.width, initial_indent=_INDENT, subsequent_indent=_INDENT):
+            for line in wrap(row.doc, console.prose, initial_indent=_INDENT, subsequent_indent=_INDENT):
                 console.print(line)
             if str(Path(row.owner).parent) != home:
                 console.print(styled((f"{_INDENT}{row.owner}", "dim")))
@@ -119,7 +119,8 @@ def print_doctor(found: dict[str, Any]) -> None:
     """What is installed, and which kernel each block uses here."""
     console = Console()
     console.print(f"Python {found['python']} on {found['device']}, {found['threads']} threads, {found['precision']}")
-    console.print("installed: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in found["packages"].items()))
+    installed = ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items())
+    console.print("\n".join(wrap(f"installed: {installed}", console.prose)))
     extras = Table("extra", "packages", "", right=())
     for extra, versions in found["extras"].items():
         missing = not all(versions.values())

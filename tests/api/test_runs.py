@@ -177,3 +177,19 @@ def test_options_out_of_range_are_refused_as_in_a_recipe(options: dict[str, Any]
 def test_costs_need_a_context_of_a_token() -> None:
     with pytest.raises(UserError, match="context should be at least 1 token, not 0"):
         hk.costs("[sa]", context=0)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"context": -1}, "context: should be a whole number of at least 1, not -1"),
+        ({"windows": [8, 0]}, "windows: should be a whole number of at least 1, not 0"),
+        ({"recall": [-1]}, "gaps: should be a whole number of at least 0, not -1"),
+        ({"samples": 0}, "samples: should be"),
+        ({"scoring": "strict"}, "scoring: should be ruler or forced, not strict"),
+        ({"device": "tpu"}, "device: should be auto or cpu or cuda, not tpu"),
+    ],
+)
+def test_questions_out_of_range_are_refused(question: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hk.evaluate("runs/none", **question)

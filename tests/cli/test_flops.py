@@ -10,10 +10,13 @@ import pytest
 from command_line import outputs, reported
 from project import ROOT
 
+from hybridkit.cost.summary import cost_entry, cost_requests
 from hybridkit.registry.kinds import BLOCK
 from hybridkit.registry.registry import REGISTRY
+from hybridkit.report.flops import SHORT, layers
 from hybridkit.report.flops_plot import crossings
 from hybridkit.report.numbers import format_bytes, format_count, format_tokens
+from hybridkit.runs.run import load_recipe
 
 
 @pytest.fixture
@@ -177,3 +180,11 @@ finally:
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stderr.strip() == "[]" and json.loads(ran.stdout)["schema"] == 1
+
+
+def test_layers_of_a_long_policy_fit_sixty_columns() -> None:
+    recipe = load_recipe("quickstart", ["pattern=[swa:stoch(128,2048,p=.75), mlstm]*16"])
+    entry = cost_entry(cost_requests("a", recipe)[0])
+    wide, short = layers([entry]), layers([entry], SHORT)
+    assert short.whole <= 60 < wide.whole and [len(table.columns) for table in (wide, short)] == [5, 4]
+    assert [list(column.cells) for column in short.columns] == [list(wide.columns[at].cells) for at in (0, 1, 2, 4)]

@@ -194,6 +194,8 @@ def test_another_teacher_other_stages_and_begun_folders_are_refused(
     hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
     with pytest.raises(UserError, match="is a conversion of another teacher"):
         go(whole, resume=True, source=tmp_path / "other")
+    with pytest.raises(UserError, match=r"a folder of runs \(other\), not the place of one"):
+        go(tmp_path)
 
 
 def test_a_teacher_of_the_same_weights_and_another_recipe_is_another_one(
@@ -257,14 +259,6 @@ def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, studen
     assert "teacher: the checkpoint of step 4, since newer ones cannot be used" in Heard.said[0]
     assert sum("newer ones" in said for said in Heard.said) == 1 and "step-6" in Heard.said[0]
     assert not any("holds no checkpoint yet" in said for said in Heard.said)  # that is for --resume
-
-
-def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
-    stage = whole / "stages" / "1-hidden"
-    recipe = {**Run(stage).recipe.recipe.model_dump(mode="json", by_alias=True)}
-    recipe["train"]["steps"] = 5
-    with pytest.raises(UserError, match="this run is trained on 1 hidden, and what was asked for is cross-entropy"):
-        hk.train(recipe, stage, resume=True, quiet=True)
 
 
 def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hybridkit as hk
 from hybridkit.convert.record import read_conversion
 from hybridkit.report.conversion_page import conversion_stages, mapping_part
 from hybridkit.runs.run import Run
@@ -38,6 +39,14 @@ def test_a_conversion_that_has_not_reached_its_last_stage_is_read_and_named(whol
     assert ["tokens", "256", "256", "-"] in conversion_stages(record, record.runs(), lines).rows
     with pytest.raises(UserError, match=r"a conversion whose last stage has not begun.*--resume"):
         _ = Run(folder).recipe
+
+
+def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
+    stage = whole / "stages" / "1-hidden"
+    recipe = {**Run(stage).recipe.recipe.model_dump(mode="json", by_alias=True)}
+    recipe["train"]["steps"] = 5
+    with pytest.raises(UserError, match="this run is trained on 1 hidden, and what was asked for is cross-entropy"):
+        hk.train(recipe, stage, resume=True, quiet=True)
 
 
 WRONG = {

@@ -26,7 +26,7 @@ WRONG = {
     "  stages: [{loss: kl, sequence: 1000}]": ("3:33", "batch_tokens should be a multiple of sequence, 1000, not 8192"),
     "  stages: [{loss: kl, lr: 1e-5, min_lr: 1e-4}]": ("3:41", "min_lr should be at most lr, 1e-05, not 0.0001"),
     "  stages: [{loss: kl, step: 3}]": ("3:23", 'convert.stages.0 has no "step"; did you mean "steps"?'),
-    "  stages: [{loss: kl, name: A b}]": ("3:29", "convert.stages.0.name"),
+    "  stages: [{loss: kl, name: A b}]": ("3:29", "convert.stages.0.name should be a letter and up to 31 letters"),
     "  stages: [{loss: kl}]\n  evaluate: {lengths: 1k}": ("4:13", "needles and lengths belong together"),
 }
 

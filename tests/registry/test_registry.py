@@ -131,9 +131,9 @@ def test_a_broken_plugin_is_named_with_its_fault(plugins: Path, text: str, said:
 
 def test_what_is_no_plugin_file_is_refused_at_once(plugins: Path) -> None:
     for name, said in (
-        ("my-block.py", "its name in a pattern"),
-        ("_names.py", "its name in"),
-        ("a.txt", "its name in"),
+        ("my-block.py", "is named by its file"),
+        ("_names.py", "is named by its file"),
+        ("a.txt", "is named by its file"),
     ):
         (plugins / name).write_text(BLOCK_FILE)
         assert said in refused(plugins / name)

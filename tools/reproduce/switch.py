@@ -3,8 +3,9 @@
     python tools/reproduce/switch.py quickstart --seeds 0,1,2 --folder /tmp/switch
     python tools/reproduce/switch.py quickstart --seeds 0 --folder /tmp/small model.width=64 train.steps=200
 
-Both arms have the same batches at every step. A jump is the highest mean of 5 steps in the tenth of the run after the
-switch begins, less the mean of the 20 steps before it. Runs that the folder already holds are not trained again.
+All arms have the same batches at every step. A jump is the highest mean of 5 steps in the tenth of the run after the
+switch begins, less the mean of the 20 steps before it; `paired`: of the losses less those of the arm without a switch,
+so that batches that are harder than others do not count. Runs that the folder already holds are not trained again.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from hybridkit.runs.run import Run, load_recipe
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import run_training
 
-ARMS = {"hard": "schedule(0=16,.5=128)", "ramp": "ramp(16,128,.5,.9)", "none": "fixed(128)"}
+ARMS = {"none": "fixed(128)", "hard": "schedule(0=16,.5=128)", "ramp": "ramp(16,128,.5,.9)"}
 BEFORE, AFTER = 20, 5  # steps of a mean
 
 
@@ -43,11 +44,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_intermixed_args()
-    print("| arm | seed | jump, nats | last 20 steps, nats |\n|---|---|---|---|")
-    for arm in ARMS:
-        for seed in map(int, given.seeds.split(",")):
+    print("| seed | arm | jump, nats | paired | last 20 steps, nats |\n|---|---|---|---|---|")
+    for seed in map(int, given.seeds.split(",")):
+        base: list[float] = []
+        for arm in ARMS:
             found = losses(given.recipe, given.folder, arm, seed, given.overrides)
-            print(f"| {arm} | {seed} | {jump(found):+.4f} | {statistics.mean(found[-BEFORE:]):.4f} |", flush=True)
+            base = base or found
+            paired = jump([own - other for own, other in zip(found, base, strict=True)])
+            last = statistics.mean(found[-BEFORE:])
+            print(f"| {seed} | {arm} | {jump(found):+.4f} | {paired:+.4f} | {last:.4f} |", flush=True)
 
 
 if __name__ == "__main__":
