@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 
 from hybridkit.block import said_window
@@ -9,12 +10,16 @@ from hybridkit.hub.family import Family
 from hybridkit.model.model import Model
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
+from hybridkit.system.terminal import one_line
+
+_MARKS = re.compile(r"([\\`*_{}\[\]<>#|$])")  # that Markdown would read in a title
 
 
 def card(run: Run, model: Model, family: Family, folder: str, average: bool = False) -> str:
     """The text of README.md for an export to a folder of this name; `average`: of the running mean of the weights."""
     head = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [hybridkit]\n---\n"
-    parts = [f"{head}# {run.path.name}", *_model(model, family), *_training(run, average), _use(family, folder)]
+    title = _MARKS.sub(r"\\\1", one_line(run.path.name))
+    parts = [f"{head}# {title}", *_model(model, family), *_training(run, average), _use(family, folder)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,8 +48,8 @@ def _training(run: Run, average: bool) -> list[str]:
     train, data, last = recipe.train, recipe.data, lines[-1]
     rows = [
         ("steps", f"{last['step']:,} of {train.steps:,}, {train.batch_tokens:,} tokens each"),
-        ("text", f"`{_source(data.source)}`, sequences of {data.sequence:,}"),
-        ("tokenizer", f"`{_source(data.tokenizer)}`"),
+        ("text", f"{_code(_source(data.source))}, sequences of {data.sequence:,}"),
+        ("tokenizer", _code(_source(data.tokenizer))),
         ("learning rate", f"{train.lr:g} to {train.last_lr:g}, {train.schedule}"),
     ]
     if average:
@@ -61,8 +66,14 @@ def _source(said: object) -> str:
 
 
 def _use(family: Family, folder: str) -> str:
-    return f"```python\n{family.opened_by.format(folder=folder)}\n```"
+    place = one_line(folder).replace("\\", "\\\\").replace('"', '\\"').replace("`", "'")  # within quotes of Python
+    return f"```python\n{family.opened_by.format(folder=place)}\n```"
+
+
+def _code(text: str) -> str:
+    return "`" + one_line(text).replace("`", "'") + "`"
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:
-    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    safe = ((name, value.replace("|", "\\|")) for name, value in rows)  # `[swa | mlstm]` is one cell
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in safe)])

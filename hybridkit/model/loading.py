@@ -1,5 +1,6 @@
 """From a recipe to its plan, and from a run folder to its model."""
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from hybridkit.model.config import ModelConfig
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.schema import Data
+from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import AVERAGE, WEIGHTS
 from hybridkit.runs.run import RUN_RECIPE, Run, Which
@@ -20,6 +21,7 @@ from hybridkit.runs.weights import check_weights, load_weights
 from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, choose_precision
+from hybridkit.system.notices import warn_once
 
 M = TypeVar("M", bound=Model)
 
@@ -53,6 +55,25 @@ def plan(loaded: Loaded, vocab: int | None = None, of: Run | None = None) -> Pla
     )
 
 
+def said_model(plan: Plan, recipe: Recipe) -> str:
+    """A model as the manifests of its checkpoints describe it: pattern, sizes and FFN."""
+    made = plan.config
+    sizes = f"width={made.width} heads={made.heads} vocab={made.vocab} tie={made.tie} logit_cap={made.logit_cap}"
+    ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
+    return f"{plan.pattern} {sizes} ffn({ffn})"
+
+
+def _tell_changes(run: Run, which: Which, now: str) -> None:
+    """Tell that a recipe was edited since the weights were made, so that figures are those of another model."""
+    record = Run(run.path, which).record()
+    if not record:
+        return
+    pattern, _, sizes = record.model.partition(" width=")
+    wanted, found = (set(re.split(r"[ ()]+", text)) for text in (sizes, now.partition(" width=")[2]))
+    if pattern != now.partition(" width=")[0] or not wanted <= found:  # imports record some sizes alone
+        warn_once(f"{run.recipe_file} says another model than the one that was trained: {now}, not {record.model}")
+
+
 def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: bool = False) -> M:
     """A model of class `kind` with the weights of a run's checkpoint (`Run.chosen`), on the CPU.
 
@@ -70,6 +91,7 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
+    _tell_changes(folder, checkpoint, said_model(model.plan, loaded.recipe))
     check_weights(model, weights, str(run))  # before memory is allocated: the recipe may not fit the weights
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # to_empty gave each its own memory

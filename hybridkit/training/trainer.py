@@ -12,7 +12,7 @@ import torch
 from hybridkit.cost.flops import window_shares
 from hybridkit.data.batches import Feed
 from hybridkit.data.recipe_data import describe_feed, open_feed
-from hybridkit.model.loading import own_tokenizer
+from hybridkit.model.loading import own_tokenizer, said_model
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.choices import chosen
@@ -240,10 +240,7 @@ def _tell(found: Newest, run: Run, reporter: Reporter, resume: bool) -> None:
 
 def _about(job: _Job, feed: Feed) -> dict[str, Any]:
     """What a manifest says of a run, but for step and files."""
-    recipe, plan, train = job.recipe, job.plan, job.recipe.train
-    made = plan.config
-    sizes = f"width={made.width} heads={made.heads} vocab={made.vocab} tie={made.tie} logit_cap={made.logit_cap}"
-    ffn = recipe.model.ffn and " ".join(f"{key}={value}" for key, value in recipe.model.ffn.items())
+    train = job.recipe.train
     return {
         "engine": train.engine,
         **_entries({**engine_of(train, job.registry).manifest_entries(), **job.objective.entries()}),
@@ -253,7 +250,7 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
         "data": feed.digest,
         "tokenizer": feed.tokenizer.digest,
-        "model": f"{plan.pattern} {sizes} ffn({ffn})",
+        "model": said_model(job.plan, job.recipe),
     }
 
 

@@ -105,7 +105,7 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, pac
         h, after = chunkwise_mlstm(*tensors[:5], MlstmState(*tensors[5:]), document_starts)
         return h, *after
 
-    assert torch.autograd.gradcheck(flat, (*leaves, *state))
+    assert torch.autograd.gradcheck(flat, (*leaves, *state), fast_mode=True)  # along random directions
 
 
 def test_one_product_of_all_projections_gives_what_each_alone_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hybridkit.runs.run import Run
 from hybridkit.training.engine import open_engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [{}, {"ffn": 9, "embedding": 9}, {"mlstm": 9}], ids=str)
 def test_the_teachers_bytes_are_those_that_a_stage_holds(
     freeze: dict[str, int], teacher: Path, student: Change, whole: Path, tmp_path: Path

@@ -99,6 +99,7 @@ def test_the_peak_of_backward_is_estimated_within_a_tenth(pattern: str, recomput
     assert found + gradients == pytest.approx(peak, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_micro_batch_takes_the_rows_that_the_estimate_says_fit() -> None:
     plan = compiled("[swa:16, mlstm]*2")
     held = persistent_memory(plan, Training())

@@ -62,6 +62,7 @@ def test_a_tokenizer_from_outside_is_that_of_its_run(folder: Path, monkeypatch: 
         load_tokenizer(folder / "run")  # as a mere folder
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_own_source_and_tokenizer_or_not_at_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ LATE = ("deepspeed", "torch._inductor.compile_fx")  # what the engine imports la
 STEPS = 8
 FEW = 6  # steps of what needs no more
 LENGTHS = (40, 33)  # tokens, of which two ranks cannot share one number evenly
-PART = 3  # steps before a checkpoint, and after
+PART = 2  # steps before a checkpoint, and after
 SHARED_OUT: dict[str, Any] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # small weights, too
 PLAN = compile_pattern("[swa:stoch(4,16,p=.5) | mlstm]", ModelConfig(width=32, heads=4, vocab=257))
 MIXERS = compile_pattern(

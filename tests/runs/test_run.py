@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint import run_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import TempPathFactory
 from safetensors.torch import save_file
 
+import hybridkit
 from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, sealed, stamp
 from hybridkit.runs.metrics import MAX_LINE, last_line, read_metrics
 from hybridkit.runs.run import Run
@@ -228,3 +230,20 @@ def test_the_last_line_with_a_metric_is_found_without_reading_all(tmp_path: Path
         file.write(b"\n" + b'{"step": 2}\n' * (MAX_LINE // 12 + 1))
     assert last_line(path, "loss") is None  # its end alone is read
     assert last_line(path, "step") == {"step": 2}
+
+
+def test_a_recipe_that_was_edited_after_training_is_told(tmp_path: Path) -> None:
+    """Otherwise figures of another model than the one that was trained would be silent."""
+    run = run_of("[swa:stoch(4,16), sa]", tmp_path / "run", ffn={"width": 48, "block": "ffn"})
+    edits = {"stoch(4,16)": "stoch(4,8)", "vocab: null": "vocab: 257"}
+    said: list[str] = []
+    with listening(said.append):
+        hybridkit.load(run)
+        assert not said
+        file = run / "recipe.yaml"
+        for old, new in edits.items():
+            text = file.read_text(encoding="utf-8")
+            assert old in text
+            file.write_text(text.replace(old, new), encoding="utf-8")
+        hybridkit.load(run)
+    assert "recipe.yaml says another model than the one that was trained: [swa:stoch(4,8), sa] width=32" in said[0]

@@ -37,8 +37,9 @@ class Rank(subprocess.Popen):
         code = 1
         try:
             main()
+            code = 0
         except SystemExit as left:
-            code = left.code
+            code = left.code or 0
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -144,19 +145,27 @@ def test_a_dry_run_of_the_largest_recipe_says_what_it_takes(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_ranks_are_new_processes_that_run_the_same_command() -> None:
+    """Elsewhere here they are forked, which spares them the imports."""
+    code = "import sys; from hybridkit.training.launch.spawn import spawn; sys.exit(spawn(2))"
+    ended = forked(code, "--help", OMP_NUM_THREADS="1")
+    assert (ended.returncode, ended.stdout.count("Usage:")) == (0, 2), ended.stderr
+
+
+@pytest.mark.slow
 def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tmp_path: Path) -> None:
     """Two ranks of stage 3, one killed; then one rank of stage 1, to the end."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
-    steps = ["train.steps=40", "train.lr=3e-3"]
+    steps = ["train.steps=24", "train.lr=3e-3"]
     go(whole.path, *steps)
     began = ["train", str(recipe), *steps, DEEPSPEED, "--run", str(run.path)]
     printed, said = _killed(run, [*began, "train.zero=3", "--ranks", "2"], 6)
-    assert printed.count("step 1/40  loss") == 1, "rank 0 alone prints"
+    assert printed.count("step 1/24  loss") == 1, "rank 0 alone prints"
     assert "rank 1 was killed by SIGKILL" in said and "--resume" in said
     assert (manifest := run.newest().manifest) and (manifest.zero, manifest.ranks) == (3, 2)
     last = forked(COMMAND_LINE, *began, "train.zero=1", "--resume", OMP_NUM_THREADS="1")
-    assert last.returncode == 0 and "step 40/40  loss" in last.stdout, last.stderr
+    assert last.returncode == 0 and "step 24/24  loss" in last.stdout, last.stderr
     lines, expected = ([line for line in r.metrics().lines if "loss" in line] for r in (run, whole))
     for key in ("step", "window", "lr", "tokens"):
         assert [line[key] for line in lines] == [line[key] for line in expected]
@@ -169,7 +178,7 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tm
 
 def _killed(run: Run, words: list[str], step: int) -> tuple[str, str]:
     """Kill the last rank once a step is done; what all print, and what they leave on standard error within seconds."""
-    with Forked(COMMAND_LINE, *words, OMP_NUM_THREADS="1") as process:
+    with Forked(FORK_RANKS + COMMAND_LINE, *words, OMP_NUM_THREADS="1") as process:
         while process.poll() is None and not any(line["step"] >= step for line in run.metrics().lines):
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
