@@ -37,15 +37,16 @@ from hybridkit.block import (
 )
 from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.convolution import SIGMOID
+from hybridkit_blocks.ops.cpu import packed
 from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import WideLinear, joined, wide_linear
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
+from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped_gate, mlstm_token_
 from hybridkit_blocks.ops.normed_gate import LAYER_NORM, normed_gate
 from hybridkit_blocks.ops.precision import wide
 
-GATE_CAP = 15.0
 NORM_EPS = 1e-6
 
 
@@ -142,11 +143,6 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
-def capped_gate(gate: Tensor, bias: Tensor) -> Tensor:
-    """Pre-activations between -15 and 15."""
-    return GATE_CAP * torch.tanh((gate + bias) / GATE_CAP)
-
-
 class Gate(WideLinear):
     """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
 
@@ -155,7 +151,7 @@ class Gate(WideLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, H)."""
-        return capped_gate(wide_linear(x, self.weight), self.bias)
+        return capped_gate(wide_linear(x, self.weight) + self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -216,15 +212,18 @@ class MlstmLayer(Layer):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
-        memory, (q, k, v, i, f, o) = MlstmState(*state), self._project(x)
-        gates = torch.stack([i, f, torch.zeros_like(i)], 1)[..., None]
-        q, k, values = (t.to(memory.C.dtype) for t in (q * self.key**-0.5, k, v))
-        return self._emit(o, recurrent_mlstm_(q, k.mT, values, gates, memory).to(v.dtype)).to(x.dtype), memory
+        memory, x_ = MlstmState(*state), x[:, 0]
+        mixed = torch.cat([part(x_) for part in (self.q, self.k, self.v, self.ogate)], -1)
+        gates = torch.cat([self.igate.weight, self.fgate.weight])
+        y = self.out(mlstm_token_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))
+        return y[:, None].to(x.dtype), memory
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        if packed.on_gpu(self.q.weight):
+            return self._gpu_decoder(norm, rows)
         width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
         out = residual(self.out.weight * self.norm.weight, rows)
-        bias = F.pad(torch.cat([self.igate.bias, self.fgate.bias]).to(kind) / GATE_CAP, (0, self.heads))
+        bias = F.pad(self._gate_bias().to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
 
@@ -239,6 +238,23 @@ class MlstmLayer(Layer):
             return out(x, h.to(x.dtype))[:, None], memory
 
         return run
+
+    def _gpu_decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+        """One product for q, k, v and o, one kernel for all up to the output, and one product with the residual sum."""
+        unit, out = Unit(norm), residual(self.out.weight, rows)
+        project = product(side_by_side(norm, [part.weight for part in (self.q, self.k, self.v, self.ogate)]), rows)
+        gates = side_by_side(norm, [self.igate.weight, self.fgate.weight], wide(self.q.weight.dtype))
+        bias, scale = self._gate_bias(), self.norm.weight
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
+            memory, x = MlstmState(*state), x[:, 0]
+            h = unit(x)
+            return out(x, mlstm_token_(h, project(h), gates, bias, scale, memory))[:, None], memory
+
+        return run
+
+    def _gate_bias(self) -> Tensor:
+        return torch.cat([self.igate.bias, self.fgate.bias])
 
     def _packed(self, norm: nn.RMSNorm, rows: int) -> Product:
         """All projections of `decoder` at once: q (scaled), k, v, ogate, i and f over their cap, and H zeros."""
@@ -255,8 +271,7 @@ class MlstmLayer(Layer):
         parts = self.q, self.k, self.v, self.igate, self.fgate, self.ogate
         if kind := product_type(x, self.q.weight):
             q, k, v, i, f, o = joined(x, parts, kind)
-            bias = torch.cat([self.igate.bias, self.fgate.bias])
-            i, f = capped_gate(torch.cat([i, f], -1), bias).chunk(2, -1)
+            i, f = capped_gate(torch.cat([i, f], -1) + self._gate_bias()).chunk(2, -1)
         else:
             q, k, v, i, f, o = (part(x) for part in parts)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))

@@ -82,6 +82,7 @@ def test_the_wheel_has_every_package() -> None:
 SHARED_NAMES = {  # public names that may stand in several modules, and where: there they mean the same
     "hybridkit/cli/*.py hybridkit/api/*.py": {"train"},  # a verb is a command and a function
     "blocks/ops/*_kernels.py": {"agrees", "choose_kernel"},  # every file of kernels has these two
+    "blocks/ops/*_step.py": {"agrees"},  # and so has a step's
     "blocks/ops/*_span.py": {"Inputs", "Saved", "forward", "backward"},  # and every file of a span's products these
 }
 COPIED = "hybridkit/hub/modeling"  # what exported folders hold: the same layers again, for a reader without hybridkit

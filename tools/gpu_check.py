@@ -2,7 +2,9 @@
 
     python tools/gpu_check.py [--only NAME...] [--out gpu-check] [--device cuda] [--small] [--list]
 
-It needs an installed hybridkit and no internet. The sections stand in order of worth, each runs in a process of its own
+On a card, run it first without arguments; where time is short, `--only tests training inference`, which are some six
+minutes. It needs an installed hybridkit and no internet. results.md begins with the targets of speed beside what was
+measured. The sections stand in order of worth, each runs in a process of its own
 that is ended at its limit, and what it measured until then is kept. OUT holds results.json, results.md and a log of
 each section. What is not installed, or is not for this device, is skipped in words. `--device cpu --small` tries every
 section at sizes that a CPU runs in about a minute each; its figures mean nothing else.
@@ -22,9 +24,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gpu_targets import table
+
 LIMITS = {  # seconds; up to `inference` 8 minutes
-    "tests": 110,
-    "doctor": 30,
+    "tests": 105,
+    "doctor": 25,
     "first_step": 110,
     "training": 150,
     "inference": 90,
@@ -33,6 +37,7 @@ LIMITS = {  # seconds; up to `inference` 8 minutes
     "zero": 120,
     "peers": 220,
     "profile": 80,
+    "studies": 90,
 }
 VERSIONS = (
     "hybridkit",
@@ -45,6 +50,7 @@ VERSIONS = (
     "flash-linear-attention",
 )
 Row = dict[str, Any]
+CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
 def versions() -> Row:
@@ -58,6 +64,20 @@ def versions() -> Row:
     return found
 
 
+def machine() -> str:
+    """The cards with memory and driver, as nvidia-smi says them, and the processor."""
+    try:
+        cards = "; ".join(
+            subprocess.run(CARD, capture_output=True, encoding="utf-8", timeout=20).stdout.strip().splitlines()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        cards = ""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{cards or 'no card that nvidia-smi knows'}; {os.cpu_count()} x {names[0] if names else platform.machine()}"
+
+
 def run_section(name: str, given: argparse.Namespace) -> Row:
     """A section in its own process, with all that it started: its rows, and how it ended."""
     rows, log = given.out / f"{name}.jsonl", given.out / f"{name}.log"
@@ -66,7 +86,8 @@ def run_section(name: str, given: argparse.Namespace) -> Row:
     command += ["--device", given.device, *(["--small"] if given.small else [])]
     limit, began = LIMITS[name] * given.slower, time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        slower = os.environ | {"GPU_CHECK_SLOWER": str(given.slower)}
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=slower)
         try:
             code = process.wait(limit)
             ended = "done" if code == 0 else f"failed with exit code {code}: {last_line(log)}"
@@ -98,9 +119,12 @@ def write(out: Path, report: Row) -> None:
 
 
 def markdown(report: Row) -> str:
-    """A heading and a table a section."""
+    """The targets beside what was measured, then a heading and a table a section."""
     about = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    parts = [f"# hybridkit on {report['device']}", f"{report['date']}. {about}."]
+    parts = [f"# hybridkit on {report['device']}", f"{report['date']}. {report['machine']}. {about}."]
+    if report["small"]:
+        parts.append("Small models: the figures say only that every section runs.")
+    parts.append(table(report))
     for section in report["sections"]:
         parts.append(f"## {section['section']}\n{section['ended']}, {section['seconds']:.0f} s")
         tables: dict[tuple[str, ...], list[Row]] = {}
@@ -144,6 +168,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "device": given.device,
         "small": given.small,
+        "machine": machine(),
         "versions": versions(),
         "sections": [],
     }

@@ -6,7 +6,9 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -16,15 +18,18 @@ from torch import Tensor, nn
 from hybridkit.cost.cross_check import scaled_down
 from hybridkit.cost.flops import TRAINING, forward_flops
 from hybridkit.data.batches import Batch
+from hybridkit.inference.decode import prefill
 from hybridkit.inference.language_model import LanguageModel
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.loss import linear_cross_entropy
+from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.run import load_recipe
 from hybridkit.system.timing import synchronize
 from hybridkit.training.ceiling import copy_ceiling, peak_flops
 from hybridkit.training.engine import Windows
+from hybridkit.training.engines.local import engine
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
@@ -104,14 +109,44 @@ class Bench:
         """A training step of a shipped recipe."""
         return Trainer(self, self.plan(name, options.pop("ffn", None)), **options)
 
-    def train(self, name: str, window: int | tuple[int, int] | None, **options: Any) -> dict[str, Any]:
-        """Speed and memory of a recipe's training; two windows take turns."""
-        trainer = self.trainer(name, **options)
-        windows = window if isinstance(window, tuple) else (window,)
+    def trained(
+        self, name: str, options: dict[str, Any], cases: list[tuple[int | None, ...]]
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each case of windows, all by one engine, unless a case has failed."""
+        held: list[Trainer] = []
+
+        def measure(windows: tuple[int | None, ...]) -> dict[str, Any]:
+            if not held:
+                held.append(self.trainer(name, **options))
+            return self.train(held[0], windows)
+
+        for windows in cases:
+            said = ", ".join(map(str, windows))
+            row = row_of(partial(measure, windows), recipe=name, window=said, options=str(options))
+            yield row
+            if row["failed"]:
+                held.clear()
+                free()
+        held.clear()
+        free()
+
+    def train(self, trainer: Trainer, windows: tuple[int | None, ...]) -> dict[str, Any]:
+        """Speed and memory of training; several windows take turns."""
         given = [trainer.windows(one) for one in windows]
         taken = self._timed([lambda one=one: trainer.step(one) for one in given])
         flops = sum(trainer.flops(one) for one in given) / len(given)
         return self._figures(taken, trainer.tokens.numel(), flops)
+
+    def read_and_write(self, model: LanguageModel, rows: int) -> dict[str, Any]:
+        """Tokens a second of prefill and of decoding."""
+        tokens = self.tokens(rows, self.prompt if rows == 1 else 128)
+        for _ in range(2):
+            taken = self.seconds(partial(prefill, model, tokens))
+        steps = model.generate(prefill(model, tokens), max_tokens=self.replies, temperature=0)
+        next(steps), next(steps)  # the second one records the graph
+        taken_steps = self.seconds(partial(list, steps))
+        decoded = rows * (self.replies - 2) / taken_steps
+        return {"prompt": tokens.shape[1], "prefill": tokens.numel() / taken, "decode": decoded, "failed": ""}
 
     def train_other(self, build: Callable[[Bench], nn.Module], compiled: bool) -> dict[str, Any]:
         """Another library's model with our chunked loss, clipping and optimizer."""
@@ -160,16 +195,33 @@ class Bench:
         return model.requires_grad_(False).eval()
 
 
+@contextmanager
+def drawn_on(device: torch.device) -> Iterator[None]:
+    """Within, an engine's initial weights are drawn on the device: billions of them take long on one core of a CPU."""
+
+    def drawn(plan: Plan, seed: int) -> Model:
+        torch.manual_seed(seed)
+        with device:
+            return Model(plan)
+
+    usual, engine.initial_model = engine.initial_model, drawn
+    try:
+        yield
+    finally:
+        engine.initial_model = usual
+
+
 class Trainer:
     """The local engine on random tokens."""
 
     def __init__(
         self, bench: Bench, plan: Plan, *, rows: int = 1, recompute: bool = False, documents: bool = False,
-        compile: bool | str = "auto",
+        compile: bool | str = "auto", as_users: bool = False,
     ) -> None:  # fmt: skip
         given: dict[str, Any] = {"device": bench.device.type, "precision": bench.precision, "compile": compile}
         self._bench, self._plan = bench, plan
-        self._engine = LocalEngine(plan, Train(recompute=recompute, **given))
+        with nullcontext() if as_users else drawn_on(bench.device):
+            self._engine = LocalEngine(plan, Train(recompute=recompute, **given))
         self.tokens = bench.tokens(rows, bench.sequence, plan.dims.vocab)
         starts = (
             torch.rand(self.tokens.shape, generator=torch.Generator().manual_seed(0)) < 2**-10 if documents else None
@@ -190,19 +242,20 @@ class Trainer:
         return TRAINING * len(self.tokens) * forward_flops(self._plan, self.tokens.shape[1], windows)
 
 
+NOTHING = "tokens_per_second", "share", "peak_gib", "decode"
+
+
 def row_of(measure: Callable[[], dict[str, Any]], **about: Any) -> dict[str, Any]:
     """What a measurement gives, or why it gives nothing: the next one is tried all the same."""
     try:
         return about | measure()
     except Exception as error:  # out of memory, a compiler, another library
-        nothing = {"tokens_per_second": None, "share": None, "peak_gib": None}
+        nothing = {name: None for name in NOTHING}
         return (
             about
             | nothing
             | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
         )
-    finally:
-        free()
 
 
 def free() -> None:
@@ -212,61 +265,3 @@ def free() -> None:
         torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _sizes(bench: Bench) -> dict[str, Any]:
-    width = 64 if bench.small else 2048
-    return {
-        "vocab_size": 257 if bench.small else 131072,
-        "hidden_size": width,
-        "num_hidden_layers": 2 if bench.small else 24,
-    }
-
-
-def llama(bench: Bench) -> nn.Module:
-    """transformers' Llama with the shape of transformer-1.4b."""
-    import transformers
-
-    sizes = _sizes(bench)
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            **sizes, intermediate_size=5461 * sizes["hidden_size"] // 2048,
-            num_attention_heads=4 if bench.small else 16, tie_word_embeddings=True,
-            attn_implementation="sdpa", max_position_embeddings=bench.sequence,
-        )
-    )  # fmt: skip
-
-
-def xlstm(bench: Bench) -> nn.Module:
-    """transformers' xLSTM with the shape of xlstm-1.4b."""
-    import transformers
-
-    kernel = "bfloat16" if bench.device.type == "cuda" else "float32"
-    return transformers.xLSTMForCausalLM(
-        transformers.xLSTMConfig(
-            **_sizes(bench), num_heads=4 if bench.small else 8, use_cache=False, mode="train",
-            autocast_kernel_dtype=kernel, tie_word_embeddings=True,
-        )
-    )  # fmt: skip
-
-
-def gated_delta_net(bench: Bench) -> nn.Module:
-    """fla's gated DeltaNet."""
-    from fla.models import GatedDeltaNetConfig, GatedDeltaNetForCausalLM
-
-    return GatedDeltaNetForCausalLM(GatedDeltaNetConfig(**_sizes(bench), num_heads=4 if bench.small else 8))
-
-
-def mamba2(bench: Bench) -> nn.Module:
-    """fla's Mamba-2."""
-    from fla.models import Mamba2Config, Mamba2ForCausalLM
-
-    return Mamba2ForCausalLM(Mamba2Config(**_sizes(bench)))
-
-
-PEERS: dict[str, tuple[str, Callable[[Bench], nn.Module]]] = {
-    "transformers' Llama": ("transformers", llama),
-    "transformers' xLSTM": ("transformers", xlstm),
-    "fla's gated DeltaNet": ("fla", gated_delta_net),
-    "fla's Mamba-2": ("fla", mamba2),
-}

@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,36 +21,36 @@ from typing import Any
 
 import torch
 from gpu_models import Bench, free, row_of
+from gpu_targets import SWAX, TRANSFORMER, XLSTM
+from gpu_verbs import HYBRIDKIT, Rows, apart, call, skipped, studies, verbs, zero
 from torch.profiler import ProfilerActivity, profile
 
-from hybridkit.inference.decode import prefill
-from hybridkit.inference.language_model import LanguageModel
-from hybridkit.model.plan import Plan
 from hybridkit.system.notices import listening
 from hybridkit.training.ceiling import copy_ceiling
-from hybridkit_blocks.ops.mlstm_kernels import agrees, choose_kernel
+from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
 
 HERE = Path(__file__).resolve().parent
-HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli"]
-SWAX, XLSTM, TRANSFORMER = "paper/swax-stochastic-1.4b", "paper/xlstm-1.4b", "paper/transformer-1.4b"
-Rows = Iterator[dict[str, Any]]
+PEER_LIMIT = 75.0 * float(os.environ.get("GPU_CHECK_SLOWER", "1"))  # seconds
+OURS = {"ours: transformer": TRANSFORMER, "ours: xlstm": XLSTM}
+PEER_PACKAGES = {  # in order of worth
+    "ours: transformer": "hybridkit",
+    "llama": "transformers",
+    "llama, compiled": "transformers",
+    "ours: xlstm": "hybridkit",
+    "xlstm": "transformers",
+    "gated_delta_net": "fla",
+    "mamba2": "fla",
+}
+TRAINED: list[tuple[str, dict[str, Any], list[tuple[int | None, ...]]]] = [
+    (SWAX, {}, [(128,), (2048,), (128, 2048)]),
+    (XLSTM, {}, [(None,)]),
+    (TRANSFORMER, {}, [(None,)]),
+    (SWAX, {"ffn": 5632}, [(128,)]),
+    (SWAX, {"documents": True}, [(128,)]),
+    (SWAX, {"recompute": True, "rows": 2}, [(128,)]),
+    (SWAX, {"compile": False}, [(128,)]),
+]
 Section = Callable[[Bench], Rows]
-
-
-def skipped(why: str) -> dict[str, Any]:
-    """A row that says why there is no figure."""
-    return {"skipped": why}
-
-
-def call(command: Sequence[str], where: str | None = None, **environment: str) -> tuple[int, str, float]:
-    """Exit code, last lines and seconds of a program."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", cwd=where, env=os.environ | environment
-    )
-    print(done.stdout, done.stderr, flush=True)
-    said = (done.stdout + done.stderr).strip().splitlines()
-    return done.returncode, said[-1][:200] if said else "", time.perf_counter() - began
 
 
 def tests(bench: Bench) -> Rows:
@@ -78,11 +76,8 @@ def first_step(bench: Bench) -> Rows:
             name: f"{folder}/{name}" for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
         }
         for state in ("cold", "warm"):
-            rows = Path(folder) / f"{state}.jsonl"
-            command = [sys.executable, __file__, "one_step", str(rows), *bench.arguments]
-            code, said, seconds = call(command, **caches)
-            made = json.loads(rows.read_text(encoding="utf-8")) if code == 0 else {"failed": said}
-            yield {"caches": state, **made, "process_seconds": seconds}
+            rows, failed, seconds = apart(bench, "one_step", **caches)
+            yield {"caches": state, **(rows[0] if rows else {"failed": failed}), "process_seconds": seconds}
 
 
 def one_step(bench: Bench) -> Rows:
@@ -90,7 +85,7 @@ def one_step(bench: Bench) -> Rows:
     said: list[str] = []
     began = time.perf_counter()
     with listening(lambda text: (said.append(text), print(text, flush=True))):
-        trainer = bench.trainer(SWAX)
+        trainer = bench.trainer(SWAX, as_users=True)
         ready = time.perf_counter()
         trainer.step(trainer.windows(128))
         yield {"engine_seconds": ready - began, "step_seconds": time.perf_counter() - ready, "built": len(said)}
@@ -99,149 +94,70 @@ def one_step(bench: Bench) -> Rows:
 def training(bench: Bench) -> Rows:
     """The shipped 1.4B recipes, one micro-batch a step."""
     yield from bench.ceilings()
-    cases: list[tuple[str, int | tuple[int, int] | None, dict[str, Any]]] = [
-        (SWAX, 128, {}),
-        (SWAX, 2048, {}),
-        (SWAX, (128, 2048), {}),
-        (XLSTM, None, {}),
-        (TRANSFORMER, None, {}),
-        (SWAX, 128, {"documents": True}),
-        (SWAX, 128, {"recompute": True, "rows": 2}),
-        (SWAX, 128, {"compile": False}),
-        (SWAX, 128, {"ffn": 5632}),
-    ]
-    for name, window, options in cases:
-        run = partial(bench.train, name, window, **options)
-        yield row_of(run, recipe=name, window=str(window), options=str(options))
+    for name, options, windows in TRAINED:
+        yield from bench.trained(name, options, windows)
 
 
 def inference(bench: Bench) -> Rows:
     """Prefill, then decoding for 1, 8 and 64 rows, weights in bf16."""
+    copied = copy_ceiling(bench.device)
+    copied.measure()
     for name in (SWAX, XLSTM):
-        plan: Plan = bench.plan(name)
-        model = bench.language_model(plan)
+        model = bench.language_model(bench.plan(name))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        copied = copy_ceiling(bench.device)
-        copied.measure()
-        context = None
         for rows in bench.batches:
-            tokens = bench.tokens(rows, bench.prompt if rows == 1 else 128)
-            for _ in range(2):
-                taken = bench.seconds(partial(prefill, model, tokens))
-            context = prefill(model, tokens)
-            made = {"recipe": name, "rows": rows, "prompt": tokens.shape[1], "prefill": tokens.numel() / taken}
-            steps = LanguageModel.generate(model, context, max_tokens=bench.replies, temperature=0)
-            next(steps), next(steps)
-            taken = bench.seconds(partial(list, steps))
-            made["decode"] = rows * (bench.replies - 2) / taken
-            yield made | {"share_of_copying": weights * made["decode"] / rows / copied.best}
-        model = context = None
+            row = row_of(partial(bench.read_and_write, model, rows), recipe=name, rows=rows)
+            if row["decode"]:
+                row["share_of_copying"] = weights * row["decode"] / rows / copied.best
+            yield row
+        del model
         free()
 
 
 def gate(bench: Bench) -> Rows:
-    """The check of the mLSTM's compiled kernel for the heads of the recipes, from nothing."""
-    name, why = choose_kernel(bench.device.type)
-    if name != "triton":
-        yield skipped(f"{name} runs here: {why}")
+    """The checks of the compiled kernels for the heads of the recipes, from nothing."""
+    if bench.device.type != "cuda":
+        yield skipped("compiled kernels need a GPU; tools/stress/interpreted_kernels.py tries them without")
         return
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-    for dtype, key, value in ((torch.bfloat16, 128, 256), (torch.bfloat16, 64, 128), (torch.float32, 64, 128)):
+    device, half, whole = bench.device, torch.bfloat16, torch.float32
+    checks: dict[str, tuple[str, Callable[[], bool]]] = {
+        "mlstm, 128 x 256, bf16": ("triton", partial(mlstm_kernels.agrees, "triton", device, half, 128, 256)),
+        "mlstm's step, 128 x 256, bf16": ("triton", partial(mlstm_step.agrees, device, half, 128, 256)),
+        "attention's step, 128, bf16": ("triton", partial(attention_step.agrees, device, half, 128, 128)),
+        "mlstm, 64 x 128, fp32": ("triton", partial(mlstm_kernels.agrees, "triton", device, whole, 64, 128)),
+        "gdn, 128 x 256, bf16": ("fla", partial(delta_kernels.agrees, "fla", device, half, 1, 128, 256)),
+        "mamba2, 64 x 128, bf16": ("fla", partial(ssd_kernels.agrees, "fla", device, half, 1, 64, 128)),
+    }
+    for what, (package, check) in checks.items():
+        if find_spec(package) is None:
+            yield {"kernel": what, **skipped(f"{package} is not installed")}
+            continue
         began = time.perf_counter()
-        passed = agrees(name, bench.device, dtype, key, value)
-        yield {
-            "heads": f"{key} x {value}",
-            "type": str(dtype),
-            "agrees": passed,
-            "seconds": time.perf_counter() - began,
-        }
-
-
-def verbs(bench: Bench) -> Rows:
-    """Train, kill, resume, generate, evaluate: the quickstart's recipe, shortened."""
-    folder = tempfile.mkdtemp()
-    run, sizes = (
-        f"{folder}/run",
-        ["train.steps=24", "train.checkpoint_every=8", "train.validate_every=12", *bench.overrides],
-    )
-    train = [*HYBRIDKIT, "train", "quickstart", *sizes, f"train.device={bench.device.type}", "--run", run]
-    began = time.perf_counter()
-    with subprocess.Popen(train, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(Path(run).glob("checkpoints/step-*/manifest.json")):
-            time.sleep(0.05)
-        process.kill()
-    yield {
-        "verb": "train, killed at the first checkpoint",
-        "code": 0,
-        "said": "",
-        "seconds": time.perf_counter() - began,
-    }
-    commands = {
-        "train --resume": [*train, "--resume"],
-        "generate": [*HYBRIDKIT, "generate", run, "def ", "--tokens", "20"],
-        "eval": [*HYBRIDKIT, "eval", run, "--context", "256", "--device", bench.device.type],
-    }
-    for verb, command in commands.items():
-        code, said, seconds = call(command)
-        yield {"verb": verb, "code": code, "said": said, "seconds": seconds}
-    shutil.rmtree(folder)
-
-
-def zero(bench: Bench) -> Rows:
-    """ZeRO 1 to 3 on one card, beside the local engine: last losses."""
-    if find_spec("deepspeed") is None:
-        yield skipped("deepspeed is not installed")
-        return
-    for options in (
-        ["train.engine=local"],
-        *(["train.engine=deepspeed", f"train.zero={stage}"] for stage in (1, 2, 3)),
-    ):
-        folder = tempfile.mkdtemp()
-        command = [
-            *HYBRIDKIT,
-            "train",
-            "quickstart",
-            "train.steps=6",
-            *bench.overrides,
-            *options,
-            "--run",
-            f"{folder}/run",
-        ]
-        code, said, seconds = call([*command, f"train.device={bench.device.type}"])
-        lines = Path(folder, "run", "metrics.jsonl")
-        losses = (
-            [json.loads(line).get("loss") for line in lines.read_text(encoding="utf-8").splitlines()]
-            if lines.exists()
-            else []
-        )
-        last = next((loss for loss in reversed(losses) if loss is not None), None)
-        yield {
-            "engine": " ".join(options),
-            "code": code,
-            "loss": last,
-            "seconds": seconds,
-            "said": said if code else "",
-        }
-        shutil.rmtree(folder)
+        yield {"kernel": what, "agrees": check(), "seconds": time.perf_counter() - began}
 
 
 def peers(bench: Bench) -> Rows:
-    """Other libraries' models of the same size, a training step each; ours beside them, measured now."""
-    if find_spec("transformers") is None:
-        yield skipped("transformers is not installed")
-        return
-    from gpu_models import PEERS
-
-    yield row_of(partial(bench.train, TRANSFORMER, None), model="ours: transformer-1.4b")
-    yield row_of(partial(bench.train, XLSTM, None), model="ours: xlstm-1.4b")
-    for name, (package, build) in PEERS.items():
+    """Other libraries' models of the same size, a training step each, and ours; each in a process that may crash."""
+    for label, package in PEER_PACKAGES.items():
         if find_spec(package) is None:
-            yield {"model": name, **skipped(f"{package} is not installed")}
-            continue
-        for compiled in (False, True):
-            if not (compiled and bench.device.type == "cpu"):
-                label = f"{name}{', compiled' if compiled else ''}"
-                yield row_of(partial(bench.train_other, build, compiled), model=label)
+            yield {"model": label, **skipped(f"{package} is not installed")}
+        elif "compiled" not in label or bench.device.type != "cpu":
+            rows, failed, _ = apart(bench, f"peer {label}", PEER_LIMIT)
+            yield rows[0] if rows else {"model": label, "tokens_per_second": None, "share": None, "peak_gib": None} | {
+                "failed": failed
+            }  # fmt: skip
+
+
+def one_peer(label: str, bench: Bench) -> Rows:
+    """One of them."""
+    from gpu_peers import PEERS
+
+    name, _, compiled = label.partition(", ")
+    if name.startswith("ours"):
+        yield {"model": label} | next(bench.trained(OURS[name], {}, [(None,)]))
+    else:
+        yield row_of(partial(bench.train_other, PEERS[name], bool(compiled)), model=label)
 
 
 def dearest(bench: Bench) -> Rows:
@@ -273,6 +189,8 @@ SECTIONS: dict[str, Section] = {
     "zero": zero,
     "peers": peers,
     "profile": dearest,
+    "studies": studies,
+    **{f"peer {label}": partial(one_peer, label) for label in PEER_PACKAGES},
 }
 
 

@@ -49,8 +49,8 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import HALF, attend, decode, kernel
 from hybridkit_blocks.ops.attention_mapping import Heads, mapped
-from hybridkit_blocks.ops.cpu import attention_step
-from hybridkit_blocks.ops.cpu.attention_step import normed
+from hybridkit_blocks.ops.attention_step import token_decoder
+from hybridkit_blocks.ops.cpu.attention_step import Parts, normed
 from hybridkit_blocks.ops.cpu.banded import bands
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import joined
@@ -275,8 +275,8 @@ class Attention(Layer):
         return self._back(x, y), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        parts = attention_step.Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
-        return attention_step.attention_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
+        parts = Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
+        return token_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
 
 
 def _norm(block: AttentionBlock, dims: Dims, head: int, count: int) -> nn.Module:

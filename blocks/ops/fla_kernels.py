@@ -6,6 +6,8 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -46,15 +48,46 @@ def by_documents(
     `kernel` takes tensors (1, B T, ...), states (N, ...) of N sequences, and where these begin, B T last. `state` (B,
     ...) is what rows carry that go on with a document.
     """
+    (batch, tokens), (lengths, first, last) = document_starts.shape, _sequences(document_starts)
+    held = state.masked_fill(document_starts[:, 0, None, None, None], 0)
+    before = state.new_zeros(len(lengths) - 1, *state.shape[1:]).index_copy(0, first, held)
+    joined = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in tensors)
+    y, after = kernel(*joined, before, lengths)
+    return y.view(batch, tokens, *y.shape[2:]), after.index_select(0, last)
+
+
+class Sequences(NamedTuple):
+    """The documents of a batch, row after row."""
+
+    lengths: Tensor  # (N + 1,): where each begins, and the end
+    first: Tensor  # (B,): each row's first
+    last: Tensor  # (B,)
+
+
+def _sequences(document_starts: Tensor) -> Sequences:
+    """How many documents there are decides shapes, so this waits for the device. The layers of a model share it."""
+    if document_starts.is_inference():  # has no version
+        return _found(document_starts)
+    known = _Latest.starts() if _Latest.starts else None
+    if known is not document_starts or _Latest.version != document_starts._version or _Latest.found is None:
+        _Latest.starts, _Latest.version = ref(document_starts), document_starts._version
+        _Latest.found = _found(document_starts)
+    return _Latest.found
+
+
+class _Latest:
+    """What `_sequences` found last."""
+
+    starts: ref[Tensor] | None = None
+    version = 0
+    found: Sequences | None = None
+
+
+def _found(document_starts: Tensor) -> Sequences:
     batch, tokens = document_starts.shape
     begun = document_starts.clone()
     begun[:, 0] = True  # a row that goes on is a sequence, too, with the state that it carries
     starts = begun.flatten().nonzero().flatten()
-    first = torch.searchsorted(starts, torch.arange(batch, device=state.device) * tokens)  # each row's first sequence
+    first = torch.searchsorted(starts, torch.arange(batch, device=starts.device) * tokens)
     last = torch.cat([first[1:], first.new_tensor([len(starts)])]) - 1
-    held = state.masked_fill(document_starts[:, 0, None, None, None], 0)
-    before = state.new_zeros(len(starts), *state.shape[1:]).index_copy(0, first, held)
-    lengths = torch.cat([starts, starts.new_tensor([batch * tokens])])
-    joined = (t.reshape(1, batch * tokens, *t.shape[2:]) for t in tensors)
-    y, after = kernel(*joined, before, lengths)
-    return y.view(batch, tokens, *y.shape[2:]), after.index_select(0, last)
+    return Sequences(torch.cat([starts, starts.new_tensor([batch * tokens])]), first, last)

@@ -1,4 +1,4 @@
-"""When a compiled kernel of a library runs: only after it has agreed with the own form on this device, type and shape.
+"""When a compiled kernel runs: only after it has agreed with the own form on this device, type and shape.
 
 On some cards and with some compilers a kernel's results are finite, plausible, and wrong. So outputs and gradients are
 compared once; what agrees is recorded on disk, with the versions of all that it depends on.
@@ -6,18 +6,37 @@ compared once; what agrees is recorded on disk, with the versions of all that it
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hybridkit.block import building
+
+
+def step_kernels(device: str) -> bool:
+    """Whether the project's own kernels compute a token on a kind of device: on CUDA, where triton is installed.
+
+    HYBRIDKIT_STEP=own|triton in the environment overrides that. Raises ValueError for another value.
+    """
+    forced = os.environ.get("HYBRIDKIT_STEP")
+    if forced not in (None, "", "own", "triton"):
+        raise ValueError(f"HYBRIDKIT_STEP={forced}: it may be own, triton")
+    return has_triton() and (forced == "triton" if forced else torch.device(device).type == "cuda")
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return find_spec("triton") is not None
 
 
 def may_run(

@@ -134,9 +134,10 @@ def _held(position: Tensor, size: int) -> Tensor:
 
 
 def enlarge(state: KV, tokens: int, limit: WindowLimit) -> KV:
-    """The same state with a ring that has room for `tokens`; never smaller than it was."""
-    size = max(slots(tokens, limit), state.k.shape[2])
-    old = state.k.shape[2]
+    """The same state with a ring that has room for `tokens`; itself where it has that already."""
+    size, old = slots(tokens, limit), state.k.shape[2]
+    if size <= old:
+        return state
     position = _held(state.position, size)
     source = (position % max(old, 1))[:, None, :, None]
     known = ((position >= 0) & (position >= state.position[:, None] - old))[:, None, :, None]

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridkit_blocks.ops import mlstm_operators
-from hybridkit_blocks.ops.kernel_gate import difference, may_run
+from hybridkit_blocks.ops.kernel_gate import difference, has_triton, may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 from hybridkit_blocks.ops.precision import no_autocast, wide
 
@@ -78,19 +77,14 @@ def choose_kernel(device: str) -> tuple[str, str]:
     if forced:
         if forced not in CELLS:
             raise ValueError(f"HYBRIDKIT_MLSTM={forced}: it may be {', '.join(CELLS)}")
-        if forced == "triton" and not _has_triton():
+        if forced == "triton" and not has_triton():
             raise ValueError("HYBRIDKIT_MLSTM=triton: triton is not installed; run: pip install 'hybridkit[triton]'")
         return forced, f"HYBRIDKIT_MLSTM={forced} asks for it"
     if torch.device(device).type != "cuda":
         return "own", "the fastest chunkwise form on a CPU, exact for documents and carried states"
-    if not _has_triton():
+    if not has_triton():
         return "own", "triton is not installed, without which mlstm_kernels has no compiled form"
     return "triton", "mlstm_kernels' chunks of 128, once they agree with the own form on this device, type and shape"
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 @functools.cache

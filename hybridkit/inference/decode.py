@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hybridkit.block import GivenWindow, State, clone_state, state_bytes
 from hybridkit.inference.sampling import Sampling, TokenSampler
-from hybridkit.inference.step_graph import ModelStep, graph_step
+from hybridkit.inference.step_graph import ModelStep, graph_step, places
 from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _HELD = 40  # vectors of the model's width, in fp32, that reading a token holds 
 LAST = 16  # ids that a context remembers
 _LASTING = 32  # tokens from which on it pays to copy the weights, which takes as long as a few steps
 _LEAST_ROOM = 64  # tokens that a growing state has room for at first
+_GRAPH_ROOM = 2048  # the same where a step is a graph, since recording it anew takes as long as many steps
 
 TokenRow = str | Sequence[int] | np.ndarray | Tensor
 TokenRows = TokenRow | Sequence[TokenRow]
@@ -148,10 +149,10 @@ def _decode(
     max_tokens: int | None,
     on_growth: Callable[[Sequence[State]], object],
 ) -> Iterator[Tensor]:
-    logits, room, read, step = context.logits, context.tokens, context.tokens, None
+    logits, room, read, plain, step = context.logits, context.tokens, context.tokens, None, None
     most = math.inf if max_tokens is None else context.tokens + max_tokens
-    lasting, device = most - context.tokens >= _LASTING, model.head.weight.device.type
-    graph = lasting and device == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") != "0"
+    lasting = most - context.tokens >= _LASTING
+    graph = lasting and uses_graph(model)
     states: Sequence[State] = [clone_state(state) for state in context.states]
     empty = _without_token(model)
     while True:
@@ -161,14 +162,27 @@ def _decode(
         read += 1
         with torch.inference_mode():
             if read > room:  # doubled: in all, copying then takes time proportional to the length
-                room = int(min(max(2 * read, _LEAST_ROOM), most))
-                states, step = model.reserve(states, room), None if graph else step
+                room = int(min(max(2 * read, _GRAPH_ROOM if graph else _LEAST_ROOM), most))
+                before, states = places(states) if graph else [], model.reserve(states, room)
+                step = step if graph and places(states) == before else None  # a graph lasts until a state has grown
                 on_growth(states)
-            if step is None and graph:
-                step = graph_step(model, token, states)
-            elif step is None:  # not on a GPU: memory is short, and kernel launches take the time
-                step = packed_step(model, len(logits)) if lasting and device == "cpu" else model.step
+            if step is None:
+                plain = plain or (packed_step(model, len(logits)) if lasting and packs(model) else model.step)
+                step = graph_step(plain, token, states) if graph else plain
             logits, states = step(token, states)
+
+
+def uses_graph(model: Model) -> bool:
+    """Whether decoding steps are recorded as a graph: on a GPU, unless HYBRIDKIT_CUDA_GRAPH=0 is in the environment."""
+    return model.head.weight.device.type == "cuda" and os.environ.get("HYBRIDKIT_CUDA_GRAPH") != "0"
+
+
+def packs(model: Model) -> bool:
+    """Whether decoding many tokens takes a copy of the weights: on a GPU where that leaves most free memory free."""
+    if model.head.weight.device.type != "cuda":
+        return True
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return 4 * size <= torch.cuda.mem_get_info(model.head.weight.device)[0]
 
 
 def _without_token(model: Model) -> Tensor | None:
@@ -182,7 +196,7 @@ def _without_token(model: Model) -> Tensor | None:
 
 
 def packed_step(model: Model, rows: int) -> ModelStep:
-    """`model.step` for many tokens on a CPU: faster, with a copy of the current weights, without gradients.
+    """`model.step` for many tokens: faster, with a copy of the current weights, without gradients.
 
     The copy is kept for the next call, until the weights change or `rows` asks for another layout.
     """

@@ -5,12 +5,15 @@ top-k (arXiv 1805.04833) keeps the k likeliest tokens; top-p (arXiv 1904.09751) 
 min-p (arXiv 2407.01082) those at least p times as likely as the likeliest.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hybridkit.system.errors import UserError
+
+DRAWS = 64  # numbers that a row draws at once
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,21 @@ class TokenSampler:
     def __init__(self, sampling: Sampling, rows: int) -> None:
         self.sampling = sampling
         self._generators = [torch.Generator().manual_seed(sampling.seed + row) for row in range(rows)]
+        self._draws: Iterator[Tensor] = iter(())  # of the next tokens, on the device of the logits
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Tokens (B,) int64 from logits (B, V)."""
         if self.sampling.temperature == 0:
             return logits.argmax(dim=-1)
         mass = self.sampling.filter(logits.double()).softmax(dim=-1).cumsum(dim=-1)
-        draws = torch.cat([torch.rand(1, dtype=torch.float64, generator=one) for one in self._generators])
         # The first token whose cumulative mass exceeds the draw. It has mass, since draw * total < total.
-        return torch.searchsorted(mass, draws.to(mass.device)[:, None] * mass[:, -1:], right=True)[:, 0]
+        return torch.searchsorted(mass, self._next(mass.device)[:, None] * mass[:, -1:], right=True)[:, 0]
+
+    def _next(self, device: torch.device) -> Tensor:
+        """A number in [0, 1) a row. They go to the device many at a time, since it is waited for then."""
+        draw = next(self._draws, None)
+        if draw is None:
+            drawn = [torch.rand(DRAWS, dtype=torch.float64, generator=one) for one in self._generators]
+            self._draws = iter(torch.stack(drawn, 1).to(device).unbind())
+            draw = next(self._draws)
+        return draw

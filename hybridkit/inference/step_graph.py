@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import State, clone_state
-from hybridkit.model.model import Model
 from hybridkit.system.notices import building, tell
 
 ModelStep = Callable[[Tensor, Sequence[State]], tuple[Tensor, Sequence[State]]]  # tokens (B,) to logits (B, V)
@@ -48,13 +47,13 @@ class CudaRecorder:
         return made, graph.replay
 
 
-def graph_step(model: Model, token: Tensor, states: Sequence[State], recorder: Recorder | None = None) -> ModelStep:
-    """`model.step` on these states as one graph; `model.step` where that cannot be."""
+def graph_step(plain: ModelStep, token: Tensor, states: Sequence[State], recorder: Recorder | None = None) -> ModelStep:
+    """`plain`, a model's step, on these states as one graph; `plain` itself where that cannot be."""
     recorder, own = recorder or CudaRecorder(), token.clone()
     kept, after = [clone_state(state) for state in states], list[State]()
 
     def run() -> Tensor:
-        logits, after[:] = model.step(own, states)
+        logits, after[:] = plain(own, states)
         return logits
 
     with building("the graph of a decoding step"):
@@ -62,12 +61,12 @@ def graph_step(model: Model, token: Tensor, states: Sequence[State], recorder: R
         same = places(states) == places(after)
         _put_back(states, kept)
         if not same:
-            return model.step
+            return plain
         try:
             logits, replay = recorder.record(run)
         except RuntimeError as error:  # an operation that a graph cannot hold
             tell(f"decoding runs without a graph: {str(error).splitlines()[0]}")
-            return model.step
+            return plain
 
     def step(token: Tensor, given: Sequence[State]) -> tuple[Tensor, Sequence[State]]:
         own.copy_(token)

@@ -8,6 +8,7 @@ from sums import of_attention
 from torch import Tensor
 
 from hybridkit.block import Dims
+from hybridkit_blocks.ops import attention_step
 from hybridkit_blocks.ops.attend import attend
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex
@@ -88,6 +89,13 @@ def test_a_switch_of_window_compiles_nothing() -> None:
     with torch.compiler.set_stance("fail_on_recompile"):
         for window in (1, 200, 512):
             flex.flex(q, k, v, window, None)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("head", "turning"), [(128, 128), (64, 64), (256, 64), (24, 12), (32, 0)])
+def test_the_step_kernels_pass_their_gate(head: int, turning: int, dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    assert not attention_step._fault(torch.device("cuda"), dtype, head, turning)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from sums import of_mlstm
 
 from hybridkit.block import Dims
 from hybridkit_blocks.mlstm import Mlstm
-from hybridkit_blocks.ops import mlstm_kernels
+from hybridkit_blocks.ops import mlstm_kernels, mlstm_step
 from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise_mlstm
 
 pytestmark = [
@@ -21,6 +21,30 @@ DIMS = Dims(width=512, heads=4, vocab=257)
 def test_the_compiled_kernel_passes_its_gate(dtype: torch.dtype) -> None:
     pytest.importorskip("triton")
     assert not mlstm_kernels._fault("triton", CUDA, dtype, 64, 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("key", "value"), [(128, 256), (256, 512), (32, 64), (24, 40)])
+def test_the_step_kernel_passes_its_gate(key: int, value: int, dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    assert not mlstm_step._fault(CUDA, dtype, key, value)
+
+
+def test_many_tokens_of_the_step_kernel_equal_float64() -> None:
+    """In fp32, whose rounding of 2^-24 a token adds to the memory, for 300 tokens."""
+    pytest.importorskip("triton")
+    torch.manual_seed(0)
+    heads, key, value, width = 4, 64, 128, 256
+    weights = torch.randn(2 * heads, width) / 16, torch.randn(2 * heads) + 2, torch.randn(heads * value)
+    exact = [torch.zeros(2, heads, *shape, dtype=torch.float64) for shape in ((key, value), (key,), (1,))]
+    held, own = [t.to(CUDA, torch.float32) for t in exact], [t.to(CUDA) for t in weights]
+    for _ in range(300):
+        token = torch.randn(2, width), torch.randn(2, 2 * heads * (key + value))
+        right = mlstm_step.mlstm_in_torch_(*(t.double() for t in (*token, *weights)), *exact)
+        found = mlstm_step.mlstm_in_a_kernel_(*(t.to(CUDA) for t in token), *own, *held)
+        torch.testing.assert_close(found.cpu().double(), right, rtol=1e-3, atol=1e-3)
+    for ours, reference in zip(held, exact, strict=True):
+        assert (ours.cpu().double() - reference).norm() <= 1e-4 * reference.norm()
 
 
 def test_the_own_form_is_the_same_on_both_devices() -> None:

@@ -6,7 +6,7 @@ import torch
 import hybridkit
 from hybridkit.block import clone_state, linear, padding
 from hybridkit.data.batches import Batch
-from hybridkit.inference.decode import prefill
+from hybridkit.inference.decode import packed_step, prefill
 from hybridkit.inference.step_graph import graph_step
 from hybridkit.recipe.schema import Train
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -66,16 +66,28 @@ def test_padded_products_are_those_of_the_weights(dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_step_as_a_graph_gives_the_logits_of_plain_steps(rows: int) -> None:
+@pytest.mark.parametrize("pattern", [PATTERN, "[sa(kv_heads=1), gdn, rglru, conv]", "[mla, mamba2, kda]"])
+def test_a_step_as_a_graph_gives_the_logits_of_plain_steps(pattern: str, rows: int) -> None:
     torch.manual_seed(0)
-    model = hybridkit.build("[swa:16, sa, mlstm]", width=256, heads=2).cuda().eval()
+    model = hybridkit.build(pattern, width=256, heads=2).cuda().eval()
     tokens = torch.randint(257, (40, rows), device="cuda")
     context = prefill(model, tokens[:20].T.cpu())
     states = model.reserve([clone_state(state) for state in context.states], 40)
     expected = [clone_state(state) for state in states]
-    step = graph_step(model, tokens[20], states)
-    assert step is not model.step
+    plain = packed_step(model, rows)
+    step = graph_step(plain, tokens[20], states)
+    assert step is not plain
     for token in tokens[20:]:
         logits, states = step(token, states)
         right, expected = model.step(token, expected)
         torch.testing.assert_close(logits, right, rtol=1e-4, atol=1e-4)
+
+
+def test_generating_gives_the_same_tokens_with_and_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = hybridkit.build("[swa:16, sa, mlstm]", width=256, heads=2).double().cuda().eval()
+    context, made = model.prefill(torch.randint(257, (2, 20))), []
+    for said in ("1", "0"):
+        monkeypatch.setenv("HYBRIDKIT_CUDA_GRAPH", said)
+        made.append(torch.stack(list(model.generate(context, max_tokens=70, temperature=0))))
+    assert torch.equal(*made)

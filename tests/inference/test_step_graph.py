@@ -2,6 +2,7 @@
 operation that would wait for the device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridkit
 from hybridkit.block import State, clone_state
+from hybridkit.inference import decode
 from hybridkit.inference.decode import chunk_within, prefill
 from hybridkit.inference.step_graph import graph_step, places
 from hybridkit.model.model import Model
+from hybridkit_blocks.ops.cpu import packed
 
 KINDS = sorted(path.stem for path in (ROOT / "blocks").glob("[!_]*.py"))
 WRITTEN = {"swa": "swa:6", "moe": "moe(4,2,16)"}
@@ -75,8 +78,8 @@ def test_a_recorded_step_uses_the_same_memory_and_gives_the_logits_of_plain_step
     model, states, tokens = started(kind)
     expected = [clone_state(state) for state in states]
     recorder, where = Simulated(states), places(states)
-    step = graph_step(model, tokens[0], states, recorder)
-    assert step is not model.step
+    step = graph_step(model.step, tokens[0], states, recorder)
+    assert step != model.step
     held = set()
     for token in tokens:
         logits, states = step(token, states)
@@ -85,6 +88,26 @@ def test_a_recorded_step_uses_the_same_memory_and_gives_the_logits_of_plain_step
         held.add(logits.data_ptr())
         assert places(states) == where, "nothing is allocated anew"
     assert len(held) == 1 and recorder.replays == len(tokens)
+
+
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "swa(sinks=true,qk_norm=true,gate=true,kv_heads=1):6", "sa(bias=true,rope=.5)"]
+)
+@torch.no_grad()
+def test_steps_laid_out_for_a_gpu_equal_plain_ones_and_wait_for_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, states, tokens = started(kind)
+    model, states = model.double(), [type(s)(*(t.double() if t.is_floating_point() else t for t in s)) for s in states]
+    expected = [clone_state(state) for state in states]
+    monkeypatch.setattr(packed, "on_gpu", lambda weight: True)
+    plain = partial(model.run_steps, [layer.decoder(2) for layer in model.layers])
+    step = graph_step(plain, tokens[0], states, Simulated(states))
+    assert step != plain or kind == "moe", "experts in float64 take a product each, whose sizes are asked for"
+    for token in tokens:
+        logits, states = step(token, states)
+        right, expected = model.step(token, expected)
+        torch.testing.assert_close(logits, right, rtol=1e-9, atol=1e-9)
 
 
 def test_a_prompt_is_read_in_chunks_that_memory_allows() -> None:
@@ -102,4 +125,27 @@ def test_a_step_that_waits_or_allocates_runs_as_it_is(monkeypatch: pytest.Monkey
         lambda m, t, s: plain(m, t, [*map(clone_state, s)]),
     ):
         monkeypatch.setattr(type(model), "step", changed)
-        assert graph_step(model, tokens[0], states, Simulated(states)) == model.step
+        assert graph_step(model.step, tokens[0], states, Simulated(states)) == model.step
+
+
+def test_decoding_keeps_its_graph_until_a_state_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for twice what was read, so 16, 34 and 57 tokens; one graph for all where no state grows."""
+    recorded = list[Simulated]()
+
+    def simulated(plain: Any, token: Tensor, states: Any) -> Any:
+        recorded.append(Simulated(states))
+        return graph_step(plain, token, states, recorded[-1])
+
+    monkeypatch.setattr(decode, "uses_graph", lambda model: True)
+    monkeypatch.setattr(decode, "packs", lambda model: False)
+    monkeypatch.setattr(decode, "graph_step", simulated)
+    monkeypatch.setattr(decode, "_GRAPH_ROOM", 12)
+    for pattern, graphs in (("[swa:6, mlstm]", 1), ("[sa, mlstm]", 3)):
+        torch.manual_seed(0)
+        model, recorded[:] = hybridkit.build(pattern, width=16, heads=2).eval(), []
+        context = model.prefill(torch.randint(257, (2, 7)))
+        made = torch.stack(list(model.generate(context, max_tokens=50, temperature=0)), 1)
+        assert len(recorded) == graphs and sum(one.replays for one in recorded) == 49
+        monkeypatch.setattr(decode, "uses_graph", lambda model: False)
+        assert torch.equal(made, torch.stack(list(model.generate(context, max_tokens=50, temperature=0)), 1))
+        monkeypatch.setattr(decode, "uses_graph", lambda model: True)

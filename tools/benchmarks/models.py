@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
+from hybridkit.inference.decode import prefill
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import Plan, compile_pattern
 from hybridkit.recipe.schema import Train
@@ -146,7 +147,7 @@ def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str)
 def our_prefill(engine: LocalEngine, ids: Tensor) -> Step:
     """Reading a prompt into a state, with weights cast once, as `hybridkit generate --precision` has it."""
     model = copy.deepcopy(engine.model).to(DTYPES[precision(ids.device.type)]).requires_grad_(False).eval()
-    return partial(model.prefill, ids)
+    return partial(prefill, model, ids)
 
 
 def their_prefills(name: str, model: nn.Module, ids: Tensor) -> Mapping[str, Step]:

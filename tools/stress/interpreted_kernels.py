@@ -1,10 +1,11 @@
 """Compiled kernels without a GPU: Triton's interpreter runs them on a CPU, and each must pass the gate that it has to
 pass on a card before a model uses it: outputs, states and gradients as those of the own form, documents included.
 
-    python tools/stress/interpreted_kernels.py [mlstm] [mamba2] [gdn] [kda]
+    python tools/stress/interpreted_kernels.py [mlstm_step] [attention_step] [mlstm] [mamba2] [gdn] [kda]
 
-Needs triton of a version that mlstm_kernels can be read by (3.6 to 3.8), flash-linear-attention for all but mlstm, and,
-with triton 3.6, numpy below 2.4. It takes one to five minutes each. It shows that a kernel is called rightly and
+The two steps are the project's own, and are tried for the heads of all shipped recipes, in fp32 and bf16. The others
+need triton of a version that mlstm_kernels can be read by (3.6 to 3.8), flash-linear-attention for all but mlstm, and,
+with triton 3.6, numpy below 2.4. Each takes one to five minutes. It shows that a kernel is called rightly and
 computes what the block means; not that a card's compiler translates it rightly, which the gate asks there.
 """
 
@@ -15,18 +16,41 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 import torch
 
+from hybridkit_blocks.ops import attention_step, mlstm_step
 from hybridkit_blocks.ops.delta_kernels import _fault as delta_fault
 from hybridkit_blocks.ops.mlstm_kernels import _fault as mlstm_fault
 from hybridkit_blocks.ops.ssd_kernels import _fault as ssd_fault
 
 HEAD = 32
 CPU = torch.device("cpu")
+TYPES = torch.float32, torch.bfloat16
+MLSTM_HEADS = (128, 256), (256, 512), (32, 64), (16, 32), (24, 40)  # keys and values; the last is no power of two
+ATTENTION_HEADS = (128, 128), (64, 64), (256, 64), (24, 12), (32, 0)  # channels, and those that turn
+
+
+def mlstm_steps() -> str:
+    """Of two tokens of one row."""
+    mlstm_step._TOKENS, mlstm_step._ROWS = 2, 1
+    faults = (mlstm_step._fault(CPU, dtype, *heads) for dtype in TYPES for heads in MLSTM_HEADS)
+    return next(filter(None, faults), "")
+
+
+def attention_steps() -> str:
+    """Rings that are cut into parts, and short ones with windows, documents, caps, sinks and gates."""
+    attention_step._TOKENS = 2
+    faults = (attention_step._fault(CPU, dtype, *heads) for dtype in TYPES for heads in ATTENTION_HEADS)
+    return next(filter(None, faults), "")
+
+
 GATES: dict[str, Callable[[], str]] = {
+    "mlstm_step": mlstm_steps,
+    "attention_step": attention_steps,
     "mlstm": lambda: mlstm_fault("triton", CPU, torch.float32, HEAD, HEAD),
     "mamba2": lambda: ssd_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
     "gdn": lambda: delta_fault("fla", CPU, torch.float32, 1, HEAD, HEAD),
@@ -52,6 +76,8 @@ def prepare() -> None:
     from triton.runtime.autotuner import Autotuner
 
     Autotuner._bench = lambda self, *args, **settings: [1.0, 1.0, 1.0]
+    if find_spec("fla") is None:
+        return
     import fla.ops.gated_delta_rule
     import fla.ops.kda
     import fla.ops.simple_gla  # noqa: F401
@@ -64,7 +90,7 @@ def prepare() -> None:
 def main() -> int:
     """The exit code: 1 if a kernel failed its gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kernels", nargs="*", choices=[*GATES, []], metavar="KERNEL", help="all four, if none is named")
+    parser.add_argument("kernels", nargs="*", choices=[*GATES, []], metavar="KERNEL", help="all six, if none is named")
     names = parser.parse_args().kernels or list(GATES)
     prepare()
     failed = 0

@@ -1,6 +1,8 @@
-"""Weights laid out for decoding on a CPU: joined in one matrix, the norm's weight multiplied in.
+"""Weights laid out for decoding: joined in one matrix, and on a CPU the norm's weight multiplied in.
 
-The order in memory is the fastest for the number of rows (docs/decisions/10-layouts-for-decoding.md).
+On a CPU the order in memory is the fastest for the number of rows (docs/decisions/10-layouts-for-decoding.md). On a GPU
+weights stay as they are, but that their rows are padded to whole vectors (docs/decisions/12-padded-widths.md); the norm
+with its weight is one kernel there.
 """
 
 from __future__ import annotations
@@ -9,6 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hybridkit.block import padded_width
 
 Product = Callable[[Tensor], Tensor]  # (B, inputs) to (B, outputs)
 ResidualProduct = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs), h (B, inputs) to x + h W^T + b
@@ -18,6 +23,8 @@ _LARGE = 1 << 18  # elements from which on oneDNN's layout is worth its slower c
 
 def product(weight: Tensor, rows: int, bias: Tensor | None = None) -> Product:
     """x (rows, inputs) to x W^T + b, for a weight (outputs, inputs); right for any number of rows, fast for `rows`."""
+    if on_gpu(weight):
+        return lambda x: F.linear(x, weight, bias)
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x: run(x, held, bias, "none", [], "")
@@ -27,11 +34,29 @@ def product(weight: Tensor, rows: int, bias: Tensor | None = None) -> Product:
 
 def residual(weight: Tensor, rows: int, bias: Tensor | None = None) -> ResidualProduct:
     """x (rows, outputs) and h (rows, inputs) to x + h W^T + b, as in `product`."""
+    if on_gpu(weight):
+        return _aligned(weight, bias)
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.binary, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x, h: run(h, x, held, bias, "add")
     laid = _turned(weight, rows)
     return lambda x, h: torch.addmm(x if bias is None else x + bias, h, laid)
+
+
+def on_gpu(weight: Tensor) -> bool:
+    """Whether weights are laid out as a GPU reads them."""
+    return weight.device.type not in ("cpu", "meta")
+
+
+def _aligned(weight: Tensor, bias: Tensor | None) -> ResidualProduct:
+    """`residual` with a weight whose rows of odd length are padded once: kernels for others are slower."""
+    more = padded_width(weight.shape[1]) - weight.shape[1]
+    held = F.pad(weight, (0, more)).t() if more else weight.t()
+
+    def run(x: Tensor, h: Tensor) -> Tensor:
+        return torch.addmm(x if bias is None else x + bias, F.pad(h, (0, more)) if more else h, held)
+
+    return run
 
 
 def _blocked(weight: Tensor, rows: int) -> bool:
@@ -49,6 +74,8 @@ def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor], dtype: torch.dtype
     """One matrix (sum of outputs, D): its product with `unit(x)` is that of `weights` (outputs, D) with `norm(x)`."""
     width = weights[0].shape[1]
     kind = dtype or weights[0].dtype
+    if on_gpu(weights[0]):
+        return (weights[0] if len(weights) == 1 else torch.cat(list(weights))).to(kind)
     together = weights[0].new_empty(sum(map(len, weights)), width, dtype=kind)
     scale, place = norm.weight.to(torch.promote_types(kind, torch.float32)) * width**0.5, 0
     for weight in weights:  # one pass over each: joining first and scaling then would allocate twice
@@ -58,15 +85,22 @@ def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor], dtype: torch.dtype
 
 
 class Unit:
-    """x (B, D) divided by its length, eps included: RMSNorm (arXiv 1910.07467) without its weight and sqrt(D)."""
+    """x (B, D) divided by its length, eps included: RMSNorm (arXiv 1910.07467) without its weight and sqrt(D).
+
+    On a GPU the norm as it is.
+    """
 
     def __init__(self, norm: nn.RMSNorm) -> None:
         assert norm.eps is not None
+        self._norm = norm if on_gpu(norm.weight) else None
         self._kind = torch.promote_types(norm.weight.dtype, torch.float32)
         self._least = torch.full((), (norm.weight.numel() * norm.eps) ** 0.5, dtype=self._kind)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Computed in fp32 at least, returned in x's type."""
+        if self._norm is not None:
+            y: Tensor = self._norm(x)
+            return y
         wide = x if x.dtype == self._kind else x.to(self._kind)
         wide = wide / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).hypot_(self._least)
         return wide if wide.dtype == x.dtype else wide.to(x.dtype)

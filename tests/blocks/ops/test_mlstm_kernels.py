@@ -56,7 +56,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="HYBRIDKIT_MLSTM=fast: it may be own, native, triton"):
         Mlstm().kernel("cpu")
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
-    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: False)
+    monkeypatch.setattr(mlstm_kernels, "has_triton", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'hybridkit\[triton\]'"):
         Mlstm().kernel("cpu")
 
@@ -64,7 +64,7 @@ def test_a_choice_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_hears_what_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Mlstm().kernel("cpu")[0] == "own"
     for has, name in ((False, "own"), (True, "triton")):
-        monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda has=has: has)
+        monkeypatch.setattr(mlstm_kernels, "has_triton", lambda has=has: has)
         assert Mlstm().kernel("cuda")[0] == name
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_kernel_is_refused_aloud_and_the_own_form_runs(
     kernel: mlstm_kernels.CellFunction, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", kernel)
-    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
+    monkeypatch.setattr(mlstm_kernels, "has_triton", lambda: True)
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 70, 32)
     with pytest.warns(RuntimeWarning, match=fault):
@@ -122,7 +122,7 @@ def test_a_right_kernel_passes_and_the_verdict_is_kept_by_version(monkeypatch: p
 
 def test_training_over_a_carried_memory_and_float64_keep_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mlstm_kernels.CELLS, "triton", broken)
-    monkeypatch.setattr(mlstm_kernels, "_has_triton", lambda: True)
+    monkeypatch.setattr(mlstm_kernels, "has_triton", lambda: True)
     monkeypatch.setattr(mlstm_kernels, "agrees", lambda *case: True)
     monkeypatch.setenv("HYBRIDKIT_MLSTM", "triton")
     layer, x = Mlstm().build(Dims(32, 4, 257)), torch.randn(2, 7, 32)

@@ -1,0 +1,159 @@
+"""Sections of `gpu_sections.py` that run programs: the verbs, ZeRO, and a study's trials side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gpu_models import Bench
+
+SECTIONS = Path(__file__).resolve().with_name("gpu_sections.py")
+HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli"]
+Row = dict[str, Any]
+Rows = Iterator[Row]
+STUDY = [  # a trial of recipes/studies/short-window-gpu.yaml
+    "pattern=[conv, swa:stoch(8,64,p=.75), mlstm]*2", "model.width=64", "model.heads=2", "model.ffn=null",
+    "data.source=recall(pairs=6, noise=.5)", "data.sequence=128", "train.batch_tokens=2k", "train.compile=no",
+    "train.precision=fp32",
+]  # fmt: skip
+STUDY_TOKENS = 80 * 2400 * 2048  # of the whole study
+
+
+def skipped(why: str) -> dict[str, Any]:
+    """A row that says why there is no figure."""
+    return {"skipped": why}
+
+
+def call(
+    command: Sequence[str], where: str | None = None, limit: float | None = None, **environment: str
+) -> tuple[int, str, float]:
+    """Exit code, last line and seconds of a program; after `limit` seconds it is ended."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        with subprocess.Popen(command, stdout=file, stderr=file, cwd=where, env=os.environ | environment) as process:
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = 124
+                file.write(f"\nended after {limit:.0f} s")
+        file.seek(0)
+        text = file.read().strip()
+    print(text, flush=True)
+    return code, text.rpartition("\n")[2][:200], time.perf_counter() - began
+
+
+def apart(bench: Bench, section: str, limit: float | None = None, **environment: str) -> tuple[list[Row], str, float]:
+    """The rows of a section in a process of its own, which may crash; why there are none, and the seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        command = [sys.executable, str(SECTIONS), section, str(rows), *bench.arguments]
+        code, said, seconds = call(command, limit=limit, **environment)
+        made = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
+    return made, f"exit code {code}: {said}" if code else "", seconds
+
+
+def verbs(bench: Bench) -> Rows:
+    """Train, kill, resume, generate, evaluate: the quickstart's recipe, shortened."""
+    folder = tempfile.mkdtemp()
+    run, sizes = (
+        f"{folder}/run",
+        ["train.steps=24", "train.checkpoint_every=8", "train.validate_every=12", *bench.overrides],
+    )
+    train = [*HYBRIDKIT, "train", "quickstart", *sizes, f"train.device={bench.device.type}", "--run", run]
+    began = time.perf_counter()
+    with subprocess.Popen(train, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(Path(run).glob("checkpoints/step-*/manifest.json")):
+            time.sleep(0.05)
+        process.kill()
+    yield {
+        "verb": "train, killed at the first checkpoint",
+        "code": 0,
+        "said": "",
+        "seconds": time.perf_counter() - began,
+    }
+    commands = {
+        "train --resume": [*train, "--resume"],
+        "generate": [*HYBRIDKIT, "generate", run, "def ", "--tokens", "20"],
+        "eval": [*HYBRIDKIT, "eval", run, "--context", "256", "--device", bench.device.type],
+    }
+    for verb, command in commands.items():
+        code, said, seconds = call(command)
+        yield {"verb": verb, "code": code, "said": said, "seconds": seconds}
+    shutil.rmtree(folder)
+
+
+def zero(bench: Bench) -> Rows:
+    """ZeRO 1 to 3 on one card, beside the local engine: last losses."""
+    if find_spec("deepspeed") is None:
+        yield skipped("deepspeed is not installed")
+        return
+    for options in (
+        ["train.engine=local"],
+        *(["train.engine=deepspeed", f"train.zero={stage}"] for stage in (1, 2, 3)),
+    ):
+        folder = tempfile.mkdtemp()
+        command = [
+            *HYBRIDKIT,
+            "train",
+            "quickstart",
+            "train.steps=6",
+            *bench.overrides,
+            *options,
+            "--run",
+            f"{folder}/run",
+        ]
+        code, said, seconds = call([*command, f"train.device={bench.device.type}"])
+        lines = Path(folder, "run", "metrics.jsonl")
+        losses = (
+            [json.loads(line).get("loss") for line in lines.read_text(encoding="utf-8").splitlines()]
+            if lines.exists()
+            else []
+        )
+        last = next((loss for loss in reversed(losses) if loss is not None), None)
+        yield {
+            "engine": " ".join(options),
+            "code": code,
+            "loss": last,
+            "seconds": seconds,
+            "said": said if code else "",
+        }
+        shutil.rmtree(folder)
+
+
+def studies(bench: Bench) -> Rows:
+    """Trials of a study side by side on one card: how many pay, and what the whole study would take."""
+    steps = 4 if bench.small else 120
+    for runs in (1, 2) if bench.small else (1, 10, 20):
+        with tempfile.TemporaryDirectory() as folder:
+            commands = [
+                [*HYBRIDKIT, "train", "quickstart", *STUDY, f"train.steps={steps}", f"train.seed={number}",
+                 f"train.device={bench.device.type}", "--run", f"{folder}/{number}"]
+                for number in range(runs)
+            ]  # fmt: skip
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            began = time.perf_counter()
+            codes = [process.wait() for process in [subprocess.Popen(command, **quiet) for command in commands]]
+            seconds = time.perf_counter() - began
+            rate = sum(rate_of(Path(folder, str(number), "metrics.jsonl")) for number in range(runs))
+        hours = STUDY_TOKENS / rate / 3600 if rate else None
+        yield {
+            "runs": runs, "failed": sum(map(bool, codes)), "seconds": seconds, "tokens_per_second": rate,
+            "hours_of_the_study": hours,
+        }  # fmt: skip
+
+
+def rate_of(metrics: Path) -> float:
+    """Tokens a second in the second half of a run; 0 where there is none."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    rates = sorted(line["tokens_per_second"] for line in map(json.loads, lines) if "tokens_per_second" in line)
+    return rates[len(rates) // 2] if rates else 0.0
