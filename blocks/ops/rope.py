@@ -123,7 +123,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(*(tensor.transpose(-3, -2) for tensor in (x, cos, sin)), tokens=-2).transpose(-3, -2)
+        x, cos, sin = (t.transpose(-3, -2) for t in (x, cos, sin))
+        return _turned(x, cos, sin, tokens=-2).transpose(-3, -2)
 
     @staticmethod
     @once_differentiable

@@ -95,9 +95,10 @@ def _search(
 
 def _check_arguments(place: str, arguments: str) -> None:
     """Raise UserError for arguments that `hybridkit eval` refuses, before anything is trained."""
-    from hybridkit.cli import app
+    from hybridkit.cli import verbs
 
-    command = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]  # a group has them
+    group = typer.main.get_command(verbs(["eval"]))
+    command = group.commands["eval"]  # type: ignore[attr-defined]  # a group has them
     try:
         command.make_context("eval", ["RUN", *shlex.split(arguments)])
     except Exception as error:  # of click, or of the copy of click in some versions of typer

@@ -105,11 +105,11 @@ def sources(modules: Iterable[str]) -> dict[str, bytes]:
         if package in _PACKAGES:
             used.setdefault(package, set()).add(stem.partition(".")[0])
     found = dict[str, bytes]()
-    packages = sorted((_PACKAGES[name] for name in used), key=lambda package: str(package.folder))
-    for number, package in enumerate(packages, start=1):
+    packages = sorted((_PACKAGES[name] for name in used), key=lambda one: str(one.folder))
+    for number, one in enumerate(packages, start=1):
         place = f"{number}/" if number > 1 else ""
-        other = {f"{stem}.py" for stem in package.plugins - _imported(package, used[package.name])}
-        found |= {f"{place}{name}": raw for name, raw in package.loaded.items() if name not in other}
+        other = {f"{stem}.py" for stem in one.plugins - _imported(one, used[one.name])}
+        found |= {f"{place}{name}": raw for name, raw in one.loaded.items() if name not in other}
     return dict(sorted(found.items()))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.registry.plugin import plugin_module, plugin_path, public_class
@@ -146,7 +146,7 @@ class Registry:
     @cached_property
     def _points(self) -> metadata.EntryPoints:
         """The entry points of all packages that are installed: each one's file is read, which is done once."""
-        return metadata.entry_points()
+        return cast("metadata.EntryPoints", metadata.entry_points())  # 3.11 has a class of its own, which selects alike
 
     @cached_property
     def _known(self) -> dict[Kind, dict[str, Known]]:

@@ -293,8 +293,8 @@ def _read_tensors(content: bytes) -> None:
 
 def _read_verbs(content: bytes) -> None:
     """Run the verbs that need a recipe alone."""
-    from hybridkit.cli import app
+    from hybridkit.cli import verbs
 
     Path("r.yaml").write_bytes(content)
     for line in (["show"], ["show", "--json"], ["flops", "--json"], ["train", "--dry-run", "--json"]):
-        app([line[0], "r.yaml", *line[1:]], standalone_mode=False)
+        verbs(line[:1])([line[0], "r.yaml", *line[1:]], standalone_mode=False)

@@ -137,7 +137,8 @@ def banded_forward(
     out, norms = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=kind)
     with torch.autocast(q.device.type, enabled=False):
         for tile, mask in _tiles(q, k, window if limit is None else int(limit), documents):
-            made, norm = kernel.forward(_rows(q, tile).to(kind), *(_band_in(x, tile, kind) for x in (k, v)), mask)
+            keys, values = (_band_in(x, tile, kind) for x in (k, v))
+            made, norm = kernel.forward(_rows(q, tile).to(kind), keys, values, mask)
             _rows(out, tile).copy_(made)
             _rows(norms[..., None], tile)[..., 0].copy_(norm)
     if sinks is not None:
