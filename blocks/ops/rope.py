@@ -112,8 +112,10 @@ _KEPT: dict[ScalingKind, Callable[[Rope, Stretch, Tensor], Tensor]] = {
 def rotate(x: Tensor, angles: RopeAngles) -> Tensor:
     """Rotate x (B, T, H, E) to its positions: same dtype and shape, each head contiguous in memory."""
     if torch.compiler.is_compiling():  # the compiler makes one pass of it
-        (a, b), (cos, sin) = x.to(angles.cos.dtype).chunk(2, -1), angles
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+        cos, sin = angles
+        turning, still = x.tensor_split([2 * cos.shape[-1]], -1)
+        a, b = turning.to(cos.dtype).chunk(2, -1)
+        return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), still], -1)
     return _Rotate.apply(x, *angles)
 
 

@@ -40,7 +40,10 @@ class Layer(nn.Module, ABC):
         """
 
     def reserve(self, state: State, tokens: int) -> State:
-        """The same state with room for `tokens` in all, so that `step` can run up to that many."""
+        """The same state with room for `tokens` in all, so that `step` can run up to that many.
+
+        What it returns may share memory with `state`, which a step then changes: `clone_state` keeps it.
+        """
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

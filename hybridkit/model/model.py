@@ -141,7 +141,7 @@ class Model(nn.Module):
         return self.head(self.norm(x))[:, 0], after
 
     def reserve(self, states: States, tokens: int) -> list[State]:
-        """The same states with room for `tokens` in all."""
+        """The same states with room for `tokens` in all; they may share memory with those given, as a layer's do."""
         return [layer.reserve(state, tokens) for layer, state in zip(self.branches(), states, strict=True)]
 
     def branches(self) -> list[Layer]:

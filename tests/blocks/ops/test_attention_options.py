@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridkit.block import Dims, window_limit, window_of
+from hybridkit.block import Dims, clone_state, window_limit, window_of
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
@@ -128,7 +128,7 @@ def test_carried_states_steps_and_the_decoder(text: str) -> None:
     rest, state = layer(x[:, cut:50], state, document_starts=marks[:, cut:50])
     torch.testing.assert_close(torch.cat([head, rest], 1), right[:, :50], **CLOSE)
     for room in (TOKENS, 2 * TOKENS):
-        held = layer.reserve(layer.reserve(state, room), room)
+        held = layer.reserve(layer.reserve(clone_state(state), room), room)
         for t in range(50, TOKENS):
             y, held = layer.step(x[:, t : t + 1], held)
             torch.testing.assert_close(y[:, 0], right[:, t], **CLOSE)
@@ -157,6 +157,18 @@ def test_flex_attention_agrees(scores: Scores) -> None:
         warnings.simplefilter("ignore")  # torch advises to compile it
         made = flex.flex(q, k, v, 12, documents, *scores)
     torch.testing.assert_close(made, banded(q, k, v, 12, documents, *scores), **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile causes warnings by itself
+@pytest.mark.parametrize("text", TEXTS)
+@torch.no_grad()
+def test_a_layer_compiles_as_one_graph(text: str) -> None:
+    """The compiled form of a rotation is not the eager one, and once took no share of a head."""
+    torch._dynamo.reset()
+    layer, x = built(block(text), DIMS), inputs()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x)[0], layer(x)[0], **CLOSE)
 
 
 @pytest.mark.parametrize("text", TEXTS)
