@@ -221,7 +221,7 @@ class Mamba2Layer(Layer):
         z, mixed, dt = self._project(x)
         mixed = self.sizes.share(mixed, 2, parallel.ranks, parallel.gather)
         conv = own(self.conv.weight), None if self.conv.bias is None else own(self.conv.bias)
-        mixed, inputs = convolve(mixed, *conv, SILU, held.conv if held else None, document_starts)
+        mixed, inputs = convolve(mixed, *conv, self.conv.activation, held.conv if held else None, document_starts)
         rates = (parallel.own_heads(t) for t in (self.A_log, self.dt_bias))
         dt, log_a = decay(*rates, self.block.dt_min, self.block.dt_max)(parallel.gather(dt))
         skip, S = parallel.own_heads(self.D), held.S if held else None

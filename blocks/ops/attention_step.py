@@ -119,7 +119,8 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
         x = x[:, 0]
         mixed = mixed_of(unit(x))
         step = attention_in_kernels_ if _compiled(mixed, turns, state) else attention_in_torch_
-        return out(x, step(mixed, turns, sinks, *state, *settings))[:, None], state
+        k, v, position, since, window = state
+        return out(x, step(mixed, turns, sinks, k, v, position, since, window, *settings))[:, None], state
 
     return run
 

@@ -146,8 +146,9 @@ def _jsonl(path: Path, field: str) -> Iterator[bytes]:
 
 def _json(path: Path, field: str) -> Iterator[bytes]:
     """A list of rows, a single row, or a row in each line: many files named .json are of the last kind."""
+    raw = _whole(path, MAX_ROW)
     try:
-        held = json.loads(_whole(path, MAX_ROW))
+        held = json.loads(raw)
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Extra data"):
             raise UserError(f"{path}: not JSON: {error}") from error

@@ -91,8 +91,8 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
         model = kind(plan(loaded, vocab=len(embedding) if embedding.ndim == 2 else None))
-    _tell_changes(folder, checkpoint, said_model(model.plan, loaded.recipe))
     check_weights(model, weights, str(run))  # before memory is allocated: the recipe may not fit the weights
+    _tell_changes(folder, checkpoint, said_model(model.plan, loaded.recipe))
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # to_empty gave each its own memory
     load_weights(model, weights, str(run))

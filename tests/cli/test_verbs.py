@@ -19,5 +19,5 @@ def test_every_verb_takes_plugins_and_answers_in_json() -> None:
 def test_blocks_lists_every_kind_that_a_recipe_may_name() -> None:
     done = CliRunner().invoke(verbs(), ["blocks", "--all", "--json"])
     kinds = {row["kind"] for row in json.loads(done.stdout)["blocks"]}
-    recipes = {"block", "window", "optimizer", "engine", "source", "tokenizer", "task", "family", "logger"}
+    recipes = {"block", "window", "optimizer", "schedule", "engine", "source", "tokenizer", "task", "family", "logger"}
     assert done.exit_code == 0 and recipes <= kinds <= recipes | {"sampler"}

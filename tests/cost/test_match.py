@@ -82,7 +82,7 @@ def test_widths_keep_what_every_block_asks_of_them(tmp_path: Path) -> None:
 
 
 def test_a_measure_that_one_of_them_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has none"):
+    with pytest.raises(UserError, match="has 0 of it"):
         match(plan(recipe(tmp_path, "ffn")), recipe(tmp_path, "sa"), "state", CASE)
 
 

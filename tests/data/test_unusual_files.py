@@ -136,7 +136,7 @@ def test_others_are_one_message(tmp_path: Path, name: str, content: bytes, messa
 def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_ROW", 1000)
     (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 2000}]))
-    with pytest.raises(UserError, match=r"a\.json: more than .* in one JSON value; write a row a line"):
+    with pytest.raises(UserError, match=r"a\.json: more than .* in one JSON value; give each row its own line"):
         documents(tmp_path / "a.json")
     for name in ("a.txt.gz", "a.json.gz"):
         (tmp_path / name).write_bytes(gzip.compress(bytes(10**6)))

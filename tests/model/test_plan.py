@@ -67,7 +67,7 @@ def test_the_graph_is_one_path_with_an_edge_for_a_shared_weight() -> None:
         ("[sa, mlstm:128]", 12, "no window"),
         ("[sa, mlstn]", 6, "did you mean `mlstm`"),
         ("[sa | mlstn]", 7, "did you mean `mlstm`"),
-        ("[sa | ffn]", 7, "does not mix over time"),
+        ("[sa | ffn]", 7, "a branch has to mix over time, and ffn does not"),
         ("[sa | mlstm(heads=5)]", 7, "heads"),
         ("[sa(norm=post) | mlstm]", 18, "one normed input"),
         ("sa(norm=after)", 4, "norm"),
