@@ -170,7 +170,7 @@ def test_a_mapping_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_options_out_of_range_are_refused_as_in_a_recipe(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         hk.build("[sa]", **options)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=message.replace("build: ", "model.")):
         hk.costs("[sa]", **options)
 
 

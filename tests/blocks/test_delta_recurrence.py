@@ -13,7 +13,7 @@ from hybridkit_blocks.gdn import Gdn, GdnLayer
 from hybridkit_blocks.kda import Kda, KdaLayer
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
 
-DIMS = Dims(width=10, heads=2, vocab=61)  # no size here divides another
+DIMS = Dims(width=10, heads=2, vocab=61)  # heads and head sizes of the blocks do not follow from the width
 BLOCKS = [
     Gdn(heads=3, head=1, value=1, conv=1),
     Gdn(heads=6, key_heads=3, head=7, value=3, conv=7, gate="none"),

@@ -142,4 +142,5 @@ def test_the_study_of_mixers_trains_what_its_state_allows(tmp_path: Path) -> Non
         study.end(trial, Outcome([run_metrics(made)]))
     tried = study.trials()
     assert [trial.state for trial in tried] == ["done"] * 2
+    assert "state_bytes@131072 <= 143KiB" in text
     assert all(math.isfinite(loss) and state <= 143 * 1024 for trial in tried for loss, state in trial.values)

@@ -127,7 +127,7 @@ def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -
         "of the teacher&#x27;s",
     ):
         assert said in page
-    assert re.search(r"swa\(kv_heads=2\):8 in place of sa</td>", page) and "kl" in page
+    assert re.search(r"swa\(kv_heads=2\):8 in place of sa</td>", page) and "<td>kl</td>" in page
     assert hybridkit("export", "run", "out", cwd=tmp_path).returncode == 0
     ids = torch.randint(257, (1, 20), generator=torch.Generator().manual_seed(0))
     ours, _ = hk.load(tmp_path / "run")(ids)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,21 +51,29 @@ def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
         hk.train(recipe, stage, resume=True, quiet=True)
 
 
-WRONG = {
-    "no JSON": lambda said: "{",
-    "no stages": lambda said: json.dumps({**said, "stages": []}),
-    "another folder": lambda said: json.dumps({**said, "stages": [{**said["stages"][0], "name": "../x"}]}),
-    "twice": lambda said: json.dumps({**said, "stages": said["stages"][:1] * 2}),
-    "no such layer": lambda said: json.dumps({**said, "layers": [{**said["layers"][0], "entry": 99}]}),
+WRONG = {  # what the record holds, and what the message says
+    "no JSON": (lambda said: "{", "conversion cannot be read .Expecting"),
+    "no stages": (lambda said: json.dumps({**said, "stages": []}), "stages has too few values"),
+    "another folder": (
+        lambda said: json.dumps({**said, "stages": [{**said["stages"][0], "name": "../x"}]}),
+        r"stages\.0\.name is not what belongs here",
+    ),
+    "twice": (lambda said: json.dumps({**said, "stages": said["stages"][:1] * 2}), "two stages have one name"),
+    "no such layer": (
+        lambda said: json.dumps({**said, "layers": [{**said["layers"][0], "entry": 99}]}),
+        "its record names layers that .* does not have",
+    ),
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_record_that_says_something_else_is_refused_in_words(what: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG)
+def test_a_record_that_says_something_else_is_refused_in_words(
+    content: Callable[[dict[str, Any]], str], message: str, whole: Path, tmp_path: Path
+) -> None:
     shutil.copytree(whole / "stages/0-mapped", tmp_path / "stages/0-mapped")
     said = json.loads((whole / "conversion.json").read_text("utf-8"))
-    (tmp_path / "conversion.json").write_text(WRONG[what](said), "utf-8")
-    with pytest.raises(UserError, match=r"its record|the record of its conversion"):
+    (tmp_path / "conversion.json").write_text(content(said), "utf-8")
+    with pytest.raises(UserError, match=message):
         record = read_conversion(tmp_path)
         assert record
         mapping_part(record)

@@ -1,7 +1,6 @@
 """The source and the tokenizer of CONTRIBUTING.md, from a folder outside: their runs, copies and hashes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,16 +27,13 @@ train: {steps: 2, batch_tokens: 64, precision: fp32, device: cpu}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(no_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("numbers", "letters"):
         (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
     (tmp_path / "r.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYBRIDKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    new_process(monkeypatch)
-    yield tmp_path
-    REGISTRY.clear()
+    return tmp_path
 
 
 def call(*words: str, plugins: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint import run_of
 from command_line import hybridkit as verb
 from safetensors.torch import load_file
 
@@ -124,3 +125,14 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run: Path, tm
         refused = verb("export", source, "out", cwd=tmp_path)
         assert refused.returncode == 2 and source in refused.stderr and not (tmp_path / "out").exists()
     assert not list((tmp_path / "full").iterdir())
+
+
+def test_no_name_can_write_into_the_card(tmp_path: Path) -> None:
+    """The author of a run's name, a text's or a folder's could draw on a page of the Hub, or in the code to copy."""
+    run = run_of("[swa:8 | sa]", tmp_path / "a[b]<script>\x1b[2J|\n---")
+    folder = tmp_path / 'x") or `y`\n#'
+    assert verb("export", str(run), str(folder), cwd=tmp_path).returncode == 0
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "# a\\[b\\]\\<script\\>\\\\x1b\\[2J\\|\\\\n---\n" in text and "\x1b" not in text
+    assert "| pattern | `[swa(heads=4" not in text and r"| pattern | `swa:8 \| sa` |" in text
+    assert "x\\\") or 'y'\\\\n#\"" in text

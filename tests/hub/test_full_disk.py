@@ -8,7 +8,7 @@ import pytest
 from checkpoint import run_of
 from command_line import hybridkit
 
-from hybridkit.system.files import FileOperations, write_whole
+from hybridkit.system.files import FileOperations
 
 MESSAGES = {errno.ENOSPC: "No space left on device", errno.EROFS: "Read-only file system"}
 
@@ -44,23 +44,3 @@ def test_a_folder_that_may_not_be_written_and_a_file_in_the_way(
     monkeypatch.setattr(Path, "mkdir", lambda *words, **more: refuse(errno.EROFS))
     done = hybridkit("export", "run", "new", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "") and "hybridkit: new: it cannot be written" in done.stderr
-
-
-def test_a_file_that_cannot_be_written_whole_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "state"
-    write_whole(file, b"old")
-    monkeypatch.setattr(FileOperations, "write", lambda *words: refuse(errno.ENOSPC))
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(file, b"new")
-    assert (file.read_bytes(), list(tmp_path.iterdir())) == (b"old", [file])
-
-
-def test_no_name_can_write_into_the_card(tmp_path: Path) -> None:
-    """The author of a run's name, a text's or a folder's could draw on a page of the Hub, or in the code to copy."""
-    run = run_of("[swa:8 | sa]", tmp_path / "a[b]<script>\x1b[2J|\n---")
-    folder = tmp_path / 'x") or `y`\n#'
-    assert hybridkit("export", str(run), str(folder), cwd=tmp_path).returncode == 0
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "# a\\[b\\]\\<script\\>\\\\x1b\\[2J\\|\\\\n---\n" in text and "\x1b" not in text
-    assert "| pattern | `[swa(heads=4" not in text and r"| pattern | `swa:8 \| sa` |" in text
-    assert "x\\\") or 'y'\\\\n#\"" in text

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from spaces import try_all
 
 from hybridkit.cli import main
 from hybridkit.cli.blocks import every_kind
-from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
 
@@ -39,19 +38,16 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def outside(no_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The options that name all files, for a user who trusts nothing yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HYBRIDKIT_CACHE", str(tmp_path / "cache"))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # so that what training sets is taken back
         monkeypatch.delenv(name)
     (tmp_path / "r.yaml").write_text(RECIPE)
     (tmp_path / "s.yaml").write_text(SPACE)
-    new_process(monkeypatch)
-    yield write_examples(tmp_path / "mine", *EXAMPLES)
-    REGISTRY.clear()
+    return write_examples(tmp_path / "mine", *EXAMPLES)
 
 
 @pytest.fixture
@@ -82,6 +78,7 @@ def lines(run: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 def test_one_file_of_every_kind_is_used(outside: list[str], call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = call("blocks", "--all", "--json", *outside)
+    assert code == 0, said
     listed = printed(said)["blocks"]
     mine = {row["kind"]: row["name"] for row in listed if row["owner"].endswith(f"mine/{row['name']}.py")}
     assert mine.keys() == {str(kind) for kind in every_kind()}, "one of every kind"

@@ -6,7 +6,6 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from hybridkit.system.errors import UserError
 from hybridkit.training.reporter import Silent
 from hybridkit.training.trainer import run_training
 
+pytestmark = pytest.mark.usefixtures("no_plugins")
 GLA = """\
 from ._helper import SCALE
 from torch import nn
@@ -46,15 +46,6 @@ model: {width: 8, heads: 2, ffn: null}
 data: {source: recall(pairs=2), sequence: 16}
 train: {steps: 2, batch_tokens: 32, precision: fp32, device: cpu, checkpoint_every: 1, validate_every: 9}
 """
-
-
-@pytest.fixture(autouse=True)
-def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No plug-in is given, nothing is trusted, and the user's own configuration is left alone."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    new_process(monkeypatch)
-    yield
-    REGISTRY.clear()
 
 
 def write_plugin(folder: Path, scale: str = "1.0") -> Path:

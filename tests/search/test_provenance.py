@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from plugins import new_process
+from plugins import block_file, new_process
 from spaces import BASE, full_attention, try_all
 
 from hybridkit.recipe.rules_version import CURRENT_RULES, FIRST_RULES
@@ -12,15 +12,6 @@ from hybridkit.search.definition import read_definition
 from hybridkit.search.provenance import RULES, origin_difference
 from hybridkit.search.study import Study, create, open_study, resume
 from hybridkit.system.errors import UserError
-
-BLOCK = """\
-from hybridkit.block import Block, Layer
-class _Pass(Layer):
-    def forward(self, x, state=None, *, window=None, document_starts=None): return x, ()
-class Gla(Block):
-    def build(self, dims): return _Pass()
-    def flops(self, dims, tokens, window=None, count="exact"): return 0
-"""
 
 
 @pytest.fixture
@@ -91,14 +82,15 @@ def test_a_base_of_other_rules_is_refused_before_anything_is_trained(study: Stud
         read_definition(Path("space.yaml"))
 
 
-def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_plug_in_is_refused(
+    study: Study, no_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    (tmp_path / "one/gla.py").write_text(BLOCK)
-    (tmp_path / "two/gla.py").write_text(BLOCK + "# other\n")
+    (tmp_path / "one/gla.py").write_text(block_file("Gla"))
+    (tmp_path / "two/gla.py").write_text(block_file("Gla") + "# other\n")
     Path("space.yaml").write_text("extends: base.yaml\nspace:\n  model.width: [8, 16]\nsampler: grid\n")
     Path("base.yaml").write_text(BASE.replace("mlstm", "gla"))
-    new_process(monkeypatch)
     REGISTRY.add(tmp_path / "one/gla.py")
     with_plugin = create(read_definition(Path("space.yaml")), Path("other"), None)
     try_all(with_plugin, full_attention, 1)
@@ -107,4 +99,3 @@ def test_a_changed_plug_in_is_refused(study: Study, tmp_path: Path, monkeypatch:
     REGISTRY.add(tmp_path / "two/gla.py")
     with pytest.raises(UserError, match=r"the plug-in gla\.py is another one"):
         resume(read_definition(Path("space.yaml")), Path("other"))
-    REGISTRY.clear()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from forked import Forked
-from plugins import new_process
+from plugins import block_file
 from spaces import SEQUENCES, new_study
 
 from hybridkit.registry.registry import REGISTRY
@@ -27,14 +27,6 @@ from hybridkit.search.study import open_study, resume
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.lock import Lock
 
-NOTHING = """\
-from hybridkit.block import Block, Layer
-class _Pass(Layer):
-    def forward(self, x, state=None, *, window=None, document_starts=None): return x, ()
-class Nothing(Block):
-    def build(self, dims): return _Pass()
-    def flops(self, dims, tokens, window=None, count="exact"): return 0
-"""
 SEARCH = """
 import sys
 from pathlib import Path
@@ -129,7 +121,7 @@ sampler: grid
 
 
 @pytest.mark.slow
-def test_a_failed_trial_has_a_reason_and_the_study_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_has_a_reason_and_the_study_continues(no_plugins: None, tmp_path: Path) -> None:
     """With a block that a plug-in brings, which the worker is told of."""
     text = """
 extends: base.yaml
@@ -138,12 +130,10 @@ space:
   pattern: [nothing, mlstm]
 sampler: grid
 """
-    new_process(monkeypatch)
-    (tmp_path / "nothing.py").write_text(NOTHING)
+    (tmp_path / "nothing.py").write_text(block_file("Nothing"))
     REGISTRY.add(tmp_path / "nothing.py", named=True)
     study = new_study(tmp_path, text)
     run_search(study, 1, Signaller(0, 0), REGISTRY.plugins)
-    REGISTRY.clear()
     failed, done = study.trials()
     assert failed.state == "failed" and "data.sequence" in failed.reason, "recall asks for more than two tokens"
     assert done.state == "done"

@@ -86,19 +86,19 @@ def test_a_right_block_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "block"),
+    ("law", "block", "said"),
     [
-        (testing.check_split, broken(Forgetful)),
-        (testing.check_causality, broken(Peeking)),
-        (testing.check_documents, broken(Leaky)),
-        (testing.check_state, broken(Scribbling)),
-        (testing.check_state, broken(init_state=larger)),
-        (testing.check_step, broken(Wasting)),
-        (testing.check_cost, broken(flops=free)),
+        (testing.check_split, broken(Forgetful), "outputs differ for 67 tokens cut at 1"),
+        (testing.check_causality, broken(Peeking), "changes an earlier output"),
+        (testing.check_documents, broken(Leaky), "packed documents differ from each alone"),
+        (testing.check_state, broken(Scribbling), "it modifies the empty state"),
+        (testing.check_state, broken(init_state=larger), "are not those of init_state"),
+        (testing.check_step, broken(Wasting), "step 0 after a prompt of 0 differs from forward"),
+        (testing.check_cost, broken(flops=free), "adds 0 FLOPs"),
     ],
 )
-def test_a_broken_block_is_caught(law: Callable[[Block, Dims], None], block: Block) -> None:
-    with pytest.raises(AssertionError):
+def test_a_broken_block_is_caught(law: Callable[[Block, Dims], None], block: Block, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
         law(block, DIMS)
 
 

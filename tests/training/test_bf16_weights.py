@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridkit
+from hybridkit.model.model import Model
 from hybridkit.recipe.schema import Train
 from hybridkit.training.bf16_weights import narrow_names
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -38,12 +39,17 @@ class Casts(TorchDispatchMode):
 
 @pytest.mark.parametrize("pattern", ["[swa:8, mlstm]", "[gdn, mamba2]", "[kda, rglru, conv, mla]"])
 def test_a_forward_pass_casts_no_matrix_of_a_layer(pattern: str) -> None:
-    engine = LocalEngine(hybridkit.build(pattern, width=16, heads=2).plan, Train(precision="bf16", device="cpu"))
+    model = hybridkit.build(pattern, width=16, heads=2)
+    engine = LocalEngine(model.plan, Train(precision="bf16", device="cpu"))
+    assert not cast_matrices(engine.working)
+    assert cast_matrices(model), "those of a model in fp32 are cast, and seen here"
+
+
+def cast_matrices(model: Model) -> list[str]:
     with Casts() as casts, torch.autocast("cpu", torch.bfloat16):
-        engine.working.hidden(batch().tokens, document_starts=batch().document_starts)
-    named = engine.working.layers.named_parameters()
-    weights = {weight.data_ptr(): name for name, weight in named if weight.dim() > 1}
-    assert not [weights[place] for place in casts.taken if place in weights]
+        model.hidden(batch().tokens, document_starts=batch().document_starts)
+    weights = {weight.data_ptr(): name for name, weight in model.layers.named_parameters() if weight.dim() > 1}
+    return [weights[place] for place in casts.taken if place in weights]
 
 
 def by_autocast(engine: LocalEngine, rows: int) -> tuple[float, list[Tensor | None]]:

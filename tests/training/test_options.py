@@ -149,11 +149,16 @@ def test_branches_are_frozen_by_their_index_or_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
-    ["train.freeze={gdn: .5}", "train.freeze={'9': 1}", "train.until={metric: val_lss, at_most: 1}", "train.best=x"],
+    ("asked", "said"),
+    [
+        ("train.freeze={gdn: .5}", "train.freeze: no gdn in the model"),
+        ("train.freeze={'9': 1}", "train.freeze: 9: the stack has entries 0 to 3"),
+        ("train.until={metric: val_lss, at_most: 1}", "train.until: nothing measures val_lss"),
+        ("train.best=x", "train.best: nothing measures x"),
+    ],
 )
-def test_a_dry_run_refuses_what_training_refuses(asked: str, recipe: Path, go: Go, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as trained:
+def test_a_dry_run_refuses_what_training_refuses(asked: str, said: str, recipe: Path, go: Go, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said) as trained:
         go(tmp_path / "run", asked)
     with pytest.raises(UserError) as estimated:
         estimate(load_recipe(recipe, [asked]), 1)

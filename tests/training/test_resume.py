@@ -105,11 +105,23 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(whole: Run, go: Go, tmp
 
 @pytest.mark.parametrize(
     "change",
-    ["pattern=[swa:4, mlstm]*1", "model.width=32", "data.sequence=64", "train.seed=1", "train.batch_tokens=64"],
+    [
+        "pattern=[swa:4, mlstm]*1",
+        "model.width=32",
+        "data.sequence=64",
+        "train.seed=1",
+        "train.batch_tokens=64",
+    ],
 )
 def test_what_must_not_change_is_refused(whole: Run, go: Go, change: str) -> None:
     with pytest.raises(UserError, match=change.partition("=")[0]):
         go(whole.path, change, resume=True)
+
+
+def test_the_state_of_another_optimizer_is_refused(whole: Run, go: Go, tmp_path: Path) -> None:
+    shutil.copytree(whole.path, tmp_path / "run")
+    with pytest.raises(UserError, match=r"muon cannot go on .* the state of adamw: set train\.optimizer=adamw"):
+        go(tmp_path / "run", "train.optimizer=muon", "train.steps=13", resume=True)
 
 
 def test_a_folder_that_holds_a_run_is_refused(whole: Run, go: Go) -> None:

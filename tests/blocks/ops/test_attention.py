@@ -135,7 +135,10 @@ def test_lower_precisions(block: Block) -> None:
 
 @pytest.mark.parametrize("window", [5, 40])
 def test_bands_in_bf16_are_those_of_fp32_rounded_once(window: int) -> None:
-    """Blocks of queries are cast where they are used; outputs are rounded by 2^-9, and read so in backward."""
+    """Blocks of queries are cast where they are used; outputs are rounded by 2^-9, and read so in backward.
+
+    A gradient is rounded, and computed from an output that is: two roundings (1.3 were measured).
+    """
     low = [t.detach().bfloat16().requires_grad_() for t in inputs(2, 70, 3, 4, 2)]
     exact = [t.detach().float().requires_grad_() for t in low]
     kept, slope = list[Tensor](), torch.randn(2, 70, 4, 8).bfloat16()
@@ -146,7 +149,7 @@ def test_bands_in_bf16_are_those_of_fp32_rounded_once(window: int) -> None:
     assert not [t for t in kept if t.dtype == torch.float32 and t.numel() > 2 * 70 * 4], "only the norms are fp32"
     grads = torch.autograd.grad(y, low, slope), torch.autograd.grad(right, exact, slope.float())
     for mine, other in zip(*grads, strict=True):
-        assert (mine.float() - other).norm() <= 4 * 2.0**-9 * other.norm()
+        assert (mine.float() - other).norm() <= 2 * 2.0**-9 * other.norm()
 
 
 def test_a_rotation_in_bf16_is_that_of_fp32_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:

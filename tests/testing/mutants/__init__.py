@@ -4,5 +4,5 @@ from mutants import calls, costs, experts, policies, states, taken
 from mutants.base import Mutant
 
 MUTANTS: list[Mutant] = [*calls.MUTANTS, *states.MUTANTS, *costs.MUTANTS, *experts.MUTANTS]
-RULES = taken.MUTANTS
+RULES: dict[Mutant, str] = taken.MUTANTS
 POLICIES = policies.MUTANTS

@@ -263,6 +263,7 @@ MUTANTS = [
     mutant(
         "it cannot be built without memory",
         built=lambda layer: layer.register_parameter("gain", nn.Parameter(torch.ones(3, device="cpu"))),
+        forward=forward(lambda s, x, y, *_: y * s.gain.mean().to(y.dtype)),
     ),
     mutant("a window of w sees w + 1", ATTEND, forward=windows(lambda w, x, s: (w or 24) + 1)),
     mutant("a window of w sees w - 1", ATTEND, forward=windows(lambda w, x, s: max(1, (w or 24) - 1))),

@@ -62,7 +62,7 @@ RIGHT = Coin(p=0.75)
 MUTANTS = [
     coin("it draws from torch's generator", lambda self, step, index: (2, 8)[int(torch.randint(2, ()))]),
     coin("it draws from Python's generator", lambda self, step, index: random.choice((2, 8))),
-    coin("it seeds a global generator and draws", lambda self, step, index: 2 if os.urandom(1)[0] < 128 else 8),
+    coin("it draws from the operating system", lambda self, step, index: 2 if os.urandom(1)[0] < 128 else 8),
     coin("it depends on the rank", lambda self, step, index: 8 if os.environ.get("RANK", "0") != "0" else right(step)),
     coin("it depends on the process", lambda self, step, index: (2, 8)[(os.getpid() + step.step) % 2]),
     coin("it reads the clock", lambda self, step, index: (2, 8)[(int(time.time()) + step.step) % 2]),
@@ -89,3 +89,27 @@ MUTANTS = [
     coin("the smallest window in evaluation", __call__=lambda self, step, index: right(step) if step.training else 2),
     coin("the largest is not among its shares", largest=property(lambda self: 64)),
 ]
+
+AGAIN, ELSEWHERE = "answers differently the second time", "depends on the process, its rank, its clock or a random"
+SAID = {  # of each, by the law
+    "it draws from torch's generator": AGAIN,
+    "it draws from Python's generator": AGAIN,
+    "it draws from the operating system": AGAIN,
+    "it depends on the rank": ELSEWHERE,
+    "it depends on the process": ELSEWHERE,
+    "it reads the clock": ELSEWHERE,
+    "it depends on how often it was asked": f"{AGAIN}, or in another order",
+    "it hashes text by a salt of the process": ELSEWHERE,
+    "it depends on where it lies in memory": ELSEWHERE,
+    "p belongs to the long window": "gives 2 in .* of the steps, not 0.7500",
+    "p belongs to the long window, and the shares say so": "^p belongs to the short window",
+    "wrong shares": "gives 2 in .* of the steps, not 0.5000; 10 seeds",
+    "one draw for a whole run": "gives 2 in .* of the steps, not 0.5000; seed",
+    "larger than the largest": "leaves the windows of its shares, at",
+    "larger than the largest, seldom": r"leaves the windows of its shares: \{16\}",
+    "no whole number": "a window is a whole number",
+    "shares that do not add up": "do not add up to 1",
+    "training goes on in evaluation": "is not largest outside training",
+    "the smallest window in evaluation": "is not largest outside training",
+    "the largest is not among its shares": "leaves the windows of its shares: largest is 64",
+}

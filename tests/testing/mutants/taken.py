@@ -59,21 +59,29 @@ def silent(self, attention, dims):  # type: ignore[no-untyped-def]
 
 
 RIGHT = mutant("none", ATTEND, from_attention=right).block
-MUTANTS = [
-    mutant("takes a weight that it has not", ATTEND, from_attention=first(weight=lambda s, a: "query.weight")),
-    mutant("other rows than it has", ATTEND, from_attention=first(value=lambda s, a: s.value[:-1])),
-    mutant("beyond the last row", ATTEND, from_attention=first(begin=lambda s, a: 1)),
-    mutant("a row twice", ATTEND, from_attention=rule(lambda starts, a: [*starts, starts[0]])),
-    mutant("says copied of what it scales", ATTEND, from_attention=first(value=lambda s, a: 2 * s.value)),
-    mutant("says copied of another source", ATTEND, from_attention=first(source=lambda s, a: "k.weight")),
-    mutant("names no source", ATTEND, from_attention=first(source=lambda s, a: None)),
-    mutant("says part of the whole", ATTEND, from_attention=first(how=lambda s, a: "part")),
-    mutant("heads in another order", ATTEND, from_attention=rule(tiled)),
+MUTANTS = {  # and what the law says of each
+    mutant("takes a weight that it has not", ATTEND, from_attention=first(weight=lambda s, a: "query.weight")): (
+        "names query.weight, which the layer does not have"
+    ),
+    mutant("other rows than it has", ATTEND, from_attention=first(value=lambda s, a: s.value[:-1])): (
+        "q.weight is not copied from q.weight"
+    ),
+    mutant("beyond the last row", ATTEND, from_attention=first(begin=lambda s, a: 1)): "from row 1 on",
+    mutant("a row twice", ATTEND, from_attention=rule(lambda starts, a: [*starts, starts[0]])): "q.weight twice",
+    mutant("says copied of what it scales", ATTEND, from_attention=first(value=lambda s, a: 2 * s.value)): (
+        "q.weight is not copied from q.weight"
+    ),
+    mutant("says copied of another source", ATTEND, from_attention=first(source=lambda s, a: "k.weight")): (
+        "q.weight is not copied from k.weight"
+    ),
+    mutant("names no source", ATTEND, from_attention=first(source=lambda s, a: None)): "names no source",
+    mutant("says part of the whole", ATTEND, from_attention=first(how=lambda s, a: "part")): "is not part from",
+    mutant("heads in another order", ATTEND, from_attention=rule(tiled)): "shared heads are not repeated",
     mutant(
         "takes what it does not read", ATTEND, built=unread, from_attention=first(weight=lambda s, a: "spare.weight")
-    ),
-    mutant("draws values", ATTEND, from_attention=rule(rng)),
-    mutant("changes the attention", ATTEND, from_attention=rule(overwriting)),
-    mutant("needs values", ATTEND, from_attention=rule(measured)),
-    mutant("refuses without a word", ATTEND, from_attention=silent),
-]
+    ): "spare.weight, which the layer does not multiply with",
+    mutant("draws values", ATTEND, from_attention=rule(rng)): "another answer the second time",
+    mutant("changes the attention", ATTEND, from_attention=rule(overwriting)): "changes the attention's weights",
+    mutant("needs values", ATTEND, from_attention=rule(measured)): "on meta tensors",
+    mutant("refuses without a word", ATTEND, from_attention=silent): "refuses .* without a word",
+}
