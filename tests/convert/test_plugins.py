@@ -69,7 +69,6 @@ def test_it_is_mapped_by_its_own_rule_kept_in_every_stage_and_not_exchanged(
     new_process(monkeypatch)
     (tmp_path / "own.py").write_text(MIXER.replace("4 * dims", "8 * dims"))
     _add_plugins([tmp_path / "own.py"])
-    with pytest.raises(
-        UserError, match=rf"own\.py is not what .* was trained with: .* {codes[0]['own.py']} in the run"
-    ):
+    said = rf"own\.py is not what .* was trained with: .* {codes[0]['own.py']} in the run"
+    with pytest.raises(UserError, match=said):
         go(teacher, more, first)

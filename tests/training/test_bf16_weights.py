@@ -48,7 +48,8 @@ def test_a_forward_pass_casts_no_matrix_of_a_layer(pattern: str) -> None:
 def cast_matrices(model: Model) -> list[str]:
     with Casts() as casts, torch.autocast("cpu", torch.bfloat16):
         model.hidden(batch().tokens, document_starts=batch().document_starts)
-    weights = {weight.data_ptr(): name for name, weight in model.layers.named_parameters() if weight.dim() > 1}
+    named = ((name, weight) for name, weight in model.named_parameters() if name.startswith("layers."))
+    weights = {weight.data_ptr(): name for name, weight in named if weight.dim() > 1}
     return [weights[place] for place in casts.taken if place in weights]
 
 
