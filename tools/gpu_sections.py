@@ -83,8 +83,13 @@ def first_step(bench: Bench) -> Rows:
 def one_step(bench: Bench) -> Rows:
     """The first step, in this process, and what was said to be built."""
     said: list[str] = []
+
+    def hear(text: str) -> None:
+        said.append(text)
+        print(text, flush=True)
+
     began = time.perf_counter()
-    with listening(lambda text: (said.append(text), print(text, flush=True))):
+    with listening(hear):
         trainer = bench.trainer(SWAX, as_users=True)
         ready = time.perf_counter()
         trainer.step(trainer.windows(128))
@@ -162,7 +167,7 @@ def one_peer(label: str, bench: Bench) -> Rows:
 
 
 def dearest(bench: Bench) -> Rows:
-    """The ten dearest kernels of a training step of SWAX at window 128."""
+    """The ten kernels that take most time in a training step of SWAX at window 128."""
     trainer = bench.trainer(SWAX)
     windows = trainer.windows(128)
     for _ in range(2):

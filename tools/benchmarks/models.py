@@ -18,11 +18,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
 from hybridkit.inference.decode import prefill
 from hybridkit.model.config import ModelConfig
-from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -60,7 +59,7 @@ def our_engine(pattern: str, width: int, device: str, cap: float | None = None) 
 def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | None = None) -> Step:
     """One training step over micro-batches of ids (B, T): every token predicts the next."""
     batches = [Batch(ids, ids.roll(-1, 1), None, 0) for ids in micro_batches]
-    windows = windows_of(engine.model.plan, window)
+    windows = engine.model.plan.fixed_windows(window)
     num_targets = sum(ids.numel() for ids in micro_batches)
 
     def step() -> None:
@@ -68,11 +67,6 @@ def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | Non
         engine.update(LEARNING_RATE)
 
     return step
-
-
-def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
-    """`window`, or each policy's largest, for every entry that has one."""
-    return [window_limit(policy, window) for policy in plan.policies]
 
 
 def in_both_ways(name: str, model: nn.Module) -> Mapping[str, nn.Module]:

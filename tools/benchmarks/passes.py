@@ -117,7 +117,7 @@ def measured(given: argparse.Namespace, precision: str) -> tuple[Passes, Passes,
     """The passes of gradients and of the update, and the bytes kept for backward."""
     models.choose(precision)
     engine, ids = our_engine(given.pattern, given.width, "cpu"), some_tokens(1, given.tokens, "cpu")
-    batch, windows = Batch(ids, ids.roll(-1, 1), None, 0), models.windows_of(engine.model.plan)
+    batch, windows = Batch(ids, ids.roll(-1, 1), None, 0), engine.model.plan.fixed_windows(None)
     gradients, update = Passes(given.by, given.cache), Passes(given.by, given.cache)
     with Passes("group", 0):
         our_step(engine, [ids])()  # a first step makes the optimizer's state

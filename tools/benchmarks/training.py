@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import torch
 from measure import CPU, medians, peak_growth, ratios, take_turns
-from models import choose, our_engine, our_prefill, our_step, precision, some_tokens, windows_of
+from models import choose, our_engine, our_prefill, our_step, precision, some_tokens
 
 from hybridkit.cost.flops import TRAINING, forward_flops, head_flops
 from hybridkit.model.loss import linear_cross_entropy
@@ -73,7 +73,7 @@ def precisions(pattern: str, width: int, tokens: int, repeat: int) -> None:
         engine = our_engine(pattern, width, "cpu")
         runs["train", kind], runs["prefill", kind] = our_step(engine, [ids]), our_prefill(engine, ids)
     taken, plan = take_turns(runs, repeat), engine.model.plan
-    forward = forward_flops(plan, tokens, windows_of(plan))
+    forward = forward_flops(plan, tokens)
     flops = {"train": TRAINING * forward, "prefill": forward - tokens * head_flops(plan)}
     ceilings = {kind: peak_flops(CPU, kind) for kind in ("fp32", "bf16")}
     print(f"\n{pattern}, width {width}, {tokens:,} tokens, {torch.get_num_threads()} threads, medians of {repeat}")
