@@ -35,9 +35,8 @@ from hybridkit_blocks.ops.convolution import (
     convolution_flops,
     convolution_reference,
     convolution_state,
-    convolve,
 )
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 
@@ -116,10 +115,8 @@ class ConvLayer(Layer):
             raise ValueError("conv has no window; leave it out, or choose kernel_size")
         parallel, (b, c, u) = self.sequence_parallel, self._split(self.input(x))
         given = parallel.gather((b * u)[..., None])[..., 0]  # a channel is a head here
-        weight = parallel.own_heads(self.conv.weight)
-        bias = None if self.conv.bias is None else parallel.own_heads(self.conv.bias)
         before = ConvState(*state).inputs if state else None
-        y, after = convolve(given, weight, bias, self.conv.activation, before, document_starts)
+        y, after = self.conv(given, before, document_starts, parallel.own_heads)
         y = c * parallel.scatter(y[..., None])[..., 0]
         return self.out(y.to(x.dtype)).to(x.dtype), ConvState(after.to(x.dtype))
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
-from hybridkit_blocks.ops.convolution import Activation
+from hybridkit_blocks.ops.activation import Activation
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer

@@ -39,17 +39,16 @@ from hybridkit.block import (
     write_value,
 )
 from hybridkit_blocks.ops import ssd_kernels
+from hybridkit_blocks.ops.activation import SILU
 from hybridkit_blocks.ops.convolution import (
-    SILU,
     Convolution,
     convolution_flops,
     convolution_reference,
     convolution_state,
-    convolve,
 )
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.gated_norm import GatedNorm
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
 from hybridkit_blocks.ops.ssd_sizes import SsdSizes
@@ -217,11 +216,10 @@ class Mamba2Layer(Layer):
         """(B, T, D) to (B, T, D) and the memory after it. Raises ValueError for a window: Mamba-2 has none."""
         if window is not None:
             raise ValueError("mamba2 has no window; leave it out")
-        held, parallel, own = Mamba2State(*state) if state else None, self.sequence_parallel, self._own
+        held, parallel = Mamba2State(*state) if state else None, self.sequence_parallel
         z, mixed, dt = self._project(x)
         mixed = self.sizes.share(mixed, 2, parallel.ranks, parallel.gather)
-        conv = own(self.conv.weight), None if self.conv.bias is None else own(self.conv.bias)
-        mixed, inputs = convolve(mixed, *conv, self.conv.activation, held.conv if held else None, document_starts)
+        mixed, inputs = self.conv(mixed, held.conv if held else None, document_starts, self._own)
         rates = (parallel.own_heads(t) for t in (self.A_log, self.dt_bias))
         dt, log_a = decay(*rates, self.block.dt_min, self.block.dt_max)(parallel.gather(dt))
         skip, S = parallel.own_heads(self.D), held.S if held else None

@@ -37,10 +37,10 @@ from hybridkit.block import (
     small_init_,
     wang_init_,
 )
-from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops import kv_cache, packed
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.attention import PAIRS, documents_of
-from hybridkit_blocks.ops.cpu import latent_step, packed
+from hybridkit_blocks.ops.cpu import latent_step
 from hybridkit_blocks.ops.rope import rotate
 from hybridkit_blocks.ops.rope_options import RopeOptions
 from hybridkit_blocks.ops.scores import Scores, probabilities

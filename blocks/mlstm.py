@@ -35,19 +35,16 @@ from hybridkit.block import (
     small_init_,
     wang_init_,
 )
-from hybridkit_blocks.ops import mlstm_kernels
-from hybridkit_blocks.ops.convolution import SIGMOID
-from hybridkit_blocks.ops.cpu import packed
-from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops import mlstm_kernels, packed
+from hybridkit_blocks.ops.activation import SIGMOID
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import WideLinear, joined, wide_linear
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_span import columns
-from hybridkit_blocks.ops.mlstm_step import GATE_CAP, capped_gate, mlstm_token_
+from hybridkit_blocks.ops.mlstm_step import GATE_CAP, NORM_EPS, capped_gate, mlstm_token_
 from hybridkit_blocks.ops.normed_gate import LAYER_NORM, normed_gate
+from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
-
-NORM_EPS = 1e-6
 
 
 class Mlstm(Block):

@@ -35,15 +35,13 @@ from hybridkit.block import (
     product_flops,
 )
 from hybridkit_blocks.ops.convolution import (
-    IDENTITY,
     Convolution,
     convolution_flops,
     convolution_reference,
     convolution_state,
-    convolve,
 )
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.gated_recurrence import rates, recurrence
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 RADII = 0.9, 0.999  # the range of the initial a at r = 1/8, exp(-softplus(decay)), whose square is uniform
@@ -181,9 +179,8 @@ class RglruLayer(Layer):
             raise ValueError("rglru has no window; leave it out")
         parallel, held = self.sequence_parallel, RglruState(*state) if state else None
         u = parallel.gather(self.linear_x(x).unflatten(-1, (self.heads, -1)))
-        weight, bias, decay = (self._own(t) for t in (self.conv.weight, self.conv.bias, self.decay))
-        made, conv = convolve(u.flatten(-2), weight, bias, IDENTITY, held.conv if held else None, document_starts)
-        u = made.view_as(u)
+        made, conv = self.conv(u.flatten(-2), held.conv if held else None, document_starts, self._own)
+        u, decay = made.view_as(u), self._own(self.decay)
         h = held.h if held else u.new_zeros(len(u), len(decay), dtype=wide(u.dtype))
         begins = _begins(len(u), u.device, held.begun if held else None, document_starts)
         h, after = recurrence(u, self.igate(u, parallel), self.rgate(u, parallel), decay, h, begins)

@@ -1,13 +1,13 @@
 """Everything that a GPU is needed to know, in one command: sections with time limits, results after each of them.
 
-    python tools/gpu_check.py [--only NAME...] [--out gpu-check] [--device cuda] [--small] [--list]
+    python tools/gpu_check.py [--only NAME...] [--out gpu-check] [--device cuda] [--small] [--slower X] [--list]
 
-On a card, run it first without arguments; where time is short, `--only tests training inference`, which are some six
-minutes. It needs an installed hybridkit and no internet. results.md begins with the targets of speed beside what was
-measured. The sections stand in order of worth, each runs in a process of its own
-that is ended at its limit, and what it measured until then is kept. OUT holds results.json, results.md and a log of
-each section. What is not installed, or is not for this device, is skipped in words. `--device cpu --small` tries every
-section at sizes that a CPU runs in about a minute each; its figures mean nothing else.
+On a card, run it without arguments; where time is short, first `--only tests first_step training inference`, which
+take eight minutes at most. It needs an installed hybridkit and no internet. Sections run in order of worth, each in a
+process of its own, which is ended at its limit; what it measured until then is kept. OUT holds results.json,
+results.md, which begins with the targets of speed beside what was measured, and a log of each section. What is not
+installed, or is not for this device, is skipped, and the results say so. `--device cpu --small` tries every section at
+sizes that a CPU runs in about a minute each; its figures only show that the sections run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gpu_targets import table
+from gpu_targets import cell, table
+
+from hybridkit.report.markup import markdown_table
+from hybridkit.system.files import write_whole
+from hybridkit.system.strict_json import format_json
 
 LIMITS = {  # seconds; up to `inference` 8 minutes
     "tests": 105,
@@ -39,16 +43,8 @@ LIMITS = {  # seconds; up to `inference` 8 minutes
     "profile": 80,
     "studies": 90,
 }
-VERSIONS = (
-    "hybridkit",
-    "torch",
-    "triton",
-    "mlstm_kernels",
-    "flash_attn",
-    "transformers",
-    "deepspeed",
-    "flash-linear-attention",
-)
+VERSIONS = ("hybridkit", "torch", "triton", "mlstm_kernels", "flash_attn", "transformers", "deepspeed",
+            "flash-linear-attention")  # fmt: skip
 Row = dict[str, Any]
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
@@ -67,11 +63,10 @@ def versions() -> Row:
 def machine() -> str:
     """The cards with memory and driver, as nvidia-smi says them, and the processor."""
     try:
-        cards = "; ".join(
-            subprocess.run(CARD, capture_output=True, encoding="utf-8", timeout=20).stdout.strip().splitlines()
-        )
+        said = subprocess.run(CARD, capture_output=True, encoding="utf-8", timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        cards = ""
+        said = ""
+    cards = "; ".join(said.strip().splitlines())
     about = Path("/proc/cpuinfo")
     lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -112,14 +107,12 @@ def last_line(log: Path) -> str:
 
 def write(out: Path, report: Row) -> None:
     """results.json and results.md, whole at any time."""
-    for name, text in (("results.json", json.dumps(report, indent=1)), ("results.md", markdown(report))):
-        part = out / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(out / name)
+    write_whole(out / "results.json", format_json(report, indent=1).encode())
+    write_whole(out / "results.md", markdown(report).encode())
 
 
 def markdown(report: Row) -> str:
-    """The targets beside what was measured, then a heading and a table a section."""
+    """The targets beside what was measured; then each section, with a table for rows of the same columns."""
     about = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     parts = [f"# hybridkit on {report['device']}", f"{report['date']}. {report['machine']}. {about}."]
     if report["small"]:
@@ -131,20 +124,8 @@ def markdown(report: Row) -> str:
         for row in section["rows"]:
             tables.setdefault(tuple(row), []).append(row)
         for columns, rows in tables.items():
-            lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-            parts.append("\n".join([*lines, *("| " + " | ".join(map(cell, row.values())) + " |" for row in rows)]))
+            parts.append(markdown_table(columns, [[cell(value) for value in row.values()] for row in rows]))
     return "\n\n".join(parts) + "\n"
-
-
-def cell(value: object) -> str:
-    """A figure with four digits, a text without what would end the cell."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else str(value).replace("|", "/").replace("\n", " ")
-    )
 
 
 def main() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
-from statistics import median
+from functools import cache, partial
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,7 +25,9 @@ from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.recipe.schema import Train
 from hybridkit.runs.run import load_recipe
-from hybridkit.system.timing import synchronize
+from hybridkit.system.choices import Precision
+from hybridkit.system.machine import DTYPES
+from hybridkit.system.timing import Peak, medians, seconds
 from hybridkit.training.ceiling import copy_ceiling, peak_flops
 from hybridkit.training.engine import Windows
 from hybridkit.training.engines.local import engine
@@ -34,7 +35,7 @@ from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
 
-RATE, REPEAT = 1e-4, 4  # a rate that changes little; timed steps after two that warm up
+RATE, REPEAT = 1e-4, 4  # a rate that changes little; timed steps, after two that warm up
 
 
 @dataclass(frozen=True)
@@ -46,32 +47,38 @@ class Bench:
 
     @property
     def arguments(self) -> list[str]:
+        """Of the command line, for a section in a process of its own."""
         return ["--device", self.device.type, *(["--small"] if self.small else [])]
 
     @property
     def overrides(self) -> list[str]:
-        """Of the quickstart."""
+        """What makes the quickstart's recipe small."""
         small = ["model.width=32", "data.sequence=64", "train.batch_tokens=256", "pattern=[swa:stoch(16,32), mlstm]"]
         return small if self.small else []
 
     @property
     def sequence(self) -> int:
+        """Tokens of a row in training."""
         return 128 if self.small else 16384
 
     @property
     def prompt(self) -> int:
+        """Tokens of a prompt that is read alone."""
         return 256 if self.small else 16384
 
     @property
     def replies(self) -> int:
+        """Tokens that are generated for each row."""
         return 40 if self.small else 200
 
     @property
     def batches(self) -> tuple[int, ...]:
+        """Rows that are decoded together."""
         return (1, 3) if self.small else (1, 8, 64)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
+        """That training and inference compute in."""
         return "bf16" if self.device.type == "cuda" else "fp32"
 
     def plan(self, name: str, ffn: int | None = None) -> Plan:
@@ -89,21 +96,17 @@ class Bench:
         """Random ids (B, T) from a fixed seed."""
         return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0)).to(self.device)
 
-    def seconds(self, run: Callable[[], object]) -> float:
-        """Wall-clock time of one run."""
-        synchronize(self.device)
-        began = time.perf_counter()
-        run()
-        synchronize(self.device)
-        return time.perf_counter() - began
-
-    def ceilings(self) -> Iterator[dict[str, Any]]:
-        """This device's, measured now."""
+    def copy_rate(self) -> float:
+        """Bytes a second that a copy reads and writes, the best of several."""
         copied = copy_ceiling(self.device)
         for _ in range(5):
             copied.measure()
-        yield {"ceiling": "matrix product", "per_second": peak_flops(self.device, self.precision)}  # type: ignore[arg-type]
-        yield {"ceiling": "bytes read and written", "per_second": copied.best}
+        return copied.best
+
+    def ceilings(self) -> Iterator[dict[str, Any]]:
+        """This device's, measured now."""
+        yield {"ceiling": "matrix product", "per_second": peak_flops(self.device, self.precision)}
+        yield {"ceiling": "bytes read and written", "per_second": self.copy_rate()}
 
     def trainer(self, name: str, **options: Any) -> Trainer:
         """A training step of a shipped recipe."""
@@ -113,38 +116,32 @@ class Bench:
         self, name: str, options: dict[str, Any], cases: list[tuple[int | None, ...]]
     ) -> Iterator[dict[str, Any]]:
         """A row for each case of windows, all by one engine, unless a case has failed."""
-        held: list[Trainer] = []
-
-        def measure(windows: tuple[int | None, ...]) -> dict[str, Any]:
-            if not held:
-                held.append(self.trainer(name, **options))
-            return self.train(held[0], windows)
-
+        engine = cache(partial(self.trainer, name, **options))
         for windows in cases:
             said = ", ".join(map(str, windows))
-            row = row_of(partial(measure, windows), recipe=name, window=said, options=str(options))
+            row = row_of(partial(self.train, engine, windows), recipe=name, window=said, options=str(options))
             yield row
             if row["failed"]:
-                held.clear()
+                engine.cache_clear()
                 free()
-        held.clear()
+        engine.cache_clear()
         free()
 
-    def train(self, trainer: Trainer, windows: tuple[int | None, ...]) -> dict[str, Any]:
+    def train(self, made: Callable[[], Trainer], windows: tuple[int | None, ...]) -> dict[str, Any]:
         """Speed and memory of training; several windows take turns."""
+        trainer = made()
         given = [trainer.windows(one) for one in windows]
-        taken = self._timed([lambda one=one: trainer.step(one) for one in given])
-        flops = sum(trainer.flops(one) for one in given) / len(given)
-        return self._figures(taken, trainer.tokens.numel(), flops)
+        steps = [partial(trainer.step, one) for one in given]
+        return self._measured(steps, trainer.tokens.numel(), mean(map(trainer.flops, given)))
 
     def read_and_write(self, model: LanguageModel, rows: int) -> dict[str, Any]:
         """Tokens a second of prefill and of decoding."""
         tokens = self.tokens(rows, self.prompt if rows == 1 else 128)
         for _ in range(2):
-            taken = self.seconds(partial(prefill, model, tokens))
+            taken = seconds(partial(prefill, model, tokens), self.device)
         steps = model.generate(prefill(model, tokens), max_tokens=self.replies, temperature=0)
         next(steps), next(steps)  # the second one records the graph
-        taken_steps = self.seconds(partial(list, steps))
+        taken_steps = seconds(partial(list, steps), self.device)
         decoded = rows * (self.replies - 2) / taken_steps
         return {"prompt": tokens.shape[1], "prefill": tokens.numel() / taken, "decode": decoded, "failed": ""}
 
@@ -165,30 +162,24 @@ class Bench:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        return self._figures(self._timed([step]), tokens.numel(), None)
+        return self._measured([step], tokens.numel(), None)
 
-    def _timed(self, steps: list[Callable[[], object]]) -> float:
-        """The mean over the steps of their medians."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        taken: list[list[float]] = [[] for _ in steps]
-        for _ in range(2 + (1 if self.small else REPEAT)):
-            for times, step in zip(taken, steps, strict=True):
-                times.append(self.seconds(step))
-        return sum(median(times[2:]) for times in taken) / len(steps)
-
-    def _figures(self, seconds: float, tokens: int, flops: float | None) -> dict[str, Any]:
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
-        share = None if flops is None else flops / seconds / peak_flops(self.device, self.precision)  # type: ignore[arg-type]
-        return {"tokens_per_second": tokens / seconds, "share": share, "peak_gib": peak, "failed": ""}
+    def _measured(self, steps: Sequence[Callable[[], object]], tokens: int, flops: float | None) -> dict[str, Any]:
+        """Speed, share of the ceiling and peak of memory, by the mean over the steps of their medians."""
+        with Peak(self.device) as peak:
+            for step in steps:
+                step()  # compiles; `medians` warms up once more
+            calls = {str(number): step for number, step in enumerate(steps)}
+            taken = mean(medians(calls, self.device, 1 if self.small else REPEAT).values())
+        share = None if flops is None else flops / taken / peak_flops(self.device, self.precision)
+        return {"tokens_per_second": tokens / taken, "share": share, "peak_gib": peak.bytes / 2**30, "failed": ""}
 
     @torch.no_grad()
     def language_model(self, plan: Plan) -> LanguageModel:
         """With random weights, in bf16 on a GPU."""
-        kind = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         with torch.device("meta"), Uninitialized():
             model = LanguageModel(plan)
-        model.to(kind).to_empty(device=self.device)
+        model.to(DTYPES[self.precision]).to_empty(device=self.device)
         for weight in model.parameters():
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
         model.share_weights()
@@ -242,20 +233,12 @@ class Trainer:
         return TRAINING * len(self.tokens) * forward_flops(self._plan, self.tokens.shape[1], windows)
 
 
-NOTHING = "tokens_per_second", "share", "peak_gib", "decode"
-
-
 def row_of(measure: Callable[[], dict[str, Any]], **about: Any) -> dict[str, Any]:
     """What a measurement gives, or why it gives nothing: the next one is tried all the same."""
     try:
         return about | measure()
     except Exception as error:  # out of memory, a compiler, another library
-        nothing = {name: None for name in NOTHING}
-        return (
-            about
-            | nothing
-            | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
-        )
+        return about | {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"}
 
 
 def free() -> None:

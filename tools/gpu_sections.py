@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from gpu_models import Bench, free, row_of
+from gpu_peers import PEERS
 from gpu_targets import SWAX, TRANSFORMER, XLSTM
 from gpu_verbs import HYBRIDKIT, Rows, apart, call, skipped, studies, verbs, zero
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.system.notices import listening
-from hybridkit.training.ceiling import copy_ceiling
 from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
 
 HERE = Path(__file__).resolve().parent
@@ -77,14 +77,19 @@ def first_step(bench: Bench) -> Rows:
         }
         for state in ("cold", "warm"):
             rows, failed, seconds = apart(bench, "one_step", **caches)
-            yield {"caches": state, **(rows[0] if rows else {"failed": failed}), "process_seconds": seconds}
+            yield {"caches": state, **(rows[0] | {"process_seconds": seconds} if rows else {"failed": failed})}
 
 
 def one_step(bench: Bench) -> Rows:
     """The first step, in this process, and what was said to be built."""
     said: list[str] = []
+
+    def hear(text: str) -> None:
+        said.append(text)
+        print(text, flush=True)
+
     began = time.perf_counter()
-    with listening(lambda text: (said.append(text), print(text, flush=True))):
+    with listening(hear):
         trainer = bench.trainer(SWAX, as_users=True)
         ready = time.perf_counter()
         trainer.step(trainer.windows(128))
@@ -100,15 +105,14 @@ def training(bench: Bench) -> Rows:
 
 def inference(bench: Bench) -> Rows:
     """Prefill, then decoding for 1, 8 and 64 rows, weights in bf16."""
-    copied = copy_ceiling(bench.device)
-    copied.measure()
+    copied = bench.copy_rate()
     for name in (SWAX, XLSTM):
         model = bench.language_model(bench.plan(name))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         for rows in bench.batches:
             row = row_of(partial(bench.read_and_write, model, rows), recipe=name, rows=rows)
-            if row["decode"]:
-                row["share_of_copying"] = weights * row["decode"] / rows / copied.best
+            if "decode" in row:
+                row["share_of_copying"] = weights * row["decode"] / rows / copied
             yield row
         del model
         free()
@@ -119,7 +123,6 @@ def gate(bench: Bench) -> Rows:
     if bench.device.type != "cuda":
         yield skipped("compiled kernels need a GPU; tools/stress/interpreted_kernels.py tries them without")
         return
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
     device, half, whole = bench.device, torch.bfloat16, torch.float32
     checks: dict[str, tuple[str, Callable[[], bool]]] = {
         "mlstm, 128 x 256, bf16": ("triton", partial(mlstm_kernels.agrees, "triton", device, half, 128, 256)),
@@ -129,12 +132,14 @@ def gate(bench: Bench) -> Rows:
         "gdn, 128 x 256, bf16": ("fla", partial(delta_kernels.agrees, "fla", device, half, 1, 128, 256)),
         "mamba2, 64 x 128, bf16": ("fla", partial(ssd_kernels.agrees, "fla", device, half, 1, 64, 128)),
     }
-    for what, (package, check) in checks.items():
-        if find_spec(package) is None:
-            yield {"kernel": what, **skipped(f"{package} is not installed")}
-            continue
-        began = time.perf_counter()
-        yield {"kernel": what, "agrees": check(), "seconds": time.perf_counter() - began}
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["XDG_CACHE_HOME"] = empty
+        for what, (package, check) in checks.items():
+            if find_spec(package) is None:
+                yield {"kernel": what, **skipped(f"{package} is not installed")}
+                continue
+            began = time.perf_counter()
+            yield {"kernel": what, "agrees": check(), "seconds": time.perf_counter() - began}
 
 
 def peers(bench: Bench) -> Rows:
@@ -142,26 +147,27 @@ def peers(bench: Bench) -> Rows:
     for label, package in PEER_PACKAGES.items():
         if find_spec(package) is None:
             yield {"model": label, **skipped(f"{package} is not installed")}
-        elif "compiled" not in label or bench.device.type != "cpu":
+        elif "compiled" in label and bench.device.type == "cpu":
+            yield {"model": label, **skipped("it is compiled on a GPU alone")}
+        else:
             rows, failed, _ = apart(bench, f"peer {label}", PEER_LIMIT)
-            yield rows[0] if rows else {"model": label, "tokens_per_second": None, "share": None, "peak_gib": None} | {
-                "failed": failed
-            }  # fmt: skip
+            yield rows[0] if rows else {"model": label, "failed": failed}
 
 
 def one_peer(label: str, bench: Bench) -> Rows:
     """One of them."""
-    from gpu_peers import PEERS
-
     name, _, compiled = label.partition(", ")
-    if name.startswith("ours"):
-        yield {"model": label} | next(bench.trained(OURS[name], {}, [(None,)]))
-    else:
-        yield row_of(partial(bench.train_other, PEERS[name], bool(compiled)), model=label)
+
+    def measure() -> dict[str, Any]:
+        if name in OURS:
+            return bench.train(partial(bench.trainer, OURS[name]), (None,))
+        return bench.train_other(PEERS[name], bool(compiled))
+
+    yield row_of(measure, model=label)
 
 
 def dearest(bench: Bench) -> Rows:
-    """The ten dearest kernels of a training step of SWAX at window 128."""
+    """The ten kernels that take most time in a training step of SWAX at window 128."""
     trainer = bench.trainer(SWAX)
     windows = trainer.windows(128)
     for _ in range(2):

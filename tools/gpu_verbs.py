@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,9 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from gpu_check import read_rows
 from gpu_models import Bench
+
+from hybridkit.runs.metrics import last_line, read_metrics
 
 SECTIONS = Path(__file__).resolve().with_name("gpu_sections.py")
 HYBRIDKIT = [sys.executable, "-m", "hybridkit.cli"]
@@ -58,38 +60,35 @@ def apart(bench: Bench, section: str, limit: float | None = None, **environment:
         rows = Path(folder) / "rows.jsonl"
         command = [sys.executable, str(SECTIONS), section, str(rows), *bench.arguments]
         code, said, seconds = call(command, limit=limit, **environment)
-        made = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
+        made = read_rows(rows)
     return made, f"exit code {code}: {said}" if code else "", seconds
+
+
+def train(bench: Bench, run: str, *overrides: str) -> list[str]:
+    """The command that trains the quickstart's recipe, changed, into a run folder."""
+    return [*HYBRIDKIT, "train", "quickstart", *overrides, f"train.device={bench.device.type}", "--run", run]
 
 
 def verbs(bench: Bench) -> Rows:
     """Train, kill, resume, generate, evaluate: the quickstart's recipe, shortened."""
-    folder = tempfile.mkdtemp()
-    run, sizes = (
-        f"{folder}/run",
-        ["train.steps=24", "train.checkpoint_every=8", "train.validate_every=12", *bench.overrides],
-    )
-    train = [*HYBRIDKIT, "train", "quickstart", *sizes, f"train.device={bench.device.type}", "--run", run]
-    began = time.perf_counter()
-    with subprocess.Popen(train, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(Path(run).glob("checkpoints/step-*/manifest.json")):
-            time.sleep(0.05)
-        process.kill()
-    yield {
-        "verb": "train, killed at the first checkpoint",
-        "code": 0,
-        "said": "",
-        "seconds": time.perf_counter() - began,
-    }
-    commands = {
-        "train --resume": [*train, "--resume"],
-        "generate": [*HYBRIDKIT, "generate", run, "def ", "--tokens", "20"],
-        "eval": [*HYBRIDKIT, "eval", run, "--context", "256", "--device", bench.device.type],
-    }
-    for verb, command in commands.items():
-        code, said, seconds = call(command)
-        yield {"verb": verb, "code": code, "said": said, "seconds": seconds}
-    shutil.rmtree(folder)
+    shorter = ["train.steps=24", "train.checkpoint_every=8", "train.validate_every=12", *bench.overrides]
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        training, began = train(bench, run, *shorter), time.perf_counter()
+        with subprocess.Popen(training, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and not list(Path(run).glob("checkpoints/step-*/manifest.json")):
+                time.sleep(0.05)
+            process.kill()
+        yield {"verb": "train, killed at its first checkpoint (code -9)", "code": process.returncode, "said": "",
+               "seconds": time.perf_counter() - began}  # fmt: skip
+        commands = {
+            "train --resume": [*training, "--resume"],
+            "generate": [*HYBRIDKIT, "generate", run, "def ", "--tokens", "20"],
+            "eval": [*HYBRIDKIT, "eval", run, "--context", "256", "--device", bench.device.type],
+        }
+        for verb, command in commands.items():
+            code, said, seconds = call(command)
+            yield {"verb": verb, "code": code, "said": said, "seconds": seconds}
 
 
 def zero(bench: Bench) -> Rows:
@@ -97,37 +96,14 @@ def zero(bench: Bench) -> Rows:
     if find_spec("deepspeed") is None:
         yield skipped("deepspeed is not installed")
         return
-    for options in (
-        ["train.engine=local"],
-        *(["train.engine=deepspeed", f"train.zero={stage}"] for stage in (1, 2, 3)),
-    ):
-        folder = tempfile.mkdtemp()
-        command = [
-            *HYBRIDKIT,
-            "train",
-            "quickstart",
-            "train.steps=6",
-            *bench.overrides,
-            *options,
-            "--run",
-            f"{folder}/run",
-        ]
-        code, said, seconds = call([*command, f"train.device={bench.device.type}"])
-        lines = Path(folder, "run", "metrics.jsonl")
-        losses = (
-            [json.loads(line).get("loss") for line in lines.read_text(encoding="utf-8").splitlines()]
-            if lines.exists()
-            else []
-        )
-        last = next((loss for loss in reversed(losses) if loss is not None), None)
-        yield {
-            "engine": " ".join(options),
-            "code": code,
-            "loss": last,
-            "seconds": seconds,
-            "said": said if code else "",
-        }
-        shutil.rmtree(folder)
+    stages = (["train.engine=deepspeed", f"train.zero={stage}"] for stage in (1, 2, 3))
+    for options in (["train.engine=local"], *stages):
+        with tempfile.TemporaryDirectory() as folder:
+            run = f"{folder}/run"
+            code, said, seconds = call(train(bench, run, "train.steps=6", *bench.overrides, *options))
+            last = last_line(Path(run, "metrics.jsonl"), "loss")
+        yield {"engine": " ".join(options), "code": code, "loss": last and last["loss"], "seconds": seconds,
+               "said": said if code else ""}  # fmt: skip
 
 
 def studies(bench: Bench) -> Rows:
@@ -135,16 +111,13 @@ def studies(bench: Bench) -> Rows:
     steps = 4 if bench.small else 120
     for runs in (1, 2) if bench.small else (1, 10, 20):
         with tempfile.TemporaryDirectory() as folder:
-            commands = [
-                [*HYBRIDKIT, "train", "quickstart", *STUDY, f"train.steps={steps}", f"train.seed={number}",
-                 f"train.device={bench.device.type}", "--run", f"{folder}/{number}"]
-                for number in range(runs)
-            ]  # fmt: skip
+            overrides = [*STUDY, f"train.steps={steps}"]
+            commands = [train(bench, f"{folder}/{n}", *overrides, f"train.seed={n}") for n in range(runs)]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             began = time.perf_counter()
             codes = [process.wait() for process in [subprocess.Popen(command, **quiet) for command in commands]]
             seconds = time.perf_counter() - began
-            rate = sum(rate_of(Path(folder, str(number), "metrics.jsonl")) for number in range(runs))
+            rate = sum(rate_of(Path(folder, str(n), "metrics.jsonl")) for n in range(runs))
         hours = STUDY_TOKENS / rate / 3600 if rate else None
         yield {
             "runs": runs, "failed": sum(map(bool, codes)), "seconds": seconds, "tokens_per_second": rate,
@@ -153,7 +126,6 @@ def studies(bench: Bench) -> Rows:
 
 
 def rate_of(metrics: Path) -> float:
-    """Tokens a second in the second half of a run; 0 where there is none."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    rates = sorted(line["tokens_per_second"] for line in map(json.loads, lines) if "tokens_per_second" in line)
-    return rates[len(rates) // 2] if rates else 0.0
+    """Tokens a second of a run, the median over its steps; 0 where it has none."""
+    rates = [line["tokens_per_second"] for line in read_metrics(metrics).lines if "tokens_per_second" in line]
+    return median(rates) if rates else 0.0

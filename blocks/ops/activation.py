@@ -1,4 +1,4 @@
-"""What stands between the products of a feed-forward network, and the arguments that say it.
+"""Activation functions: those with gradients of their own, and what stands between the products of an FFN.
 
 With g the gate and u what it gates: f(g) u, or without a gate f(u), where f is SiLU (arXiv 2002.05202), GELU, its form
 by tanh (Gemma), or relu(x)^2 (arXiv 2109.08668, Nemotron-H). `gate_scale=.9` is a factor on g (Falcon-H1). `clip=7` is
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +23,19 @@ from hybridkit.block import Block
 Act = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 
 SLOPE = 1.702  # of the clipped unit's sigmoid
+
+
+class Activation(NamedTuple):
+    """A function of z: `apply(z)` is y, and `gradient(dy, z)` the gradient of z where dy is that of y."""
+
+    name: str
+    apply: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Tensor]
+
+
+IDENTITY = Activation("identity", lambda z: z, lambda dy, z: dy)
+SILU = Activation("silu", F.silu, torch.ops.aten.silu_backward.default)
+SIGMOID = Activation("sigmoid", torch.sigmoid, lambda dy, z: torch.ops.aten.sigmoid_backward(dy, torch.sigmoid(z)))
 
 
 def _relu2(x: Tensor) -> Tensor:

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import State, StepFunction
-from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops import kv_cache, packed
 from hybridkit_blocks.ops.attend import decode
-from hybridkit_blocks.ops.cpu import packed
 from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import RopeAngles, rotate
 from hybridkit_blocks.ops.scores import Scores
 

@@ -15,27 +15,17 @@ Letters: B batch, T tokens, C channels, k taps; `lags` are how far back a token 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
+from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
+
 SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's cache
-
-
-class Activation(NamedTuple):
-    """A function of the sum z: `apply(z)` is y, and `gradient(dy, z)` the gradient of z where dy is that of y."""
-
-    name: str
-    apply: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor]
-
-
-IDENTITY = Activation("identity", lambda z: z, lambda dy, z: dy)
-SILU = Activation("silu", F.silu, torch.ops.aten.silu_backward.default)
-SIGMOID = Activation("sigmoid", torch.sigmoid, lambda dy, z: torch.ops.aten.sigmoid_backward(dy, torch.sigmoid(z)))
 
 
 def convolution_flops(channels: int, kernel: int, tokens: int) -> int:
@@ -62,10 +52,18 @@ class Convolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-(kernel**-0.5), kernel**-0.5)) if bias else None
 
     def forward(
-        self, x: Tensor, state: Tensor | None = None, document_starts: Tensor | None = None
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        document_starts: Tensor | None = None,
+        own: Callable[[Tensor], Tensor] = lambda t: t,
     ) -> tuple[Tensor, Tensor]:
-        """x (B, T, C), starts (B, T) bool to y (B, T, C) in x's type, and the inputs that later tokens need."""
-        return convolve(x, self.weight, self.bias, self.activation, state, document_starts)
+        """x (B, T, C), starts (B, T) bool to y (B, T, C) in x's type, and the inputs that later tokens need.
+
+        `own` takes from all channels' weight and bias those of x, where ranks share a sequence.
+        """
+        bias = None if self.bias is None else own(self.bias)
+        return convolve(x, own(self.weight), bias, self.activation, state, document_starts)
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         """One token x (B, C) to y (B, C); `state` is moved on in place. It has no gradient."""
@@ -109,8 +107,7 @@ def convolve(
     taps, dtype = weight.shape[1], dtype or x.dtype
     before = x.new_zeros(len(x), taps - 1, x.shape[-1]) if state is None else state.to(x.dtype)
     lags = None if document_starts is None else _lags(document_starts, taps)
-    sliced = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    y = (_Sliced.apply if sliced else _summed)(x, weight, bias, before, lags, activation, dtype)
+    y = (_Sliced.apply if eager_on_cpu(x) else _summed)(x, weight, bias, before, lags, activation, dtype)
     return y, _after(x, before, lags)
 
 

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, small_init_, wang_init_
 from hybridkit_blocks.ops import delta_kernels
-from hybridkit_blocks.ops.convolution import SIGMOID, SILU, Activation, Convolution, convolve
-from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.activation import SIGMOID, SILU, Activation
+from hybridkit_blocks.ops.convolution import Convolution, convolve
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
 from hybridkit_blocks.ops.delta_rule import EPS, recurrent_delta_
 from hybridkit_blocks.ops.joined import WideLinear, joined
 from hybridkit_blocks.ops.normed_gate import RMS_NORM, normed_gate
+from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 GATES: Mapping[str, Activation] = {"silu": SILU, "sigmoid": SIGMOID}

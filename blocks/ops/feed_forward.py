@@ -27,8 +27,8 @@ from hybridkit.block import (
     wang_init_,
 )
 from hybridkit_blocks.ops.activation import ActivationOptions
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.custom_autograd import product_type
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 
 SLICE = 1024  # tokens in fp32: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
@@ -136,11 +136,12 @@ class _InSlices(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         y, length = torch.empty_like(rows), min(_length(rows), len(rows))
-        kept = len(rows) if any(ctx.needs_input_grad) else length  # without a gradient all slices use the same memory
-        gates, ups = (rows.new_empty(kept, len(gate)) for _ in range(2))
+        keeps = any(ctx.needs_input_grad)  # else all slices use the same memory
+        gates, ups = (rows.new_empty(len(rows) if keeps else length, len(gate)) for _ in range(2))
         room = gates.new_empty(length, len(gate))
         for index, (x_, y_) in enumerate(_cuts(rows, y)):
-            at = slice(begin := index * length % max(1, kept), begin + len(x_))
+            begin = index * length if keeps else 0
+            at = slice(begin, begin + len(x_))
             g, u = torch.mm(x_, gate.t(), out=gates[at]), torch.mm(x_, up.t(), out=ups[at])
             torch.mm(_silu(g, room[: len(g)]).mul_(u), down.t(), out=y_)
         ctx.save_for_backward(rows, gates, ups, gate, up, down)
@@ -174,7 +175,7 @@ def _cuts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _length(rows: Tensor) -> int:
-    """Tokens of a slice: as many bytes in every type."""
+    """Tokens of a slice: twice as many in bf16, which has half the bytes of fp32."""
     return SLICE * 4 // min(4, rows.element_size())
 
 

@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from hybridkit_blocks.ops.kernel_gate import has_triton
 
 NAMES = ("own", "fla")
 
@@ -37,7 +39,7 @@ def choose_fla(device: str, variable: str) -> tuple[str, str]:
 @functools.cache
 def has_fla() -> bool:
     """Whether the library and its compiler are installed."""
-    return find_spec("fla") is not None and find_spec("triton") is not None
+    return find_spec("fla") is not None and has_triton()
 
 
 def by_documents(
@@ -68,19 +70,14 @@ def _sequences(document_starts: Tensor) -> Sequences:
     """How many documents there are decides shapes, so this waits for the device. The layers of a model share it."""
     if document_starts.is_inference():  # has no version
         return _found(document_starts)
-    known = _Latest.starts() if _Latest.starts else None
-    if known is not document_starts or _Latest.version != document_starts._version or _Latest.found is None:
-        _Latest.starts, _Latest.version = ref(document_starts), document_starts._version
-        _Latest.found = _found(document_starts)
-    return _Latest.found
+    version, found = _KNOWN.get(document_starts, (None, None))
+    if found is None or version != document_starts._version:
+        found = _found(document_starts)
+        _KNOWN[document_starts] = document_starts._version, found
+    return found
 
 
-class _Latest:
-    """What `_sequences` found last."""
-
-    starts: ref[Tensor] | None = None
-    version = 0
-    found: Sequences | None = None
+_KNOWN = WeakTensorKeyDictionary()  # of `_sequences`: the tensor's version, and what was found
 
 
 def _found(document_starts: Tensor) -> Sequences:

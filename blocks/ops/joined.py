@@ -26,7 +26,10 @@ SLICE = 1024  # tokens that are cast at a time
 
 
 class WideLinear(nn.Linear):
-    """A linear layer without bias, in fp32 or float64 even where the model is bf16: for rates, which add up."""
+    """A linear layer in fp32 or float64 even where the model is bf16: for gates, and for rates, which add up.
+
+    Its bias, if there is one, is left to the caller to add.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)

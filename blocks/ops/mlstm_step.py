@@ -22,10 +22,9 @@ from torch import Tensor
 
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, recurrent_mlstm_
-from hybridkit_blocks.ops.mlstm_span import EPS
 from hybridkit_blocks.ops.precision import no_autocast
 
-GATE_CAP = 15.0
+GATE_CAP, NORM_EPS = 15.0, 1e-6
 _TOKENS, _ROWS, _HEADS, _WIDTH = 4, 2, 2, 96  # that the kernel is compared on
 
 
@@ -52,7 +51,7 @@ def mlstm_in_torch_(
     parts = F.pad(raw, (0, heads)).view(batch, 3, heads, 1, 1)
     q, k, v = (q * key**-0.5).view(batch, heads, 1, key), k.view(batch, heads, key, 1), v.view(batch, heads, 1, value)
     h = recurrent_mlstm_(q, k, v, parts, MlstmState(C, n, m))
-    normed = F.layer_norm(h, (value,), eps=EPS).view(batch, -1) * scale.to(kind)
+    normed = F.layer_norm(h, (value,), eps=NORM_EPS).view(batch, -1) * scale.to(kind)
     return (torch.sigmoid(o) * normed).to(mixed.dtype)
 
 

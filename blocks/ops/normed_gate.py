@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridkit_blocks.ops.convolution import Activation
+from hybridkit_blocks.ops.activation import Activation
 from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
 from hybridkit_blocks.ops.precision import wide
 

@@ -30,7 +30,7 @@ from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
 from hybridkit.evaluation.probes import probes_of
-from hybridkit.hub.importing import whole_folder, write_run
+from hybridkit.hub.importing import write_run
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
@@ -39,7 +39,7 @@ from hybridkit.runs.plugin_copies import hashes
 from hybridkit.runs.run import Run, Which
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
-from hybridkit.system.files import write_whole
+from hybridkit.system.files import whole_folder, write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.strict_json import format_json

@@ -18,7 +18,7 @@ from hybridkit.convert.teacher import TeacherRun
 from hybridkit.data.recipe_data import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.evaluation.scoring import ReadOptions
-from hybridkit.hub.importing import whole_folder, write_run
+from hybridkit.hub.importing import write_run
 from hybridkit.model.loading import load_model
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
@@ -28,7 +28,7 @@ from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.errors import UserError
-from hybridkit.system.files import write_whole
+from hybridkit.system.files import whole_folder, write_whole
 from hybridkit.system.machine import choose_device
 from hybridkit.training.engines.local.engine import initial_model
 from hybridkit.training.reporter import Reporter

@@ -1,6 +1,5 @@
 """Ablation: a model in which the layers of one kind, or one of them, output zero."""
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Layer, State
+from hybridkit.evaluation.replaced import replaced_layers
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError, nearest
@@ -46,13 +46,5 @@ def _chosen(plan: Plan, name: str | None) -> list[bool]:
 @contextmanager
 def ablated(model: Model, name: str | None) -> Iterator[Model]:
     """The model with the output of every `name` layer zeroed, restored afterwards; as it is where `name` is None."""
-    places = [(entry, place) for entry in model.layers for place in range(len(entry.layers))]
-    chosen = list(itertools.compress(places, _chosen(model.plan, name)))
-    kept = [entry.layers[place] for entry, place in chosen]
-    for entry, place in chosen:
-        entry.replace_layer(place, SilentLayer())
-    try:
+    with replaced_layers(model, _chosen(model.plan, name), lambda own: SilentLayer()):
         yield model
-    finally:
-        for (entry, place), own in zip(chosen, kept, strict=True):
-            entry.replace_layer(place, own)

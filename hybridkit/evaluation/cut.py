@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hybridkit.block import Layer, State
 from hybridkit.data.feed import IGNORED, Batch
+from hybridkit.evaluation.replaced import replaced_layers
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.system.errors import UserError
@@ -40,12 +41,12 @@ Marks = Callable[[Batch, int], Tensor]  # where rows are cut, (B, T) bool, at a 
 
 
 def every(batch: Batch, distance: int) -> Tensor:
-    """At every multiple of the distance: for text, in which every token is an answer."""
+    """At every multiple of the distance: for text, in which every token is predicted."""
     return (torch.arange(batch.tokens.shape[1]) % distance == 0).expand(batch.tokens.shape)
 
 
 def before_answers(batch: Batch, distance: int) -> Tensor:
-    """So that the first target of a row is predicted from the last `distance` tokens."""
+    """At the place from which on `distance` tokens are left, the last of which predicts the first target of a row."""
     first = (batch.targets != IGNORED).int().argmax(dim=1, keepdim=True)  # (B, 1)
     return torch.arange(batch.tokens.shape[1]) == first + 1 - distance
 
@@ -92,15 +93,9 @@ def cut_layers(model: Model, cut: Cut | None, marks: Callable[[int], Tensor]) ->
 
     Nothing changes where `cut` is None.
     """
-    places = [(entry, place) for entry in (model.layers if cut else ()) for place in range(len(entry.layers))]
-    chosen = [pair for pair, held in zip(places, _chosen(model.plan, cut.held), strict=True) if held] if cut else []
-    kept = [entry.layers[place] for entry, place in chosen]
-    where = marks(cut.distance).to(model.head.weight.device) if cut else None
-    for (entry, place), own in zip(chosen, kept, strict=True):
-        assert where is not None
-        entry.replace_layer(place, _CutLayer(own, where))
-    try:
+    if cut is None:
         yield
-    finally:
-        for (entry, place), own in zip(chosen, kept, strict=True):
-            entry.replace_layer(place, own)
+        return
+    where = marks(cut.distance).to(model.head.weight.device)
+    with replaced_layers(model, _chosen(model.plan, cut.held), lambda own: _CutLayer(own, where)):
+        yield

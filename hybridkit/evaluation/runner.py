@@ -280,9 +280,8 @@ def needle_file(
     precision: str | None = None,
 ) -> Path:
     """The file of a cell's answers. Its name holds a digest of everything the answers depend on."""
-    chosen = (
-        [precision] if precision else []
-    )  # none where it is not asked for, as in older versions: their answers are found again
+    # No precision where none is asked for, as in older versions: their answers are found again.
+    chosen = [precision] if precision else []
     digest = digest_of([samples.digest, target.origin.fingerprint, scoring, window, device, *chosen])
     return target.folder / "needles" / f"{samples.task}-{samples.length}-{window or 'own'}-{digest[:16]}.jsonl"
 

@@ -48,8 +48,9 @@ class EvalTarget:
     @property
     def name(self) -> str:
         """Its name in tables."""
-        changed = f" without {self.silenced}" * bool(self.silenced) + f", {self.cut}" * bool(self.cut)
-        return f"{self.run.path}{changed}"
+        without = f" without {self.silenced}" if self.silenced else ""
+        cut = f", {self.cut}" if self.cut else ""
+        return f"{self.run.path}{without}{cut}"
 
     @property
     def folder(self) -> Path:

@@ -10,12 +10,12 @@ import torch
 
 from hybridkit.hub.card import card
 from hybridkit.hub.family import FAMILY, CannotSay, Family
-from hybridkit.hub.importing import whole_folder
 from hybridkit.model.loading import load_model
 from hybridkit.model.plan import Plan
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
+from hybridkit.system.files import whole_folder
 
 HF = "hf"  # `--format hf`: the family that says the stack exactly, of those with a preference
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}

@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import Shards, check_links, read_foreign_json
 from hybridkit.hub.tokenizer import read_hub_tokenizer
 from hybridkit.hub.weights import read_weights
+from hybridkit.model.loading import said_model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import dump
 from hybridkit.recipe.schema import Recipe
@@ -32,8 +31,8 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
 from hybridkit.runs.plugin_copies import hashes, write_copies
 from hybridkit.runs.run import Run
-from hybridkit.system.errors import Failure, UserError, nearest
-from hybridkit.system.files import FILES
+from hybridkit.system.errors import UserError, nearest
+from hybridkit.system.files import FILES, whole_folder
 from hybridkit.system.folders import kind
 from hybridkit.system.pydantic_errors import first_error
 
@@ -142,25 +141,6 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
     return recipe, plan
 
 
-@contextmanager
-def whole_folder(run: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `run`; nothing is left where that fails.
-
-    Raises UserError where a file is in the way, and Failure where the folder cannot be made or the disk is full.
-    """
-    part = run.parent / f".{run.name}.{os.getpid()}.part"
-    try:
-        part.mkdir(parents=True)
-        yield part
-        FILES.rename(part, run)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{run}: a file is in the way; name another folder") from error
-    except OSError as error:
-        raise Failure(f"{run}: it cannot be written, and nothing of it is kept: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def write_run(
     run: Run,
     recipe: Recipe,
@@ -190,7 +170,7 @@ def write_run(
         data=data,
         tokenizer=tokenizer.digest,
         code=hashes(code),
-        model=f"{plan.pattern} width={plan.dims.width} heads={plan.dims.heads} vocab={plan.dims.vocab}",
+        model=said_model(plan, recipe),
         files={name: stamp(folder / name) for name in (WEIGHTS, STATE)},
     )
     (folder / NAME).write_bytes(sealed(manifest))

@@ -26,8 +26,10 @@ def read_weights(family: Family, plan: Plan, shards: Shards, origin: str) -> dic
     """
     names = {*shards}
     if len(plan.entries) > len(names):  # said before a model of wild depth is built
-        raise UserError(f"{origin}: its {len(names)} tensors are fewer than the {len(plan.entries)} mixers and FFNs"
-                        " that config.json describes")  # fmt: skip
+        few, many = len(names), len(plan.entries)
+        raise UserError(
+            f"{origin}: its {few} tensors are fewer than the {many} mixers and FFNs that config.json describes"
+        )
     with torch.device("meta"):
         own = weights_of(Model(plan))
     rules = family.as_stored(family.rules(plan), names)

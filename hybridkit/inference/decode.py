@@ -164,7 +164,8 @@ def _decode(
             if read > room:  # doubled: in all, copying then takes time proportional to the length
                 room = int(min(max(2 * read, _GRAPH_ROOM if graph else _LEAST_ROOM), most))
                 before, states = places(states) if graph else [], model.reserve(states, room)
-                step = step if graph and places(states) == before else None  # a graph lasts until a state has grown
+                if graph and places(states) != before:  # a graph lasts until a state has grown
+                    step = None
                 on_growth(states)
             if step is None:
                 plain = plain or (packed_step(model, len(logits)) if lasting and packs(model) else model.step)

@@ -42,6 +42,7 @@ def conversion_parts(record: ConversionRecord, end: str = "") -> Iterator[str]:
 
 
 def mapping_part(record: ConversionRecord) -> str:
+    """The table of what each layer of the student began with, folded. Raises UserError where the record is damaged."""
     mapped = plan(record.mapped.recipe)
     try:
         table = mapping_table(record.layers, mapped)

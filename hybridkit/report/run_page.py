@@ -123,7 +123,7 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     """What a run is, as pairs of a name and a text; the same names for every run."""
     recipe, plan, shown = subject.loaded.recipe, subject.request.plan, subject.curve.summary()
     train, data, record = recipe.train, recipe.data, subject.run.record()
-    found, part = cost_entry(subject.request), " (last stage)" * bool(subject.conversion)
+    found, part = cost_entry(subject.request), " (last stage)" if subject.conversion else ""
     yield "pattern", plan.pattern
     yield "parameters", f"{format_parameters(found['params']['total'])} ({found['params']['total']:,})"
     yield "width, heads, vocabulary", f"{plan.dims.width}, {plan.dims.heads}, {plan.dims.vocab:,}"

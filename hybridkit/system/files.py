@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.links import refuse_links
 
 if TYPE_CHECKING:  # pages and metrics are written without it
@@ -70,3 +73,24 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
     FILES.rename(part, path)
     FILES.fsync(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that becomes `folder`; nothing is left where that fails.
+
+    Raises UserError where a file is in the way, and Failure where the folder cannot be made or the disk is full.
+    """
+    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        FILES.rename(part, folder)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: a file is in the way; name another folder") from error
+    except OSError as error:
+        raise Failure(
+            f"{folder}: it cannot be written, and nothing of it is kept: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,7 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these keys and values. Raises ValueError where a key stands twice: which value counts is unsaid."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {shown(twice)} stands twice")
     return made
 

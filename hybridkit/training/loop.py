@@ -17,7 +17,6 @@ from hybridkit.data.batches import Batch, Feed
 from hybridkit.data.mixture import Mixture
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe
-from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Invalid
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted
@@ -30,7 +29,7 @@ from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.micro_batches import automatic_rows, micro_batches, num_targets
 from hybridkit.training.objective import Objective
 from hybridkit.training.reporter import Reporter
-from hybridkit.training.schedule import learning_rate
+from hybridkit.training.schedule import RateSchedule, learning_rate
 from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.throughput import Speed
 from hybridkit.training.validation import bits_per_byte, validate
@@ -43,7 +42,7 @@ class LoopParts:
     """What a loop works with."""
 
     recipe: Recipe
-    registry: Registry  # what the recipe names
+    schedule: RateSchedule
     plan: Plan
     run: Run
     feed: Feed
@@ -122,7 +121,7 @@ class Loop:
             self._engine.zero_grad()
             self._pass_over(loss)
             return False
-        lr = learning_rate(state.step, train, self._parts.registry)
+        lr = learning_rate(state.step, train, self._parts.schedule)
         self._engine.update(lr) if targets else self._engine.zero_grad()
         state.advance(loss)
         self._log(batch, windows, gradient, {"loss": loss, "lr": lr}, time.perf_counter() - began)

@@ -38,7 +38,7 @@ def refuse_folder(run: Run) -> None:
         return
     inner = sorted(one.name for one in path.iterdir() if one.is_dir() and Run(one).begun)
     if inner:
-        more = f" and {len(inner) - 3} more" * (len(inner) > 3)
+        more = f" and {len(inner) - 3} more" if len(inner) > 3 else ""
         raise UserError(
             f"--run {path}: a folder of runs ({', '.join(inner[:3])}{more}), not the place of one; name a folder within"
             f" it, such as {path / 'new'}"

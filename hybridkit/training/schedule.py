@@ -39,10 +39,10 @@ def schedule_of(train: Train, registry: Registry = REGISTRY) -> RateSchedule:
     return made
 
 
-def learning_rate(step: int, train: Train, registry: Registry = REGISTRY) -> float:
-    """The rate of the update that `step`, counted from 0, makes."""
+def learning_rate(step: int, train: Train, schedule: RateSchedule | None = None) -> float:
+    """The rate of the update that `step`, counted from 0, makes. `schedule`: that of `train`, where it is known."""
     warm = round(train.warmup * train.steps)
     if step < warm:
         return train.lr * (step + 1) / warm
     t = (step - warm) / max(1, train.steps - 1 - warm)
-    return train.last_lr + (train.lr - train.last_lr) * schedule_of(train, registry).remaining(t)
+    return train.last_lr + (train.lr - train.last_lr) * (schedule or schedule_of(train)).remaining(t)

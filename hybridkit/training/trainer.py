@@ -47,6 +47,7 @@ from hybridkit.training.refusals import (
     refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
+from hybridkit.training.schedule import schedule_of
 from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.too_large import naming_what_fits
 from hybridkit.training.used_plugins import training_code
@@ -170,7 +171,8 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         try:
             callbacks.tell("on_start", TrainingStart(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines
-            where = (job.recipe, job.registry, job.plan, job.run, feed, job.engine, job.objective)
+            schedule = schedule_of(job.recipe.train, job.registry)
+            where = (job.recipe, schedule, job.plan, job.run, feed, job.engine, job.objective)
             loop = Loop(LoopParts(*where, store, log, job.reporter, callbacks, about), state)
             with naming_what_fits(job.recipe, job.plan, job.engine, loop.rows):
                 loop.run()

@@ -68,6 +68,8 @@ OPTIONS = [  # every choice that a block offers by name or by true and false, ag
     "moe(4,2,6,bias=true,act=gelu)",
     "moe(4,2,6,act=gelu_tanh)",
 ]
+# Of these, how many times what one rounding does in float64 an error may be. Measured: 1.1 times, under autocast.
+ILL_CONDITIONED = {"kda(low_rank=false,lower_bound=-5,gate_bias=true)": 2}
 PRECISIONS = [testing.BF16, testing.AUTOCAST]
 
 
@@ -96,7 +98,7 @@ def test_law_in_bf16(text: str, law: Callable[..., None], precision: testing.Ari
 @pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 @pytest.mark.parametrize("text", OPTIONS)
 def test_rounding(text: str, precision: testing.Arithmetic) -> None:
-    testing.check_rounding(block(text), DIMS, precision)
+    testing.check_rounding(block(text), DIMS, precision, ill_conditioned=ILL_CONDITIONED.get(text, 0))
 
 
 def test_every_choice_is_in_a_trial() -> None:

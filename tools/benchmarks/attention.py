@@ -9,15 +9,15 @@ that other load on the machine affects all of them alike. Memory is the growth o
 
 import argparse
 import multiprocessing
-import resource
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from measure import CPU, peak_growth
 from torch import Tensor
 from torch.nn import functional as F
 
+from hybridkit.system.timing import medians
 from hybridkit_blocks.ops.attend import attend
 
 HEADS, HEAD = 8, 64
@@ -55,10 +55,12 @@ def implementations(tokens: int, windows: list[int]) -> dict[str, Callable[..., 
 
 def speed(tokens: int, windows: list[int], repeat: int) -> None:
     """Medians of interleaved repetitions of forward and backward."""
-    times = interleaved(implementations(tokens, windows), inputs(tokens), repeat)
+    leaves = inputs(tokens)
+    runs = {name: partial(train, run, leaves) for name, run in implementations(tokens, windows).items()}
+    times = medians(runs, CPU, repeat)
     print(f"{tokens} tokens, {HEADS} heads of {HEAD}, {torch.get_num_threads()} threads, ms forward+backward")
-    for name, milliseconds in times.items():
-        print(f"{name:18s} {milliseconds:9.1f}")
+    for name, seconds in times.items():
+        print(f"{name:18s} {1e3 * seconds:9.1f}")
     for window in windows:
         ours = times[f"ours {window}"]
         masked, causal = times[f"masked SDPA {window}"] / ours, times["causal SDPA"] / ours
@@ -71,15 +73,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, **mask: object) -> Tensor:
     return F.scaled_dot_product_attention(*heads_first, **mask).transpose(1, 2)  # type: ignore[arg-type]
 
 
-def interleaved(runs: dict[str, Callable[..., Tensor]], leaves: list[Tensor], repeat: int) -> dict[str, float]:
-    """Median milliseconds of each. They take turns, `repeat` times after a round that warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeat + 1):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            torch.autograd.grad(run(*leaves[:3]), leaves[:3], leaves[3])
-            taken[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+def train(run: Callable[..., Tensor], leaves: Sequence[Tensor]) -> None:
+    """Forward and backward of `inputs`."""
+    torch.autograd.grad(run(*leaves[:3]), leaves[:3], leaves[3])
 
 
 def memory(lengths: list[int], windows: list[int]) -> None:
@@ -94,12 +90,10 @@ def memory(lengths: list[int], windows: list[int]) -> None:
 
 def peak_bytes(tokens: int, window: int) -> tuple[int, int]:
     """Bytes of the inputs, and by how many bytes one forward and backward raise the peak."""
-    warm, leaves = inputs(64), inputs(tokens)
-    torch.autograd.grad(attend(*warm[:3], 16, None), warm[:3], warm[3])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    torch.autograd.grad(attend(*leaves[:3], window, None), leaves[:3], leaves[3])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return sum(x.nbytes for x in leaves), after - before
+    leaves = inputs(tokens)
+    train(lambda *x: attend(*x, 16, None), inputs(64))  # loads what is loaded once
+    grown = peak_growth(lambda: train(lambda *x: attend(*x, window, None), leaves))
+    return sum(x.nbytes for x in leaves), grown
 
 
 if __name__ == "__main__":

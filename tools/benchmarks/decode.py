@@ -3,24 +3,24 @@
     OMP_NUM_THREADS=1 python tools/benchmarks/decode.py [--precision bf16] [--widths 128 256 512] [--tokens 128]
 
 Each round generates the same number of greedy tokens with both, reading the prompt included; the table shows medians.
-In bf16 ours has weights in bf16, and theirs is run under autocast and with weights in bf16: the faster one counts. A
-second table shows the milliseconds per token of a bounded stack after 1k, 16k and 128k tokens.
+In bf16 ours has weights in bf16; theirs is run under autocast and with weights in bf16, and the faster counts. At width
+128 a second table shows the milliseconds per token of a bounded stack after 1k, 16k and 128k tokens.
 """
 
 import argparse
 import time
-from collections.abc import Callable
 from functools import partial
 from itertools import islice, pairwise
 from statistics import median
 
 import torch
 import transformers
-from models import autocast, choose, in_both_ways, precision
+from measure import medians, ratios, take_turns
+from models import HEADS, VOCAB, autocast, check_sizes, choose, in_both_ways, precision, their_xlstm
 from torch import Tensor
 
 import hybridkit
-from hybridkit.model.model import Model
+from hybridkit.inference.language_model import LanguageModel
 from hybridkit.system.machine import DTYPES
 
 PROMPT = 16
@@ -29,20 +29,16 @@ POSITIONS = (2**10, 2**14, 2**17)
 BOUNDED = "[swa:128, mlstm]*2"
 
 
-def pair(width: int, blocks: int, vocab: int) -> tuple[Model, transformers.PreTrainedModel]:
-    """Ours and theirs: xLSTM of one shape, with weights in fp32."""
-    kernel = "bfloat16" if precision("cpu") == "bf16" else "float32"
-    config = transformers.xLSTMConfig(
-        vocab_size=vocab, hidden_size=width, num_hidden_layers=blocks, num_heads=4, autocast_kernel_dtype=kernel
-    )
-    theirs = transformers.xLSTMForCausalLM(config).eval()
-    inner = theirs.backbone.blocks[0].ffn.proj_up.out_features
-    ours = hybridkit.build(f"[mlstm, ffn(width={inner})]*{blocks}", width=width, heads=4, vocab=vocab, logit_cap=30.0)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    return ours, theirs
+def pair(width: int, blocks: int, device: str) -> tuple[LanguageModel, transformers.PreTrainedModel]:
+    """xLSTM of one shape: ours with weights in the precision chosen, and theirs with weights in fp32."""
+    theirs, pattern = their_xlstm(width, blocks, device, "inference")
+    cap = theirs.config.output_logit_soft_cap
+    ours = hybridkit.build(pattern, width=width, heads=HEADS, vocab=VOCAB, logit_cap=cap)
+    check_sizes(ours, theirs)
+    return ours.to(device, DTYPES[precision(device)]), theirs.eval()
 
 
-def generate_ours(model: Model, ids: Tensor, tokens: int) -> None:
+def generate_ours(model: LanguageModel, ids: Tensor, tokens: int) -> None:
     """Greedy tokens, by hybridkit."""
     for _ in model.generate(model.prefill(ids), max_tokens=tokens, temperature=0):
         pass
@@ -50,32 +46,26 @@ def generate_ours(model: Model, ids: Tensor, tokens: int) -> None:
 
 @torch.inference_mode()
 def generate_theirs(model: transformers.PreTrainedModel, ids: Tensor, tokens: int) -> None:
-    """Greedy tokens, by transformers; under autocast where that is asked for."""
+    """Greedy tokens, by transformers; under autocast where `autocast` says so."""
     ends = {"eos_token_id": None, "pad_token_id": 0}
     mask = torch.ones_like(ids)
     with autocast(model):
         model.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, **ends)  # type: ignore[operator]
 
 
-def seconds(run: Callable[[], None]) -> tuple[float, float]:
-    """Wall-clock and processor seconds of a call; the second is less affected by other load on the machine."""
-    start = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - start[0], time.process_time() - start[1]
-
-
 def compare(width: int, blocks: int, batch: int, tokens: int, rounds: int) -> None:
     """Print one row: medians over the rounds after one that warms up."""
-    ours, theirs = pair(width, blocks, vocab=257)
-    ours, ways = ours.to(DTYPES[precision("cpu")]), in_both_ways("theirs", theirs)
+    ours, theirs = pair(width, blocks, "cpu")
     ids = torch.randint(256, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
-    taken = []
-    for _ in range(rounds + 1):
-        mine = seconds(lambda: generate_ours(ours, ids, tokens))
-        taken.append((mine, min(seconds(partial(generate_theirs, each, ids, tokens)) for each in ways.values())))
-    rates = [batch * tokens / median(wall for wall, _ in column) for column in zip(*taken[1:], strict=True)]
-    wall, processor = (median(theirs[i] / mine[i] for mine, theirs in taken[1:]) for i in range(2))
-    print(f"{width:6} {blocks:7} {batch:6} {rates[0]:9,.0f} {rates[1]:9,.0f} {wall:7.2f} {processor:10.2f}", flush=True)
+    calls = {"ours": partial(generate_ours, ours, ids, tokens)}
+    for way, model in in_both_ways("theirs", theirs).items():
+        calls[way] = partial(generate_theirs, model, ids, tokens)
+    mine, *others = take_turns(calls, rounds).values()
+    best = [min(ways) for ways in zip(*others, strict=True)]  # of each round
+    rates = [batch * tokens / medians(times).wall for times in (mine, best)]
+    faster = ratios(best, mine)
+    figures = f"{rates[0]:9,.0f} {rates[1]:9,.0f} {faster.wall:7.2f} {faster.processor:10.2f}"
+    print(f"{width:6} {blocks:7} {batch:6} {figures}", flush=True)
 
 
 def by_position(width: int) -> None:

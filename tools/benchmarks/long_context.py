@@ -5,13 +5,12 @@
 Prints the time per token, the peak memory of the process and the bytes of the states; each length is measured in a new
 process. Weights and tokens are random, since time and memory do not depend on them; tokens are drawn chunk by chunk.
 Times are medians over at least 64 chunks, after one that warms up. On a busy machine, compare processor times. Peak
-memory is the kernel's count for the whole process (ru_maxrss).
+memory is the kernel's count for the whole process.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -38,30 +37,33 @@ UNITS = {"peak_bytes": 2**20, "state_bytes": 2**10}
 def measure(pattern: str, width: int, tokens: int, chunk: int) -> dict[str, Any]:
     """Read `tokens` random ids, a chunk at a time, then decode 100, in this process."""
     import torch
+    from measure import CPU
 
     import hybridkit
+    from hybridkit.system.timing import Peak
 
     torch.manual_seed(0)
     model, draw = hybridkit.build(pattern, width=width), np.random.default_rng(0)
     chunk = min(chunk, tokens)
     model.prefill(draw.integers(0, 256, chunk, np.uint8), chunk=chunk)  # warms up
     taken: list[tuple[float, float]] = []
-    while len(taken) < CHUNKS:
-        context = None
-        for begin in range(0, tokens, chunk):
-            ids = draw.integers(0, 256, min(chunk, tokens - begin), np.uint8)
-            start = time.perf_counter(), time.process_time()
-            context = model.prefill(ids, context, chunk=chunk)
-            taken.append(((time.perf_counter() - start[0]) / len(ids), (time.process_time() - start[1]) / len(ids)))
-    assert context is not None
+    with Peak(CPU) as peak:
+        while len(taken) < CHUNKS:
+            context = None
+            for begin in range(0, tokens, chunk):
+                ids = draw.integers(0, 256, min(chunk, tokens - begin), np.uint8)
+                start = time.perf_counter(), time.process_time()
+                context = model.prefill(ids, context, chunk=chunk)
+                taken.append(((time.perf_counter() - start[0]) / len(ids), (time.process_time() - start[1]) / len(ids)))
+        assert context is not None
+        marks = [time.perf_counter() for _ in islice(model.generate(context), 101)]
     prefill, processor = (median(column) for column in zip(*taken, strict=True))
-    marks = [time.perf_counter() for _ in islice(model.generate(context), 101)]
     return {
         "tokens": tokens,
         "prefill_us": prefill * 1e6,
         "processor_us": processor * 1e6,
         "decode_ms": median(np.diff(marks)) * 1e3,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": peak.bytes,
         "state_bytes": context.bytes,
     }
 

@@ -2,17 +2,16 @@
 
     python tools/benchmarks/mixer_memory.py [--width 256] [--only gdn,kda] [--part train|read] [--threads 1]
 
-`train`: the peak of the process above its start, over a forward and a backward of the mixer alone, batch of one, fp32;
-KiB a token that are level over lengths mean memory that grows with the length. `read`: the peak while a model of one
-such mixer reads its prompt in chunks of 1,024 tokens, with the bytes of its state; level means constant. Every figure
-is of a process of its own (ru_maxrss). Both also print the seconds that it took.
+`train`: by how much a forward and a backward of the mixer alone raise the peak of resident memory, batch of one, fp32;
+where KiB a token are the same at all lengths, memory grows with the length. `read`: the peak while a model of one such
+mixer reads its prompt in chunks of 1,024 tokens, with the bytes of its state; where they are the same, memory is
+constant. Every figure is of a process of its own. Both also print the seconds that it took.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,14 +21,10 @@ from functools import partial
 NAMES = ["mlstm", "gdn", "kda", "mamba2", "rglru", "conv", "swa:128"]
 
 
-def peak() -> int:
-    """Bytes that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def train(name: str, width: int, tokens: int) -> str:
     """One row of the first table."""
     import torch
+    from measure import peak_growth
 
     from hybridkit.block import Dims
     from hybridkit.model.config import ModelConfig
@@ -43,23 +38,24 @@ def train(name: str, width: int, tokens: int) -> str:
         torch.autograd.grad(layer(x.requires_grad_())[0], [x, *layer.parameters()], slope)
 
     run(64)  # loads what is loaded once
-    before = peak()
-    run(tokens)
-    held = peak() - before
+    held = peak_growth(lambda: run(tokens))
     return f"{held / 2**20:12.1f} MiB{held / 1024 / tokens:10.1f} KiB a token"
 
 
 def read(name: str, width: int, tokens: int) -> str:
     """One row of the second table."""
     import numpy as np
+    from measure import CPU
 
     import hybridkit
+    from hybridkit.system.timing import Peak
 
     model, draw, context = hybridkit.build(name, width=width), np.random.default_rng(0), None
-    for _ in range(0, tokens, 1024):
-        context = model.prefill(draw.integers(0, 256, 1024, np.uint8), context, chunk=1024)
+    with Peak(CPU) as peak:
+        for _ in range(0, tokens, 1024):
+            context = model.prefill(draw.integers(0, 256, 1024, np.uint8), context, chunk=1024)
     assert context is not None
-    return f"{peak() / 2**20:12.1f} MiB{context.bytes / 1024:10.1f} KiB of state"
+    return f"{peak.bytes / 2**20:12.1f} MiB{context.bytes / 1024:10.1f} KiB of state"
 
 
 PARTS: dict[str, tuple[Callable[[str, int, int], str], tuple[int, ...]]] = {
@@ -85,10 +81,8 @@ def main() -> None:
         print(f"{part}, width {given.width}")
         for name in given.only:
             for tokens in PARTS[part][1]:
-                command, begin = (
-                    [sys.executable, __file__, "--child", part, name, f"{given.width}", f"{tokens}"],
-                    time.time(),
-                )
+                command = [sys.executable, __file__, "--child", part, name, f"{given.width}", f"{tokens}"]
+                begin = time.time()
                 done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8")
                 print(f"{name:<10}{tokens:>10,}{done.stdout.rstrip()}{time.time() - begin:8.1f} s", flush=True)
 

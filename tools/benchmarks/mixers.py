@@ -23,6 +23,7 @@ from statistics import median
 
 import torch
 import transformers
+from measure import kept_bytes
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Layer, clone_state
@@ -133,19 +134,7 @@ def train(layer: nn.Module, x: Tensor, slope: Tensor) -> tuple[float, float, flo
 def kept(layer: nn.Module, x: Tensor) -> float:
     """Bytes a token that training keeps beside weights and input."""
     own = {t.untyped_storage().data_ptr() for t in (x, *layer.parameters())}
-    found: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = layer(x)  # held until all is counted, so that no memory is used twice
-        total = sum(found.values())
-    del y
-    return total / x.shape[1]
+    return kept_bytes(lambda: layer(x), own) / x.shape[1]
 
 
 def compare(name: str, dims: Dims, tokens: int, rounds: int) -> None:

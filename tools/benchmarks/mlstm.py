@@ -10,15 +10,14 @@ measured in the same run. `native_custbw` omits the normalizer's gradient, which
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 from mlstm_kernels.torch import get_mlstm_kernel
 from torch import Tensor
 
+from hybridkit.system.timing import medians
 from hybridkit.training.ceiling import matrix_ceiling
 from hybridkit_blocks.ops.mlstm_chunkwise import chunkwise_mlstm
 
@@ -47,15 +46,6 @@ def inputs(batch: int, heads: int, tokens: int, key: int, value: int, device: st
     return [t.requires_grad_() for t in (*rows, i - 2, f + 4.5)]
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """The time of one call."""
-    begin = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def main() -> None:
     """Measure all forms and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,24 +59,16 @@ def main() -> None:
     slope = torch.randn_like(leaves[2])
     forms = implementations(given.device)
     calls = {name: partial(train, run, leaves, slope) for name, run in forms.items()}
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    ceiling = matrix_ceiling(torch.device(given.device), "fp32", (), 1)
-    for repeat in range(given.repeats + 1):
-        ceiling.measure()
-        for name, call in calls.items():
-            spent = seconds(call, given.device)
-            if repeat:  # the first warms up
-                times[name].append(spent)
-    ours = median(times["ours"])
+    device = torch.device(given.device)
+    ceiling = matrix_ceiling(device, "fp32", (), 1)
+    times = medians(calls, device, given.repeats, between=ceiling.measure)
     flops = 3 * 4 * given.batch * given.heads * given.tokens * given.key * given.value
-    for name, all_times in times.items():
-        ceiling.observe(flops / median(all_times), name)
-    peak = ceiling.best
-    print(f"ceiling {peak / 1e9:.0f} GFLOP/s in fp32, {given.threads} threads, {given.device}")
-    for name, all_times in times.items():
-        middle = median(all_times)
-        share = flops / middle / peak
-        print(f"{name:<28} {middle * 1e3:8.1f} ms  {middle / ours:5.2f} x ours  {share:6.1%} of the ceiling")
+    for name, seconds in times.items():
+        ceiling.observe(flops / seconds, name)
+    print(f"ceiling {ceiling.best / 1e9:.0f} GFLOP/s in fp32, {given.threads} threads, {given.device}")
+    for name, seconds in times.items():
+        share = flops / seconds / ceiling.best
+        print(f"{name:<28} {seconds * 1e3:8.1f} ms  {seconds / times['ours']:5.2f} x ours  {share:6.1%} of the ceiling")
 
 
 def train(run: Run, leaves: list[Tensor], slope: Tensor) -> None:

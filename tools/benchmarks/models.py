@@ -1,15 +1,14 @@
-"""Models of hybridkit and of other libraries with the same shape, and one training step of each.
+"""Models of hybridkit and of other libraries with the same shape; a training step of each, and a prefill.
 
-Imported by `peers.py` and `training.py`, which measure them. A step is forward, backward, clipping to norm 1 and the
-fused AdamW of torch, on the same tokens; ours is the local engine, as `hybridkit train` runs it. Arithmetic is in fp32
-on a CPU, and in bf16 under autocast on a GPU, or as `peers.py --precision` says.
+Imported by `peers.py`, `training.py`, `decode.py` and `passes.py`. A step is forward, backward, clipping to norm 1 and
+the fused AdamW of torch, on the same tokens; ours is the local engine, as `hybridkit train` runs it. Arithmetic is in
+fp32 on a CPU, and in bf16 under autocast on a GPU, or as `--precision` says.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -19,11 +18,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hybridkit.block import window_limit
 from hybridkit.data.batches import Batch
 from hybridkit.inference.decode import prefill
 from hybridkit.model.config import ModelConfig
-from hybridkit.model.plan import Plan, compile_pattern
+from hybridkit.model.plan import compile_pattern
 from hybridkit.recipe.schema import Train
 from hybridkit.system.machine import DTYPES
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -32,17 +30,18 @@ from hybridkit.training.optimizers.adamw import Adamw
 
 VOCAB, HEADS, LEARNING_RATE = 257, 4, 1e-3
 Step = Callable[[], object]
+_chosen: str | None = None  # the precision
 
 
 def precision(device: str) -> str:
-    """Of both: what HYBRIDKIT_BENCHMARK_PRECISION says (`peers.py --precision`), else bf16 on a GPU, fp32 on a CPU."""
-    return os.environ.get("HYBRIDKIT_BENCHMARK_PRECISION") or ("bf16" if device == "cuda" else "fp32")
+    """Of both: the one that was chosen, else bf16 on a GPU, fp32 on a CPU."""
+    return _chosen or ("bf16" if device == "cuda" else "fp32")
 
 
 def choose(asked: str | None) -> None:
-    """Have all that follows compute in this precision; None: as `precision` says."""
-    if asked:
-        os.environ["HYBRIDKIT_BENCHMARK_PRECISION"] = asked
+    """Have all that follows compute in this precision; None: in the device's own."""
+    global _chosen
+    _chosen = asked
 
 
 def some_tokens(batch: int, tokens: int, device: str) -> Tensor:
@@ -60,7 +59,7 @@ def our_engine(pattern: str, width: int, device: str, cap: float | None = None) 
 def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | None = None) -> Step:
     """One training step over micro-batches of ids (B, T): every token predicts the next."""
     batches = [Batch(ids, ids.roll(-1, 1), None, 0) for ids in micro_batches]
-    windows = windows_of(engine.model.plan, window)
+    windows = engine.model.plan.fixed_windows(window)
     num_targets = sum(ids.numel() for ids in micro_batches)
 
     def step() -> None:
@@ -70,13 +69,8 @@ def our_step(engine: LocalEngine, micro_batches: list[Tensor], window: int | Non
     return step
 
 
-def windows_of(plan: Plan, window: int | None = None) -> list[int | None]:
-    """`window`, or each policy's largest, for every entry that has one."""
-    return [window_limit(policy, window) for policy in plan.policies]
-
-
 def in_both_ways(name: str, model: nn.Module) -> Mapping[str, nn.Module]:
-    """A peer by the ways in which it computes in the precision asked for: in bf16 under autocast, or all weights bf16.
+    """A peer in each way to compute in the chosen precision: in bf16 under autocast, or with all weights in bf16.
 
     Which is faster differs from peer to peer; the faster is the one to compare with.
     """
@@ -92,7 +86,7 @@ def their_steps(name: str, model: nn.Module, ids: Tensor) -> Mapping[str, Step]:
 
 
 def autocast(model: nn.Module) -> torch.autocast:
-    """Autocast to bf16, where that is asked for and the weights are not bf16."""
+    """Autocast to bf16, where that was chosen and the weights are not in bf16."""
     weight = next(model.parameters())
     enabled = precision(weight.device.type) == "bf16" and weight.dtype == torch.float32
     return torch.autocast(weight.device.type, torch.bfloat16, enabled=enabled)
@@ -114,17 +108,23 @@ def their_step(model: nn.Module, ids: Tensor) -> Step:
     return step
 
 
-def xlstm_pair(width: int, layers: int, device: str, mode: str = "train") -> tuple[LocalEngine, nn.Module]:
-    """Ours, and transformers' xLSTM, by its native kernel: in its training mode, all chunks of 64 in parallel."""
+def their_xlstm(width: int, layers: int, device: str, mode: str) -> tuple[transformers.PreTrainedModel, str]:
+    """transformers' xLSTM, by its native kernel, and our pattern of the same shape."""
     kernel = "bfloat16" if precision(device) == "bf16" else "float32"
     config = transformers.xLSTMConfig(
         vocab_size=VOCAB, hidden_size=width, num_hidden_layers=layers, num_heads=HEADS, use_cache=mode != "train",
         mode=mode, autocast_kernel_dtype=kernel,
     )  # fmt: skip
     theirs = transformers.xLSTMForCausalLM(config).to(device)
-    inner = theirs.backbone.blocks[0].ffn.proj_up.out_features
-    ours = our_engine(f"[mlstm, ffn(width={inner})]*{layers}", width, device, cap=config.output_logit_soft_cap)
-    return _alike(ours, theirs)
+    return theirs, f"[mlstm, ffn(width={theirs.backbone.blocks[0].ffn.proj_up.out_features})]*{layers}"
+
+
+def xlstm_pair(width: int, layers: int, device: str, mode: str = "train") -> tuple[LocalEngine, nn.Module]:
+    """Ours, and transformers' xLSTM: in its training mode, all chunks of 64 in parallel."""
+    theirs, pattern = their_xlstm(width, layers, device, mode)
+    ours = our_engine(pattern, width, device, cap=theirs.config.output_logit_soft_cap)
+    check_sizes(ours.model, theirs)
+    return ours, theirs
 
 
 def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str) -> tuple[LocalEngine, nn.Module]:
@@ -141,11 +141,13 @@ def mistral_pair(width: int, layers: int, window: int, tokens: int, device: str)
         num_attention_heads=HEADS, num_key_value_heads=HEADS, sliding_window=window, max_position_embeddings=tokens,
         attn_implementation="flash_attention_2" if flash else "sdpa", use_cache=False,
     )  # fmt: skip
-    return _alike(ours, transformers.MistralForCausalLM(config).to(device))
+    theirs = transformers.MistralForCausalLM(config).to(device)
+    check_sizes(ours.model, theirs)
+    return ours, theirs
 
 
 def our_prefill(engine: LocalEngine, ids: Tensor) -> Step:
-    """Reading a prompt into a state, with weights cast once, as `hybridkit generate --precision` has it."""
+    """Reading a prompt into a state; weights are cast once, as by `hybridkit generate --precision`."""
     model = copy.deepcopy(engine.model).to(DTYPES[precision(ids.device.type)]).requires_grad_(False).eval()
     return partial(prefill, model, ids)
 
@@ -162,8 +164,7 @@ def their_prefills(name: str, model: nn.Module, ids: Tensor) -> Mapping[str, Ste
     return {way: partial(run, each.eval()) for way, each in in_both_ways(name, copy.deepcopy(model)).items()}
 
 
-def _alike(ours: LocalEngine, theirs: nn.Module) -> tuple[LocalEngine, nn.Module]:
-    """Both models, after a check that they have the same number of parameters."""
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours.model, theirs)]
+def check_sizes(ours: nn.Module, theirs: nn.Module) -> None:
+    """Both must have the same number of parameters."""
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
     assert sizes[0] == sizes[1], f"ours has {sizes[0]:,} parameters, theirs {sizes[1]:,}"
-    return ours, theirs

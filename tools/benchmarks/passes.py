@@ -25,9 +25,9 @@ from typing import Any
 
 import models
 import torch
+from measure import kept_bytes
 from models import our_engine, our_step, some_tokens
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -36,9 +36,9 @@ from hybridkit.data.batches import Batch
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul", "convolution")
 COPIES = ("copy_", "_to_copy", "clone", "cat", "stack", "_foreach_copy_", "index_select", "repeat")
 FILLS = ("zeros_like", "new_zeros", "ones_like", "full_like", "zeros", "full")  # what they are given is not read
-FREE = ("empty", "view", "as_strided", "detach", "alias", "expand", "t.", "transpose", "permute", "slice", "select",
-        "split", "unbind", "unsqueeze", "squeeze", "diagonal", "is_", "_local_scalar", "new_empty", "_reshape_alias",
-        "_unsafe_view", "unfold", "lift", "set_", "profiler", "prim")  # fmt: skip
+# What touches no memory, beside views: views in place among it.
+FREE = ("empty", "new_empty", "_unsafe_view", "squeeze_", "unsqueeze_", "transpose_", "t_", "detach_", "as_strided_",
+        "set_", "is_", "_local_scalar", "profiler", "prim")  # fmt: skip
 OWN = ("blocks", "hybridkit", "hybridkit_blocks")  # folders whose lines `--by place` names
 
 
@@ -54,7 +54,7 @@ class Passes(TorchDispatchMode):
         name, kwargs = str(func).removeprefix("aten."), kwargs or {}
         base = name.split(".")[0]
         out = _in_fp32(func, args, kwargs) if base in PRODUCTS else func(*args, **kwargs)
-        if base in PRODUCTS or not name.startswith(FREE):
+        if not func.is_view and not name.startswith(FREE):
             own = list(tensors(out if base in FILLS else (args, kwargs, out)))
             if base in COPIES and len({t.dtype for t in own}) > 1:
                 base = f"{base} (cast)"
@@ -113,26 +113,11 @@ def place(name: str) -> str:
 KEYS: dict[str, Callable[[str], str]] = {"group": group, "operation": str, "place": place}
 
 
-def kept_bytes(run: Callable[[], object], own: set[int]) -> int:
-    """Bytes of the storages that autograd saves in a forward pass, but for those of `own` addresses."""
-    saved = list[Tensor]()
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        made = run()
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
-    del made
-    return sum(size for place, size in storages.items() if place not in own)
-
-
 def measured(given: argparse.Namespace, precision: str) -> tuple[Passes, Passes, int]:
     """The passes of gradients and of the update, and the bytes kept for backward."""
     models.choose(precision)
     engine, ids = our_engine(given.pattern, given.width, "cpu"), some_tokens(1, given.tokens, "cpu")
-    batch, windows = Batch(ids, ids.roll(-1, 1), None, 0), models.windows_of(engine.model.plan)
+    batch, windows = Batch(ids, ids.roll(-1, 1), None, 0), engine.model.plan.fixed_windows(None)
     gradients, update = Passes(given.by, given.cache), Passes(given.by, given.cache)
     with Passes("group", 0):
         our_step(engine, [ids])()  # a first step makes the optimizer's state

@@ -7,24 +7,22 @@ Each round runs every library once; times are medians over the rounds after one 
 over the rounds of their time over ours. Where other programs use the machine, compare processor times.
 
 With --precision bf16, all compute in bf16: ours as `hybridkit train` and `hybridkit generate --precision bf16` do;
-transformers' models under autocast and with weights in bf16, each in a row of its own, of which the faster counts.
---shorter N divides the tokens by N, for a try. On a CPU without instructions for bf16 its times mean nothing.
+transformers' models under autocast and with weights in bf16, each in a row of its own, of which the faster counts. On
+a CPU without instructions for bf16 these times mean nothing. --shorter N divides the tokens by N, for a try.
 
 xlstm, mistral-2k, -8k, -16k: one training step, width 256, 8 layers, one row (tools/benchmarks/models.py).
-prefill-xlstm, prefill-mistral: 2,048 tokens read into a state. decode-1, decode-8: 64 greedy tokens for each of 1 or 8
-rows. attention-128, -1024: attention alone, 8,192 tokens, forward and backward. cell: the mLSTM cell alone, 4,096
-tokens, and mlstm_kernels. flash, fla: on a GPU, where they are installed.
+prefill-xlstm (at widths from 128 on), prefill-mistral: 2,048 tokens read into a state. decode-1, decode-8: 64 greedy
+tokens for each of 1 or 8 rows. attention-128, -1024: attention alone, 8,192 tokens, forward and backward. cell: the
+mLSTM cell alone, 4,096 tokens, and mlstm_kernels. flash, fla: on a GPU, where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from statistics import median
 from typing import Any, NamedTuple
 
 import attention as attention_benchmark
@@ -32,8 +30,8 @@ import decode as decode_benchmark
 import mlstm as mlstm_benchmark
 import torch
 import transformers
+from measure import medians, ratios, take_turns
 from models import (
-    VOCAB,
     choose,
     in_both_ways,
     mistral_pair,
@@ -48,11 +46,11 @@ from models import (
 from torch.nn import functional as F
 
 from hybridkit.system.machine import DTYPES
-from hybridkit.system.timing import synchronize
 from hybridkit.training.ceiling import peak_flops
 from hybridkit_blocks.ops.attend import attend
 
 WINDOW, OURS = 128, "ours"
+CHUNK = 128  # tokens, of which the mLSTM cells of other libraries take whole chunks
 Runs = Mapping[str, Callable[[], object]]  # by name; one of them is OURS
 
 
@@ -64,8 +62,8 @@ class Sizes(NamedTuple):
     shorter: int  # all numbers of tokens are divided by it
 
     def tokens(self, usual: int) -> int:
-        """The tokens in place of the usual ones; at least a chunk of transformers' xLSTM."""
-        return max(64, usual // self.shorter)
+        """The tokens in place of the usual ones: whole chunks of `CHUNK`."""
+        return max(1, usual // self.shorter // CHUNK) * CHUNK
 
 
 def xlstm(device: str, sizes: Sizes) -> Runs:
@@ -104,9 +102,8 @@ def _mistral_name(model: Any) -> str:
 
 def decode(batch: int, device: str, sizes: Sizes) -> Runs:
     """64 greedy tokens of xLSTM after a prompt of 16."""
-    ours, theirs = (model.to(device) for model in decode_benchmark.pair(sizes.width, sizes.layers, VOCAB))
-    ids, tokens = some_tokens(batch, decode_benchmark.PROMPT, device), sizes.tokens(64)
-    ours = ours.to(DTYPES[precision(device)])
+    ours, theirs = decode_benchmark.pair(sizes.width, sizes.layers, device)
+    ids, tokens = some_tokens(batch, decode_benchmark.PROMPT, device), max(1, 64 // sizes.shorter)
     runs = {OURS: partial(decode_benchmark.generate_ours, ours, ids, tokens)}
     for name, each in in_both_ways("transformers' xLSTM", theirs).items():
         runs[name] = partial(decode_benchmark.generate_theirs, each, ids, tokens)
@@ -191,20 +188,11 @@ def missing(name: str, device: str) -> str | None:
 
 def run_comparison(runs: Runs, device: str, repeat: int) -> dict[str, dict[str, float]]:
     """By name: wall-clock and processor seconds, and their ratios to ours."""
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(repeat + 1):
-        for name, run in runs.items():
-            begin = time.perf_counter(), time.process_time()
-            run()
-            synchronize(torch.device(device))
-            rounds[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-    found = {}
-    for name, taken in rounds.items():
-        wall, processor = (median(both[i] for both in taken[1:]) for i in range(2))
-        pairs = list(zip(taken[1:], rounds[OURS][1:], strict=True))
-        ratio, processor_ratio = (median(theirs[i] / ours[i] for theirs, ours in pairs) for i in range(2))
-        found[name] = {"seconds": wall, "processor_seconds": processor}
-        found[name] |= {"ratio": ratio, "processor_ratio": processor_ratio}
+    taken, found = take_turns(runs, repeat, torch.device(device)), {}
+    for name, times in taken.items():
+        middle, ratio = medians(times), ratios(times, taken[OURS])
+        found[name] = {"seconds": middle.wall, "processor_seconds": middle.processor}
+        found[name] |= {"ratio": ratio.wall, "processor_ratio": ratio.processor}
     return found
 
 
@@ -233,13 +221,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     device, threads = torch.device(given.device), torch.get_num_threads()
     ceiling = peak_flops(device, precision(given.device))  # type: ignore[arg-type]
-    report: dict[str, Any] = {
-        "device": given.device,
-        "precision": precision(given.device),
-        "threads": threads,
-        "ceiling": ceiling,
-        "comparisons": {},
-    }
+    report: dict[str, Any] = {"device": given.device, "precision": precision(given.device), "threads": threads}
+    report |= {"ceiling": ceiling, "comparisons": {}}
     if not given.json:
         print(f"{given.device}, {threads} threads, ceiling {ceiling / 1e9:.0f} GFLOP/s, medians of {given.repeat}\n")
         print(f"{'':56} {'ms':>11} {'processor ms':>13} {'x ours':>9} {'processor':>10}")

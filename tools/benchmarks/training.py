@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
-from models import choose, our_engine, our_prefill, our_step, precision, some_tokens, windows_of
+from measure import CPU, medians, peak_growth, ratios, take_turns
+from models import choose, our_engine, our_prefill, our_step, precision, some_tokens
 
-from hybridkit.cost.flops import forward_flops, head_flops
+from hybridkit.cost.flops import TRAINING, forward_flops, head_flops
 from hybridkit.model.loss import linear_cross_entropy
 from hybridkit.system.timing import Peak
 from hybridkit.training.ceiling import peak_flops
@@ -34,14 +33,8 @@ from hybridkit.training.micro_batches import CPU_TOKENS
 BATCH = 65536  # tokens of an optimizer step
 LENGTHS = [1024 << n for n in range(7)]
 SWITCHED = (128, 2048)
+PARTS = ("lengths", "switch", "loss", "precision")
 LOSS = {"tokens": 16384, "vocab": 131072, "width": 256}
-
-
-def both_clocks(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall-clock and processor seconds of a call."""
-    begin = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
 
 def lengths(pattern: str, width: int, repeat: int) -> None:
@@ -51,15 +44,11 @@ def lengths(pattern: str, width: int, repeat: int) -> None:
     for length in LENGTHS:
         ids = some_tokens(BATCH // length, length, "cpu")
         steps[length] = our_step(engine, list(ids.split(max(1, CPU_TOKENS // length))))
-    taken: dict[int, list[tuple[float, float]]] = {length: [] for length in steps}
-    for _ in range(repeat + 1):
-        for length, step in steps.items():
-            taken[length].append(both_clocks(step))
+    taken = {length: medians(times) for length, times in take_turns(steps, repeat).items()}
     print(f"{pattern}, width {width}, {BATCH:,} tokens a step, {precision('cpu')}, {torch.get_num_threads()} threads")
     print(f"{'tokens of a row':>16} {'tokens/s':>10} {'a processor second':>20} {'of the first':>13}")
-    first = median(processor for _, processor in taken[LENGTHS[0]][1:])
-    for length, times in taken.items():
-        wall, processor = (median(both[i] for both in times[1:]) for i in range(2))
+    first = taken[LENGTHS[0]].processor
+    for length, (wall, processor) in taken.items():
         print(f"{length:16,} {BATCH / wall:10,.0f} {BATCH / processor:20,.0f} {first / processor:13.2f}")
 
 
@@ -68,42 +57,34 @@ def switch(width: int, repeat: int) -> None:
     engine = our_engine(f"[swa:stoch({SWITCHED[0]},{SWITCHED[1]},p=.5), mlstm]*2", width, "cpu")
     ids = some_tokens(1, 8192, "cpu")
     steps = {window: our_step(engine, [ids], window) for window in SWITCHED}
-    taken: dict[tuple[int, bool], list[float]] = {(window, new): [] for window in SWITCHED for new in (True, False)}
-    for _ in range(repeat + 1):
-        for (window, _), times in taken.items():  # switch to 128, stay, switch to 2048, stay, ...
-            times.append(both_clocks(steps[window])[1])
+    calls = {(window, new): steps[window] for window in SWITCHED for new in (True, False)}
+    taken = take_turns(calls, repeat)  # switch to 128, stay, switch to 2048, stay, ...
     print(f"\n8,192 tokens a step, width {width}, processor ms, medians of {repeat}")
     for window in SWITCHED:
-        switched, kept = (1e3 * median(taken[window, new][1:]) for new in (True, False))
+        switched, kept = (1e3 * medians(taken[window, new]).processor for new in (True, False))
         print(f"window {window}: kept {kept:.1f}, switched to {switched:.1f}: {switched / kept - 1:+.1%}")
 
 
 def precisions(pattern: str, width: int, tokens: int, repeat: int) -> None:
     """Print a line for each precision, of a training step and of a prefill."""
-    runs, ids, forward = dict[tuple[str, str], Callable[[], object]](), some_tokens(1, tokens, "cpu"), 0.0
+    runs, ids = dict[tuple[str, str], Callable[[], object]](), some_tokens(1, tokens, "cpu")
     for kind in ("fp32", "bf16"):
         choose(kind)
         engine = our_engine(pattern, width, "cpu")
         runs["train", kind], runs["prefill", kind] = our_step(engine, [ids]), our_prefill(engine, ids)
-        plan = engine.model.plan
-        forward = float(forward_flops(plan, tokens, windows_of(plan)))
-    taken = dict[tuple[str, str], list[tuple[float, float]]]()
-    for _ in range(repeat + 1):
-        for name, run in runs.items():
-            taken.setdefault(name, []).append(both_clocks(run))
-    flops = {"train": 3 * forward, "prefill": forward - tokens * head_flops(plan)}
-    ceilings = {kind: peak_flops(torch.device("cpu"), kind) for kind in ("fp32", "bf16")}
+    taken, plan = take_turns(runs, repeat), engine.model.plan
+    forward = forward_flops(plan, tokens)
+    flops = {"train": TRAINING * forward, "prefill": forward - tokens * head_flops(plan)}
+    ceilings = {kind: peak_flops(CPU, kind) for kind in ("fp32", "bf16")}
     print(f"\n{pattern}, width {width}, {tokens:,} tokens, {torch.get_num_threads()} threads, medians of {repeat}")
     print(
         f"{'':13} {'ms':>9} {'processor':>9} {'GFLOP/s':>9} {'ceiling':>9} {'share':>7} {'x fp32':>7} {'processor':>9}"
     )
     for (what, kind), times in taken.items():
-        pairs = list(zip(taken[what, "fp32"][1:], times[1:], strict=True))
-        wall, processor = (median(both[i] for both in times[1:]) for i in range(2))
-        faster = [median(first[i] / own[i] for first, own in pairs) for i in range(2)]
+        (wall, processor), faster = medians(times), ratios(taken[what, "fp32"], times)
         rate = flops[what] / wall
         figures = f"{1e3 * wall:9.1f} {1e3 * processor:9.1f} {rate / 1e9:9.1f} {ceilings[kind] / 1e9:9.1f}"
-        print(f"{what:8}{kind:5} {figures} {rate / ceilings[kind]:7.1%} {faster[0]:7.2f} {faster[1]:9.2f}")
+        print(f"{what:8}{kind:5} {figures} {rate / ceilings[kind]:7.1%} {faster.wall:7.2f} {faster.processor:9.2f}")
 
 
 def loss() -> None:
@@ -117,20 +98,17 @@ def loss_memory() -> tuple[int, int, str]:
     """Bytes of the inputs, the growth of the peak in bytes, and what the peak measures."""
     tokens, vocab, width = LOSS.values()
     x, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocab, width, requires_grad=True)
-    targets, small, peak = torch.randint(vocab, (tokens,)), torch.randn(8, width), Peak(torch.device("cpu"))
+    targets, small = torch.randint(vocab, (tokens,)), torch.randn(8, width)
     linear_cross_entropy(small, weight[:64].detach(), targets[:8] % 64)  # loads libraries before the measurement
-    with peak:
-        pass
-    before = peak.bytes
-    with peak:
-        linear_cross_entropy(x, weight, targets).backward()
-    return x.nbytes + weight.nbytes, peak.bytes - before, peak.meaning
+    grown = peak_growth(lambda: linear_cross_entropy(x, weight, targets).backward())
+    return x.nbytes + weight.nbytes, grown, Peak(CPU).meaning
 
 
 def main() -> None:
-    """Run the measurements asked for; by default all."""
+    """Run the measurements asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["lengths", "switch", "loss"])
+    about = f"of {', '.join(PARTS)}; without: all but precision"
+    parser.add_argument("what", nargs="*", choices=[*PARTS, []], metavar="PART", help=about)
     parser.add_argument("--pattern", default="[swa:128, mlstm]*2")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
@@ -138,14 +116,15 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of `lengths` and `switch`")
     given = parser.parse_args()
     choose(given.precision)
-    if "precision" in given.what:
-        precisions(given.pattern, given.width, given.tokens, given.repeat)
-    if "lengths" in given.what:
+    what = given.what or PARTS[:3]
+    if "lengths" in what:
         lengths(given.pattern, given.width, given.repeat)
-    if "switch" in given.what:
+    if "switch" in what:
         switch(given.width, given.repeat)
-    if "loss" in given.what:
+    if "loss" in what:
         loss()
+    if "precision" in what:
+        precisions(given.pattern, given.width, given.tokens, given.repeat)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from hybridkit.block import window_limit
 from hybridkit.cost.memory import Training, persistent_memory
 from hybridkit.data.batches import Batch
 from hybridkit.model.config import ModelConfig
@@ -48,9 +47,8 @@ def measure(stage: int) -> tuple[int, int]:
         PLAN, Train(engine="deepspeed", zero=stage, deepspeed={"zero_optimization": zero}, device="cpu")
     )
     tokens = torch.zeros(1, 64, dtype=torch.int64)
-    windows = [window_limit(policy) for policy in PLAN.policies]
     for _ in range(2):
-        engine.gradients([Batch(tokens, tokens, None, 0)], windows, 64 * engine.ranks)
+        engine.gradients([Batch(tokens, tokens, None, 0)], PLAN.fixed_windows(None), 64 * engine.ranks)
         before = alive()
         engine.update(1e-3)
     return before, alive()

@@ -8,16 +8,15 @@ of the training text; the second figure counts only the bytes that the held-out 
 
 import argparse
 import lzma
-import math
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import hybridkit
 from hybridkit.data.batches import cover
-from hybridkit.data.corpus import Corpus, Tokens, prepare_corpus
-from hybridkit.model.model import Model
+from hybridkit.data.corpus import Tokens, prepare_corpus
+from hybridkit.evaluation.perplexity import perplexity
+from hybridkit.evaluation.scoring import ReadOptions
 
 SMOOTHING = 0.1  # added to every pair's count
 HEAD_START = 8 << 20  # bytes; the window of xz's default preset
@@ -32,8 +31,9 @@ def main() -> None:
     data = model.recipe.data
     corpus = prepare_corpus(data.source, data.tokenizer, field=data.field, validation=data.validation)
     train, held_out = (side.tokenizer.decode(side.ids) for side in (corpus.train, corpus.validation))
+    held_out_rows = cover(corpus.validation, data.sequence, batch=8)
     rows = {
-        "this model": model_bits(model, corpus, data.sequence),
+        "this model": perplexity(model, held_out_rows, ReadOptions()).to_json()["bits_per_byte"],
         "bigram of bytes": bigram_bits(documents(corpus.train), documents(corpus.validation)),
         "xz -9e": 8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
         "xz, after training text": primed_bits(train[-HEAD_START:], held_out),
@@ -41,16 +41,6 @@ def main() -> None:
     print(f"bits per byte of {len(held_out):,} held-out bytes ({data.source})")
     for name, bits in rows.items():
         print(f"  {name:<24} {bits:.3f}")
-
-
-@torch.inference_mode()
-def model_bits(model: Model, corpus: Corpus, sequence: int) -> float:
-    """Total nats of all targets / ln 2 / bytes of their text."""
-    nats, size = 0.0, 0
-    for batch in cover(corpus.validation, sequence, batch=8):
-        nats += model(batch.tokens, document_starts=batch.document_starts, targets=batch.targets)[0].item()
-        size += batch.bytes
-    return nats / math.log(2) / size
 
 
 def documents(side: Tokens) -> list[np.ndarray]:

@@ -29,10 +29,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 sys.path += [str(TESTS / folder) for folder in ("helpers", "language", "recipe", "runs")]
 
+import torch  # noqa: E402
 from fuzz_cases import Case, Kind, kinds  # noqa: E402  # it imports tests
 
 from hybridkit.runs.manifest import Invalid  # noqa: E402
 from hybridkit.system.errors import UserError, out_of_memory  # noqa: E402
+from hybridkit.system.timing import Peak  # noqa: E402
 
 SECONDS = 1.0  # of processor time
 TIMEOUT = 60  # seconds of real time, after which a case that does not end fails
@@ -69,19 +71,23 @@ class CaseRunner:
         """Run all cases of a kind, and print their row; how many failed."""
         outcomes: Counter[str] = Counter()
         slowest = largest = 0.0
+        peak = Peak(torch.device("cpu"))
 
         def one(case: Case) -> None:
             nonlocal slowest, largest
             signal.alarm(TIMEOUT)
-            began, before = time.process_time(), _reset_peak()
+            with peak:
+                pass
+            began, before = time.process_time(), peak.bytes
             try:
-                outcome = _outcome(case, kind.bounded)
+                with peak:
+                    outcome = _outcome(case, kind.bounded)
             except BaseException:
                 outcome = f"failed: {traceback.format_exc()}"
             finally:
                 signal.alarm(0)
             seconds = time.process_time() - began if kind.bounded else 0.0
-            grown = _memory("VmHWM") - before if kind.bounded else 0.0
+            grown = (peak.bytes - before) / 2**20 if kind.bounded else 0.0
             slowest, largest = max(slowest, seconds), max(largest, grown)
             if outcome in ("read", "refused") and seconds > SECONDS:
                 outcome = f"failed: {seconds:.1f} seconds"
@@ -120,20 +126,6 @@ def _outcome(case: Case, bounded: bool) -> str:
 
 def _too_long(number: int, frame: FrameType | None) -> None:
     raise TimeoutError("the case does not end")
-
-
-def _reset_peak() -> float:
-    """Reset the peak of resident memory; megabytes that are resident now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> float:
-    """A line of /proc/self/status, in megabytes."""
-    line = next(
-        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(name)
-    )
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

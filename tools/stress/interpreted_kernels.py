@@ -1,5 +1,5 @@
-"""Compiled kernels without a GPU: Triton's interpreter runs them on a CPU, and each must pass the gate that it has to
-pass on a card before a model uses it: outputs, states and gradients as those of the own form, documents included.
+"""Compiled kernels without a GPU: Triton's interpreter runs them on a CPU, and each must pass the gate of a card, which
+holds its outputs, states and gradients to those of the project's own form, documents included.
 
     python tools/stress/interpreted_kernels.py [mlstm_step] [attention_step] [mlstm] [mamba2] [gdn] [kda]
 
@@ -90,15 +90,17 @@ def prepare() -> None:
 def main() -> int:
     """The exit code: 1 if a kernel failed its gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kernels", nargs="*", choices=[*GATES, []], metavar="KERNEL", help="all six, if none is named")
+    parser.add_argument("kernels", nargs="*", choices=[*GATES, []], metavar="KERNEL", help="all, if none is named")
     names = parser.parse_args().kernels or list(GATES)
+    if find_spec("triton") is None:
+        sys.exit("triton is not installed: a version that the text of --help names is needed, but no GPU")
     prepare()
-    failed = 0
+    failed = False
     for name in names:
         began, fault = time.perf_counter(), GATES[name]()
-        failed += bool(fault)
+        failed |= bool(fault)
         print(f"{name}: {fault or 'agrees with the own form'}, {time.perf_counter() - began:.0f} s", flush=True)
-    return int(failed > 0)
+    return int(failed)
 
 
 if __name__ == "__main__":

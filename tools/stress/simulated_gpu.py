@@ -4,9 +4,9 @@
 
 Runs what a training step computes forward (fp32, bf16 autocast, documents), prefill, and a decoding step in both
 layouts, in fp32 and bf16. It finds tensors made on the CPU, types that do not fit, and whatever waits for the device.
-It counts the operations of a decoding step, each a kernel or, where torch takes a norm as a whole, less. Backward needs
-a driver, and is not tried; kernels are taken as their fake implementations say; FlexAttention gives empty tensors.
-Experts in fp32 are known to wait, since each takes a product of its own there.
+It counts the operations of a decoding step: of those that a card runs as one kernel, a norm for example, it may count
+the parts. Backward needs a driver, and is not tried; kernels are taken as their fake implementations say; FlexAttention
+gives empty tensors. Experts in fp32 are known to wait, since each takes a product of its own there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -36,20 +36,7 @@ PATTERNS = [
     "[sa, moe(experts=4,active=2,width=32)]",
     "[sa(rope=.5,qk_norm=head)]", "[sa:stoch(8,all)]", "[sa(bias=true,qk_norm=projection,kv_heads=1), ffn(width=61)]",
 ]  # fmt: skip
-FREE = (
-    "view",
-    "reshape",
-    "transpose",
-    "permute",
-    "select",
-    "slice",
-    "split",
-    "unbind",
-    "expand",
-    "squeeze",
-    "detach",
-    "t",
-)
+EMPTY = ("empty", "new_empty", "_unsafe_view", "squeeze_", "unsqueeze_")  # beginnings of names: no kernel runs
 DEVICE = torch.device("cuda")
 
 
@@ -61,7 +48,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, return_aux: Any 
 
 
 @contextmanager
-def default_type(dtype: torch.dtype) -> Any:
+def default_type(dtype: torch.dtype) -> Iterator[None]:
     """Of what is made within."""
     torch.set_default_dtype(dtype)
     try:
@@ -71,7 +58,7 @@ def default_type(dtype: torch.dtype) -> Any:
 
 
 class Kernels(TorchDispatchMode):
-    """Counts operations that are no mere views."""
+    """Counts operations that compute: views and empty tensors do not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,13 +66,13 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.partition("::")[2]
-        if not name.strip("_").startswith(FREE) and name != "_unsafe_view":
+        if not func.is_view and not name.startswith(EMPTY):
             self.count[name] += 1
         return func(*args, **(kwargs or {}))
 
 
 def training(model: Any, ids: Tensor, documents: bool, half: bool) -> str:
-    """Forward with its loss."""
+    """Forward with its loss; there is nothing to count."""
     starts = torch.zeros_like(ids, dtype=torch.bool) if documents else None
     with torch.autocast("cuda", torch.bfloat16, enabled=half):
         loss, _ = model(ids, document_starts=starts, targets=ids)
@@ -105,7 +92,7 @@ def decoding(model: Any, ids: Tensor, packed: bool) -> str:
 
 
 def prepare() -> None:
-    """Library kernels as off, the project's own as on, and autocast as on a card."""
+    """Kernels of libraries off, the project's own on, and autocast as on a card."""
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda *_, **__: True
     flex._compiled = lambda: attention

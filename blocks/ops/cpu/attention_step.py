@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hybridkit.block import State, StepFunction
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 

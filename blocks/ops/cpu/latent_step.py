@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybridkit.block import State, StepFunction
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.attention_step import rotary
-from hybridkit_blocks.ops.cpu.packed import Product, Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import probabilities
 

@@ -98,7 +98,7 @@ def _growth(step: Any) -> int:
         table = base64.b64decode(step.get("precompiled_charsmap") or "")
         index = int.from_bytes(table[:4], "little")
         return max(map(len, table[4 + index :].split(b"\0")), default=1)
-    own = max(1, *(len(step[key]) for key in ("content", "prepend") if isinstance(step.get(key), str)), 1)
+    own = max([1, *(len(step[key]) for key in ("content", "prepend") if isinstance(step.get(key), str))])
     return math.prod(map(_growth, step.get("normalizers") or step.get("decoders") or ()), start=own)
 
 

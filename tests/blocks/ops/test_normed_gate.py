@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hybridkit_blocks.ops import normed_gate as module
-from hybridkit_blocks.ops.convolution import SIGMOID, SILU, Activation
+from hybridkit_blocks.ops.activation import SIGMOID, SILU, Activation
 from hybridkit_blocks.ops.normed_gate import LAYER_NORM, RMS_NORM, UnweightedNorm, normed_gate
 
 EPS = 1e-3

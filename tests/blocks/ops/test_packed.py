@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridkit_blocks.ops.cpu.packed import Unit, product, residual, side_by_side
+from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 
 SHAPES = [(24, 40), (40, 24), (600, 500)]  # the last is large enough for oneDNN's layout
 
