@@ -54,7 +54,7 @@ class Layer(nn.Module, ABC):
         return self(x, state)
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        """A function that computes `x + step(norm(x))`, for decoding many tokens on a CPU.
+        """A function that computes `x + step(norm(x))`, for decoding many tokens.
 
         It may copy the current weights into a layout that is fast for a batch of `rows`; it must be right for any
         batch. It runs without gradients.

@@ -105,8 +105,8 @@ class Train(Section):
     warmup: Share = Field(default=0.01, description="Share of the steps in which the rate rises.")
     schedule: Annotated[str | dict[str, JsonValue], BeforeValidator(_schedule)] = Field(
         default="cosine",
-        description="How the rate falls: along a cosine (`cosine`), in the last fifth of the run (`wsd`, or another "
-        "share: `{name: wsd, decay: .1}`), or not at all (`constant`).",
+        description="How the rate falls: along a cosine (`cosine`), in the last fifth of the steps after "
+        "warmup (`wsd`, or another share: `{name: wsd, decay: .1}`), or not at all (`constant`).",
     )
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's; none on norms, biases and gates.")
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field(default=(0.9, 0.95), description="AdamW's.")

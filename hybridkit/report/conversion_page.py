@@ -85,7 +85,7 @@ def _facts(stage: RecordedStage, run: Run, lines: MetricLines) -> dict[str, str]
         "steps": f"{steps[-1]['step'] if steps else 0:,} of {recipe.train.steps:,}",
         "tokens": f"{steps[-1].get('tokens') or 0 if steps else 0:,}",
         "its loss at first": _figure(losses[0] if losses else None),
-        f"its loss at the end (mean of {RECENT} steps)": _figure(mean(losses[-RECENT:]) if losses else None),
+        f"its loss at the end (mean of {RECENT} steps at most)": _figure(mean(losses[-RECENT:]) if losses else None),
         "held-out loss, nats a token": _figure(held[-1] if held else None),
         "time in steps": format_duration(sum(line.get("seconds") or 0 for line in steps)),
     }
@@ -102,5 +102,5 @@ def _pictures(record: ConversionRecord, lines: Mapping[str, MetricLines], end: s
         yield picture(f"stages{end}", "Loss on held-out text from stage to stage", draw_stages(lines, found))
     for name, of_stage in lines.items():
         if has_errors(of_stage):
-            title = f"How near each new mixer came in {name}: squared error over that of a mixer that adds nothing"
+            title = f"Error of each new mixer in {name}: squared, over that of a mixer that adds nothing"
             yield picture(f"errors-{name}{end}", title, draw_errors(of_stage))

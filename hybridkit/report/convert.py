@@ -29,7 +29,7 @@ def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
     for one in found:
         loss, base = _text(one), _text(teacher)
         less = None if None in (loss["loss"], base["loss"]) else loss["loss"] - base["loss"]
-        shown = (loss["loss"], ".4f"), (less, "+.4f"), (loss["perplexity"], ".3f"), (loss["bits_per_byte"], ".4f")
+        shown = (loss["loss"], ".4f"), (less, "+z.4f"), (loss["perplexity"], ".3f"), (loss["bits_per_byte"], ".4f")
         figures = ["-" if value is None else f"{value:{digits}}" for value, digits in shown]
         sizes = [format_bytes(one["state_bytes"].get(n, 0)) for n in contexts]
         own, other = (one.get(key) for key in ("decode_tokens_per_second", "teacher_decode_tokens_per_second"))

@@ -79,4 +79,4 @@ def page(history: Sequence[EvalResult], drawn: Sequence[Sequence[tuple[str, Figu
     for place, (result, pictures) in enumerate(zip(history, drawn, strict=True)):
         parts = list(result_parts(result, pictures, f"-{place + 1}" if place else ""))
         sections.append(PageSection(f"Earlier, {place}" if place else "Results", parts))
-    return html_page(f"Evaluation of {', '.join(history[0].trained)}", [about()], sections)
+    return html_page(f"Evaluation of {'; '.join(history[0].trained)}", [about()], sections)

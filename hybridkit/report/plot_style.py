@@ -107,9 +107,14 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], below: 
 
 
 def counts(axes: Axes, *names: str) -> None:
-    """Ticks of axes (`x`, `y`) as 20k and 1.5M."""
+    """Ticks of axes (`x`, `y`) at whole numbers, as 20k and 1.5M."""
+    from matplotlib.ticker import MaxNLocator
+
     for name in names:
-        getattr(axes, f"{name}axis").set_major_formatter(lambda value, _: short_count(value))
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(lambda value, _: short_count(value))
+        if isinstance(locator := axis.get_major_locator(), MaxNLocator):  # that of linear axes
+            locator.set_params(integer=True)
 
 
 def short_count(value: float) -> str:

@@ -63,9 +63,7 @@ def _front(found: Results) -> Figure:
     best = sorted((a, b) for a, b, row in zip(x, y, found.rows, strict=True) if row.on_front)
     red, said = COLORS[1], "best" if alone else "Pareto front"
     if alone:
-        from matplotlib.ticker import MaxNLocator
-
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # numbers of trials
+        counts(axes, "x")  # numbers of trials
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     else:
         stair = _staircase(best, found.objectives[names[1]] == "max")

@@ -99,7 +99,7 @@ def draw_stack(name: str, plan: Plan, costs: Mapping[str, Any], seed: int, steps
     _around(
         drawing,
         "norm, head" if costs["params"]["head"] else "norm, tied head",
-        costs["params"]["head"],
+        costs["params"]["head"] + plan.dims.width,
     )
     if changing:
         draw_policies(parts[1], plan, {policy: shares[policy] for policy in changing}, seed, steps, costs["context"])
