@@ -29,8 +29,7 @@ def check_window(window: Window, total_steps: int = 1000) -> None:
     _shares(window, total_steps)
     seeds = range(SEEDS)
     steps = [TrainStep(seed, step, total_steps, sequence=SEQUENCE) for seed in seeds for step in range(total_steps)]
-    drawn = [window(step, 0) for step in steps]
-    _pure(window, steps, drawn)
+    drawn = _pure(window, steps)
     for begin in range(0, len(drawn), total_steps):
         _kept(window, drawn[begin : begin + total_steps], total_steps, f"seed {begin // total_steps}")
     _kept(window, drawn, total_steps, f"{SEEDS} seeds")
@@ -60,10 +59,13 @@ def _shares(window: Window, total_steps: int) -> None:
             assert window(step, 0) in shares, f"{window} leaves the windows of its shares, at {step}"
 
 
-def _pure(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int]) -> None:
-    """The same answers in any order, from an equal policy, in any process and rank, at any time, for any generator."""
-    said = f"{window} answers differently the second time"
+def _pure(window: Window, steps: Sequence[TrainStep]) -> list[int]:
+    """The answers: the same in any order, of an equal policy, in any process, rank and time, for any generator."""
+    said, states = f"{window} answers differently the second time", (random.getstate(), torch.get_rng_state())
+    drawn = [window(step, 0) for step in steps]
     assert drawn == [window(step, 0) for step in steps], said
+    left = random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+    assert left, f"{window} uses a global random generator"
     assert all(type(value) is int for value in drawn), f"{window}: a window is a whole number"
     order = list(range(len(steps)))
     random.Random(0).shuffle(order)
@@ -74,6 +76,7 @@ def _pure(window: Window, steps: Sequence[TrainStep], drawn: Sequence[int]) -> N
             others = [window.model_copy(deep=True) for _ in range(9)]
             answers = [others[place % 9](step, 0) for place, step in enumerate(steps[::3])]
         assert answers == drawn[::3], f"{said}, and not on the step alone"
+    return drawn
 
 
 def _kept(window: Window, drawn: Sequence[int], total_steps: int, where: str) -> None:

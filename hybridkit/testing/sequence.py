@@ -12,6 +12,7 @@ CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 ONE_BY_ONE = list(range(1, 67))
 NEAR_CHUNKS = [*range(60, 70), *range(124, 132), *range(252, 262), *range(292, 300)]  # of 300: one by one in places
 PROMPTS = (0, 1, 9)  # shorter and longer than the windows that they are tried with
+DOCUMENTS = 0.2  # the share of tokens that begin one, where documents are tried; else a long window is seen whole
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 
 
@@ -55,15 +56,16 @@ def _same_parts(
 def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for decoding: `reserve`, then `step` token by token, equals one forward."""
     trial = LayerUnderTest(block, dims, precision)
-    for window, prompt in dict.fromkeys(zip(itertools.cycle(trial.windows), PROMPTS * 2, strict=False)):
+    for window, prompt in itertools.product(trial.windows, PROMPTS):
         _same_steps(trial, trial.input(2, 26), prompt, window)
-    _same_steps(trial, trial.input(3, 290), 250, trial.some_windows[-1])
+    for share in (DOCUMENTS, 0):
+        _same_steps(trial, trial.input(3, 290), 250, trial.some_windows[-1], share)
 
 
 @torch.no_grad()
-def _same_steps(trial: LayerUnderTest, x: Tensor, prompt: int, window: int | None) -> None:
+def _same_steps(trial: LayerUnderTest, x: Tensor, prompt: int, window: int | None, share: float = DOCUMENTS) -> None:
     batch, tokens = x.shape[:2]
-    document_starts = random_starts(batch, tokens, 0.2)
+    document_starts = random_starts(batch, tokens, share)
     document_starts[:, prompt:] = False  # a step begins no document
     more = trial.input(batch, 5, seed=5)
     whole, _ = trial.run(
@@ -94,14 +96,22 @@ def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
         decode = trial.layer.decoder(norm, rows=told)
         for window in trial.windows:
             _same_decoded(trial, norm, decode, trial.input(rows, 26), 1, window)
-    _same_decoded(trial, norm, trial.layer.decoder(norm, rows=2), trial.input(2, 290), 250, trial.some_windows[-1])
+    decode = trial.layer.decoder(norm, rows=2)
+    for share in (DOCUMENTS, 0):
+        _same_decoded(trial, norm, decode, trial.input(2, 290), 250, trial.some_windows[-1], share)
 
 
 def _same_decoded(
-    trial: LayerUnderTest, norm: nn.Module, decode: StepFunction, x: Tensor, prompt: int, window: int | None
+    trial: LayerUnderTest,
+    norm: nn.Module,
+    decode: StepFunction,
+    x: Tensor,
+    prompt: int,
+    window: int | None,
+    share: float = DOCUMENTS,
 ) -> None:
     batch, tokens = x.shape[:2]
-    document_starts = random_starts(batch, tokens, 0.2)
+    document_starts = random_starts(batch, tokens, share)
     document_starts[:, prompt:] = False
     whole = x + trial.run(norm(x), window=window, document_starts=document_starts)[0]
     state = trial.run(norm(x[:, :prompt]), window=window, document_starts=document_starts[:, :prompt])[1]

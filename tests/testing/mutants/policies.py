@@ -11,6 +11,8 @@ from pydantic import Field
 
 from hybridkit.block import TrainStep, Window
 
+DAY = 86_400  # seconds; a clock looked at in shorter spans may tick between two calls of the law
+
 
 class Mutant(NamedTuple):
     """A policy with one fault."""
@@ -53,6 +55,15 @@ def right(step: TrainStep, p: float = 0.5) -> int:
     return 2 if step.uniform() < p else 8
 
 
+def seeded(seed: Callable[[int], object], step: TrainStep, draw: Callable[[], float]) -> int:
+    seed(1000 * step.seed + step.step)
+    return 2 if draw() < 0.5 else 8
+
+
+def of_torch() -> float:
+    return torch.rand(()).item()
+
+
 def alternating(self: Coin, step: TrainStep, index: int) -> int:
     self.calls.append(1)
     return (2, 8)[len(self.calls) % 2]
@@ -62,16 +73,18 @@ RIGHT = Coin(p=0.75)
 MUTANTS = [
     coin("it draws from torch's generator", lambda self, step, index: (2, 8)[int(torch.randint(2, ()))]),
     coin("it draws from Python's generator", lambda self, step, index: random.choice((2, 8))),
+    coin("it seeds torch's generator, then draws", lambda self, step, index: seeded(torch.manual_seed, step, of_torch)),
+    coin("it seeds Python's generator, then draws", lambda self, step, index: seeded(random.seed, step, random.random)),
     coin("it draws from the operating system", lambda self, step, index: 2 if os.urandom(1)[0] < 128 else 8),
     coin("it depends on the rank", lambda self, step, index: 8 if os.environ.get("RANK", "0") != "0" else right(step)),
     coin("it depends on the process", lambda self, step, index: (2, 8)[(os.getpid() + step.step) % 2]),
-    coin("it reads the clock", lambda self, step, index: (2, 8)[(int(time.time()) + step.step) % 2]),
+    coin("it reads the clock", lambda self, step, index: (2, 8)[(int(time.time()) // DAY + step.step) % 2]),
     coin("it depends on how often it was asked", alternating),
     coin(
         "it hashes text by a salt of the process",
         lambda self, step, index: (2, 8)[hash(f"{step.step}/{step.seed}") % 2],
     ),
-    coin("it depends on where it lies in memory", lambda self, step, index: (2, 8)[(id(self) // 16 + step.step) % 2]),
+    coin("it depends on where it lies in memory", lambda self, step, index: (2, 8)[hash((id(self), step.step)) % 2]),
     coin("p belongs to the long window", lambda self, step, index: 8 if step.uniform() < self.p else 2, p=0.75),
     coin(
         "p belongs to the long window, and the shares say so",
@@ -94,6 +107,8 @@ AGAIN, ELSEWHERE = "answers differently the second time", "depends on the proces
 SAID = {  # of each, by the law
     "it draws from torch's generator": AGAIN,
     "it draws from Python's generator": AGAIN,
+    "it seeds torch's generator, then draws": "uses a global random generator",
+    "it seeds Python's generator, then draws": "uses a global random generator",
     "it draws from the operating system": AGAIN,
     "it depends on the rank": ELSEWHERE,
     "it depends on the process": ELSEWHERE,

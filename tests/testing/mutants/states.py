@@ -4,7 +4,7 @@ import torch
 
 from hybridkit_blocks.mlstm import Mlstm, MlstmState
 from hybridkit_blocks.sa import SelfAttention
-from mutants.base import ATTEND, RUNNING, Keys, Sum, mutant
+from mutants.base import ATTEND, RUNNING, AttendLayer, Keys, Sum, mutant
 
 MLSTM, SA = Mlstm(), SelfAttention()
 
@@ -85,6 +85,17 @@ def looser(self, x, state=None, *, window=None, document_starts=None):  # type: 
     if state is not None:
         state = state._replace(window=torch.full_like(state.window, 10**6))
     return self.right(x, state, window=window, document_starts=document_starts)
+
+
+def wrong_where(window: int, seen: int):  # type: ignore[no-untyped-def]
+    """A step that is right but for rows with this window that see so many keys."""
+
+    def run(self, x, state):  # type: ignore[no-untyped-def]
+        y, after = AttendLayer.step(self, x, state)
+        wrong = (state.window == window) & ((~state.hidden).sum(1) == seen)
+        return y * (1 + wrong[:, None, None]), after
+
+    return run
 
 
 def decoder(change):  # type: ignore[no-untyped-def]
@@ -187,6 +198,8 @@ MUTANTS = [
         "a step that is wrong once the sum is large",
         step=step(lambda x, y, state: y * (1 + 1e-3 * (state.total.abs().amax() > 20))),
     ),
+    mutant("a step that is wrong for the first token at a window of 2", ATTEND, step=wrong_where(2, seen=0)),
+    mutant("a step that is wrong where a window of 200 is full", ATTEND, step=wrong_where(200, seen=199)),
     mutant("a decoder without the norm's weight", decoder=plain_norm),
     mutant("a decoder without the residual", decoder=decoder(lambda y, x, rows: y - x)),
     mutant(
