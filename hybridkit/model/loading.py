@@ -64,9 +64,9 @@ def said_model(plan: Plan, recipe: Recipe) -> str:
 
 
 def _tell_changes(run: Run, which: Which, now: str) -> None:
-    """Tell that a recipe was edited since the weights were made, so that figures are those of another model."""
+    """The same for a run of an older version, which records pattern and sizes alone."""
     record = Run(run.path, which).record()
-    if not record:
+    if not record or record.recipe is not None:  # of which `Run.recipe` tells more
         return
     pattern, _, sizes = record.model.partition(" width=")
     wanted, found = (set(re.split(r"[ ()]+", text)) for text in (sizes, now.partition(" width=")[2]))

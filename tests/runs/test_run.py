@@ -246,4 +246,9 @@ def test_a_recipe_that_was_edited_after_training_is_told(tmp_path: Path) -> None
             assert old in text
             file.write_text(text.replace(old, new), encoding="utf-8")
         hybridkit.load(run)
-    assert "recipe.yaml says another model than the one that was trained: [swa:stoch(4,8), sa] width=32" in said[0]
+        older = read_manifest(run / "checkpoints" / "step-0").model_copy(update={"recipe": None})
+        (run / "checkpoints" / "step-0" / "manifest.json").write_bytes(sealed(older))
+        hybridkit.load(run)
+    assert "recipe.yaml is not the recipe that the newest checkpoint was trained by" in said[0]
+    assert said[0].endswith(": pattern is [swa:stoch(4,8), sa], and was [swa:stoch(4,16), sa]")
+    assert "recipe.yaml says another model than the one that was trained: [swa:stoch(4,8), sa] width=32" in said[1]
