@@ -1,5 +1,6 @@
 """A run that begins with the weights of another run's checkpoint (`train.from`)."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,21 +22,28 @@ def _first(run: Run) -> dict[str, torch.Tensor]:
     return read_tensors(checkpoint.folder / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("said", "step"), [("{}", 12), ("{{run: {}, checkpoint: newest}}", 12), ("{{run: {}, checkpoint: 4}}", 4),
-                       ("{{run: {}, checkpoint: best}}", 12)]
-)  # fmt: skip
+@pytest.fixture(scope="module")
+def best_at_8(whole: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with checkpoints of the steps 4, 8 and 12, which says that it was best at 8."""
+    run = Run(shutil.copytree(whole.path, tmp_path_factory.mktemp("best") / "run"))
+    lines = [line | ({"val_loss": 0.0} if line["step"] == 8 else {}) for line in run.metrics().lines]
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return run
+
+
+@pytest.mark.parametrize(("said", "step"), [("{}", 12), ("{{run: {}, checkpoint: 4}}", 4),
+                                            ("{{run: {}, checkpoint: best}}", 8)])  # fmt: skip
 def test_weights_are_those_of_the_checkpoint_that_is_named(
-    whole: Run, go: Go, tmp_path: Path, said: str, step: int
+    best_at_8: Run, go: Go, tmp_path: Path, said: str, step: int
 ) -> None:
     run = Run(tmp_path / "run")
-    told = go(run.path, f"train.from={said.format(whole.path)}", *STILL)
+    told = go(run.path, f"train.from={said.format(best_at_8.path)}", *STILL)
     assert any(line.endswith(f"step-{step}") for line in told.messages if line.startswith("train.from: the weights of"))
-    for name, tensor in whole.weights(step).items():
+    for name, tensor in best_at_8.weights(step).items():
         torch.testing.assert_close(_first(run)[name], tensor, rtol=0, atol=0)
     manifest = run.newest().manifest
     assert manifest and manifest.entries["from_step"] == step
-    assert manifest.entries["from_sha256"] == whole.chosen(step)[1].files["model.safetensors"].sha256
+    assert manifest.entries["from_sha256"] == best_at_8.chosen(step)[1].files["model.safetensors"].sha256
 
 
 def test_a_resumed_run_keeps_its_first_weights_although_the_other_run_is_gone(
@@ -50,7 +58,6 @@ def test_a_resumed_run_keeps_its_first_weights_although_the_other_run_is_gone(
     with pytest.raises(UserError, match=r"train\.from: \{run: .*, checkpoint: 8\} in the run, .*other now"):
         go(tmp_path / "again", f"train.from={other}", resume=True)
     shutil.rmtree(other)
-    # steps of 4 and 12 have other rates: only what was bound is compared
     go(resumed.path, said, resume=True)
     one, two = (run.newest().manifest for run in (straight, resumed))
     assert one and two and one.entries == two.entries and one.entries["from_step"] == 8
@@ -77,7 +84,7 @@ def test_what_names_no_checkpoint(whole: Run, go: Go, tmp_path: Path) -> None:
         "{run: a, checkpoint: -1}": r"train\.from\.checkpoint should be a step",
         "{run: a, checkpoint: true}": r"train\.from\.checkpoint should be a step",
         "{run: a, chekpoint: 1}": 'did you mean "checkpoint"',
-        "{checkpoint: best}": r"train\.from",
+        "{checkpoint: best}": "train.from needs `run`",
         "[a, b]": r"train\.from should be the folder of a run, or \{run: \.\.\., checkpoint: best\}",
         "7": r"train\.from should be the folder of a run, or \{run: \.\.\., checkpoint: best\}, not 7",
         "''": r"train\.from should be the folder of a run",
