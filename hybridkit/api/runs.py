@@ -109,7 +109,7 @@ def evaluate(
     needles: str | Sequence[str] = (),
     lengths: int | Sequence[int] = (4096,),
     recall: int | Sequence[int] = (),
-    windows: int | None | Sequence[int | None] = (None,),
+    windows: int | Sequence[int | None] | None = (None,),
     tasks: str | Sequence[str] = (),
     ablate: str | Sequence[str] = (),
     reset_state: int | Sequence[int] = (),
