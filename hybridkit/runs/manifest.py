@@ -112,7 +112,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise Invalid("the folder is a symbolic link")
     content = read_json(folder / NAME)
     if not isinstance(content, dict) or content.pop(SEAL, None) != _hash(content):
-        raise Invalid(f"{NAME} is damaged: its hash is not the one it holds")
+        raise Invalid(f"{NAME} is damaged: its content does not have the hash that it records")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

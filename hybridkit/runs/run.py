@@ -211,7 +211,7 @@ class Run:
 
 def _step(which: Which) -> int:
     if not re.fullmatch("[0-9]{1,18}", str(which), re.ASCII):
-        raise UserError(f"--checkpoint {which}: should be a step, `best` or `newest`")
+        raise UserError(f"checkpoint {which}: should be a step, `best` or `newest`")
     return int(str(which))
 
 

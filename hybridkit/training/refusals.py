@@ -112,21 +112,22 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     theirs, own = (ModelConfig.of(one, vocab=1) for one in (source, recipe))
     if (theirs.width, theirs.tie) != (own.width, own.tie):
         return  # other shapes, or embeddings that training makes its own
+    origin = recipe.train.from_.run if recipe.train.from_ else ""
     if theirs.norm_eps != own.norm_eps:
         raise UserError(
-            f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
+            f"train.from: {origin} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
             f" so that its weights would compute something else: set model.norm_eps={theirs.norm_eps:g}"
         )
     for name in (*theirs.stack_options(), *own.stack_options()):
         if getattr(theirs, name) != getattr(own, name):
             raise UserError(
-                f"train.from: {recipe.train.from_} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
+                f"train.from: {origin} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
                 f" so that its weights would compute something else: set model.{name}={getattr(theirs, name)}"
             )
     if theirs.row_scale != own.row_scale:
         made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
         raise UserError(
-            f"train.from: {recipe.train.from_} is {made}, which multiplies rows of the embedding by"
+            f"train.from: {origin} is {made}, which multiplies rows of the embedding by"
             f" {theirs.row_scale:g}, not by {own.row_scale:g}, so that its weights would compute something else:"
             f" set model.embedding_scale={theirs.row_scale:g}"
         )

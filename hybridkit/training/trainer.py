@@ -22,7 +22,7 @@ from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
-from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
+from hybridkit.runs.plugin_copies import hashes, write_copies
 from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
@@ -32,6 +32,7 @@ from hybridkit.system.notices import listening
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, engine_of, open_engine
+from hybridkit.training.first_weights import entries_of, start_from
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
@@ -44,8 +45,6 @@ from hybridkit.training.refusals import (
     refuse_old_rules,
     refuse_other_checkpoint,
     refuse_other_code,
-    refuse_other_function,
-    refuse_other_tokenizer,
     refuse_other_training,
     refuse_unknown_metrics,
 )
@@ -266,16 +265,12 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         refuse_other_checkpoint(found.manifest, about)
         if found.manifest.code is None and about["code"]:
             reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
+        about["entries"] |= entries_of(found.manifest)
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
         return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
-        origin = Run(recipe.train.from_)
-        refuse_other_function(origin.recipe.recipe, recipe)
-        refuse_other_tokenizer(origin, about["tokenizer"])
-        if (code := recorded(origin)) and code != about["code"]:
-            reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
-        engine.load_weights(origin.weights(), f"train.from: {origin.path}")
+        about["entries"] |= start_from(recipe.train.from_, engine, recipe, about, reporter.message)
     return TrainState()
 
 

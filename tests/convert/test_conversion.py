@@ -289,7 +289,7 @@ def test_kept_mixers_are_chosen_after_the_first_stage_and_once(
     for name, weight in own.items():
         source = aligned if name.startswith(f"layers.{2 - 2 * mixer}.") else theirs
         assert torch.equal(weight, source[name]), name
-    assert made.stages[1].loaded.recipe.train.from_ == str(kept.path.resolve())
+    assert made.stages[1].loaded.recipe.train.from_.run == str(kept.path.resolve())
     monkeypatch.setattr("hybridkit.convert.conversion.choose_and_write", None)  # nothing is chosen again
     go(tmp_path / "run", resume=True, convert=how)
     for wrong in ({**how, "keep": "auto 2"}, {**how, "stages": STAGES[2:]}):
