@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, Layer, State, state_like, window_of
 
-P = ParamSpec("P")
-Check = Callable[Concatenate[Block, Dims, P], None]
+_P = ParamSpec("_P")
+_Check = Callable[Concatenate[Block, Dims, _P], None]
 
 TOLERANCE = 1e-10  # float64: a thousand times the rounding of some thousand additions of numbers near 1
 LONG_CALL = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
@@ -135,14 +135,14 @@ class LayerUnderTest:
         return lambda details: f"{self.say(what)}\n{details}"
 
 
-def law(check: Check[P]) -> Check[P]:
+def law(check: _Check[_P]) -> _Check[_P]:
     """A check whose every error is an AssertionError that names the law, the block and the sizes.
 
     A block that fails to run breaks the law, too.
     """
 
     @wraps(check)
-    def held(block: Block, dims: Dims, *args: P.args, **kwargs: P.kwargs) -> None:
+    def held(block: Block, dims: Dims, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             check(block, dims, *args, **kwargs)
         except Exception as error:
