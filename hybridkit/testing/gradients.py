@@ -64,8 +64,7 @@ def check_gradients(block: Block, dims: Dims) -> None:
         if block.differentiable_state:
             _through_states(trial, window)
     leaves = _leaves(trial, 1, LONG_CALL)
-    for documents in (0, 0.003):
-        _equal_differences(trial, leaves, list(leaves), trial.some_windows[-1], documents)
+    _equal_differences(trial, leaves, list(leaves), trial.some_windows[-1], documents=0)
 
 
 def _leaves(trial: LayerUnderTest, batch: int, tokens: int) -> dict[str, Tensor]:

@@ -4,12 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit_blocks.ffn import FeedForward
-from hybridkit_blocks.mlstm import Mlstm
 from mutants.base import ATTEND, RUNNING, RunningLayer, Sum, mutant
 from mutants.calls import HalfGradient, Plain, forward, longer
 from mutants.states import returning
 
-FFN, MLSTM = FeedForward(), Mlstm()
+FFN = FeedForward()
 BF16, FP32 = torch.bfloat16, torch.float32
 CALLS: list[int] = []
 LAYERS: dict[int, RunningLayer] = {}
@@ -131,7 +130,6 @@ def other_flops(self, dims, tokens, window=None, count="exact"):  # type: ignore
 MUTANTS = [
     mutant("half of the gradient without documents", forward=without_documents(half)),
     mutant("half of the gradient in calls of 600 tokens and more", forward=longer(600, half)),
-    mutant("half of the gradient in calls of 600 tokens and more", MLSTM, forward=longer(600, half)),
     mutant("a gradient of the last 512 tokens alone", forward=longer(600, lambda s, x, y, *_: LastTokens.apply(y))),
     mutant(
         "half of the input's gradient from a state",
