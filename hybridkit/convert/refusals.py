@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hybridkit.convert.stages import STAGES, PlannedStage
 from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
+from hybridkit.recipe.record import in_words
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.plugin_copies import hashes, refuse_changed
 from hybridkit.runs.run import Run
@@ -89,10 +91,9 @@ def refuse_other(conversion: Conversion) -> None:
                 " which must not change on --resume; name another folder with --run"
             )
     if said["stages"] != now["stages"]:
-        old, new = (", ".join(one["name"] for one in stages) for stages in (said["stages"], now["stages"]))
         raise UserError(
-            f"{conversion.folder} was begun with other stages ({old}; now {new}): only their steps and rates may change"
-            " on --resume; name another folder with --run"
+            f"{conversion.folder} was begun with other stages ({_difference(said['stages'], now['stages'])}): only the"
+            " steps and rates of stages may change on --resume; name another folder with --run"
         )
     _refuse_longer(conversion)
 
@@ -106,6 +107,15 @@ def _refuse_longer(conversion: Conversion) -> None:
                 f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
                 f" with its weights; set the steps as they were, or name another folder with --run"
             )
+
+
+def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:
+    """The first thing that two lists of stages do not have in common."""
+    for was, now in zip(old, new, strict=False):
+        for key in (key for key in {**was, **now} if was.get(key) != now.get(key)):
+            return f"{was['name']}: {key} {in_words(was.get(key))}; now {in_words(now.get(key))}"
+    names = (", ".join(one["name"] for one in stages) for stages in (old, new))
+    return "; now ".join(names)
 
 
 def _or_none(said: Any) -> str:

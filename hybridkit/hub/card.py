@@ -8,6 +8,7 @@ from pathlib import PurePath
 from hybridkit.block import said_window
 from hybridkit.hub.family import Family
 from hybridkit.model.model import Model
+from hybridkit.recipe.record import in_words
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import weights_of
 from hybridkit.system.terminal import one_line
@@ -50,7 +51,7 @@ def _training(run: Run, average: bool) -> list[str]:
         ("steps", f"{last['step']:,} of {train.steps:,}, {train.batch_tokens:,} tokens each"),
         ("text", f"{_code(_source(data.source))}, sequences of {data.sequence:,}"),
         ("tokenizer", _code(_source(data.tokenizer))),
-        ("learning rate", f"{train.lr:g} to {train.last_lr:g}, {train.schedule}"),
+        ("learning rate", f"{train.lr:g} to {train.last_lr:g}, {in_words(train.schedule)}"),
     ]
     if average:
         rows.append(("weights", f"their running mean of decay {train.ema:g}"))

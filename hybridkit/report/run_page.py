@@ -16,6 +16,7 @@ from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.evaluation.history import read_history
 from hybridkit.evaluation.request import EvalResult
 from hybridkit.recipe.files import Loaded, dump
+from hybridkit.recipe.record import in_words
 from hybridkit.report.console import apart
 from hybridkit.report.conversion_page import conversion_parts, without_stages
 from hybridkit.report.curves import RunCurve, curves_of, draw_curves
@@ -141,17 +142,13 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     mfus = [line["mfu"] for line in subject.curve.steps if line.get("mfu") is not None]
     yield "MFU, median", f"{median(mfus):.1%}" if mfus else "-"
     yield "time in steps", format_duration(sum(line.get("seconds") or 0 for line in subject.curve.steps))
-    yield "data", f"{data.source}, {data.tokenizer} tokens"
+    yield "data", f"{in_words(data.source)}, {data.tokenizer} tokens"
     yield "sequence, batch", f"{format_tokens(data.sequence)}, {format_tokens(train.batch_tokens)} tokens"
-    yield "learning rate", f"{train.lr:g}, {train.schedule}"
-    yield "optimizer, seed", f"{_optimizer(train.optimizer)}, {train.seed}"
+    yield "learning rate", f"{train.lr:g}, {in_words(train.schedule)}"
+    yield "optimizer, seed", f"{in_words(train.optimizer)}, {train.seed}"
     yield "engine", f"{record.engine}, ranks {record.ranks}, threads {record.threads}" if record else "-"
     yield "versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) if record else "-"
     yield "last written", _date(subject.run.metrics_file)
-
-
-def _optimizer(said: Any) -> str:
-    return said if isinstance(said, str) else str(getattr(said, "name", said))
 
 
 def _loss(value: float | None) -> str:
