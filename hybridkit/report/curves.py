@@ -25,6 +25,7 @@ from hybridkit.report.plot_style import (
     thinned,
 )
 from hybridkit.report.smooth import smooth
+from hybridkit.runs.metrics import last_steps
 from hybridkit.runs.run import Run
 from hybridkit.system.choices import XAxis
 from hybridkit.system.errors import UserError
@@ -49,7 +50,8 @@ class RunCurve:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the table, as plain data; null where the run has none yet."""
-        recent = _known(line["loss"] for line in self.steps)[-50:]
+        losses = _known(line["loss"] for line in self.steps)
+        recent = losses[-last_steps(len(losses)) :]
         speeds = _known(line["tokens_per_second"] for line in self.steps)
         last = self.validations[-1] if self.validations else {}
         return {
@@ -82,7 +84,7 @@ def curves_of(runs: Iterable[Path]) -> list[RunCurve]:
 
 
 def print_curves(curves: Sequence[RunCurve]) -> None:
-    """One row a run; the loss is the mean of its last 50 steps.
+    """One row a run; the loss is the mean of its last steps (`last_steps`).
 
     Where a terminal is too narrow for the names, their common beginning stands above the table instead.
     """

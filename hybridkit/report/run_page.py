@@ -135,12 +135,12 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     yield "steps", f"{shown['step']:,} of {train.steps:,}{part}"
     yield "tokens", f"{shown['tokens']:,}{part}"
     yield "FLOPs of training", f"{format_count(subject.flops)}FLOP{part}"
-    yield "training loss, last 50 steps", _loss(shown["loss"])
+    yield "training loss, last steps", _loss(shown["loss"])
     yield "validation loss", _loss(shown["val_loss"])
     yield "validation bits a byte", _loss(shown["val_bits_per_byte"])
     yield "tokens/s, median", "-" if shown["tokens_per_second"] is None else f"{shown['tokens_per_second']:,.0f}"
     mfus = [line["mfu"] for line in subject.curve.steps if line.get("mfu") is not None]
-    yield "MFU, median", f"{median(mfus):.1%}" if mfus else "-"
+    yield "MFU, median", _share(median(mfus)) if mfus else "-"
     yield "time in steps", format_duration(sum(line.get("seconds") or 0 for line in subject.curve.steps))
     yield "data", f"{in_words(data.source)}, {data.tokenizer} tokens"
     yield "sequence, batch", f"{format_tokens(data.sequence)}, {format_tokens(train.batch_tokens)} tokens"
@@ -149,6 +149,11 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     yield "engine", f"{record.engine}, ranks {record.ranks}, threads {record.threads}" if record else "-"
     yield "versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) if record else "-"
     yield "last written", _date(subject.run.metrics_file)
+
+
+def _share(value: float) -> str:
+    """A share of a ceiling; of a run of an older version, which measured that once, it may be more than all."""
+    return f"{value:.1%}" if value <= 1 else "not known: the machine's ceiling was measured too low"
 
 
 def _loss(value: float | None) -> str:

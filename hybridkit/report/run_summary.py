@@ -17,7 +17,7 @@ from hybridkit.report.numbers import (
     format_parameters,
     format_speed,
 )
-from hybridkit.search.objectives import LOSS_STEPS
+from hybridkit.runs.metrics import last_steps
 from hybridkit.training.callback import Callback, Line, TrainingStart
 from hybridkit.training.estimate import without_activations
 
@@ -72,7 +72,7 @@ class RunSummary(Callback):
             if line["val_loss"] is not None:
                 self._validations.append((line["step"], line["val_loss"]))
         elif line.get("loss") is not None:
-            self._losses = [*self._losses[1 - LOSS_STEPS :], line["loss"]]
+            self._losses = [*self._losses, line["loss"]][-last_steps(line["step"]) :]
 
     def _estimate(self, step: int) -> None:
         """Say once how long the rest takes. The first step is left out: it compiles and warms up."""
@@ -100,7 +100,8 @@ class RunSummary(Callback):
         yield f"done: {self._step:,} steps{here}, {tokens} tokens, in {took}"
         if self._losses:
             mean = format_loss(sum(self._losses) / len(self._losses))
-            yield f"loss: {mean}, the mean of the last {len(self._losses)} steps{self._validated()}"
+            of = "of the last step" if len(self._losses) == 1 else f"the mean of the last {len(self._losses)} steps"
+            yield f"loss: {mean}, {of}{self._validated()}"
         if self._checkpoint:
             yield f"weights: {self._checkpoint}"
         yield f'next: hybridkit generate {run} "..."; hybridkit eval {run}; hybridkit report {run}'

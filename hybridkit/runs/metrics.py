@@ -18,6 +18,11 @@ MEASURED = ("val_", "probe.")  # beginnings of the names of metrics of validatio
 NULL = ("loss", *MEASURED)  # beginnings of the names of metrics that may be null
 
 
+def last_steps(steps: int) -> int:
+    """Of how many last steps the mean is called a run's loss: a tenth, at most 50, not the fall before."""
+    return min(50, -(-steps // 10))
+
+
 class Metrics(NamedTuple):
     """What could be read, and how many lines could not."""
 

@@ -13,6 +13,7 @@ from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import read_size
+from hybridkit.runs.metrics import last_steps
 from hybridkit.runs.run import Run
 from hybridkit.search.trials import is_value
 
@@ -20,7 +21,6 @@ Tree = Mapping[str, Any]
 
 TOTAL = "total"
 BARE = {"params": TOTAL, "flops_per_token": "forward"}  # what the name of a table alone means
-LOSS_STEPS = 50  # last steps of a run, whose mean is its loss
 METRICS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "seconds")
 EVAL = "eval."
 POSITION = "loss_by_position"  # eval.loss_by_position.FIRST.WINDOW, of targets with at least FIRST tokens before them
@@ -105,7 +105,7 @@ def run_metrics(run: Run) -> dict[str, float]:
     steps = [line for line in lines if "loss" in line]
     last: Tree = next((line for line in reversed(lines) if "val_loss" in line), {})
     found = {key: last.get(key) for key in ("val_loss", "val_bits_per_byte")}
-    if losses := [line["loss"] for line in steps[-LOSS_STEPS:] if is_value(line["loss"])]:
+    if losses := [line["loss"] for line in steps[-last_steps(len(steps)) :] if is_value(line["loss"])]:
         found["loss"] = mean(losses)
     if steps:
         found["tokens_per_second"] = median(line["tokens_per_second"] for line in steps)
