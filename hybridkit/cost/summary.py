@@ -5,13 +5,18 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import torch
+
 from hybridkit.block import Block, window_of
 from hybridkit.cost.flops import Cost, CostSettings, LayerCost, cost, layer_cost, total_state_bytes
 from hybridkit.cost.memory import ZERO_STAGES, Training, activations, persistent_memory
 from hybridkit.model.loading import plan
 from hybridkit.model.plan import Plan, entry_branches
 from hybridkit.recipe.files import Loaded
+from hybridkit.runs.manifest import WEIGHTS
 from hybridkit.runs.plugin_copies import code_of, hashes
+from hybridkit.runs.run import RUN_RECIPE, Run
+from hybridkit.runs.weights import stored_type
 from hybridkit.system.choices import Precision
 from hybridkit.system.errors import UserError
 from hybridkit.system.machine import DTYPES, choose_device, choose_precision, weight_type
@@ -41,20 +46,29 @@ def cost_requests(
 ) -> list[CostRequest]:
     """One request for each context, data.sequence by default; `settings` are further fields of `CostSettings`.
 
-    `precision` is that of weights and states, by default the type that a run of the recipe decodes in.
+    `precision` is that of weights and states, by default the type that a run of the recipe decodes in, or the run
+    whose recipe it is.
     Raises UserError for a pattern that does not fit its sizes, and for a window where the recipe has none.
     """
     described, train = plan(loaded), loaded.recipe.train
     if settings.get("window") and not described.has_windows:
         raise UserError(f"--window: {name} has no block with a window; leave it out")
     own = choose_precision(train.precision, choose_device("auto").type)
-    kind = DTYPES[precision] if precision else weight_type(own)
+    kind = DTYPES[precision] if precision else _stored(loaded) or weight_type(own)
     micro_batch = 1 if train.micro_batch == "auto" else train.micro_batch
     training = Training(own, micro_batch, ranks, loaded.recipe.data.documents == "reset")
     return [
         CostRequest(name, loaded, described, training, CostSettings(context, dtype=kind, **settings))
         for context in contexts or (loaded.recipe.data.sequence,)
     ]
+
+
+def _stored(loaded: Loaded) -> torch.dtype | None:
+    """The type of a run's own weights, which it decodes in: that of an import or an export may be any."""
+    if loaded.path.name != RUN_RECIPE:
+        return None
+    newest = next(Run(loaded.path.parent).checkpoints(), None)
+    return newest and stored_type(newest.folder / WEIGHTS)
 
 
 def cost_entry(request: CostRequest) -> dict[str, Any]:

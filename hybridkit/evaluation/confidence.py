@@ -40,6 +40,7 @@ def mean_score(scores: Sequence[float]) -> ScoreInterval:
 def clustered(groups: Sequence[Sequence[float]]) -> ScoreInterval:
     """As `mean_score`, for scores in groups: those of one group may be correlated, the groups are independent."""
     groups = [group for group in groups if group]
+    assert groups and all(-_CLOSE <= score <= 1 + _CLOSE for group in groups for score in group), "a score is in [0, 1]"
     total = sum(map(len, groups))
     share = min(1.0, max(0.0, math.fsum(map(math.fsum, groups)) / total))
     low, high = exact(share, _effective(groups, share, total))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybridkit.runs.manifest import Invalid
 from hybridkit.system.errors import UserError
+from hybridkit.system.strict_json import parse_json
 
 MAX_HEADER = 16 * 2**20  # bytes; some 100,000 tensors
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -43,6 +44,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -
     check_weights(model, weights, origin)
     for name, tensor in weights_of(model).items():
         tensor.copy_(weights[name])
+
+
+def stored_type(path: Path) -> torch.dtype | None:
+    """The type of the weights in a safetensors file, from its header alone; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            said = parse_json(file.read(length)) if length <= MAX_HEADER else {}
+        return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(
+            said["norm.weight"]["dtype"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class Loop:
             while self._state.step < self._train.steps and not self._state.stopped:
                 self._store.check()
                 self._tell_checkpoint()
-                if self._step():
+                if self._whole_step(signals):
                     self._after_update(signals)
                 self._obey(signals)
             self._store.wait()
@@ -102,6 +102,19 @@ class Loop:
         self._state.schedule()
         if self._saved is None:
             self._save()
+
+    def _whole_step(self, signals: Signals) -> bool:
+        """`_step`; what fails in it after a signal is the signal's doing, which a compiler may have got, too."""
+        try:
+            return self._step()
+        except RuntimeError as error:
+            if not signals.stop:
+                raise
+            self._store.wait()
+            name, step = signal.Signals(signals.stop).name, self._state.step
+            found = "no checkpoint yet" if self._saved is None else f"the checkpoint of step {self._saved}"
+            said = f"{name}: step {step + 1} was not finished; there is {found}, and --resume goes on"
+            raise Interrupted(said, signals.stop) from error
 
     def _step(self) -> bool:
         """One batch; whether it led to a step."""

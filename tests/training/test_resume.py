@@ -60,6 +60,19 @@ def test_a_signal_finishes_the_step_and_saves(
     assert_same(run, whole)
 
 
+def test_a_step_that_fails_for_a_signal_is_interrupted(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a signal to all of a terminal's processes ends the compiler, too: it was a traceback."""
+
+    def killed(self: Loop) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("the compiler died")
+
+    monkeypatch.setattr(Loop, "_step", killed)
+    with pytest.raises(Interrupted, match=r"^SIGTERM: step 1 was not finished; there is no checkpoint yet") as stopped:
+        go(tmp_path / "run")
+    assert stopped.value.code == 143
+
+
 def test_sigusr1_saves_and_goes_on(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run")
     _signal_in_step(monkeypatch, 3, signal.SIGUSR1)
