@@ -174,6 +174,8 @@ def _explain(document: Document, error: ValidationError) -> UserError:
     if first["type"] == "extra_forbidden":
         said = unknown_key(dotted(path[:-1]) or "a space file", str(path[-1]), str(path[-1]), _fields(path[:-1]))
         return UserError(f"{document.keys[path]}: {said}")
+    if isinstance(cause := first.get("ctx", {}).get("error"), UnknownKey):
+        return unknown_field(document, (*path, cause.key), cause.known)
     path = document.known(path)
     return UserError(f"{document.where(path)}: {dotted(path)} {wrong(first)}")
 
