@@ -24,7 +24,7 @@ class RecipeError(UserError):
 
 def complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeError:
     """The first of pydantic's errors in the user's words; all of the alternatives where a field has several types."""
-    first = errors[0]
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])  # a key that is misspelt
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         written = [path for path in cause.paths if path in document.values]

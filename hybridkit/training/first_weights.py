@@ -24,16 +24,17 @@ def start_from(
     meanwhile: the oldest of those that they found. Raises UserError where the weights do not fit.
     """
     origin = Run(said.run)
-    refuse_other_function(origin.recipe.recipe, recipe)
-    refuse_other_tokenizer(origin, about["tokenizer"])
-    if (code := recorded(Run(said.run, said.checkpoint))) and code != about["code"]:
-        tell(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
     try:
+        theirs = origin.recipe.recipe
         found, _ = origin.chosen(said.checkpoint)
         checkpoint, manifest = origin.chosen(-engine.all_reduce_max(-found.step))
         weights = origin.weights(checkpoint.step)
     except UserError as error:
         raise UserError(f"train.from: {error}") from error
+    refuse_other_function(theirs, recipe)
+    refuse_other_tokenizer(origin, about["tokenizer"])
+    if (code := recorded(Run(said.run, said.checkpoint))) and code != about["code"]:
+        tell(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
     engine.load_weights(weights, f"train.from: {origin.path}")
     tell(f"train.from: the weights of {checkpoint.folder}")
     return {STEP: checkpoint.step, SHA256: manifest.files[WEIGHTS].sha256}
