@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 from pydantic import JsonValue, ValidationError
 
+from hybridkit.recipe.choices import UnknownKey
 from hybridkit.recipe.files import Loaded, dump
+from hybridkit.recipe.messages import unknown_field
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file

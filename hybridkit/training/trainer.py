@@ -31,7 +31,7 @@ from hybridkit.system.notices import listening
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, engine_of, open_engine
-from hybridkit.training.first_weights import entries_of, start_from
+from hybridkit.training.first_weights import check_origin, entries_of, start_from
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
@@ -140,6 +140,8 @@ def _train(job: _Job, resume: bool) -> None:
     if found.checkpoint and recipe.train.until and _stopped(found.checkpoint) == recipe.train.until.model_dump_json():
         reporter.message(f"{run.path} is finished: train.until was met after step {found.checkpoint.step}")
         return
+    if found.checkpoint is None:
+        check_origin(recipe)  # before any text is read
     data = own_tokenizer(run, recipe.data, job.registry)
     feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
@@ -273,7 +275,7 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         engine.load(found.checkpoint.folder)
         return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
-        about["entries"] |= start_from(recipe.train.from_, engine, recipe, about, reporter.message)
+        about["entries"] |= start_from(recipe.train.from_, engine, about, reporter.message)
     return TrainState()
 
 

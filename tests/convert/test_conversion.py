@@ -144,7 +144,7 @@ WRONG = {
     "no section": ({"convert": None}, "has no section `convert`"),
     "window": ({"convert": {"stages": [{"loss": "ce", "window": "stoch(8"}]}}, "convert.stages.0.window: stoch(8"),
     "no window": (
-        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": "8"}]}},
+        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": 8}]}},
         "no block of [mlstm, sa] has a window",
     ),
     "text": ({"convert": {"stages": [{"loss": "ce", "sequence": 64 * 1024, "batch_tokens": 64 * 1024}]}}, "needs"),
