@@ -48,8 +48,9 @@ def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float
 
 
 def _said(rest: str) -> list[str]:
-    """Task, tokens and window of a probe's metric, as far as named: `niah_single_1.512.own`, `64.8`, nothing."""
+    """Task, tokens and window, as far as the metric names them: `niah_single_1.512.own`, `near.8`, nothing."""
     if "." not in rest:
         return [rest, "", ""]
     *task, tokens, window = rest.split(".")
-    return [".".join(task), f"{tokens} tokens", "own window" if window == "own" else f"window {window}"]
+    gap = "held-out queries" if tokens == "near" else f"{tokens} tokens"
+    return [".".join(task), gap, "own window" if window == "own" else f"window {window}"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from hybridkit.system.pydantic_errors import first_error
 from hybridkit.system.strict_json import parse_json
@@ -76,6 +76,8 @@ class Manifest(BaseModel):
     code: dict[Annotated[str, AfterValidator(_inside)], Digest] | None = Field(default=None, max_length=MAX_FILES)
     # SHA-256 of the plug-ins' files as the run keeps them in plugins/; None: not recorded
     model: str  # its pattern and sizes
+    recipe: dict[str, JsonValue] | None = Field(default=None, max_length=MAX_ENTRIES)
+    # what the weights depend on in the recipe, by dotted key (`recipe.record`); None: not recorded
     files: dict[Annotated[str, AfterValidator(_inside)], Stamp] = Field(max_length=MAX_FILES)
 
 

@@ -79,8 +79,8 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
     for name, _, figure in study_figures(study(), TRIED):
         say = {"front": {"Pareto front", "trials", "state_bytes (less is better)"}, "parallel": {"w", "kind", "lr"}}
         yield name, figure, say.get(name, set())
-    lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.64.own": n / 99} for n in (1, 2, 3)]}
-    yield from ((f"probe {kind}", figure, {"8 tokens", "64 tokens"}) for kind, figure in draw_probes(lines))
+    lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.near.own": n / 99} for n in (1, 2, 3)]}
+    yield from ((f"probe {kind}", figure, {"8 tokens", "held-out queries"}) for kind, figure in draw_probes(lines))
 
 
 def texts(figure: Figure) -> list[Text]:
