@@ -185,6 +185,8 @@ def test_another_teacher_other_stages_and_begun_folders_are_refused(
         go(teacher, resume=True)
     with pytest.raises(UserError, match=r"begun with other stages \(1-hidden, 2-kl-ce, 3-ce; now 1-hidden, 2-kl"):
         go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "loss": "kl"}, STAGES[2]]})
+    with pytest.raises(UserError, match=r"begun with other stages \(2-kl-ce: window: none; now 8\)"):
+        go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "window": 8}, STAGES[2]]})
     with pytest.raises(UserError, match=r"begun with another convert.keep \(none; now \[0\]\)"):
         go(whole, resume=True, convert={"stages": STAGES, "keep": [0]})
     with pytest.raises(UserError, match=r"begun with another pattern \(\[swa:stoch\(4,8\), mlstm\]; now swa:4\*2"):
@@ -250,6 +252,16 @@ class Heard(Silent):
 
     def message(self, text: str) -> None:
         self.said.append(text)
+
+
+def test_what_is_changed_of_a_finished_stage_is_told(teacher: Path, student: Change, whole: Path) -> None:
+    Heard.said.clear()
+    recipe = read_mapping(student(convert={"stages": [{**STAGES[0], "lr": 0.5}, *STAGES[1:]]}), {})
+    run_conversion(str(teacher), recipe, whole, resume=True, reporter=Heard)
+    begin = "stage 1-hidden is finished; what was changed has no effect"
+    told = [said for said in Heard.said if said.startswith(begin)]
+    assert len(told) == 1 and "train.lr: " in told[0] and "0.5 now" in told[0]
+    assert not any(said.startswith(("stage 2", "stage 3")) for said in Heard.said)
 
 
 def test_a_damaged_newer_checkpoint_of_the_teacher_is_told(teacher: Path, student: Change, tmp_path: Path) -> None:
