@@ -85,7 +85,7 @@ def _front(found: Results) -> Figure:
 
 def _number(axes: Axes, found: Results, points: Sequence[tuple[float, float]]) -> None:
     """The numbers of trials beside their points, those of the front first; of others, where there is room."""
-    size: Any = axes.figure.get_size_inches() * (72 * 0.75, 72 * 0.8)  # points, of the axes
+    size: Any = axes.figure.bbox.size * 72 / axes.figure.dpi * (0.75, 0.8)  # points, of the axes
     taken: list[tuple[float, float]] = []
     for row, point in sorted(zip(found.rows, points, strict=True), key=lambda pair: not pair[0].on_front):
         text = str(row.trial.number)
