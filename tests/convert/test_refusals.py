@@ -7,6 +7,8 @@ import pytest
 from converted import STAGES, Change, Convert
 
 import hybridkit as hk
+from hybridkit.convert.stages import cache_folder
+from hybridkit.convert.teacher import open_teacher
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
