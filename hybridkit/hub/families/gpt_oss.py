@@ -10,14 +10,18 @@ from hybridkit.block import Block
 from hybridkit.hub.calls import call
 from hybridkit.hub.families._experts import in_turn, interleaved
 from hybridkit.hub.families._llama_like import ATTENTION
-from hybridkit.hub.families._sliding import layer_windows, window_fields
+from hybridkit.hub.families._sliding import UNUSED, layer_windows, window_fields
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, mixers, model_options, sizes
-from hybridkit.hub.rope import rope_arguments, rope_fields
+from hybridkit.hub.rope import Arguments, rope_arguments, rope_fields
 from hybridkit.model.plan import Plan
 
 SLOPE = 1.702  # of the clipped unit
+YARN = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
 SINKS = Part("self_attn", {**ATTENTION.names, "sinks": "sinks"})
 
 
@@ -32,13 +36,9 @@ class GptOss(Layered):
         "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5,
         "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": SLOPE,
         "swiglu_limit": 7.0, "attention_bias": True, "rope_theta": 150000.0,
-        "rope_parameters": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-                            "original_max_position_embeddings": 4096, "rope_theta": 150000.0},
     }  # fmt: skip
 
     def layers(self, fields: Fields) -> Described:
-        if fields.is_null("rope_parameters"):
-            raise fields.wrong("rope_parameters", "should be an object; leave it out for the positions of gpt-oss")
         layers = fields.whole("num_hidden_layers", most=MOST_LAYERS)
         width, heads = fields.whole("hidden_size", most=1 << 20), fields.whole("num_attention_heads", most=1 << 16)
         said = {
@@ -46,7 +46,7 @@ class GptOss(Layered):
             "head": fields.whole("head_dim", most=1 << 20),
             "sinks": True,
             "bias": fields.switch("attention_bias"),
-            **rope_arguments(fields),
+            **_positions(fields),
         }
         fields.only("hidden_act", "silu")
         fields.only("attention_dropout", 0.0)
@@ -84,11 +84,18 @@ class GptOss(Layered):
             "num_experts_per_tok": moe.active,
             "swiglu_limit": moe.clip or 1e9,
             "router_aux_loss_coef": moe.aux,
-            **window_fields(attention),
+            **window_fields(attention, unused=UNUSED),
         }
 
     def parts(self, plan: Plan, block: Block) -> Part:
         return SINKS if block.is_mixer else _experts(block.experts)  # type: ignore[attr-defined]
+
+
+def _positions(fields: Fields) -> Arguments:
+    """The positions that the config says, or those of gpt-oss with its base."""
+    if fields.take("rope_parameters") is None and not fields.take("rope_scaling"):
+        fields = Fields({"rope_parameters": YARN, "rope_theta": fields.take("rope_theta")}, fields.origin)
+    return rope_arguments(fields)
 
 
 def _experts(experts: int) -> Part:
