@@ -33,6 +33,8 @@ TYPES = {  # safetensors' names of the float types
     "BF16": torch.bfloat16,
 }
 
+BYTES = {"U8": torch.uint8}
+
 
 def write_json(path: Path, content: Any) -> None:
     """A JSON file as people read it."""
@@ -116,13 +118,14 @@ class Shards:
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
-    def like(self, name: str) -> Tensor:
-        """A tensor of this shape and type without data. Raises UserError for a type that is no float."""
+    def like(self, name: str, packed: bool = False) -> Tensor:
+        """A tensor of this shape and type without data. Raises UserError for a type that is no float, or no byte."""
         view = self._where[name].get_slice(name)
-        if view.get_dtype() not in TYPES:
-            raise UserError(f"{self._folder}: {name} is of type {view.get_dtype()}, not a float type: quantized weights"
-                            " are not read")  # fmt: skip
-        return torch.empty(view.get_shape(), dtype=TYPES[view.get_dtype()], device="meta")
+        types = BYTES if packed else TYPES
+        if view.get_dtype() not in types:
+            why = "bytes (U8)" if packed else "a float type: quantized weights are not read"
+            raise UserError(f"{self._folder}: {name} is of type {view.get_dtype()}, not {why}")
+        return torch.empty(view.get_shape(), dtype=types[view.get_dtype()], device="meta")
 
     def read(self, name: str) -> Tensor:
         """A tensor. Raises UserError where a number in it is not finite, or the file is damaged."""

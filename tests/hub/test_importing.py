@@ -258,7 +258,7 @@ def test_from_an_import_every_verb_goes_on(folder: Path, tmp_path: Path, monkeyp
     done = verb("import", "theirs", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said == {"run": "runs/theirs", "family": "llama", "pattern": "sa(kv_heads=2)"}
+    assert said == {"run": "runs/theirs", "family": "llama", "pattern": "sa(kv_heads=2)", "notes": []}
     changes = ["data.source=text.txt", "data.sequence=16", "train.batch_tokens=64", "data.validation=.2"]
     small = ["train.steps=2", "train.precision=fp32", "train.device=cpu"]
     for words in (

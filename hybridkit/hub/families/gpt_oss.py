@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +15,13 @@ from hybridkit.hub.families._sliding import UNUSED, layer_windows, window_fields
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, mixers, model_options, sizes
+from hybridkit.hub.mxfp4 import packed
 from hybridkit.hub.rope import Arguments, rope_arguments, rope_fields
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.plan import Plan
 
 SLOPE = 1.702  # of the clipped unit
+MXFP4 = "mxfp4"
 YARN = {
     "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
     "original_max_position_embeddings": 4096,
@@ -52,6 +56,7 @@ class GptOss(Layered):
         fields.only("attention_dropout", 0.0)
         fields.only("swiglu_alpha", SLOPE)
         fields.harmless("output_router_logits", "initial_context_length")
+        _check_quantization(fields)
         experts = call(
             "moe",
             {
@@ -87,8 +92,18 @@ class GptOss(Layered):
             **window_fields(attention, unused=UNUSED),
         }
 
+    def as_stored(self, rules: list[Rule], names: Collection[str]) -> list[Rule]:
+        return [packed(rule) if f"{rule.theirs[0]}_blocks" in names else rule for rule in rules]
+
     def parts(self, plan: Plan, block: Block) -> Part:
         return SINKS if block.is_mixer else _experts(block.experts)  # type: ignore[attr-defined]
+
+
+def _check_quantization(fields: Fields) -> None:
+    """Published checkpoints hold the experts in MXFP4. Raises UserError for other ways of saying them."""
+    said = fields.take("quantization_config", {"quant_method": MXFP4})
+    if not isinstance(said, dict) or said.get("quant_method") != MXFP4:
+        raise fields.wrong("quantization_config", f"should be of quant_method {MXFP4}; no other is read")
 
 
 def _positions(fields: Fields) -> Arguments:
