@@ -17,17 +17,17 @@ MOST_ENDS = 64
 
 
 def read_ends(folder: Path, config: dict[str, Any], rows: int) -> list[int]:
-    """The ids that generation stops at, of both files, without repetition.
+    """The ids that transformers' generation stops at: those of generation_config.json, or where it says none, config's.
 
     Raises UserError for what is no token of an embedding with so many rows.
     """
-    said = [(folder / "config.json", config)]
-    if (folder / GENERATION).exists():
-        generation = read_foreign_json(folder / GENERATION)
-        if not isinstance(generation, dict):
-            raise UserError(f"{folder / GENERATION}: should be an object")
-        said.append((folder / GENERATION, generation))
-    return list(dict.fromkeys(token for path, fields in said for token in _ids(path, fields.get(FIELD), rows)))
+    ends = _ids(folder / "config.json", config.get(FIELD), rows)
+    if not (folder / GENERATION).exists():
+        return ends
+    generation = read_foreign_json(folder / GENERATION)
+    if not isinstance(generation, dict):
+        raise UserError(f"{folder / GENERATION}: should be an object")
+    return _ids(folder / GENERATION, generation.get(FIELD), rows) or ends
 
 
 def _ids(path: Path, said: Any, rows: int) -> list[int]:
@@ -42,11 +42,11 @@ def _ids(path: Path, said: Any, rows: int) -> list[int]:
 
 
 def note_on_ends(ends: list[int], tokenizer: Tokenizer) -> str | None:
-    """What to know where the token that ends a document in the run is none of those that the checkpoint names.
+    """What to know where the checkpoint names other ends of a text than the token that ends a document in the run.
 
     Checkpoints for chat name the token that ends a turn, and were trained on documents that end with another.
     """
-    if not ends or tokenizer.end in ends:
+    if set(ends) <= {tokenizer.end}:
         return None
     names = names_by_id(tokenizer)
     theirs, own = (", ".join(_named(one, names) for one in some) for some in (ends[:4], [tokenizer.end]))

@@ -25,6 +25,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 1 << 26  # bytes of a config.json or index; an index names some 100,000 tensors
 SHARD = 5 * 10**9  # bytes of a file of weights
 MAX_SHARDS = 4096
+MAX_NAME = 200  # characters of the name of a shard
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TYPES = {  # safetensors' names of the float types
     "F64": torch.float64,
@@ -163,7 +164,8 @@ def _shard_names(folder: Path) -> list[str]:
         if len(names) > MAX_SHARDS:
             raise UserError(f"{folder / INDEX}: it names more than {MAX_SHARDS} files")
         for name in names:
-            if not name.endswith(".safetensors") or Path(name).name != name or name.startswith("."):
+            plain = Path(name).name == name and len(name) <= MAX_NAME and not name.startswith(".")
+            if not plain or not name.endswith(".safetensors"):
                 raise UserError(f"{folder / INDEX}: {name[:80]!r} is not the name of a safetensors file in the folder")
             if not (folder / name).is_file():
                 raise UserError(f"{folder / INDEX}: {name} is not there; download it again")

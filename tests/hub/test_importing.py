@@ -136,6 +136,14 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return run
 
 
+def twice(folder: Path) -> None:
+    """A header in which the head stands once more, with the bytes of the embedding."""
+    raw = (folder / FILE).read_bytes()
+    said, data = raw[8 : (end := 8 + int.from_bytes(raw[:8], "little"))].decode().rstrip(), raw[end:]
+    changed = f'{said[:-1]},"lm_head.weight":{json.dumps(json.loads(said)["model.embed_tokens.weight"])}}}'.encode()
+    (folder / FILE).write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+
+
 def nan(held: dict[str, Tensor]) -> None:
     held[DOWN][3, 4] = torch.nan
 
@@ -190,7 +198,12 @@ HOSTILE = {
     "outside": (index(lm_head__weight="../secret.safetensors"), "'../secret.safetensors' is not the name of"),
     "absolute": (index(lm_head__weight="/tmp/x.safetensors"), "is not the name of a safetensors file in the folder"),
     "a shard that is gone": (index(lm_head__weight="model-00009.safetensors"), "model-00009.safetensors is not there"),
+    "a long name": (index(lm_head__weight=f"{'x' * 5000}.safetensors"), "'x+' is not the name of a safetensors file"),
     "a false index": (index(more="first"), "more is listed, and no file holds it"),
+    "one name twice": (twice, "can be read: .*offset"),
+    "a model within a model": (
+        config(model_type="gemma3", text_config=CONFIG), r"no family here reads 'gemma3'; it holds a text model beside"
+    ),
     "too many tokens": (tokens(1), "a tokenizer of 258 tokens does not belong to 257 rows"),
     "a tokenizer that explodes": (normalizer("l" * 2000), "its normalizer makes text 2000 times as long"),
     "one in small steps": (normalizer(*["llllllllll"] * 6), "its normalizer makes text 1000000 times as long"),

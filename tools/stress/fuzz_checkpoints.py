@@ -32,6 +32,7 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 from checkpoint import FROM_ZERO, opened, save  # noqa: E402
 from fuzz_configs import DRAWS, draw  # noqa: E402
+from fuzz_hybrid_configs import HYBRIDS  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
@@ -42,6 +43,7 @@ from hybridkit.hub.importing import import_folder  # noqa: E402
 from hybridkit.runs.run import Run  # noqa: E402
 from hybridkit.system.errors import UserError  # noqa: E402
 
+CLASSES = {**DRAWS, **HYBRIDS}
 TOLERANCE, MAGNIFIED = 3e-5, 1e-3  # of the largest logit
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}  # of any sizes
 MAGNIFYING = ("kimi_linear", "olmo_hybrid", "qwen3_next", "xlstm")  # delta rules, and sums in chunks of other sizes
@@ -57,17 +59,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", default=",".join(DRAWS))
+    parser.add_argument("--families", default=",".join(CLASSES))
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for configs that fail")
     parser.add_argument("--reasons", action="store_true", help="print what was refused, by message")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     disable_progress_bar()
-    names, reasons, worst = options.families.split(","), Counter[str](), dict.fromkeys(DRAWS, 0.0)
+    names, reasons, worst = options.families.split(","), Counter[str](), dict.fromkeys(CLASSES, 0.0)
     counts = {name: Counter[str]() for name in names}
     for number in range(options.cases):
         name = names[number % len(names)]
-        raw = draw(name, random.Random(f"{options.seed} {number}"))
+        raw = draw(CLASSES[name], random.Random(f"{options.seed} {number}"))
         with tempfile.TemporaryDirectory() as folder:
             outcome, said = _outcome(raw, Path(folder), number, worst)
         counts[name][outcome] += 1

@@ -31,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 import hybridkit  # noqa: E402
 from hybridkit.hub.export import export_run  # noqa: E402
+from hybridkit.hub.families.recurrent_gemma import rows  # noqa: E402
 from hybridkit.hub.importing import import_folder  # noqa: E402
 from hybridkit.system.errors import UserError  # noqa: E402
 
@@ -62,7 +63,8 @@ STACKS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "granite4": (["mamba2(head=8,state=8)", "sa(theta=null,scale=.2)"],
                  {"norm_eps": 1e-5, "ffn": {"block": "moe", "experts": 4, "active": 2, "width": 16, "shared": 2}}),
     "rgemma": (["rglru()", "swa(kv_heads=1,rope=.5,bias=out):5"],
-               {"ffn": {"act": "gelu_tanh", "bias": True}, "logit_cap": 30.0, "tie": True}),
+               {"ffn": {"act": "gelu_tanh", "bias": True}, "logit_cap": 30.0, "tie": True,
+                "embedding_scale": rows(32)}),
     "mamba2": (["mamba2(head=8,state=8)", "mamba2(head=8,state=8)"], {"ffn": None, "norm_eps": 1e-5}),
     "xlstm": (["mlstm(heads=1)", "mlstm(heads=1)"], {"logit_cap": 30.0, "width": 128}),
 }  # fmt: skip
