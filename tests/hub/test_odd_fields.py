@@ -73,8 +73,8 @@ POSITIONS: list[tuple[str, dict[str, Any], str]] = [  # class, fields, and what 
     ("gpt_oss", {"rope_theta": 1e4}, "[swa(kv_heads=4,head=8,scaling=yarn,factor=32,original=4096,truncate=false,"),
     ("smollm3", {"use_sliding_window": False}, "use_sliding_window: False: layer_types holds sliding_attention"),
     ("llama", {"layer_types": None, "sliding_window": None, "partial_rotary_factor": 0.5}, "this class turns whole"),
-    ("llama", {"layer_types": None, "sliding_window": None, "rope_parameters": {"rope_theta": 1e4}, "rope_scaling": YARN},
-     "rope_scaling: .* rope_parameters says other positions"),
+    ("llama", {"layer_types": None, "sliding_window": None, "rope_parameters": {"rope_theta": 1e4},
+               "rope_scaling": YARN}, "rope_scaling: .* rope_parameters says other positions"),
     ("lfm2", {"layer_types": ["conv", FULL], "sliding_window": None, "tie_embedding": False, "rms_norm_eps": None},
      "[conv, sa(theta=1000000,qk_norm=true)]"),
 ]  # fmt: skip
