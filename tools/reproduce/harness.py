@@ -64,8 +64,8 @@ def main() -> int:
     for name, (pattern, options) in STACKS.items():
         with tempfile.TemporaryDirectory() as folder:
             family, found = _compared(pattern, options, Path(folder), documents)
-        worst = max(worst, *found.values())
-        print(f"| {name}, `{pattern}` | {family} | {' | '.join(f'{one:.1e}' for one in found.values())} |", flush=True)
+        worst, escaped = max(worst, *found.values()), pattern.replace("|", "\\|")
+        print(f"| {name}, `{escaped}` | {family} | {' | '.join(f'{one:.1e}' for one in found.values())} |", flush=True)
     return 1 if worst > LARGEST else 0
 
 
