@@ -63,7 +63,8 @@ class Kda(DeltaBlock):
         return chunk_products(sizes.heads, sizes.key, sizes.value, tokens, ChannelPairs.count)
 
     def neutral(self, sizes: DeltaSizes, dims: Dims, like: Tensor) -> Sequence[Start]:
-        """The decay is that of the biases alone: 2^-.1 a token, or with a bound as it is built. The gate is 1/2."""
+        """Decay and gate that do not depend on x: a decay of 2^-.1 a token (with a lower bound, that of the initial
+        A_log and dt_bias), and a gate of 1/2."""
         heads, _, key, value = sizes
         rank = value if self.low_rank else dims.width
         starts = [

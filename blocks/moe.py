@@ -109,7 +109,7 @@ class Experts(Layer):
         window: GivenWindow | Tensor = None,
         document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        # How many tokens an expert gets is no constant, which compiled graphs are made for.
+        # The number of tokens of an expert changes from call to call, and compiled graphs are made for constant shapes.
         run = torch.compiler.disable(self._routed) if torch.compiler.is_compiling() else self._routed
         y = run(x.flatten(0, 1)).view_as(x)
         if self.shared is not None:

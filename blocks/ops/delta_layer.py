@@ -164,10 +164,11 @@ class DeltaLayer(Layer):
         return self.sequence_parallel.own_heads(t.unflatten(0, (heads, -1))).flatten(0, 1)
 
     def _token(self) -> Callable[[Tensor, Tensor, Sequence[Tensor], DeltaState], Tensor]:
-        """A function from projected q, k, v side by side (B, C), b and what is given to one token's y (B, H V),
-        before the norm's weights; the state is changed in place.
+        """A function that makes y (B, H V) of one token, not yet multiplied by the weights of the norm.
 
-        q is not scaled: o is then sqrt(K) times as large, and so is the root of eps that its norm adds.
+        It takes the projections q, k, v side by side (B, C), b, the inputs of decay and gate, and the state, which it
+        changes in place. It leaves out the factor 1 / sqrt(K) of q, so that o is sqrt(K) times as large; the norm of o
+        takes that away again, with an eps that is K times as large.
         """
         (heads, key_heads, key, value), top = self.sizes, self.top
         mix, decay, kind, cut = self.conv.stepper(), self.decay(), wide(self.q.weight.dtype), 2 * key_heads * key

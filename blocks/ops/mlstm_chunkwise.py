@@ -127,7 +127,7 @@ class Chunkwise(torch.autograd.Function):
         ctx.save_for_backward(h, *kept)  # in C's type, since sums over it nearly cancel
         ctx.parts, ctx.key = _spans(q, v), q.shape[-1]
         ctx.kind = q.dtype
-        return h, *_without_n(memory, C), last.reshape(m.shape)
+        return h, *_without_n(memory, C), last.reshape(m.shape).clone()  # else a state keeps a number a token
 
     @staticmethod
     @once_differentiable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,22 +104,23 @@ def evaluate(
     run: str | Path | TrainedRun | Sequence[str | Path | TrainedRun],
     *,
     perplexity: bool = True,
-    text: Sequence[str | Path] = (),
+    text: str | Path | Sequence[str | Path] = (),
     context: int | None = None,
-    needles: Sequence[str] = (),
-    lengths: Sequence[int] = (4096,),
-    recall: Sequence[int] = (),
-    windows: Sequence[int | None] = (None,),
-    tasks: Sequence[str] = (),
-    ablate: Sequence[str] = (),
-    reset_state: Sequence[int] = (),
-    evict: Sequence[int] = (),
+    needles: str | Sequence[str] = (),
+    lengths: int | Sequence[int] = (4096,),
+    recall: int | Sequence[int] = (),
+    windows: int | Sequence[int | None] | None = (None,),
+    tasks: str | Sequence[str] = (),
+    ablate: str | Sequence[str] = (),
+    reset_state: int | Sequence[int] = (),
+    evict: int | Sequence[int] = (),
     samples: int = 500,
     checkpoint: Which = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `hybridkit eval --json` prints, as a dict: `perplexity`, `by_position`, `cells` (needles, recall), `tasks`.
 
+    Where a list is meant, one of its elements does, too.
     `text`: files, folders or globs that are read in place of the held-out text.
     `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
     test time (None: each block's largest). `ablate`, `reset_state`, `evict`: ask again without a kind of block, and
@@ -136,15 +137,20 @@ def evaluate(
     if unknown := options.keys() - EvalRequest.__dataclass_fields__.keys():
         raise UserError(f"evaluate: unknown option {sorted(unknown)[0]}")
     request = EvalRequest(
-        perplexity=perplexity, texts=tuple(map(str, text)), context=context,
-        tasks=task_names(needles), lengths=tuple(lengths) if needles else (),
-        windows=tuple(windows), gaps=tuple(recall), harness=tuple(tasks), samples=samples, **options,
+        perplexity=perplexity, texts=tuple(map(str, _several(text))), context=context,
+        tasks=task_names(_several(needles)), lengths=_several(lengths) if needles else (),
+        windows=_several(windows), gaps=_several(recall), harness=_several(tasks), samples=samples, **options,
     )  # fmt: skip
     runs = [run] if isinstance(run, str | Path | TrainedRun) else list(run)
     paths = [one.path if isinstance(one, TrainedRun) else Path(one) for one in runs]
-    changes: Any = ablate, {"state": reset_state, "cache": evict}
+    changes: Any = _several(ablate), {"state": _several(reset_state), "cache": _several(evict)}
     targets = [target for path in paths for target in open_changed_targets(path, request, checkpoint, *changes)]
     return Evaluator(targets, request, lambda what, done, total: None).run_all().to_json()
+
+
+def _several(said: Any) -> tuple[Any, ...]:
+    """One value, or those of a list."""
+    return tuple(said) if isinstance(said, Iterable) and not isinstance(said, str | Path) else (said,)
 
 
 def frame(run: str | Path | TrainedRun) -> pandas.DataFrame:

@@ -40,7 +40,8 @@ def show(
     names, overrides = sort_words(others)
     if names:
         raise UserError(
-            f"show takes one recipe with KEY=VALUE changes, or run folders: {recipe} is none, and {names[0]} no change"
+            f"show takes run folders, or one recipe with KEY=VALUE changes: {recipe} is not a run folder, and"
+            f" {names[0]} is not a change"
         )
 
     loaded = load_recipe(recipe, overrides)  # before torch is imported: mistakes in a recipe answer at once

@@ -147,7 +147,7 @@ def stage_recipe(loaded: Loaded, student: Plan, place: int, stage: Stage, origin
 def _origin(run: Run, origin: Path) -> str:
     """Where a stage begins. A run that was begun keeps what it says, since the folder may have been moved."""
     said = run.recipe.recipe.train.from_ if run.recipe_file.is_file() else None
-    return said or str(origin.resolve())
+    return said.run if said else str(origin.resolve())
 
 
 def _freeze(plan: Plan, stage: Stage, new: Sequence[int], own: Mapping[str, float]) -> dict[str, float]:

@@ -5,11 +5,10 @@ parameters are elements. Matrix products and attention pairs count; norms, non-l
 embedding's look-up do not. Plug-in blocks need no change here: each block answers for itself.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -70,12 +69,25 @@ class Cost:
     plan: Plan
     settings: CostSettings
     parameters: Parameters
-    layers: tuple[LayerCost, ...]
+    kinds: tuple[LayerCost, ...]  # of the plan's kinds
 
-    @property
-    def dims(self) -> Dims:
-        """The sizes of the plan without its depth, on which no cost depends."""
-        return _sizes(self.plan)
+    @cached_property
+    def layers(self) -> tuple[LayerCost, ...]:
+        """The costs of every entry."""
+        pairs = zip(self.kinds, self.plan.kinds.values(), strict=True)
+        by_index = {index: found for found, places in pairs for index in places}
+        return tuple(by_index[index] for index in range(len(by_index)))
+
+    def _total(self, figure: Callable[[LayerCost], Fraction | int]) -> Fraction:
+        """The sum over all entries. Whole numbers apart: adding fractions is slow, and most are whole."""
+        fractions, whole = list[Fraction](), 0
+        for found, places in zip(self.kinds, self.plan.kinds.values(), strict=True):
+            value, times = figure(found), len(places)
+            if value.denominator == 1:
+                whole += times * value.numerator
+            else:
+                fractions.append(times * Fraction(value))
+        return sum(fractions, Fraction(whole))
 
     @property
     def _head(self) -> int:
@@ -84,7 +96,7 @@ class Cost:
     @property
     def forward(self) -> Fraction:
         """FLOPs of one token of a training sequence, on average over positions and over the policies' shares."""
-        return _sum(layer.forward for layer in self.layers) / self.settings.context + self._head
+        return self._total(lambda layer: layer.forward) / self.settings.context + self._head
 
     @property
     def training(self) -> Fraction:
@@ -99,40 +111,37 @@ class Cost:
     @property
     def prefill(self) -> int:
         """FLOPs of reading a prompt of `context` tokens; only its last token passes the head."""
-        return sum(layer.prefill for layer in self.layers) + head_flops(self.plan)  # of one token: not padded
+        return int(self._total(lambda layer: layer.prefill)) + head_flops(self.plan)  # of one token: not padded
 
     @property
     def decode(self) -> Fraction:
         """FLOPs of the token at position `context`."""
-        return _sum(layer.decode for layer in self.layers) + head_flops(self.plan)
+        return self._total(lambda layer: layer.decode) + head_flops(self.plan)
 
     @property
     def state(self) -> int:
         """Bytes of the states of `batch` rows after `context` tokens."""
-        return sum(layer.state for layer in self.layers)
+        return int(self._total(lambda layer: layer.state))
 
     @property
     def active(self) -> int:
         """Parameters that one token passes: all but the experts that it does not choose."""
-        return self.parameters.total - sum(layer.idle for layer in self.layers)
+        return self.parameters.total - int(self._total(lambda layer: layer.idle))
 
     @property
     def decode_bytes(self) -> Fraction:
         """Bytes that decoding a token moves: its share of the weights, its row's state read, and the part written."""
         weights = self.parameters.total - (0 if self.plan.config.tie else self.parameters.embedding)
-        weights -= sum(layer.unread for layer in self.layers)
+        weights -= int(self._total(lambda layer: layer.unread))
         read = weights * self.settings.dtype.itemsize
-        return Fraction(read + sum(layer.state + layer.written for layer in self.layers), self.settings.batch)
+        return (read + self._total(lambda layer: layer.state + layer.written)) / self.settings.batch
 
 
 def cost(plan: Plan, settings: CostSettings) -> Cost:
     """All costs of a plan except its training memory (`hybridkit.cost.memory`)."""
-    dims = _sizes(plan)
-    kinds = {
-        entry: _entry_cost(entry, num_norms(entry, plan.config), dims, settings)
-        for entry in dict.fromkeys(plan.entries)
-    }
-    return Cost(plan, settings, parameters(plan), tuple(kinds[entry] for entry in plan.entries))
+    asked = ((entry, num_norms(entry, plan.config)) for entry in plan.kinds)
+    kinds = tuple(_entry_cost(entry, norms, plan.sizes, settings) for entry, norms in asked)
+    return Cost(plan, settings, _parameters(plan, (kind.parameters for kind in kinds)), kinds)
 
 
 @lru_cache(1 << 14)
@@ -165,43 +174,41 @@ def forward_flops(plan: Plan, tokens: int, windows: Sequence[GivenWindow] | None
 
     Fast enough for every training step, since the blocks' answers are cached.
     """
-    dims, asked = _sizes(plan), zip(plan.branches, windows or [None] * len(plan.branches), strict=True)
+    dims, asked = plan.sizes, zip(plan.branches, windows or [None] * len(plan.branches), strict=True)
     return sum(_flops(b.block, dims, tokens, window, count) for b, window in asked) + tokens * head_flops(plan, count)
 
 
 def head_flops(plan: Plan, count: Count = "exact") -> int:
     """FLOPs of one token's logits."""
-    if count == "hardware":
-        return 2 * plan.dims.width * padded_width(plan.dims.vocab)
-    return 2 * plan.dims.width * plan.dims.vocab
+    vocab = plan.sizes.vocab
+    return 2 * plan.sizes.width * (padded_width(vocab) if count == "hardware" else vocab)
 
 
 def parameters(plan: Plan) -> Parameters:
     """The elements of a plan's weights, counted on the meta device."""
-    dims, table = _sizes(plan), plan.dims.width * plan.dims.vocab
-    body = sum(entry_parameters(plan, entry) * times for entry, times in Counter(plan.entries).items()) + dims.width
-    return Parameters(table, 0 if plan.config.tie else table, body)
+    return _parameters(plan, (entry_parameters(plan, entry) for entry in plan.kinds))
+
+
+def _parameters(plan: Plan, kinds: Iterable[int]) -> Parameters:
+    """The same, from the elements of each of the plan's kinds."""
+    table = plan.sizes.width * plan.sizes.vocab
+    body = sum(count * len(places) for count, places in zip(kinds, plan.kinds.values(), strict=True))
+    return Parameters(table, 0 if plan.config.tie else table, body + plan.sizes.width)
 
 
 def entry_parameters(plan: Plan, entry: Entry) -> int:
     """The elements of an entry's weights: those of its branches and norms."""
-    dims = _sizes(plan)
-    return sum(layer_parameters(block, dims) for block in entry.branches) + num_norms(entry, plan.config) * dims.width
+    own = sum(layer_parameters(block, plan.sizes) for block in entry.branches)
+    return own + num_norms(entry, plan.config) * plan.sizes.width
 
 
 def total_state_bytes(plan: Plan, settings: CostSettings) -> int:
     """Bytes of the states of `settings.batch` rows after `settings.context` tokens."""
-    dims = _sizes(plan)
     return sum(
-        layer_state(
-            block,
-            dims,
-            settings.context,
-            window_limit(window_of(block), settings.window),
-            settings.batch,
-            settings.dtype,
-        )
-        for _, _, block in plan.branches
+        len(places) * layer_state(block, plan.sizes, settings.context, window, settings.batch, settings.dtype)
+        for entry, places in plan.kinds.items()
+        for block in entry.branches
+        for window in [window_limit(window_of(block), settings.window)]
     )
 
 
@@ -244,19 +251,3 @@ def _decode(block: Block, dims: Dims, window: GivenWindow, settings: CostSetting
 @lru_cache(1 << 16)
 def _flops(block: Block, dims: Dims, tokens: int, window: GivenWindow, count: Count) -> int:
     return block.flops(dims, tokens, window, count)
-
-
-def _sum(values: Iterable[Fraction]) -> Fraction:
-    """Their sum, whole numbers apart: adding fractions is slow, and most are whole."""
-    fractions, whole = list[Fraction](), 0
-    for value in values:
-        if value.denominator == 1:
-            whole += value.numerator
-        else:
-            fractions.append(value)
-    return sum(fractions, Fraction(whole))
-
-
-def _sizes(plan: Plan) -> Dims:
-    """The dims without depth, on which no cost depends: plans of different depths then share cached answers."""
-    return replace(plan.dims, depth=1)

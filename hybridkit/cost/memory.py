@@ -62,7 +62,7 @@ class Activations:
     gradients: int  # of what is on the way back: at the peak of backward they are held as well
 
     def peak(self, recompute: bool) -> int:
-        """At the peak of backward."""
+        """Bytes held at the peak of the backward pass."""
         return self.recomputed if recompute else self.kept + self.gradients
 
 

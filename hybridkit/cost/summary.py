@@ -112,7 +112,7 @@ def _memory(request: CostRequest) -> dict[str, Any]:
 
 def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
     """A layer of the schema: an entry. One with several branches holds the same figures for each, without norms."""
-    branches = entry_branches(index, found.plan.entries[index])
+    branches, sizes = entry_branches(index, found.plan.entries[index]), found.plan.sizes
     if len(branches) == 1:
         return _figures(found, index, branches[0].block, layer)
     return {
@@ -122,7 +122,7 @@ def _layer(found: Cost, index: int, layer: LayerCost) -> dict[str, Any]:
         "window": None,
         **_sums(found, layer),
         "branches": [
-            _figures(found, name, block, layer_cost(block, found.dims, found.settings)) for name, _, block in branches
+            _figures(found, name, block, layer_cost(block, sizes, found.settings)) for name, _, block in branches
         ],
     }
 

@@ -52,7 +52,8 @@ class Mixture:
         self._sequence, self._batch = sequence, batch
         self._offset = int.from_bytes(hashlib.blake2b(f"mixture/{seed}".encode(), digest_size=8).digest(), "big")
         ends = np.cumsum([*self.weights().values()])
-        self._edges = [0, *(round(end * 2**53) << 11 for end in ends[:-1]), _WHOLE]
+        within = (min(round(end * 2**53) << 11, _WHOLE - 1) for end in ends[:-1])  # each fits 64 bits
+        self._edges = [0, *within, _WHOLE]
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""

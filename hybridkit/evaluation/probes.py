@@ -8,13 +8,13 @@ bounded.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from hybridkit.cost.flops import TRAINING, CostSettings, forward_flops, total_state_bytes
-from hybridkit.data.recipe_data import feed_source, held_out_batches
+from hybridkit.data.source import open_source
 from hybridkit.data.sources.recall import RecallTask
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.evaluation.haystack import open_essays
@@ -36,6 +36,7 @@ from hybridkit.training.callback import Callback, Line, TrainingStart
 
 SEED = 42
 ROW_TOKENS = 8192  # read together
+_NEAR = "probe.recall.near."  # the same whichever probe measures it
 
 
 def probes_of(loaded: Loaded) -> list[Callback]:
@@ -51,10 +52,18 @@ class Probes(Callback):
         self._probes: Sequence[Probe] = [_with_tasks(probe) for probe in loaded.recipe.train.probes]
         self._samples: dict[tuple[str, int], Samples] = {}
         self._seconds, self._began = 0.0, time.perf_counter()
-        task = feed_source(self._recipe.data, self._registry)
-        self._task = task if isinstance(task, RecallTask) else None
-        if self._task is None and any(probe.recall for probe in self._probes):
-            raise UserError("train.probes: recall asks runs on `data.source: recall(...)`; this one is on text")
+        self._first = next((probe for probe in self._probes if probe.recall), None)
+        self._task = self._recall_task() if self._first else None
+        names = [name for probe in self._probes for name in probe.metrics() if not name.startswith(_NEAR)]
+        if twice := next((name for name in names if name != NEAR and names.count(name) > 1), None):
+            raise UserError(f"train.probes: two of them measure {twice}; let one of them do it")
+
+    def _recall_task(self) -> RecallTask:
+        """What the run is trained on, or the first such part of a mixture. Raises UserError where all is text."""
+        for text in self._recipe.data.texts:
+            if isinstance(task := open_source(text, self._registry), RecallTask):
+                return task
+        raise UserError("train.probes: recall asks runs on `data.source: recall(...)`; this one is on text")
 
     def metrics(self) -> Sequence[str]:
         return list(dict.fromkeys(name for probe in self._probes for name in probe.metrics()))
@@ -112,10 +121,10 @@ class Probes(Callback):
     def _flops(self, probe: Probe, plan: Plan) -> int:
         windows = len(probe.windows or [None])
         if probe.write:
-            return forward_flops(plan, len(probe.write.encode()) + probe.tokens)
+            return windows * forward_flops(plan, len(probe.write.encode()) + probe.tokens)
         if probe.recall and self._task:
             near_flops = ROW_TOKENS // self._recipe.data.sequence * forward_flops(plan, self._recipe.data.sequence)
-            return windows * probe.samples * sum(forward_flops(plan, n) for n in self._tokens(probe)) + near_flops
+            return windows * (probe.samples * sum(forward_flops(plan, n) for n in self._tokens(probe)) + near_flops)
         read = sum(forward_flops(plan, n) for n in self._tokens(probe))
         return windows * probe.samples * len(probe.needles or ()) * read
 
@@ -125,9 +134,13 @@ class Probes(Callback):
     @torch.no_grad()
     def measure(self, step: int, last: bool, model: Model) -> Line:
         begin, found = time.perf_counter(), dict[str, Any]()
-        for probe in self._probes:
-            if last or step % probe.every == 0:
-                found |= dict(self._asked(probe, model))
+        for probe in (probe for probe in self._probes if last or step % probe.every == 0):
+            asked = dict(self._asked(probe, model))
+            if probe is self._first:
+                asked = {NEAR: next(iter(asked.values())), **asked}
+            found |= asked
+            if probe.write:
+                found["written"] = [*found.get("written", ()), *self._written(probe, model)]
         self._seconds += time.perf_counter() - begin
         return found
 
@@ -139,25 +152,27 @@ class Probes(Callback):
         return f"probes took {self._seconds:,.1f} s, {self._seconds / whole:.1%} of the time"
 
     def _asked(self, probe: Probe, model: Model) -> Iterator[tuple[str, Any]]:
-        for place, window in enumerate(probe.windows or [None]):
+        for window in probe.windows or [None]:
             reading = ReadOptions(window)
             if probe.recall and self._task:
-                if place == 0:
-                    yield NEAR, self._near(model, reading)
+                yield recall_metric("near", window), self._near(self._task, model, reading)
                 for gap in probe.recall:
                     hits = far(model, self._task, gap, probe.samples, SEED, reading)
                     yield recall_metric(gap, window), sum(hits) / len(hits)
             for task in probe.needles or ():
                 for length in probe.lengths or ():
                     yield needle_metric(task, length, window), self._needles(model, task, length, probe, reading)
-            if probe.write and place == 0:
-                writer = Writer(model, Sampling(temperature=0), probe.tokens)
-                (text,) = writer.texts(writer.read([probe.write], window=window))
-                yield "written", {"prompt": probe.write, "text": text}
 
-    def _near(self, model: Model, reading: ReadOptions) -> float | None:
-        data = self._recipe.data
-        batches = held_out_batches(data, data.sequence, max(1, ROW_TOKENS // data.sequence), registry=self._registry)
+    def _written(self, probe: Probe, model: Model) -> Iterator[Mapping[str, Any]]:
+        """The prompt, what follows it, and the window where one is asked for."""
+        writer = Writer(model, Sampling(temperature=0), probe.tokens)
+        for window in probe.windows or [None]:
+            (text,) = writer.texts(writer.read([probe.write], window=window))
+            yield {"prompt": probe.write, "text": text} | ({"window": window} if window else {})
+
+    def _near(self, task: RecallTask, model: Model, reading: ReadOptions) -> float | None:
+        sequence = self._recipe.data.sequence
+        batches = task.feed(sequence, max(1, ROW_TOKENS // sequence)).validation()
         hits = [hit for rows in near(model, [next(batches)], reading).values() for row in rows for hit in row]
         return sum(hits) / len(hits) if hits else None
 

@@ -12,7 +12,7 @@ from hybridkit.model.model import Model
 
 @contextmanager
 def replaced_layers(model: Model, chosen: Sequence[bool], make: Callable[[Layer], Layer]) -> Iterator[None]:
-    """Within, `make(layer)` replaces the layer of every chosen branch; `chosen` has an item for each of a plan's."""
+    """In this context, `make(layer)` stands for the layer of every chosen branch; `chosen` has an item a branch."""
     places = [(entry, place) for entry in model.layers for place in range(len(entry.layers))]
     kept = [(entry, place, entry.layers[place]) for entry, place in itertools.compress(places, chosen)]
     for entry, place, own in kept:

@@ -27,6 +27,7 @@ from hybridkit.hub.weights import read_weights
 from hybridkit.model.loading import said_model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import dump
+from hybridkit.recipe.record import recipe_record
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.runs.manifest import NAME, STATE, WEIGHTS, Manifest, sealed, stamp
@@ -176,6 +177,7 @@ def write_run(
         tokenizer=tokenizer.digest,
         code=hashes(code),
         model=said_model(plan, recipe),
+        recipe=recipe_record(recipe),
         files={name: stamp(folder / name) for name in (WEIGHTS, STATE)},
     )
     (folder / NAME).write_bytes(sealed(manifest))

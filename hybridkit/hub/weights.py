@@ -71,7 +71,8 @@ def _check_shapes(rule: Rule, own: dict[str, Tensor], shards: Shards, origin: st
     right = [tuple(tensor.shape) for tensor in rule.to_theirs([own[name] for name in rule.ours])]
     place = next((i for i, shape in enumerate(right) if shape != tuple(given[i].shape)), 0)
     raise UserError(
-        f"{origin}: {rule.theirs[place]} is {list(given[place].shape)}, and {list(right[place])} by config.json"
+        f"{origin}: {rule.theirs[place]} has the shape {list(given[place].shape)}, and by config.json it is"
+        f" {list(right[place])}"
     )
 
 

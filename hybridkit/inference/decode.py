@@ -83,12 +83,12 @@ def prefill(
         raise UserError("there is no prompt")
     longest = max(map(len, rows))
     if context and (min(map(len, rows)) < longest or len(rows) != len(context.logits)):
-        raise UserError(f"a context of {len(context.logits)} rows is followed by as many rows of one length")
+        raise UserError(f"the context has {len(context.logits)} rows: give as many prompts, all of one length")
     states, read = (context.states, context.tokens) if context else (None, 0)
     if window is None and context:
         window = context.window
     if window is not None and window >= 2**63:
-        raise UserError(f"the window is {window}; it is at most 2**63 - 1")
+        raise UserError(f"window {window}: should be at most 2**63 - 1")
     windows = model.fixed_windows(window)
     device = model.head.weight.device
     chunk = chunk or automatic_chunk(model, len(rows))

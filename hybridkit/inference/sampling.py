@@ -31,14 +31,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature:g}; it is a finite number, 0 (greedy) or more")
+            raise UserError(f"temperature {self.temperature:g}: should be a finite number, 0 (greedy) or more")
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top-k is {self.top_k}; it is a whole number, 1 or more")
+            raise UserError(f"top-k {self.top_k}: should be a whole number, 1 or more")
         for name, value in (("top-p", self.top_p), ("min-p", self.min_p)):
             if value is not None and not 0 < value <= 1:
-                raise UserError(f"{name} is {value:g}; it is above 0 and at most 1")
+                raise UserError(f"{name} {value:g}: should be above 0 and at most 1")
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; it is a whole number from 0 to 2**63 - 1")
+            raise UserError(f"seed {self.seed}: should be a whole number from 0 to 2**63 - 1")
 
     def filter(self, logits: Tensor) -> Tensor:
         """Logits (B, V) over the temperature, -inf where a filter drops the token. Not for temperature 0."""

@@ -64,9 +64,9 @@ def said_model(plan: Plan, recipe: Recipe) -> str:
 
 
 def _tell_changes(run: Run, which: Which, now: str) -> None:
-    """Tell that a recipe was edited since the weights were made, so that figures are those of another model."""
+    """The same for a run of an older version, which records pattern and sizes alone."""
     record = Run(run.path, which).record()
-    if not record:
+    if not record or record.recipe is not None:  # of which `Run.recipe` tells more
         return
     pattern, _, sizes = record.model.partition(" width=")
     wanted, found = (set(re.split(r"[ ()]+", text)) for text in (sizes, now.partition(" width=")[2]))
@@ -95,9 +95,23 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     _tell_changes(folder, checkpoint, said_model(model.plan, loaded.recipe))
     model.to(weights["norm.weight"].dtype).to_empty(device="cpu")
     model.share_weights()  # to_empty gave each its own memory
+    _fill_buffers(model)
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def _fill_buffers(model: Model) -> None:
+    """Give layers the buffers that no checkpoint holds (`persistent=False`), as they are when a layer is built."""
+    for layer, branch in zip(model.branches(), model.plan.branches, strict=True):
+        saved = layer.state_dict()
+        unsaved = {name: buffer for name, buffer in layer.named_buffers() if name not in saved}
+        if unsaved:
+            with torch.random.fork_rng(devices=[]):
+                made = dict(branch.block.build(model.plan.dims).named_buffers())
+            for name, buffer in unsaved.items():
+                buffer.copy_(made[name])
 
 
 def placed(model: M, device: torch.device, precision: PrecisionChoice | None = None) -> M:

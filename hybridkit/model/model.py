@@ -40,7 +40,7 @@ class Embedding(nn.Embedding):
         super().__init__(vocab, width)
 
     def reset_parameters(self) -> None:
-        """Fill with N(0, (size / scale)^2)."""
+        """Draw the weights from N(0, (size / scale)^2)."""
         normal_(self.weight, std=self.size / self.scale)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -50,6 +50,22 @@ class Plan:
         depth = sum(entry.is_mixer for entry in self.entries) or 1
         return Dims(self.config.width, self.config.heads, self.config.vocab, depth, self.config.norm_eps)
 
+    @cached_property
+    def sizes(self) -> Dims:
+        """The dims without depth, on which no cost depends: plans of different depths share the answers of blocks."""
+        return Dims(self.config.width, self.config.heads, self.config.vocab, norm_eps=self.config.norm_eps)
+
+    @cached_property
+    def kinds(self) -> dict[Entry, list[int]]:
+        """The entries that differ, and the indices of each."""
+        by_object: dict[int, list[int]] = {}  # equal calls of a pattern give one object, which is quick to compare
+        for index, entry in enumerate(self.entries):
+            by_object.setdefault(id(entry), []).append(index)
+        places: dict[Entry, list[int]] = {}
+        for found in by_object.values():
+            places.setdefault(self.entries[found[0]], []).extend(found)
+        return places
+
     @property
     def pattern(self) -> str:
         """The canonical pattern: equal stacks print alike."""
@@ -137,18 +153,19 @@ def compile_pattern(
     what the pattern says wrong, and UserError for what `config.ffn` does.
     """
     written = resolve_pattern(text, registry, source)
-    only_mixers = all(entry.is_mixer for entry in written)
+    only_mixers = all(entry.is_mixer for entry in {id(entry): entry for entry in written}.values())
     added = _ffn(config.ffn, registry, source) if config.ffn and only_mixers else None
     entries = tuple(e for entry in written for e in ((entry, added) if added else (entry,)))
-    for block in {block: None for entry in dict.fromkeys(entries) for block in entry.branches}:
+    plan = Plan(written, entries, config)
+    for block in dict.fromkeys(block for entry in plan.kinds for block in entry.branches):
         try:
-            _check(block, Dims(config.width, config.heads, config.vocab))
+            _check(block, plan.sizes)
         except ValueError as error:
             spans = _spans(text, written, source)
             if block not in spans:
                 raise UserError(f"{_where(source)}model.ffn: {error}") from error
             raise error_at(source, text, spans[block], str(error)) from error
-    return Plan(written, entries, config)
+    return plan
 
 
 def _spans(text: str, written: Sequence[Entry], source: PatternSource | None) -> dict[Block, Span]:
@@ -171,6 +188,14 @@ def _check(block: Block, dims: Dims) -> None:
 
 
 def _ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:
+    """What is added after each mixer; equal arguments give the same object."""
+    said = f"model.ffn {sorted(arguments.items())}"
+    if said not in registry.entries:
+        registry.entries[said] = _read_ffn(arguments, registry, source)
+    return registry.entries[said]
+
+
+def _read_ffn(arguments: Mapping[str, Any], registry: Registry, source: PatternSource | None) -> Entry:
     given, where = dict(arguments), _where(source)
     name = given.pop("block")
     try:

@@ -24,7 +24,7 @@ class RecipeError(UserError):
 
 def complaint(document: Document, errors: Sequence[ErrorDetails]) -> RecipeError:
     """The first of pydantic's errors in the user's words; all of the alternatives where a field has several types."""
-    first = errors[0]
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])  # a key that is misspelt
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         written = [path for path in cause.paths if path in document.values]
@@ -56,10 +56,15 @@ def unknown_field(document: Document, path: KeyPath, known: Sequence[str] = ()) 
     if not known:
         section: Any = Recipe
         for key in (key for key in around if isinstance(key, str)):  # the others are places in lists
-            section = _section(section.model_fields[key].annotation)
+            section = _section(section.model_fields[_field_of(section, key)].annotation)
         known = _names(section)
     said = unknown_key(dotted(around) or "a recipe", shown_value(name), str(name), known)
     return RecipeError(f"{document.keys.get(path) or document.where(path)}: {said}")
+
+
+def _field_of(section: type[BaseModel], key: str) -> str:
+    """The name of the field that a recipe writes as `key`."""
+    return next((name for name, field in section.model_fields.items() if field.alias == key), key)
 
 
 def _section(annotation: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from hybridkit.recipe.section import MOST, Section, Size
 
 LONGEST = 1 << 22  # tokens of a gap or a prompt
-NEAR = "recall_near"  # queries of held-out sequences, as the model was trained on them
+NEAR = "recall_near"  # queries of held-out sequences, at the first window of the first probe of recall
 
 
 def _listed(said: Any) -> Any:
@@ -39,12 +39,17 @@ class Probe(Section):
             raise ValueError("should have one of recall, needles and write: {every: 500, recall: [8, 64]}")
         if (self.needles is None) != (self.lengths is None):
             raise ValueError("needles and lengths belong together: {every: 500, needles: niah_single_1, lengths: 1k}")
+        for field, fits in (("samples", self.write is None), ("tokens", self.write is not None)):
+            if getattr(self, field) != type(self).model_fields[field].default and not fits:
+                raise ValueError(f"{field} belongs to {'write' if field == 'tokens' else 'recall and needles'}")
         return self
 
     def metrics(self) -> Iterator[str]:
         """The names of its figures."""
         windows: list[int | None] = [*self.windows] if self.windows else [None]
         for window in windows:
+            if self.recall:
+                yield recall_metric("near", window)
             for gap in self.recall or ():
                 yield recall_metric(gap, window)
             for task in self.needles or ():
@@ -53,8 +58,11 @@ class Probe(Section):
             yield NEAR
 
 
-def recall_metric(gap: int, window: int | None) -> str:
-    """`probe.recall.GAP.WINDOW`: the share of values that are recalled; `own` is each block's largest window."""
+def recall_metric(gap: int | Literal["near"], window: int | None) -> str:
+    """`probe.recall.GAP.WINDOW`: the share of values that are recalled; `own` is each block's largest window.
+
+    The gap `near` stands for the queries of held-out sequences.
+    """
     return f"probe.recall.{gap}.{window or 'own'}"
 
 

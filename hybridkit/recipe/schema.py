@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from hybridkit.recipe.choices import ENGINE, declared
+from hybridkit.recipe.choices import ENGINE, UnknownKey, declared
 from hybridkit.recipe.convert import Convert
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.section import (
@@ -107,12 +107,14 @@ def _source(said: Any) -> str | list[MixtureSource]:
         try:
             parts.append(MixtureSource.model_validate({"source": one} if isinstance(one, str) else one))
         except ValidationError as error:
+            if extra := [str(one["loc"][0]) for one in error.errors() if one["type"] == "extra_forbidden"]:
+                raise UnknownKey(extra[0], [*MixtureSource.model_fields]) from None
             raise ValueError(f"part {number}: {first_error(error)}") from None
     if not any(part.weight for part in parts):
-        raise ValueError("a mixture needs a part whose weight is above 0")
+        raise ValueError("should have a part whose weight is above 0")
     names = [part.name or part.source for part in parts]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two parts are called {twice}: give each a name of its own")
+        raise ValueError(f"has two parts called {twice}: give each a name of its own")
     return parts
 
 

@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, SCHEDULE, check_choice, choice, chosen, engine_fields
 from hybridkit.recipe.probe import Probe
@@ -85,6 +94,39 @@ class Until(Section):
         if not isinstance(value, int | float):
             return False
         return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
+
+
+def _which(said: Any) -> int | str | None:
+    if said in (None, "newest"):
+        return None
+    if said == "best" or (type(said) is int and said >= 0):
+        return said
+    raise ValueError("should be a step, `best` or `newest`")
+
+
+class FromRun(Section):
+    """A run whose weights to start from, and its checkpoint: a step, `best`, or the newest one (None).
+
+    Of the newest one a recipe says the folder alone.
+    """
+
+    run: str = Field(min_length=1)
+    checkpoint: Annotated[int | str | None, BeforeValidator(_which)] = None
+
+    def __str__(self) -> str:
+        return self.run if self.checkpoint is None else f"{{run: {self.run}, checkpoint: {self.checkpoint}}}"
+
+    @model_serializer
+    def _short(self) -> Any:
+        return self.run if self.checkpoint is None else {"run": self.run, "checkpoint": self.checkpoint}
+
+
+def _from_run(said: Any) -> Any:
+    if isinstance(said, str) and said:
+        return {"run": said}
+    if not isinstance(said, dict | FromRun):
+        raise ValueError("should be the folder of a run, or {run: ..., checkpoint: best}")
+    return said
 
 
 class Train(Section):
@@ -169,9 +211,10 @@ class Train(Section):
     spike: float = Field(
         default=2.0, gt=0, description="A spike: a loss this many nats a token above the median of recent steps."
     )
-    from_: str | None = Field(
-        default=None, alias="from", min_length=1, json_schema_extra=FIXED,
-        description="A run whose weights to start from, with a new optimizer and schedule.",
+    from_: Annotated[FromRun, BeforeValidator(_from_run)] | None = Field(
+        default=None, alias="from", json_schema_extra=FIXED,
+        description="A run whose newest weights to start from, with a new optimizer and schedule; those of another "
+        "checkpoint: `{run: runs/a, checkpoint: best}`, or a step.",
     )  # fmt: skip
 
     @model_validator(mode="before")

@@ -12,8 +12,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,10 +87,13 @@ class Document:
 
 
 def _holds(data: Any, path: KeyPath) -> bool:
-    try:
-        reduce(getitem, path, data)
-    except (KeyError, IndexError, TypeError):
-        return False
+    for key in path:
+        if not isinstance(data, dict | list):  # a letter of a text is no value in it
+            return False
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return False
     return True
 
 

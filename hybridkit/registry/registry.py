@@ -80,7 +80,7 @@ class Registry:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """What calls of patterns stand for, kept by `language.resolve`: equal calls give the same object."""
+        """What calls of patterns and `model.ffn` stand for, kept by those who read them: equal ones are one object."""
         return {}
 
     @cached_property

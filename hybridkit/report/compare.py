@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from hybridkit.report.eval_curves import AXIS, SAME, TITLES
 from hybridkit.report.figure import label
+from hybridkit.report.layered import plot_layered
 from hybridkit.report.page import TextTable
-from hybridkit.report.plot_style import FAINT, PAGE, in_style, legend, new_figure, series, token_axis
+from hybridkit.report.plot_style import FAINT, NO_TOKENS, PAGE, in_style, legend, new_figure, series, token_axis
 from hybridkit.search.compare import Arm, ArmRun, Comparison, Difference, Question
 from hybridkit.search.results import Asked, TrialScores
 from hybridkit.search.trials import half_interval
@@ -18,8 +20,6 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
 
 WITHOUT = " without "  # in the names of ablated tasks
-AXIS = {"recall_far": "gap in tokens", "recall_near": "tokens back to the key's last occurrence"}
-TITLES = {"recall_far": "Far recall", "recall_near": "Near recall", "loss_by_position": "Loss by position"}
 
 
 def comparison_tables(found: Comparison) -> list[TextTable]:
@@ -135,24 +135,25 @@ def _figure(found: Comparison, tables: TrialScores, tasks: Sequence[Asked], trai
 
 def _panel(axes: Axes, asked: Asked, scores: Mapping[Arm, Mapping[str, list[float]]], trained: int | None) -> Any:
     """The lines of the arms, with their intervals as bands; by the arms' names."""
-    lines: dict[str, Any] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    looks = []
     places = {name: place for place, name in enumerate(dict.fromkeys(arm.name for arm in scores))}
     share = "loss" not in asked.task
     for arm, found in ((arm, found) for arm, found in scores.items() if found):
         lengths = sorted(found, key=int)
-        x = [max(int(length), 0.5) for length in lengths]  # 0 has no place on a logarithmic axis
+        x = [int(length) or NO_TOKENS for length in lengths]
         mean = [fmean(found[length]) for length in lengths]
         half = [half_interval(found[length]) or 0.0 for length in lengths]
-        look = series(places[arm.name])
-        (line,) = axes.plot(x, mean, marker="o", label=label(arm.name), **look)
+        looks.append(series(places[arm.name]))
         ends = [(m - h, m + h) for m, h in zip(mean, half, strict=True)]
         low, high = zip(*(((max(0, a), min(100, b)) if share else (a, b)) for a, b in ends), strict=True)
-        axes.fill_between(x, low, high, alpha=0.1, color=look["color"], linewidth=0)
-        lines[label(arm.name)] = line
+        axes.fill_between(x, low, high, alpha=0.1, color=looks[-1]["color"], linewidth=0)
+        curves[label(arm.name)] = list(zip(x, mean, strict=True))
+    lines = plot_layered(axes, curves, SAME if share else 0.0, looks)
     axes.set(xlabel=AXIS.get(asked.task, "tokens"), ylabel="right answers in %" if share else "nats a token")
     if share:
         axes.set_ylim(-2, 102)
     token_axis(axes)
     if trained and axes.get_xlim()[0] < trained < axes.get_xlim()[1]:
         axes.axvline(trained, color=FAINT, linestyle=":", linewidth=0.9, zorder=0)
-    return lines
+    return dict(zip(curves, lines, strict=True))

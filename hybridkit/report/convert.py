@@ -21,21 +21,33 @@ def print_conversion(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def stage_table(found: Sequence[Mapping[str, Any]]) -> TextTable:
-    """Loss, states and speed of every model against the teacher's, which comes first."""
-    teacher, contexts = found[0], list(found[0]["state_bytes"])
-    columns = ["stage", "nats a token", "less the teacher's", "perplexity", "bits a byte"]
-    columns += [f"state after {int(n):,}" for n in contexts] + ["decoded tokens/s", "of the teacher's"]
-    rows = []
-    for one in found:
-        loss, base = _text(one), _text(teacher)
-        less = None if None in (loss["loss"], base["loss"]) else loss["loss"] - base["loss"]
-        shown = (loss["loss"], ".4f"), (less, "+z.4f"), (loss["perplexity"], ".3f"), (loss["bits_per_byte"], ".4f")
-        figures = ["-" if value is None else f"{value:{digits}}" for value, digits in shown]
-        sizes = [format_bytes(one["state_bytes"].get(n, 0)) for n in contexts]
-        own, other = (one.get(key) for key in ("decode_tokens_per_second", "teacher_decode_tokens_per_second"))
-        speed = [f"{own:,.0f}", f"{own / other:.2f}x"] if own and other else ["-", "-"]
-        rows.append([one["name"], *figures, *sizes, *speed])
-    return TextTable("Teacher and student, on held-out text at the own windows", columns, rows)
+    """A column for every model, the teacher first: loss, states and speed, beside the teacher's."""
+    columns = [_figures(one, found[0]) for one in found]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return TextTable(
+        "Teacher and student, on held-out text at the own windows", ["", *(one["name"] for one in found)], rows
+    )
+
+
+def _figures(one: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured of a model, by its name."""
+    loss, base = _text(one), _text(teacher)
+    less = None if None in (loss["loss"], base["loss"]) else loss["loss"] - base["loss"]
+    own, other = (one.get(key) for key in ("decode_tokens_per_second", "teacher_decode_tokens_per_second"))
+    states = {int(n): one["state_bytes"].get(n, 0) for n in teacher["state_bytes"]}
+    return {
+        "nats a token": _number(loss["loss"], ".4f"),
+        "less the teacher's": _number(less, "+z.4f"),
+        "perplexity": _number(loss["perplexity"], ".3f"),
+        "bits a byte": _number(loss["bits_per_byte"], ".4f"),
+        **{f"state after {n:,}": format_bytes(size) for n, size in states.items()},
+        "decoded tokens/s": _number(own, ",.0f"),
+        "of the teacher's": f"{own / other:.2f}x" if own and other else "-",
+    }
+
+
+def _number(value: float | None, digits: str) -> str:
+    return "-" if value is None else f"{value:{digits}}"
 
 
 def _text(one: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,5 @@
-"""The report of an evaluation: one HTML file that needs no other, with its tables and pictures, and both apart."""
+"""The report of an evaluation: one HTML file that needs no other. Its tables and pictures are written as files of
+their own, too."""
 
 from __future__ import annotations
 

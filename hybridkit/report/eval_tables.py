@@ -10,6 +10,7 @@ from hybridkit.report.console import Console
 from hybridkit.report.markup import in_markdown
 from hybridkit.report.page import TextTable, print_table
 
+HELD_OUT = "held-out"
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
 
 
@@ -133,7 +134,7 @@ def text_name(row: Mapping[str, Any]) -> str:
     if source := row.get("source"):
         return str(source)
     same = row.get("same_text")
-    return "unknown" if same is None else "held-out" if same else "other"
+    return "unknown" if same is None else HELD_OUT if same else "other"
 
 
 def _origins(result: EvalResult) -> TextTable:

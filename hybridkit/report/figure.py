@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from math import isfinite
@@ -51,6 +51,17 @@ def labels(names: Iterable[str]) -> dict[str, str]:
         name: f"{place}: {text}" if text in alike else text
         for place, (name, text) in enumerate(zip(names, short, strict=True), start=1)
     }
+
+
+def told_apart(series: Sequence[Sequence[str]]) -> tuple[str, list[str]]:
+    """What is said of all series alike, and what tells each from the others; each says the same facts in one order."""
+    facts = list(zip(*series, strict=True))
+    differ = [len(set(said)) > 1 for said in facts]
+
+    def joined(one: Sequence[str], wanted: bool) -> str:
+        return ", ".join(fact for fact, differs in zip(one, differ, strict=True) if fact and differs == wanted)
+
+    return joined(series[0], False), [joined(one, True) for one in series]
 
 
 def _without_last(names: list[str]) -> list[str]:

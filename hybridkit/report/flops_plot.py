@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hybridkit.cost.summary import CostRequest
 
+_RING, _LETTERS = 5.0, 7.0  # points: of a ring's width, and of a text's height
 _CONTEXTS = [round(2 ** (quarter / 4)) for quarter in range(20, 81)]  # 32 ... 1M tokens, four points an octave
 
 
@@ -101,13 +102,19 @@ def _panel(
 
 
 def _mark(axes: Axes, met: Sequence[Crossing]) -> None:
-    """A ring at every crossing, and its context beside it unless another's stands there already."""
-    written: list[tuple[float, float]] = []
+    """A ring at every crossing, its context at the upper left, where growing lines leave room; one ring for equals."""
+    across, down = axes.figure.get_figwidth() * 72 / 2.4, axes.figure.get_figheight() * 72 / 1.6  # points, of a panel
+    written: list[tuple[float, float, float]] = []  # left and right end of a text, and its height
+    ringed: list[tuple[float, float]] = []
     for crossing in sorted(met):
-        axes.plot(*crossing, "o", color=INK, markersize=5, fillstyle="none", markeredgewidth=0.8)
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform(crossing))
-        if all(abs(x - other) > 0.09 or abs(y - height) > 0.05 for other, height in written):
-            axes.annotate(
-                f"{crossing.context:,.0f}", crossing, (0, 6), textcoords="offset points", ha="center", fontsize=7
-            )
-            written.append((x, y))
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform(crossing)) * (across, down)
+        if any(abs(x - other) < _RING and abs(y - height) < _RING for other, height in ringed):
+            continue
+        ringed.append((x, y))
+        axes.plot(*crossing, "o", color=INK, markersize=_RING, fillstyle="none", markeredgewidth=0.8)
+        text = f"{crossing.context:,.0f}"
+        left, above = x - 0.6 * _LETTERS * len(text), y + _RING / 2 + 1
+        while any(left < end and begin < x and abs(above - at) < _LETTERS for begin, end, at in written):
+            above += _LETTERS
+        written.append((left, x, above))
+        axes.annotate(text, crossing, (-1, above - y), textcoords="offset points", ha="right", fontsize=_LETTERS)

@@ -1,4 +1,4 @@
-"""Pictures of evaluations: heatmaps over length, depth and window, and curves over position and distance."""
+"""Pictures of evaluations: heatmaps over length, depth and window; curves are drawn in eval_curves.py."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
-from hybridkit.report.eval_tables import pivot, position_bins, train_test, window_name
+from hybridkit.report.eval_curves import draw_positions, draw_recall
+from hybridkit.report.eval_tables import pivot, train_test, window_name
 from hybridkit.report.figure import label, labels
 from hybridkit.report.numbers import format_tokens
 from hybridkit.report.plot_style import (
     COLUMN,
     PAGE,
     UNKNOWN,
-    by_last,
     in_style,
-    legend,
     new_figure,
-    series,
     text_color,
-    token_axis,
 )  # fmt: skip
 
 if TYPE_CHECKING:  # half a second
@@ -27,7 +24,6 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-FEW = 100  # targets, below which a bin of positions is joined with the next
 _CELL = (0.36, 0.19)  # inches
 _FAR = "recall_far"
 _TEST = "test window"
@@ -53,9 +49,9 @@ def eval_pictures(findings: EvalResult) -> Iterator[tuple[str, Figure]]:
     if len({cell.run for cell in needles}) > 1:
         yield "train-test", _train_test(findings)
     if findings.by_position:
-        yield "position", _positions(findings)
+        yield "position", draw_positions(findings)
     if recall := [cell for cell in findings.cells if cell.task.startswith("recall_")]:
-        yield "recall", _curves(recall)
+        yield "recall", draw_recall(recall)
     far = [cell for cell in findings.cells if cell.task == _FAR]
     if len({cell.length for cell in far}) > 1 and len({cell.window for cell in far}) > 1:
         yield "recall-window", _distance_window(far, findings.trained)
@@ -149,72 +145,6 @@ def _train_test(findings: EvalResult) -> Figure:
     grid = [[means.get((run, window)) for window in windows] for run in runs]
     panel = _Panel("", rows, list(map(window_name, windows)), grid)
     return _heatmaps([panel], "Mean needle score in %", "test window", "run: trained with")
-
-
-@in_style
-def _positions(findings: EvalResult) -> Figure:
-    """Loss by the tokens read before; bins with few targets are joined, since their means are noisy."""
-    bins = position_bins(findings)
-    names = labels(run for run, *_ in bins)
-    figure = new_figure(PAGE, 3.0)
-    axes = figure.add_subplot(xlabel="tokens before", ylabel="nats a token", title="Loss by position")
-    several = len({window for _, window, *_ in bins}) > 1
-    texts = {text for *_, text in bins}
-    handles, lasts = [], []
-    for place, ((run, window, _, text), rows) in enumerate(bins.items()):
-        said = [names[run], *([f"window {window_name(window)}"] if several else [])]
-        name = ", ".join([*said, *([f"{text} text"] if len(texts) > 1 else [])])
-        joined = join_bins([(row["first"], row["tokens"], row["loss"]) for row in rows])
-        handles += axes.plot(*zip(*joined, strict=True), marker="o", label=name, **series(place))
-        lasts.append(joined[-1][1])
-    _finish(figure, axes, handles, lasts)
-    return figure
-
-
-def join_bins(rows: Sequence[tuple[int, int, float]]) -> list[tuple[float, float]]:
-    """First position and mean loss of bins (first position, targets, loss); those of few targets join a neighbour.
-
-    The last bin is often a part of one: it joins where it has less than a quarter of the targets before it.
-    """
-    joined: list[tuple[int, int, float]] = []
-    ordered = sorted(rows)
-    for place, (first, targets, loss) in enumerate(ordered):
-        part = place == len(ordered) - 1 and joined and 4 * targets < joined[-1][1]
-        if joined and (joined[-1][1] < FEW or targets < FEW or part):
-            before, count, mean = joined.pop()
-            first, targets, loss = before, count + targets, (mean * count + loss * targets) / (count + targets)
-        joined.append((first, targets, loss))
-    return [(first, loss) for first, _, loss in joined]
-
-
-@in_style
-def _curves(cells: Sequence[CellScore]) -> Figure:
-    """Accuracy with its interval by distance, a curve for each task, run and window."""
-    _, rows = pivot(cells)
-    figure = new_figure(PAGE, 3.0)
-    axes = figure.add_subplot(xlabel="distance in tokens", ylabel="accuracy in %", title="Recall by distance")
-    names = labels(run for _, run, _ in rows)
-    several = len({window for *_, window in rows}) > 1
-    handles, lasts = [], []
-    for place, ((task, run, window), found) in enumerate(rows.items()):
-        chosen = [found[length] for length in sorted(found)]
-        said = [label(task.removeprefix("recall_")), *([names[run]] if len(names) > 1 else [])]
-        name = ", ".join([*said, *([f"window {window_name(window)}"] if several else [])])
-        places = [max(cell.length, 0.5) for cell in chosen]  # a gap of 0 has no place on a logarithmic axis
-        look = series(place)
-        handles += axes.plot(places, [cell.score for cell in chosen], marker="o", label=name, **look)
-        axes.fill_between(places, [c.low for c in chosen], [c.high for c in chosen], alpha=0.13, color=look["color"])
-        lasts.append(chosen[-1].score)
-    axes.set_ylim(-2, 102)
-    _finish(figure, axes, handles, lasts)
-    return figure
-
-
-def _finish(figure: Figure, axes: Axes, handles: Sequence[object], lasts: Sequence[float]) -> None:
-    token_axis(axes)
-    order = by_last(lasts)
-    if len(handles) > 1:
-        legend(figure, [handles[at] for at in order], [handles[at].get_label() for at in order])  # type: ignore[attr-defined]
 
 
 def _heatmaps(panels: Sequence[_Panel], title: str, x: str, y: str) -> Figure:

@@ -9,7 +9,7 @@ _MOST_SECONDS = 1e9  # what is longer is shown as this: timedelta overflows
 def format_tokens(number: int) -> str:
     """A number of tokens as the command line takes it: 1000, 16k, 1M."""
     for unit, letter in ((1 << 20, "M"), (1 << 10, "k")):
-        if number % unit == 0:
+        if number and number % unit == 0:
             return f"{number // unit}{letter}"
     return str(number)
 

@@ -44,7 +44,9 @@ for (const figure of document.querySelectorAll("figure")) {
     const room = frame.width - hint.offsetWidth - 4;
     Object.assign(hint.style, { left: `${Math.max(0, Math.min(left + 12, room))}px`, top: `${top + 12}px` });
   });
-  svg.addEventListener("pointerleave", () => { hint.hidden = dot.hidden = true; });
+  const hide = () => { hint.hidden = dot.hidden = true; };
+  svg.addEventListener("pointerleave", hide);
+  svg.parentElement.addEventListener("scroll", hide);
   const source = () => {
     const style = getComputedStyle(document.documentElement);
     const copy = svg.cloneNode(true);

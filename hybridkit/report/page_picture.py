@@ -27,7 +27,8 @@ def picture(name: str, title: str, figure: Figure) -> str:
     kinds = ((kind, f"Save as {kind.upper()}") for kind in ("svg", "png"))
     buttons = " ".join(f'<button type="button" data-save="{kind}">{said}</button>' for kind, said in kinds)
     return (
-        f'<figure id="{name}"{size}>{drawing}<script type="application/json">{values}</script>'
+        f'<figure id="{name}"{size}><div class="drawing">{drawing}</div>'
+        f'<script type="application/json">{values}</script>'
         f"<figcaption><span>{in_html(title)}</span> {buttons}</figcaption></figure>"
     )
 

@@ -20,6 +20,7 @@ COLORS = ("#0072b2", "#d55e00", "#008563", "#a84b85", "#b07700", "#2b8cbe", "#56
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1.1)), (0, (7, 1.4, 1, 1.2, 1, 1.2)))
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of a paper's column, and of its text
 DPI = 200
+NO_TOKENS = 0.5  # where an axis of tokens has 0, which has no place on a logarithmic one
 _LEGEND = 0.165  # inches of a line of a legend
 _LONG = 26  # characters of a name, from which on a legend stands below
 
@@ -133,14 +134,14 @@ def logarithmic(axes: Axes, *names: str, base: int = 10, write: Callable[[float]
         axes.set(**{f"{name}scale": "log"})
         axis = getattr(axes, f"{name}axis")
         low, high = sorted(axis.get_view_interval())
-        few = base == 10 and high < 30 * max(low, 1e-300)
+        few = base == 10 and high < 200 * max(low, 1e-300)
         axis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if few else (1,), numticks=10))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(lambda value, _: (write or short_count)(value))
 
 
 def token_axis(axes: Axes) -> None:
-    """A logarithmic axis of tokens with ticks at powers of two: 1, 16, 256, 4k."""
+    """A logarithmic axis of tokens with ticks at powers of two: 1, 16, 256, 4k; what stands at `NO_TOKENS` is 0."""
     from matplotlib.ticker import NullLocator
 
     from hybridkit.report.numbers import format_tokens
@@ -150,7 +151,8 @@ def token_axis(axes: Axes) -> None:
     last = next(n for n in range(64) if 2.0**n >= high or n == 63)
     step = 1 + last // 8
     ticks = [1 << n for n in range(0, last + 1, step) if low <= 1 << n <= high]
-    axes.set_xticks(ticks, [format_tokens(tick) for tick in ticks])
+    none = [NO_TOKENS] if low <= NO_TOKENS else []
+    axes.set_xticks([*none, *ticks], [*("0" for _ in none), *map(format_tokens, ticks)])
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hybridkit.report.figure import label, labels
-from hybridkit.report.plot_style import PAGE, by_last, counts, in_style, legend, new_figure, series
+from hybridkit.report.eval_curves import SAME
+from hybridkit.report.figure import label, labels, told_apart
+from hybridkit.report.layered import plot_layered
+from hybridkit.report.plot_style import PAGE, by_last, counts, in_style, legend, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,14 +33,24 @@ def draw_probes(runs: Mapping[str, Lines]) -> Iterator[tuple[str, Figure]]:
 
 @in_style
 def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float]]]) -> Figure:
-    figure = new_figure(PAGE, 2.8)
-    axes = figure.add_subplot(xlabel="step", ylabel=label(kind))
     names = labels(run for run, _ in found)
-    handles = []
-    for place, ((run, rest), points) in enumerate(found.items()):
-        said = ", ".join(filter(None, [names[run] if len(names) > 1 else "", rest])) or kind
-        handles += axes.plot(*zip(*points, strict=True), marker="o", label=label(said), **series(place))
+    shared, apart = told_apart([(names[run], *_said(rest)) for run, rest in found])
+    figure = new_figure(PAGE, 2.8)
+    axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-2, 102))
+    axes.set_title(label(f"{kind}: {shared}" if shared else kind))
+    curves = [[(step, 100 * value) for step, value in points] for points in found.values()]
+    handles = plot_layered(axes, dict(zip(apart, curves, strict=True)), SAME)
     counts(axes, "x")
-    order = by_last([points[-1][1] for points in found.values()])
-    legend(figure, [handles[at] for at in order], [str(handles[at].get_label()) for at in order])
+    if len(handles) > 1:
+        order = by_last([points[-1][1] for points in curves])
+        legend(figure, [handles[at] for at in order], [label(apart[at]) for at in order])
     return figure
+
+
+def _said(rest: str) -> list[str]:
+    """Task, tokens and window, as far as the metric names them: `niah_single_1.512.own`, `near.8`, nothing."""
+    if "." not in rest:
+        return [rest, "", ""]
+    *task, tokens, window = rest.split(".")
+    gap = "held-out queries" if tokens == "near" else f"{tokens} tokens"
+    return [".".join(task), gap, "own window" if window == "own" else f"window {window}"]

@@ -12,6 +12,7 @@ from hybridkit.report.numbers import format_loss, format_speed
 from hybridkit.report.pace import Eta, Throttle
 from hybridkit.system.terminal import is_terminal, say
 from hybridkit.training.callback import TrainingStart
+from hybridkit.training.logger import written_texts
 from hybridkit.training.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
 def probed(line: Mapping[str, Any]) -> str:
     """The figures of a probe's line in words: shares in percent, and what was written."""
     found = [f"{name.removeprefix('probe.')} {value:.1%}" for name, value in line.items() if isinstance(value, float)]
-    written = [f"wrote {line['written']['text']!r}"] if "written" in line else []
+    written = [f"wrote {one['text']!r}" for one in written_texts(line)]
     return "  ".join([*found, *written])
 
 

@@ -89,7 +89,9 @@ def _subject(curve: RunCurve, path: Path, context: int) -> _Subject:
 
 
 def _sections(subjects: Sequence[_Subject], samples: Sequence[Continuation]) -> Iterator[PageSection]:
-    yield PageSection("Overview", [_facts(subjects).html()])
+    edited = [f"{one.run.recipe_file}: {said}" for one in subjects for said in one.run.edits(one.loaded.recipe)]
+    told = [paragraph(f"Not the recipe that was trained: {said}.") for said in edited]
+    yield PageSection("Overview", [*told, _facts(subjects).html()])
     yield PageSection("Stack", list(_stacks(subjects)))
     yield PageSection("Costs", _costs(subjects))
     yield PageSection("Conversion", list(_conversions(subjects)))

@@ -16,6 +16,7 @@ from hybridkit.report.plot_style import (
     FAINT,
     GRID,
     PAGE,
+    PAPER,
     by_last,
     counts,
     in_style,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CLEAR = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.4}  # behind text that lines pass
 MOST_TICKS = 14  # values written beside an axis
 TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variables whose importance is shown
 
@@ -69,9 +71,6 @@ def _front(found: Results) -> Figure:
         stair = _staircase(best, found.objectives[names[1]] == "max")
         axes.plot(*zip(*stair, strict=True), color=red, linewidth=1.1)
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
-    for row, a, b in zip(found.rows, x, y, strict=True):
-        if row.on_front or len(found.rows) <= 20:
-            axes.annotate(str(row.trial.number), (a, b), (3, 3), textcoords="offset points", fontsize=7)
     if alone:
         axes.set(xlabel="trial")
     else:
@@ -79,8 +78,22 @@ def _front(found: Results) -> Figure:
         axes.set(xlabel=_titled(names[1], found.objectives))
     _scale(axes, "y", names[0], y)
     axes.set(ylabel=_titled(names[0], found.objectives))
+    _number(axes, found, list(zip(x, y, strict=True)))
     legend(figure, *axes.get_legend_handles_labels())
     return figure
+
+
+def _number(axes: Axes, found: Results, points: Sequence[tuple[float, float]]) -> None:
+    """The numbers of trials beside their points, those of the front first; of others, where there is room."""
+    size: Any = axes.figure.get_size_inches() * (72 * 0.75, 72 * 0.8)  # points, of the axes
+    taken: list[tuple[float, float]] = []
+    for row, point in sorted(zip(found.rows, points, strict=True), key=lambda pair: not pair[0].on_front):
+        text = str(row.trial.number)
+        right, up = axes.transAxes.inverted().transform(axes.transData.transform(point)) * size
+        free = all(abs(right - x) > 5 * len(text) or abs(up - y) > 7 for x, y in taken)
+        if row.on_front or (free and len(found.rows) <= 20):
+            axes.annotate(text, point, (3, 3), textcoords="offset points", fontsize=7)
+            taken.append((right, up))
 
 
 def _staircase(best: Sequence[tuple[float, float]], more: bool) -> Iterator[tuple[float, float]]:
@@ -134,7 +147,9 @@ def _parallel(found: Results) -> Figure:
         axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
     for place, (name, column) in enumerate(zip(names, columns, strict=True)):
         for text, height in _ticks(name, column, heights[place]).items():
-            axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=7, va="center")
+            axes.annotate(
+                text, (place, height), (3, 0), textcoords="offset points", fontsize=7, va="center", bbox=_CLEAR
+            )
     axes.set(xlim=(-0.1, len(names) - 0.4), ylim=(-0.06, 1.06))
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=30, ha="right")
@@ -144,8 +159,13 @@ def _parallel(found: Results) -> Figure:
 
 
 def _heights(column: Sequence[Any]) -> list[float]:
-    """The heights of values on an axis from 0 to 1: numbers by value, others in alphabetical order."""
+    """The heights of values on an axis from 0 to 1: numbers by value, others in alphabetical order.
+
+    Numbers that span a factor of ten stand by their logarithm, as windows and learning rates do.
+    """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
+        if min(column) > 0 and max(column) >= 10 * min(column):
+            column = list(map(log2, column))
         low, high = min(column), max(column)
         return [(value - low) / (high - low) if high > low else 0.5 for value in column]
     order = sorted({str(value) for value in column})

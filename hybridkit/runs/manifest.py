@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from hybridkit.system.pydantic_errors import first_error
 from hybridkit.system.strict_json import parse_json
@@ -76,6 +76,8 @@ class Manifest(BaseModel):
     code: dict[Annotated[str, AfterValidator(_inside)], Digest] | None = Field(default=None, max_length=MAX_FILES)
     # SHA-256 of the plug-ins' files as the run keeps them in plugins/; None: not recorded
     model: str  # its pattern and sizes
+    recipe: dict[str, JsonValue] | None = Field(default=None, max_length=MAX_ENTRIES)
+    # what the weights depend on in the recipe, by dotted key (`recipe.record`); None: not recorded
     files: dict[Annotated[str, AfterValidator(_inside)], Stamp] = Field(max_length=MAX_FILES)
 
 
@@ -110,7 +112,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise Invalid("the folder is a symbolic link")
     content = read_json(folder / NAME)
     if not isinstance(content, dict) or content.pop(SEAL, None) != _hash(content):
-        raise Invalid(f"{NAME} is damaged: its hash is not the one it holds")
+        raise Invalid(f"{NAME} is damaged: its content does not have the hash that it records")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import Loaded, read_recipe
+from hybridkit.recipe.record import in_words, recipe_differences
 from hybridkit.recipe.rules_version import FIRST_RULES
+from hybridkit.recipe.schema import Recipe
 from hybridkit.recipe.train import better
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.runs.manifest import CHECKPOINTS, STATE, WEIGHTS, Invalid, Manifest, check_files, read_manifest
@@ -74,11 +76,26 @@ class Run:
 
     @property
     def recipe(self) -> Loaded:
-        """The resolved recipe that was trained, with the rules it was made by.
+        """The resolved recipe, with the rules it was made by. That it is not the one that was trained is told.
 
         Raises UserError where there is none, or it cannot be read.
         """
+        loaded = self.read_recipe()
+        if edits := self.edits(loaded.recipe):
+            said = "is not the recipe that the newest checkpoint was trained by, and is what counts here"
+            warn_once(f"{self.recipe_file} {said}: {'; '.join(edits)}")
+        return loaded
 
+    def edits(self, recipe: Recipe) -> list[str]:
+        """In what `recipe` differs from the one that the newest checkpoint was trained by, in words."""
+        record = self._newest_manifest()
+        if record is None or record.recipe is None:
+            return []
+        differ = recipe_differences(record.recipe, recipe)
+        return [f"{key} is {in_words(now)}, and was {in_words(was)}" for key, was, now in differ]
+
+    def read_recipe(self) -> Loaded:
+        """The same, without a comparison with what was trained."""
         self.check_exists()
         if not self.recipe_file.is_file():
             if self.begun:
@@ -116,10 +133,12 @@ class Run:
 
     def record(self) -> Manifest | None:
         """The newest manifest that can be read, or that of `which`: what it was trained with. No file is checked."""
-        wanted = None if self._which in (None, "newest") else self._step(self._which)
+        return self._newest_manifest(None if self._which in (None, "newest") else self._step(self._which))
+
+    def _newest_manifest(self, step: int | None = None) -> Manifest | None:
         for checkpoint in self.checkpoints():
             with suppress(Invalid):
-                if wanted in (None, checkpoint.step):
+                if step in (None, checkpoint.step):
                     return read_manifest(checkpoint.folder)
         return None
 
@@ -142,15 +161,25 @@ class Run:
             except Invalid as error:
                 found = Newest(None, None, {checkpoint.folder.name: str(error)})
         if found.checkpoint is None or found.manifest is None:
-            steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
-            hint = f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
-            raise UserError(f"{self.path} holds no valid checkpoint{hint}{_because(found.skipped)}")
+            raise UserError(f"{self.path} holds no valid checkpoint{self._hint(which)}{_because(found.skipped)}")
         if found.skipped:
             warn_once(
                 f"{self.path}: the checkpoint of step {found.checkpoint.step}, since newer ones cannot be used"
                 f"{_because(found.skipped)}"
             )
         return found.checkpoint, found.manifest
+
+    def check_has(self, which: Which = None) -> None:
+        """Raises UserError where there is no such checkpoint (`chosen`). Of its files only the manifest is read."""
+        self.check_exists()
+        if Run(self.path, which).record() is None:
+            said = "" if which in (None, "newest") else f" of step {self._step(which)}"
+            raise UserError(f"{self.path} holds no checkpoint{said}{self._hint(which)}")
+
+    def _hint(self, which: Which) -> str:
+        """The steps that there are, where one was asked for."""
+        steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
+        return f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
 
     def weights(self, which: Which = None, file: str = WEIGHTS) -> dict[str, Tensor]:
         """The weights of a checkpoint (`chosen`), on the CPU. Raises UserError where there is none."""
@@ -167,7 +196,7 @@ class Run:
 
     def _best(self) -> int:
         """The step of the checkpoint that is best by `train.best`, or else by val_loss."""
-        metric = self.recipe.recipe.train.best or "val_loss"
+        metric = self.read_recipe().recipe.train.best or "val_loss"
         steps = {checkpoint.step for checkpoint in self.checkpoints()}
         best: tuple[int, float] | None = None
         for line in self.metrics().lines:
@@ -192,7 +221,7 @@ class Run:
 
 def _step(which: Which) -> int:
     if not re.fullmatch("[0-9]{1,18}", str(which), re.ASCII):
-        raise UserError(f"--checkpoint {which}: should be a step, `best` or `newest`")
+        raise UserError(f"checkpoint {which}: should be a step, `best` or `newest`")
     return int(str(which))
 
 

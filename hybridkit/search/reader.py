@@ -14,7 +14,7 @@ from hybridkit.system.errors import UserError
 
 
 class StudyReader:
-    """The trials of a definition, in a folder and a storage."""
+    """Reads a study: its definition, its folder, and the storage of its trials."""
 
     def __init__(self, definition: Definition, folder: Path, storage: TrialStorage, owner: str) -> None:
         self.definition, self.folder, self.storage, self.owner = definition, folder, storage, owner

@@ -58,6 +58,8 @@ def wrong(error: ErrorDetails) -> str:
     cause = error.get("ctx", {}).get("error")
     if cause is not None:
         return str(cause)
+    if error["type"] == "missing" and isinstance(key := error["loc"][-1], str):
+        return f"needs `{key}`"
     if error["type"] in _WORDS:
         return _WORDS[error["type"]]
     said = error["msg"].removeprefix("Input ").replace("valid ", "")

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import AttentionWeights, Block, Dims, NoMapping, Start
-from hybridkit.testing.layer_under_test import LayerUnderTest
+from hybridkit.testing.layer_under_test import LayerUnderTest, law
 
 TOKENS = 6
 
 
+@law
 def check_from_attention(block: Block, dims: Dims) -> None:
     """The rule names weights that there are, in their shapes, and nothing twice; it is a function of its arguments.
 

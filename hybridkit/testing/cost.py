@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, clone_state
-from hybridkit.testing.layer_under_test import LayerUnderTest
+from hybridkit.testing.layer_under_test import LayerUnderTest, law
 from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
@@ -40,8 +40,10 @@ def warn_unverified(block: Block, dims: Dims) -> None:
         warnings.warn(said, UnverifiedCost, stacklevel=3)
 
 
+@law
 def _check_cost(block: Block, dims: Dims) -> None:
     trial = LayerUnderTest(block, dims)
+    _idle(trial)
     for window in trial.all_windows:
         for tokens in COST_LENGTHS:
             _sane(trial, tokens, window)
@@ -55,11 +57,24 @@ def _check_cost(block: Block, dims: Dims) -> None:
 def _sane(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     found = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
     where = f"of {tokens} tokens, window {window}"
+    again = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
+    trial.check(again == found, f"FLOPs {where} are {found}, and {again} when asked again")
     trial.check(all(type(flops) is int for flops in found.values()), f"FLOPs {where} are whole numbers, not {found}")
     exact, paper, hardware = (found[count] for count in COUNTS)
     said = f"exact FLOPs {where} are {exact}"
     trial.check(hardware >= exact, f"{said}, and hardware {hardware}: no kernel executes less")
     trial.check(exact / 2 < paper <= 2 * exact or exact == 0, f"{said}, and paper {paper}: another layer's")
+
+
+def _idle(trial: LayerUnderTest) -> None:
+    """Weights that a call leaves unread are some of those that there are, and fewer the more tokens it has."""
+    idle = [trial.block.idle_parameters(trial.dims, rows) for rows in (1, 2, 1000)]
+    total = sum(weight.numel() for weight in trial.layer.parameters())
+    said = f"idle_parameters of 1, 2 and 1,000 tokens are {idle}, of {total} parameters"
+    trial.check(idle == sorted(idle, reverse=True) and all(type(n) is int and 0 <= n <= total for n in idle), said)
+    if not trial.block.is_mixer:
+        most = total - min(_reached(trial, trial.input(1, 3)[:, t : t + 1]) for t in range(3))
+        trial.check(idle[0] <= most, f"{said}, where a token's output depends on all but {most}")
 
 
 def _tokenwise(trial: LayerUnderTest) -> None:

@@ -7,11 +7,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, Layer, State, state_like, window_of
+
+_P = ParamSpec("_P")
+_Check = Callable[Concatenate[Block, Dims, _P], None]
 
 TOLERANCE = 1e-10  # float64: a thousand times the rounding of some thousand additions of numbers near 1
 LONG_CALL = 1100  # tokens of the longest calls: more than 1024, and no multiple of a chunk
@@ -70,7 +75,12 @@ class LayerUnderTest:
         return x.to(self.precision.dtype)
 
     def run(
-        self, x: Tensor, state: State | None = None, *, window: int | None = None, document_starts: Tensor | None = None
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        window: int | Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """One call of the layer."""
         with self.precision.on():
@@ -123,6 +133,28 @@ class LayerUnderTest:
 
     def _saying(self, what: str) -> Callable[[str], str]:
         return lambda details: f"{self.say(what)}\n{details}"
+
+
+def law(check: _Check[_P]) -> _Check[_P]:
+    """A check whose every error is an AssertionError that names the law, the block and the sizes.
+
+    A block that fails to run breaks the law, too.
+    """
+
+    @wraps(check)
+    def held(block: Block, dims: Dims, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            check(block, dims, *args, **kwargs)
+        except Exception as error:
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            raise AssertionError(f"{law_name(check)}: {block} at {dims}: {kind}{error}") from error
+
+    return held
+
+
+def law_name(check: Callable[..., None]) -> str:
+    """What a law is called in messages: `law of causality`."""
+    return f"law of {check.__name__.lstrip('_').removeprefix('check_')}"
 
 
 def built(block: Block, dims: Dims) -> Layer:

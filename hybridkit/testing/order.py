@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State
-from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, rows_of
+from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, law, rows_of
 
 LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
     ((9, 1, 30, 70, 5, 130, 55), (300,), (140, 1, 1, 158)),
@@ -15,12 +15,15 @@ LAYOUTS = (  # lengths of documents, row by row: 300 tokens, and LONG_CALL
 )
 
 
+@law
 def check_causality(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """Law 2: changing the tokens from t on changes no output before t."""
+    """Law 2: changing the tokens from t on changes no output before t, and none out of `Block.reach`."""
     trial = LayerUnderTest(block, dims, precision)
     for tokens, places in ((50, (1, 17, 49)), (130, (1, 64, 101, 129)), (300, (77, 257)), (LONG_CALL, (3, 500, 1029))):
         for window in trial.windows if tokens < 100 else trial.some_windows:
             _no_later(trial, tokens, places, window)
+    for window in trial.all_windows:
+        _within_reach(trial, window)
     if sum(tensor.numel() for tensor in trial.empty(1, 2 * LONG_CALL)) > sum(
         t.numel() for t in trial.empty(1, LONG_CALL)
     ):
@@ -41,6 +44,19 @@ def _no_later(trial: LayerUnderTest, tokens: int, places: Sequence[int], window:
             trial.same(trial.run(other, window=window)[0][:, t:], before[:, t:], said)
 
 
+def _within_reach(trial: LayerUnderTest, window: int | None) -> None:
+    """An output depends on no more positions than `Block.reach` says."""
+    reach = trial.block.reach(window)
+    tokens = 300
+    if reach is None or reach >= tokens:
+        return
+    trial.check(reach >= 1, f"reach is {reach} at a window of {window}; an output depends on its own token")
+    x, end = trial.input(1, tokens), tokens - reach
+    other = torch.cat([trial.input(1, end, seed=7), x[:, end:]], 1)
+    y, changed = (trial.run(given, window=window)[0][:, -1] for given in (x, other))
+    trial.same(changed, y, f"an output depends on more than the {reach} positions of `reach`, window {window}")
+
+
 def _far(trial: LayerUnderTest) -> None:
     """A state that grows with every token keeps every token: the first one reaches the last output."""
     x = trial.input(1, LONG_CALL)
@@ -53,6 +69,7 @@ def _far(trial: LayerUnderTest) -> None:
         )
 
 
+@law
 def check_documents(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Law 3: packed documents, different in every row, give what each gives alone; so do the tokens after them."""
     trial = LayerUnderTest(block, dims, precision)

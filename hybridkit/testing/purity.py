@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, law, random_starts
 
 
+@law
 def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """Not on earlier calls, random generators, train or eval mode, gradient mode, or the layout of memory.
 
@@ -23,6 +24,7 @@ def check_purity(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> N
         _leaves_alone(trial, x, state, document_starts)
         _same_again(trial, x, state, document_starts)
     _same_weights(trial)
+    _draws(trial)
     _on_meta(trial)
 
 
@@ -97,6 +99,23 @@ def _same_weights(trial: LayerUnderTest) -> None:
     x = trial.input(2, 30)
     said = "a layer with the same state_dict gives another output: something that decides it is not in there"
     trial.same(other.run(x)[0], trial.run(x)[0], said)
+    own, others = ({t.data_ptr() for t in one.layer.state_dict().values() if t.numel()} for one in (trial, other))
+    trial.check(not own & others, "two layers share their weights")
+    foreign = set(map(id, trial.layer.no_weight_decay())) - set(map(id, trial.layer.modules()))
+    trial.check(not foreign, "no_weight_decay names a module that is none of the layer's")
+
+
+def _draws(trial: LayerUnderTest) -> None:
+    """Building takes weights from torch's generator, and sets no generator."""
+    left = []
+    with torch.random.fork_rng(devices=[]):
+        numbers = random.getstate()
+        for seed in (77, 78):
+            torch.manual_seed(seed)
+            trial.block.build(trial.dims)
+            left.append(torch.get_rng_state())
+        trial.check(not torch.equal(*left), "building it seeds torch's generator, so that all layers begin alike")
+        trial.check(random.getstate() == numbers, "building it draws from Python's generator, which no seed sets")
 
 
 def _on_meta(trial: LayerUnderTest) -> None:

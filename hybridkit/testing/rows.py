@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import Block, Dims, State, clone_state, state_like
-from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, random_starts, rows_of
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, law, random_starts, rows_of
 
 ROWS = 3
 
 
+@law
 def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """Outputs, states and gradients of a row are those of the row alone, each row with its own documents."""
+    """Outputs, states and gradients of a row are those of the row alone, each row with its own documents.
+
+    Weights have the sum of the rows' gradients.
+    """
     trial = LayerUnderTest(block, dims, precision)
     for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
         _as_alone(trial, tokens, window)
@@ -25,26 +29,33 @@ def _as_alone(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     _, state = trial.run(earlier, window=window, document_starts=random_starts(ROWS, 25))
     state = state_like(state, [tensor.detach() for tensor in state])
     for before in (None, state):
-        y, after, grad = _call(trial, x, before, window, document_starts, slope)
+        y, after, (grad, *weights) = _call(trial, x, before, window, document_starts, slope)
+        sums = [torch.zeros_like(one) for one in weights]
         for row in range(ROWS):
             own = slice(row, row + 1)
             held = None if before is None else rows_of(before, row, row + 1)
-            alone, left, own_grad = _call(trial, x[own], held, window, document_starts[own], slope[own])
+            alone, left, (own_grad, *own_weights) = _call(trial, x[own], held, window, document_starts[own], slope[own])
+            sums = [one + other for one, other in zip(sums, own_weights, strict=True)]
             where = f"row {row} of {ROWS}, {tokens} tokens, window {window}"
             trial.same(y[own], alone, f"outputs depend on other rows: {where}")
             trial.same_state(rows_of(after, row, row + 1), left, f"the state depends on other rows: {where}")
             trial.same(grad[own], own_grad, f"gradients depend on other rows: {where}")
+        if trial.precision.dtype == torch.float64:  # where terms cancel, rounding is relative to them, not to the sum
+            for (name, _), one, other in zip(trial.layer.named_parameters(), weights, sums, strict=True):
+                trial.same(one, other, f"the gradient of {name} is not the sum of the rows', {tokens} tokens")
     _other_order(trial, x, state, window, document_starts)
     _steps(trial, x, state)
 
 
 def _call(
     trial: LayerUnderTest, x: Tensor, state: State | None, window: int | None, document_starts: Tensor, slope: Tensor
-) -> tuple[Tensor, State, Tensor]:
-    """Output, state after it, and the gradient of the input."""
+) -> tuple[Tensor, State, list[Tensor]]:
+    """Output, state after it, and the gradients of the input and of the weights."""
     x = x.clone().requires_grad_()
     y, after = trial.run(x, state, window=window, document_starts=document_starts)
-    return y.detach(), state_like(after, [t.detach() for t in after]), torch.autograd.grad(y, x, slope.to(y.dtype))[0]
+    of = [x, *trial.layer.parameters()]
+    grads = torch.autograd.grad(y, of, slope.to(y.dtype), allow_unused=True, materialize_grads=True)
+    return y.detach(), state_like(after, [t.detach() for t in after]), list(grads)
 
 
 def _other_order(trial: LayerUnderTest, x: Tensor, state: State, window: int | None, document_starts: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Dims, State, StepFunction, clone_state, window_of
-from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, random_starts
+from hybridkit.testing.layer_under_test import FLOAT64, LONG_CALL, Arithmetic, LayerUnderTest, law, random_starts
 
 CUTS = ([1], [66], [7, 64], [13, 14, 15, 40])  # of 67 tokens
 ONE_BY_ONE = list(range(1, 67))
@@ -16,6 +16,7 @@ DOCUMENTS = 0.2  # the share of tokens that begin one, where documents are tried
 LONG_CUTS = [1, 130, 257, 258, 600, 1023, 1024]
 
 
+@law
 @torch.no_grad()
 def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
@@ -53,6 +54,7 @@ def _same_parts(
     trial.same_state(state, whole[1], f"the state differs {where}")
 
 
+@law
 def check_step(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for decoding: `reserve`, then `step` token by token, equals one forward."""
     trial = LayerUnderTest(block, dims, precision)
@@ -86,6 +88,7 @@ def _same_steps(trial: LayerUnderTest, x: Tensor, prompt: int, window: int | Non
     trial.same(y, whole[:, tokens:], f"forward after the steps differs, prompt of {prompt}, window {window}")
 
 
+@law
 @torch.no_grad()
 def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
@@ -123,6 +126,7 @@ def _same_decoded(
         trial.same(y[:, 0], whole[:, t], where)
 
 
+@law
 def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
     """A window of w sees w positions, its own included; a carried state takes a smaller one, and no larger one."""
     trial, policy = LayerUnderTest(block, dims, precision), window_of(block)
@@ -132,6 +136,9 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
     trial.same(trial.run(x, window=60)[0], trial.run(x, window=600)[0], "a window of T is not full attention")
     largest = trial.run(x, window=policy.largest)[0]
     trial.same(trial.run(x)[0], largest, f"without a window it is not the policy's largest, {policy.largest}")
+    for window in (1, 16, 200):
+        said = f"a window of {window} in a tensor, as policies with many windows give it, is another one"
+        trial.same(trial.run(x, window=torch.tensor(window))[0], trial.run(x, window=window)[0], said)
     for tokens, window in ((300, 1), (300, 2), (300, 16), (300, 200), (LONG_CALL, 16), (LONG_CALL, 500)):
         _reach(trial, tokens, window)
     for before in (4, 37):

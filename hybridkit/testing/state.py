@@ -6,14 +6,19 @@ from collections.abc import Sequence
 import torch
 
 from hybridkit.block import Block, Dims, State, clone_state, state_bytes, state_like, window_of
-from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest
+from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, law
 
 TOKENS = (1, 8, 33, 90, 257, 600)
+SPARE = 2  # times its bytes that a state may keep alive: room that it grows into
 SPAN = 512  # tokens between two sizes of a state that are compared
 
 
+@law
 def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """Its bytes are those of `init_state`, and stop growing; no call modifies it; an empty one changes no output."""
+    """Its bytes are those of `init_state`, and stop growing; no call modifies it; an empty one changes no output.
+
+    `keeps_tokens` says whether it grows; it keeps no other memory alive.
+    """
     trial = LayerUnderTest(block, dims, precision)
     for batch in (1, 5):
         _same_sizes(trial, batch, (1, 33), trial.some_windows[0])
@@ -21,6 +26,7 @@ def check_state(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
         _same_sizes(trial, 2, TOKENS, window)
         _bounded(trial, window)
         _not_modified(trial, window)
+        _own_memory(trial, window)
 
 
 def _same_sizes(trial: LayerUnderTest, batch: int, lengths: Sequence[int], window: int | None) -> None:
@@ -53,6 +59,9 @@ def _bounded(trial: LayerUnderTest, window: int | None) -> None:
     sizes = {n: state_bytes(trial.empty(1, n, window, device="meta")) for n in (1, 128, *range(192, 1200, 64), 10**5)}
     bounded = sizes[1] == sizes[128]
     trial.check(not bounded or len({*sizes.values()}) == 1, f"its state grows again, after 128 tokens: {sizes}")
+    grows = sizes[10**5] > state_bytes(trial.empty(1, 0, window, device="meta"))
+    said = f"its state {'grows' if grows else 'does not grow'} with the tokens, and keeps_tokens is {not grows}"
+    trial.check(trial.block.keeps_tokens == grows or window == 1, said)
     if window_of(trial.block):
         limit = window or window_of(trial.block).largest  # type: ignore[union-attr]
         at_window, later = (state_bytes(trial.empty(1, n, window, device="meta")) for n in (limit, 10 * limit))
@@ -76,6 +85,20 @@ def _not_modified(trial: LayerUnderTest, window: int | None) -> None:
         _step(trial, state, x)
         trial.check(_equal(after, later), f"steps on the old state modify the new one, window {window}")
     trial.check(torch.equal(y, outputs), f"steps on its state modify earlier outputs, window {window}")
+
+
+@torch.no_grad()
+def _own_memory(trial: LayerUnderTest, window: int | None) -> None:
+    """A state holds no memory beyond its tensors, such as a call's outputs; every empty state has its own."""
+    state = trial.run(trial.input(1, TOKENS[-1]), window=window)[1]
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state}
+    said = f"its state of {state_bytes(state)} bytes keeps {sum(held.values())} alive, window {window}; clone its parts"
+    trial.check(sum(held.values()) <= SPARE * state_bytes(state), said)
+    first = trial.empty(2, 0, window)
+    kept = clone_state(first)
+    for tensor in first:
+        tensor.fill_(1)
+    trial.check(_equal(trial.empty(2, 0, window), kept), "init_state gives the same memory twice; steps would fill it")
 
 
 def _step(trial: LayerUnderTest, state: State, x: torch.Tensor) -> None:

@@ -136,7 +136,7 @@ def largest_weights(plan: Plan) -> list[tuple[int, int]]:
 
 @cache
 def peak_flops(device: torch.device, precision: Precision) -> float:
-    """FLOP/s of a large square product, the best of several, measured once; `matrix_ceiling` follows a busy machine."""
+    """FLOP/s of a large square product, the best of several measurements, which are made once in a process."""
     ceiling = matrix_ceiling(device, precision, (), 1)
     for _ in range(10):
         ceiling.measure()

@@ -20,7 +20,7 @@ def check_freeze(plan: Plan, freeze: Mapping[str, float], steps: int) -> None:
         if key not in known and key.replace(".", "").isdecimal():
             raise UserError(f"train.freeze: {key}: the stack has entries 0 to {len(plan.entries) - 1}")
         if key not in known:
-            hint = f"; did you mean `{near}`?" if (near := nearest(key, names)) else ""
+            hint = f"; did you mean `{near}`?" if (near := nearest(key, [*names, *ENDS])) else ""
             said = ", ".join([*names, *(key for key in ENDS if key in known)])
             raise UserError(f"train.freeze: no {key} in the model, which has {said}{hint}")
     fixed = tuple(frozen(plan, freeze, steps - 1, steps))

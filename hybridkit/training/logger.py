@@ -6,8 +6,8 @@ A logger writes what metrics.jsonl gets for another program to draw. Nothing her
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from hybridkit.recipe.choices import LOGGER, chosen
 from hybridkit.recipe.schema import Recipe, Section, Train
@@ -39,3 +39,9 @@ def tagged(line: Line) -> Iterator[tuple[str, float]]:
     for key, value in line.items():
         if key != "step" and isinstance(value, int | float):
             yield f"{'speed' if key in SPEED else group}/{key.removeprefix('probe.')}", value
+
+
+def written_texts(line: Line) -> list[Mapping[str, Any]]:
+    """What probes wrote, each with its `prompt` and `text`; a line of an older run holds one alone."""
+    written = line.get("written", ())
+    return [written] if isinstance(written, dict) else list(written)

@@ -9,15 +9,17 @@ from typing import Any
 from hybridkit.data.recipe_data import validation_names
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.model.config import ModelConfig
-from hybridkit.recipe.files import recipe_changes
+from hybridkit.recipe.files import RecipeChange, recipe_changes
+from hybridkit.recipe.record import in_words, recipe_differences
 from hybridkit.recipe.rules_version import CURRENT_RULES
-from hybridkit.recipe.schema import Recipe
+from hybridkit.recipe.schema import Recipe, leaves
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.plugin_copies import refuse_changed
-from hybridkit.runs.run import Newest, Run
+from hybridkit.runs.run import Checkpoint, Newest, Run
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
+from hybridkit.training.state import load_train_state
 
 OBJECTIVE = ("objective", "teacher")  # entries of manifests; absent where the objective is cross-entropy
 CROSS = "cross-entropy"
@@ -64,7 +66,7 @@ def refuse_old_rules(recipe: Recipe, run: Run) -> None:
         raise UserError(
             f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
         )
-    if run.recipe_file.exists() and (made_by := run.recipe.recipe.rules) != CURRENT_RULES:
+    if run.recipe_file.exists() and (made_by := run.read_recipe().recipe.rules) != CURRENT_RULES:
         raise UserError(
             f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it"
             " cannot be resumed: go on with the hybridkit that began it, or begin another run with --run"
@@ -76,15 +78,33 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
     """What `recipe` changes of the run's, in words. Raises UserError for what a run must keep."""
     if not run.recipe_file.exists():
         raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
-    changes = recipe_changes(run.recipe.recipe, recipe, registry)
-    said = {change.key: f"{change.key}: {change.old} in the run, {change.new} now" for change in changes}
-    if refused := [said[change.key] for change in changes if not change.allowed]:
+    record, fixed = run.record(), {leaf.key for leaf in leaves(registry) if leaf.fixed}
+    trained = (record and record.recipe) or {}  # recipe.yaml may have been edited since
+    differ = [RecipeChange(*one, one[0] not in fixed) for one in recipe_differences(trained, recipe)]
+    changes = [one for one in recipe_changes(run.read_recipe().recipe, recipe, registry) if one.key not in trained]
+    said = [f"{one.key}: {in_words(one.old)} in the run, {in_words(one.new)} now" for one in (*differ, *changes)]
+    if refused := [text for text, one in zip(said, (*differ, *changes), strict=True) if not one.allowed]:
         raise UserError(
             f"{run.path} was begun with another recipe, and these must not change on --resume:\n  "
             + "\n  ".join(refused)
             + "\nuse the run's own recipe, or name another folder with --run"
         )
-    return list(said.values())
+    return said
+
+
+def finished(checkpoint: Checkpoint, recipe: Recipe, run: Run) -> str | None:
+    """Why nothing is left to do, if so. Raises UserError where more was done than is asked for."""
+    step, steps, until = checkpoint.step, recipe.train.steps, recipe.train.until
+    if step > steps:
+        raise UserError(
+            f"train.steps: {steps} is fewer than the {step} that {run.path} has done;"
+            " ask for more, or for another run with --run"
+        )
+    if step == steps:
+        return f"{step} of {steps} steps are done"
+    if until and load_train_state(checkpoint).stopped == until.model_dump_json():
+        return f"train.until was met after step {step}"
+    return None
 
 
 def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
@@ -92,21 +112,22 @@ def refuse_other_function(source: Recipe, recipe: Recipe) -> None:
     theirs, own = (ModelConfig.of(one, vocab=1) for one in (source, recipe))
     if (theirs.width, theirs.tie) != (own.width, own.tie):
         return  # other shapes, or embeddings that training makes its own
+    origin = recipe.train.from_.run if recipe.train.from_ else ""
     if theirs.norm_eps != own.norm_eps:
         raise UserError(
-            f"train.from: {recipe.train.from_} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
+            f"train.from: {origin} has model.norm_eps {theirs.norm_eps:g}, not {own.norm_eps:g},"
             f" so that its weights would compute something else: set model.norm_eps={theirs.norm_eps:g}"
         )
     for name in (*theirs.stack_options(), *own.stack_options()):
         if getattr(theirs, name) != getattr(own, name):
             raise UserError(
-                f"train.from: {recipe.train.from_} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
+                f"train.from: {origin} has model.{name} {getattr(theirs, name)}, not {getattr(own, name)},"
                 f" so that its weights would compute something else: set model.{name}={getattr(theirs, name)}"
             )
     if theirs.row_scale != own.row_scale:
         made = f"tied and was made by rules {source.rules}" if own.tie else "another model"
         raise UserError(
-            f"train.from: {recipe.train.from_} is {made}, which multiplies rows of the embedding by"
+            f"train.from: {origin} is {made}, which multiplies rows of the embedding by"
             f" {theirs.row_scale:g}, not by {own.row_scale:g}, so that its weights would compute something else:"
             f" set model.embedding_scale={theirs.row_scale:g}"
         )
@@ -130,7 +151,7 @@ def refuse_other_code(found: Newest, code: Mapping[str, str], run: Run) -> None:
 
 
 def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
-    """Raises UserError for a checkpoint of another tokenizer, other data, another optimizer or model."""
+    """Raises UserError for a checkpoint of another tokenizer, other data or another model."""
     if manifest.tokenizer not in (None, about["tokenizer"]):
         raise UserError(
             f"data.tokenizer is not the tokenizer that this run was trained with: sha256 {manifest.tokenizer} in the"
@@ -143,6 +164,12 @@ def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
             f" {about['data']} now), so that its order of data cannot be kept:"
             " put the text back, or start another run with train.from"
         )
+    if manifest.model != about["model"]:
+        raise UserError(f"the checkpoint is of another model: {manifest.model}; the recipe's is {about['model']}")
+
+
+def refuse_other_training(manifest: Manifest, about: dict[str, Any]) -> None:
+    """Raises UserError for a checkpoint of another objective, teacher or optimizer."""
     said, now = ([entries.get(key, "") for key in OBJECTIVE] for entries in (manifest.entries, about["entries"]))
     if said[0] != now[0]:
         raise UserError(
@@ -158,5 +185,3 @@ def refuse_other_checkpoint(manifest: Manifest, about: dict[str, Any]) -> None:
             f"train.optimizer: {about['optimizer']} cannot go on from this checkpoint, which holds the state of"
             f" {manifest.optimizer}: set train.optimizer={manifest.optimizer}, or start another run with train.from"
         )
-    if manifest.model != about["model"]:
-        raise UserError(f"the checkpoint is of another model: {manifest.model}; the recipe's is {about['model']}")

@@ -17,12 +17,13 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.choices import chosen
 from hybridkit.recipe.files import Loaded, dump
+from hybridkit.recipe.record import recipe_record
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
-from hybridkit.runs.plugin_copies import hashes, recorded, write_copies
-from hybridkit.runs.run import Checkpoint, Newest, Run
+from hybridkit.runs.plugin_copies import hashes, write_copies
+from hybridkit.runs.run import Newest, Run
 from hybridkit.system.errors import Failure, UserError
 from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
@@ -31,6 +32,7 @@ from hybridkit.system.notices import listening
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, engine_of, open_engine
+from hybridkit.training.first_weights import check_origin, entries_of, start_from
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
@@ -38,12 +40,12 @@ from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.refusals import (
     changes_of,
+    finished,
     refuse_begun,
     refuse_old_rules,
     refuse_other_checkpoint,
     refuse_other_code,
-    refuse_other_function,
-    refuse_other_tokenizer,
+    refuse_other_training,
     refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
@@ -93,10 +95,10 @@ def run_training(
             _begin(run, engine, stack, resume)
             lead = engine.rank == 0
             told = reporter if lead else Silent()
-            job = _Job(recipe, loaded.registry, plan, run, engine, told, [*loggers, *callbacks], objective)
-            for change in changes:
-                job.reporter.message(f"changed: {change}")
-            _train(job, resume)
+            _train(
+                _Job(recipe, loaded.registry, plan, run, engine, told, [*loggers, *callbacks], objective, changes),
+                resume,
+            )
     except OSError as error:
         last = next((c.folder.name for c in run.checkpoints()), "none")
         raise Failure(f"{folder}: {error}; newest checkpoint: {last}") from error
@@ -115,6 +117,7 @@ class _Job(NamedTuple):
     reporter: Reporter
     callbacks: Sequence[Callback]
     objective: Objective
+    changes: Sequence[str]  # of the recipe of a run that is resumed, in words
 
     @property
     def lead(self) -> bool:
@@ -128,25 +131,25 @@ def _train(job: _Job, resume: bool) -> None:
     _tell(found, run, reporter, resume)
     code = training_code(job.plan.entries, recipe, job.registry)
     refuse_other_code(found, hashes(code), run)
-    if found.checkpoint and found.checkpoint.step > recipe.train.steps:
-        raise UserError(
-            f"train.steps: {recipe.train.steps} is fewer than the {found.checkpoint.step} that {run.path} has done;"
-            " ask for more, or for another run with --run"
-        )
-    if found.checkpoint and found.checkpoint.step >= recipe.train.steps:
+    about = _about(job) | {"code": hashes(code)}
+    if found.manifest:
+        refuse_other_training(found.manifest, about)
+    if found.checkpoint and (done := finished(found.checkpoint, recipe, run)):
         if job.lead:
             sweep(run)
-        reporter.message(f"{run.path} is finished: {found.checkpoint.step} of {recipe.train.steps} steps are done")
+        unused = f"; what was changed has no effect: {'; '.join(job.changes)}" if job.changes else ""
+        reporter.message(f"{run.path} is finished: {done}{unused}")
         return
-    if found.checkpoint and recipe.train.until and _stopped(found.checkpoint) == recipe.train.until.model_dump_json():
-        reporter.message(f"{run.path} is finished: train.until was met after step {found.checkpoint.step}")
-        return
+    if found.checkpoint is None:
+        check_origin(recipe)  # before any text is read
+    for change in job.changes:
+        reporter.message(f"changed: {change}")
     data = own_tokenizer(run, recipe.data, job.registry)
     feed = open_feed(data, recipe.train, reporter.preparing, registry=job.registry)
     for line in describe_feed(feed, recipe.train, job.plan.dims.vocab):
         reporter.message(line)
     Callbacks(job.callbacks).tell("prepare", feed.tokenizer)
-    about = _about(job, feed) | {"code": hashes(code)}
+    about |= {"data": feed.digest, "tokenizer": feed.tokenizer.digest}
     state = _restored(found, about, job)
     job.objective.begin(job.engine.model)
     about["threads"] = torch.get_num_threads()
@@ -179,10 +182,6 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         finally:
             store.close()
             callbacks.tell("on_end")
-
-
-def _stopped(checkpoint: Checkpoint) -> str | None:
-    return load_train_state(checkpoint).stopped
 
 
 def _begin(run: Run, engine: Engine, stack: ExitStack, resume: bool) -> None:
@@ -240,8 +239,8 @@ def _tell(found: Newest, run: Run, reporter: Reporter, resume: bool) -> None:
         reporter.message(f"{run.path} holds no checkpoint yet: starting at step 1")
 
 
-def _about(job: _Job, feed: Feed) -> dict[str, Any]:
-    """What a manifest says of a run, but for step and files."""
+def _about(job: _Job) -> dict[str, Any]:
+    """What a manifest says of a run, but for step and files, text, tokenizer and plug-ins."""
     train = job.recipe.train
     return {
         "engine": train.engine,
@@ -250,9 +249,8 @@ def _about(job: _Job, feed: Feed) -> dict[str, Any]:
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
-        "data": feed.digest,
-        "tokenizer": feed.tokenizer.digest,
         "model": said_model(job.plan, job.recipe),
+        "recipe": recipe_record(job.recipe),
     }
 
 
@@ -269,16 +267,12 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         refuse_other_checkpoint(found.manifest, about)
         if found.manifest.code is None and about["code"]:
             reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
+        about["entries"] |= entries_of(found.manifest)
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
         return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
-        origin = Run(recipe.train.from_)
-        refuse_other_function(origin.recipe.recipe, recipe)
-        refuse_other_tokenizer(origin, about["tokenizer"])
-        if (code := recorded(origin)) and code != about["code"]:
-            reporter.message(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
-        engine.load_weights(origin.weights(), f"train.from: {origin.path}")
+        about["entries"] |= start_from(recipe.train.from_, engine, about, reporter.message)
     return TrainState()
 
 

@@ -81,7 +81,7 @@ def test_a_model_writes(run: hk.TrainedRun) -> None:
 
 
 def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
-    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20, "reset_state": [4], "evict": [4]}
+    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20, "reset_state": 4, "evict": 4}
     found = hk.evaluate(run, perplexity=False, checkpoint=4, **asked)
     words = [
         "--no-perplexity",
@@ -111,7 +111,7 @@ def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
     with pytest.raises(UserError, match="unknown option sample"):
         hk.evaluate(run, sample=3)
     with pytest.raises(UserError, match="did you mean `niah_single`"):
-        hk.evaluate(run, needles=["niah_singel"])
+        hk.evaluate(run, needles="niah_singel")
 
 
 def test_a_folder_of_runs_is_no_place_for_a_run(run: hk.TrainedRun, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ WRONG = {
     "no section": ({"convert": None}, "has no section `convert`"),
     "window": ({"convert": {"stages": [{"loss": "ce", "window": "stoch(8"}]}}, "convert.stages.0.window: stoch(8"),
     "no window": (
-        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": "8"}]}},
+        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": 8}]}},
         "no block of [mlstm, sa] has a window",
     ),
     "text": ({"convert": {"stages": [{"loss": "ce", "sequence": 64 * 1024, "batch_tokens": 64 * 1024}]}}, "needs"),
@@ -204,7 +204,10 @@ def test_a_teacher_of_the_same_weights_and_another_recipe_is_another_one(
     shutil.copytree(teacher, tmp_path / "other")
     recipe = tmp_path / "other" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("pattern: sa*2", "pattern: swa:8*2"))
-    with pytest.raises(UserError, match="has the same weights, and another recipe, tokenizer or plug-in than when"):
+    with (
+        pytest.warns(UserWarning, match=r"recipe\.yaml is not the recipe .*: pattern is swa:8\*2, and was sa\*2"),
+        pytest.raises(UserError, match="has the same weights, and another recipe, tokenizer or plug-in than when"),
+    ):
         go(whole, resume=True, source=tmp_path / "other")
     train = Run(teacher).recipe.recipe.train
     bf16 = train.model_copy(update={"precision": "bf16"})
@@ -286,7 +289,7 @@ def test_kept_mixers_are_chosen_after_the_first_stage_and_once(
     for name, weight in own.items():
         source = aligned if name.startswith(f"layers.{2 - 2 * mixer}.") else theirs
         assert torch.equal(weight, source[name]), name
-    assert made.stages[1].loaded.recipe.train.from_ == str(kept.path.resolve())
+    assert made.stages[1].loaded.recipe.train.from_.run == str(kept.path.resolve())
     monkeypatch.setattr("hybridkit.convert.conversion.choose_and_write", None)  # nothing is chosen again
     go(tmp_path / "run", resume=True, convert=how)
     for wrong in ({**how, "keep": "auto 2"}, {**how, "stages": STAGES[2:]}):

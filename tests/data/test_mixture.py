@@ -57,6 +57,13 @@ def test_shares_hold_at_every_step_and_metrics_count_what_was_given(texts: dict[
         assert feed.tokens(step + 1) == {f"tokens.{name}": 16 * count for name, count in given.items()}
 
 
+def test_a_last_part_of_hardly_any_weight_is_never_drawn(texts: dict[str, Path]) -> None:
+    parts = [{"source": str(texts["a"]), "name": "a"}, {"source": str(texts["b"]), "name": "b", "weight": 1e-30}]
+    feed = mixed(texts, source=parts)
+    assert feed.tokens(1000) == {"tokens.a": 160_000, "tokens.b": 0}
+    assert set(_text(feed.batch(0).tokens)) <= {"a", "\n"}
+
+
 def test_every_row_is_the_next_one_of_its_source(texts: dict[str, Path]) -> None:
     feed, seen = mixed(texts), dict.fromkeys(WEIGHTS, 0)
     for step in range(12):
@@ -127,8 +134,8 @@ def test_a_part_that_cannot_be_read_is_named(texts: dict[str, Path], tmp_path: P
         ({"source": []}, "a list of"),
         ({"source": [{"source": "stdlib", "weight": -1.0}]}, "part 0: weight should be greater than or equal to 0"),
         ({"source": [{"source": "stdlib", "weight": 0.0}]}, "above 0"),
-        ({"source": [{"source": "stdlib"}, {"source": "stdlib"}]}, "two parts are called stdlib"),
-        ({"source": [{"sourse": "stdlib"}]}, "part 0"),
+        ({"source": [{"source": "stdlib"}, {"source": "stdlib"}]}, "two parts called stdlib"),
+        ({"source": [{"sourse": "stdlib"}]}, "has no 'sourse'"),
         ({"source": 3}, "should be a source"),
         ({"validation": 1.5}, "a share between 0 and 1, a source"),
         ({"validation": {}}, "a share between 0 and 1, a source"),

@@ -81,7 +81,7 @@ def test_copies_of_a_document_fall_together(texts: list[str], data: st.DataObjec
 
 
 def test_a_document_stays_on_its_side_when_others_are_added() -> None:
-    """Of a corpus of whole documents none crosses over; where few make it necessary to balance, few do."""
+    """No document of many changes sides; of few, where the sides have to be balanced, at most 4 do."""
     documents = [lines(4, seed) for seed in range(3000)]
     before = {*sides(documents[:2000], 0.1)[1]}
     after = {*sides(documents, 0.1)[1]}

@@ -9,6 +9,7 @@ from compare import untimed
 
 import hybridkit as hk
 from hybridkit.api.runs import load_given_recipe
+from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.evaluation.probes import Probes
 from hybridkit.model.loading import plan
 from hybridkit.runs.run import Run
@@ -24,6 +25,7 @@ RECIPE: dict[str, Any] = {
         "probes": [
             {"every": 2, "recall": [8, 64], "windows": [4, 16], "samples": 12},
             {"every": 3, "write": "ab", "tokens": 5},
+            {"every": 6, "write": "cd", "tokens": 5},
         ],
     },
 }  # fmt: skip
@@ -41,11 +43,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> hk.TrainedRun:
 def test_figures_stand_in_the_metrics_and_equal_those_of_an_evaluation(run: hk.TrainedRun) -> None:
     lines = [line for line in run.metrics if any(name.startswith("probe.") for name in line)]
     assert [line["step"] for line in lines] == [2, 4, 6]
-    names = {f"probe.recall.{gap}.{window}" for gap in (8, 64) for window in (4, 16)} | {"recall_near"}
+    names = {f"probe.recall.{gap}.{window}" for gap in ("near", 8, 64) for window in (4, 16)} | {"recall_near"}
     assert all(names <= set(line) for line in lines)
-    written = [(line["step"], line["written"]["text"]) for line in run.metrics if "written" in line]
+    assert all(line["recall_near"] == line["probe.recall.near.4"] for line in lines)
+    written = [(line["step"], line["written"]) for line in run.metrics if "written" in line]
     assert [step for step, _ in written] == [3, 6]
-    assert written[-1][1] == hk.load(run).write("ab", tokens=5, temperature=0)
+    model = hk.load(run)
+    texts = [{"prompt": said, "text": model.write(said, tokens=5, temperature=0)} for said in ("ab", "cd")]
+    assert written[-1][1] == texts
     found = hk.evaluate(run, perplexity=False, recall=[8, 64], windows=[4, 16], samples=12)["cells"]
     asked = {f"probe.recall.{c['length']}.{c['window']}": c["score"] / 100 for c in found if c["task"] == "recall_far"}
     assert {name: lines[-1][name] for name in asked} == pytest.approx(asked)
@@ -85,10 +90,25 @@ def test_their_share_of_the_flops_is_what_the_cost_model_says() -> None:
     assert share == pytest.approx(expected, rel=0.05)  # costs are means over windows; probes have the largest
 
 
-def test_a_text_is_written_and_counted_once_whatever_the_windows() -> None:
+def test_a_text_is_written_and_counted_at_every_window() -> None:
     recipes = [probe(probes=[{"every": 10, "write": "a", **more}]) for more in ({}, {"windows": [4, 16]})]
-    one, two = (Probes(loaded).share(plan(loaded)) for loaded in (load_given_recipe(recipe, {}) for recipe in recipes))
-    assert one == two > 0
+    loads = [load_given_recipe(recipe, {}) for recipe in recipes]
+    one, two = (Probes(loaded).share(plan(loaded)) for loaded in loads)
+    assert 2 * one == two > 0
+    model = hk.build(RECIPE["pattern"], width=16, heads=2)
+    model.tokenizer = ByteTokenizer()
+    written = Probes(loads[1]).measure(10, False, model)["written"]
+    assert [one["window"] for one in written] == [4, 16]
+
+
+def test_recall_is_asked_of_a_part_of_a_mixture() -> None:
+    """Near recall is that of the part alone, and of the first probe that asks for recall."""
+    data = {**RECIPE["data"], "source": ["stdlib", "recall(pairs=2)"]}
+    probes = [{"every": 1, "recall": gap, "windows": gap, "samples": 2} for gap in (4, 16)]
+    mixed, alone = (Probes(load_given_recipe({**probe(probes=probes), **own}, {})) for own in ({"data": data}, {}))
+    model = hk.build(RECIPE["pattern"], width=16, heads=2)
+    assert mixed.measure(1, False, model) == (found := alone.measure(1, False, model))
+    assert found["recall_near"] == found["probe.recall.near.4"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +119,9 @@ def test_a_text_is_written_and_counted_once_whatever_the_windows() -> None:
         ({"probes": [{"every": 2, "needles": "niah_single_1"}]}, "needles and lengths belong together"),
         ({"probes": [{"every": 2, "needles": "niah_sinlge", "lengths": 900}]}, "did you mean `niah_single`"),
         ({"probes": [{"every": 2, "recall": [2**40]}]}, "less than or equal"),
+        ({"probes": [{"every": 2, "recall": 8}, {"every": 4, "recall": [8]}]}, r"measure probe\.recall\.8\.own"),
+        ({"probes": [{"every": 2, "write": "a", "samples": 7}]}, "samples belongs to recall and needles"),
+        ({"probes": [{"every": 2, "recall": 8, "tokens": 7}]}, "tokens belongs to write"),
         (
             {"probe_share": 1e9, "probes": [{"every": 2, "needles": "niah_single_1", "lengths": 64}]},
             "train.probes: niah_single_1 at length 64: .* lengths should be at least",

@@ -19,6 +19,7 @@ from hybridkit.recipe.files import (
     read_recipe,
     recipe_changes,
 )
+from hybridkit.recipe.train import FromRun
 from hybridkit.system.errors import UserError
 
 PATTERN = "pattern: [swa:128, mlstm]*2\n"
@@ -101,7 +102,8 @@ OVERRIDES = {
     "model.ffn.width=64": ("model.ffn", {"block": "ffn", "width": 64}),
     "data={source: a.txt}": ("data.source", "a.txt"),
     "data.source=recall(pairs=6, noise=.5)": ("data.source", "recall(pairs=6, noise=.5)"),
-    "train.from=runs/a=b": ("train.from", "runs/a=b"),
+    "train.from=runs/a=b": ("train.from", FromRun(run="runs/a=b")),
+    "train.from={run: a, checkpoint: 7}": ("train.from", FromRun(run="a", checkpoint=7)),
     "pattern=[sa]*4": ("pattern", "[sa]*4"),
 }
 

@@ -3,6 +3,7 @@
 All series are there, no text leaves the frame or lies on other text, and text can be read on what is behind it.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import combinations
@@ -18,9 +19,10 @@ from pictured import TRIED, curves, evaluation, study
 
 from hybridkit.cost.summary import cost_requests
 from hybridkit.report.curves import draw_curves
+from hybridkit.report.eval_curves import join_bins
 from hybridkit.report.figure import _plain, svg
 from hybridkit.report.flops_plot import draw_costs
-from hybridkit.report.heatmap import eval_pictures, join_bins
+from hybridkit.report.heatmap import eval_pictures
 from hybridkit.report.page_picture import picture
 from hybridkit.report.plot_style import COLORS, PAPER, contrast, rgb, text_color, thinned
 from hybridkit.report.probe_plot import draw_probes
@@ -50,8 +52,8 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
         "depth-niah_single_1": {"length", "depth of the needle in %", "4k", "128k", "90 to 100"},
         "length-window": {"test window", "128", "2,048", "16k"},
         "train-test": {"test window", "swax-stochastic: stoch(128,2048)"},
-        "position": short | {"tokens before", "1k"},
-        "recall": {f"far, {name}" for name in short},
+        "position": short | {"Loss by position: own window, unknown text", "1k"},
+        "recall": short | {"Far recall: own window", "gap in tokens"},
     }
     found = dict(eval_pictures(evaluation()))
     assert found.keys() == wanted.keys()
@@ -77,8 +79,8 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
     for name, _, figure in study_figures(study(), TRIED):
         say = {"front": {"Pareto front", "trials", "state_bytes (less is better)"}, "parallel": {"w", "kind", "lr"}}
         yield name, figure, say.get(name, set())
-    lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.64.own": n / 99} for n in (1, 2, 3)]}
-    yield from ((f"probe {kind}", figure, {"8.own", "64.own"}) for kind, figure in draw_probes(lines))
+    lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.near.own": n / 99} for n in (1, 2, 3)]}
+    yield from ((f"probe {kind}", figure, {"8 tokens", "held-out queries"}) for kind, figure in draw_probes(lines))
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -144,8 +146,9 @@ def test_colours_are_told_apart_from_paper_and_numbers_from_cells() -> None:
 
 
 def test_few_targets_make_no_point_and_long_curves_keep_their_extremes() -> None:
-    joined = join_bins([(1, 20, 9.0), (2, 30, 9.0), (4, 400, 2.0), (8, 800, 1.0), (16, 150, 5.0)])
-    assert joined[0] == (1, pytest.approx((50 * 9 + 400 * 2) / 450)) and len(joined) == 2
+    joined = join_bins([(1, 1, 20, 9.0), (2, 3, 30, 9.0), (4, 7, 400, 2.0), (8, 15, 800, 1.0), (16, 31, 150, 5.0)])
+    middle = math.exp((30 * math.log(6) + 400 * math.log(28)) / 2 / 450)  # of the positions of all 450 targets
+    assert joined[0] == (pytest.approx(middle), pytest.approx((50 * 9 + 400 * 2) / 450)) and len(joined) == 2
     points = [(float(n), 1.0) for n in range(10_000)]
     points[5003] = (5003.0, 99.0)
     kept = list(thinned(points))

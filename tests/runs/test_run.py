@@ -17,12 +17,14 @@ from pytest import TempPathFactory
 from safetensors.torch import save_file
 
 import hybridkit
+from hybridkit.block import Dims, Layer
 from hybridkit.runs.manifest import SEAL, Invalid, Manifest, read_manifest, sealed, stamp
 from hybridkit.runs.metrics import MAX_LINE, last_line, read_metrics
 from hybridkit.runs.run import Run
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
 from hybridkit.system.notices import listening
+from hybridkit_blocks.ffn import FeedForward
 
 
 def write_checkpoint(run: Run, step: int) -> Path:
@@ -232,6 +234,20 @@ def test_the_last_line_with_a_metric_is_found_without_reading_all(tmp_path: Path
     assert last_line(path, "step") == {"step": 2}
 
 
+def test_a_buffer_that_no_checkpoint_holds_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a plug-in's mask: it was whatever stood in memory."""
+    right = FeedForward.build
+
+    def build(self: FeedForward, dims: Dims) -> Layer:
+        layer = right(self, dims)
+        layer.register_buffer("mask", torch.full((3,), 0.5), persistent=False)
+        return layer
+
+    monkeypatch.setattr(FeedForward, "build", build)
+    (found,) = hybridkit.load(run_of("ffn", tmp_path / "run")).buffers()
+    assert found.tolist() == [0.5] * 3
+
+
 def test_a_recipe_that_was_edited_after_training_is_told(tmp_path: Path) -> None:
     """Otherwise figures of another model than the one that was trained would be silent."""
     run = run_of("[swa:stoch(4,16), sa]", tmp_path / "run", ffn={"width": 48, "block": "ffn"})
@@ -246,4 +262,9 @@ def test_a_recipe_that_was_edited_after_training_is_told(tmp_path: Path) -> None
             assert old in text
             file.write_text(text.replace(old, new), encoding="utf-8")
         hybridkit.load(run)
-    assert "recipe.yaml says another model than the one that was trained: [swa:stoch(4,8), sa] width=32" in said[0]
+        older = read_manifest(run / "checkpoints" / "step-0").model_copy(update={"recipe": None})
+        (run / "checkpoints" / "step-0" / "manifest.json").write_bytes(sealed(older))
+        hybridkit.load(run)
+    assert "recipe.yaml is not the recipe that the newest checkpoint was trained by" in said[0]
+    assert said[0].endswith(": pattern is [swa:stoch(4,8), sa], and was [swa:stoch(4,16), sa]")
+    assert "recipe.yaml says another model than the one that was trained: [swa:stoch(4,8), sa] width=32" in said[1]

@@ -110,14 +110,14 @@ def test_sums_of_many_terms_in_bf16_are_caught() -> None:
 
 
 def test_a_refusal_names_law_block_and_sizes() -> None:
-    with pytest.raises(AssertionError, match=r"(?s)^law of causality: .*width=8.*token from 1 on of 50"):
-        testing.check_block(broken(Peeking), DIMS)
+    with pytest.raises(AssertionError, match=r"(?s)^law of decoder: .*width=8.*step 1 of the decoder for 1 "):
+        testing.check_block(broken(Wasting), DIMS)
     with pytest.raises(AssertionError, match="RuntimeError: length must be a multiple of 4"):
         testing.check_block(broken(Stiff), DIMS)
 
 
 def test_a_length_that_does_not_work_is_caught() -> None:
-    with pytest.raises(RuntimeError, match="multiple of 4"):
+    with pytest.raises(AssertionError, match=r"^law of lengths: .*RuntimeError: length must be a multiple of 4"):
         testing.check_lengths(broken(Stiff), DIMS)
 
 

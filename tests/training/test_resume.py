@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import time
@@ -12,9 +13,11 @@ from compare import assert_same, untimed
 from forked import COMMAND_LINE, Forked
 from told import Go
 
+import hybridkit
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import FileOperations
+from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
 
 
@@ -169,3 +172,40 @@ def test_pruning_comes_first_so_that_a_full_disk_can_be_resumed_with_less(go: Go
 
 def _full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+EDITS = {"norm_eps": 0.5, "residual_scale": 2.0, "embedding_scale": 3.0, "logit_scale": 0.5}
+
+
+@pytest.mark.parametrize(("name", "value"), EDITS.items())
+def test_an_edit_that_changes_no_shape_is_told_and_not_resumed(
+    whole: Run, go: Go, tmp_path: Path, name: str, value: float
+) -> None:
+    """Figures of another function of the same weights were silent, and such a run was resumed."""
+    run = Run(shutil.copytree(whole.path, tmp_path / "run"))
+    text = run.recipe_file.read_text(encoding="utf-8")
+    edited = re.sub(rf"(?m)^  {name}: .*$", f"  {name}: {value}", text)
+    assert edited != text
+    run.recipe_file.write_text(edited, encoding="utf-8")
+    said: list[str] = []
+    with listening(said.append):
+        hybridkit.load(run.path)
+    assert len(said) == 1 and f"model.{name} is {value}, and was " in said[0]
+    with pytest.raises(UserError, match=rf"must not change on --resume:\n  model\.{name}: .* in the run, {value} now"):
+        go(run.path, f"model.{name}={value}", "train.steps=13", resume=True)
+    assert "finished" in go(run.path, resume=True)  # the recipe as it was
+
+
+def test_of_a_finished_run_changes_have_no_effect_and_another_optimizer_is_refused(whole: Run, go: Go) -> None:
+    told = go(whole.path, "train.lr=2e-2", resume=True)
+    assert "finished: 12 of 12 steps are done; what was changed has no effect: train.lr: 0.01 in the run, 0.02" in told
+    assert "changed: " not in told
+    with pytest.raises(UserError, match="holds the state of adamw"):
+        go(whole.path, "train.optimizer=muon", resume=True)
+
+
+def test_a_changed_mixture_is_said_as_recipes_say_it(whole: Run, go: Go, text: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"data\.source: .* in the run, \[\{source: \S+, weight: 2\.0, name: null\}\] now"
+    ):
+        go(whole.path, f"data.source=[{{source: {text}, weight: 2}}]", resume=True)

@@ -12,6 +12,7 @@ from hybridkit.cli import verbs
 from hybridkit.hub.families.hybridkit import config_of
 from hybridkit.model.loading import load_model
 from hybridkit.recipe.rules_version import CURRENT_RULES, FIRST_RULES
+from hybridkit.runs.manifest import NAME, read_manifest, sealed
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 
@@ -21,6 +22,9 @@ def older(run: Run, folder: Path) -> Run:
     old = Run(shutil.copytree(run.path, folder))
     lines = old.recipe_file.read_text().splitlines(keepends=True)
     old.recipe_file.write_text("".join(line for line in lines if not line.startswith("rules:")))
+    for checkpoint in old.checkpoints():
+        manifest = read_manifest(checkpoint.folder).model_copy(update={"recipe": None})
+        (checkpoint.folder / NAME).write_bytes(sealed(manifest))
     return old
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from hybridkit.recipe.files import dump
 from hybridkit.recipe.schema import Recipe
 from hybridkit.training.callback import Callback, Line, TrainingStart
-from hybridkit.training.logger import tagged
+from hybridkit.training.logger import tagged, written_texts
 
 FOLDER = "tensorboard"
 _HEADER = struct.Struct("<QI")  # of a record: bytes of its data, and their number's checksum; one of the data follows
@@ -69,8 +69,8 @@ class _EventFile:
         """A metrics line: numbers as scalars at its step, and what a probe wrote; `when`: seconds of the clock."""
         values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in tagged(line)]
         self._write(values, line["step"], when)
-        if "written" in line:
-            self.text("probe/written", f"{line['written']['prompt']}**{line['written']['text']}**", line["step"], when)
+        if said := "\n\n".join(f"{one['prompt']}**{one['text']}**" for one in written_texts(line)):
+            self.text("probe/written", said, line["step"], when)
 
     def text(self, tag: str, said: str, step: int, when: float | None) -> None:
         """A text, which TensorBoard reads as Markdown."""

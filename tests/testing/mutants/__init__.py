@@ -1,8 +1,8 @@
 """Blocks and window policies that are broken on purpose, each by one fault, and the right ones that they come from."""
 
-from mutants import calls, costs, experts, policies, states, taken
+from mutants import calls, costs, experts, policies, promises, states, taken
 from mutants.base import Mutant
 
-MUTANTS: list[Mutant] = [*calls.MUTANTS, *states.MUTANTS, *costs.MUTANTS, *experts.MUTANTS]
+MUTANTS: list[Mutant] = [*calls.MUTANTS, *states.MUTANTS, *costs.MUTANTS, *experts.MUTANTS, *promises.MUTANTS]
 RULES: dict[Mutant, str] = taken.MUTANTS
 POLICIES = policies.MUTANTS

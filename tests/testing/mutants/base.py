@@ -67,6 +67,7 @@ class Attend(Block):
     """One head of attention over a window, without positions."""
 
     has_window: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool] = True
     differentiable_state: ClassVar[bool] = True
     window: Window
 
@@ -106,7 +107,7 @@ class AttendLayer(Layer):
         keep = min(k.shape[1], window - 1)
         kept = slice(k.shape[1] - keep, None)
         after = hidden | (document != document[:, -1:])
-        held = Keys(k[:, kept].clone(), v[:, kept].clone(), after[:, kept], torch.full((len(x),), window))
+        held = Keys(k[:, kept].clone(), v[:, kept].clone(), after[:, kept].clone(), torch.full((len(x),), window))
         return self.out(y).to(x.dtype), held
 
     def step(self, x, state):  # type: ignore[no-untyped-def]

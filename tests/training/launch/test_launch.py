@@ -19,7 +19,25 @@ from hybridkit.training.launch import launch
 from hybridkit.training.ranks import Place, first_host
 
 DEEPSPEED = "train.engine=deepspeed"
-TORCHRUN = "from torch.distributed.run import main; main()"
+IMPORTS = "import deepspeed, torch._inductor.compile_fx"  # what the engine imports late: seconds, once for all ranks
+# What `torchrun --standalone --nproc_per_node=2` does, but that its two workers are forked.
+TORCHRUN = """
+import os
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from hybridkit.cli import main
+from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
+
+def broken(*_):
+    raise RuntimeError("out of luck")
+
+def rank():
+    if os.environ["RANK"] == "1":
+        DeepSpeedEngine.update = broken
+    main()
+
+how = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test", "max_restarts": 0}
+elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", **how), rank)()
+"""
 # Ranks that need no start of Python: children of the launching process, which run the same command.
 FORK_RANKS = """
 import os, subprocess, sys
@@ -178,7 +196,7 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tm
 
 def _killed(run: Run, words: list[str], step: int) -> tuple[str, str]:
     """Kill the last rank once a step is done; what all print, and what they leave on standard error within seconds."""
-    with Forked(FORK_RANKS + COMMAND_LINE, *words, OMP_NUM_THREADS="1") as process:
+    with Forked(f"{FORK_RANKS}{IMPORTS}\n{COMMAND_LINE}", *words, OMP_NUM_THREADS="1") as process:
         while process.poll() is None and not any(line["step"] >= step for line in run.metrics().lines):
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -190,18 +208,10 @@ def _killed(run: Run, words: list[str], step: int) -> tuple[str, str]:
 
 @pytest.mark.slow
 def test_an_exception_names_its_rank(recipe: Path, tmp_path: Path) -> None:
-    """Started by torchrun, where rank 1 alone cannot go on."""
+    """Started by torchrun's agent, where rank 1 alone cannot go on."""
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    script = tmp_path / "broken.py"
-    script.write_text(
-        "import os, sys\nfrom hybridkit.cli import main\n"
-        "from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine\n"
-        "def broken(*_): raise RuntimeError('out of luck')\n"
-        "if os.environ['RANK'] == '1': DeepSpeedEngine.update = broken\n"
-        "main()\n"
-    )
     words = ("train", str(recipe), DEEPSPEED, "--run", str(tmp_path / "run"))
-    ended = forked(TORCHRUN, "--standalone", "--nproc_per_node=2", "--", str(script), *words, OMP_NUM_THREADS="1")
+    ended = forked(f"{IMPORTS}\n{TORCHRUN}", *words, OMP_NUM_THREADS="1")
     assert ended.returncode == 1
     assert "out of luck" in ended.stderr and "(rank 1 of 2)" in ended.stderr
 

@@ -58,7 +58,7 @@ class DeepSpeed(EngineSpec):
         check_settings(self, recipe.train)
         if recipe.train.optimizer != "adamw" and self.zero:
             raise UserError(
-                f"train.optimizer: stage {self.zero} of ZeRO shares out the state of adamw alone; for others use"
+                f"train.optimizer: stage {self.zero} of ZeRO works with adamw alone; for other optimizers use"
                 " train.zero=0, or train.engine=local"
             )
         if recipe.train.ema and self.zero == 3:
