@@ -61,6 +61,10 @@ def test_every_class_opens_stacks_without_a_window_and_without_factors(tmp_path:
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+MAMBA = {
+    "layer_types": None, "sliding_window": None, "rms_norm_eps": None, "layers_block_type": ["mamba"], "n_groups": 1,
+    "mamba_num_heads": 2, "mamba_head_dim": 8, "ssm_state_size": 8,
+}  # fmt: skip
 OWN = {"gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8}, "gpt_oss": {"head_dim": 8, "num_local_experts": 4}}
 POSITIONS: list[tuple[str, dict[str, Any], str]] = [  # class, fields, and what is read or said
     ("olmo3", {"rope_theta": 5e5, "rope_scaling": YARN}, "[swa(theta=500000,qk_norm=projection):8, sa(theta=500000,"
@@ -75,6 +79,8 @@ POSITIONS: list[tuple[str, dict[str, Any], str]] = [  # class, fields, and what 
     ("llama", {"layer_types": None, "sliding_window": None, "partial_rotary_factor": 0.5}, "this class turns whole"),
     ("llama", {"layer_types": None, "sliding_window": None, "rope_parameters": {"rope_theta": 1e4},
                "rope_scaling": YARN}, "rope_scaling: .* rope_parameters says other positions"),
+    ("nemotron_h", {**MAMBA, "time_step_limit": [0.5, 1.2]}, "time_step_limit: .* this class does not apply it"),
+    ("nemotron_h", {**MAMBA, "time_step_min": 0.25}, "mamba2(heads=2,head=8,state=8,dt_min=.25)"),
     ("lfm2", {"layer_types": ["conv", FULL], "sliding_window": None, "tie_embedding": False, "rms_norm_eps": None},
      "[conv, sa(theta=1000000,qk_norm=true)]"),
 ]  # fmt: skip
