@@ -82,13 +82,13 @@ class Mamba2(Block):
     gate_norm: Literal["group", "all", "none"] = "group"
     bias: bool = False
     conv_bias: bool = True
-    dt_min: float = Field(0, ge=0)
+    dt_min: float = Field(0.0, ge=0)
     dt_max: float | None = Field(None, gt=0)
-    z_scale: float = 1
-    x_scale: float = 1
-    b_scale: float = 1
-    c_scale: float = 1
-    dt_scale: float = 1
+    z_scale: float = 1.0
+    x_scale: float = 1.0
+    b_scale: float = 1.0
+    c_scale: float = 1.0
+    dt_scale: float = 1.0
 
     def resolved(self, dims: Dims) -> Self:
         sizes = self.sizes(dims)

@@ -69,7 +69,7 @@ class ActivationOptions(Block):
 
     @property
     def projections(self) -> int:
-        """Products with the input and back: three with a gate, two without."""
+        """Matrix products: two that make F channels of the input where there is a gate, else one; and one back."""
         return 3 if self.gated else 2
 
     def hidden(self, made: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ class RopeOptions(Block):
 
     scaling: ScalingKind | None = None
     factor: float = Field(1.0, ge=1)
-    original: int = Field(0, ge=0)  # tokens of a sequence in the training before
-    fast: float | None = Field(None, gt=0)  # turns in such a sequence from which on a pair stays as it was
-    slow: float = Field(1.0, gt=0)  # turns up to which a pair is slowed down by the whole factor
+    original: int = Field(0, ge=0)  # tokens of a sequence in the training before the stretch
+    fast: float | None = Field(None, gt=0)  # a pair that turns at least so often in such a sequence keeps its frequency
+    slow: float = Field(1.0, gt=0)  # one that turns at most so often has its frequency divided by the factor
     truncate: bool = True  # yarn: whether both ends are rounded to whole pairs
     magnitude: float | None = Field(None, gt=0)  # yarn: of rotated queries and keys; null: 1 + ln(factor) / 10
 

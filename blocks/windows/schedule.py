@@ -30,11 +30,11 @@ class Schedule(Window):
     def _ordered(cls, stages: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
         fractions = [fraction for fraction, _ in stages]
         if not fractions or fractions[0] != 0:
-            raise ValueError("the first fraction is 0: schedule(0=128, .5=512)")
+            raise ValueError("the first fraction should be 0: schedule(0=128, .5=512)")
         if any(a >= b for a, b in pairwise(fractions)) or fractions[-1] >= 1:
-            raise ValueError("fractions grow and stay below 1: schedule(0=128, .5=512)")
+            raise ValueError("fractions should rise and stay below 1: schedule(0=128, .5=512)")
         if min(window for _, window in stages) < 1:
-            raise ValueError("a window is at least 1")
+            raise ValueError("a window should be at least 1")
         return stages
 
     def arguments(self) -> list[Argument]:

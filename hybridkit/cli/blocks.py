@@ -43,8 +43,8 @@ def every_kind() -> Iterator[Kind]:
     from hybridkit.hub.family import FAMILY
     from hybridkit.recipe.choices import ENGINE, LOGGER, OPTIMIZER, SCHEDULE
     from hybridkit.registry.kinds import BLOCK, WINDOW
-    from hybridkit.search.schema import SAMPLER
+    from hybridkit.search.schema import PRUNER, SAMPLER
 
-    yield from (BLOCK, WINDOW, OPTIMIZER, SCHEDULE, ENGINE, LOGGER, SOURCE, TOKENIZER, TASK, FAMILY)
+    yield from (BLOCK, WINDOW, OPTIMIZER, SCHEDULE, ENGINE, LOGGER, SOURCE, TOKENIZER, TASK, FAMILY, PRUNER)
     if find_spec("optuna"):
         yield SAMPLER

@@ -46,7 +46,7 @@ def convert(
     if loaded.recipe.convert is None:
         raise UserError(f"{recipe}: has no section `convert`, such as convert: {{preset: radlads}}")
     if dry_run:
-        return _estimate(model, loaded, ranks or 1, as_json)
+        return _estimate(model, loaded, ranks or 1, checkpoint, as_json)
     if folder.is_dir() and not resume and (folder / "conversion.json").is_file():
         raise UserError(f"{folder} holds a conversion; go on with it with --resume, or name another folder with --run")
     launch.begin(loaded.recipe, ranks, None, loaded.registry)
@@ -56,13 +56,13 @@ def convert(
         _report(folder, as_json)
 
 
-def _estimate(model: str, loaded: Loaded, ranks: int, as_json: bool) -> None:
+def _estimate(model: str, loaded: Loaded, ranks: int, checkpoint: str | None, as_json: bool) -> None:
     from tempfile import TemporaryDirectory
 
     from hybridkit.convert.estimate import estimate_conversion
 
     with TemporaryDirectory() as scratch:
-        found = estimate_conversion(model, loaded, ranks, Path(scratch))
+        found = estimate_conversion(model, loaded, ranks, Path(scratch), checkpoint)
     if as_json:
         say(format_json(found))
         return

@@ -25,6 +25,8 @@ def import_(
     folder = local_folder(source)
     made = import_folder(folder, run or Path("runs", Path(source).resolve().name))
     if as_json:
-        say(format_json({"run": str(made.run), "family": made.family, "pattern": made.pattern}))
+        say(format_json({"run": str(made.run), "family": made.family, "pattern": made.pattern, "notes": made.notes}))
         return
     say(f"{made.run}: {made.family}, {made.tensors} tensors, pattern: {made.pattern}")
+    for note in made.notes:
+        say(f"note: {note}")

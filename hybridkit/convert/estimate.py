@@ -20,6 +20,7 @@ from hybridkit.cost.flops import TRAINING, CostSettings, cost
 from hybridkit.cost.memory import PersistentMemory, weight_sizes
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
+from hybridkit.runs.run import Which
 from hybridkit.system.machine import weight_type
 from hybridkit.training.engine import engine_of
 from hybridkit.training.estimate import activation_bytes, without_activations
@@ -27,13 +28,15 @@ from hybridkit.training.freeze import frozen
 from hybridkit.training.launch.launch import check_launch
 
 
-def estimate_conversion(source: str, loaded: Loaded, ranks: int, scratch: Path) -> dict[str, Any]:
+def estimate_conversion(
+    source: str, loaded: Loaded, ranks: int, scratch: Path, checkpoint: Which = None
+) -> dict[str, Any]:
     """The teacher, and an estimate of every stage. `scratch`: a folder for a few small files.
 
-    Raises UserError where teacher and recipe do not fit.
+    `checkpoint`: the teacher's, where it is a run. Raises UserError where teacher and recipe do not fit.
     """
     check_section(loaded)
-    teacher = describe_teacher(source, scratch)
+    teacher = describe_teacher(source, scratch, checkpoint)
     conversion = plan_conversion(teacher, loaded, scratch / "none")
     changed, stages = set[str](), list[dict[str, Any]]()
     for stage in conversion.stages:

@@ -76,7 +76,7 @@ def check_places(teacher: Plan, student: Plan) -> None:
         raise UserError(f"the teacher has {numbers[0]}, the student {numbers[1]}: give the pattern as many of both")
     index = next(index for index, (old, new) in enumerate(zip(*mixing, strict=True)) if old != new)
     said = f"the teacher's is {teacher.entries[index]}, the student's {student.entries[index]}"
-    raise UserError(f"entry {index}: {said}; mixers and FFNs stand at the same places in both")
+    raise UserError(f"entry {index}: {said}; mixers and FFNs should stand at the same places in both")
 
 
 def _check_norm(teacher: Plan, student: Plan, index: int) -> None:

@@ -35,7 +35,7 @@ class Teacher:
     def __init__(self, plan: Plan, sha256: str, load: Callable[[], Model]) -> None:
         self.plan, self.sha256, self._load = plan, sha256, load
         self.windows = plan.windows(TrainStep(0, 0, 1, training=False))
-        self.shared = 0  # bytes of weights that are the student's own
+        self.shared = 0  # bytes of weights that it shares with the student
 
     def place(self, student: Model, frozen: Sequence[str]) -> None:
         """Put the teacher where the student is. Weights that are the same for the whole stage are held once.

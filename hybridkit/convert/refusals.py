@@ -13,7 +13,6 @@ from hybridkit.convert.stages import STAGES, PlannedStage
 from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
-from hybridkit.recipe.record import in_words
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.runs.plugin_copies import hashes, refuse_changed
 from hybridkit.runs.run import Run
@@ -45,12 +44,19 @@ def check_stage(stage: PlannedStage) -> None:
         for probe in probes:
             probe.check(stage.plan)
         refuse_unknown_metrics(recipe, [name for probe in probes for name in probe.metrics()])
-        if stage.run.recipe_file.is_file():
-            model = recipe.model.model_copy(update={"vocab": stage.plan.dims.vocab})
-            sized = recipe.model_copy(update={"model": model, "rules": CURRENT_RULES})
-            changes_of(stage.run, sized, registry)
+        stage_changes(stage)
     except UserError as error:
         raise type(error)(f"convert.stages.{stage.place}: {error}") from error
+
+
+def stage_changes(stage: PlannedStage) -> list[str]:
+    """What the recipe changes of a stage that has begun, in words. Raises UserError for what must not change."""
+    if not stage.run.recipe_file.is_file():
+        return []
+    recipe = stage.loaded.recipe
+    model = recipe.model.model_copy(update={"vocab": stage.plan.dims.vocab})
+    sized = recipe.model_copy(update={"model": model, "rules": CURRENT_RULES})
+    return changes_of(stage.run, sized, stage.loaded.registry)
 
 
 def refuse_begun_conversion(folder: Path, resume: bool) -> None:
@@ -91,11 +97,22 @@ def refuse_other(conversion: Conversion) -> None:
                 " which must not change on --resume; name another folder with --run"
             )
     if said["stages"] != now["stages"]:
+        differ = _difference(said["stages"], now["stages"])
         raise UserError(
-            f"{conversion.folder} was begun with other stages ({_difference(said['stages'], now['stages'])}): only the"
-            " steps and rates of stages may change on --resume; name another folder with --run"
+            f"{conversion.folder} was begun with other stages ({differ}): only their steps and rates may change on"
+            " --resume; name another folder with --run"
         )
     _refuse_longer(conversion)
+
+
+def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:
+    """Their names, or where these are the same the first field that differs."""
+    names = [", ".join(one["name"] for one in stages) for stages in (old, new)]
+    if names[0] != names[1]:
+        return f"{names[0]}; now {names[1]}"
+    differ = [(was, now, key) for was, now in zip(old, new, strict=True) for key in now if was.get(key) != now[key]]
+    was, now, key = differ[0]
+    return f"{now['name']}: {key}: {_or_none(was.get(key))}; now {_or_none(now[key])}"
 
 
 def _refuse_longer(conversion: Conversion) -> None:
@@ -107,15 +124,6 @@ def _refuse_longer(conversion: Conversion) -> None:
                 f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
                 f" with its weights; set the steps as they were, or name another folder with --run"
             )
-
-
-def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:
-    """The first thing that two lists of stages do not have in common."""
-    for was, now in zip(old, new, strict=False):
-        for key in (key for key in {**was, **now} if was.get(key) != now.get(key)):
-            return f"{was['name']}: {key} {in_words(was.get(key))}; now {in_words(now.get(key))}"
-    names = (", ".join(one["name"] for one in stages) for stages in (old, new))
-    return "; now ".join(names)
 
 
 def _or_none(said: Any) -> str:

@@ -53,14 +53,16 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
     return teacher._replace(step=found.step, sha256=origin.weights, data=manifest.data, fingerprint=origin.fingerprint)
 
 
-def describe_teacher(source: str, scratch: Path) -> TeacherRun:
+def describe_teacher(source: str, scratch: Path, checkpoint: Which = None) -> TeacherRun:
     """As `open_teacher`, without weights: `load` must not be called.
 
     Recipe and tokenizer of a folder of transformers are written to the folder `scratch`. Raises UserError as
     `open_teacher` does, except for what only the weights show.
     """
     run = Run(source)
-    if not run.begun:
+    if run.begun:
+        run.check_has(checkpoint)
+    else:
         run = Run(scratch)
         describe_folder(local_folder(source), run)
     return _teacher(run)

@@ -119,7 +119,7 @@ class Probes(Callback):
         return sum(self._flops(probe, plan) / (probe.every * step) for probe in self._probes)
 
     def _flops(self, probe: Probe, plan: Plan) -> int:
-        windows = len(probe.windows or [None])
+        windows = len(probe.test_windows)
         if probe.write:
             return windows * forward_flops(plan, len(probe.write.encode()) + probe.tokens)
         if probe.recall and self._task:
@@ -140,7 +140,7 @@ class Probes(Callback):
                 asked = {NEAR: next(iter(asked.values())), **asked}
             found |= asked
             if probe.write:
-                found["written"] = [*found.get("written", ()), *self._written(probe, model)]
+                found["written"] = [*found.get("written", ()), *self._written(probe.write, probe, model)]
         self._seconds += time.perf_counter() - begin
         return found
 
@@ -152,7 +152,7 @@ class Probes(Callback):
         return f"probes took {self._seconds:,.1f} s, {self._seconds / whole:.1%} of the time"
 
     def _asked(self, probe: Probe, model: Model) -> Iterator[tuple[str, Any]]:
-        for window in probe.windows or [None]:
+        for window in probe.test_windows:
             reading = ReadOptions(window)
             if probe.recall and self._task:
                 yield recall_metric("near", window), self._near(self._task, model, reading)
@@ -163,12 +163,12 @@ class Probes(Callback):
                 for length in probe.lengths or ():
                     yield needle_metric(task, length, window), self._needles(model, task, length, probe, reading)
 
-    def _written(self, probe: Probe, model: Model) -> Iterator[Mapping[str, Any]]:
+    def _written(self, prompt: str, probe: Probe, model: Model) -> Iterator[Mapping[str, Any]]:
         """The prompt, what follows it, and the window where one is asked for."""
         writer = Writer(model, Sampling(temperature=0), probe.tokens)
-        for window in probe.windows or [None]:
-            (text,) = writer.texts(writer.read([probe.write], window=window))
-            yield {"prompt": probe.write, "text": text} | ({"window": window} if window else {})
+        for window in probe.test_windows:
+            (text,) = writer.texts(writer.read([prompt], window=window))
+            yield {"prompt": prompt, "text": text} | ({"window": window} if window else {})
 
     def _near(self, task: RecallTask, model: Model, reading: ReadOptions) -> float | None:
         sequence = self._recipe.data.sequence

@@ -42,7 +42,7 @@ class Task(ABC):
 
     @property
     def least(self) -> int:
-        """Units of text at least."""
+        """The least number of units of text in a prompt."""
         return 1
 
     @property

@@ -15,7 +15,7 @@ from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 
 TRAINING = ("igate_bias", "start", "aux")  # arguments of blocks that a trained model does not depend on
-_OPTIONS = ("norm_eps", "logit_cap", "residual_scale", "logit_scale", "branches")  # of the model
+_OPTIONS = ("norm_eps", "logit_cap", "residual_scale", "logit_scale")  # of the model
 
 
 def recipe_of(described: Described, **data: Any) -> Recipe:
@@ -42,7 +42,8 @@ def check_said(plan: Plan, described: Described, *, scales_rows: bool) -> None:
     for index, (ours, theirs) in enumerate(zip(_entries(plan), _entries(other), strict=True)):
         if ours != theirs:
             raise CannotSay(f"entry {index} would be {_said(theirs)}, not {_said(ours)}")
-    for name in (*_OPTIONS, *(["row_scale"] if scales_rows else [])):
+    beside = any(len(entry.branches) > 1 for entry in plan.entries)
+    for name in (*_OPTIONS, *(["branches"] if beside else []), *(["row_scale"] if scales_rows else [])):
         ours, theirs = (getattr(one.config, name) for one in (plan, other))
         if ours != theirs:
             raise CannotSay(f"model.{name} would be {theirs}, not {ours}")

@@ -55,6 +55,7 @@ _NEUTRAL: dict[str, Any] = {  # of every transformers config, at these values wi
     "torchscript": False,
     "use_bfloat16": False,
     "pruned_heads": {},
+    "quantization_config": None,
 }
 
 
@@ -148,6 +149,9 @@ class Fields:
                 continue
             if name == "auto_map":
                 raise UserError(f"{self.origin}: auto_map: the model brings code of its own, which is never run")
+            if name == "quantization_config":
+                raise self.wrong(name, "quantized weights of this class are not read; take a checkpoint in bf16, or"
+                                 " make one with transformers: model.dequantize().save_pretrained(NEW)")  # fmt: skip
             raise self.wrong(name, "this is not known here, and may change what the model computes")
 
     def wrong(self, name: str, why: str) -> UserError:

@@ -25,6 +25,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 1 << 26  # bytes of a config.json or index; an index names some 100,000 tensors
 SHARD = 5 * 10**9  # bytes of a file of weights
 MAX_SHARDS = 4096
+MAX_NAME = 200  # characters of the name of a shard
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TYPES = {  # safetensors' names of the float types
     "F64": torch.float64,
@@ -32,6 +33,8 @@ TYPES = {  # safetensors' names of the float types
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+
+BYTES = {"U8": torch.uint8}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -116,13 +119,14 @@ class Shards:
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
-    def like(self, name: str) -> Tensor:
-        """A tensor of this shape and type without data. Raises UserError for a type that is no float."""
+    def like(self, name: str, packed: bool = False) -> Tensor:
+        """A tensor of this shape and type without data. Raises UserError for a type that is no float, or no byte."""
         view = self._where[name].get_slice(name)
-        if view.get_dtype() not in TYPES:
-            raise UserError(f"{self._folder}: {name} is of type {view.get_dtype()}, not a float type: quantized weights"
-                            " are not read")  # fmt: skip
-        return torch.empty(view.get_shape(), dtype=TYPES[view.get_dtype()], device="meta")
+        types = BYTES if packed else TYPES
+        if view.get_dtype() not in types:
+            why = "bytes (U8)" if packed else "a float type: quantized weights are not read"
+            raise UserError(f"{self._folder}: {name} is of type {view.get_dtype()}, not {why}")
+        return torch.empty(view.get_shape(), dtype=types[view.get_dtype()], device="meta")
 
     def read(self, name: str) -> Tensor:
         """A tensor. Raises UserError where a number in it is not finite, or the file is damaged."""
@@ -160,7 +164,8 @@ def _shard_names(folder: Path) -> list[str]:
         if len(names) > MAX_SHARDS:
             raise UserError(f"{folder / INDEX}: it names more than {MAX_SHARDS} files")
         for name in names:
-            if not name.endswith(".safetensors") or Path(name).name != name or name.startswith("."):
+            plain = Path(name).name == name and len(name) <= MAX_NAME and not name.startswith(".")
+            if not plain or not name.endswith(".safetensors"):
                 raise UserError(f"{folder / INDEX}: {name[:80]!r} is not the name of a safetensors file in the folder")
             if not (folder / name).is_file():
                 raise UserError(f"{folder / INDEX}: {name} is not there; download it again")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.hub.described import compile_recipe, recipe_of
+from hybridkit.hub.ends import note_on_ends, read_ends
 from hybridkit.hub.family import FAMILY, HINT, Family
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import Shards, check_links, read_foreign_json
@@ -49,6 +50,7 @@ class Imported(NamedTuple):
     family: str
     pattern: str
     tensors: int
+    notes: list[str]  # what to know of the run that its files do not say
 
 
 def import_folder(folder: Path, run: Path) -> Imported:
@@ -56,11 +58,12 @@ def import_folder(folder: Path, run: Path) -> Imported:
     if os.path.lexists(run):
         raise UserError(f"{run} exists; name a new folder with --run")
     family, recipe, plan, tokenizer = _read(folder, run)
+    note = note_on_ends(read_ends(folder, _config(folder), plan.dims.vocab), tokenizer)
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
     with whole_folder(run) as part:
         write_run(Run(part), recipe, plan, tokenizer, weights)
-    return Imported(run, family.name(), plan.pattern, len(weights))
+    return Imported(run, family.name(), plan.pattern, len(weights), [note] if note else [])
 
 
 def describe_folder(folder: Path, run: Run) -> None:
@@ -105,6 +108,8 @@ def _family(config: dict[str, Any], origin: Path) -> Family:
     said = str(config.get("model_type"))[:60]
     near = nearest(said, families)
     hint = f"did you mean `{near}`?" if near else f"known are {', '.join(families)}"
+    if isinstance(config.get("text_config"), dict):
+        hint = "it holds a text model beside others (text_config); save that alone, with transformers, to a new folder"
     code = " and its code (auto_map) is never run;" if "auto_map" in config else ""
     raise UserError(f"{origin}: model_type: no family here reads {said!r};{code} {hint}")
 
@@ -131,7 +136,7 @@ def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str,
     try:
         said = recipe.model_dump(mode="json", by_alias=True)
         said["pattern"] = hint["pattern"]  # type: ignore[index]
-        said["model"] |= {name: hint[name] for name in ("heads", "ffn")}  # type: ignore[index]
+        said["model"] |= {name: hint[name] for name in ("heads", "ffn", "norm") if name in hint}  # type: ignore[index]
         other = Recipe.model_validate(said)
         changed = compile_recipe(other)
         other = other.model_copy(update={"pattern": changed.pattern})

@@ -26,30 +26,47 @@ _KNOWN = {  # of each `rope_type`: their fields and our arguments
 _USUAL = {"beta_fast": 32.0, "beta_slow": 1.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "truncate": True}
 
 
-def rope_arguments(fields: Fields, of: str | None = None, theta: str = "rope_theta") -> Arguments:
-    """The arguments of attention that say what the config says. `of`: the layer type, where each has positions of its
-    own; `theta`: the older field of the base. Raises UserError.
+def rope_arguments(fields: Fields, *, shares: bool = False) -> Arguments:
+    """The arguments of attention that say what the config says, for classes with the same positions in all layers.
 
-    Read are `rope_parameters`, or the older `rope_theta`, `rope_scaling` and `partial_rotary_factor`.
+    Read are `rope_parameters`, or the older `rope_scaling`, `rope_theta` and `partial_rotary_factor`. `shares`: whether
+    the class turns the share of a head that the config says; the others turn all of it. Raises UserError.
     """
-    name = "rope_parameters" if fields.take("rope_parameters") is not None else "rope_scaling"
+    scaling, parameters = object_of(fields, "rope_scaling"), object_of(fields, "rope_parameters")
+    if scaling and parameters and scaling != parameters:
+        raise fields.wrong("rope_scaling", "rope_parameters says other positions; keep the one that is right")
+    name, said = ("rope_scaling", scaling) if scaling else ("rope_parameters", parameters)
+    base = said.pop("rope_theta", fields.take("rope_theta"))
+    inside = "partial_rotary_factor" in said
+    share = said.pop("partial_rotary_factor", fields.take("partial_rotary_factor", 1.0))
+    if share != 1 and not (shares and is_number(share) and 0 < share < 1):
+        why = "should be a number above 0, at most 1" if shares else "this class turns whole heads"
+        raise (
+            fields.wrong(name, f"partial_rotary_factor: {why}")
+            if inside
+            else fields.wrong("partial_rotary_factor", why)
+        )
+    found = {"theta": Fields({"rope_theta": base}, fields.origin).number("rope_theta")}
+    return found | ({"rope": share} if share != 1 else {}) | stretched(fields, name, said)
+
+
+def object_of(fields: Fields, name: str) -> dict[str, Any]:
+    """A field that is an object, without what is null in it."""
     said = fields.take(name, {})
-    if isinstance(said, dict) and of and isinstance(said.get(of), dict):
-        said = said[of]
-    fields.harmless("rope_parameters", "rope_scaling", "rope_theta", theta, "partial_rotary_factor")
     if not isinstance(said, dict):
         raise fields.wrong(name, "should be an object")
-    said = {key: value for key, value in said.items() if value is not None}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def stretched(fields: Fields, name: str, said: dict[str, Any]) -> Arguments:
+    """How positions are stretched for long texts."""
     kind = said.pop("rope_type", said.pop("type", "default"))
     said.pop("type", None)
-    base = Fields({theta: said.pop("rope_theta", fields.take(theta))}, fields.origin).number(theta)
-    share = said.pop("partial_rotary_factor", fields.take("partial_rotary_factor", 1.0))
-    found: Arguments = {"theta": base, **({"rope": share} if share != 1 else {})}
     if kind == "default" and not said:
-        return found
+        return {}
     if not isinstance(kind, str) or kind not in _KNOWN:
         raise fields.wrong(name, f"positions of type {kind!r} are not known here")
-    return found | _stretch(fields, name, kind, said)
+    return _stretch(fields, name, kind, said)
 
 
 def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Arguments:

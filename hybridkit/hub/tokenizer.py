@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hybridkit.data.tokenizer import MARK, SAVED, ByteTokenizer, Tokenizer
 from hybridkit.data.tokenizer_choice import load_tokenizer
 from hybridkit.data.tokenizers._decoding import BYTE_OF
+from hybridkit.data.tokenizers._json_file import names_of
 from hybridkit.hub.files import write_json
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -40,6 +41,13 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     if tokenizer.end not in names:
         made["added_tokens"] = [*(made.get("added_tokens") or ()), _special(made, tokenizer.end)]
     return made
+
+
+def names_by_id(tokenizer: Tokenizer) -> dict[int, str]:
+    """The names of the tokens of tokenizer.json, special ones too."""
+    made = json.loads(tokenizer.saved) if tokenizer.digest != "bytes" else byte_level()
+    added = {token["id"]: token["content"] for token in made.get("added_tokens") or ()}
+    return {token: name for name, token in names_of(made["model"])} | added
 
 
 def end_of(tokenizer: Tokenizer) -> End:

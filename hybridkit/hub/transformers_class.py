@@ -39,7 +39,8 @@ def _bytes(plan: Plan, block: Block, tokens: int) -> int:
 
 def hint(plan: Plan) -> dict[str, Any]:
     """The pattern as it was written, with what else decides its stack."""
-    return {"pattern": plan.pattern, "heads": plan.dims.heads, "ffn": plan.config.ffn and dict(plan.config.ffn)}
+    ffn = plan.config.ffn and dict(plan.config.ffn)
+    return {"pattern": plan.pattern, "heads": plan.dims.heads, "ffn": ffn, "norm": plan.config.norm}
 
 
 class TransformersClass(Family):

@@ -23,6 +23,7 @@ class Rule(NamedTuple):
     theirs: tuple[str, ...]
     to_ours: TensorFunction = same
     to_theirs: TensorFunction = same
+    packed: bool = False  # theirs are bytes that hold smaller numbers
 
 
 def rename(pairs: Iterable[tuple[str, str]]) -> list[Rule]:

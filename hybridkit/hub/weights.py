@@ -39,6 +39,8 @@ def read_weights(family: Family, plan: Plan, shards: Shards, origin: str) -> dic
     found: dict[str, Tensor] = {}
     for rule in rules:
         made = rule.to_ours([shards.read(name) for name in rule.theirs])
+        if rule.packed and not all(torch.isfinite(tensor).all() for tensor in made):
+            raise UserError(f"{origin}: {rule.theirs[-1]} makes numbers that are not finite (NaN or infinite)")
         found |= {name: t.to(kind).contiguous() for name, t in zip(rule.ours, made, strict=True)}
     _check_tied(family, plan, shards, found, origin)
     return found
@@ -59,7 +61,7 @@ def _check_names(family: Family, plan: Plan, rules: list[Rule], shards: Shards, 
 
 def _check_shapes(rule: Rule, own: dict[str, Tensor], shards: Shards, origin: str) -> list[torch.dtype]:
     """Carries the rule out on tensors without data; the types of what it makes."""
-    given = [shards.like(name) for name in rule.theirs]
+    given = [shards.like(name, rule.packed) for name in rule.theirs]
     try:
         made = rule.to_ours(given)
     except (RuntimeError, ValueError, IndexError):

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hybridkit.block import Auxiliary, pad_weight, spare
-from hybridkit.data.batches import IGNORED
+from hybridkit.data.feed import IGNORED
 
 # What a head makes of (N, D) inputs, its weight (V, D), targets (N,), the soft cap and the factor of the z-loss.
 HeadLoss = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
@@ -88,7 +88,7 @@ def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: fl
     counted = targets != IGNORED
     picked = torch.where(counted, targets, 0)[:, None]
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
-    loss = torch.where(counted[:, None], norm - logits.gather(1, picked), 0).sum()  # picking would wait for a GPU
+    loss = torch.where(counted[:, None], norm - logits.gather(1, picked), 0).sum()  # a mask as index waits for the GPU
     slope = None if cap is None else 1 - (logits / cap) ** 2
     grad = logits.sub_(norm).exp_()
     if z_loss:

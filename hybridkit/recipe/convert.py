@@ -42,6 +42,11 @@ def _keep(said: Any) -> list[int] | str:
     raise ValueError("should be a list of mixers' numbers, from 0 on, or `last N`, or `auto N`")
 
 
+def _window(said: Any) -> Any:
+    """A policy as text; YAML reads that of one fixed window as a number."""
+    return str(said) if type(said) is int else said
+
+
 def _schedule(said: Any, info: ValidationInfo) -> Any:
     """As `train.schedule`. Without a context a stage is read again (`Convert.all_stages`), and was checked before."""
     return choice(SCHEDULE, said, info.context["registry"]) if info.context else said
@@ -79,7 +84,8 @@ class Stage(Section):
     train: Literal["new", "mixers", "all"] | None = None  # None: new mixers under the loss `hidden`, else all
     top_k: int | None = Field(default=None, ge=1, le=1 << 24)  # of the teacher's logits; None: all of them
     cache: Switch | None = None  # whether they are kept on the disk
-    window: str | None = Field(default=None, min_length=1)  # a policy for all blocks that have one; None: their own
+    window: Annotated[str, BeforeValidator(_window), Field(min_length=1)] | None = None  # a policy for all blocks that
+    # have one; None: their own
 
     @property
     def trains(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -29,7 +29,7 @@ class Probe(Section):
     needles: Names | None = None  # tasks
     lengths: Sizes | None = None  # of the needles' prompts
     write: str | None = Field(default=None, min_length=1)  # a prompt
-    windows: Sizes | None = None  # at test time; None: each block's largest
+    windows: Sizes | None = None
     samples: int = Field(default=100, ge=1, le=1 << 16)
     tokens: int = Field(default=64, ge=1, le=1 << 16)  # that are written
 
@@ -44,10 +44,14 @@ class Probe(Section):
                 raise ValueError(f"{field} belongs to {'write' if field == 'tokens' else 'recall and needles'}")
         return self
 
+    @property
+    def test_windows(self) -> Sequence[int | None]:
+        """Those at test time, one after another; None: each block's largest."""
+        return self.windows or [None]
+
     def metrics(self) -> Iterator[str]:
         """The names of its figures."""
-        windows: list[int | None] = [*self.windows] if self.windows else [None]
-        for window in windows:
+        for window in self.test_windows:
             if self.recall:
                 yield recall_metric("near", window)
             for gap in self.recall or ():

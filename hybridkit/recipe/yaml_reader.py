@@ -88,7 +88,7 @@ class Document:
 
 def _holds(data: Any, path: KeyPath) -> bool:
     for key in path:
-        if not isinstance(data, dict | list):  # a letter of a text is no value in it
+        if isinstance(data, str):  # a letter of a text is no value in it
             return False
         try:
             data = data[key]

@@ -103,7 +103,8 @@ def _panel(
 
 def _mark(axes: Axes, met: Sequence[Crossing]) -> None:
     """A ring at every crossing, its context at the upper left, where growing lines leave room; one ring for equals."""
-    across, down = axes.figure.get_figwidth() * 72 / 2.4, axes.figure.get_figheight() * 72 / 1.6  # points, of a panel
+    box, points = axes.figure.bbox, 72 / axes.figure.dpi
+    across, down = box.width * points / 2.4, box.height * points / 1.6  # of a panel
     written: list[tuple[float, float, float]] = []  # left and right end of a text, and its height
     ringed: list[tuple[float, float]] = []
     for crossing in sorted(met):

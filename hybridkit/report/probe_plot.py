@@ -36,7 +36,7 @@ def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float
     names = labels(run for run, _ in found)
     shared, apart = told_apart([(names[run], *_said(rest)) for run, rest in found])
     figure = new_figure(PAGE, 2.8)
-    axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-2, 102))
+    axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-4, 104))
     axes.set_title(label(f"{kind}: {shared}" if shared else kind))
     curves = [[(step, 100 * value) for step, value in points] for points in found.values()]
     handles = plot_layered(axes, dict(zip(apart, curves, strict=True)), SAME)
@@ -48,8 +48,9 @@ def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float
 
 
 def _said(rest: str) -> list[str]:
-    """Task, tokens and window of a probe's metric, as far as named: `niah_single_1.512.own`, `64.8`, nothing."""
+    """Task, tokens and window, as far as the metric names them: `niah_single_1.512.own`, `near.8`, nothing."""
     if "." not in rest:
         return [rest, "", ""]
     *task, tokens, window = rest.split(".")
-    return [".".join(task), f"{tokens} tokens", "own window" if window == "own" else f"window {window}"]
+    gap = "held-out queries" if tokens == "near" else f"{tokens} tokens"
+    return [".".join(task), gap, "own window" if window == "own" else f"window {window}"]

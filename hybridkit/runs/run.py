@@ -161,15 +161,25 @@ class Run:
             except Invalid as error:
                 found = Newest(None, None, {checkpoint.folder.name: str(error)})
         if found.checkpoint is None or found.manifest is None:
-            steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
-            hint = f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
-            raise UserError(f"{self.path} holds no valid checkpoint{hint}{_because(found.skipped)}")
+            raise UserError(f"{self.path} holds no valid checkpoint{self._hint(which)}{_because(found.skipped)}")
         if found.skipped:
             warn_once(
                 f"{self.path}: the checkpoint of step {found.checkpoint.step}, since newer ones cannot be used"
                 f"{_because(found.skipped)}"
             )
         return found.checkpoint, found.manifest
+
+    def check_has(self, which: Which = None) -> None:
+        """Raises UserError where there is no such checkpoint (`chosen`). Of its files only the manifest is read."""
+        self.check_exists()
+        if Run(self.path, which).record() is None:
+            said = "" if which in (None, "newest") else f" of step {self._step(which)}"
+            raise UserError(f"{self.path} holds no checkpoint{said}{self._hint(which)}")
+
+    def _hint(self, which: Which) -> str:
+        """The steps that there are, where one was asked for."""
+        steps = ", ".join(str(one.step) for one in reversed(list(self.checkpoints())))
+        return f"; it has checkpoints of the steps {steps}" if steps and which is not None else ""
 
     def weights(self, which: Which = None, file: str = WEIGHTS) -> dict[str, Tensor]:
         """The weights of a checkpoint (`chosen`), on the CPU. Raises UserError where there is none."""

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 from pydantic import JsonValue, ValidationError
 
+from hybridkit.recipe.choices import UnknownKey
 from hybridkit.recipe.files import Loaded, dump
+from hybridkit.recipe.messages import unknown_field
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
@@ -174,6 +176,8 @@ def _explain(document: Document, error: ValidationError) -> UserError:
     if first["type"] == "extra_forbidden":
         said = unknown_key(dotted(path[:-1]) or "a space file", str(path[-1]), str(path[-1]), _fields(path[:-1]))
         return UserError(f"{document.keys[path]}: {said}")
+    if isinstance(cause := first.get("ctx", {}).get("error"), UnknownKey):
+        return unknown_field(document, (*path, cause.key), cause.known)
     path = document.known(path)
     return UserError(f"{document.where(path)}: {dotted(path)} {wrong(first)}")
 

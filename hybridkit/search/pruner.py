@@ -1,30 +1,44 @@
-"""Asynchronous successive halving on the running loss (Li et al., arXiv 1810.05934), and hyperband's brackets of it.
+"""The kind "pruner": which trials stop early. One file of `search/pruners/`, or a plug-in, holds one class.
 
-A rung is a training step. A trial that reaches a rung continues if its running loss is among the best 1/factor of the
-trials that reached it before; the first `factor` - 1 trials always continue. With hyperband (arXiv 1603.06560), trials
-take turns in the first rung at which they are compared. A decision depends on the losses alone, not on the time.
+A rung is a step at which a trial is compared with those that came as far. A decision depends on the running losses
+alone, not on the time.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 
-from hybridkit.search.schema import PrunerSettings
+from hybridkit.recipe.choices import chosen
+from hybridkit.recipe.schema import Section
+from hybridkit.registry.registry import REGISTRY
+from hybridkit.search.schema import PRUNER
 from hybridkit.search.trials import Trial, is_value
 
 RUNNING_STEPS = 20  # steps up to a rung, over which the running loss is the mean
 
 
-def rungs(settings: PrunerSettings, number: int, steps: int) -> list[int]:
-    """The steps at which trial `number`, of `steps` steps, may be stopped."""
-    every = [settings.min_steps]
-    while every[-1] * settings.factor < steps:
-        every.append(every[-1] * settings.factor)
-    every = [step for step in every if step < steps]
-    skipped = number % len(every) if settings.kind == "hyperband" and every else 0
-    return every[skipped:]
+class Pruner(Section, ABC):
+    """Stops trials early, by its own fields: `pruner: {name: halving, factor: 2}`."""
+
+    kind: ClassVar[str] = PRUNER.name
+
+    @abstractmethod
+    def rungs(self, number: int, steps: int) -> list[int]:
+        """The steps, rising and below `steps`, at which trial `number`, of `steps` steps, may be stopped."""
+
+    @abstractmethod
+    def stops(self, loss: float, others: Sequence[float]) -> bool:
+        """Whether a trial with this running loss at a rung is stopped, given those of the others that reached it."""
+
+
+def choose_pruner(said: str | Mapping[str, Any]) -> Pruner:
+    """The pruner that a space file names, checked before."""
+    name, fields = chosen(said)
+    made: Pruner = REGISTRY.get(PRUNER, name)(**fields)
+    return made
 
 
 def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> dict[str, float]:
@@ -36,13 +50,10 @@ def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> 
     return {str(step): mean(found) for step, found in finite.items() if found}
 
 
-def rung_to_stop_at(
-    settings: PrunerSettings, losses_by_rung: Mapping[str, float], others: Iterable[Trial]
-) -> str | None:
+def rung_to_stop_at(pruner: Pruner, losses_by_rung: Mapping[str, float], others: Iterable[Trial]) -> str | None:
     """The first rung at which a trial must be stopped, given the other trials; None if it continues."""
     others = list(others)
     for step, loss in losses_by_rung.items():
-        losses = sorted([loss, *(found for other in others if is_value(found := other.rungs.get(step)))])
-        if len(losses) >= settings.factor and loss > losses[len(losses) // settings.factor - 1]:
+        if pruner.stops(loss, [found for other in others if is_value(found := other.rungs.get(step))]):
             return step
     return None

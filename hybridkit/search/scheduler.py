@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from hybridkit.search.arguments import ablations, without_ablations
 from hybridkit.search.outcome import Outcome, read_outcome
 from hybridkit.search.processes import ForkServer, stop_processes
-from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
+from hybridkit.search.pruner import choose_pruner, rung_to_stop_at, running_losses
 from hybridkit.search.storage import repair_journal
 from hybridkit.search.study import Study
 from hybridkit.search.trials import Trial
@@ -196,11 +196,11 @@ class WorkerPool:
 
     def _prune(self, worker: Worker) -> None:
         """Store the running losses of a trial at its rungs, and stop it where the pruner says so."""
-        settings = self._study.definition.file.pruner
-        if settings is None or worker.stop_rung:
+        said = self._study.definition.file.pruner
+        if said is None or worker.stop_rung:
             return
-        number, run = worker.trial.number, worker.job.run(0)
-        steps = rungs(settings, number, worker.job.recipes[0].recipe.train.steps)
+        pruner, number, run = choose_pruner(said), worker.trial.number, worker.job.run(0)
+        steps = pruner.rungs(number, worker.job.recipes[0].recipe.train.steps)
         trials, last = self._study.trials(), run.last_line("loss")
         if not last or all(step > last["step"] or str(step) in trials[number].rungs for step in steps):
             return
@@ -208,7 +208,7 @@ class WorkerPool:
         if losses.keys() <= trials[number].rungs.keys():
             return
         self._study.storage.set_fields(number, rungs=losses)
-        worker.stop_rung = rung_to_stop_at(settings, losses, (other for other in trials if other.number != number))
+        worker.stop_rung = rung_to_stop_at(pruner, losses, (other for other in trials if other.number != number))
         if worker.stop_rung:
             worker.process.terminate()
 

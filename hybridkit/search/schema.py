@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
+from hybridkit.recipe.choices import choice
 from hybridkit.recipe.schema import Scalar, Section, Size
 from hybridkit.recipe.train import Until
 from hybridkit.registry.kinds import Kind
@@ -13,6 +14,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.arguments import evaluation_texts, read_arguments
 
 SAMPLER = Kind("sampler", "hybridkit.search.samplers")
+PRUNER = Kind("pruner", "hybridkit.search.pruners")
 SEED = "train.seed"  # as a variable of a space, it numbers the runs of an arm
 Aim = Literal["min", "max"]
 MatchMeasure = Literal["params", "flops", "state"]
@@ -55,14 +57,11 @@ class TrialSettings(Section):
         return evaluation_texts(self.evaluate)
 
 
-class PrunerSettings(Section):
-    """Which trials are stopped early: at steps min_steps * factor^k, those not among the best 1/factor by loss."""
-
-    kind: Literal["halving", "hyperband"] = Field(
-        default="halving", description="hyperband: trials take turns in the first step at which they may be stopped."
-    )
-    min_steps: int = Field(default=100, ge=1, description="The first step at which a trial may be stopped.")
-    factor: int = Field(default=3, ge=2, description="1/factor of the trials continue.")
+def _pruner(said: Any) -> str | dict[str, Any]:
+    """As `choice`; older files name it by `kind`, or leave the name out."""
+    if isinstance(said, dict) and "name" not in said:
+        said = {"name": said.get("kind", "halving"), **{key: value for key, value in said.items() if key != "kind"}}
+    return choice(PRUNER, said, REGISTRY)
 
 
 class MatchSettings(Section):
@@ -108,7 +107,9 @@ class StudyFile(Section):
     sampler: str = Field(default="tpe", description="How candidates are proposed.")
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Of the sampler.")
     compare: CompareSettings | None = Field(default=None, description="Arms to compare, by pairs of runs.")
-    pruner: PrunerSettings | None = Field(default=None, description="Early stopping; null: none.")
+    pruner: Annotated[str | dict[str, JsonValue], BeforeValidator(_pruner)] | None = Field(
+        default=None, description="Which trials stop early: `halving`, or `{name: halving, factor: 2}`; null: none."
+    )
 
     @field_validator("sampler")
     @classmethod

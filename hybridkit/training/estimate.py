@@ -11,6 +11,7 @@ from hybridkit.recipe.files import Loaded, Recipe
 from hybridkit.system.machine import choose_device, choose_precision
 from hybridkit.training.callback import Callback
 from hybridkit.training.engine import engine_of
+from hybridkit.training.first_weights import check_origin
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.micro_batches import automatic_rows
 from hybridkit.training.refusals import refuse_unknown_metrics
@@ -25,6 +26,7 @@ def estimate(loaded: Loaded, ranks: int, callbacks: Sequence[Callback] = ()) -> 
     """
     plan, recipe = compile_recipe(loaded), loaded.recipe
     check_freeze(plan, recipe.train.freeze, recipe.train.steps)
+    check_origin(recipe)
     for callback in callbacks:
         callback.check(plan)
     refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
@@ -35,7 +37,7 @@ def estimate(loaded: Loaded, ranks: int, callbacks: Sequence[Callback] = ()) -> 
 
 
 def activation_bytes(plan: Plan, found: Mapping[str, Any], recipe: Recipe) -> int:
-    """At the peak of backward, for whole sequences, trained as `without_activations` has found."""
+    """Bytes of activations at the peak of the backward pass, for whole sequences; `found`: of `without_activations`."""
     kept = activations(plan, _training(found, recipe), CostSettings(recipe.data.sequence))
     return kept.peak(recipe.train.recompute)
 

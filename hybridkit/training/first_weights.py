@@ -15,26 +15,41 @@ from hybridkit.training.refusals import refuse_other_function, refuse_other_toke
 STEP, SHA256 = "from_step", "from_sha256"  # entries of manifests: the checkpoint, and the hash of its weights
 
 
+def check_origin(recipe: Recipe) -> None:
+    """Raises UserError where `train.from` names no checkpoint, or one whose weights would compute something else here.
+
+    No weights are read.
+    """
+    said = recipe.train.from_
+    if said is None:
+        return
+    try:
+        origin = Run(said.run)
+        theirs = origin.recipe.recipe
+        origin.check_has(said.checkpoint)
+    except UserError as error:
+        raise UserError(f"train.from: {error}") from error
+    refuse_other_function(theirs, recipe)
+
+
 def start_from(
-    said: FromRun, engine: Engine, recipe: Recipe, about: Mapping[str, Any], tell: Callable[[str], object]
+    said: FromRun, engine: Engine, about: Mapping[str, Any], tell: Callable[[str], object]
 ) -> dict[str, int | str]:
-    """Give the engine the weights of the checkpoint that `said` names. What the manifests say of it.
+    """Give the engine the weights of the checkpoint that `said` names (`check_origin`). What the manifests say of it.
 
     `about`: what they say of this run. All ranks take the same checkpoint, also where another process trains that run
     meanwhile: the oldest of those that they found. Raises UserError where the weights do not fit.
     """
     origin = Run(said.run)
+    refuse_other_tokenizer(origin, about["tokenizer"])
+    if (code := recorded(Run(said.run, said.checkpoint))) and code != about["code"]:
+        tell(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
     try:
-        theirs = origin.recipe.recipe
         found, _ = origin.chosen(said.checkpoint)
         checkpoint, manifest = origin.chosen(-engine.all_reduce_max(-found.step))
         weights = origin.weights(checkpoint.step)
     except UserError as error:
         raise UserError(f"train.from: {error}") from error
-    refuse_other_function(theirs, recipe)
-    refuse_other_tokenizer(origin, about["tokenizer"])
-    if (code := recorded(Run(said.run, said.checkpoint))) and code != about["code"]:
-        tell(f"train.from: {origin.path} was trained with other plug-ins, or other versions of them")
     engine.load_weights(weights, f"train.from: {origin.path}")
     tell(f"train.from: the weights of {checkpoint.folder}")
     return {STEP: checkpoint.step, SHA256: manifest.files[WEIGHTS].sha256}

@@ -257,7 +257,7 @@ class Loop:
         said = f"a loss of {loss:.4f} is more than {self._train.spike:g} above the recent median"
         spikes, skipped = state.passed_over + 1, state.position + 1
         if way == "stop" or spikes > SPIKES:
-            raise self._failed(f"{said}; train.on_spike is {way}, and {spikes} since the last checkpoint")
+            raise self._failed(f"{said}; train.on_spike is {way}, and spikes since the last checkpoint: {spikes}")
         self._parts.reporter.message(f"step {state.step + 1}: {said}; {way}")
         if way == "rollback":
             self._roll_back()

@@ -32,7 +32,7 @@ from hybridkit.system.notices import listening
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, engine_of, open_engine
-from hybridkit.training.first_weights import entries_of, start_from
+from hybridkit.training.first_weights import check_origin, entries_of, start_from
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
 from hybridkit.training.loop import Loop, LoopParts
@@ -140,6 +140,8 @@ def _train(job: _Job, resume: bool) -> None:
         unused = f"; what was changed has no effect: {'; '.join(job.changes)}" if job.changes else ""
         reporter.message(f"{run.path} is finished: {done}{unused}")
         return
+    if found.checkpoint is None:
+        check_origin(recipe)  # before any text is read
     for change in job.changes:
         reporter.message(f"changed: {change}")
     data = own_tokenizer(run, recipe.data, job.registry)
@@ -270,7 +272,7 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         engine.load(found.checkpoint.folder)
         return load_train_state(found.checkpoint)
     if recipe.train.from_ is not None:
-        about["entries"] |= start_from(recipe.train.from_, engine, recipe, about, reporter.message)
+        about["entries"] |= start_from(recipe.train.from_, engine, about, reporter.message)
     return TrainState()
 
 

@@ -10,6 +10,7 @@ from hybridkit.convert.conversion import open_conversion
 from hybridkit.convert.estimate import estimate_conversion
 from hybridkit.recipe.files import read_mapping
 from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
 from hybridkit.training.engine import open_engine
 
 
@@ -39,6 +40,9 @@ def test_the_errors_of_hidden_states_hold_less_than_the_training_of_all(
     loaded = read_mapping(student(convert={"stages": stages}), {})
     hidden, whole = (one["memory"] for one in estimate_conversion(str(teacher), loaded, 1, tmp_path)["stages"])
     assert all(hidden[part] < whole[part] for part in ("held", "teacher", "activations"))
+    for checkpoint, why in (("977", "no checkpoint of step 977; it has checkpoints of the steps"), ("bets", "`best`")):
+        with pytest.raises(UserError, match=why):
+            estimate_conversion(str(teacher), loaded, 1, tmp_path, checkpoint)
 
 
 def test_a_folder_of_transformers_is_described_and_nothing_of_it_is_kept(student: Change, tmp_path: Path) -> None:

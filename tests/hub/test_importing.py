@@ -136,6 +136,14 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return run
 
 
+def twice(folder: Path) -> None:
+    """A header in which the head stands once more, with the bytes of the embedding."""
+    raw = (folder / FILE).read_bytes()
+    said, data = raw[8 : (end := 8 + int.from_bytes(raw[:8], "little"))].decode().rstrip(), raw[end:]
+    changed = f'{said[:-1]},"lm_head.weight":{json.dumps(json.loads(said)["model.embed_tokens.weight"])}}}'.encode()
+    (folder / FILE).write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+
+
 def nan(held: dict[str, Tensor]) -> None:
     held[DOWN][3, 4] = torch.nan
 
@@ -150,7 +158,7 @@ HOSTILE = {
     "a long key": (config(**{"k" * 9999: 1}), f"config.json: {'k' * 60}: 1: this is not known here"),
     "wild width": (config(hidden_size=1 << 40), "hidden_size: .* should be a whole number"),
     "wild heads": (config(num_attention_heads=-1), "num_attention_heads: -1"),
-    "wide FFN": (config(intermediate_size=1 << 24), r"gate_proj.weight is \[48, 32\], and \[16777216, 32\]"),
+    "wide FFN": (config(intermediate_size=1 << 24), r"gate_proj.* \[48, 32\], and by .* \[16777216, 32\]"),
     "no number": (config(rms_norm_eps="small"), "rms_norm_eps: 'small': should be a finite number above 0"),
     "odd heads": (config(num_key_value_heads=3), "cannot be built: .*kv_heads=3 does not divide 4"),
     "dropout": (config(attention_dropout=0.1), "attention_dropout: 0.1: no block here computes that"),
@@ -170,7 +178,7 @@ HOSTILE = {
     "missing": (weights(lambda held: held.pop(DOWN)), f"{DOWN} is missing"),
     "renamed": (weights(lambda held: held.update({DOWN + "s": held.pop(DOWN)})), f"missing.*{DOWN}s is there"),
     "extra": (weights(lambda held: held.update(more=torch.ones(2))), "more has no place"),
-    "misshapen": (weights(lambda held: held.update({DOWN: torch.ones(48, 32)})), r"is \[48, 32\], and \[32, 48\]"),
+    "misshapen": (weights(lambda held: held.update({DOWN: torch.ones(48, 32)})), r"\[48, 32\], and by .* \[32, 48\]"),
     "integers": (weights(lambda held: held.update({DOWN: held[DOWN].char()})), f"{DOWN} is of type I8"),
     "NaN": (weights(nan), f"{DOWN} holds numbers that are not finite"),
     "offsets outside": (header(lambda said: said[DOWN].update(data_offsets=[0, 1 << 40])), "can be read: .*offset"),
@@ -190,7 +198,12 @@ HOSTILE = {
     "outside": (index(lm_head__weight="../secret.safetensors"), "'../secret.safetensors' is not the name of"),
     "absolute": (index(lm_head__weight="/tmp/x.safetensors"), "is not the name of a safetensors file in the folder"),
     "a shard that is gone": (index(lm_head__weight="model-00009.safetensors"), "model-00009.safetensors is not there"),
+    "a long name": (index(lm_head__weight=f"{'x' * 5000}.safetensors"), "'x+' is not the name of a safetensors file"),
     "a false index": (index(more="first"), "more is listed, and no file holds it"),
+    "one name twice": (twice, "can be read: .*offset"),
+    "a model within a model": (
+        config(model_type="gemma3", text_config=CONFIG), r"no family here reads 'gemma3'; it holds a text model beside"
+    ),
     "too many tokens": (tokens(1), "a tokenizer of 258 tokens does not belong to 257 rows"),
     "a tokenizer that explodes": (normalizer("l" * 2000), "its normalizer makes text 2000 times as long"),
     "one in small steps": (normalizer(*["llllllllll"] * 6), "its normalizer makes text 1000000 times as long"),
@@ -258,7 +271,7 @@ def test_from_an_import_every_verb_goes_on(folder: Path, tmp_path: Path, monkeyp
     done = verb("import", "theirs", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said == {"run": "runs/theirs", "family": "llama", "pattern": "sa(kv_heads=2)"}
+    assert said == {"run": "runs/theirs", "family": "llama", "pattern": "sa(kv_heads=2)", "notes": []}
     changes = ["data.source=text.txt", "data.sequence=16", "train.batch_tokens=64", "data.validation=.2"]
     small = ["train.steps=2", "train.precision=fp32", "train.device=cpu"]
     for words in (

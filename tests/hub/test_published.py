@@ -53,8 +53,8 @@ def options(name: str, model: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [one.removeprefix("published/") for one in shipped() if one.startswith("published/")])
 def test_it_goes_out_as_its_class_and_comes_back(name: str, tmp_path: Path) -> None:
-    """fp32 in other orders, through up to 28 entries; a stack of delta rules magnifies that: theirs and ours are both
-    7e-5 from their float64."""
+    """Sums of fp32 are made in another order, in up to 28 entries. A stack of delta rules amplifies the rounding:
+    theirs and ours are both 7e-5 from their float64."""
     recipe = read_recipe(f"published/{name}").recipe
     model = options(name, recipe.model.model_dump(exclude_unset=True))
     run = run_of(scaled_down(recipe.pattern), tmp_path / "run", **model)

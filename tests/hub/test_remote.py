@@ -163,3 +163,25 @@ def test_stacks_of_attention_keep_the_rules_of_vllms_transformers_backend(
     places = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 7, 8]])
     model(torch.zeros_like(places), position_ids=places, use_cache=False, attention_instances="given")
     assert asked == [(0, 5, 8**-0.5), (1, None, 8**-0.5), (2, 5, 8**-0.5), (3, None, 8**-0.5)]
+
+
+def test_stacks_that_vllms_backend_would_compute_wrongly_are_named() -> None:
+    """It holds keys and values by itself, of one size and with one window, and calls the model without any state."""
+    from hybridkit.hub.modeling.configuration_hybridkit import HybridkitConfig
+    from hybridkit.hub.modeling.modeling_hybridkit import HybridkitModel
+
+    remote = REGISTRY.get(FAMILY, "remote")()
+    for pattern, said in (
+        ("[swa:8, mlstm]", "mlstm"), ("[swa:8 | sa]", "side by side"), ("[swa:8, swa:9]", "several sizes"),
+        ("sa(sinks=true)", "sinks"), ("sa(softcap=3)", "softcap"), ("[sa, sa(head=4)]", "heads differ"),
+        ("[sa, moe(4,2,16)]", "moe"), ("[swa:8, sa(gate=true)]", None),
+    ):  # fmt: skip
+        plan = hybridkit.build(pattern, width=32, heads=4, logit_cap=20).plan
+        config = HybridkitConfig(**remote.config(plan))
+        assert config.final_logit_softcapping == 20  # what the server asks for, in place of our head
+        config._attn_implementation = "vllm"
+        if said:
+            with pytest.raises(ValueError, match=f"vLLM's Transformers backend has no state for this stack.*{said}"):
+                HybridkitModel(config)
+        else:
+            HybridkitModel(config)

@@ -33,7 +33,7 @@ LLAMA = [
     "train.steps=1",
     *(f"train.{one}" for one in OWN),
 ]
-SPACE = "extends: r.yaml\nspace:\n  model.width: [8, 16, 24]\nsampler: widest\n"
+SPACE = "extends: r.yaml\nspace:\n  model.width: [8, 16, 24]\nsampler: widest\npruner: {name: halfway, least: 1}\n"
 Call = Callable[..., tuple[int, str]]
 
 
@@ -113,9 +113,12 @@ def test_one_file_of_every_kind_is_used(outside: list[str], call: Call, monkeypa
     assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
 
     from hybridkit.search.definition import read_definition
+    from hybridkit.search.pruner import choose_pruner
     from hybridkit.search.study import create
 
     study = create(read_definition(Path("s.yaml")), Path("study"), None)
+    pruner = choose_pruner(study.definition.file.pruner)
+    assert pruner.rungs(0, 8) == [4] and pruner.stops(2.0, [1.0]) and not pruner.stops(1.0, [2.0])
     trials = try_all(study, lambda trial: trial.params["model.width"])
     assert [trial.params["model.width"] for trial in trials] == [24, 16], "from the last on, two of them"
 

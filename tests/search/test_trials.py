@@ -5,9 +5,11 @@ from itertools import product
 
 import pytest
 
-from hybridkit.search.pruner import rung_to_stop_at, rungs, running_losses
+from hybridkit.search.pruner import choose_pruner, rung_to_stop_at, running_losses
+from hybridkit.search.pruners.halving import Halving
+from hybridkit.search.pruners.hyperband import Hyperband
 from hybridkit.search.results import importances
-from hybridkit.search.schema import PrunerSettings
+from hybridkit.search.schema import StudyFile
 from hybridkit.search.trials import Trial, half_interval, pareto_front, rank
 
 
@@ -49,11 +51,39 @@ def test_importance_of_an_additive_function_is_its_share_of_the_variance() -> No
 
 
 def test_rungs() -> None:
-    assert rungs(PrunerSettings(min_steps=10, factor=3), 0, 100) == [10, 30, 90]
-    assert rungs(PrunerSettings(min_steps=10, factor=3), 0, 90) == [10, 30], "the end is no rung"
-    assert rungs(PrunerSettings(min_steps=10), 0, 5) == []
-    brackets = [rungs(PrunerSettings(kind="hyperband", min_steps=10), number, 100) for number in range(4)]
+    assert Halving(min_steps=10, factor=3).rungs(0, 100) == [10, 30, 90]
+    assert Halving(min_steps=10, factor=3).rungs(0, 90) == [10, 30], "the end is no rung"
+    assert Halving(min_steps=10).rungs(0, 5) == Hyperband(min_steps=10).rungs(3, 5) == []
+    brackets = [Hyperband(min_steps=10).rungs(number, 100) for number in range(4)]
     assert brackets == [[10, 30, 90], [30, 90], [90], [10, 30, 90]]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("hyperband", Hyperband()),
+        ({"name": "halving", "min_steps": 10}, Halving(min_steps=10)),
+        ({"kind": "hyperband", "factor": 2}, Hyperband(factor=2)),  # as files said it before pruners were a kind
+        ({"min_steps": 10, "factor": 2}, Halving(min_steps=10, factor=2)),
+    ],
+)
+def test_a_pruner_is_named_with_its_fields(said: object, meant: Halving) -> None:
+    read = StudyFile.model_validate({"extends": "a", "pruner": said}).pruner
+    assert read is not None and choose_pruner(read) == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("havling", "did you mean halving"),
+        ({"name": "halving", "facter": 2}, "has no 'facter'"),
+        ({"name": "halving", "factor": 1}, "greater than or equal to 2"),
+        (["halving"], "a name or a mapping"),
+    ],
+)
+def test_a_pruner_that_is_not_there_is_refused(said: object, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        StudyFile.model_validate({"extends": "a", "pruner": said})
 
 
 def test_the_running_loss_is_that_of_the_last_steps() -> None:
@@ -62,7 +92,7 @@ def test_the_running_loss_is_that_of_the_last_steps() -> None:
 
 
 def test_a_third_of_the_trials_continues() -> None:
-    settings = PrunerSettings(min_steps=10, factor=3)
+    settings = Halving(min_steps=10, factor=3)
     others = [Trial(n, "done", {}, rungs={"10": float(n)}) for n in range(8)]
     assert rung_to_stop_at(settings, {"10": 99.0}, others[:1]) is None, "one third of two trials is less than one"
     assert rung_to_stop_at(settings, {"10": 2.0}, others) is None

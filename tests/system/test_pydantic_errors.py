@@ -12,7 +12,8 @@ from hybridkit.recipe.schema import leaves
 from hybridkit.registry.kinds import BLOCK
 from hybridkit.registry.registry import REGISTRY
 from hybridkit.search.definition import read_definition
-from hybridkit.search.schema import PrunerSettings, StudyFile, TrialSettings
+from hybridkit.search.pruners.halving import Halving
+from hybridkit.search.schema import StudyFile, TrialSettings
 from hybridkit.system.errors import UserError
 
 VALUES = ("[]", "[1, x]", "{a: 1}", "{}", "x", "3.5", "-1", "true", "null", '""', "1" * 30)
@@ -54,7 +55,7 @@ def test_arguments_of_blocks_and_of_the_ffn(block: str, value: Any) -> None:
 @pytest.mark.parametrize("section", ["", "trial", "pruner", "match"])
 def test_spaces(section: str, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("pattern: sa\n", "utf-8")
-    fields = {"": StudyFile, "trial": TrialSettings, "pruner": PrunerSettings}.get(section, StudyFile).model_fields
+    fields = {"": StudyFile, "trial": TrialSettings, "pruner": Halving}.get(section, StudyFile).model_fields
     for name in fields:
         for value in VALUES:
             line = f"{section}: {{{name}: {value}}}" if section else f"{name}: {value}"

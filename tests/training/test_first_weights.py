@@ -9,9 +9,10 @@ import torch
 from compare import assert_same
 from told import Go
 
-from hybridkit.runs.run import Run
+from hybridkit.runs.run import Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
+from hybridkit.training.estimate import estimate
 
 STILL = ("train.steps=1", "train.lr=1e-30", "train.min_lr=0", "train.weight_decay=0")  # weights stay as they begin
 
@@ -75,9 +76,11 @@ def test_a_killed_run_that_began_with_other_weights_is_the_uninterrupted_one(
     assert_same(run, straight)
 
 
-def test_what_names_no_checkpoint(whole: Run, go: Go, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.from: .* checkpoints of the steps 4, 8, 12"):
-        go(tmp_path / "new", f"train.from={{run: {whole.path}, checkpoint: 7}}")
+def test_what_names_no_checkpoint(whole: Run, go: Go, recipe: Path, tmp_path: Path) -> None:
+    lacking = f"train.from={{run: {whole.path}, checkpoint: 7}}"
+    for ask in (lambda: go(tmp_path / "new", lacking), lambda: estimate(load_recipe(recipe, [lacking]), 1)):
+        with pytest.raises(UserError, match=r"train\.from: .* of step 7; it has checkpoints of the steps 4, 8, 12"):
+            ask()
     assert not (tmp_path / "new").exists()
     for said, why in {
         "{run: a, checkpoint: bets}": r"train\.from\.checkpoint should be a step, `best` or `newest`, not \"bets\"",

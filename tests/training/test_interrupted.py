@@ -115,7 +115,7 @@ def test_the_count_of_spikes_is_carried(go: Go, tmp_path: Path, spikes: set[int]
     spikes |= set(range(25, 40))
     for place, steps in enumerate(({}, {25: terminate}, {24: terminate, 25: save})):
         run = Run(tmp_path / str(place))
-        with monkeypatch.context() as patch, pytest.raises(Failure, match="6 since the last checkpoint"):
+        with monkeypatch.context() as patch, pytest.raises(Failure, match="spikes since the last checkpoint: 6"):
             interrupt_in(patch, steps)
             go_on(go, run, *PLAIN, "train.on_spike=skip")
         assert not steps

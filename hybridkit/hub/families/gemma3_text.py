@@ -7,10 +7,10 @@ from typing import Any
 from hybridkit.block import Block
 from hybridkit.hub.calls import window
 from hybridkit.hub.families._llama_like import LlamaLike
-from hybridkit.hub.families._sliding import FULL, SLIDING, layer_windows, window_fields
+from hybridkit.hub.families._sliding import FULL, SLIDING, UNUSED, layer_windows, rope_of_type, window_fields
 from hybridkit.hub.family import CannotSay
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.rope import rope_arguments, rope_fields
+from hybridkit.hub.rope import rope_fields
 from hybridkit.model.plan import Plan
 
 
@@ -53,8 +53,7 @@ class Gemma3Text(LlamaLike):
         head = fields.whole("head_dim", max(1, fields.whole("hidden_size") // heads))
         scalar = fields.number("query_pre_attn_scalar")
         said: dict[str, Any] = {} if scalar == head else {"scale": scalar**-0.5}
-        if fields.take("attn_logit_softcapping") is not None:
-            said["softcap"] = fields.number("attn_logit_softcapping")
+        fields.only("attn_logit_softcapping", None)  # the class of transformers reads it and does not apply it
         return said | ({"bias": True} if fields.switch("attention_bias") else {})
 
     def windows(self, fields: Fields, layers: int) -> list[int | None]:
@@ -62,11 +61,7 @@ class Gemma3Text(LlamaLike):
         return layer_windows(fields, layers, [(index + 1) % every != 0 for index in range(layers)])
 
     def rope(self, fields: Fields, window: int | None) -> dict[str, Any]:
-        local = fields.number("rope_local_base_freq")
-        said = fields.take("rope_parameters")
-        if window and not (isinstance(said, dict) and SLIDING in said):
-            return {"theta": local}
-        return rope_arguments(fields, SLIDING if window else FULL)
+        return rope_of_type(fields, SLIDING if window else FULL, "rope_local_base_freq")
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         block: Any = attention[0]
@@ -75,10 +70,9 @@ class Gemma3Text(LlamaLike):
             raise CannotSay(f"its scale is one over the square root of a whole number, not {block.scale}")
         turns = {FULL if window(one) is None else SLIDING: rope_fields(one) for one in reversed(attention)}
         return {
-            **window_fields(attention),
+            **window_fields(attention, unused=UNUSED),
             "rope_parameters": turns,
             "query_pre_attn_scalar": round(scalar),
-            "attn_logit_softcapping": block.softcap,
             "final_logit_softcapping": plan.config.logit_cap,
             "attention_bias": block.bias is True,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +11,21 @@ from hybridkit.block import Block
 from hybridkit.hub.calls import call
 from hybridkit.hub.families._experts import in_turn, interleaved
 from hybridkit.hub.families._llama_like import ATTENTION
-from hybridkit.hub.families._sliding import layer_windows, window_fields
+from hybridkit.hub.families._sliding import UNUSED, layer_windows, window_fields
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, mixers, model_options, sizes
-from hybridkit.hub.rope import rope_arguments, rope_fields
+from hybridkit.hub.mxfp4 import packed
+from hybridkit.hub.rope import Arguments, rope_arguments, rope_fields
+from hybridkit.hub.weight_rules import Rule
 from hybridkit.model.plan import Plan
 
 SLOPE = 1.702  # of the clipped unit
+MXFP4 = "mxfp4"
+YARN = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
 SINKS = Part("self_attn", {**ATTENTION.names, "sinks": "sinks"})
 
 
@@ -32,13 +40,9 @@ class GptOss(Layered):
         "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5,
         "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": SLOPE,
         "swiglu_limit": 7.0, "attention_bias": True, "rope_theta": 150000.0,
-        "rope_parameters": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-                            "original_max_position_embeddings": 4096, "rope_theta": 150000.0},
     }  # fmt: skip
 
     def layers(self, fields: Fields) -> Described:
-        if fields.is_null("rope_parameters"):
-            raise fields.wrong("rope_parameters", "should be an object; leave it out for the positions of gpt-oss")
         layers = fields.whole("num_hidden_layers", most=MOST_LAYERS)
         width, heads = fields.whole("hidden_size", most=1 << 20), fields.whole("num_attention_heads", most=1 << 16)
         said = {
@@ -46,12 +50,13 @@ class GptOss(Layered):
             "head": fields.whole("head_dim", most=1 << 20),
             "sinks": True,
             "bias": fields.switch("attention_bias"),
-            **rope_arguments(fields),
+            **_positions(fields),
         }
         fields.only("hidden_act", "silu")
         fields.only("attention_dropout", 0.0)
         fields.only("swiglu_alpha", SLOPE)
         fields.harmless("output_router_logits", "initial_context_length")
+        _check_quantization(fields)
         experts = call(
             "moe",
             {
@@ -84,11 +89,28 @@ class GptOss(Layered):
             "num_experts_per_tok": moe.active,
             "swiglu_limit": moe.clip or 1e9,
             "router_aux_loss_coef": moe.aux,
-            **window_fields(attention),
+            **window_fields(attention, unused=UNUSED),
         }
+
+    def as_stored(self, rules: list[Rule], names: Collection[str]) -> list[Rule]:
+        return [packed(rule) if f"{rule.theirs[0]}_blocks" in names else rule for rule in rules]
 
     def parts(self, plan: Plan, block: Block) -> Part:
         return SINKS if block.is_mixer else _experts(block.experts)  # type: ignore[attr-defined]
+
+
+def _check_quantization(fields: Fields) -> None:
+    """Published checkpoints hold the experts in MXFP4. Raises UserError for other ways of saying them."""
+    said = fields.take("quantization_config", {"quant_method": MXFP4})
+    if not isinstance(said, dict) or said.get("quant_method") != MXFP4:
+        raise fields.wrong("quantization_config", f"should be of quant_method {MXFP4}; no other is read")
+
+
+def _positions(fields: Fields) -> Arguments:
+    """The positions that the config says, or those of gpt-oss with its base."""
+    if fields.take("rope_parameters") is None and not fields.take("rope_scaling"):
+        fields = Fields({"rope_parameters": YARN, "rope_theta": fields.take("rope_theta")}, fields.origin)
+    return rope_arguments(fields)
 
 
 def _experts(experts: int) -> Part:

@@ -94,6 +94,7 @@ class KimiLinear(Layered):
             **sizes(plan, self.tied(plan), len(stack)),
             "intermediate_size": dense.width if dense else moe.width,
             "num_attention_heads": size.heads,
+            "num_key_value_heads": size.heads,
             "qk_nope_head_dim": size.head,
             "qk_rope_head_dim": size.rope,
             "v_head_dim": size.value,

@@ -8,7 +8,7 @@ from hybridkit.block import Block
 from hybridkit.hub.calls import call
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.layered import Layered, Part, ffns, first, mixers, model_options, sizes, taps
+from hybridkit.hub.layered import Layered, Part, ffns, first, mixers, model_options, sizes, taps, tie
 from hybridkit.hub.rope import rope_arguments, rope_fields
 from hybridkit.model.plan import Plan
 
@@ -53,7 +53,8 @@ class Lfm2(Layered):
         said: dict[str, Any] = {"qk_norm": True, **({} if kv_heads == heads else {"kv_heads": kv_heads})}
         attention = call("sa", {**said, **rope})
         conv = call("conv", {"kernel_size": fields.whole("conv_L_cache", most=1 << 10), "bias": bias})
-        options = model_options(fields, width, heads, "norm_eps")
+        options = {**model_options(fields, width, heads, "norm_eps"), **_tie(fields)}
+        fields.only("block_use_swiglu", True)
         return Described(
             [attention if kind == FULL else conv for kind in types], {**options, "ffn": {"width": _inner(fields)}}
         )
@@ -76,6 +77,12 @@ class Lfm2(Layered):
 
     def parts(self, plan: Plan, block: Block) -> Part:
         return {"sa": ATTENTION, "conv": CONVOLUTION}.get(block.name(), FFN)
+
+
+def _tie(fields: Fields) -> dict[str, Any]:
+    """As the older `tie_embedding` says, where that is there."""
+    tied = fields.switch("tie_embedding", fields.switch("tie_word_embeddings"))
+    return tie(Fields({"tie_word_embeddings": tied}, fields.origin))
 
 
 def _inner(fields: Fields) -> int:

@@ -24,9 +24,10 @@ EXPERTS = (  # of layers of kind `moe`, which are refused
 )  # fmt: skip
 RUNS = (  # how it is computed, and starts
     "chunk_size", "expand", "mamba_ssm_cache_dtype", "num_logits_to_keep", "rescale_prenorm_residual",
-    "residual_in_fp32", "time_step_min", "time_step_max", "time_step_floor", "use_mamba_kernels",
+    "residual_in_fp32", "time_step_max", "time_step_floor", "use_mamba_kernels",
     "mamba_proj_bias", "num_hidden_layers", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "attention_head_dim",
 )  # fmt: skip
+NO_LEAST = 1e-38  # of step sizes; the class takes the logarithm of it
 
 
 class NemotronH(Layered):
@@ -58,7 +59,7 @@ class NemotronH(Layered):
         ):  # fmt: skip
             fields.only(name, value)
         fields.harmless(*EXPERTS, *RUNS)
-        low, high = limits(fields, "time_step_limit")
+        least = _least_step(fields)
         mamba = {
             "heads": fields.whole("mamba_num_heads", most=1 << 16),
             "head": fields.whole("mamba_head_dim", most=1 << 20),
@@ -66,8 +67,7 @@ class NemotronH(Layered):
             "groups": fields.whole("n_groups", most=1 << 16),
             "conv": fields.whole("conv_kernel", most=1 << 10),
             "conv_bias": fields.switch("use_conv_bias"),
-            "dt_min": low,
-            **({"dt_max": high} if high < math.inf else {}),
+            **({"dt_min": least} if least > NO_LEAST else {}),
         }
         attention = {
             "kv_heads": fields.whole("num_key_value_heads", heads, most=1 << 16),
@@ -105,11 +105,19 @@ class NemotronH(Layered):
             "n_groups": mamba.groups,
             "conv_kernel": mamba.conv,
             "use_conv_bias": mamba.conv_bias,
-            **({"time_step_limit": [mamba.dt_min, mamba.dt_max or 3e38]} if mamba.dt_min or mamba.dt_max else {}),
+            "time_step_min": mamba.dt_min or NO_LEAST,
         }
 
     def parts(self, plan: Plan, block: Block) -> Part:
         return {"mamba2": MAMBA, "sa": ATTENTION}.get(block.name(), FFN)
+
+
+def _least_step(fields: Fields) -> float:
+    """The class takes the least step size from `time_step_min`, and reads `time_step_limit` without applying it."""
+    low, high = limits(fields, "time_step_limit")
+    if low > 0 or high < math.inf:
+        raise fields.wrong("time_step_limit", "this class does not apply it: should be 0 and infinity")
+    return fields.number("time_step_min", 0.001)
 
 
 def _kinds(fields: Fields) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike, windows_of
-from hybridkit.hub.families._sliding import layer_windows, window_fields
+from hybridkit.hub.families._sliding import switched_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.model.plan import Plan
 
@@ -25,9 +25,8 @@ class Qwen3(LlamaLike):
     }  # fmt: skip
 
     def windows(self, fields: Fields, layers: int) -> list[int | None]:
-        used, first = fields.switch("use_sliding_window"), fields.whole("max_window_layers", least=0)
-        fields.harmless("sliding_window", "layer_types")
-        return layer_windows(fields, layers, [i >= first for i in range(layers)]) if used else [None] * layers
+        first = fields.whole("max_window_layers", least=0)
+        return switched_windows(fields, layers, [i >= first for i in range(layers)])
 
     def attention(self, fields: Fields) -> dict[str, Any]:
         return {"bias": True} if fields.switch("attention_bias") else {}

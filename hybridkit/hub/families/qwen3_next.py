@@ -51,7 +51,7 @@ class Qwen3Next(Layered):
             "head": fields.whole("head_dim", most=1 << 20),
             "qk_norm": True,
             "gate": True,
-            **rope_arguments(fields),
+            **rope_arguments(fields, shares=True),
         }
         own = {
             FULL: call("sa", attention),

@@ -58,7 +58,7 @@ class RecurrentGemma(Layered):
                 {
                     "kv_heads": fields.whole("num_key_value_heads", heads, most=1 << 16),
                     **({} if head == width / heads else {"head": head}),
-                    **rope_arguments(fields),
+                    **rope_arguments(fields, shares=True),
                     "bias": True if fields.switch("attention_bias") else "out",
                 },
                 fields.whole("attention_window_size", most=1 << 40),

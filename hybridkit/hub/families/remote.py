@@ -73,6 +73,7 @@ class Remote(TransformersClass):
             "residual_scale": config.residual_scale,
             "logit_scale": config.logit_scale,
             "logit_cap": config.logit_cap,
+            "final_logit_softcapping": config.logit_cap,  # its name for servers, which apply it themselves
             "tie_word_embeddings": config.tie,
             **_attention(plan),
             "stack": [_entry(entry, plan) for entry in plan.entries],
@@ -90,9 +91,9 @@ class Remote(TransformersClass):
             raise fields.wrong("stack", f"an entry is not what hybridkit writes ({error})") from error
         if len(means) > 1:
             raise fields.wrong("stack", "all entries with branches should have the same `mean`")
-        fields.harmless(
-            "auto_map", "layer_types", "sliding_window", "num_hidden_layers", "num_key_value_heads", "head_dim"
-        )
+        cap = fields.number("logit_cap") if fields.take("logit_cap") is not None else None
+        fields.only("final_logit_softcapping", cap)
+        fields.harmless("auto_map", *SERVERS)
         return Described(
             calls,
             {
@@ -103,7 +104,7 @@ class Remote(TransformersClass):
                 "ffn": None,
                 "branches": "mean_norm" if True in means else "sum",
                 **{name: fields.number(name) for name in NUMBERS},
-                "logit_cap": fields.number("logit_cap") if fields.take("logit_cap") is not None else None,
+                "logit_cap": cap,
             },
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.families._llama_like import LlamaLike, windows_of
-from hybridkit.hub.families._sliding import layer_windows, window_fields
+from hybridkit.hub.families._sliding import switched_windows, window_fields
 from hybridkit.hub.fields import Fields
 from hybridkit.model.plan import Plan
 
@@ -30,10 +30,9 @@ class SmolLM3(LlamaLike):
         return [bool(turns) for turns in said] if said else [(i + 1) % every != 0 for i in range(layers)]
 
     def windows(self, fields: Fields, layers: int) -> list[int | None]:
-        used = fields.switch("use_sliding_window")
-        fields.harmless("sliding_window", "layer_types")
-        usual = [used and fields.take("sliding_window") and not turns for turns in self.turned(fields, layers)]
-        return layer_windows(fields, layers, usual) if used else [None] * layers
+        fields.harmless("max_window_layers")
+        window = fields.take("sliding_window") is not None
+        return switched_windows(fields, layers, [window and not turns for turns in self.turned(fields, layers)])
 
     def say(self, plan: Plan, attention: list[Block]) -> dict[str, Any]:
         turned = [int(block.theta is not None) for block in attention]  # type: ignore[attr-defined]

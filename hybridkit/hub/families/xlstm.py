@@ -73,9 +73,9 @@ class XLSTM(Layered):
         return Described([call("mlstm", {})] * layers, options)
 
     def config(self, plan: Plan) -> dict[str, Any]:
+        cells, networks = mixers(plan, "mlstm"), ffns(plan, "ffn")
         if not plan.config.logit_cap:
             raise CannotSay("its logits are capped, and model.logit_cap is null")
-        cells, networks = mixers(plan, "mlstm"), ffns(plan, "ffn")
         width, inner = plan.dims.width, networks[0].width  # type: ignore[attr-defined]
         return {
             **FIXED,

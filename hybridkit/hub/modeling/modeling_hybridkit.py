@@ -76,6 +76,27 @@ class HybridkitCache:
         self.states = [state and tuple(map(change, state)) for state in self.states]
 
 
+def not_served(stack: list[dict[str, Any]]) -> str | None:
+    """What a server that holds keys and values by itself would compute wrongly; None for plain stacks of attention."""
+    entries = [entry["branches"] for entry in stack]
+    if any(len(branches) > 1 for branches in entries):
+        return "it has blocks side by side"
+    attention = []
+    for (said,) in entries:
+        if BLOCKS[said["block"]] is Attention:
+            attention.append(said)
+        elif said["block"] != "ffn":
+            return f"it has {said['block']}"
+    for name in ("sinks", "softcap"):
+        if any(said.get(name) for said in attention):
+            return f"its attention has {name}"
+    if len({(said["heads"], said["kv_heads"], said["head"]) for said in attention}) > 1:
+        return "heads differ between layers"
+    if len({said["window"] for said in attention if said.get("window")}) > 1:
+        return "it has windows of several sizes"
+    return None
+
+
 class Branch(nn.Module):
     """One of several blocks of an entry, with a norm behind it where branches are averaged."""
 
@@ -138,6 +159,8 @@ class HybridkitModel(HybridkitPreTrainedModel):
 
     def __init__(self, config: HybridkitConfig) -> None:
         super().__init__(config)
+        if config._attn_implementation == "vllm" and (why := not_served(config.stack or [])):
+            raise ValueError(f"vLLM's Transformers backend has no state for this stack: {why}")
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         kinds = [[BLOCKS[one["block"]] for one in entry["branches"]] for entry in config.stack or ()]
         mixers = [any(getattr(kind, "mixes", True) for kind in found) for found in kinds]

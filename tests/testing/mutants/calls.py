@@ -14,7 +14,7 @@ MLSTM, SA = Mlstm(), SelfAttention()
 
 
 def forward(change):  # type: ignore[no-untyped-def]
-    """A forward that changes the right one's output: change(layer, x, y, state, starts)."""
+    """A forward that changes the output y of the correct one: change(layer, x, y, state, starts)."""
 
     def run(self, x, state=None, *, window=None, document_starts=None):  # type: ignore[no-untyped-def]
         y, after = self.right(x, state, window=window, document_starts=document_starts)

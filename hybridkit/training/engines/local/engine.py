@@ -118,7 +118,7 @@ class LocalEngine:
         self._frozen = prefixes
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The mean in place of the weights."""
+        """In this context the running mean stands in place of the weights."""
         assert self._average
         return self._average.swapped()
 
