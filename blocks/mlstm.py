@@ -40,8 +40,8 @@ from hybridkit_blocks.ops.activation import SIGMOID
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import WideLinear, joined, wide_linear
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurrent_mlstm_
+from hybridkit_blocks.ops.mlstm_gates import GATE_CAP, NORM_EPS, capped_gate
 from hybridkit_blocks.ops.mlstm_span import columns
-from hybridkit_blocks.ops.mlstm_step import GATE_CAP, NORM_EPS, capped_gate, mlstm_token_
 from hybridkit_blocks.ops.normed_gate import LAYER_NORM, normed_gate
 from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
@@ -209,6 +209,8 @@ class MlstmLayer(Layer):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
         """One token (B, 1, D); `state` is updated in place and returned. For inference: it has no gradient."""
+        from hybridkit_blocks.ops.mlstm_step import mlstm_token_  # its operator takes time to register
+
         memory, x_ = MlstmState(*state), x[:, 0]
         mixed = torch.cat([part(x_) for part in (self.q, self.k, self.v, self.ogate)], -1)
         gates = torch.cat([self.igate.weight, self.fgate.weight])
@@ -238,6 +240,8 @@ class MlstmLayer(Layer):
 
     def _gpu_decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         """One product for q, k, v and o, one kernel for all up to the output, and one product with the residual sum."""
+        from hybridkit_blocks.ops.mlstm_step import mlstm_token_
+
         unit, out = Unit(norm), residual(self.out.weight, rows)
         project = product(side_by_side(norm, [part.weight for part in (self.q, self.k, self.v, self.ogate)]), rows)
         gates = side_by_side(norm, [self.igate.weight, self.fgate.weight], wide(self.q.weight.dtype))

@@ -54,8 +54,8 @@ class MixtureOfExperts(ActivationOptions, _Sizes):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.experts % self.groups or self.active_groups > self.groups:
-            said = f"{self.groups} groups, {self.active_groups} of them active"
-            raise ValueError(f"{said}, do not fit {self.experts} experts, which groups divide")
+            said = f"{self.groups} groups, {self.active_groups} of them active, do not fit {self.experts} experts"
+            raise ValueError(f"{said}: groups should divide them, and at most all be active")
         candidates = self.experts // self.groups * self.active_groups
         if self.active > candidates:
             raise ValueError(f"{self.active} active experts are more than the {candidates} that may be chosen")

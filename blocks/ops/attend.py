@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
-from hybridkit_blocks.ops.cpu.banded_operator import banded_operator
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
@@ -73,8 +72,11 @@ def _attend_in_blocks(
 ) -> Tensor:
     hides = documents is not None or q.shape[1] != k.shape[1] or isinstance(window, Tensor)
     if hides or (window or len(k[0])) < len(k[0]) or not scores.plain:
-        run = banded_operator if torch.compiler.is_compiling() else None
-        return banded(q, k, v, window, documents, *scores, run)
+        if not torch.compiler.is_compiling():
+            return banded(q, k, v, window, documents, *scores)
+        from hybridkit_blocks.ops.cpu.banded_operator import banded_operator  # takes time to register
+
+        return banded(q, k, v, window, documents, *scores, banded_operator)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scores.scale, enable_gqa=True).transpose(1, 2)
 

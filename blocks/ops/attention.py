@@ -49,7 +49,6 @@ from hybridkit.block import (
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import HALF, attend, decode, kernel
 from hybridkit_blocks.ops.attention_mapping import Heads, mapped
-from hybridkit_blocks.ops.attention_step import token_decoder
 from hybridkit_blocks.ops.cpu.attention_step import Parts, normed
 from hybridkit_blocks.ops.cpu.banded import bands
 from hybridkit_blocks.ops.custom_autograd import product_type
@@ -276,6 +275,8 @@ class Attention(Layer):
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         parts = Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
+        from hybridkit_blocks.ops.attention_step import token_decoder  # its operator takes time to register
+
         return token_decoder(parts, self._scores._replace(sinks=self.sinks), rows)
 
 

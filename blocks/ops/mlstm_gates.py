@@ -18,6 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+GATE_CAP = 15.0
+NORM_EPS = 1e-6  # of the norm behind the cell
+
+
+def capped_gate(gate: Tensor) -> Tensor:
+    """Pre-activations between -15 and 15."""
+    return GATE_CAP * torch.tanh(gate / GATE_CAP)
+
 
 class ChunkGates(NamedTuple):
     """The gates, chunk by chunk: all that the matrix products need to know of i, f, m and documents."""

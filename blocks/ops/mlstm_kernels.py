@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit_blocks.ops import mlstm_operators
 from hybridkit_blocks.ops.kernel_gate import difference, has_triton, may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 from hybridkit_blocks.ops.precision import no_autocast, wide
@@ -169,6 +168,8 @@ def _triton(
     chunk = 128
     tokens = q.shape[2]
     q, k, v, i, f = _whole_chunks(q, k, v, i, f, document_starts, chunk)
+    from hybridkit_blocks.ops import mlstm_operators
+
     h, after = mlstm_operators.triton(q, k, v, i, f, state, chunk)
     return h[:, :, :tokens], after
 
@@ -185,5 +186,14 @@ def _whole_chunks(
     return [t.contiguous() for t in (q, k, v, i, f)]
 
 
+def _operator(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
+) -> tuple[Tensor, MlstmState]:
+    """The own form as an operator."""
+    from hybridkit_blocks.ops.mlstm_operators import own  # takes time to register
+
+    return own(q, k, v, i, f, state, document_starts)
+
+
 CELLS: dict[str, CellFunction] = {"own": chunkwise_mlstm, "native": _native, "triton": _triton}
-COMPILED_CELLS: dict[str, CellFunction] = {**CELLS, "own": mlstm_operators.own}
+COMPILED_CELLS: dict[str, CellFunction] = {**CELLS, "own": _operator}

@@ -22,15 +22,10 @@ from torch import Tensor
 
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, recurrent_mlstm_
+from hybridkit_blocks.ops.mlstm_gates import NORM_EPS, capped_gate
 from hybridkit_blocks.ops.precision import no_autocast
 
-GATE_CAP, NORM_EPS = 15.0, 1e-6
 _TOKENS, _ROWS, _HEADS, _WIDTH = 4, 2, 2, 96  # that the kernel is compared on
-
-
-def capped_gate(gate: Tensor) -> Tensor:
-    """Pre-activations between -15 and 15."""
-    return GATE_CAP * torch.tanh(gate / GATE_CAP)
 
 
 def mlstm_in_torch_(

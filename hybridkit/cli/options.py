@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[
     list[str],
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.lr=1e-3 'pattern=[sa]*4'."),
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe: train.lr=1e-3 'pattern=[sa]*4'."),
 ]
 CheckpointName = Annotated[
     str | None, typer.Option("--checkpoint", metavar="STEP|best|newest", help="Of the run; default: the newest.")

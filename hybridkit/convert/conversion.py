@@ -26,7 +26,7 @@ from hybridkit.convert.definition import RECORD, Conversion, plan_conversion
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.keep_auto import CHOICE, choose_and_write, chosen_mixers, is_auto
 from hybridkit.convert.mapping import MappedLayer, map_weights
-from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other
+from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other, stage_changes
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
 from hybridkit.evaluation.probes import probes_of
@@ -151,6 +151,8 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
 
 def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> None:
     if stage.done:
+        if changes := stage_changes(stage):
+            reporter.message(f"stage {stage.name} is finished; what was changed has no effect: {'; '.join(changes)}")
         return
     steps = stage.loaded.recipe.train.steps
     said = f"{steps:,} step{'s' * (steps != 1)}, training {TRAINED[stage.stage.trains]}"

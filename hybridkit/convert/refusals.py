@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,19 @@ def check_stage(stage: PlannedStage) -> None:
         for probe in probes:
             probe.check(stage.plan)
         refuse_unknown_metrics(recipe, [name for probe in probes for name in probe.metrics()])
-        if stage.run.recipe_file.is_file():
-            model = recipe.model.model_copy(update={"vocab": stage.plan.dims.vocab})
-            sized = recipe.model_copy(update={"model": model, "rules": CURRENT_RULES})
-            changes_of(stage.run, sized, registry)
+        stage_changes(stage)
     except UserError as error:
         raise type(error)(f"convert.stages.{stage.place}: {error}") from error
+
+
+def stage_changes(stage: PlannedStage) -> list[str]:
+    """What the recipe changes of a stage that has begun, in words. Raises UserError for what must not change."""
+    if not stage.run.recipe_file.is_file():
+        return []
+    recipe = stage.loaded.recipe
+    model = recipe.model.model_copy(update={"vocab": stage.plan.dims.vocab})
+    sized = recipe.model_copy(update={"model": model, "rules": CURRENT_RULES})
+    return changes_of(stage.run, sized, stage.loaded.registry)
 
 
 def refuse_begun_conversion(folder: Path, resume: bool) -> None:
@@ -89,12 +97,22 @@ def refuse_other(conversion: Conversion) -> None:
                 " which must not change on --resume; name another folder with --run"
             )
     if said["stages"] != now["stages"]:
-        old, new = (", ".join(one["name"] for one in stages) for stages in (said["stages"], now["stages"]))
+        differ = _difference(said["stages"], now["stages"])
         raise UserError(
-            f"{conversion.folder} was begun with other stages ({old}; now {new}): only their steps and rates may change"
-            " on --resume; name another folder with --run"
+            f"{conversion.folder} was begun with other stages ({differ}): only their steps and rates may change on"
+            " --resume; name another folder with --run"
         )
     _refuse_longer(conversion)
+
+
+def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:
+    """Their names, or where these are the same the first field that differs."""
+    names = [", ".join(one["name"] for one in stages) for stages in (old, new)]
+    if names[0] != names[1]:
+        return f"{names[0]}; now {names[1]}"
+    differ = [(was, now, key) for was, now in zip(old, new, strict=True) for key in now if was.get(key) != now[key]]
+    was, now, key = differ[0]
+    return f"{now['name']}: {key}: {_or_none(was.get(key))}; now {_or_none(now[key])}"
 
 
 def _refuse_longer(conversion: Conversion) -> None:

@@ -150,7 +150,7 @@ def _origin(run: Run, origin: Path) -> str:
     return said.run if said else str(origin.resolve())
 
 
-def _freeze(plan: Plan, stage: Stage, new: Sequence[int], own: Mapping[str, float]) -> dict[str, float]:
+def _freeze(plan: Plan, stage: Stage, new: Sequence[int], own: Mapping[str, int | float]) -> dict[str, int | float]:
     """What the stage does not train, beside what `train.freeze` says."""
     if stage.trains == "all":
         return dict(own)
@@ -158,7 +158,7 @@ def _freeze(plan: Plan, stage: Stage, new: Sequence[int], own: Mapping[str, floa
     trained = set(new if stage.trains == "new" else mixers)
     ends = ["embedding", "norm"] + ["head"] * (not plan.config.tie)
     fixed = [*ends, *(str(index) for index in range(len(plan.entries)) if index not in trained)]
-    return {**own, **dict.fromkeys(fixed, float(MOST))}
+    return {**own, **dict.fromkeys(fixed, MOST)}
 
 
 def _with_window(plan: Plan, text: str, where: str, registry: Registry) -> str:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hybridkit.block import Auxiliary, pad_weight, spare
-from hybridkit.data.batches import IGNORED
+from hybridkit.data.feed import IGNORED
 
 # What a head makes of (N, D) inputs, its weight (V, D), targets (N,), the soft cap and the factor of the z-loss.
 HeadLoss = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]

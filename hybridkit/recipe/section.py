@@ -39,7 +39,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Fields that belong together: frozen, other names refused, no value taken for one of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )  # built when first used: a recipe builds those within it as its parts
 
     @classmethod
     def usage(cls) -> tuple[str, ...]:

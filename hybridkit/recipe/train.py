@@ -42,8 +42,10 @@ def _share_of_lr(said: Any) -> Any:
 MinLr = Annotated[Annotated[float, Field(ge=0)] | str, BeforeValidator(_share_of_lr)]
 
 
-def _freeze(said: dict[str, float]) -> dict[str, float]:
+def _freeze(said: dict[str, int | float]) -> dict[str, int | float]:
     for key, until in said.items():
+        if isinstance(until, float) and until == 1:
+            raise ValueError(f"{key}: 1.0 may mean one step or the whole run; write 1, or the number of steps")
         if until < 0 or (until >= 1 and until != int(until)):
             raise ValueError(f"{key}: should be a fraction of the run below 1, or a whole number of steps, not {until}")
     return said
@@ -160,7 +162,7 @@ class Train(Section):
         default=None, gt=0, lt=1, json_schema_extra=FIXED,
         description="Decay of a running mean of the weights, which is validated and kept beside them; null: none.",
     )  # fmt: skip
-    freeze: Annotated[dict[str, float], AfterValidator(_freeze)] = Field(
+    freeze: Annotated[dict[str, int | float], AfterValidator(_freeze)] = Field(
         default={}, json_schema_extra=FIXED,
         description="Blocks, entries by number, `embedding`, `norm` or `head`, and the step (or the fraction of the "
         "run) before which they do not change: `{mlstm: .1}`.",

@@ -152,7 +152,7 @@ def _panel(axes: Axes, asked: Asked, scores: Mapping[Arm, Mapping[str, list[floa
     lines = plot_layered(axes, curves, SAME if share else 0.0, looks)
     axes.set(xlabel=AXIS.get(asked.task, "tokens"), ylabel="right answers in %" if share else "nats a token")
     if share:
-        axes.set_ylim(-2, 102)
+        axes.set_ylim(-4, 104)
     token_axis(axes)
     if trained and axes.get_xlim()[0] < trained < axes.get_xlim()[1]:
         axes.axvline(trained, color=FAINT, linestyle=":", linewidth=0.9, zorder=0)

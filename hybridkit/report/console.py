@@ -70,6 +70,9 @@ class Table(_table.Table):
             words = max(map(len, str(column.header).split()), default=0)  # between which a name may wrap
             least = max([words, *(len(str(cell)) for cell in column.cells)])
             column.min_width = least if at in self._right else min(least, _LEFT)
+        if sum(column.min_width or 0 for column in self.columns) + 2 * (len(self.columns) - 1) > options.max_width:
+            for column in self.columns:  # numbers fold, too, where nothing else helps: rich would cut them
+                column.min_width = 1
         yield from super().__rich_console__(console, options)
 
     @property

@@ -86,7 +86,7 @@ def _facts(stage: RecordedStage, run: Run, lines: MetricLines) -> dict[str, str]
         "tokens": f"{steps[-1].get('tokens') or 0 if steps else 0:,}",
         "its loss at first": _figure(losses[0] if losses else None),
         f"its loss at the end (mean of {RECENT} steps at most)": _figure(mean(losses[-RECENT:]) if losses else None),
-        "held-out loss, nats a token": _figure(held[-1] if held else None),
+        "last validation loss, nats a token": _figure(held[-1] if held else None),
         "time in steps": format_duration(sum(line.get("seconds") or 0 for line in steps)),
     }
 
@@ -96,10 +96,11 @@ def _figure(value: float | None) -> str:
 
 
 def _pictures(record: ConversionRecord, lines: Mapping[str, MetricLines], end: str) -> Iterator[str]:
-    teacher = next((one for one in record.evaluations if one["name"] == "teacher"), None)
-    found = (teacher["perplexity"].get(teacher["run"]) or [{}])[0].get("loss") if teacher else None
-    if any("val_loss" in line for of_stage in lines.values() for line in of_stage):
-        yield picture(f"stages{end}", "Loss on held-out text from stage to stage", draw_stages(lines, found))
+    measured = {one["name"]: (one["perplexity"].get(one["run"]) or [{}])[0].get("loss") for one in record.evaluations}
+    known = {name: loss for name, loss in measured.items() if loss is not None}
+    if known or any("val_loss" in line for of_stage in lines.values() for line in of_stage):
+        title = "Loss on held-out text: of all of it after each stage, and of its first tokens at validations"
+        yield picture(f"stages{end}", title, draw_stages(lines, known))
     for name, of_stage in lines.items():
         if has_errors(of_stage):
             title = f"Error of each new mixer in {name}: squared, over that of a mixer that adds nothing"

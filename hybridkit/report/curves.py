@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from hybridkit.report import figure
 from hybridkit.report.console import WIDE, Console, Table, apart
+from hybridkit.report.layered import plot_layered
 from hybridkit.report.plot_style import (
     FAINT,
     PAGE,
-    PAPER,
     by_last,
     counts,
     in_style,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FlopsOf = Callable[[dict[str, Any]], float]  # of a step, by its metrics line
 
+_VALIDATION: dict[str, Any] = {"linestyle": ":", "linewidth": 0.8, "zorder": 4}
 _AXES = {"tokens": "tokens", "flops": "FLOPs of training", "seconds": "seconds of training"}
 
 
@@ -118,6 +119,8 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
     axes = drawing.add_subplot(xlabel=_AXES[over], ylabel="loss (nats a token)")
     names = figure.labels(curve.name for curve in curves)
     handles, lasts = [], []
+    validations: dict[str, list[tuple[float, float]]] = {}
+    looks = []
     for place, curve in enumerate(curves):
         look = series(place)
         places = _places(curve, over, costs[place] if costs else None)
@@ -127,13 +130,16 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
         handles += axes.plot(*_columns(smoothed), **look, label=names[curve.name], zorder=3)
         by_step = {line["step"]: at for line, at in zip(curve.steps, places, strict=True)}
         held_out = [(by_step[v["step"]], v["val_loss"]) for v in curve.validations if _held_out(v, by_step)]
-        axes.plot(*_columns(held_out), "o:", color=look["color"], linewidth=0.8, zorder=4,
-                  markeredgecolor=PAPER, markeredgewidth=0.5, markersize=4.5)  # fmt: skip
+        if held_out:
+            validations[f"{names[curve.name]}, validation"] = held_out
+            looks.append(look | _VALIDATION)
         lasts.append(held_out[-1][1] if held_out else smoothed[-1][1] if smoothed else None)
+    low, high = axes.get_ylim()
+    plot_layered(axes, validations, 0.004 * (high - low), looks)
     order = by_last(lasts)
     handles = [handles[at] for at in order]
     shown = [str(handle.get_label()) for handle in handles]
-    validation = axes.plot([], [], "o:", color=FAINT, linewidth=0.8, markersize=4.5)
+    validation = axes.plot([], [], "o", color=FAINT, **_VALIDATION)
     counts(axes, "x")
     _limit(axes, curves)
     legend(drawing, [*handles, *validation], [*shown, "validation"])

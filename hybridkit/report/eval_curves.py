@@ -7,7 +7,7 @@ from math import exp, log
 from typing import TYPE_CHECKING, Any
 
 from hybridkit.evaluation.request import CellScore, EvalResult
-from hybridkit.report.eval_tables import HELD_OUT, pivot, position_bins, text_name, window_name
+from hybridkit.report.eval_tables import HELD_OUT, pivot, position_bins, text_name, window_said
 from hybridkit.report.figure import label, labels, told_apart
 from hybridkit.report.layered import plot_layered
 from hybridkit.report.plot_style import NO_TOKENS, PAGE, by_last, in_style, legend, new_figure, series, token_axis
@@ -28,7 +28,8 @@ def draw_positions(findings: EvalResult) -> Figure:
     bins = position_bins(findings)
     names, texts = labels(run for run, *_ in bins), _texts(findings)
     said = [
-        (names[run], _window(window), texts[rows[0].get("text"), text]) for (run, window, _, text), rows in bins.items()
+        (names[run], window_said(window), texts[rows[0].get("text"), text])
+        for (run, window, _, text), rows in bins.items()
     ]
     shared, apart = told_apart(said)
     figure = new_figure(PAGE, 3.0)
@@ -53,10 +54,6 @@ def _texts(findings: EvalResult) -> dict[tuple[Any, str], str]:
     for digest, name in found:
         names[digest] = name if name == HELD_OUT else names.get(digest, name)
     return {(digest, name): f"{names[digest] if digest else name} text" for digest, name in found}
-
-
-def _window(window: int | None) -> str:
-    return "own window" if window is None else f"window {window_name(window)}"
 
 
 def join_bins(rows: Sequence[tuple[int, int, int, float]]) -> list[tuple[float, float]]:
@@ -85,7 +82,7 @@ def draw_recall(cells: Sequence[CellScore]) -> Figure:
     tasks = list(dict.fromkeys(task for task, *_ in rows))
     runs = list(dict.fromkeys((run, window) for _, run, window in rows))
     names = labels(run for run, _ in runs)
-    shared, apart = told_apart([(names[run], _window(window)) for run, window in runs])
+    shared, apart = told_apart([(names[run], window_said(window)) for run, window in runs])
     figure = new_figure(PAGE, 3.0)
     panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     handles: dict[str, Any] = {}
@@ -95,7 +92,7 @@ def draw_recall(cells: Sequence[CellScore]) -> Figure:
         found = {apart[place]: rows[task, *runs[place]] for place in drawn}
         handles |= _recall(axes, found, [series(place) for place in drawn])
         lasts |= {name: by_length[max(by_length)].score for name, by_length in found.items()}
-        axes.set(xlabel=AXIS.get(task, "distance in tokens"), ylim=(-2, 102))
+        axes.set(xlabel=AXIS.get(task, "distance in tokens"), ylim=(-4, 104))
         axes.set_title(label(": ".join(filter(None, (TITLES.get(task, task), shared)))))
     panels[0].set_ylabel("right answers in %")
     if len(handles) > 1:

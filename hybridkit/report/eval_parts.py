@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridkit.evaluation.request import EvalResult
-from hybridkit.report.eval_tables import notes, tables
+from hybridkit.report.eval_tables import BY_POSITION, ORIGINS, notes, tables
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.page import paragraph
+from hybridkit.report.page import folded, paragraph
 from hybridkit.report.page_picture import picture
 
 if TYPE_CHECKING:
@@ -28,8 +28,16 @@ def evaluation_parts(results: Sequence[EvalResult]) -> Iterator[str]:
 def result_parts(result: EvalResult, drawn: Iterable[tuple[str, Figure]], end: str = "") -> Iterator[str]:
     """Pictures, tables and notes of one result; its pictures' names end in `end`, since no two of a page are alike."""
     for name, drawing in drawn:
-        yield picture(f"{name}{end}", TITLES.get(name.partition("-")[0], name), drawing)
-    yield from (table.html() for table in tables(result))
+        yield picture(f"{name}{end}", TITLES.get(name) or TITLES.get(name.partition("-")[0], name), drawing)
+    by_title = {table.title: table.without_repeats() if len(table.rows) > 1 else table for table in tables(result)}
+    detailed = {title for title in by_title if title.startswith(BY_POSITION) or title == ORIGINS}
+    yield from (table.html() for title, table in by_title.items() if title not in detailed)
+    for said in (BY_POSITION, ORIGINS):
+        if found := [table for title, table in by_title.items() if title.startswith(said)]:
+            single = len(found) == 1
+            yield folded(found[0].title if single else f"{said} in numbers", [
+                (table._replace(title="") if single else table).html() for table in found
+            ])  # fmt: skip
     yield from map(paragraph, (*notes(result), f"Intervals: {result.settings['interval']}."))
 
 
@@ -39,6 +47,7 @@ TITLES = {
     "train": "Score by the windows of training and of the test",
     "position": "Loss by the number of tokens before",
     "recall": "Recall by distance, with 95 % intervals",
+    "recall-window": "Recall by distance and by the window at test time",
 }
 
 

@@ -10,7 +10,7 @@ from hybridkit.report.console import Console
 from hybridkit.report.markup import in_markdown
 from hybridkit.report.page import TextTable, print_table
 
-HELD_OUT = "held-out"
+HELD_OUT, BY_POSITION, ORIGINS = "held-out", "Loss by position", "What the figures come from: first digits of hashes"
 GROUPS = {name: tuple(f"{name}_{n}" for n in (1, 2, 3)) for name in ("niah_single", "niah_multikey")}
 
 
@@ -63,6 +63,11 @@ def window_name(window: int | None) -> str:
     return "own" if window is None else f"{window:,}"
 
 
+def window_said(window: int | None) -> str:
+    """The same beside other words: `own window`, `window 128`."""
+    return "own window" if window is None else f"window {window_name(window)}"
+
+
 def pivot(cells: Sequence[CellScore]) -> tuple[list[int], dict[tuple[str, str, int | None], dict[int, CellScore]]]:
     """All lengths in order, and for each (task, run, window) the cells by length."""
     rows: dict[tuple[str, str, int | None], dict[int, CellScore]] = {}
@@ -112,12 +117,12 @@ def _positions(result: EvalResult) -> Iterator[TextTable]:
         columns = ["tokens before", "targets"]
         shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
         for window, rows in windows.items():
-            at = f", window {window_name(window)}" if len(windows) > 1 else ""
+            at = f", {window_said(window)}" if len(windows) > 1 else ""
             columns += [f"nats a token{at}", *([f"gain of carried context{at}"] if gains else [])]
             for cells, row in zip(shown, rows, strict=True):
                 cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
-        alone = f", window {window_name(next(iter(windows)))}" if len(windows) == 1 else ""
-        yield TextTable(f"Loss by position: {name}{alone}, {source} text", columns, shown)
+        alone = f", {window_said(next(iter(windows)))}" if len(windows) == 1 else ""
+        yield TextTable(f"{BY_POSITION}: {name}{alone}, {source} text", columns, shown, heads=2)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
@@ -144,7 +149,7 @@ def _origins(result: EvalResult) -> TextTable:
         code = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in (origin.get("code") or {}).items())
         said = [str(origin.get(name, "-"))[:12] for name in ("weights", "tokenizer", "trained_text", "model")]
         rows.append([run, str(origin.get("step", "-")), *said, code or "-", str(origin.get("fingerprint"))[:12]])
-    return TextTable("What the figures come from: first digits of hashes", columns, rows)
+    return TextTable(ORIGINS, columns, rows)
 
 
 def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
@@ -157,7 +162,7 @@ def _scores(cells: Sequence[CellScore]) -> Iterator[TextTable]:
             [task, run, window_name(window), *(_interval(found.get(length)) for length in lengths)]
             for (task, run, window), found in rows.items()
         ]
-        yield TextTable(title, ["task", "run", "window", *(f"{length:,}" for length in lengths)], shown)
+        yield TextTable(title, ["task", "run", "window", *(f"{length:,}" for length in lengths)], shown, heads=3)
 
 
 def train_test(result: EvalResult) -> tuple[list[str], list[int | None], dict[tuple[str, int | None], float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.eval_curves import draw_positions, draw_recall
-from hybridkit.report.eval_tables import pivot, train_test, window_name
+from hybridkit.report.eval_tables import pivot, train_test, window_name, window_said
 from hybridkit.report.figure import label, labels
 from hybridkit.report.numbers import format_tokens
 from hybridkit.report.plot_style import (
@@ -72,7 +72,7 @@ def _depths(findings: EvalResult, task: str) -> Figure:
     names = labels(run for run, _ in places)
     panels = [
         _Panel(
-            _title(names[run], f"window {window_name(window)}", len(names) > 1, len(places) > len(names)),
+            _title(names[run], window_said(window), len(names) > 1, len(places) > len(names)),
             [f"{depth} to {depth + 10}" for depth in depths],
             list(map(format_tokens, lengths)),
             [[found.get((run, window, length, depth)) for length in lengths] for depth in depths],

@@ -28,10 +28,16 @@ def plot_layered(axes: Axes, curves: Mapping[str, Points], near: float, looks: S
     lines = []
     for place, (name, points) in enumerate(curves.items()):
         look = looks[place] if looks else series(place)
-        wider: dict[str, Any] = {"color": look["color"], "zorder": 2, "solid_capstyle": "butt", "label": "_"}
+        width = look.get("linewidth", _WIDTH)
+        wider: dict[str, Any] = {
+            "color": look["color"],
+            "zorder": look.get("zorder", 2),
+            "solid_capstyle": "butt",
+            "label": "_",
+        }
         for (a, lie), (b, there) in pairwise(zip(points, over[place], strict=True)):
             if both := len(lie & there):
-                axes.plot(*zip(a, b, strict=True), linewidth=_WIDTH + step * both, **wider)
+                axes.plot(*zip(a, b, strict=True), linewidth=width * (1 + step / _WIDTH * both), **wider)
         for point, lie in zip(points, over[place], strict=True):
             if lie:
                 axes.plot(*point, "o", markersize=_MARKER + step * len(lie), **wider)

@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +26,16 @@ def is_number_cell(cell: str) -> bool:
 
 
 class TextTable(NamedTuple):
-    """A table whose cells are text; `front` are the places of the rows that stand out."""
+    """A table whose cells are text; `front` are the places of the rows that stand out.
+
+    The first `heads` columns name the row: they are repeated where a table is too wide and its columns are parted.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     front: Sequence[int] = ()
+    heads: int = 1
 
     def number_columns(self) -> list[int]:
         """The places of the columns that hold numbers alone, which stand at the right. The first names the row."""
@@ -42,11 +46,25 @@ class TextTable(NamedTuple):
         """The table without columns that say the same in every row; the title says it instead."""
         alike = {at: column[0] for at, column in enumerate(zip(*self.rows, strict=True)) if len(set(column)) == 1}
         alike.pop(0, None)
+        if self.heads > 1:  # the others are figures, which stay beside each other
+            alike = {at: cell for at, cell in alike.items() if at < self.heads}
         kept = [at for at in range(len(self.columns)) if at not in alike]
         said = ", ".join(f"{self.columns[at]} {cell}" for at, cell in alike.items() if cell not in ("", "-"))
         rows = [[row[at] for at in kept] for row in self.rows]
         title = f"{self.title} ({said})" if said else self.title
-        return TextTable(title, [self.columns[at] for at in kept], rows, self.front)
+        heads = sum(at < self.heads for at in kept)
+        return TextTable(title, [self.columns[at] for at in kept], rows, self.front, heads)
+
+    def within(self, width: int) -> Iterator[TextTable]:
+        """The table in parts of as many columns as a terminal of so many has room for, of one at least."""
+        whole = [max(len(cell) for cell in cells) + 2 for cells in zip(self.columns, *self.rows, strict=True)]
+        room, begin = width + 2 - sum(whole[: self.heads]), self.heads
+        for at in range(self.heads, len(whole) + 1):
+            if at == len(whole) or (at > begin and sum(whole[begin : at + 1]) > room):
+                kept = [*range(self.heads), *range(begin, at)]
+                rows = [[row[place] for place in kept] for row in self.rows]
+                yield self._replace(columns=[self.columns[place] for place in kept], rows=rows)
+                begin = at
 
     def html(self) -> str:
         """A heading, unless it has no title, and the table."""
@@ -60,12 +78,16 @@ class TextTable(NamedTuple):
 
 def print_table(console: Console, table: TextTable) -> None:
     """Print a title, the table and an empty line."""
-    drawn = _drawn(table)
-    if drawn.whole > console.width:
+    if _drawn(table).whole > console.width:
         table = table.without_repeats()
-        drawn = _drawn(table)
-    named_only = len(table.columns) == 1 and len(table.rows) == 1  # the title gives the value
-    console.print(one_line(table.title), one_line(table.rows[0][0]) if named_only else drawn, "", sep="\n")
+    console.print(one_line(table.title))
+    if len(table.columns) == 1 and len(table.rows) == 1:  # the title gives the value
+        console.print(one_line(table.rows[0][0]), "", sep="\n")
+        return
+    words = set(range(len(table.columns))) - set(table.number_columns())
+    parted = _drawn(table).whole > console.width and max(words) < table.heads  # words fold, numbers do not
+    for part in table.within(console.width) if parted else [table]:
+        console.print(_drawn(part), "", sep="\n")
 
 
 def _drawn(table: TextTable) -> Table:

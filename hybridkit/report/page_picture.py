@@ -42,4 +42,4 @@ def _inline(document: str, name: str, title: str) -> str:
     head, rest = text.split(">", 1)
     _, _, width, _ = re.search(r'viewBox="([^"]+)"', head)[1].split()  # type: ignore[index]  # matplotlib writes it
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{in_html(title)}" style="max-width:{float(width) * 1.4:.0f}px">{rest}'
+    return f'{head} role="img" aria-label="{in_html(title)}" style="max-width:{float(width) * 1.6:.0f}px">{rest}'

@@ -36,7 +36,7 @@ def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float
     names = labels(run for run, _ in found)
     shared, apart = told_apart([(names[run], *_said(rest)) for run, rest in found])
     figure = new_figure(PAGE, 2.8)
-    axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-2, 102))
+    axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-4, 104))
     axes.set_title(label(f"{kind}: {shared}" if shared else kind))
     curves = [[(step, 100 * value) for step, value in points] for points in found.values()]
     handles = plot_layered(axes, dict(zip(apart, curves, strict=True)), SAME)

@@ -134,7 +134,7 @@ def _about(subject: _Subject) -> Iterator[tuple[str, str]]:
     yield "steps", f"{shown['step']:,} of {train.steps:,}{part}"
     yield "tokens", f"{shown['tokens']:,}{part}"
     yield "FLOPs of training", f"{format_count(subject.flops)}FLOP{part}"
-    yield "training loss, last 50 steps", _loss(shown["loss"])
+    yield "training loss, last 50 steps", _loss(shown["loss"]) + part
     yield "validation loss", _loss(shown["val_loss"])
     yield "validation bits a byte", _loss(shown["val_bits_per_byte"])
     yield "tokens/s, median", "-" if shown["tokens_per_second"] is None else f"{shown['tokens_per_second']:,.0f}"
@@ -196,7 +196,8 @@ def _training(subjects: Sequence[_Subject]) -> Iterator[str]:
     if not any(curve.steps for curve in curves):
         yield paragraph("No step was made yet.")
         return
-    yield picture("loss", "Training and validation loss over tokens", draw_curves(curves))
+    stage = "; of a conversion the last stage's own loss" if any(subject.conversion for subject in subjects) else ""
+    yield picture("loss", f"Training and validation loss over tokens{stage}", draw_curves(curves))
     flops = [step_flops(subject.run) for subject in subjects]
     further = {
         "loss-flops": ("Loss over FLOPs", draw_curves(curves, "flops", flops)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -46,7 +47,8 @@ class LiveTable:
         found = results(progress.study)
         summary = summarize(found, eta(progress, self._workers))
         if self._live:
-            self._live.update(Group(summary, _running(progress), ranked(found, found.rows[:SHOWN])))
+            running = [_running(progress)] if progress.running else []
+            self._live.update(Group(summary, *running, ranked(found, found.rows[:SHOWN])))
             return
         counts = summary.partition("; about")[0]
         if counts != self._last and self._throttle.due(always=not progress.running):
@@ -69,7 +71,7 @@ def summarize(found: Results, left: float | None = None) -> str:
     if len(found.objectives) > 1:
         parts.append(f"{sum(row.on_front for row in found.rows)} on the front")
     parts += [f"{found.counts.rejected:,} out of budget", f"{found.counts.duplicates:,} known"]
-    return ", ".join(parts) + (f"; about {format_duration(left)} left" if left is not None else "")
+    return ", ".join(parts) + (f"; about {format_duration(left)} left" if left else "")
 
 
 def eta(progress: SearchProgress, workers: int) -> float | None:
@@ -84,11 +86,19 @@ def eta(progress: SearchProgress, workers: int) -> float | None:
 def ranked(found: Results, rows: Sequence[RankedTrial]) -> Table:
     """A table of trials, the best first; a star marks the Pareto front."""
     table = Table("", "trial", *found.objectives, "choice", "pattern", right=range(1, 2 + len(found.objectives)))
-    for row in rows:
-        means = map(format_mean, row.means, row.half_intervals, found.objectives)
+    for row, means in zip(rows, written_means(found, rows), strict=True):
         mark = "*" if row.on_front and len(found.objectives) > 1 else ""
         table.add_row(mark, str(row.trial.number), *means, format_choice(row.trial), row.trial.pattern)
     return table
+
+
+def written_means(found: Results, rows: Sequence[RankedTrial]) -> list[list[str]]:
+    """The objectives of trials, in the form of their columns."""
+    columns = [
+        format_column([row.means[at] for row in rows], [row.half_intervals[at] for row in rows], name)
+        for at, name in enumerate(found.objectives)
+    ]
+    return [[column[at] for column in columns] for at in range(len(rows))]
 
 
 def print_results(found: Results, compared: Comparison | None = None) -> None:
@@ -108,6 +118,14 @@ def format_mean(mean: float, spread: float | None, name: str = "") -> str:
     if write:
         return write(round(mean)) if spread is None else f"{write(round(mean))} ± {write(round(spread))}"
     return f"{mean:.5g}" if spread is None else f"{mean:.5g} ± {spread:.2g}"
+
+
+def format_column(means: Sequence[float], spreads: Sequence[float | None], name: str = "") -> list[str]:
+    """Means of a column as `format_mean` writes them; where none has an interval, all with equally many decimals."""
+    written = [format_mean(mean, spread, name) for mean, spread in zip(means, spreads, strict=True)]
+    plain = all(map(re.compile(r"-?\d+(\.\d+)?").fullmatch, written))
+    decimals = max((len(text.partition(".")[2]) for text in written), default=0)
+    return [f"{mean:.{decimals}f}" for mean in means] if plain else written
 
 
 def format_choice(trial: Trial) -> str:

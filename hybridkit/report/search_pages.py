@@ -12,7 +12,7 @@ from hybridkit.report.figure import svg
 from hybridkit.report.markup import in_markdown
 from hybridkit.report.page import PageSection, TextTable, about, html_page, paragraph, write_files
 from hybridkit.report.page_picture import picture
-from hybridkit.report.search import format_choice, format_mean, summarize
+from hybridkit.report.search import format_choice, format_mean, summarize, written_means
 from hybridkit.report.search_plots import study_figures
 from hybridkit.search.compare import Comparison, comparison
 from hybridkit.search.results import Results, TrialScores, curves, results, trial_scores
@@ -57,11 +57,11 @@ def ranking(found: Results) -> TextTable:
         (
             str(row.place),
             str(row.trial.number),
-            *map(format_mean, row.means, row.half_intervals, found.objectives),
+            *means,
             format_choice(row.trial),
             row.trial.pattern,
         )
-        for row in found.rows
+        for row, means in zip(found.rows, written_means(found, found.rows), strict=True)
     ]
     seeds = f"mean ± half the 95 % interval over {found.seeds} seeds" if found.seeds > 1 else "one seed"
     front = [place for place, row in enumerate(found.rows) if row.on_front]

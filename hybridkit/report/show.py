@@ -127,7 +127,10 @@ def print_doctor(found: dict[str, Any]) -> None:
         said = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
         extras.add_row(extra, said, f"pip install 'hybridkit[{extra}]'" if missing else "")
     console.print(extras)
-    kernels = Table("block", "kernel here", "why", right=())
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, kernel in found["kernels"].items():
-        kernels.add_row(name, kernel["kernel"], kernel["reason"])
-    console.print(kernels)
+        alike.setdefault((kernel["kernel"], kernel["reason"]), []).append(name)
+    kernels = Table("blocks", "kernel here", "why", right=())
+    for (kernel, reason), names in alike.items():
+        kernels.add_row(", ".join(names), kernel, reason)
+    console.print("", kernels, sep="\n")

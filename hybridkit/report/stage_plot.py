@@ -25,27 +25,36 @@ if TYPE_CHECKING:
 
 MetricLines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 ERROR = re.compile(r"mse\.\d+")  # of one entry, in the metrics of the loss `hidden`
-POWER = "teacher_power"
+POWER, TEACHER = "teacher_power", "teacher"
 
 
 @in_style
-def draw_stages(stages: Mapping[str, MetricLines], teacher: float | None) -> Figure:
-    """Validations of all stages over the tokens of the conversion; `teacher`: its loss, as a line."""
+def draw_stages(stages: Mapping[str, MetricLines], measured: Mapping[str, float]) -> Figure:
+    """Validations of all stages over the tokens of the conversion, and what was `measured` of all held-out text.
+
+    `measured` is by the names of the stages, of `teacher`, a line, and of what was mapped, which stands at 0 tokens.
+    """
     drawing = new_figure(PAGE, 3.0)
     axes = drawing.add_subplot(xlabel="tokens of the conversion", ylabel="loss (nats a token)")
-    handles, before = [], 0
-    for place, (name, lines) in enumerate(stages.items()):
+    handles, before, ends = [], 0, dict.fromkeys(measured, 0)
+    for place, (name, lines) in enumerate(stages.items(), start=1):
         tokens = {line["step"]: line["tokens"] for line in lines if "tokens" in line}
         found = [line for line in lines if line.get("val_loss") is not None and line["step"] in tokens]
         places = [before + tokens[line["step"]] for line in found]
         losses = [line["val_loss"] for line in found]
-        handles += axes.plot(places, losses, marker="o", label=label(name), **series(place))
+        look = series(place) | {"linestyle": ":", "linewidth": 1.0}
+        handles += axes.plot(places, losses, marker=".", label=label(f"{name}, validations"), **look)
         before += max(tokens.values(), default=0)
+        ends[name] = before
         axes.axvline(before, color=FAINT, linewidth=0.5)
+    teacher, students = measured.get(TEACHER), [name for name in measured if name != TEACHER]
+    if students:
+        points = [(ends[name], measured[name]) for name in students]
+        handles += axes.plot(*zip(*points, strict=True), marker="o", label="all held-out text", **series(0))
     if teacher is not None:
-        handles.append(axes.axhline(teacher, color=FAINT, linestyle=(0, (4, 2)), label="teacher"))
+        handles.append(axes.axhline(teacher, color=FAINT, linestyle=(0, (4, 2)), label="teacher, all held-out text"))
     counts(axes, "x")
-    legend(drawing, handles, [str(handle.get_label()) for handle in handles])
+    legend(drawing, handles, [str(handle.get_label()) for handle in handles], below=True)
     return drawing
 
 

@@ -16,7 +16,7 @@ Argument = tuple[str | float | None, Value]  # (key, value); the key is None whe
 class Spec(BaseModel):
     """A name with arguments: frozen, hashable, unknown fields refused, printed as it is written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def name(cls) -> str:

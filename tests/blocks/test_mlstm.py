@@ -228,7 +228,7 @@ def test_flops_of_the_three_counts() -> None:
     gates = 2 * 2 * 64 * 4 * tokens
     assert block.flops(dims, tokens) == linear + cell
     assert block.flops(dims, tokens, count="paper") == linear + cell - gates
-    extended = 32  # a value's 16 columns, n's, and the fill
+    extended = 32  # columns: 16 of the value, one of n, and padding
     tiles = tokens * 4 * (4 * 8 * extended + 2 * 64 * (8 + extended))
     assert block.flops(dims, tokens, count="hardware") == linear + tiles
 

@@ -116,7 +116,7 @@ def test_a_correction_moves_against_the_loads() -> None:
     ("text", "said"),
     [
         ("moe(4,5,8)", "5 active experts are more than the 4"),
-        ("moe(6,2,8,groups=4)", "which groups divide"),
+        ("moe(6,2,8,groups=4)", "groups should divide them"),
         ("moe(6,3,8,groups=3)", "3 active experts are more than the 2"),
         ("moe(6,2,8,shared_gate=true)", "needs a shared expert"),
     ],

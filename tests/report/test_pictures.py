@@ -28,6 +28,7 @@ from hybridkit.report.plot_style import COLORS, PAPER, contrast, rgb, text_color
 from hybridkit.report.probe_plot import draw_probes
 from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.search_plots import study_figures
+from hybridkit.report.stage_plot import draw_stages
 from hybridkit.runs.run import load_recipe
 
 BRANCHED = "[[swa(kv_heads=2,theta=500000):stoch(16,64,until=.9) | mlstm]*3, sa(kv_heads=2)]*2"
@@ -79,6 +80,11 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
     for name, _, figure in study_figures(study(), TRIED):
         say = {"front": {"Pareto front", "trials", "state_bytes (less is better)"}, "parallel": {"w", "kind", "lr"}}
         yield name, figure, say.get(name, set())
+    stages = {
+        name: [{"step": 1, "tokens": 9}, {"step": 1, "val_loss": 2.0 - at}] for at, name in enumerate(("1-a", "2-b"))
+    }
+    said = {"1-a, validations", "2-b, validations", "all held-out text", "teacher, all held-out text"}
+    yield "stages", draw_stages(stages, {"teacher": 1.0, "0-mapped": 3.0, "1-a": 2.1, "2-b": 1.1}), said
     lines = {"runs/a": [{"step": n, "probe.recall.8.own": n / 9, "probe.recall.near.own": n / 99} for n in (1, 2, 3)]}
     yield from ((f"probe {kind}", figure, {"8 tokens", "held-out queries"}) for kind, figure in draw_probes(lines))
 

@@ -80,6 +80,7 @@ def test_what_is_frozen_keeps_its_weights_until_its_step(go: Go, tmp_path: Path)
         ("train.freeze={mlstn: .5}", "did you mean `mlstm`"),
         ("train.freeze={9: .5}", "entries 0 to 3"),
         ("train.freeze={mlstm: 1.5}", "a whole number of steps"),
+        ("train.freeze={mlstm: 1.0}", "one step or the whole run"),
         ("train.until={metric: val_loss}", "one bound"),
         ("train.min_lr=10", "at most train.lr"),
         ("train.min_lr=ten", "a share of train.lr such as 10%"),

@@ -91,7 +91,7 @@ def memory(lengths: list[int], windows: list[int]) -> None:
 def peak_bytes(tokens: int, window: int) -> tuple[int, int]:
     """Bytes of the inputs, and by how many bytes one forward and backward raise the peak."""
     leaves = inputs(tokens)
-    train(lambda *x: attend(*x, 16, None), inputs(64))  # loads what is loaded once
+    train(lambda *x: attend(*x, 16, None), inputs(64))  # the first call loads libraries, and is not timed
     grown = peak_growth(lambda: train(lambda *x: attend(*x, window, None), leaves))
     return sum(x.nbytes for x in leaves), grown
 

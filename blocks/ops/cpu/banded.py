@@ -188,7 +188,7 @@ def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> No
 
 
 def gradients(ctx: Any, dout: Tensor, run: Callable[..., Any]) -> tuple[Tensor | None, ...]:
-    """Of all inputs of `forward`, by `run`, which is `backward` or its operator."""
+    """The gradients of all inputs of `forward`; `run` is `backward`, or the operator that wraps it."""
     *kept, limit, documents = ctx.saved_tensors
     dq, dk, dv, dsinks = run(*kept, ctx.window, limit, documents, *ctx.scores, dout)
     return dq, dk, dv, None if kept[3] is None else dsinks, None, None, None, None, None

@@ -47,7 +47,7 @@ def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Re
 
 @contextmanager
 def as_rank() -> Iterator[int]:
-    """Within, errors say which rank they come from; the number of this one.
+    """In this context errors name the rank that they come from. Gives the rank of this process.
 
     A signal reaches all ranks, and rank 0 speaks for them.
     """

@@ -93,7 +93,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("carried", [False, True])
 def test_the_compiled_kernel_is_one_operator_forward_and_one_back(carried: bool) -> None:
-    """130 tokens: two chunks of 128, the second nearly all padding. The gates cut documents to about 1e-6."""
+    """130 tokens: two chunks of 128, the second nearly all padding. The gates keep documents apart to about 1e-6."""
     inputs, state, starts = cell(130)
     memory = MlstmState(*(t.detach() for t in state)) if carried else None
     torch._dynamo.reset()

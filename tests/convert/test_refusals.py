@@ -1,0 +1,109 @@
+"""Conversions that are refused before anything is trained, and those that must not go on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from converted import STAGES, Change, Convert
+
+import hybridkit as hk
+from hybridkit.convert.stages import cache_folder
+from hybridkit.convert.teacher import open_teacher
+from hybridkit.runs.run import Run
+from hybridkit.system.errors import UserError
+
+WRONG = {
+    "vocabulary": ({"model": {"width": 16, "heads": 2, "vocab": 300}}, "vocab: the teacher has 257, the student 300"),
+    "width": ({"model": {"width": 32, "heads": 2}}, "width: the teacher has 16, the student 32"),
+    "depth": ({"pattern": "[swa:4]*3"}, "the teacher has 2 mixers and 2 FFNs, the student 3"),
+    "nothing new": ({"pattern": "sa*2"}, "every mixer is as the teacher has it"),
+    "no mapping": ({"pattern": "[conv, sa]"}, "entry 0: the teacher's is sa, the student's conv"),
+    "no section": ({"convert": None}, "has no section `convert`"),
+    "window": ({"convert": {"stages": [{"loss": "ce", "window": "stoch(8"}]}}, "convert.stages.0.window: stoch(8"),
+    "no window": (
+        {"pattern": "[mlstm, sa]", "convert": {"stages": [{"loss": "ce", "window": 8}]}},
+        "no block of [mlstm, sa] has a window",
+    ),
+    "text": ({"convert": {"stages": [{"loss": "ce", "sequence": 64 * 1024, "batch_tokens": 64 * 1024}]}}, "needs"),
+    "from": ({"train": {"from": "x"}}, "train.from: a conversion begins with its teacher's weights"),
+    "nothing trained": (
+        {"train": {"steps": 6, "batch_tokens": 64, "freeze": {"swa": 9, "mlstm": 9}}},
+        "convert.stages.0: train.freeze: every weight is frozen in all 4 steps",
+    ),
+    "top_k": ({"convert": {"stages": [{"loss": "kl", "top_k": 258}]}}, "top_k: 258: the vocabulary has 257 tokens"),
+    "until": (
+        {"train": {"batch_tokens": 64, "until": {"metric": "recall", "at_least": 1}}},
+        "convert.stages.0: train.until: nothing measures recall",
+    ),
+    "keep": ({"convert": {"keep": [2], "stages": STAGES}}, "convert.keep: 2: the teacher's mixers are 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_converted_is_refused_before_anything_is_written(what: str, go: Convert, tmp_path: Path) -> None:
+    changes, message = WRONG[what]
+    with pytest.raises(UserError) as caught:
+        go(tmp_path / "run", **changes)
+    assert message in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_deepspeed_freezes_nothing_that_its_ranks_share(go: Convert, student: Change, tmp_path: Path) -> None:
+    train = {**student()["train"], "engine": "deepspeed"}  # type: ignore[dict-item]
+    with pytest.raises(UserError, match=r"convert.stages.0: train.freeze: stage 1 of ZeRO"):
+        go(tmp_path / "run", train=train)
+
+
+def test_another_teacher_other_stages_and_begun_folders_are_refused(
+    whole: Path, go: Convert, student: Change, teacher: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="holds a conversion; go on with it with --resume"):
+        go(whole)
+    with pytest.raises(UserError, match="holds a run that is no conversion"):
+        go(teacher, resume=True)
+    with pytest.raises(UserError, match=r"begun with other stages \(1-hidden, 2-kl-ce, 3-ce; now 1-hidden, 2-kl"):
+        go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "loss": "kl"}, STAGES[2]]})
+    with pytest.raises(UserError, match=r"begun with other stages \(2-kl-ce: window: none; now 8\)"):
+        go(whole, resume=True, convert={"stages": [STAGES[0], {**STAGES[1], "window": 8}, STAGES[2]]})
+    with pytest.raises(UserError, match=r"begun with another convert.keep \(none; now \[0\]\)"):
+        go(whole, resume=True, convert={"stages": STAGES, "keep": [0]})
+    with pytest.raises(UserError, match=r"begun with another pattern \(\[swa:stoch\(4,8\), mlstm\]; now swa:4\*2"):
+        go(whole, resume=True, pattern="swa:4*2")
+    with pytest.raises(UserError, match=r"convert.stages.0.steps: stage 1-hidden would go on"):
+        go(whole, resume=True, convert={"stages": [{**STAGES[0], "steps": 9}, *STAGES[1:]]})
+    hk.train(student(pattern="sa*2", convert=None), tmp_path / "other", overrides={"train.steps": 1}, quiet=True)
+    with pytest.raises(UserError, match="is a conversion of another teacher"):
+        go(whole, resume=True, source=tmp_path / "other")
+    with pytest.raises(UserError, match=r"a folder of runs \(other\), not the place of one"):
+        go(tmp_path)
+
+
+def test_a_teacher_of_the_same_weights_and_another_recipe_is_another_one(
+    whole: Path, go: Convert, teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher, tmp_path / "other")
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("pattern: sa*2", "pattern: swa:8*2"))
+    with (
+        pytest.warns(UserWarning, match=r"recipe\.yaml is not the recipe .*: pattern is swa:8\*2, and was sa\*2"),
+        pytest.raises(UserError, match="has the same weights, and another recipe, tokenizer or plug-in than when"),
+    ):
+        go(whole, resume=True, source=tmp_path / "other")
+    train = Run(teacher).recipe.recipe.train
+    bf16 = train.model_copy(update={"precision": "bf16"})
+    ours, theirs = (open_teacher(str(run), tmp_path) for run in (teacher, tmp_path / "other"))
+    asked = [(ours, train, 20), (ours, train, 21), (ours, bf16, 20), (theirs, train, 20)]
+    assert len({cache_folder(*one) for one in asked}) == len(asked)  # no logits of one are read for another
+
+
+def test_questions_that_suit_no_model_are_refused_before_anything_is_written(
+    teacher: Path, student: Change, tmp_path: Path
+) -> None:
+    questions = {
+        "recall": ([8], "recall: .* was trained on text"),
+        "windows": ([8], r"windows: no block of \[sa, mlstm"),
+    }
+    for name, (asked, message) in questions.items():
+        recipe = student(pattern="[sa, mlstm]", convert={"stages": STAGES, "evaluate": {name: asked}})
+        with pytest.raises(UserError, match=rf"convert.evaluate.*{message}"):
+            hk.convert_model(teacher, recipe, tmp_path / "run", evaluate=True, quiet=True)
+        assert not (tmp_path / "run").exists()
