@@ -68,7 +68,7 @@ def _stored(loaded: Loaded) -> torch.dtype | None:
     if loaded.path.name != RUN_RECIPE:
         return None
     newest = next(Run(loaded.path.parent).checkpoints(), None)
-    return newest and stored_type(newest.folder / WEIGHTS)
+    return stored_type(newest.folder / WEIGHTS) if newest else None
 
 
 def cost_entry(request: CostRequest) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def changes_of(run: Run, recipe: Recipe, registry: Registry) -> list[str]:
     if not run.recipe_file.exists():
         raise UserError(f"{run.path} holds a run without {run.recipe_file.name}; name another folder with --run")
     record, fixed = run.record(), {leaf.key for leaf in leaves(registry) if leaf.fixed}
-    trained = (record and record.recipe) or {}  # recipe.yaml may have been edited since
+    trained = (record.recipe if record else None) or {}  # recipe.yaml may have been edited since
     differ = [RecipeChange(*one, one[0] not in fixed) for one in recipe_differences(trained, recipe)]
     changes = [one for one in recipe_changes(run.read_recipe().recipe, recipe, registry) if one.key not in trained]
     said = [f"{one.key}: {in_words(one.old)} in the run, {in_words(one.new)} now" for one in (*differ, *changes)]
