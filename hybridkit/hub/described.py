@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,8 @@ def compile_recipe(recipe: Recipe) -> Plan:
 def check_said(plan: Plan, described: Described, *, scales_rows: bool) -> None:
     """Raises CannotSay, naming the first difference, where what was written is not what `plan` computes.
 
-    `scales_rows`: whether the factor on rows of the embedding is part of it; else it goes into the weights.
+    `scales_rows`: whether the factor on rows of the embedding is part of it; else it goes into the weights, of an
+    untied model where that rounds nothing.
     """
     other = compile_recipe(recipe_of(described))
     if len(plan.entries) != len(other.entries):
@@ -43,6 +45,9 @@ def check_said(plan: Plan, described: Described, *, scales_rows: bool) -> None:
         if ours != theirs:
             raise CannotSay(f"entry {index} would be {_said(theirs)}, not {_said(ours)}")
     beside = any(len(entry.branches) > 1 for entry in plan.entries)
+    rows = plan.config.row_scale
+    if not scales_rows and not plan.config.tie and math.frexp(rows)[0] != 0.5:
+        raise CannotSay(f"model.embedding_scale {rows:g} has no field there, and rounds weights that it is put into")
     for name in (*_OPTIONS, *(["branches"] if beside else []), *(["row_scale"] if scales_rows else [])):
         ours, theirs = (getattr(one.config, name) for one in (plan, other))
         if ours != theirs:

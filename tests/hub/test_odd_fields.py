@@ -30,6 +30,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
     ("pattern", "options", "near"),
     [
         ("sa(rope=.5)*2", {}, "llama"),
+        ("[swa:8, sa]", {"embedding_scale": 12}, "ministral"),
         ("swa(rope=.5):8*2", {}, "mistral"),
         ("sa(rope=.5,qk_norm=true)", {}, "qwen3"),
         ("[swa(qk_norm=true,softcap=3):8, sa(qk_norm=true,softcap=3)]", GEMMA, "gemma3_text"),
