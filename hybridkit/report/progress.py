@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hybridkit.report.live import Progress
 from hybridkit.report.numbers import format_loss, format_speed
 from hybridkit.report.pace import Eta, Throttle
-from hybridkit.system.terminal import is_terminal, say
+from hybridkit.system.terminal import redraws, say
 from hybridkit.training.callback import TrainingStart
 from hybridkit.training.logger import written_texts
 from hybridkit.training.reporter import Reporter
@@ -23,7 +23,7 @@ LINES = 100  # plain lines of a run
 
 def reporter() -> Reporter:
     """What shows training on this standard output."""
-    return Bar() if is_terminal(sys.stdout) else PlainLines()
+    return Bar() if redraws(sys.stdout) else PlainLines()
 
 
 def figures(line: Mapping[str, Any], bits_per_byte: float | None) -> str:
@@ -162,7 +162,7 @@ class Bar(Reporter):
 @contextmanager
 def watching() -> Iterator[EvalProgress]:
     """Shows on standard error what an evaluation does: a bar in a terminal, plain lines elsewhere."""
-    if not is_terminal(sys.stderr):
+    if not redraws(sys.stderr):
         yield _EvalLines()
         return
     with Progress(stderr=True, transient=True) as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,6 +17,7 @@ from hybridkit.report.page import print_table
 from hybridkit.search.compare import Comparison
 from hybridkit.search.results import RankedTrial, Results, results
 from hybridkit.search.trials import Trial
+from hybridkit.system.terminal import redraws
 
 if TYPE_CHECKING:  # it trains, for which it imports torch
     from hybridkit.search.scheduler import SearchProgress
@@ -29,7 +31,7 @@ class LiveTable:
     def __init__(self, workers: int) -> None:
         self._workers, self._console, self._last = workers, Console(stderr=True), ""
         self._throttle = Throttle()
-        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
+        self._live = Live(console=self._console, refresh_per_second=2) if redraws(sys.stderr) else None
 
     def __enter__(self) -> Self:
         if self._live:

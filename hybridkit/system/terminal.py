@@ -4,6 +4,7 @@ Names come from files, keys, folders and tokenizers of strangers. An escape sequ
 bidirectional mark could reorder a line. All that is printed goes through here; hybridkit.report.console draws with it.
 """
 
+import os
 import re
 import sys
 import unicodedata
@@ -60,6 +61,11 @@ def say_part(text: str) -> None:
 def is_terminal(file: TextIO | None) -> bool:
     """Whether a stream is a terminal; None is a standard stream that was closed."""
     return file is not None and file.isatty()
+
+
+def redraws(file: TextIO | None) -> bool:
+    """Whether a live display can be drawn: on a terminal whose cursor moves. On others, lines are printed."""
+    return is_terminal(file) and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def never_fail_to_encode() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from hybridkit.report.bar import fit, progress
 from hybridkit.report.numbers import format_ratio, format_speed
-from hybridkit.report.progress import bar_fields
+from hybridkit.report.progress import Bar, bar_fields, reporter
 
 LINE = {"loss": 2.6508, "tokens_per_second": 11267.0, "window": 2048, "mfu": 0.412}
 FIELDS = ["100000/100000", "ETA 12:34:56", *bar_fields(LINE, 2.6193, 0.987), "runs/a-long-name-of-a-run"]
@@ -23,6 +23,13 @@ def test_a_wide_terminal_shows_everything() -> None:
         FIELDS
     )
     assert fit(["1/2", "", "x"], 9) == "1/2  x", "an empty field takes no room"
+
+
+@pytest.mark.parametrize(("term", "live"), [("xterm-256color", True), ("dumb", False)])
+def test_a_terminal_that_cannot_redraw_gets_lines(term: str, live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert isinstance(reporter(), Bar) == live
 
 
 def test_counts_speeds_and_ratios_are_short() -> None:

@@ -78,7 +78,7 @@ def nemotron_h(rng: random.Random) -> Raw:
     }  # fmt: skip
     sometimes(
         raw, rng, conv_kernel=(2, 3, 4), use_conv_bias=(True, False), mlp_bias=(True, False),
-        time_step_limit=([0.0, 1e30], [0.5, 1.2]),
+        time_step_limit=([0.0, 5e38],), time_step_min=(0.001, 0.3),
         layer_norm_epsilon=(1e-5, 1e-2), attention_bias=(True, False), use_bias=(True, False), rope_theta=(1e4,),
     )  # fmt: skip
     return raw
