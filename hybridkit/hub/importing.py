@@ -132,11 +132,11 @@ def _described(family: Family, config: dict[str, Any], origin: Path) -> tuple[Re
 
 def _with_policies(family: Family, recipe: Recipe, plan: Plan, config: dict[str, Any]) -> tuple[Recipe, Plan]:
     """The pattern that an export of ours was trained with, where the family says the same of it as of the plan."""
-    hint = config.get(HINT)
+    hint: Any = config.get(HINT)
     try:
         said = recipe.model_dump(mode="json", by_alias=True)
-        said["pattern"] = hint["pattern"]  # type: ignore[index]
-        said["model"] |= {name: hint[name] for name in ("heads", "ffn", "norm") if name in hint}  # type: ignore[index]
+        said["pattern"] = hint["pattern"]
+        said["model"] |= {name: hint[name] for name in ("heads", "ffn", "norm") if name in hint}
         other = Recipe.model_validate(said)
         changed = compile_recipe(other)
         other = other.model_copy(update={"pattern": changed.pattern})
