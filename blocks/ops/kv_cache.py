@@ -114,8 +114,8 @@ def write_cache(
 
 def _ring(ordered: Tensor, position: int, size: int) -> Tensor:
     """The last `size` of (B, n + T, K, E), each in its slot: (B, K, size, E)."""
-    if size == position:
-        return ordered.transpose(1, 2)
+    if size == position:  # without gradients a copy where it is part of q, k and v together, which would be kept alive
+        return (ordered if torch.is_grad_enabled() else ordered.contiguous()).transpose(1, 2)
     # roll copies, so that a short ring does not keep a long call's keys alive
     return ordered[:, ordered.shape[1] - size :].transpose(1, 2).roll(position % max(size, 1), 2)
 

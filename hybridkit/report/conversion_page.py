@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import mean
 
 from hybridkit.convert.record import ConversionRecord, RecordedStage
 from hybridkit.convert.stage_evaluation import merged_evaluations
@@ -19,10 +18,9 @@ from hybridkit.report.numbers import format_duration, format_tokens
 from hybridkit.report.page import TextTable, folded, paragraph
 from hybridkit.report.page_picture import picture
 from hybridkit.report.stage_plot import MetricLines, draw_errors, draw_stages, has_errors
+from hybridkit.runs.metrics import recent_loss
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
-
-RECENT = 50  # steps whose mean loss is told
 
 
 def conversion_parts(record: ConversionRecord, end: str = "") -> Iterator[str]:
@@ -86,7 +84,7 @@ def _facts(stage: RecordedStage, run: Run, lines: MetricLines) -> dict[str, str]
         "steps": f"{steps[-1]['step'] if steps else 0:,} of {recipe.train.steps:,}",
         "tokens": f"{steps[-1].get('tokens') or 0 if steps else 0:,}",
         "its loss at first": _figure(losses[0] if losses else None),
-        f"its loss at the end (mean of {RECENT} steps at most)": _figure(mean(losses[-RECENT:]) if losses else None),
+        "its loss at the end": _figure(recent_loss(losses)),
         "last validation loss, nats a token": _figure(held[-1] if held else None),
         "time in steps": format_duration(sum(line.get("seconds") or 0 for line in steps)),
     }

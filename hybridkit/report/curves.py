@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from hybridkit.report import figure
@@ -25,7 +25,7 @@ from hybridkit.report.plot_style import (
     thinned,
 )
 from hybridkit.report.smooth import smooth
-from hybridkit.runs.metrics import last_steps
+from hybridkit.runs.metrics import recent_loss
 from hybridkit.runs.run import Run
 from hybridkit.system.choices import XAxis
 from hybridkit.system.errors import UserError
@@ -51,15 +51,13 @@ class RunCurve:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the table, as plain data; null where the run has none yet."""
-        losses = _known(line["loss"] for line in self.steps)
-        recent = losses[-last_steps(len(losses)) :]
         speeds = _known(line["tokens_per_second"] for line in self.steps)
         last = self.validations[-1] if self.validations else {}
         return {
             "run": self.name,
             "step": self.steps[-1]["step"] if self.steps else 0,
             "tokens": self.steps[-1]["tokens"] if self.steps else 0,
-            "loss": mean(recent) if recent else None,
+            "loss": recent_loss(_known(line["loss"] for line in self.steps)),
             "val_loss": last.get("val_loss"),
             "val_bits_per_byte": last.get("val_bits_per_byte"),
             "tokens_per_second": median(speeds) if speeds else None,
@@ -85,7 +83,7 @@ def curves_of(runs: Iterable[Path]) -> list[RunCurve]:
 
 
 def print_curves(curves: Sequence[RunCurve]) -> None:
-    """One row a run; the loss is the mean of its last steps (`last_steps`).
+    """One row a run; the loss is the mean of its last steps (`recent_loss`).
 
     Where a terminal is too narrow for the names, their common beginning stands above the table instead.
     """

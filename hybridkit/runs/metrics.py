@@ -5,8 +5,9 @@ A loss is null where a step or validation had no targets.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from hybridkit.system.strict_json import parse_json
@@ -21,6 +22,11 @@ NULL = ("loss", *MEASURED)  # beginnings of the names of metrics that may be nul
 def last_steps(steps: int) -> int:
     """Of how many last steps the mean is called a run's loss: a tenth, at most 50, not the fall before."""
     return min(50, -(-steps // 10))
+
+
+def recent_loss(losses: Sequence[float]) -> float | None:
+    """A run's loss, of the losses of all steps that have one; None without any."""
+    return mean(losses[-last_steps(len(losses)) :]) if losses else None
 
 
 class Metrics(NamedTuple):

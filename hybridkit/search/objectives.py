@@ -13,7 +13,7 @@ from hybridkit.cost.summary import CostRequest, cost_entry, cost_requests
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.schema import read_size
-from hybridkit.runs.metrics import last_steps
+from hybridkit.runs.metrics import recent_loss
 from hybridkit.runs.run import Run
 from hybridkit.search.trials import is_value
 
@@ -105,8 +105,7 @@ def run_metrics(run: Run) -> dict[str, float]:
     steps = [line for line in lines if "loss" in line]
     last: Tree = next((line for line in reversed(lines) if "val_loss" in line), {})
     found = {key: last.get(key) for key in ("val_loss", "val_bits_per_byte")}
-    if losses := [line["loss"] for line in steps[-last_steps(len(steps)) :] if is_value(line["loss"])]:
-        found["loss"] = mean(losses)
+    found["loss"] = recent_loss([line["loss"] for line in steps if is_value(line["loss"])])
     if steps:
         found["tokens_per_second"] = median(line["tokens_per_second"] for line in steps)
         found["seconds"] = sum(line["seconds"] for line in steps)

@@ -20,4 +20,4 @@ def test_blocks_lists_every_kind_that_a_recipe_may_name() -> None:
     done = CliRunner().invoke(verbs(), ["blocks", "--all", "--json"])
     kinds = {row["kind"] for row in json.loads(done.stdout)["blocks"]}
     recipes = {"block", "window", "optimizer", "schedule", "engine", "source", "tokenizer", "task", "family", "logger"}
-    assert done.exit_code == 0 and recipes <= kinds <= recipes | {"sampler"}
+    assert done.exit_code == 0 and recipes <= kinds <= recipes | {"sampler", "pruner"}

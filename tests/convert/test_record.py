@@ -27,7 +27,7 @@ def test_stages_layers_and_losses_are_those_of_the_runs(whole: Path) -> None:
     assert rows["trains"] == ["the new mixers", "all weights", "all weights"]
     assert rows["minimizes"] == ["hidden", "0.9 kl+0.1 ce top 20", "ce"]
     held = Run(whole / "stages/1-hidden").last_line("val_loss")
-    assert held and rows["held-out loss, nats a token"][0] == f"{held['val_loss']:.4g}"
+    assert held and rows["last validation loss, nats a token"][0] == f"{held['val_loss']:.4g}"
     assert "mlstm in place of sa" in mapping_part(record)
 
 

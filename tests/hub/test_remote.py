@@ -167,10 +167,13 @@ def test_stacks_of_attention_keep_the_rules_of_vllms_transformers_backend(
 
 def test_stacks_that_vllms_backend_would_compute_wrongly_are_named() -> None:
     """It holds keys and values by itself, of one size and with one window, and calls the model without any state."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     from hybridkit.hub.modeling.configuration_hybridkit import HybridkitConfig
     from hybridkit.hub.modeling.modeling_hybridkit import HybridkitModel
 
     remote = REGISTRY.get(FAMILY, "remote")()
+    ALL_ATTENTION_FUNCTIONS.register("vllm", lambda *_: None)  # as the server does before it builds a model
     for pattern, said in (
         ("[swa:8, mlstm]", "mlstm"), ("[swa:8 | sa]", "side by side"), ("[swa:8, swa:9]", "several sizes"),
         ("sa(sinks=true)", "sinks"), ("sa(softcap=3)", "softcap"), ("[sa, sa(head=4)]", "heads differ"),

@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_refused() -> None:
         with pytest.raises(UserError, match=message):
             model.prefill(tokens)
     for tokens in ("one row", ["two", "lengths"]):
-        with pytest.raises(UserError, match="context of 2 rows"):
+        with pytest.raises(UserError, match="the context has 2 rows"):
             model.prefill(tokens, context)
     with pytest.raises(UserError, match="0 or more"):
         model.generate(context, max_tokens=-1)
