@@ -95,5 +95,6 @@ def _explain(error: Any) -> int:
     """Print what is wrong with the options, and how they are used; the exit code."""
     said = io.StringIO()
     error.show(file=said)
-    say(said.getvalue(), file=sys.stderr, end="")
+    words = said.getvalue().replace(": Value error, ", ": ")  # pydantic's prefix, which typer passes on
+    say(words, file=sys.stderr, end="")
     return int(error.exit_code)
