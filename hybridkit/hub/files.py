@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hybridkit.runs.weights import TYPES
 from hybridkit.system.errors import UserError
 from hybridkit.system.files import FILES
 from hybridkit.system.strict_json import unique
@@ -27,14 +28,7 @@ SHARD = 5 * 10**9  # bytes of a file of weights
 MAX_SHARDS = 4096
 MAX_NAME = 200  # characters of the name of a shard
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-TYPES = {  # safetensors' names of the float types
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-BYTES = {"U8": torch.uint8}
+BYTES = {"U8": torch.uint8}  # as TYPES, of packed weights
 
 
 def write_json(path: Path, content: Any) -> None:

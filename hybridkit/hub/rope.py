@@ -41,11 +41,8 @@ def rope_arguments(fields: Fields, *, shares: bool = False) -> Arguments:
     share = said.pop("partial_rotary_factor", fields.take("partial_rotary_factor", 1.0))
     if share != 1 and not (shares and is_number(share) and 0 < share < 1):
         why = "should be a number above 0, at most 1" if shares else "this class turns whole heads"
-        raise (
-            fields.wrong(name, f"partial_rotary_factor: {why}")
-            if inside
-            else fields.wrong("partial_rotary_factor", why)
-        )
+        where, prefix = (name, "partial_rotary_factor: ") if inside else ("partial_rotary_factor", "")
+        raise fields.wrong(where, prefix + why)
     found = {"theta": Fields({"rope_theta": base}, fields.origin).number("rope_theta")}
     return found | ({"rope": share} if share != 1 else {}) | stretched(fields, name, said)
 

@@ -84,8 +84,8 @@ class Stage(Section):
     train: Literal["new", "mixers", "all"] | None = None  # None: new mixers under the loss `hidden`, else all
     top_k: int | None = Field(default=None, ge=1, le=1 << 24)  # of the teacher's logits; None: all of them
     cache: Switch | None = None  # whether they are kept on the disk
-    window: Annotated[str, BeforeValidator(_window), Field(min_length=1)] | None = None  # a policy for all blocks that
-    # have one; None: their own
+    # A window policy for all blocks that have one; None: their own.
+    window: Annotated[str, BeforeValidator(_window), Field(min_length=1)] | None = None
 
     @property
     def trains(self) -> str:

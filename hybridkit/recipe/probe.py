@@ -39,9 +39,9 @@ class Probe(Section):
             raise ValueError("should have one of recall, needles and write: {every: 500, recall: [8, 64]}")
         if (self.needles is None) != (self.lengths is None):
             raise ValueError("needles and lengths belong together: {every: 500, needles: niah_single_1, lengths: 1k}")
-        for field, fits in (("samples", self.write is None), ("tokens", self.write is not None)):
-            if getattr(self, field) != type(self).model_fields[field].default and not fits:
-                raise ValueError(f"{field} belongs to {'write' if field == 'tokens' else 'recall and needles'}")
+        unused, owner = ("tokens", "write") if self.write is None else ("samples", "recall and needles")
+        if getattr(self, unused) != type(self).model_fields[unused].default:
+            raise ValueError(f"{unused} belongs to {owner}")
         return self
 
     @property

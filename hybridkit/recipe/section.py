@@ -39,9 +39,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Fields that belong together: frozen, other names refused, no value taken for one of another type."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
-    )  # built when first used: a recipe builds those within it as its parts
+    # Built when it is first used: a recipe builds the sections within it as its parts.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def usage(cls) -> tuple[str, ...]:

@@ -5,16 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hybridkit.runs.manifest import Invalid
 from hybridkit.system.errors import UserError
-from hybridkit.system.strict_json import parse_json
 
+TYPES = {  # safetensors' names of the float types
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 MAX_HEADER = 16 * 2**20  # bytes; some 100,000 tensors
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOATS = tuple(TYPES.values())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -49,13 +54,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -
 def stored_type(path: Path) -> torch.dtype | None:
     """The type of the weights in a safetensors file, from its header alone; None where there is none."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            said = parse_json(file.read(length)) if length <= MAX_HEADER else {}
-        return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(
-            said["norm.weight"]["dtype"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        with safe_open(path, "pt") as file:
+            return TYPES.get(file.get_slice("norm.weight").get_dtype())
+    except (OSError, SafetensorError):
         return None
 
 

@@ -144,6 +144,7 @@ assert len(ZEROS) == len(FROM_ZERO)
 
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """Of transformers' or our model (B, T, V), without a cache."""
     with torch.no_grad():
         found: Tensor = model(ids, use_cache=False).logits
     return found

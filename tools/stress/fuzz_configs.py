@@ -120,6 +120,7 @@ def _nested(raw: Raw, rng: random.Random) -> None:
 
 
 def types(raw: Raw, rng: random.Random, *kinds: str) -> None:
+    """`layer_types`, one of the kinds for each layer."""
     raw["layer_types"] = [rng.choice(kinds) for _ in range(raw["num_hidden_layers"])]
 
 
@@ -130,10 +131,12 @@ def _windows(raw: Raw, rng: random.Random) -> None:
 
 
 def head(raw: Raw, rng: random.Random, *extra: int) -> None:
+    """Sometimes a width of heads of its own."""
     sometimes(raw, rng, head_dim=(4, 6, 10, 16, *extra))
 
 
 def llama(rng: random.Random) -> Raw:
+    """Llama: heads of any size, biases, a share of the head that turns."""
     raw = base(rng)
     head(raw, rng)
     rope(raw, rng, partial=rng.random() < 0.2)
@@ -149,6 +152,7 @@ def llama(rng: random.Random) -> Raw:
 
 
 def mistral(rng: random.Random) -> Raw:
+    """Mistral: one window for all layers or none."""
     raw = base(rng)
     head(raw, rng)
     rope(raw, rng)
@@ -157,6 +161,7 @@ def mistral(rng: random.Random) -> Raw:
 
 
 def ministral(rng: random.Random) -> Raw:
+    """Ministral: a window or none by layer."""
     raw = base(rng)
     raw["head_dim"] = rng.choice((4, 6, 10, 16))
     rope(raw, rng)
@@ -165,10 +170,8 @@ def ministral(rng: random.Random) -> Raw:
 
 
 def qwen3(rng: random.Random) -> Raw:
-    raw = base(rng)
-    raw["head_dim"] = rng.choice((4, 6, 10, 16))
-    rope(raw, rng)
-    _windows(raw, rng)
+    """Qwen3: a window or none by layer, switched on or off."""
+    raw = ministral(rng)
     sometimes(
         raw, rng, use_sliding_window=(True, True, False), max_window_layers=(0, 1, 2, 28), attention_bias=(True, False)
     )
@@ -176,6 +179,7 @@ def qwen3(rng: random.Random) -> Raw:
 
 
 def smollm3(rng: random.Random) -> Raw:
+    """SmolLM3: layers without positions."""
     raw = base(rng)
     rope(raw, rng)
     _windows(raw, rng)
@@ -186,6 +190,7 @@ def smollm3(rng: random.Random) -> Raw:
 
 
 def olmo3(rng: random.Random) -> Raw:
+    """OLMo-3: positions by type of layer."""
     raw = base(rng)
     _windows(raw, rng)
     _nested(raw, rng)
@@ -194,6 +199,7 @@ def olmo3(rng: random.Random) -> Raw:
 
 
 def gemma3_text(rng: random.Random) -> Raw:
+    """Gemma 3: positions by type of layer, a scale and caps."""
     raw = base(rng)
     raw.pop("hidden_act", None)
     raw["head_dim"] = rng.choice((4, 6, 10, 16))
@@ -209,6 +215,7 @@ def gemma3_text(rng: random.Random) -> Raw:
 
 
 def gpt_oss(rng: random.Random) -> Raw:
+    """gpt-oss: experts and sinks."""
     raw = base(rng)
     raw["head_dim"] = rng.choice((4, 6, 10, 16))
     raw |= {"num_local_experts": 4, "num_experts_per_tok": rng.randint(1, 4), "router_aux_loss_coef": 0.0}
@@ -219,6 +226,7 @@ def gpt_oss(rng: random.Random) -> Raw:
 
 
 def granite(rng: random.Random) -> Raw:
+    """Granite: multipliers."""
     raw = base(rng)
     head(raw, rng)
     rope(raw, rng)
@@ -228,6 +236,7 @@ def granite(rng: random.Random) -> Raw:
 
 
 def multipliers(raw: Raw, rng: random.Random) -> None:
+    """Factors on embedding, residual, scores and logits."""
     sometimes(
         raw, rng, embedding_multiplier=(12.0, 0.5, 3), residual_multiplier=(0.22, 1.0),
         attention_multiplier=(0.1, 0.5),
@@ -236,6 +245,7 @@ def multipliers(raw: Raw, rng: random.Random) -> None:
 
 
 def lfm2(rng: random.Random) -> Raw:
+    """LFM2: convolutions and attention, in both forms of the layers."""
     raw = base(rng, "norm_eps")
     raw.pop("hidden_act", None)
     rope(raw, rng)

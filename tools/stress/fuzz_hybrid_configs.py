@@ -7,6 +7,7 @@ from fuzz_configs import FULL, LINEAR, VOCAB, Raw, base, head, multipliers, rope
 
 
 def mamba2(rng: random.Random) -> Raw:
+    """Mamba-2: groups, step limits."""
     heads, head, expand = rng.choice((2, 4, 6)), rng.choice((2, 4, 8)), rng.choice((1, 2))
     raw: Raw = {
         "vocab_size": rng.choice(VOCAB), "num_heads": heads, "head_dim": head, "expand": expand,
@@ -24,6 +25,7 @@ def mamba2(rng: random.Random) -> Raw:
 
 
 def olmo_hybrid(rng: random.Random) -> Raw:
+    """OLMo-Hybrid: Gated DeltaNet and attention."""
     raw = base(rng)
     raw["num_hidden_layers"] = max(2, raw["num_hidden_layers"])
     rope(raw, rng)
@@ -45,6 +47,7 @@ def _linear(raw: Raw, rng: random.Random, heads: int) -> None:
 
 
 def qwen3_next(rng: random.Random) -> Raw:
+    """Qwen3-Next: Gated DeltaNet, gated attention, experts."""
     raw = base(rng)
     raw["head_dim"] = rng.choice((8, 16))
     raw |= {"num_experts": 4, "num_experts_per_tok": rng.randint(1, 4), "moe_intermediate_size": 8}
@@ -65,6 +68,7 @@ def qwen3_next(rng: random.Random) -> Raw:
 
 
 def nemotron_h(rng: random.Random) -> Raw:
+    """Nemotron-H: Mamba-2, attention and FFNs, in both forms of the layers."""
     raw = base(rng, None)
     raw.pop("hidden_act", None)
     layers = [rng.choice(("mamba", "attention", "mlp", LINEAR, FULL)) for _ in range(raw["num_hidden_layers"])]
@@ -85,6 +89,7 @@ def nemotron_h(rng: random.Random) -> Raw:
 
 
 def kimi_linear(rng: random.Random) -> Raw:
+    """Kimi-Linear: KDA, MLA and experts."""
     raw = base(rng)
     layers = raw["num_hidden_layers"] = max(2, raw["num_hidden_layers"])
     raw["num_key_value_heads"] = raw["num_attention_heads"]
@@ -125,6 +130,7 @@ def _mamba(raw: Raw, rng: random.Random, inner: int) -> None:
 
 
 def falcon_h1(rng: random.Random) -> Raw:
+    """Falcon-H1: Mamba-2 beside attention, multipliers."""
     raw = base(rng)
     rope(raw, rng)
     head(raw, rng)
@@ -144,6 +150,7 @@ def falcon_h1(rng: random.Random) -> Raw:
 
 
 def granitemoehybrid(rng: random.Random) -> Raw:
+    """Granite 4 hybrid: Mamba-2 and attention, experts."""
     raw = base(rng)
     rope(raw, rng)
     raw["mamba_expand"] = rng.choice((1, 2))
@@ -161,6 +168,7 @@ def granitemoehybrid(rng: random.Random) -> Raw:
 
 
 def recurrent_gemma(rng: random.Random) -> Raw:
+    """RecurrentGemma: RG-LRU and attention."""
     raw = base(rng)
     raw.pop("hidden_act", None)
     raw["intermediate_size"] = rng.choice((16, 40))
@@ -176,6 +184,7 @@ def recurrent_gemma(rng: random.Random) -> Raw:
 
 
 def xlstm(rng: random.Random) -> Raw:
+    """xLSTM: the mLSTM."""
     heads = rng.choice((1, 2, 4))
     raw: Raw = {
         "vocab_size": rng.choice(VOCAB), "hidden_size": rng.choice((64, 128, 192)), "num_heads": heads,
