@@ -21,6 +21,7 @@ from hybridkit.report.plot_style import (
     legend,
     logarithmic,
     new_figure,
+    place_in_points,
     series,
     token_axis,
 )
@@ -103,12 +104,10 @@ def _panel(
 
 def _mark(axes: Axes, met: Sequence[Crossing]) -> None:
     """A ring at every crossing, its context at the upper left, where growing lines leave room; one ring for equals."""
-    box, points = axes.figure.bbox, 72 / axes.figure.dpi
-    across, down = box.width * points / 2.4, box.height * points / 1.6  # of a panel
     written: list[tuple[float, float, float]] = []  # left and right end of a text, and its height
     ringed: list[tuple[float, float]] = []
     for crossing in sorted(met):
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform(crossing)) * (across, down)
+        x, y = place_in_points(axes, crossing, (1 / 2.4, 1 / 1.6))
         if any(abs(x - other) < _RING and abs(y - height) < _RING for other, height in ringed):
             continue
         ringed.append((x, y))

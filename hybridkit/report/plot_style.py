@@ -156,6 +156,13 @@ def token_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+def place_in_points(axes: Axes, point: Sequence[float], panel: tuple[float, float]) -> tuple[float, float]:
+    """How far right and up in its panel a point of data stands, in points. `panel`: its share of the figure's sides."""
+    box, scale = axes.figure.bbox, 72 / axes.figure.dpi
+    right, up = axes.transAxes.inverted().transform(axes.transData.transform(point))
+    return right * box.width * scale * panel[0], up * box.height * scale * panel[1]
+
+
 def text_color(background: Sequence[float]) -> str:
     """White or black, whichever is easier to read on a colour (r, g, b from 0 to 1)."""
     return max(("#ffffff", "#000000"), key=lambda color: contrast(rgb(color), background))

@@ -23,6 +23,7 @@ from hybridkit.report.plot_style import (
     legend,
     logarithmic,
     new_figure,
+    place_in_points,
     series,
     short_count,
     thinned,
@@ -85,12 +86,10 @@ def _front(found: Results) -> Figure:
 
 def _number(axes: Axes, found: Results, points: Sequence[tuple[float, float]]) -> None:
     """The numbers of trials beside their points, those of the front first; of others, where there is room."""
-    box, points_a_pixel = axes.figure.bbox, 72 / axes.figure.dpi
-    across, down = box.width * points_a_pixel * 0.75, box.height * points_a_pixel * 0.8  # points, of the axes
     taken: list[tuple[float, float]] = []
     for row, point in sorted(zip(found.rows, points, strict=True), key=lambda pair: not pair[0].on_front):
         text = str(row.trial.number)
-        right, up = axes.transAxes.inverted().transform(axes.transData.transform(point)) * (across, down)
+        right, up = place_in_points(axes, point, (0.75, 0.8))
         free = all(abs(right - x) > 5 * len(text) or abs(up - y) > 7 for x, y in taken)
         if row.on_front or (free and len(found.rows) <= 20):
             axes.annotate(text, point, (3, 3), textcoords="offset points", fontsize=7)
