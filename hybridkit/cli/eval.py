@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.cli.options import Average, CheckpointName, Json, Plugins
 from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
@@ -104,6 +104,7 @@ def eval(
     device: _Device = "auto",
     precision: _Precision = None,
     out: _Out = None,
+    average: Average = False,
     checkpoint: CheckpointName = None,
     as_json: Json = False,
     plugin: Plugins = [],
@@ -122,7 +123,8 @@ def eval(
         lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
-        precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
+        precision=precision, average=average, harness=tuple(filter(None, tasks.split(","))), include=include,
+        limit=limit,
     )  # fmt: skip
     _check(request, lengths, out)
     _refuse_links(runs, out)
