@@ -128,9 +128,8 @@ def eval(
     )  # fmt: skip
     _check(request, lengths, out)
     _refuse_links(runs, out)
-    cuts = _cuts(reset_state, evict)
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _ask(runs, ablate, cuts, request, checkpoint)
+        result = _ask(runs, ablate, _cuts(reset_state, evict), request, checkpoint)
     _report(result, out or runs[0] / "eval", as_json)
 
 
