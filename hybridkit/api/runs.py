@@ -126,8 +126,8 @@ def evaluate(
     test time (None: each block's largest). `ablate`, `reset_state`, `evict`: ask again without a kind of block, and
     with recurrent states or attention's keys cut so many tokens before the answer. `checkpoint`: a step, "best" or
     "newest". `options` are further fields of `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk,
-    device, precision, haystack, include, limit. Answers to needles are kept in the run's eval/. Raises UserError for
-    questions that do not suit a run.
+    device, precision, haystack, include, limit, and average: the running mean of the weights (`train.ema`). Answers to
+    needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.runner import Evaluator

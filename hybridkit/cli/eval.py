@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins
+from hybridkit.cli.options import Average, CheckpointName, Json, Plugins
 from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
@@ -104,6 +104,7 @@ def eval(
     device: _Device = "auto",
     precision: _Precision = None,
     out: _Out = None,
+    average: Average = False,
     checkpoint: CheckpointName = None,
     as_json: Json = False,
     plugin: Plugins = [],
@@ -122,13 +123,12 @@ def eval(
         lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
         windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
         samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
-        precision=precision, harness=tuple(filter(None, tasks.split(","))), include=include, limit=limit,
+        precision=precision, average=average, harness=tuple(filter(None, tasks.split(","))),
+        include=include, limit=limit,
     )  # fmt: skip
-    _check(request, lengths, out)
-    _refuse_links(runs, out)
-    cuts = _cuts(reset_state, evict)
+    _check(request, lengths, out, runs)
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _ask(runs, ablate, cuts, request, checkpoint)
+        result = _ask(runs, ablate, _cuts(reset_state, evict), request, checkpoint)
     _report(result, out or runs[0] / "eval", as_json)
 
 
@@ -160,8 +160,8 @@ def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
-    """Raises UserError for an option that means nothing without another one."""
+def _check(request: EvalRequest, lengths: str, out: Path | None, runs: Sequence[Path]) -> None:
+    """Raises UserError for an option that means nothing without another one, and for places that are not written to."""
     if lengths and not request.tasks:
         raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
     if request.texts and not request.perplexity:
@@ -176,6 +176,7 @@ def _check(request: EvalRequest, lengths: str, out: Path | None) -> None:
         raise UserError(f"--out {out}: {explain(file, 'a folder')}")
     if request.include and not request.include.is_dir():
         raise UserError(f"--include {request.include}: no such folder")
+    _refuse_links(runs, out)
 
 
 def _ask(

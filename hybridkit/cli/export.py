@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
+from hybridkit.cli.options import Average, CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say
 
@@ -24,9 +24,7 @@ def export(
         str | None, typer.Option(metavar="TYPE", help="fp32, bf16 or fp16; by default as the weights are.")
     ] = None,
     checkpoint: CheckpointName = None,
-    average: Annotated[
-        bool, typer.Option("--average", help="The running mean of the weights (train.ema) in their place.")
-    ] = False,
+    average: Average = False,
     push: Annotated[
         str | None, typer.Option(metavar="REPO", help="Also upload it to this repository of the Hugging Face Hub.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridkit.cli.options import CheckpointName, Json, Plugins, RunFolder
+from hybridkit.cli.options import Average, CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError, naming
 from hybridkit.system.strict_json import format_json
@@ -40,7 +40,7 @@ def generate(
     precision: Annotated[
         PrecisionChoice | None, typer.Option(help="In which the model computes; default: as its weights were saved.")
     ] = None,
-    average: Annotated[bool, typer.Option("--average", help="The running mean of the weights (train.ema).")] = False,
+    average: Average = False,
     as_json: Json = False,
     plugin: Plugins = [],
 ) -> None:

@@ -42,6 +42,7 @@ Overrides = Annotated[
 CheckpointName = Annotated[
     str | None, typer.Option("--checkpoint", metavar="STEP|best|newest", help="Of the run; default: the newest.")
 ]
+Average = Annotated[bool, typer.Option("--average", help="The running mean of the weights (train.ema) in their place.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `hybridkit train` writes it.")]
 
 

@@ -15,6 +15,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
+from hybridkit.runs.manifest import WEIGHTS
 from hybridkit.runs.run import Run, Which
 from hybridkit.system.errors import UserError
 
@@ -49,7 +50,7 @@ def open_teacher(source: str, copy: Path, checkpoint: Which = None) -> TeacherRu
             import_folder(local_folder(source), copy)
     found, manifest = run.chosen(checkpoint)
     teacher, code = _teacher(run), manifest.code or {}
-    origin = run_origin(run.recipe.recipe, manifest, teacher.tokenizer.digest, code, None)
+    origin = run_origin(run.recipe.recipe, manifest, WEIGHTS, teacher.tokenizer.digest, code, None)
     return teacher._replace(step=found.step, sha256=origin.weights, data=manifest.data, fingerprint=origin.fingerprint)
 
 

@@ -126,8 +126,11 @@ def _without(old: EvalResult, new: EvalResult) -> EvalResult:
     """Old answers without those that `new` gives again: to the same question, by a run of the same fingerprint."""
     scores = _same_settings(old, new)
     cells = {(_fingerprint(new, row.run), _cell_question(row)) for row in new.cells if scores}
-    texts = {(_fingerprint(new, run), _text_question(row)) for run, rows in new.perplexity.items() for row in rows}
-    places = {(_fingerprint(new, row["run"]), _position_question(row)) for row in new.by_position}
+    same = _precision(old) == _precision(new)
+    texts = {
+        (_fingerprint(new, run), _text_question(row)) for run, rows in new.perplexity.items() for row in rows if same
+    }
+    places = {(_fingerprint(new, row["run"]), _position_question(row)) for row in new.by_position if same}
     tasks = {_task_question(new, label, task) for label, found in new.tasks.items() for task in found if scores}
     perplexity = {
         run: [row for row in rows if (_fingerprint(old, run), _text_question(row)) not in texts]
@@ -155,11 +158,17 @@ def _fingerprint(result: EvalResult, run: str) -> object:
 
 
 def _same_settings(one: EvalResult, other: EvalResult) -> bool:
-    """Whether scores mean the same. A setting that one of them did not use does not count."""
+    """Whether scores mean the same. A setting that one of them did not use does not count; a precision always does."""
     names = {*one.settings, *other.settings}
     names -= set() if one.cells and other.cells else {"samples", "seed", "scoring", "interval"}
     pairs = [(one.settings.get(name), other.settings.get(name)) for name in names]
-    return all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
+    alike = all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
+    return alike and _precision(one) == _precision(other)
+
+
+def _precision(result: EvalResult) -> object:
+    """That of the arithmetic; None: as the weights were saved."""
+    return result.settings.get("precision")
 
 
 def _cell_question(row: CellScore | DepthScore) -> tuple[str, int, int | None]:

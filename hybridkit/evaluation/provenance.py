@@ -13,7 +13,7 @@ from hybridkit.data.cache import digest_of
 from hybridkit.data.recipe_data import feed_source, first_text, is_single, text_digest
 from hybridkit.recipe.schema import Data, Recipe
 from hybridkit.registry.registry import Registry
-from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.runs.manifest import Manifest
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
@@ -23,7 +23,7 @@ class Origin:
     """Of one run, as it is now. Hashes are SHA-256 where nothing else is said."""
 
     step: int
-    weights: str  # of model.safetensors
+    weights: str  # of model.safetensors, or of ema.safetensors
     model: str  # digest of pattern, model and rules, as the run's recipe says them
     tokenizer: str  # of the run's own copy, or `bytes`
     trained_text: str  # digest of the tokens that the run was trained on and held out
@@ -46,11 +46,11 @@ class Origin:
 
 
 def run_origin(
-    recipe: Recipe, manifest: Manifest, tokenizer: str, code: dict[str, str], silenced: str | None
+    recipe: Recipe, manifest: Manifest, file: str, tokenizer: str, code: dict[str, str], silenced: str | None
 ) -> Origin:
-    """The origin of a checkpoint's answers."""
+    """The origin of the answers of a checkpoint's weights in `file`."""
     said = recipe.model_dump(mode="json", by_alias=True, exclude={"data", "train", "convert"})
-    weights = manifest.files[WEIGHTS].sha256
+    weights = manifest.files[file].sha256
     return Origin(manifest.step, weights, digest_of(said), tokenizer, manifest.data, code, silenced)
 
 

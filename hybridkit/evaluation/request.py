@@ -31,6 +31,7 @@ class EvalRequest:
     chunk: int = 2048
     device: DeviceChoice = "auto"
     precision: PrecisionChoice | None = None  # of the weights and the arithmetic; None: as the weights were saved
+    average: bool = False  # the running mean of the weights (train.ema) in their place
     harness: tuple[str, ...] = ()  # tasks of lm-evaluation-harness
     include: Path | None = None
     limit: int | None = None

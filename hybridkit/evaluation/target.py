@@ -14,7 +14,7 @@ from hybridkit.evaluation import ablation as ablate
 from hybridkit.evaluation.cut import Cut, Held, check_cut
 from hybridkit.evaluation.provenance import EvalText, Origin, open_eval_text, open_named_text, run_origin
 from hybridkit.evaluation.request import EvalRequest
-from hybridkit.model.loading import load_model, placed, plan
+from hybridkit.model.loading import load_model, placed, plan, weights_file
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Recipe
@@ -39,6 +39,7 @@ class EvalTarget:
     registry: Registry  # that knows the run's own plug-ins
     lacking: tuple[str, ...] = ()  # what the run has no record of
     cut: Cut | None = None
+    average: bool = False  # the running mean of the weights
 
     @property
     def silenced(self) -> str | None:
@@ -50,7 +51,7 @@ class EvalTarget:
         """Its name in tables."""
         without = f" without {self.silenced}" if self.silenced else ""
         cut = f", {self.cut}" if self.cut else ""
-        return f"{self.run.path}{without}{cut}"
+        return f"{self.run.path}{', averaged weights' if self.average else ''}{without}{cut}"
 
     @property
     def folder(self) -> Path:
@@ -76,7 +77,7 @@ class EvalTarget:
     @contextmanager
     def model(self, device: str = "auto", precision: PrecisionChoice | None = None) -> Iterator[Model]:
         """The model on a device (`placed`), ablated if asked; the run may be training at the same time."""
-        loaded = placed(load_model(self.run.path, self.origin.step), choose_device(device), precision)
+        loaded = placed(load_model(self.run.path, self.origin.step, self.average), choose_device(device), precision)
         with ablate.ablated(loaded, self.silenced) as model:
             yield model
 
@@ -87,14 +88,16 @@ def open_eval_target(
     silenced: str | None = None,
     checkpoint: Which = None,
     cut: Cut | None = None,
+    average: bool = False,
 ) -> EvalTarget:
-    """A checkpoint of the run in a folder (`Run.chosen`).
+    """A checkpoint of the run in a folder (`Run.chosen`). `average`: the running mean of its weights in their place.
 
     Raises UserError where it holds no valid one, or the questions do not suit it.
     """
     run = Run(path)
     loaded = run.recipe
-    _, manifest = run.chosen(checkpoint)
+    file = weights_file(path, loaded.recipe, average)
+    _, manifest = run.chosen(checkpoint, file)
     tokenizer = run_tokenizer(run, loaded.recipe.rules, loaded.registry)
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not compiled.has_windows:
@@ -104,10 +107,10 @@ def open_eval_target(
     if cut:
         check_cut(compiled, cut)
     code = hashes(code_of(compiled.entries))
-    origin = run_origin(loaded.recipe, manifest, tokenizer.digest, code, silenced)
+    origin = run_origin(loaded.recipe, manifest, file, tokenizer.digest, code, silenced)
     origin = replace(origin, cut=str(cut) if cut else None)
     lacking = tuple(_lacking(manifest, code))
-    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking, cut)
+    return EvalTarget(run, loaded.recipe, compiled, tokenizer, origin, loaded.registry, lacking, cut, average)
 
 
 def open_changed_targets(
@@ -121,7 +124,7 @@ def open_changed_targets(
 
     Raises UserError as `open_eval_target` does.
     """
-    opened = partial(open_eval_target, path, request.windows, checkpoint=checkpoint)
+    opened = partial(open_eval_target, path, request.windows, checkpoint=checkpoint, average=request.average)
     wanted = [Cut(held, distance) for held, distances in cuts.items() for distance in distances]
     return [opened(), *(opened(silenced=name) for name in silenced), *(opened(cut=cut) for cut in wanted)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hybridkit.system.errors import MissingExtra, UserError
 from hybridkit.system.folders import explain
+from hybridkit.system.network import NO_ADDRESS, hub_if_reachable
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _FILES = ["*.json", "*.safetensors"]  # no code, and no pickles
@@ -23,15 +24,16 @@ def local_folder(source: str) -> Path:
     if folder.exists() or not _NAME.fullmatch(source) or source.startswith("."):
         raise UserError(explain(folder, "a folder with a checkpoint"))
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
     except ImportError:
         raise MissingExtra("huggingface_hub", "hf") from None
+    reachable = True
     try:
-        return Path(snapshot_download(source, allow_patterns=_FILES))
+        with hub_if_reachable(constants) as reachable:
+            return Path(snapshot_download(source, allow_patterns=_FILES))
     except Exception as error:  # of its own, of httpx, and of the system
-        raise UserError(
-            f"{source}: {_said('no such folder, and the repository cannot be downloaded', error)}"
-        ) from error
+        what = "no such folder, and the repository cannot be downloaded"
+        raise UserError(f"{source}: {_said(what, error) if reachable else f'{what}: {NO_ADDRESS}'}") from error
 
 
 def push(folder: Path, repository: str, public: bool) -> str:

@@ -84,9 +84,7 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     """
     folder = Run(run)
     loaded = folder.recipe
-    if average and not loaded.recipe.train.ema:
-        raise UserError(f"{run}: this run kept no running mean of its weights (train.ema)")
-    weights = folder.weights(checkpoint, AVERAGE if average else WEIGHTS)
+    weights = folder.weights(checkpoint, weights_file(run, loaded.recipe, average))
     tokenizer = run_tokenizer(folder, loaded.recipe.rules, loaded.registry)
     embedding = weights.get("embedding.weight", torch.empty(0))
     with torch.device("meta"):
@@ -99,6 +97,13 @@ def load_as(kind: type[M], run: Path | str, checkpoint: Which = None, average: b
     load_weights(model, weights, str(run))
     model.tokenizer, model.recipe = tokenizer, loaded.recipe
     return model.requires_grad_(False).eval()
+
+
+def weights_file(run: Path | str, recipe: Recipe, average: bool) -> str:
+    """Of a checkpoint: the file of its weights, or of their running mean. Raises UserError where the run kept none."""
+    if average and not recipe.train.ema:
+        raise UserError(f"{run}: this run kept no running mean of its weights (train.ema)")
+    return AVERAGE if average else WEIGHTS
 
 
 @torch.no_grad()

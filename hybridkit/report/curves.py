@@ -19,6 +19,7 @@ from hybridkit.report.plot_style import (
     by_last,
     counts,
     in_style,
+    isolated,
     legend,
     new_figure,
     series,
@@ -127,7 +128,7 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
         losses = [math.nan if line["loss"] is None else line["loss"] for line in curve.steps]
         raw, smoothed = (list(thinned(list(zip(places, ys, strict=True)))) for ys in (losses, smooth(losses)))
         axes.plot(*_columns(raw), color=look["color"], alpha=0.22, linewidth=0.6)
-        handles += axes.plot(*_columns(smoothed), **look, label=names[curve.name], zorder=3)
+        handles += axes.plot(*_columns(smoothed), **look, **isolated(smoothed), label=names[curve.name], zorder=3)
         by_step = {line["step"]: at for line, at in zip(curve.steps, places, strict=True)}
         held_out = [(by_step[v["step"]], v["val_loss"]) for v in curve.validations if _held_out(v, by_step)]
         if held_out:
@@ -147,10 +148,13 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
 
 
 def _limit(axes: Axes, curves: Sequence[RunCurve]) -> None:
-    """The first steps, which are far above the others, do not press the rest of the curves together."""
-    losses = sorted(line["loss"] for curve in curves for line in curve.steps if line["loss"] is not None)
-    if len(losses) > 400:
-        low, high = losses[0], losses[int(0.985 * len(losses))]
+    """The first steps of long runs, far above the others, do not press the rest together; no run is left out."""
+    found = [losses for curve in curves if (losses := sorted(_known(line["loss"] for line in curve.steps)))]
+    if sum(map(len, found)) > 400:
+        validations = [_known(line["val_loss"] for line in curve.validations) for curve in curves]
+        low = min(losses[0] for losses in [*found, *map(sorted, validations)] if losses)
+        high = max(losses[int(0.985 * (len(losses) - 1))] for losses in found)
+        high = max([high, *(losses[-1] for losses in validations if losses)])
         axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
 
 

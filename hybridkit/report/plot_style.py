@@ -197,3 +197,10 @@ def thinned(points: Sequence[tuple[float, float]], most: int = 800) -> Iterator[
         if part:
             yield from sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     yield points[-1]
+
+
+def isolated(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The look of a line that marks the points between which and the next ones no line is drawn."""
+    known = [False, *(y == y for _, y in points), False]
+    alone = [at - 1 for at in range(1, len(known) - 1) if known[at] and not (known[at - 1] or known[at + 1])]
+    return {"marker": "o", "markevery": alone} if alone else {}

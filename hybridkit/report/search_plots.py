@@ -20,6 +20,7 @@ from hybridkit.report.plot_style import (
     by_last,
     counts,
     in_style,
+    isolated,
     legend,
     logarithmic,
     new_figure,
@@ -207,19 +208,21 @@ def _importance(found: Results) -> Figure:
 
 @in_style
 def _curves(curves: Sequence[TrialCurve], found: Results) -> Figure:
-    """One line for each trial, the best in colour: the mean over seeds up to the step that all have reached."""
+    """One line for each trial, the best in colour: the mean over seeds of every step of which all have a loss."""
     figure = new_figure(PAGE, 3.4)
     axes = figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
     order = {row.trial.number: row.place for row in found.rows}
     for number in sorted({curve.trial for curve in curves}, key=lambda trial: -order.get(trial, len(curves) + 1)):
-        mine = [curve for curve in curves if curve.trial == number]
-        length = min(len(curve.losses) for curve in mine)
-        loss = np.mean([curve.losses[:length] for curve in mine], axis=0)
+        mine = [dict(zip(curve.steps, curve.losses, strict=True)) for curve in curves if curve.trial == number]
+        steps = sorted(set.intersection(*map(set, mine)))
+        if not steps:
+            continue
+        loss = np.mean([[losses[step] for step in steps] for losses in mine], axis=0)
         place = order.get(number, TOP_CURVES + 1)
         look = series(place - 1) | {"label": f"trial {number}", "zorder": 3}
         other = {"color": GRID, "linewidth": 0.8}
-        drawn = thinned(list(zip(mine[0].steps[:length], smooth(loss), strict=True)))
-        axes.plot(*zip(*drawn, strict=True), **(look if place <= TOP_CURVES else other))
+        drawn = list(thinned(list(zip(steps, smooth(loss), strict=True))))
+        axes.plot(*zip(*drawn, strict=True), **(look if place <= TOP_CURVES else other), **isolated(drawn))
     counts(axes, "x")
     handles, names = axes.get_legend_handles_labels()
     lines: list[Any] = handles

@@ -13,6 +13,7 @@ from hybridkit.report.plot_style import (
     by_last,
     counts,
     in_style,
+    isolated,
     legend,
     logarithmic,
     new_figure,
@@ -75,7 +76,7 @@ def draw_errors(lines: MetricLines) -> Figure:
         points = list(thinned([(line["step"], line[name] / line[POWER]) for line in steps if line.get(name)]))
         if points:
             said = f"entry {name.partition('.')[2]}"
-            handles += axes.plot(*zip(*points, strict=True), label=said, **series(place))
+            handles += axes.plot(*zip(*points, strict=True), label=said, **series(place), **isolated(points))
             lasts.append(points[-1][1])
     if handles:
         logarithmic(axes, "y")

@@ -19,6 +19,7 @@ from hybridkit.recipe.schema import Recipe, Scalar
 from hybridkit.recipe.yaml_reader import Document, KeyPath, read_yaml_file
 from hybridkit.runs.run import load_recipe
 from hybridkit.search.budget import Constraint, read_budget
+from hybridkit.search.folder import LOSS_VERSION
 from hybridkit.search.schema import SEED, CompareSettings, MatchMeasure, MatchSettings, StudyFile
 from hybridkit.search.space import PATTERN, Space, read_space
 from hybridkit.system.errors import UserError
@@ -64,6 +65,7 @@ class Definition:
         said = self.file.model_dump(mode="json", exclude={"extends", "trials", "match", "trial", "compare"})
         said |= self.file.trial.model_dump(mode="json", include={"tokens", "seeds", "evaluate", "windows"})
         said |= {"flops": self.file.trial.flops} if self.file.trial.flops else {}  # older studies have no such key
+        said |= {"loss": LOSS_VERSION} if "loss" in self.file.objectives else {}
         recipes = {"base": self.base, "target": self.target}
         dumped = {
             name: loaded and loaded.recipe.model_dump(mode="json", by_alias=True) for name, loaded in recipes.items()

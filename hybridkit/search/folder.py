@@ -16,19 +16,24 @@ from hybridkit.system.links import check_tree
 from hybridkit.system.pydantic_errors import first_error
 
 SETTINGS = "study.json"
+LOSS_VERSION = 2  # of what the objective `loss` means now
 OUTSIDE = "outside"  # value of `storage`: the trials are in a storage that the user names with --storage
 
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class StudySettings(BaseModel):
-    """The study's name in its storage, and `owner`, which marks the trials that this folder's search runs."""
+    """The study's name in its storage, and `owner`, which marks the trials that this folder's search runs.
+
+    `loss` is the version of what the objective `loss` means: 1, the mean of a run's last 50 steps; 2, `recent_loss`.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     storage: Annotated[str, Field(max_length=4096)] | None  # None: the journal in the folder; else OUTSIDE
     name: _Name
     owner: _Name
+    loss: int = 1  # studies of older versions do not say it
 
 
 def holds_study(folder: Path) -> bool:

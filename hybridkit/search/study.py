@@ -12,7 +12,7 @@ from typing import Any
 from hybridkit.search.candidate import Candidate, CandidateFactory
 from hybridkit.search.definition import Definition, write_definition
 from hybridkit.search.feasible import require_feasible
-from hybridkit.search.folder import OUTSIDE, SETTINGS, StudySettings, holds_study
+from hybridkit.search.folder import LOSS_VERSION, OUTSIDE, SETTINGS, StudySettings, holds_study, read_settings
 from hybridkit.search.objectives import EVAL, METRICS, UnknownMetric, look_up
 from hybridkit.search.outcome import Outcome
 from hybridkit.search.provenance import (
@@ -182,7 +182,7 @@ def _write(definition: Definition, folder: Path, url: str | None) -> None:
     storage.claim(json.dumps(definition.fixed(), sort_keys=True))
     write_definition(definition, folder)
     # The address is not written: a folder from somebody else must not choose where a search writes.
-    settings = StudySettings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex)
+    settings = StudySettings(storage=url and OUTSIDE, name=name, owner=uuid.uuid4().hex, loss=LOSS_VERSION)
     write_whole(folder / SETTINGS, settings.model_dump_json().encode())
 
 
@@ -190,10 +190,15 @@ def resume(definition: Definition, folder: Path, url: str | None = None) -> Stud
     """Continue a study, perhaps with more trials. Raises UserError where anything else has changed."""
     begun = open_study(folder, url)
     before, now = begun.definition.fixed(), definition.fixed()
-    if changed := [name for name in before if before[name] != now[name]]:
+    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         raise UserError(
             f"{folder} was begun with another {', '.join(changed)}; only trials may change on --resume. "
             "Use the same space file, or name another folder with --study"
+        )
+    if "loss" in definition.file.objectives and read_settings(folder).loss != LOSS_VERSION:
+        raise UserError(
+            f"{folder} was begun by a version whose objective `loss` was the mean of a run's last 50 steps; now it is"
+            " that of its last tenth. Go on with that version, or begin another study with --study"
         )
     begun.check_origins()
     with Lock(folder, "--study"):

@@ -124,14 +124,14 @@ def _depends(trial: LayerUnderTest, x: Tensor, y: Tensor, weight: Tensor, idle: 
 def _equals_reference(trial: LayerUnderTest, window: int | None) -> bool:
     """Whether there is a reference; raises AssertionError where a count differs from it."""
     block, dims, known = trial.block, trial.dims, False
-    for count in COUNTS:
-        for tokens in COST_LENGTHS:
+    for tokens in COST_LENGTHS:
+        linear = linear_flops(trial.layer, dims, tokens)
+        for count in COUNTS:
             reference = block.cost_reference(dims, tokens, window, count)
             if reference is None:
                 continue
             known = known or count == "exact"
             said, right = block.flops(dims, tokens, window, count), counted(reference)
-            linear = linear_flops(trial.layer, dims, tokens)
             parts = f"{linear} of linear layers and {right} of its reference"
             trial.check(said == linear + right, f"{count} FLOPs {said}, not {parts}; {tokens} tokens, window {window}")
     return known

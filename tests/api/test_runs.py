@@ -72,6 +72,16 @@ def test_checkpoints_by_number_best_and_newest(run: hk.TrainedRun) -> None:
         hk.load(run, "bets")
 
 
+def test_the_running_mean_of_the_weights_is_evaluated(run: hk.TrainedRun) -> None:
+    files = [str(run.path), f"{run.path}, averaged weights"]
+    own, mean = (hk.evaluate(run, average=average, context=32) for average in (False, True))
+    losses = [found["perplexity"][name][0]["loss"] for found, name in zip((own, mean), files, strict=True)]
+    validated = run.metrics[-1]["val_loss_ema"] - run.metrics[-1]["val_loss"]  # of fewer sequences
+    assert losses[1] - losses[0] == pytest.approx(validated, rel=0.3)
+    record = json.loads((run.path / "checkpoints/step-6/manifest.json").read_text())["files"]
+    assert mean["origins"][files[1]]["weights"] == record["ema.safetensors"]["sha256"]
+
+
 def test_a_model_writes(run: hk.TrainedRun) -> None:
     text = hk.load(run, 2).write("def ", tokens=12, seed=3)
     words = ["--tokens", "12", "--seed", "3", "--checkpoint", "2", "--json"]

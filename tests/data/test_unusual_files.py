@@ -7,7 +7,7 @@ import socket
 import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,3 +211,24 @@ def test_what_the_library_cannot_encode_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     with pytest.raises(UserError, match=r"data\.tokenizer: the tokenizer cannot encode the text: .*UNK"):
         read_tokenizer(tmp_path / "t.json").encode(b"another")
+
+
+def test_without_a_network_the_hub_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = SimpleNamespace(HF_HUB_OFFLINE=False)
+    asked = []
+
+    def load_dataset(*_: object, **__: object) -> Any:
+        asked.append(config.HF_HUB_OFFLINE)  # its library would retry for half a minute
+        raise ConnectionError("reason")
+
+    library = ModuleType("datasets")
+    library.load_dataset, library.config = load_dataset, config  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
+    for found, said in ((False, "has no address here"), (True, "reason")):
+        monkeypatch.setattr("hybridkit.system.network._has_address", lambda url, found=found: found)
+        with pytest.raises(UserError, match=said):
+            documents("hf:owner/name")
+    with pytest.raises(UserError, match="reason"):
+        documents(f"hf:{tmp_path}")
+    assert asked[:2] == [True, False] and not config.HF_HUB_OFFLINE

@@ -47,6 +47,10 @@ def test_an_answer_of_another_origin_or_setting_stays() -> None:
     assert scores(history) == [[30], [20], [10]]
     history = with_new(of("a", "x", 40), history)
     assert scores(history) == [[40], [30], [20]]
+    history = with_new(of("a", "x", 50, precision="bf16"), history)
+    assert scores(history) == [[50], [40], [30], [20]]
+    history = with_new(of("a", "x"), [of("a", "x", precision="bf16")])
+    assert [bool(one.perplexity) for one in history] == [True, True]
 
 
 def test_of_several_runs_only_the_one_asked_again_loses_its_answer() -> None:

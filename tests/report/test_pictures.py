@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from pictured import TRIED, curves, evaluation, study
 
 from hybridkit.cost.summary import cost_requests
-from hybridkit.report.curves import draw_curves
+from hybridkit.report.curves import RunCurve, draw_curves
 from hybridkit.report.eval_curves import join_bins
 from hybridkit.report.figure import _plain, svg
 from hybridkit.report.flops_plot import draw_costs
@@ -30,6 +30,7 @@ from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.search_plots import study_figures
 from hybridkit.report.stage_plot import draw_stages
 from hybridkit.runs.run import load_recipe
+from hybridkit.search.results import TrialCurve
 
 BRANCHED = "[[swa(kv_heads=2,theta=500000):stoch(16,64,until=.9) | mlstm]*3, sa(kv_heads=2)]*2"
 
@@ -159,6 +160,30 @@ def test_few_targets_make_no_point_and_long_curves_keep_their_extremes() -> None
     points[5003] = (5003.0, 99.0)
     kept = list(thinned(points))
     assert len(kept) <= 800 and (5003.0, 99.0) in kept and kept[0] == points[0] and kept[-1] == points[-1]
+
+
+def test_no_step_and_no_run_is_left_out_of_a_picture_of_losses() -> None:
+    def run(name: str, losses: list[float | None]) -> RunCurve:
+        steps = [
+            {"step": n, "tokens": 8 * n, "loss": loss, "tokens_per_second": 1.0} for n, loss in enumerate(losses, 1)
+        ]
+        return RunCurve(name, steps, [])
+
+    def marked(losses: list[float | None]) -> list[int]:
+        line = next(line for line in draw_curves([run("a", losses)]).axes[0].lines if line.get_label() == "a")
+        return line.get_markevery() or []
+
+    assert marked([5.0]) == [0], "a line of one point cannot be seen"
+    assert marked([5.0, None, 4.0, 3.0, None, 2.0]) == [0, 5] and marked([5.0, 4.0]) == []
+    high = draw_curves([run("long", [2.0] * 20_000), run("short", [6.0] * 10)]).axes[0].get_ylim()[1]
+    assert high > 6, "a short run beside a long one"
+
+
+def test_the_curve_of_a_trial_joins_the_same_steps_of_its_seeds() -> None:
+    seeds = [TrialCurve(0, 0, [1, 2, 3], [9.0, 8.0, 7.0]), TrialCurve(0, 1, [2, 3], [8.0, 7.0])]
+    figure = dict((name, figure) for name, _, figure in study_figures(study(), seeds))["curves"]
+    line = next(line for line in figure.axes[0].lines if len(line.get_xdata()))
+    assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == [(2, 8.0), (3, 7.0)]
 
 
 def test_a_picture_has_the_colours_of_the_page(recipes: list[Path]) -> None:

@@ -179,9 +179,22 @@ def test_only_the_number_of_trials_may_change_on_resume(tmp_path: Path) -> None:
     try_all(new_study(tmp_path, text), full_attention)
     more = resume(read_definition(write_space(tmp_path, text.replace("trials: 2", "trials: 5"))), tmp_path / "study")
     assert len(try_all(more, full_attention)) == 5
-    for changed in (text.replace("swa:4", "swa:5"), text + "trial: {seeds: 2}\n", text + "budget: [params <= 1e9]\n"):
+    others = "trial: {seeds: 2}", "budget: [params <= 1e9]", "trial: {flops: 1e9}", "objectives: {loss: min}"
+    for changed in (text.replace("swa:4", "swa:5"), *(f"{text}{line}\n" for line in others)):
         with pytest.raises(UserError, match="begun with another"):
             resume(read_definition(write_space(tmp_path, changed)), tmp_path / "study")
+
+
+def test_a_study_by_another_meaning_of_loss_is_not_resumed(tmp_path: Path) -> None:
+    text = SEQUENCES + "sampler: random\ntrials: 1\nobjectives: {loss: min}\ntrial: {flops: 1e9}\n"
+    folder = new_study(tmp_path, text).folder
+    resume(again := read_definition(tmp_path / "space.yaml"), folder)
+    with pytest.raises(UserError, match="begun with another"):  # fewer keys than it was begun with
+        resume(read_definition(write_space(tmp_path, SEQUENCES)), folder)
+    settings = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({name: settings[name] for name in ("storage", "name", "owner")}))
+    with pytest.raises(UserError, match="last 50 steps"):
+        resume(again, folder)
 
 
 @pytest.mark.slow
