@@ -198,7 +198,7 @@ def _training(subjects: Sequence[_Subject]) -> Iterator[str]:
     if not any(curve.steps for curve in curves):
         yield paragraph("No step was made yet.")
         return
-    stage = "; of a conversion the last stage's own loss" if any(subject.conversion for subject in subjects) else ""
+    stage = "; of a conversion, its last stage" if any(subject.conversion for subject in subjects) else ""
     yield picture("loss", f"Training and validation loss over tokens{stage}", draw_curves(curves))
     flops = [step_flops(subject.run) for subject in subjects]
     further = {
