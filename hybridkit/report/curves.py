@@ -149,6 +149,9 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
     shown = [str(handle.get_label()) for handle in handles]
     validation = axes.plot([], [], "o", color=FAINT, **_VALIDATION)
     counts(axes, "x")
+    if not any(axis.dataLim.height >= 0 for axis in drawing.axes):  # -inf without a finite point
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no loss is a number", transform=axes.transAxes, ha="center", va="center", color=FAINT)
     _limit(axes, [curve for curve in curves if not curve.minimizes])
     legend(drawing, [*handles, *validation], [*shown, "validation"])
     return drawing
