@@ -91,7 +91,7 @@ def test_a_model_writes(run: hk.TrainedRun) -> None:
 
 
 def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
-    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20, "reset_state": 4, "evict": 4}
+    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 4, "reset_state": 4, "evict": 4}
     found = hk.evaluate(run, perplexity=False, checkpoint=4, **asked)
     words = [
         "--no-perplexity",
@@ -100,7 +100,7 @@ def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
         "--windows",
         "4,16",
         "--samples",
-        "20",
+        "4",
         "--reset-state",
         "4",
         "--evict",
