@@ -274,8 +274,7 @@ class _Builder:
     def source(self, index: int, text: str) -> PatternSource:
         """Where the lines of the pattern `text`, whose event begins at `index`, stand."""
         origin, number, _ = self.place(index)
-        stretches = self.events.stretches[index]
-        if not stretches:
+        if not (stretches := self.events.stretches[index]):
             return PatternSource(origin, tuple(SourceLine(number or 1, 1, line) for line in text.split("\n")))
         return PatternSource(origin, tuple(self.line(begin) for begin, _ in stretches))
 
@@ -297,7 +296,5 @@ def _plainly(error: MarkedYAMLError) -> str:
     """PyYAML's complaint in one line."""
     if error.problem and "'\\t'" in error.problem:
         return TAB
-    for said in filter(None, (error.problem, error.context)):
-        if said in _PLAINER:
-            return _PLAINER[said]
-    return ", ".join(part for part in (error.context, error.problem) if part)
+    said = [part for part in (error.context, error.problem) if part]
+    return next((_PLAINER[part] for part in reversed(said) if part in _PLAINER), ", ".join(said))
