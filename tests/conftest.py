@@ -1,5 +1,6 @@
 """For all tests: folders of their own instead of the user's, short measurements of the machine, and their order."""
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -24,6 +25,28 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("HYBRIDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_fsync() -> Iterator[None]:
+    """A killed process loses nothing that it wrote, with fsync or without: only a loss of power does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _verbs_described_once() -> Iterator[None]:
+    """typer describes a verb anew at every call, which takes longer than many verbs do."""
+    import typer.main
+
+    from hybridkit import cli
+
+    described = functools.cache(cli.verbs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "verbs", lambda names=cli.VERBS: described(tuple(names)))
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 
 

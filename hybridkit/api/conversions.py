@@ -35,7 +35,7 @@ def convert_model(
 
     source = str(model.path if isinstance(model, TrainedRun) else model)
     folder, loaded = run_folder(recipe, run), load_given_recipe(recipe, overrides or {})
-    measure = Measuring(lambda what, done, total: None) if evaluate else None
+    measure = Measuring() if evaluate else None
     told = Silent if quiet else reporter
     start(source, loaded, folder, resume=resume, reporter=told, measure=measure, checkpoint=checkpoint)
     return TrainedRun(folder)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hybridkit import __version__
+from hybridkit.system.collector import collect_no_more, end_without_collection
 from hybridkit.system.errors import Failure, Interrupted, UserError, out_of_memory
 from hybridkit.system.notices import listening
 from hybridkit.system.terminal import hanging, never_fail_to_encode, say
@@ -19,6 +20,7 @@ VERBS = (
     "show", "flops", "train", "convert", "eval", "generate", "search", "report", "bench", "export", "import", "blocks",
     "doctor",
 )  # fmt: skip
+SHORT_VERBS = ("show", "flops", "blocks")  # they read and count
 
 
 def verbs(names: Iterable[str] = VERBS) -> typer.Typer:
@@ -61,9 +63,12 @@ def _verb(name: str) -> Callable[..., None]:
 def main() -> None:
     """Run the command line. Exit codes: 0, 1 failed, 2 bad input, 130 and 143 interrupted and resumable."""
     never_fail_to_encode()
+    end_without_collection()
+    asked = [word for word in sys.argv[1:2] if word in VERBS]
+    if set(asked) & set(SHORT_VERBS):
+        collect_no_more()
     try:
         with listening(lambda text: say(text, file=sys.stderr)):
-            asked = [word for word in sys.argv[1:2] if word in VERBS]
             sys.exit(verbs(asked or VERBS)(standalone_mode=False))
     except UserError as error:
         sys.exit(_complain(error, 2))

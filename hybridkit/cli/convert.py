@@ -80,18 +80,17 @@ def _convert(
     from hybridkit.report.progress import reporter, watching
     from hybridkit.training.reporter import Silent
 
-    with watching() as watch:
-        start(
-            model,
-            loaded,
-            folder,
-            resume=resume,
-            reporter=Silent if quiet else reporter,
-            measure=Measuring(watch) if evaluate else None,
-            mapped=(lambda layers, plan: None) if quiet else print_mapping,
-            told=(lambda choice: None) if quiet else print_choice,
-            checkpoint=checkpoint,
-        )
+    start(
+        model,
+        loaded,
+        folder,
+        resume=resume,
+        reporter=Silent if quiet else reporter,
+        measure=Measuring(watching) if evaluate else None,
+        mapped=(lambda layers, plan: None) if quiet else print_mapping,
+        told=(lambda choice: None) if quiet else print_choice,
+        checkpoint=checkpoint,
+    )
 
 
 def _report(folder: Path, as_json: bool) -> None:

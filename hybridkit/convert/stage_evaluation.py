@@ -5,7 +5,8 @@ All are asked about the held-out text of the student's recipe, in rows of its se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -34,11 +35,20 @@ REPEAT = 3  # times that decoding is timed, of which the median counts
 CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 
-class Measuring:
-    """What `run_conversion` asks of every model; `watch` is told how far it is."""
+def unseen(what: str, done: int, total: int) -> None:
+    """Shows nothing."""
 
-    def __init__(self, watch: EvalProgress) -> None:
-        self._watch = watch
+
+def unwatched() -> AbstractContextManager[EvalProgress]:
+    """Shows nothing."""
+    return nullcontext(unseen)
+
+
+class Measuring:
+    """What `run_conversion` asks of every model. `watching` opens what is told how far one of them is."""
+
+    def __init__(self, watching: Callable[[], AbstractContextManager[EvalProgress]] = unwatched) -> None:
+        self._watching = watching
 
     def check(self, conversion: Conversion) -> None:
         """Raises UserError for questions that do not suit teacher and student."""
@@ -58,13 +68,15 @@ class Measuring:
 
     def __call__(self, conversion: Conversion, run: Run, name: str) -> dict[str, Any]:
         """The figures of one model, as plain data."""
-        evaluator = self._evaluator(conversion, run, name)
-        (target,), found = evaluator.targets, evaluator.run_all().to_json()
         contexts = [factor * conversion.loaded.recipe.data.sequence for factor in CONTEXTS]
+        with self._watching() as watch:
+            evaluator = self._evaluator(conversion, run, name, watch)
+            (target,), found = evaluator.targets, evaluator.run_all().to_json()
+            speed = _speed(conversion, target, name)
         sizes = {str(n): total_state_bytes(target.plan, CostSettings(n)) for n in contexts}
-        return {"name": name, "run": target.name, "state_bytes": sizes, **_speed(conversion, target, name), **found}
+        return {"name": name, "run": target.name, "state_bytes": sizes, **speed, **found}
 
-    def _evaluator(self, conversion: Conversion, run: Run, name: str) -> Evaluator:
+    def _evaluator(self, conversion: Conversion, run: Run, name: str, watch: EvalProgress = unseen) -> Evaluator:
         recipe, asked = conversion.loaded.recipe, _asked(conversion)
         step = conversion.teacher.step if name == "teacher" else None
         target = open_eval_target(run.path, checkpoint=step)
@@ -75,7 +87,7 @@ class Measuring:
             windows=tuple(windows), samples=asked.samples, scoring=asked.score, gaps=tuple(asked.recall or ()),
             device=recipe.train.device,
         )  # fmt: skip
-        return Evaluator([target], request, self._watch)
+        return Evaluator([target], request, watch)
 
 
 def _asked(conversion: Conversion) -> Evaluation:

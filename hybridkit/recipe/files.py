@@ -10,9 +10,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import reduce
+from functools import cache, reduce
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -154,12 +155,15 @@ def sort_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
     return names, changes
 
 
-def shipped() -> dict[str, Path]:
+@cache
+def shipped() -> Mapping[str, Path]:
     """The recipes that come with hybridkit, by path (`paper/swax-512-7b`) and by name alone (`swax-512-7b`)."""
     spec = importlib.util.find_spec("hybridkit_recipes")
     roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
     files = [(root, path) for root in roots for path in sorted(root.rglob("*.yaml"))]
-    return {name: path for root, path in files for name in (path.stem, str(path.relative_to(root).with_suffix("")))}
+    return MappingProxyType(
+        {name: path for root, path in files for name in (path.stem, str(path.relative_to(root).with_suffix("")))}
+    )
 
 
 def dump(recipe: Recipe) -> str:

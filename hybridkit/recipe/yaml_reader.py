@@ -11,7 +11,9 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +114,12 @@ def read_yaml_file(path: Path, is_pattern: Callable[[Keys], bool]) -> Document:
 
 def read_yaml_text(text: str, origin: str, is_pattern: Callable[[Keys], bool] = lambda keys: False) -> Document:
     """Read one YAML value out of a text; `is_pattern` tells the keys whose values are patterns. Raises ReadError."""
+    document = _read(text, origin, is_pattern)
+    return replace(document, data=deepcopy(document.data))
+
+
+@lru_cache(64)  # a verb reads the same recipe several times, a search its base for every candidate
+def _read(text: str, origin: str, is_pattern: Callable[[Keys], bool]) -> Document:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
 

@@ -41,10 +41,10 @@ class Progress(_progress.Progress):
         if not self.tasks or not self._what:  # rich asks before there is one, and before it is known what is done
             return
         (task,) = self.tasks
-        shown = list(map(one_line, task.fields["fields"]))
+        *shown, what = map(one_line, task.fields["fields"] or ("",))
         known = self._widths + [0] * (len(shown) - len(self._widths))
         self._widths = [max(pair) for pair in zip(known, map(len, shown), strict=False)]  # no field moves another
-        yield _Line(task, [text.ljust(width) for text, width in zip(shown, self._widths, strict=True)])
+        yield _Line(task, [*(text.ljust(width) for text, width in zip(shown, self._widths, strict=False)), what])
 
 
 class _Line:
@@ -57,10 +57,17 @@ class _Line:
         text = fit([*done, *self._fields], options.max_width - _LEAST - 1)
         width = min(_MOST, options.max_width - len(text) - 1)
         if width >= _LEAST:
-            yield ProgressBar(total, task.completed, width=width, pulse=not total)
-            yield Segment(" ")
+            yield from _bar(ProgressBar(total, task.completed, width=width, pulse=not total), console, options)
         yield Segment(text[: options.max_width])
         yield Segment.line()
+
+
+def _bar(bar: ProgressBar, console: _Plain, options: ConsoleOptions) -> RenderResult:
+    """The bar and a blank. Without colours rich draws only what is done: the rest is a thinner line here."""
+    drawn = [part for part in bar.__rich_console__(console, options) if isinstance(part, Segment)]
+    rest = (bar.width or 0) - sum(part.cell_length for part in drawn)
+    yield from drawn
+    yield Segment((" " if options.ascii_only else "─") * rest + " ")
 
 
 def _left(task: _progress.Task) -> str:

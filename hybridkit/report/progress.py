@@ -154,6 +154,10 @@ class Bar(Reporter):
         self._bar.start()
         self._bar.show(what, done, total)
 
+    def finished(self) -> None:
+        """The bar stays where it is, above what is said of the run."""
+        self._bar.stop()
+
     def on_end(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()

@@ -89,6 +89,7 @@ class Loop:
                 self._obey(signals)
             self._store.wait()
             self._tell_checkpoint()
+        self._parts.reporter.finished()
         self._parts.reporter.message(str(self._speed))
         for said in filter(None, self._parts.callbacks.tell("summary")):
             self._parts.reporter.message(said)

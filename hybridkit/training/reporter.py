@@ -12,6 +12,9 @@ class Reporter(Callback):
     def doing(self, what: str) -> None:
         """Steps pause for something that may take a while: `validating`."""
 
+    def finished(self) -> None:
+        """The last step is done: what follows is said of the whole run."""
+
     def message(self, text: str) -> None:
         """Something to know, in a line."""
 

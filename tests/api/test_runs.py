@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> hk.TrainedRun:
     return made
 
 
+@pytest.mark.slow
 def test_a_run_shows_what_it_holds(run: hk.TrainedRun) -> None:
     assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert run.checkpoints == [2, 4, 6] and run.recipe["model"]["width"] == 16
@@ -90,8 +91,9 @@ def test_a_model_writes(run: hk.TrainedRun) -> None:
         hk.build("[sa]", width=16).write("a")
 
 
+@pytest.mark.slow
 def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
-    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 20, "reset_state": 4, "evict": 4}
+    asked: dict[str, Any] = {"recall": [8, 64], "windows": [4, 16], "samples": 4, "reset_state": 4, "evict": 4}
     found = hk.evaluate(run, perplexity=False, checkpoint=4, **asked)
     words = [
         "--no-perplexity",
@@ -100,7 +102,7 @@ def test_evaluation_gives_what_the_verb_prints(run: hk.TrainedRun) -> None:
         "--windows",
         "4,16",
         "--samples",
-        "20",
+        "4",
         "--reset-state",
         "4",
         "--evict",

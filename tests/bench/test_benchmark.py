@@ -50,6 +50,7 @@ def test_every_figure_is_finite_and_positive_and_no_share_is_absurd(recipe: str)
     assert (found["sequence"], found["batch"], found["window"]) == (64, 2, None)
 
 
+@pytest.mark.slow
 def test_the_parts_are_the_distinct_layers_and_what_stands_around_them(recipe: str) -> None:
     parts = {part["part"]: part for part in reported("bench", recipe, *SMALL, "--window", "8")["parts"]}
     around = {"embedding", "norm, head, loss", "clipping, AdamW"}
@@ -71,6 +72,7 @@ def test_a_plugin_block_is_a_part_like_any_other(tmp_path: Path) -> None:
     assert parts.keys() >= {"decay", "swa", "ffn"} and parts["decay"]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_rates_follow_from_the_exact_counts(recipe: str) -> None:
     job = hybridkit.bench.benchmark.job("small", load_recipe(recipe, []), sequence=64, batch=2, window=8)
     passes = hybridkit.bench.benchmark.run_benchmark(job, 1)["passes"]
@@ -88,12 +90,14 @@ def test_it_measures_what_training_does(recipe: str, changes: list[str]) -> None
     assert found["precision"] == ("bf16" if "train.precision=bf16" in changes else "fp32")
 
 
+@pytest.mark.slow
 def test_the_table_names_passes_parts_and_the_slowest(recipe: str) -> None:
     code, out, err = outputs("bench", recipe, *SMALL)
     assert (code, err) == (0, "")
     assert all(word in out for word in ("ceilings:", "training", "decode", "mlstm", "clipping, AdamW", "slowest: "))
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_measured_as_its_recipe(recipe: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -101,6 +105,7 @@ def test_a_run_folder_is_measured_as_its_recipe(recipe: str, tmp_path: Path) -> 
     assert reported("bench", str(folder), *SMALL)["pattern"] == "[swa:stoch(16,32), mlstm, sa]*2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -32,7 +32,11 @@ MIXERS = [
     "gdn",
     "kda",
 ]
-BLOCKS = [*MIXERS, "ffn", *(pytest.param(text, marks=pytest.mark.slow) for text in VARIANTS)]
+LONG = {"gdn", "kda", *VARIANTS}
+BLOCKS = [
+    pytest.param(text, marks=[pytest.mark.slow] if text in LONG else [], id=text)
+    for text in (*MIXERS, "ffn", *VARIANTS)
+]
 ROUNDED = [
     "sa(heads=2,kv_heads=1,head=6,qk_norm=true)",
     "swa:16",

@@ -117,6 +117,7 @@ def close(ours: Tensor, right: Tensor) -> None:
     assert (ours - right).abs().max() <= 1e-5 * right.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
 def test_outputs_gradients_and_decoding(case: Case) -> None:
     attention, theirs = theirs_of(case)

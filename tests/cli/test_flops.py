@@ -165,21 +165,24 @@ def test_the_guide_names_every_key_of_the_schema(recipe: str) -> None:
 
 
 @pytest.mark.slow
-def test_counting_imports_nothing_heavy() -> None:
-    """Torch's compiler takes two seconds to import, matplotlib half of one: a count needs neither, whatever a block."""
+def test_counting_imports_nothing_heavy_and_collects_no_garbage() -> None:
+    """Torch's compiler takes two seconds to import, matplotlib half of one: a count needs neither, whatever a block.
+    Python's collector visits all that torch has made, at each full collection, and twice as the process ends."""
     heavy = ("torch._dynamo", "networkx", "matplotlib", "fvcore", "deepspeed", "transformers")
     names = [{"swa": "swa:8", "moe": "moe(4,2,16)"}.get(name, name) for name in REGISTRY.names(BLOCK)]
     script = f"""
-import sys
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 100_000, file=sys.stderr))
 sys.argv = ["hybridkit", "flops", "quickstart", "pattern=[{", ".join(names)}]", "--json"]
 from hybridkit.cli import main
+collected = gc.get_stats()[2]
 try:
     main()
 finally:
-    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+    print([name for name in {heavy} if name in sys.modules], gc.get_stats()[2] == collected, file=sys.stderr)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stderr.strip() == "[]" and json.loads(ran.stdout)["schema"] == 1
+    assert ran.stderr == "[] True\nTrue\n" and json.loads(ran.stdout)["schema"] == 1
 
 
 def test_layers_of_a_long_policy_fit_sixty_columns() -> None:

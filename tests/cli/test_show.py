@@ -57,6 +57,7 @@ def test_rows_of_long_names_differ_in_a_pipe_and_on_a_narrow_terminal(
     assert first.replace("...", "0") == names[0] and {row.split()[0] for row in rows} >= {"0", "1"}
 
 
+@pytest.mark.slow
 def test_a_curve_shows_its_losses_and_every_name(tmp_path: Path) -> None:
     step = {"tokens_per_second": 1.0, "seconds": 2.0}
     steps = [{"step": n, "tokens": 8 * n, "loss": None if n == 3 else 3.0 - n / 9, **step} for n in range(1, 9)]

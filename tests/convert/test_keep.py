@@ -112,6 +112,7 @@ def recalling() -> Model:
     return model
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_mixer_without_which_the_model_recalls_less() -> None:
     teacher, task = recalling(), RecallTask(pairs=3, keys=8, values=8, noises=4)
     short = "swa(heads=1,theta=null,scale=4):1"

@@ -39,6 +39,7 @@ class Own(Block):
 STAGES = [{"loss": "hidden", "steps": 1}, {"loss": "ce", "steps": 1}]
 
 
+@pytest.mark.slow
 def test_it_is_mapped_by_its_own_rule_kept_in_every_stage_and_not_exchanged(
     teacher: Path, student: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

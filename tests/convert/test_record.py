@@ -16,6 +16,7 @@ from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
 
+@pytest.mark.slow
 def test_stages_layers_and_losses_are_those_of_the_runs(whole: Path) -> None:
     record = read_conversion(whole)
     assert record and not record.evaluations and record.choice is None

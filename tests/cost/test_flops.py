@@ -121,6 +121,7 @@ def test_a_chunkwise_kernel_executes_the_reference_of_its_chunks() -> None:
     assert executed == counted(lambda: mlstm_chunkwise(q, k, v, i, f, 64))
 
 
+@pytest.mark.slow
 def test_attention_counts_every_pair_for_every_window_and_length() -> None:
     dims = Dims(16, 2, 1)
     full, linear = REGISTRY.block("sa")(), 8 * 16 * 16

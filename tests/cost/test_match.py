@@ -86,6 +86,7 @@ def test_a_measure_that_one_of_them_lacks_is_refused(tmp_path: Path) -> None:
         match(plan(recipe(tmp_path, "ffn")), recipe(tmp_path, "sa"), "state", CASE)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=50), st.fractions(0, 100))
 def test_the_nearest_size_is_the_nearest(steps: list[int], wanted: Fraction) -> None:
     values = [Fraction(sum(steps[: n + 1])) for n in range(len(steps))]

@@ -115,6 +115,7 @@ def test_an_older_run_is_evaluated_on_the_text_that_it_held_out(tmp_path: Path) 
     assert old.digest == again.digest != new.digest and old.validation.raw != new.validation.raw
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_read(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     for name, raw in {"a": BOOK, "b": lines(900, 7), "c": b"", "d": b"\0ELF", "e": b"\xff\xfe"}.items():

@@ -40,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> hk.TrainedRun:
     return hk.train(RECIPE, tmp_path_factory.mktemp("probes") / "run", quiet=True)
 
 
+@pytest.mark.slow
 def test_figures_stand_in_the_metrics_and_equal_those_of_an_evaluation(run: hk.TrainedRun) -> None:
     lines = [line for line in run.metrics if any(name.startswith("probe.") for name in line)]
     assert [line["step"] for line in lines] == [2, 4, 6]
@@ -56,6 +57,7 @@ def test_figures_stand_in_the_metrics_and_equal_those_of_an_evaluation(run: hk.T
     assert {name: lines[-1][name] for name in asked} == pytest.approx(asked)
 
 
+@pytest.mark.slow
 def test_training_is_what_it_is_without_probes_and_resumes(run: hk.TrainedRun, tmp_path: Path) -> None:
     plain = hk.train(probe(probes=[]), tmp_path / "plain", quiet=True)
     steps = [line for line in untimed(Run(run.path)) if "loss" in line or "val_loss" in line]
@@ -73,6 +75,7 @@ def test_a_probe_may_end_training_and_name_the_best_checkpoint(tmp_path: Path) -
     assert run.checkpoints == [2]
 
 
+@pytest.mark.slow
 def test_needles_are_asked_as_an_evaluation_asks_them(tmp_path: Path) -> None:
     probes = [{"every": 2, "needles": "niah_single_1", "lengths": 900, "samples": 2}]
     recipe = probe(probes=probes, steps=2, probe_share=1000.0)

@@ -25,6 +25,7 @@ def made(task: str, length: int, count: int = 3, seed: int = 42, essays: Essays 
     return samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", GROUPS["all"])
 @pytest.mark.parametrize("length", [1024, 3000])
 def test_no_larger_haystack_fits(task: str, length: int) -> None:

@@ -75,6 +75,7 @@ def test_arguments_and_windows_of_every_layer_are_said(run: Path, tmp_path: Path
     assert None not in sizes and layers[1]["arguments"]["width"] == 64
 
 
+@pytest.mark.slow
 def test_an_export_is_generated_from_and_evaluated_like_its_run(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out")
     places = (run, tmp_path / "out")
@@ -96,6 +97,7 @@ def test_files_have_the_permissions_that_the_user_gives_new_files(run: Path, tmp
         os.umask(before)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_the_mean_of_the_weights_are_exported_on_request(run: Path, tmp_path: Path) -> None:
     words = ["train.ema=.5", "train.steps=2", "train.checkpoint_every=1", "train.validate_every=1", "--run", "mean"]
     shutil.copy(run.parent / "text.txt", tmp_path)

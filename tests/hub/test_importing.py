@@ -265,6 +265,7 @@ def test_types_are_kept_where_all_agree_and_widened_where_not(folder: Path, tmp_
     assert torch.equal(found["norm.weight"], tensors()["model.norm.weight"])
 
 
+@pytest.mark.slow
 def test_from_an_import_every_verb_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRIDKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("def square(x):\n    return x * x\n" * 40)

@@ -67,6 +67,7 @@ def test_a_file_that_was_cut_off_is_refused(saved: Path, model: Model) -> None:
             load_context(saved, model)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_refused_wherever_it_stands(saved: Path, model: Model) -> None:
     whole = saved.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 300)):

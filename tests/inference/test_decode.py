@@ -32,6 +32,7 @@ def whole(model: Model, ids: Tensor, window: int | None = None) -> Tensor:
     return model(ids, windows=model.fixed_windows(window) if window else None)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("chunk", "tokens"), [(1, 35), (7, 131), (64, 517), (1000, 1009)])
 def test_any_chunk_gives_the_logits_of_the_whole(pattern: str, chunk: int, tokens: int) -> None:
@@ -61,6 +62,7 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(pattern: str, prompt: 
     assert torch.equal(new, logits[:, prompt - 1 : -1].argmax(dim=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "dtype"), [*((pattern, torch.float32) for pattern in PATTERNS), (PATTERNS[0], torch.float64)]
 )

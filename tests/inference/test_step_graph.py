@@ -128,6 +128,7 @@ def test_a_step_that_waits_or_allocates_runs_as_it_is(monkeypatch: pytest.Monkey
         assert graph_step(model.step, tokens[0], states, Simulated(states)) == model.step
 
 
+@pytest.mark.slow
 def test_decoding_keeps_its_graph_until_a_state_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for twice what was read, so 16, 34 and 57 tokens; one graph for all where no state grows."""
     recorded = list[Simulated]()

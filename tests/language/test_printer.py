@@ -77,6 +77,7 @@ def repeated(units: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.recursive(UNITS, repeated, max_leaves=8))
 def test_what_is_printed_reads_back_and_prints_alike(names: list[str]) -> None:
@@ -91,6 +92,7 @@ def test_no_list_of_repeats_has_a_shorter_form(names: list[str]) -> None:
     assert len(canonical(names)) == shortest(tuple(names))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 7, 1000]), st.integers(257, MAX_ENTRIES))
 @example(0, 1, MAX_ENTRIES)
@@ -133,6 +135,7 @@ def said(pattern: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.recursive(

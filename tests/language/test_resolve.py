@@ -120,6 +120,7 @@ OTHERS = ["[sa, swa:8]*2", 'sa("x")', ""]
 TIMES = ["", "*2", " * 3 ", "*0", "*1.5", "*9999"]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(ELEMENTS + OTHERS), max_size=6), st.sampled_from(TIMES))
 def test_lists_of_known_elements_are_read_as_the_parser_reads_them(elements: list[str], times: str) -> None:

@@ -53,6 +53,7 @@ def test_an_entry_is_its_equation(norm: str, branches: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == parameters(model.plan).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"norm": "both", "branches": "mean_norm"}, {"norm": "none"}], ids=str)
 def test_branches_decode_as_they_read(options: dict[str, str], tmp_path: Path) -> None:
     model, ids = built("[swa:stoch(3,9) | sa | mlstm, sa]", **options), some_ids(60, rows=2)

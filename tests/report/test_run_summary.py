@@ -8,6 +8,7 @@ import hybridkit as hk
 from hybridkit.report import run_summary
 
 
+@pytest.mark.slow
 def test_beginning_and_end_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

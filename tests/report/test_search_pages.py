@@ -28,6 +28,7 @@ def found() -> Results:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pages_and_pictures_hold_names_as_text(found: Results) -> None:
     curves = [TrialCurve(n, 0, [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(2)]
     drawn = list(study_figures(found, curves))

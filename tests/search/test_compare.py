@@ -102,6 +102,7 @@ def test_fewer_than_three_pairs_have_no_interval(tmp_path: Path) -> None:
     assert (one.pairs, one.mean, one.half, one.effect) == (2, 5.0, None, None)
 
 
+@pytest.mark.slow
 def test_tables_pages_and_json_say_the_same(tmp_path: Path, found: Comparison) -> None:
     arms, differences = comparison_tables(found)
     assert arms.rows[1][:4] == ["size 4, long", "4", "3 of 4", "6 [2, 6]"]

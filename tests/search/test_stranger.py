@@ -160,6 +160,7 @@ def mutants(lines: list[Any], seed: int, most: int) -> Iterator[list[Any]]:
         yield [*lines[:number], put(lines[number], path, draw.choice(ODD)), *lines[number + 1 :]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [JOURNAL, "trials/0000/outcome.json", SETTINGS])
 def test_a_mutated_folder_is_read_or_refused_with_a_message(study: Path, name: str) -> None:
     lines = [json.loads(line) for line in (study / name).read_text().splitlines()]

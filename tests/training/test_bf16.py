@@ -35,6 +35,7 @@ def narrow(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_it_learns_and_validates(narrow: Run, whole: Run) -> None:
     losses = [[line["loss"] for line in untimed(run) if "loss" in line] for run in (narrow, whole)]
     assert losses[0] != losses[1], "bf16 is in use"
@@ -45,6 +46,7 @@ def test_it_learns_and_validates(narrow: Run, whole: Run) -> None:
     assert all(weight.dtype == torch.float32 for weight in narrow.weights().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6])
 def test_stopped_and_resumed_it_is_the_same_bit_for_bit(
     narrow: Run, go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -74,6 +76,7 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(narrow: Run, go: Go, reci
     assert_same(run, narrow)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_and_generated_from(narrow: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     validation = [line["val_bits_per_byte"] for line in untimed(narrow) if "val_loss" in line]
     verbs()(["eval", str(narrow.path), "--context", "32", "--device", "cpu", "--json"], standalone_mode=False)

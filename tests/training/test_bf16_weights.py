@@ -66,6 +66,7 @@ def by_autocast(engine: LocalEngine, rows: int) -> tuple[float, list[Tensor | No
     return nats, [p.grad for p in engine.model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_losses_and_gradients_of_several_steps_are_those_of_autocast(recompute: bool) -> None:
     engines = [LocalEngine(PLAN, Train(precision="bf16", device="cpu", recompute=recompute)) for _ in range(2)]

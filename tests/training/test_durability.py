@@ -97,6 +97,7 @@ def test_any_operation_may_fail_or_be_the_last(
         shutil.rmtree(run.path)
 
 
+@pytest.mark.slow
 def test_keep_and_keep_every(go: Go, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     go(run.path, "train.checkpoint_every=1", "train.steps=11", "train.keep=2", "train.keep_every=4")

@@ -32,6 +32,7 @@ def best_at_8(whole: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "step"), [("{}", 12), ("{{run: {}, checkpoint: 4}}", 4),
                                             ("{{run: {}, checkpoint: best}}", 8)])  # fmt: skip
 def test_weights_are_those_of_the_checkpoint_that_is_named(
@@ -47,6 +48,7 @@ def test_weights_are_those_of_the_checkpoint_that_is_named(
     assert manifest.entries["from_sha256"] == best_at_8.chosen(step)[1].files["model.safetensors"].sha256
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_first_weights_although_the_other_run_is_gone(
     whole: Run, go: Go, tmp_path: Path
 ) -> None:
@@ -64,6 +66,7 @@ def test_a_resumed_run_keeps_its_first_weights_although_the_other_run_is_gone(
     assert one and two and one.entries == two.entries and one.entries["from_step"] == 8
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_began_with_other_weights_is_the_uninterrupted_one(
     whole: Run, go: Go, tmp_path: Path
 ) -> None:

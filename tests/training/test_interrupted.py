@@ -121,6 +121,7 @@ def test_the_count_of_spikes_is_carried(go: Go, tmp_path: Path, spikes: set[int]
         assert not steps
 
 
+@pytest.mark.slow
 def test_signals_leave_the_scheduled_checkpoints_alone(
     go: Go, tmp_path: Path, spikes: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_signals_leave_the_scheduled_checkpoints_alone(
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [11, 10, 9]
 
 
+@pytest.mark.slow
 def test_a_rollback_whose_checkpoint_is_damaged_is_a_message(
     go: Go, tmp_path: Path, spikes: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

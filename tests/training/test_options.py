@@ -93,6 +93,7 @@ def test_what_makes_no_sense_is_refused(go: Go, tmp_path: Path, word: str, said:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_stops_where_a_figure_is_reached(go: Go, tmp_path: Path) -> None:
     run, until = Run(tmp_path / "run"), "train.until={metric: val_loss, at_most: 100}"
     told = go(run.path, until)
@@ -106,6 +107,7 @@ def test_training_stops_where_a_figure_is_reached(go: Go, tmp_path: Path) -> Non
     assert run.newest().checkpoint.step == 12
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays(go: Go, tmp_path: Path) -> None:
     """At a rate that is far too high for the last steps, an early checkpoint is the best."""
     run = Run(tmp_path / "run")
@@ -116,6 +118,7 @@ def test_the_best_checkpoint_stays(go: Go, tmp_path: Path) -> None:
     assert {checkpoint.step for checkpoint in run.checkpoints()} == {best, 8} and best < 8
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_resumes_and_is_validated_by_name(go: Go, text: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"{name} text of its own\n" * 60)

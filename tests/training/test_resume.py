@@ -45,6 +45,7 @@ def test_sigkill_then_resume_equals_an_uninterrupted_run(go: Go, recipe: Path, t
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(
     whole: Run, go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
@@ -91,6 +92,7 @@ def _signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> 
     monkeypatch.setattr(Loop, "_step", signalled)
 
 
+@pytest.mark.slow
 def test_before_the_first_checkpoint_it_starts_again(whole: Run, go: Go, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     go(run.path, "train.steps=2")

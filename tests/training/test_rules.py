@@ -74,6 +74,7 @@ def test_training_follows_the_current_rules_alone(go: Go, tmp_path: Path) -> Non
         load_recipe("quickstart", [f"rules={CURRENT_RULES + 1}"])
 
 
+@pytest.mark.slow
 def test_a_runs_recipe_trains_again(go: Go, whole: Run, tmp_path: Path) -> None:
     said = CliRunner().invoke(verbs(), ["train", str(whole.recipe_file), "--run", str(tmp_path / "again")])
     assert said.exit_code == 0 and Run(tmp_path / "again").recipe.recipe == whole.recipe.recipe

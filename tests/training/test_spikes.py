@@ -72,12 +72,14 @@ def test_a_validation_that_is_not_finite_stops_before_the_checkpoint(
     assert run.newest().checkpoint.step == 4 and run.metrics().damaged == 0
 
 
+@pytest.mark.slow
 def test_stop(go: Go, tmp_path: Path, spoil: dict[int, Gradient]) -> None:
     spoil[25] = SPIKE
     with pytest.raises(Failure, match=r"step 26: .*more than 2 above .*step-22"):
         go(tmp_path / "run", *MANY)
 
 
+@pytest.mark.slow
 def test_skip_leaves_the_batch_out_and_a_resumed_run_too(go: Go, tmp_path: Path, spoil: dict[int, Gradient]) -> None:
     run = Run(tmp_path / "run")
     spoil[25] = SPIKE
@@ -96,6 +98,7 @@ def test_skip_leaves_the_batch_out_and_a_resumed_run_too(go: Go, tmp_path: Path,
     assert_same(again, run)
 
 
+@pytest.mark.slow
 def test_rollback_goes_on_behind_the_spike_from_the_last_checkpoint(
     go: Go, tmp_path: Path, spoil: dict[int, Gradient]
 ) -> None:
@@ -107,6 +110,7 @@ def test_rollback_goes_on_behind_the_spike_from_the_last_checkpoint(
     assert (state.step, state.position) == (30, 26 + 30 - 22)  # batches 22 to 25 are not read again
 
 
+@pytest.mark.slow
 def test_spikes_without_end_stop(go: Go, tmp_path: Path, spoil: dict[int, Gradient]) -> None:
     spoil.update(dict.fromkeys(range(25, 40), SPIKE))
     with pytest.raises(Failure, match="spikes since the last checkpoint: 6"):

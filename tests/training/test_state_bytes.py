@@ -20,6 +20,7 @@ def said(*words: str) -> dict[str, object]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 def test_flops_counts_what_generate_holds(go: Go, recipe: Path, tmp_path: Path, precision: str) -> None:
     changes = [PATTERN, f"train.precision={precision}", "train.steps=1"]

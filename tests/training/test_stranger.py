@@ -65,6 +65,7 @@ def call(verb: str, run: Run) -> None:
     verbs()([words.get(word, word) for word in VERBS[verb]], standalone_mode=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_pickles_beside_a_run_are_not_opened(run: Run, verb: str, bomb: bytes, mark: Path) -> None:
     newest = run.newest().checkpoint

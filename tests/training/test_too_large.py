@@ -29,6 +29,7 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_what_fits_is_named_and_nothing_else(recipe: Path) -> None:
     loaded = read_recipe(recipe)
     compiled, train = plan(loaded), loaded.recipe.train

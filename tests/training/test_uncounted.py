@@ -58,6 +58,7 @@ def sparse(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_loss_is_null_or_of_the_usual_size(sparse: Run) -> None:
     lines = [line for line in untimed(sparse) if "loss" in line]
     assert all(line["loss"] is None or line["loss"] > 1 for line in lines), "no zeros"

@@ -64,6 +64,7 @@ def test_every_window_up_to_twice_the_length(tokens: int) -> None:
         same_with_gradients(window, None, *leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "past"), [(4, 2, 0), (4, 2, 1), (4, 2, 40), (4, 2, 150), (4, 4, 40), (6, 1, 40)]
 )

@@ -34,6 +34,7 @@ def with_gradients(found: tuple[Tensor, MlstmState], leaves: list[Tensor]) -> li
     return [*outputs, *torch.autograd.grad(outputs, leaves, slopes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marked", [False, True])
 def test_the_own_cell_and_its_operator_agree(marked: bool) -> None:
     inputs, state, starts = cell()

@@ -77,6 +77,7 @@ def test_costs_lie_between_and_states_are_those_of_full_attention() -> None:
     )
 
 
+@pytest.mark.slow
 def test_metrics_say_all(tmp_path: object) -> None:
     recipe = {"pattern": PATTERN, "model": SIZES, "data": {"source": "recall(pairs=2)", "sequence": 32}}
     train = {"steps": 6, "batch_tokens": 64, "precision": "fp32"}

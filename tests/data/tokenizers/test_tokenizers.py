@@ -77,6 +77,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join([stream.feed(token) for token in ids] + [stream.close()])
 
 
+@pytest.mark.slow
 def test_any_bytes_come_back(exact: Tokenizer) -> None:
     rng = random.Random(0)
     for raw in [
