@@ -225,8 +225,7 @@ class _Builder:
         if isinstance(self.events.get_event(), e.DocumentStartEvent):
             data = self.value(())
             self.events.get_event()  # the document's end
-            following = self.events.get_event()
-            if not isinstance(following, e.StreamEndEvent):
+            if not isinstance(following := self.events.get_event(), e.StreamEndEvent):
                 raise Refused(following.start_mark.index, "a second document begins here; a file holds one")
         return Document(data, self.keys, self.values, self.sources)
 
@@ -274,8 +273,7 @@ class _Builder:
     def source(self, index: int, text: str) -> PatternSource:
         """Where the lines of the pattern `text`, whose event begins at `index`, stand."""
         origin, number, _ = self.place(index)
-        stretches = self.events.stretches[index]
-        if not stretches:
+        if not (stretches := self.events.stretches[index]):
             return PatternSource(origin, tuple(SourceLine(number or 1, 1, line) for line in text.split("\n")))
         return PatternSource(origin, tuple(self.line(begin) for begin, _ in stretches))
 
@@ -297,7 +295,6 @@ def _plainly(error: MarkedYAMLError) -> str:
     """PyYAML's complaint in one line."""
     if error.problem and "'\\t'" in error.problem:
         return TAB
-    for said in filter(None, (error.problem, error.context)):
-        if said in _PLAINER:
-            return _PLAINER[said]
+    if plainer := [_PLAINER[said] for said in (error.problem, error.context) if said in _PLAINER]:
+        return plainer[0]
     return ", ".join(part for part in (error.context, error.problem) if part)
