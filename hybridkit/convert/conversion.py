@@ -26,6 +26,7 @@ from hybridkit.convert.definition import RECORD, Conversion, plan_conversion
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.keep_auto import CHOICE, choose_and_write, chosen_mixers, is_auto
 from hybridkit.convert.mapping import MappedLayer, map_weights
+from hybridkit.convert.recorded import RecordedConversion, check_layers, read_recorded
 from hybridkit.convert.refusals import check_section, check_stage, refuse_begun_conversion, refuse_other, stage_changes
 from hybridkit.convert.stages import KEPT, MAPPED, STAGES, TRAINED, PlannedStage
 from hybridkit.convert.teacher import open_teacher
@@ -126,8 +127,9 @@ def _prepare(conversion: Conversion) -> tuple[list[MappedLayer], Plan]:
     (folder / STAGES).mkdir(exist_ok=True)
     plan = compile_recipe(loaded)
     if conversion.record.is_file() and conversion.mapped.recipe_file.is_file():
-        said = json.loads(conversion.record.read_text(encoding="utf-8"))
-        return [MappedLayer(**layer) for layer in said["layers"]], plan
+        layers = read_recorded(conversion.record, RecordedConversion).layers
+        check_layers(folder, layers, plan)
+        return layers, plan
     student = initial_model(plan, loaded.recipe.train.seed)
     layers = map_weights(teacher.load(), student)
     if not conversion.mapped.begun:
@@ -191,7 +193,7 @@ def _in_turn(conversion: Conversion, lead: bool, measure: Measure | None) -> Cal
 
 def _answers(file: Path, asked: str | None) -> bool:
     """Whether a file holds the answers to these questions; older files do not say to which."""
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("asked", asked) == asked
+    return file.is_file() and read_recorded(file, dict[str, Any]).get("asked", asked) == asked
 
 
 def evaluation_file(folder: Path, name: str) -> Path:

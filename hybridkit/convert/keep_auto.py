@@ -14,6 +14,7 @@ from pathlib import Path
 from hybridkit.convert.keep import Choice, RecallMeasure, auto_count, choose_kept, kept_pattern, mixer_entries
 from hybridkit.convert.keep_measures import task_measure, text_measure
 from hybridkit.convert.mapping import map_weights
+from hybridkit.convert.recorded import read_recorded
 from hybridkit.convert.teacher import TeacherRun
 from hybridkit.data.recipe_data import feed_source, held_out_batches
 from hybridkit.data.sources.recall import RecallTask
@@ -57,7 +58,7 @@ def chosen_mixers(folder: Path) -> list[int] | None:
     file = folder / CHOICE
     if not file.is_file():
         return None
-    return [one["mixer"] for one in json.loads(file.read_text(encoding="utf-8"))["candidates"] if one["kept"]]
+    return read_recorded(file, Choice).kept
 
 
 def with_kept(loaded: Loaded, teacher: Plan, mixers: Sequence[int]) -> Loaded:

@@ -4,45 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hybridkit.convert.definition import RECORD
 from hybridkit.convert.keep import Choice
 from hybridkit.convert.keep_auto import CHOICE
 from hybridkit.convert.mapping import MappedLayer
+from hybridkit.convert.recorded import RecordedConversion, RecordedStage, read_recorded
 from hybridkit.convert.stage_evaluation import stage_evaluations
 from hybridkit.convert.stages import MAPPED, STAGES
 from hybridkit.evaluation.history import read_entry
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 from hybridkit.system.pydantic_errors import first_error
-from hybridkit.system.strict_json import parse_json
-
-MOST = 1 << 26  # bytes of a file
-
-
-class _Teacher(BaseModel):
-    run: str
-    step: int
-    sha256: str
-
-
-class RecordedStage(BaseModel):
-    """What a conversion's record says of a stage; a conversion is resumed with the same alone."""
-
-    name: Annotated[str, Field(pattern=r"^[0-9]+-[a-z0-9-]+$")]  # of its folder
-    loss: dict[str, float]
-    train: str
-    top_k: int | None = None
-    window: str | None = None
-
-
-class _Said(BaseModel):
-    teacher: _Teacher
-    stages: Annotated[list[RecordedStage], Field(min_length=1)]
-    layers: list[MappedLayer]
 
 
 class _Measured(BaseModel):
@@ -80,25 +56,18 @@ def read_conversion(folder: Path) -> ConversionRecord | None:
     """What a folder says of its conversion; None where it holds none. Raises UserError where that cannot be read."""
     if not (folder / RECORD).is_file():
         return None
+    said = read_recorded(folder / RECORD, RecordedConversion)
+    if len({stage.name for stage in said.stages}) < len(said.stages):
+        raise UserError(f"{folder}: the record of its conversion cannot be read (two stages have one name)")
+    choice = read_recorded(folder / CHOICE, Choice) if (folder / CHOICE).is_file() else None
+    found = stage_evaluations(folder)
     try:
-        said = _Said.model_validate(_parsed(folder / RECORD))
-        if len({stage.name for stage in said.stages}) < len(said.stages):
-            raise ValueError("two stages have one name")
-        choice = folder / CHOICE
-        chosen = TypeAdapter(Choice).validate_python(_parsed(choice)) if choice.is_file() else None
-        found = stage_evaluations(folder)
         for one in found:
             _Measured.model_validate(one)
             read_entry(one)
     except ValidationError as error:
         raise UserError(f"{folder}: the record of its conversion cannot be read ({first_error(error)})") from error
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UserError(f"{folder}: the record of its conversion cannot be read ({error})") from error
     teacher = f"{said.teacher.run}, step {said.teacher.step:,} (sha256 {said.teacher.sha256[:12]})"
-    return ConversionRecord(folder, teacher, said.stages, said.layers, chosen, found)
-
-
-def _parsed(file: Path) -> Any:
-    if file.stat().st_size > MOST:
-        raise ValueError(f"{file.name}: more than {MOST >> 20} MiB")
-    return parse_json(file.read_bytes())
+    return ConversionRecord(folder, teacher, said.stages, said.layers, choice, found)

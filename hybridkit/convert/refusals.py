@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hybridkit.convert.definition import RECORD, Conversion
+from hybridkit.convert.recorded import RecordedConversion, read_recorded
 from hybridkit.convert.stages import STAGES, PlannedStage
 from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
@@ -74,30 +74,32 @@ def refuse_other(conversion: Conversion) -> None:
     """Raises UserError for a folder whose conversion has another teacher, another student or other stages."""
     if not conversion.record.is_file():
         return
-    said, teacher = json.loads(conversion.record.read_text(encoding="utf-8")), conversion.teacher
-    if said["teacher"]["sha256"] != teacher.sha256:
+    said, teacher = read_recorded(conversion.record, RecordedConversion), conversion.teacher
+    if said.teacher.sha256 != teacher.sha256:
         raise UserError(
-            f"{conversion.folder} is a conversion of another teacher (step {said['teacher']['step']:,}, weights of"
-            f" sha256 {said['teacher']['sha256']}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
+            f"{conversion.folder} is a conversion of another teacher (step {said.teacher.step:,}, weights of"
+            f" sha256 {said.teacher.sha256}; {teacher.run.path} has {teacher.sha256} at step {teacher.step:,});"
             " name its checkpoint with --checkpoint, or another folder with --run"
         )
-    if said["teacher"].get("fingerprint", teacher.fingerprint) != teacher.fingerprint:  # older records do not say it
+    if said.teacher.fingerprint not in (None, teacher.fingerprint):  # older records do not say it
         raise UserError(
             f"{conversion.folder} is a conversion of another teacher: {teacher.run.path} has the same weights, and"
             " another recipe, tokenizer or plug-in than when it began; put them back, or name another folder with --run"
         )
-    if "code" in said:  # older records do not say it
+    if said.code is not None:  # older records do not say it
         remedy = f"the run's own copies are in {conversion.mapped.path}/plugins; or name another folder with --run"
-        refuse_changed(str(conversion.folder), said["code"], hashes(conversion.code), remedy)
+        refuse_changed(str(conversion.folder), said.code, hashes(conversion.code), remedy)
     now = conversion.said()
     for key, name in (("keep", "convert.keep"), ("pattern", "pattern")):
-        if said.get(key, now[key]) != now[key]:  # older records do not say `keep`
+        before = getattr(said, key)
+        if key in said.model_fields_set and before != now[key]:  # older records do not say `keep`
             raise UserError(
-                f"{conversion.folder} was begun with another {name} ({_or_none(said[key])}; now {_or_none(now[key])}),"
+                f"{conversion.folder} was begun with another {name} ({_or_none(before)}; now {_or_none(now[key])}),"
                 " which must not change on --resume; name another folder with --run"
             )
-    if said["stages"] != now["stages"]:
-        differ = _difference(said["stages"], now["stages"])
+    stages = [stage.model_dump(exclude_unset=True) for stage in said.stages]
+    if stages != now["stages"]:
+        differ = _difference(stages, now["stages"])
         raise UserError(
             f"{conversion.folder} was begun with other stages ({differ}): only their steps and rates may change on"
             " --resume; name another folder with --run"

@@ -5,7 +5,6 @@ All are asked about the held-out text of the student's recipe, in rows of its se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from hybridkit.convert.definition import Conversion
+from hybridkit.convert.recorded import read_recorded
 from hybridkit.convert.stages import MAPPED
 from hybridkit.cost.flops import CostSettings, total_state_bytes
 from hybridkit.data.cache import digest_of
@@ -138,7 +138,7 @@ def merged_evaluations(found: Sequence[Mapping[str, Any]]) -> EvalResult:
 def stage_evaluations(folder: Path) -> list[dict[str, Any]]:
     """What was measured in a conversion so far: the teacher, then the student from stage to stage."""
     files = sorted((folder / "evaluations").glob("*.json"), key=lambda file: (file.stem != "teacher", _number(file)))
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = [read_recorded(file, dict[str, Any]) for file in files]
     return [one for one in found if one]
 
 

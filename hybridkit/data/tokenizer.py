@@ -20,6 +20,7 @@ import numpy as np
 from hybridkit.data.named import NamedSpec
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.kinds import Kind
+from hybridkit.system.files import write_whole
 
 TOKENIZER = Kind("tokenizer", "hybridkit.data.tokenizers")
 MARK = "hybridkit"  # first key of a tokenizer.json that a plug-in's tokenizer wrote: what data.tokenizer said
@@ -83,7 +84,7 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, from which `load_tokenizer(folder)` makes this tokenizer again."""
-        (folder / SAVED).write_text(self.saved, encoding="utf-8")
+        write_whole(folder / SAVED, self.saved.encode())
 
 
 class TokenizerSpec(NamedSpec, ABC):

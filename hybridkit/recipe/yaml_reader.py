@@ -225,8 +225,7 @@ class _Builder:
         if isinstance(self.events.get_event(), e.DocumentStartEvent):
             data = self.value(())
             self.events.get_event()  # the document's end
-            following = self.events.get_event()
-            if not isinstance(following, e.StreamEndEvent):
+            if not isinstance(following := self.events.get_event(), e.StreamEndEvent):
                 raise Refused(following.start_mark.index, "a second document begins here; a file holds one")
         return Document(data, self.keys, self.values, self.sources)
 
@@ -296,5 +295,6 @@ def _plainly(error: MarkedYAMLError) -> str:
     """PyYAML's complaint in one line."""
     if error.problem and "'\\t'" in error.problem:
         return TAB
-    said = [part for part in (error.context, error.problem) if part]
-    return next((_PLAINER[part] for part in reversed(said) if part in _PLAINER), ", ".join(said))
+    if plainer := [_PLAINER[said] for said in (error.problem, error.context) if said in _PLAINER]:
+        return plainer[0]
+    return ", ".join(part for part in (error.context, error.problem) if part)

@@ -9,6 +9,7 @@ from hybridkit.block import Block, Dims, State, clone_state, state_like
 from hybridkit.testing.layer_under_test import FLOAT64, Arithmetic, LayerUnderTest, law, random_starts, rows_of
 
 ROWS = 3
+MANY = (17, 300)  # rows, tokens: more than 4096 together, where some kernels and experts end what they hold
 
 
 @law
@@ -20,6 +21,7 @@ def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> Non
     trial = LayerUnderTest(block, dims, precision)
     for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
         _as_alone(trial, tokens, window)
+    _many(trial)
 
 
 def _as_alone(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
@@ -47,6 +49,17 @@ def _as_alone(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     _steps(trial, x, state)
 
 
+@torch.no_grad()
+def _many(trial: LayerUnderTest) -> None:
+    """The first and the last of many rows are those alone."""
+    x, marks, window = trial.input(*MANY), random_starts(*MANY, 0.01), trial.some_windows[0]
+    y, _ = trial.run(x, window=window, document_starts=marks)
+    for row in (0, MANY[0] - 1):
+        own = slice(row, row + 1)
+        alone, _ = trial.run(x[own], window=window, document_starts=marks[own])
+        trial.same(y[own], alone, f"outputs depend on other rows: row {row} of {MANY[0]}, {MANY[1]} tokens")
+
+
 def _call(
     trial: LayerUnderTest, x: Tensor, state: State | None, window: int | None, document_starts: Tensor, slope: Tensor
 ) -> tuple[Tensor, State, list[Tensor]]:
@@ -71,9 +84,12 @@ def _other_order(trial: LayerUnderTest, x: Tensor, state: State, window: int | N
 @torch.no_grad()
 def _steps(trial: LayerUnderTest, x: Tensor, state: State) -> None:
     """One step of all rows is a step of each."""
-    together = trial.layer.reserve(clone_state(state), 200)
+    times = MANY[0] // ROWS + 1  # the same rows several times: kernels for few rows are others than for many
+    several = state_like(state, [tensor.repeat(times, *[1] * (tensor.dim() - 1)) for tensor in state])
     alone = [trial.layer.reserve(rows_of(state, row, row + 1), 200) for row in range(ROWS)]
     with trial.precision.on():
-        y, _ = trial.layer.step(x[:, :1], together)
+        y, _ = trial.layer.step(x[:, :1], trial.layer.reserve(clone_state(state), 200))
+        all_rows, _ = trial.layer.step(x[:, :1].repeat(times, 1, 1), trial.layer.reserve(several, 200))
         each = torch.cat([trial.layer.step(x[row : row + 1, :1], held)[0] for row, held in enumerate(alone)])
     trial.same(y, each, "a step of one row depends on the others")
+    trial.same(all_rows, each.repeat(times, 1, 1), f"a step of {ROWS * times} rows differs from one of each")

@@ -22,6 +22,8 @@ def check_split(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> No
     """For any cut, f([a, b]) = f(a), then f(b) from the state after a; outputs and final states."""
     trial, tokens = LayerUnderTest(block, dims, precision), 67
     x, document_starts = trial.input(2, tokens), random_starts(2, tokens)
+    x[0, 5] = x[1, 44] = 0  # a padded token is one like others
+    x[:, 30:33] *= 300  # and a loud one, too
     for window, marks in ((None, None), *itertools.product(trial.windows, (document_starts,))):
         whole = trial.run(x, window=window, document_starts=marks)
         one_by_one = marks is not None and (window in (2, 16) or not block.has_window)
@@ -99,6 +101,8 @@ def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
         decode = trial.layer.decoder(norm, rows=told)
         for window in trial.windows:
             _same_decoded(trial, norm, decode, trial.input(rows, 26), 1, window)
+    many = trial.layer.decoder(norm, rows=9)  # kernels for few rows are others than for many
+    _same_decoded(trial, norm, many, trial.input(9, 8), 5, trial.some_windows[0])
     decode = trial.layer.decoder(norm, rows=2)
     for share in (DOCUMENTS, 0):
         _same_decoded(trial, norm, decode, trial.input(2, 290), 250, trial.some_windows[-1], share)
@@ -136,6 +140,9 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
     trial.same(trial.run(x, window=60)[0], trial.run(x, window=600)[0], "a window of T is not full attention")
     largest = trial.run(x, window=policy.largest)[0]
     trial.same(trial.run(x)[0], largest, f"without a window it is not the policy's largest, {policy.largest}")
+    marks = random_starts(2, 60)
+    told, untold = (trial.run(x, window=one, document_starts=marks)[0] for one in (policy.largest, None))
+    trial.same(untold, told, f"with documents, it is not the policy's largest without a window, {policy.largest}")
     for window in (1, 16, 200):
         said = f"a window of {window} in a tensor, as policies with many windows give it, is another one"
         trial.same(trial.run(x, window=torch.tensor(window))[0], trial.run(x, window=window)[0], said)
@@ -143,13 +150,19 @@ def check_windows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
         _reach(trial, tokens, window)
     for before in (4, 37):
         _, state = trial.run(x[:, :before], window=16)
-        y, _ = trial.run(x[:, before:], clone_state(state), window=9)
+        y, smaller = trial.run(x[:, before:], clone_state(state), window=9)
         trial.same(y, trial.run(x, window=9)[0][:, before:], "a smaller window on a carried state")
-        try:
-            trial.run(x[:, before:], state, window=17)
-        except ValueError:
-            continue
-        raise AssertionError(trial.say("it accepts a larger window than its state was built with"))
+        _refused(trial, x[:, before:], state, 17)
+        _refused(trial, x, smaller, 12)
+
+
+def _refused(trial: LayerUnderTest, x: Tensor, state: State, window: int) -> None:
+    """A larger window than the last one of a state is refused: the state does not hold its tokens."""
+    try:
+        trial.run(x, state, window=window)
+    except ValueError:
+        return
+    raise AssertionError(trial.say("it accepts a larger window than its state was built with"))
 
 
 def _reach(trial: LayerUnderTest, tokens: int, window: int) -> None:

@@ -8,6 +8,7 @@ from hybridkit.testing.layer_under_test import AUTOCAST, Arithmetic, LayerUnderT
 
 # Each type, and the relative error allowed: a layer may be ill-conditioned, or choose another expert.
 TYPES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float64: 1e-10}
+SHARE = 0.45  # by which a gradient's length may differ: that of an ill-conditioned layer in bf16 does by .39
 
 
 @law
@@ -19,10 +20,12 @@ def check_types(block: Block, dims: Dims) -> None:
         for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
         _same_results(trial, exact, loose)
+        _same_gradients(trial, exact, min(SHARE, 50 * loose))
     trial = LayerUnderTest(block, dims, AUTOCAST)
     for tokens in (1, 70):
         _types(trial, tokens)
     _same_results(trial, exact, TYPES[torch.bfloat16])
+    _same_gradients(trial, exact, SHARE)
 
 
 @torch.no_grad()
@@ -41,6 +44,14 @@ def _same_results(trial: LayerUnderTest, exact: LayerUnderTest, loose: float) ->
     louder = torch.cat([x[:, :150], 100 * x[:, 150:].flip(1)], 1)  # what leaks from there is large
     y, other = (trial.run(one)[0][:, :150].double() for one in (x, louder))
     trial.check(bool((other - y).norm() <= loose * y.norm()), "token 150 of 300 changes an earlier output")
+
+
+def _same_gradients(trial: LayerUnderTest, exact: LayerUnderTest, bound: float) -> None:
+    """Those of float64, roughly, along which they lie."""
+    found, wanted = (_gradients(one, one.input(2, 70)) for one in (trial, exact))
+    for name, right in wanted.items():
+        share = float((found[name].double() * right).sum() / right.square().sum()) if right.any() else 1.0
+        trial.check(abs(share - 1) <= bound, f"the {name} of 70 tokens is {share:.2g} times that in float64")
 
 
 @law

@@ -156,8 +156,8 @@ def _train(job: _Job, resume: bool) -> None:
     store = Store(run, recipe.train, lead=job.lead, barrier=lambda: job.engine.all_reduce_max(0))
     if job.lead:
         write_whole(run.recipe_file, dump(recipe).encode())
+        feed.tokenizer.save(run.path)  # also where it was changed or deleted since: this is the recorded one
         if found.checkpoint is None:
-            feed.tokenizer.save(run.path)
             write_copies(run, code)
     state.stopped = None  # train.until is another one now
     store.open(found.checkpoint, found.skipped, state.needed)

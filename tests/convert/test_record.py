@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from converted import Convert
 
 import hybridkit as hk
 from hybridkit.convert.record import read_conversion
@@ -53,7 +54,7 @@ def test_train_does_not_go_on_with_a_stage(whole: Path) -> None:
 
 
 WRONG = {  # what the record holds, and what the message says
-    "no JSON": (lambda said: "{", "conversion cannot be read .Expecting"),
+    "no JSON": (lambda said: "{", "conversion cannot be read .conversion.json: Expecting"),
     "no stages": (lambda said: json.dumps({**said, "stages": []}), "stages has too few values"),
     "another folder": (
         lambda said: json.dumps({**said, "stages": [{**said["stages"][0], "name": "../x"}]}),
@@ -78,3 +79,24 @@ def test_a_record_that_says_something_else_is_refused_in_words(
         record = read_conversion(tmp_path)
         assert record
         mapping_part(record)
+
+
+CRAFTED: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
+    lambda said: {**said, "teacher": 1e308},
+    lambda said: {**said, "stages": [0.5]},
+    lambda said: {**said, "layers": [[]]},
+    lambda said: {**said, "layers": [{**said["layers"][0], "notes": [True]}]},
+    lambda said: {**said, "layers": [{**said["layers"][0], "entry": 2**70}]},
+    lambda said: {**said, "code": []},
+]
+
+
+@pytest.mark.parametrize("craft", CRAFTED)
+def test_a_crafted_record_is_not_resumed(
+    craft: Callable[[dict[str, Any]], dict[str, Any]], whole: Path, go: Convert, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run/conversion.json"
+    file.write_text(json.dumps(craft(json.loads(file.read_text("utf-8")))), "utf-8")
+    with pytest.raises(UserError, match=r"its record names layers|the record of its conversion cannot be read"):
+        go(tmp_path / "run", resume=True)

@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from mutants import MUTANTS, POLICIES, RULES, Mutant, experts, policies, taken
+from mutants import MUTANTS, POLICIES, RULES, Mutant, experts, many, policies, taken
 from mutants.base import ATTEND, RUNNING
 
 from hybridkit import testing
@@ -19,6 +19,17 @@ def test_a_broken_block_is_refused(broken: Mutant) -> None:
         warnings.simplefilter("ignore", testing.UnverifiedCost)
         with pytest.raises(AssertionError, match=r"^law of "):
             testing.check_block(broken.block, DIMS)
+
+
+@pytest.mark.parametrize("broken", many.WINDOWED, ids=lambda m: m.fault)
+def test_a_broken_window_is_refused(broken: Mutant) -> None:
+    with pytest.raises(AssertionError, match=r"^law of windows: "):
+        testing.check_windows(broken.block, DIMS)
+
+
+def test_a_sum_of_exponentials_that_overflows_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"^law of split: "):
+        testing.check_split(many.LOUD.block, DIMS)
 
 
 @pytest.mark.slow

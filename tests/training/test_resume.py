@@ -158,6 +158,13 @@ def test_text_that_changed_is_refused(whole: Run, go: Go, text: Path, tmp_path: 
         more.unlink()
 
 
+def test_a_tokenizer_that_was_put_into_the_run_is_replaced_by_its_own(whole: Run, go: Go, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(whole.path, tmp_path / "run"))
+    (run.path / "tokenizer.json").write_text("{}")
+    go(run.path, "train.steps=13", resume=True)
+    assert len(hybridkit.load(run.path).embedding.weight) == 257, "it was refused after the training"
+
+
 def test_from_takes_weights_and_nothing_else(whole: Run, go: Go, tmp_path: Path) -> None:
     again = Run(tmp_path / "again")
     go(again.path, f"train.from={whole.path}", "train.steps=1", "data.sequence=64", "pattern=[swa:8, mlstm]*1")
