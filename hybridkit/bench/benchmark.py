@@ -110,13 +110,17 @@ def job(
     return found
 
 
-def run_benchmark(job: BenchJob, repeat: int) -> dict[str, Any]:
-    """All figures as plain data, medians of `repeat` (docs/bench.md says what each means)."""
+def run_benchmark(job: BenchJob, repeat: int, told: Callable[[str], object] = lambda what: None) -> dict[str, Any]:
+    """All figures as plain data, medians of `repeat` (docs/bench.md says what each means). `told` what is measured."""
+    told("this machine's ceilings")
     peak, batch, ceilings = Peak(job.device), _batch(job), _ceilings(job)
+    told("prefill and decode")
     inference = _inference(job, batch.tokens, repeat, peak, ceilings)  # first: training leaves more memory behind
+    told("forward and the training step")
     engine = LocalEngine(job.plan, job.train)
     training, update = _training(job, engine, batch, repeat, peak, ceilings)
     step = training["training"]["seconds"]
+    told("each layer alone")
     parts = _measured(job, _parts(job, engine, batch), update, repeat, step, ceilings)
     passes = training | inference
     ceilings.share(passes, parts)
@@ -221,12 +225,8 @@ def _training(
 
 
 def _figures(seconds: float, tokens: int, flops: float, peak: Peak) -> dict[str, Any]:
-    return {
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "flops_per_second": flops / seconds,
-        "peak_bytes": peak.bytes,
-    }
+    rates = {"tokens_per_second": tokens / seconds, "flops_per_second": flops / seconds}
+    return {"seconds": seconds, **rates, "peak_bytes": peak.bytes}
 
 
 def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:

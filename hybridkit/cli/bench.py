@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +39,16 @@ def bench(
     loaded = load_recipe(str(Run(run).recipe_file) if Run(run).begun else what, overrides)
     from hybridkit.bench.benchmark import job, run_benchmark
 
-    found = run_benchmark(job(what, loaded, batch=batch, precision=precision, **sizes), repeat)
+    asked = job(what, loaded, batch=batch, precision=precision, **sizes)
+    found = run_benchmark(asked, repeat, (lambda part: None) if as_json else _tell)
     if as_json:
         say(format_json(found))
         return
     from hybridkit.report.bench import print_bench
 
     print_bench(found)
+
+
+def _tell(part: str) -> None:
+    """Lines, not a live bar, whose redrawing would be measured, too."""
+    say(f"measuring {part}", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybridkit.report.console import Console, Table
-from hybridkit.report.numbers import format_bytes, format_count, format_tokens
+from hybridkit.report.numbers import format_bytes, format_count, format_parameters, format_tokens
 
 Figures = Mapping[str, Any]  # what `hybridkit.bench.benchmark.run_benchmark` gives
 
@@ -24,7 +24,7 @@ def _heading(found: Figures) -> Iterator[str]:
     window = f"window {found['window']}" if found["window"] else "each policy's largest window"
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     ceilings = found["ceilings"]
-    yield f"{found['recipe']}: {found['pattern']}, {format_count(found['parameters'])} parameters"
+    yield f"{found['recipe']}: {found['pattern']}, {format_parameters(found['parameters'])} parameters"
     yield (
         f"{found['batch']} x {format_tokens(found['sequence'])} tokens, {window}, {found['precision']} on"
         f" {found['device']}, {threads}, medians of {found['repeat']}"

@@ -50,6 +50,12 @@ class RunCurve:
     steps: Sequence[dict[str, Any]]
     validations: Sequence[dict[str, Any]]
 
+    @property
+    def minimizes(self) -> str:
+        """What this stage of a conversion minimizes other than cross-entropy alone: `kl`, `ce, kl`; else nothing."""
+        line = self.steps[0] if self.steps else {}
+        return "hidden" if "teacher_power" in line else ", ".join(sorted(line.keys() & {"ce", "kl"}))
+
     def summary(self) -> dict[str, Any]:
         """The figures of the table, as plain data; null where the run has none yet."""
         speeds = _known(line["tokens_per_second"] for line in self.steps)
@@ -112,12 +118,12 @@ def _table(curves: Sequence[RunCurve], names: Sequence[str]) -> Table:
 
 @in_style
 def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Sequence[FlopsOf] = ()) -> Figure:
-    """Training loss: the batches' faintly, smoothed in front; validations as joined points.
+    """Training loss: the batches' faintly, smoothed in front; validations as joined points. What runs minimize in place
+    of the cross-entropy of the next token has a panel of its own.
 
     `costs`, for `over="flops"`: for each run, the FLOPs of a step by its metrics line.
     """
-    drawing = new_figure(PAGE, 3.4)
-    axes = drawing.add_subplot(xlabel=_AXES[over], ylabel="loss (nats a token)")
+    drawing, axes, own = _panels(curves, over)
     names = figure.labels(curve.name for curve in curves)
     handles, lasts = [], []
     validations: dict[str, list[tuple[float, float]]] = {}
@@ -127,8 +133,9 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
         places = _places(curve, over, costs[place] if costs else None)
         losses = [math.nan if line["loss"] is None else line["loss"] for line in curve.steps]
         raw, smoothed = (list(thinned(list(zip(places, ys, strict=True)))) for ys in (losses, smooth(losses)))
-        axes.plot(*_columns(raw), color=look["color"], alpha=0.22, linewidth=0.6)
-        handles += axes.plot(*_columns(smoothed), **look, **isolated(smoothed), label=names[curve.name], zorder=3)
+        panel = own if curve.minimizes else axes
+        panel.plot(*_columns(raw), color=look["color"], alpha=0.22, linewidth=0.6)
+        handles += panel.plot(*_columns(smoothed), **look, **isolated(smoothed), label=names[curve.name], zorder=3)
         by_step = {line["step"]: at for line, at in zip(curve.steps, places, strict=True)}
         held_out = [(by_step[v["step"]], v["val_loss"]) for v in curve.validations if _held_out(v, by_step)]
         if held_out:
@@ -142,9 +149,26 @@ def draw_curves(curves: Sequence[RunCurve], over: XAxis = "tokens", costs: Seque
     shown = [str(handle.get_label()) for handle in handles]
     validation = axes.plot([], [], "o", color=FAINT, **_VALIDATION)
     counts(axes, "x")
-    _limit(axes, curves)
+    if not any(axis.dataLim.height >= 0 for axis in drawing.axes):  # -inf without a finite point
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no loss is a number", transform=axes.transAxes, ha="center", va="center", color=FAINT)
+    _limit(axes, [curve for curve in curves if not curve.minimizes])
     legend(drawing, [*handles, *validation], [*shown, "validation"])
     return drawing
+
+
+def _panels(curves: Sequence[RunCurve], over: XAxis) -> tuple[Figure, Axes, Axes]:
+    """A figure, its axes for cross-entropies, and those for other losses, the same where there are none."""
+    said = " or ".join(dict.fromkeys(curve.minimizes for curve in curves if curve.minimizes))
+    if not said:
+        drawing = new_figure(PAGE, 3.4)
+        axes = drawing.add_subplot(xlabel=_AXES[over], ylabel="loss (nats a token)")
+        return drawing, axes, axes
+    drawing = new_figure(PAGE, 5.4)
+    own, axes = drawing.subplots(2, 1, sharex=True)
+    own.set(ylabel=f"loss of the stage ({said})")
+    axes.set(xlabel=_AXES[over], ylabel="loss (nats a token)")
+    return drawing, axes, own
 
 
 def _limit(axes: Axes, curves: Sequence[RunCurve]) -> None:

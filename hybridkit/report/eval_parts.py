@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridkit.evaluation.request import EvalResult
+from hybridkit.report.console import apart
 from hybridkit.report.eval_tables import BY_POSITION, ORIGINS, notes, tables
 from hybridkit.report.heatmap import eval_pictures
-from hybridkit.report.page import folded, paragraph
+from hybridkit.report.page import TextTable, folded, paragraph
 from hybridkit.report.page_picture import picture
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def result_parts(result: EvalResult, drawn: Iterable[tuple[str, Figure]], end: s
     """Pictures, tables and notes of one result; its pictures' names end in `end`, since no two of a page are alike."""
     for name, drawing in drawn:
         yield picture(f"{name}{end}", TITLES.get(name) or TITLES.get(name.partition("-")[0], name), drawing)
-    by_title = {table.title: table.without_repeats() if len(table.rows) > 1 else table for table in tables(result)}
+    by_title = {table.title: fitting(table) for table in tables(result)}
     detailed = {title for title in by_title if title.startswith(BY_POSITION) or title == ORIGINS}
     yield from (table.html() for title, table in by_title.items() if title not in detailed)
     for said in (BY_POSITION, ORIGINS):
@@ -41,6 +42,24 @@ def result_parts(result: EvalResult, drawn: Iterable[tuple[str, Figure]], end: s
     yield from map(paragraph, (*notes(result), f"Intervals: {result.settings['interval']}."))
 
 
+def fitting(table: TextTable) -> TextTable:
+    """A table as a page has room for it: a wide one without what its names share, or with its rows as columns."""
+    if len(table.rows) < 2:
+        return table
+    table = table.without_repeats()
+    if table.characters <= ROOM:
+        return table
+    if "run" in table.columns[: table.heads]:
+        at = table.columns.index("run")
+        common, names = apart([row[at] for row in table.rows])
+        rows = [[*row[:at], name, *row[at + 1 :]] for row, name in zip(table.rows, names, strict=True)]
+        table = table._replace(rows=rows, title=f"{table.title}; runs in {common}" if common else table.title)
+    scores = SCORES.get(table.title.partition(":")[0])
+    return table.narrowest(scores) if scores and table.characters > ROOM else table
+
+
+ROOM = 125  # characters of a table that a page of 68 rem has room for
+SCORES = {"Needles": "length", "Recall": "distance"}  # tables of scores, and what their columns are
 TITLES = {
     "depth": "Right answers by the length of the prompt and the depth of the needle",
     "length": "Score by the length of the prompt and the window at test time",
@@ -61,20 +80,28 @@ def merged_results(results: Sequence[EvalResult]) -> list[EvalResult]:
 
 
 def _joined(a: EvalResult, b: EvalResult) -> EvalResult:
-    cells = {(c.run, c.task, c.length, c.window): c for c in (*b.cells, *a.cells)}
-    depths = {(d.run, d.task, d.length, d.window, d.depth): d for d in (*b.depths, *a.depths)}
-    bins = {
-        (r["run"], r["window"], r.get("context"), r.get("text"), r["first"]): r
-        for r in (*b.by_position, *a.by_position)
-    }
+    cells = _first(((c.run, c.task, c.length, c.window), c) for c in (*a.cells, *b.cells))
+    depths = _first(((d.run, d.task, d.length, d.window, d.depth), d) for d in (*a.depths, *b.depths))
+    bins = _first(
+        ((r["run"], r["window"], r.get("context"), r.get("text"), r["first"]), r)
+        for r in (*a.by_position, *b.by_position)
+    )
     return replace(
         a,
-        trained={**b.trained, **a.trained},
-        origins={**b.origins, **a.origins},
+        trained=_first((*a.trained.items(), *b.trained.items())),
+        origins=_first((*a.origins.items(), *b.origins.items())),
         cells=list(cells.values()),
         depths=list(depths.values()),
-        perplexity={**b.perplexity, **a.perplexity},
+        perplexity=_first((*a.perplexity.items(), *b.perplexity.items())),
         by_position=list(bins.values()),
-        tasks={**b.tasks, **a.tasks},
+        tasks=_first((*a.tasks.items(), *b.tasks.items())),
         notes=list(dict.fromkeys([*a.notes, *b.notes])),
     )
+
+
+def _first(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dictionary in which the first value of a key stands, at its place."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        found.setdefault(key, value)
+    return found

@@ -39,7 +39,7 @@ def label(name: str) -> str:
     name = one_line(name)
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 3]}…{name[len(name) - _LONGEST * 2 // 3 + 1 :]}"
-    return f" {name}" if name.startswith("_") else name
+    return f" {name}" if name.startswith("_") else name or "-"
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:

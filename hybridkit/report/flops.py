@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridkit.recipe.files import run_name
 from hybridkit.report.console import Console, Table, between
-from hybridkit.report.numbers import format_bytes, format_count, format_ratio, format_tokens
+from hybridkit.report.numbers import format_bytes, format_count, format_ratio, format_tokens, format_weights
 
 if TYPE_CHECKING:  # it imports fvcore
     from hybridkit.cost.cross_check import Check
@@ -132,10 +132,10 @@ def _compared(row: TotalsRow, entries: Sequence[CostEntry]) -> list[str]:
 
 def _rows(entries: Sequence[CostEntry]) -> Iterator[TotalsRow]:
     entry = entries[0]
-    yield TotalsRow("parameters", lambda e: e["params"]["total"], format_count, True)
+    yield TotalsRow("parameters", lambda e: e["params"]["total"], format_weights, True)
     if any(one["params"]["active"] != one["params"]["total"] for one in entries):  # some experts are left out
-        yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_count, True)
-    yield TotalsRow("  in the stack", lambda e: e["params"]["body"], format_count, True)
+        yield TotalsRow("  for one token", lambda e: e["params"]["active"], format_weights, True)
+    yield TotalsRow("  in the stack", lambda e: e["params"]["body"], format_weights, True)
     yield TotalsRow("forward FLOPs/token", lambda e: e["flops_per_token"]["forward"], format_count)
     yield TotalsRow("training FLOPs/token", lambda e: e["flops_per_token"]["training"], format_count)
     yield TotalsRow("  recompute adds", lambda e: e["flops_per_token"]["recompute"], format_count)
@@ -197,14 +197,14 @@ def layers(entries: Sequence[CostEntry], heads: Sequence[str | None] = _HEADS) -
             parts = [[layer["branches"][place] for layer in layers] for layers in alike]
             add(" " * (widest + 5) + branch["entry"], _summed(parts, entries)[0])
     name = " " * (widest + 3) + "embedding, norm, head"
-    add(name, [format_count(around[0]), *_shares(around[1:], entries), *[""] * len(entries)])
+    add(name, [format_weights(around[0]), *_shares(around[1:], entries), *[""] * len(entries)])
     return table
 
 
 def _summed(alike: Sequence[Sequence[CostEntry]], entries: Sequence[CostEntry]) -> tuple[list[str], list[float]]:
     """The cells of equal layers, given for each entry; and their parameters and FLOPs as numbers."""
     params, flops, states = ([sum(layer[key] for layer in layers) for layers in alike] for key in _SUMMED)
-    cells = [format_count(params[0]), *_shares(flops, entries), *map(format_bytes, states)]
+    cells = [format_weights(params[0]), *_shares(flops, entries), *map(format_bytes, states)]
     return cells, [params[0], *flops]
 
 

@@ -32,6 +32,11 @@ def format_parameters(number: int) -> str:
     return str(number)
 
 
+def format_weights(number: float) -> str:
+    """The same with four digits, for columns that are compared: 1.489 B."""
+    return _scaled(number, 1000, ("", "k", "M", "B", "T"))
+
+
 def format_loss(loss: float | None) -> str:
     """A loss with four decimals; a dash where there is none, since a step had no targets."""
     return "-" if loss is None else f"{loss:.4f}"

@@ -78,3 +78,6 @@ for (const figure of document.querySelectorAll("figure")) {
   };
   figure.querySelectorAll("button").forEach((button) => button.addEventListener("click", saves[button.dataset.save]));
 }
+const folded = document.querySelectorAll("details:not([open])");
+addEventListener("beforeprint", () => folded.forEach((part) => { part.open = true; }));
+addEventListener("afterprint", () => folded.forEach((part) => { part.open = false; }));

@@ -66,6 +66,20 @@ class TextTable(NamedTuple):
                 yield self._replace(columns=[self.columns[place] for place in kept], rows=rows)
                 begin = at
 
+    @property
+    def characters(self) -> int:
+        """How wide it is where no cell is folded."""
+        return sum(max(map(len, cells)) + 2 for cells in zip(self.columns, *self.rows, strict=True))
+
+    def narrowest(self, name: str) -> TextTable:
+        """The table, or where that is narrower, its rows as columns; `name` is what its columns were."""
+        heads = [", ".join(row[: self.heads]) for row in self.rows]
+        cells = [list(column) for column in zip(*(row[self.heads :] for row in self.rows), strict=True)]
+        rows = [[column, *row] for column, row in zip(self.columns[self.heads :], cells, strict=True)]
+        turned = TextTable(self.title, [name, *heads], rows)
+        folded = turned._replace(columns=[name, *(max(head.split(", "), key=len) for head in heads)])  # at commas
+        return turned if folded.characters < self.characters else self
+
     def html(self) -> str:
         """A heading, unless it has no title, and the table."""
         table = html_table(self.columns, self.rows, self.front, self.number_columns())

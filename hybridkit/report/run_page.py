@@ -21,6 +21,7 @@ from hybridkit.report.console import apart
 from hybridkit.report.conversion_page import conversion_parts, without_stages
 from hybridkit.report.curves import RunCurve, curves_of, draw_curves
 from hybridkit.report.eval_parts import evaluation_parts
+from hybridkit.report.figure import labels
 from hybridkit.report.flops import cost_rows
 from hybridkit.report.flops_plot import draw_costs
 from hybridkit.report.markup import in_html, in_text
@@ -168,14 +169,14 @@ def _date(file: Path) -> str:
 
 def _stacks(subjects: Sequence[_Subject]) -> Iterator[str]:
     """A picture for each stack that differs from those before."""
+    names = labels(subject.name for subject in subjects)
     drawn: dict[tuple[str, object], str] = {}
     for subject in subjects:
         drawn.setdefault((subject.request.plan.pattern, subject.request.plan.config), subject.name)
     for place, subject in enumerate(one for one in subjects if one.name in drawn.values()):
         if place < _MOST_PICTURES:
-            yield picture(
-                f"stack-{place + 1}", f"The stack of {subject.name}", stack_picture(subject.loaded, subject.name)
-            )
+            title, drawing = f"The stack of {subject.name}", stack_picture(subject.loaded, names[subject.name])
+            yield picture(f"stack-{place + 1}", title, drawing)
 
 
 def _costs(subjects: Sequence[_Subject]) -> list[str]:
@@ -198,7 +199,7 @@ def _training(subjects: Sequence[_Subject]) -> Iterator[str]:
     if not any(curve.steps for curve in curves):
         yield paragraph("No step was made yet.")
         return
-    stage = "; of a conversion the last stage's own loss" if any(subject.conversion for subject in subjects) else ""
+    stage = "; of a conversion, its last stage" if any(subject.conversion for subject in subjects) else ""
     yield picture("loss", f"Training and validation loss over tokens{stage}", draw_curves(curves))
     flops = [step_flops(subject.run) for subject in subjects]
     further = {

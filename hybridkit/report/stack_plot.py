@@ -133,8 +133,10 @@ def _heads(drawing: _Drawing, name: str, pattern: list[str], costs: Mapping[str,
     """Name, pattern and sizes above, then the heads of the columns."""
     total, state = costs["params"]["total"], costs["state_bytes"][str(costs["context"])]
     context = format_tokens(costs["context"])
-    drawing.axes.text(0, 0.1, label(run_name(name)), fontsize=9, fontweight="bold", va="center")
     sizes = f"{format_parameters(total)} parameters, state {format_bytes(state)} at {context}"
+    title, room = label(run_name(name)), drawing.right - _LETTER * len(sizes)  # inches; a bold letter is .7 of its size
+    largest = 72 * room / (0.7 * max(len(title), 1))
+    drawing.axes.text(0, 0.1, title, fontsize=max(5, min(9, largest)), fontweight="bold", va="center")
     drawing.axes.text(drawing.right, 0.1, sizes, fontsize=_SMALL, va="center", ha="right")
     for place, line in enumerate(pattern):
         drawing.axes.text(0, 0.27 + 0.14 * place, line, fontsize=_SMALL, va="center", color=FAINT, family="monospace")

@@ -43,15 +43,18 @@ def draw_stages(stages: Mapping[str, MetricLines], measured: Mapping[str, float]
         found = [line for line in lines if line.get("val_loss") is not None and line["step"] in tokens]
         places = [before + tokens[line["step"]] for line in found]
         losses = [line["val_loss"] for line in found]
-        look = series(place) | {"linestyle": ":", "linewidth": 1.0}
-        handles += axes.plot(places, losses, marker=".", label=label(f"{name}, validations"), **look)
+        look = series(place) | {"linestyle": ":", "linewidth": 1.0, "zorder": 4}
+        if losses:
+            handles += axes.plot(places, losses, marker="o", label=label(f"{name}, validations"), **look)
         before += max(tokens.values(), default=0)
         ends[name] = before
         axes.axvline(before, color=FAINT, linewidth=0.5)
     teacher, students = measured.get(TEACHER), [name for name in measured if name != TEACHER]
     if students:
         points = [(ends[name], measured[name]) for name in students]
-        handles += axes.plot(*zip(*points, strict=True), marker="o", label="all held-out text", **series(0))
+        handles += axes.plot(
+            *zip(*points, strict=True), marker="o", markersize=7, label="all held-out text", **series(0)
+        )
     if teacher is not None:
         handles.append(axes.axhline(teacher, color=FAINT, linestyle=(0, (4, 2)), label="teacher, all held-out text"))
     counts(axes, "x")

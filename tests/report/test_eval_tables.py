@@ -3,6 +3,7 @@
 from typing import Any
 
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
+from hybridkit.report.eval_parts import ROOM, fitting, merged_results
 from hybridkit.report.eval_tables import tables
 from hybridkit.report.heatmap import eval_pictures
 
@@ -35,3 +36,24 @@ def test_what_a_stack_cannot_see_is_marked_and_hatched() -> None:
     (hatched,) = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
     assert hatched.get_xy() == (-0.5, -0.5), "length 64, depth 0 to 10"
     assert "hatched" in figure.get_supxlabel()
+
+
+def test_a_table_that_a_page_has_no_room_for_is_turned_with_every_score_in_it() -> None:
+    names = [f"/a/long/way/to/the/folder/of/studies/effect/trials/000{n}/seed-0" for n in range(3)]
+    cells = [CellScore(n, "recall_far", 2**k, 64, 9, 90 + k / 10, 80.0, 99.0) for n in names for k in range(10)]
+    found = EvalResult(SETTINGS, dict.fromkeys(names, "64"), cells=cells)
+    (table,) = tables(found)
+    turned = fitting(table)
+    assert turned.columns == ["distance", *(f"recall_far, 000{n}/seed-0" for n in range(3))]
+    assert [row[0] for row in turned.rows] == table.columns[3:] and turned.characters < ROOM < table.characters
+    assert [row[2] for row in turned.rows] == table.rows[1][3:], "every score of the second run"
+    assert "window 64" in turned.title and "/effect/trials/" in turned.title
+    few = tables(EvalResult(SETTINGS, {}, cells=cells[:3] + cells[10:12]))[0]
+    assert fitting(few).rows[0][-1] == "90.2 [80.0, 99.0]", "a narrow one is as it is"
+
+
+def test_runs_keep_their_order_where_their_evaluations_are_joined() -> None:
+    """So that a run has the same colour in all pictures of a page."""
+    results = [EvalResult(SETTINGS, {n: ""}, cells=[CellScore(n, "niah", 64, 8, 4, 25.0, 1.0, 80.0)]) for n in "cab"]
+    (joined,) = merged_results([*results, results[0]])
+    assert [cell.run for cell in joined.cells] == list(joined.trained) == ["c", "a", "b"]
