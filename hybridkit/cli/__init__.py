@@ -1,5 +1,6 @@
 """The verbs, one module each. Only typer is imported here: a verb imports what it needs when it runs."""
 
+import errno
 import importlib
 import inspect
 import io
@@ -82,7 +83,7 @@ def main() -> None:
         line = str(error).partition("\n")[0][:200]
         sys.exit(_complain(Failure(f"not enough memory for sizes like these: {line or type(error).__name__}"), 1))
     except OSError as error:  # a disk that is full or gone, a folder that may not be written
-        sys.exit(_complain(error, 1))
+        sys.exit(_complain(error, 2 if error.errno == errno.ENAMETOOLONG else 1))
     except typer.Abort:
         sys.exit(_complain(Failure("aborted: the input ended"), 1))
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from hybridkit.system.terminal import say, say_part
 if TYPE_CHECKING:
     from hybridkit.inference.decode import Context
     from hybridkit.inference.streaming import Reply, Writer
+
+_MOST = 1 << 28  # bytes of a prompt
 
 
 def generate(
@@ -88,9 +91,12 @@ def _given(text: str) -> str:
 def _read(path: Path) -> str:
     standard = str(path) == "-"
     try:
-        raw = sys.stdin.buffer.read() if standard else path.read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if standard else path.open("rb") as source:
+            raw = source.read(_MOST + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > _MOST:
+        raise UserError(f"{path} is longer than {_MOST >> 20} MiB, the most that a prompt may have")
     return _text(raw, "standard input" if standard else str(path))
 
 

@@ -49,7 +49,8 @@ def digest_of(value: object) -> str:
 def valid_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete folder, in which every file has its recorded size; else None."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        file = folder / MANIFEST
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
     except (OSError, ValueError, KeyError):
         return None
@@ -66,7 +67,8 @@ class CacheEntry(NamedTuple):
 def find_entry(root: Path, stamp: str) -> CacheEntry | None:
     """The entry that was remembered for `stamp`, if its folder is complete. Writes nothing."""
     try:
-        found = json.loads((root / f"{stamp}.seen").read_text(encoding="utf-8"))
+        file = root / f"{stamp}.seen"
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         seen = CacheEntry(root / found["folder"], found["skipped"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

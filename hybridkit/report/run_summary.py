@@ -18,6 +18,7 @@ from hybridkit.report.numbers import (
     format_speed,
 )
 from hybridkit.runs.metrics import last_steps
+from hybridkit.system.terminal import as_argument
 from hybridkit.training.callback import Callback, Line, TrainingStart
 from hybridkit.training.estimate import without_activations
 
@@ -104,7 +105,8 @@ class RunSummary(Callback):
             yield f"loss: {mean}, {of}{self._validated()}"
         if self._checkpoint:
             yield f"weights: {self._checkpoint}"
-        yield f'next: hybridkit generate {run} "..."; hybridkit eval {run}; hybridkit report {run}'
+        said = as_argument(run)
+        yield f'next: hybridkit generate {said} "..."; hybridkit eval {said}; hybridkit report {said}'
 
     def _validated(self) -> str:
         if not self._validations:

@@ -6,6 +6,7 @@ bidirectional mark could reorder a line. All that is printed goes through here; 
 
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from io import TextIOWrapper
@@ -30,6 +31,11 @@ def printable(text: str) -> str:
 def shown(text: str) -> str:
     """A text as a message quotes it: in backticks, printable, and cut short."""
     return f"`{printable(text[:_QUOTED])}{'...' if len(text) > _QUOTED else ''}`"
+
+
+def as_argument(path: object) -> str:
+    """A path as a command that is copied into a shell takes it: quoted where it must be, and never an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def one_line(text: str) -> str:

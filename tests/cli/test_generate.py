@@ -107,6 +107,12 @@ def test_bad_input_is_refused(arguments: list[str], message: str) -> None:
     assert isinstance(error, UserError) and message in str(error)
 
 
+def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridkit.cli.generate._MOST", 100)
+    error = call("--file", "/dev/zero").exception
+    assert isinstance(error, UserError) and "the most that a prompt may have" in str(error)
+
+
 @pytest.mark.parametrize("option", [["--tokens", "-1"], ["--window", "0"], ["--chunk", "0"], ["--top-k", "x"]])
 def test_options_out_of_range_exit_with_2(option: list[str]) -> None:
     assert call("x", *option).exit_code == 2

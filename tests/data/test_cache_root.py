@@ -1,11 +1,12 @@
 """Where texts are kept, for users with and without a home."""
 
+import os
 import pwd
 from pathlib import Path
 
 import pytest
 
-from hybridkit.data.cache import cache_root
+from hybridkit.data.cache import cache_root, find_entry, valid_manifest
 from hybridkit.system.errors import UserError
 
 
@@ -31,3 +32,9 @@ def test_no_home_and_no_folder_is_a_message(nobody: None, named: str | None, mon
         monkeypatch.setenv("HYBRIDKIT_CACHE", named)
     with pytest.raises(UserError, match="name a folder in HYBRIDKIT_CACHE"):
         cache_root()
+
+
+def test_a_pipe_in_a_cache_does_not_hang(tmp_path: Path) -> None:
+    for name in ("stamp.seen", "manifest.json"):
+        os.mkfifo(tmp_path / name)
+    assert find_entry(tmp_path, "stamp") is None and valid_manifest(tmp_path) is None

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from names import HOSTILE, raw_controls
 from project import ROOT
 
-from hybridkit.system.terminal import hanging, harmless, never_fail_to_encode, one_line, say, say_part
+from hybridkit.system.terminal import as_argument, hanging, harmless, never_fail_to_encode, one_line, say, say_part
 
 HOME = ROOT / "hybridkit/system/terminal.py"
 
@@ -33,6 +34,12 @@ def test_a_name_takes_one_line_and_a_message_begins_once(name: str) -> None:
     assert raw_controls(one_line(name)) == "" and "\n" not in one_line(name)
     lines = hanging(f"{name}: no such file; see {name}").split("\n")
     assert all(line.startswith(" ") for line in lines[1:] if line)
+
+
+@pytest.mark.parametrize("name", ["runs/a", "--help", "-", "a$b^{$", " sp ", "it's", "a;b", "$(x)"])
+def test_a_command_that_is_copied_names_the_same_path(name: str) -> None:
+    (word,) = shlex.split(as_argument(name))
+    assert Path(word) == Path(name) and not word.startswith("-")
 
 
 def test_a_models_text_is_harmless_on_a_terminal_and_unchanged_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
