@@ -35,8 +35,10 @@ def begin(recipe: Recipe, ranks: int | None, hostfile: Path | None, registry: Re
         raise UserError(f"--ranks {ranks}: this process was started as one of {given.ranks}; leave --ranks out")
     count = given.ranks if given else ranks or (sum(hosts.values()) if hosts else 1)
     check_launch(recipe, count, registry)
-    if given or count == 1:
-        settle(given or Place(0, 1))
+    if given:
+        settle(given)
+    elif count == 1:
+        return  # an engine that needs more of the environment sets it
     elif hostfile:
         engine_of(recipe.train, registry).launch(hostfile)
     else:

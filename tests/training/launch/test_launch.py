@@ -84,6 +84,13 @@ def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
 
 
+def test_one_process_leaves_its_environment_alone(recipe: Path) -> None:
+    """Otherwise a later command of the same process would take itself for one that a launcher started."""
+    before = dict(os.environ)
+    launch.begin(load_recipe(recipe).recipe, None, None)
+    assert dict(os.environ) == before
+
+
 def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # so that it is put back
