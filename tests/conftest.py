@@ -37,8 +37,9 @@ def _no_fsync() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _verbs_described_once() -> Iterator[None]:
-    """typer describes a verb anew at every call, which takes longer than many verbs do."""
+def _verbs_are_called_often() -> Iterator[None]:
+    """typer describes a verb anew at every call, which takes longer than many verbs do; and a verb that only counts ends
+    all collection of garbage, in a process that would end soon."""
     import typer.main
 
     from hybridkit import cli
@@ -46,6 +47,7 @@ def _verbs_described_once() -> Iterator[None]:
     described = functools.cache(cli.verbs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "verbs", lambda names=cli.VERBS: described(tuple(names)))
+        patch.setattr(cli, "collect_no_more", lambda: None)
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 

@@ -1,6 +1,5 @@
 """The command line in this process: exit code and both outputs, without the seconds that a process's imports take."""
 
-import gc
 import io
 import json
 import subprocess
@@ -22,7 +21,6 @@ def hybridkit(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         patch.setattr(sys, "argv", ["hybridkit", *words])
         with pytest.raises(SystemExit) as left:
             main()
-    gc.enable()  # commands that only count turn it off until their process ends
     return subprocess.CompletedProcess(words, int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
