@@ -38,8 +38,8 @@ def _no_fsync() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _verbs_are_called_often() -> Iterator[None]:
-    """typer describes a verb anew at every call, which takes longer than many verbs do; and a verb that only counts ends
-    all collection of garbage, in a process that would end soon."""
+    """typer describes a verb anew at every call, which takes longer than many verbs do. A verb that only counts turns
+    the collection of garbage off, since its process ends soon."""
     import typer.main
 
     from hybridkit import cli
