@@ -71,6 +71,12 @@ def _watch(processes: list[subprocess.Popen[bytes]]) -> int | None:
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(POLL)
         if failed is None:
-            failed = next((rank for rank, process in enumerate(processes) if process.poll()), None)
+            failed = _first_failed(processes)
             deadline = time.monotonic() + GRACE if failed is not None else deadline
-    return next((rank for rank, process in enumerate(processes) if process.poll()), None) if failed is None else failed
+    return _first_failed(processes) if failed is None else failed
+
+
+def _first_failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """The rank that failed, if one did. Of several at once one that was killed: the others fail for want of it."""
+    codes = [(process.poll() or 0, rank) for rank, process in enumerate(processes)]
+    return min(((code > 0, rank) for code, rank in codes if code), default=(False, None))[1]

@@ -22,7 +22,7 @@ DEEPSPEED = "train.engine=deepspeed"
 IMPORTS = "import deepspeed, torch._inductor.compile_fx"  # what the engine imports late: seconds, once for all ranks
 # What `torchrun --standalone --nproc_per_node=2` does, but that its two workers are forked.
 TORCHRUN = """
-import os
+import os, traceback
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from hybridkit.cli import main
 from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
@@ -33,7 +33,11 @@ def broken(*_):
 def rank():
     if os.environ["RANK"] == "1":
         DeepSpeedEngine.update = broken
-    main()
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()  # as the end of a process does; a forked one only tells its parent
+        raise
 
 how = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test", "max_restarts": 0}
 elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", **how), rank)()
