@@ -73,6 +73,7 @@ def test_checkpoints_by_number_best_and_newest(run: hk.TrainedRun) -> None:
         hk.load(run, "bets")
 
 
+@pytest.mark.slow
 def test_the_running_mean_of_the_weights_is_evaluated(run: hk.TrainedRun) -> None:
     files = [str(run.path), f"{run.path}, averaged weights"]
     own, mean = (hk.evaluate(run, average=average, context=32) for average in (False, True))

@@ -86,6 +86,7 @@ def test_text_is_read_at_every_window_and_by_position(runs: Path) -> None:
     assert rows[5]["gain"] is not None and answer["cells"] == []
 
 
+@pytest.mark.slow
 def test_any_text_is_read_in_place_of_the_held_out_one(runs: Path) -> None:
     """The mean is that of the model's losses on the whole file as one document, its end included."""
     import torch

@@ -39,6 +39,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+@pytest.mark.slow
 def test_the_best_is_a_recipe_that_loads(study: Path, tmp_path: Path) -> None:
     (tmp_path / "best.yaml").write_text(run("best", str(study)))
     said = json.loads(run("best", str(study), "--json"))

@@ -52,6 +52,7 @@ def test_the_folder_is_the_last_stages_run_and_the_others_lie_in_it(whole: Path,
     assert {"mse.0", "mse.2", "teacher_power"} <= told[0].keys() and {"kl", "ce"} <= told[1].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 3, 6, 10])
 def test_interrupted_anywhere_and_resumed_it_is_the_same(
     after: int, whole: Path, go: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +104,7 @@ def _lines(folder: Path) -> int:
     return sum(file.read_text().count('"loss"') for file in files if file.is_file())
 
 
+@pytest.mark.slow
 def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -> None:
     source = save(instance("Llama", **LLAMA | {"num_hidden_layers": 2, "tie_word_embeddings": False}), tmp_path / "in")
     recipe = student(
@@ -133,6 +135,7 @@ def test_transformers_in_and_transformers_out(student: Change, tmp_path: Path) -
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)  # another order of sums, in fp32
 
 
+@pytest.mark.slow
 def test_other_questions_are_asked_of_every_stage_again(teacher: Path, student: Change, tmp_path: Path) -> None:
     """What was measured of the teacher before a change is not shown beside what is measured of a stage after it."""
     asked = []
@@ -188,6 +191,7 @@ def test_a_mixer_that_is_kept_stays_the_teachers(student: Change, teacher: Path,
     assert all(torch.equal(own[name], theirs[name]) for name in own if name.startswith("layers.2."))
 
 
+@pytest.mark.slow
 def test_kept_mixers_are_chosen_after_the_first_stage_and_once(
     go: Convert, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

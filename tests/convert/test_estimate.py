@@ -45,6 +45,7 @@ def test_the_errors_of_hidden_states_hold_less_than_the_training_of_all(
             estimate_conversion(str(teacher), loaded, 1, tmp_path, checkpoint)
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_is_described_and_nothing_of_it_is_kept(student: Change, tmp_path: Path) -> None:
     source = save(instance("Llama", **LLAMA | {"num_hidden_layers": 2, "tie_word_embeddings": False}), tmp_path / "in")
     (source / "model.safetensors").unlink()  # weights are not read

@@ -216,6 +216,7 @@ def test_state_bytes_are_those_that_a_model_holds(batch: int) -> None:
         assert total_state_bytes(described, CostSettings(tokens, batch=batch, dtype=torch.bfloat16)) == held
 
 
+@pytest.mark.slow
 def test_the_xlstm_7b_shape_has_as_many_parameters_as_transformers_says() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.xLSTMConfig()

@@ -112,6 +112,7 @@ def test_a_micro_batch_takes_the_rows_that_the_estimate_says_fit() -> None:
         assert rows_within(0, plan, train, 512, "fp32") == 1
 
 
+@pytest.mark.slow
 def test_twice_the_tokens_or_rows_take_twice_the_memory_of_the_layers() -> None:
     plan = compiled("[swa:64, mlstm]")
     one, rows, tokens = (

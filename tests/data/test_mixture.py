@@ -36,6 +36,7 @@ def mixed(texts: dict[str, Path], seed: int = 0, **changes: object) -> Mixture:
     return made
 
 
+@pytest.mark.slow
 @given(st.integers(0, 200), st.integers(1, 1000), st.integers(0, 3000), st.integers(0, 3000))
 @settings(max_examples=200, deadline=None)
 def test_a_sum_of_floors(terms: int, modulus: int, slope: int, offset: int) -> None:

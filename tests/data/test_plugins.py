@@ -43,6 +43,7 @@ def call(*words: str, plugins: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_tokenizer_from_outside_is_that_of_its_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call("train", "r.yaml", "--run", "run", plugins="numbers letters")
     said = json.loads((folder / "run/tokenizer.json").read_text())

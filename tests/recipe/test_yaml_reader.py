@@ -193,6 +193,7 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, a
 data = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4))
 
 
+@pytest.mark.slow
 @given(data)
 @settings(deadline=None)
 def test_json_is_read_as_json(value: object) -> None:

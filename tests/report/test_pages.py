@@ -57,6 +57,7 @@ def test_the_page_of_runs_says_what_they_are_and_marks_what_differs(runs: list[P
     assert "<b>&lt;b&gt;Once</b> upon\n&lt;/script&gt; a time</pre>" in text
 
 
+@pytest.mark.slow
 def test_runs_of_different_lengths_are_compared_at_one(runs: list[Path]) -> None:
     recipe = runs[1] / "recipe.yaml"
     recipe.write_text(recipe.read_text("utf-8").replace("sequence: 64", "sequence: 128"), "utf-8")

@@ -226,6 +226,7 @@ def test_the_loss_of_a_run_is_of_its_last_steps_alone() -> None:
     assert [last_steps(steps) for steps in (0, 1, 10, 60, 500, 10**6)] == [0, 1, 1, 6, 50, 50]
 
 
+@pytest.mark.slow
 def test_the_last_line_with_a_metric_is_found_without_reading_all(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert last_line(path, "loss") is None

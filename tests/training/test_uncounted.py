@@ -36,6 +36,7 @@ def nothing(rows: int = 3) -> Batch:
     return Batch(ids, torch.full_like(ids, IGNORED), torch.zeros(rows, 12, dtype=torch.bool), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_gradient_is_zero(rows: int, precision: str) -> None:
