@@ -145,7 +145,7 @@ def evaluate(
     paths = [one.path if isinstance(one, TrainedRun) else Path(one) for one in runs]
     changes: Any = _several(ablate), {"state": _several(reset_state), "cache": _several(evict)}
     targets = [target for path in paths for target in open_changed_targets(path, request, checkpoint, *changes)]
-    return Evaluator(targets, request, lambda what, done, total: None).run_all().to_json()
+    return Evaluator(targets, request).run_all().to_json()
 
 
 def _several(said: Any) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ def main() -> None:
     never_fail_to_encode()
     end_without_collection()
     asked = [word for word in sys.argv[1:2] if word in VERBS]
-    if set(asked) & set(SHORT_VERBS):
+    if asked and asked[0] in SHORT_VERBS:
         collect_no_more()
     try:
         with listening(lambda text: say(text, file=sys.stderr)):

@@ -57,8 +57,6 @@ def read_conversion(folder: Path) -> ConversionRecord | None:
     if not (folder / RECORD).is_file():
         return None
     said = read_recorded(folder / RECORD, RecordedConversion)
-    if len({stage.name for stage in said.stages}) < len(said.stages):
-        raise UserError(f"{folder}: the record of its conversion cannot be read (two stages have one name)")
     choice = read_recorded(folder / CHOICE, Choice) if (folder / CHOICE).is_file() else None
     found = stage_evaluations(folder)
     try:

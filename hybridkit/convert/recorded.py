@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
 
 from hybridkit.convert.mapping import MappedLayer
 from hybridkit.model.plan import Plan
@@ -49,6 +49,13 @@ class RecordedConversion(BaseModel):
     keep: JsonValue = None
     pattern: str | None = None
     code: dict[str, str] | None = None
+
+    @field_validator("stages")
+    @classmethod
+    def _one_folder_each(cls, stages: list[RecordedStage]) -> list[RecordedStage]:
+        if len({stage.name for stage in stages}) < len(stages):
+            raise ValueError("two stages have one name")
+        return stages
 
 
 def check_layers(folder: Path, layers: Sequence[MappedLayer], plan: Plan) -> None:

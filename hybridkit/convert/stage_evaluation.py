@@ -19,8 +19,8 @@ from hybridkit.convert.recorded import read_recorded
 from hybridkit.convert.stages import MAPPED
 from hybridkit.cost.flops import CostSettings, total_state_bytes
 from hybridkit.data.cache import digest_of
-from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
-from hybridkit.evaluation.runner import EvalProgress, Evaluator
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalProgress, EvalRequest, EvalResult, unwatched
+from hybridkit.evaluation.runner import Evaluator
 from hybridkit.evaluation.target import EvalTarget, open_eval_target
 from hybridkit.evaluation.task_names import task_names
 from hybridkit.inference.decode import decode_tokens, prefill
@@ -35,20 +35,11 @@ REPEAT = 3  # times that decoding is timed, of which the median counts
 CONTEXTS = (1, 16, 256)  # training sequences, after which states are sized
 
 
-def unseen(what: str, done: int, total: int) -> None:
-    """Shows nothing."""
-
-
-def unwatched() -> AbstractContextManager[EvalProgress]:
-    """Shows nothing."""
-    return nullcontext(unseen)
-
-
 class Measuring:
     """What `run_conversion` asks of every model. `watching` opens what is told how far one of them is."""
 
-    def __init__(self, watching: Callable[[], AbstractContextManager[EvalProgress]] = unwatched) -> None:
-        self._watching = watching
+    def __init__(self, watching: Callable[[], AbstractContextManager[EvalProgress]] | None = None) -> None:
+        self._watching = watching or (lambda: nullcontext(unwatched))
 
     def check(self, conversion: Conversion) -> None:
         """Raises UserError for questions that do not suit teacher and student."""
@@ -76,7 +67,7 @@ class Measuring:
         sizes = {str(n): total_state_bytes(target.plan, CostSettings(n)) for n in contexts}
         return {"name": name, "run": target.name, "state_bytes": sizes, **speed, **found}
 
-    def _evaluator(self, conversion: Conversion, run: Run, name: str, watch: EvalProgress = unseen) -> Evaluator:
+    def _evaluator(self, conversion: Conversion, run: Run, name: str, watch: EvalProgress = unwatched) -> Evaluator:
         recipe, asked = conversion.loaded.recipe, _asked(conversion)
         step = conversion.teacher.step if name == "teacher" else None
         target = open_eval_target(run.path, checkpoint=step)

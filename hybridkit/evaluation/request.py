@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -9,7 +10,13 @@ from typing import Any, NamedTuple, get_args
 from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import UserError
 
+EvalProgress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+
 _LEAST = {"context": 1, "lengths": 1, "windows": 1, "samples": 1, "gaps": 0, "batch": 1, "chunk": 1, "limit": 1}
+
+
+def unwatched(what: str, done: int, total: int) -> None:
+    """An EvalProgress that shows nothing."""
 
 
 @dataclass(frozen=True)

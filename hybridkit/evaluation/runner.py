@@ -17,7 +17,7 @@ from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.needles import beyond, run_cell
 from hybridkit.evaluation.perplexity import by_position, perplexity
 from hybridkit.evaluation.provenance import EvalText
-from hybridkit.evaluation.request import CellScore, DepthScore, EvalRequest, EvalResult
+from hybridkit.evaluation.request import CellScore, DepthScore, EvalProgress, EvalRequest, EvalResult, unwatched
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.evaluation.target import EvalTarget
@@ -29,8 +29,6 @@ from hybridkit.system.machine import choose_device, choose_precision
 ROW_TOKENS = 16384  # read together where rows are short
 DEPTH_BINS = 10
 
-EvalProgress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-
 
 class Evaluator:
     """Evaluates runs. Construction checks the whole request before any weights are read.
@@ -38,7 +36,7 @@ class Evaluator:
     Raises UserError where a question does not suit a run, or a prompt does not fit its length.
     """
 
-    def __init__(self, targets: Sequence[EvalTarget], request: EvalRequest, watch: EvalProgress) -> None:
+    def __init__(self, targets: Sequence[EvalTarget], request: EvalRequest, watch: EvalProgress = unwatched) -> None:
         self.targets, self.request, self._watch = targets, request, watch
         self._essays = open_essays(request.haystack)
         self._texts: dict[str, list[tuple[EvalText, int]]] = {}

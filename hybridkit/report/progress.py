@@ -16,7 +16,7 @@ from hybridkit.training.logger import written_texts
 from hybridkit.training.reporter import Reporter
 
 if TYPE_CHECKING:
-    from hybridkit.evaluation.runner import EvalProgress
+    from hybridkit.evaluation.request import EvalProgress
 
 LINES = 100  # plain lines of a run
 

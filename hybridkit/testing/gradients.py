@@ -47,15 +47,15 @@ def _has_parameters(trial: LayerUnderTest) -> bool:
 def check_gradients(block: Block, dims: Dims) -> None:
     """Law 8: gradients equal finite differences along random directions, in float64.
 
-    For the input and each parameter alone, with one window; for all together at several lengths, with documents and
-    without; for the input of a call from a state; and through a carried state where it has `differentiable_state`.
+    For the input and each parameter alone; for all together at several lengths, with documents and without; for the
+    input of a call from a state; and through a carried state where the block has `differentiable_state`.
     """
     trial = LayerUnderTest(block, dims)
-    leaves = _leaves(trial, 2, 70)
-    for name in leaves:
-        _equal_differences(trial, leaves, [name], trial.some_windows[0])
     for window in trial.some_windows:
-        for tokens in (1, 65, 300):
+        leaves = _leaves(trial, 2, 70)
+        for name in leaves:
+            _equal_differences(trial, leaves, [name], window)
+        for tokens in (1, 65, 130, 300):
             leaves = _leaves(trial, 2, tokens)
             _equal_differences(trial, leaves, list(leaves), window)
         leaves = _leaves(trial, 2, 130)

@@ -1,5 +1,7 @@
 """Law 7: the rows of a batch do not influence each other."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,8 @@ def check_rows(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> Non
     Weights have the sum of the rows' gradients.
     """
     trial = LayerUnderTest(block, dims, precision)
-    for tokens, windows in ((1, [0]), (70, [0]), (300, [0, -1])):
-        for window in dict.fromkeys(trial.some_windows[place] for place in windows):
-            _as_alone(trial, tokens, window)
+    for tokens, window in itertools.product((1, 70, 300), trial.some_windows):
+        _as_alone(trial, tokens, window)
     _many(trial)
 
 

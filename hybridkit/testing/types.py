@@ -17,7 +17,7 @@ def check_types(block: Block, dims: Dims) -> None:
     exact = LayerUnderTest(block, dims)
     for dtype, loose in TYPES.items():
         trial = LayerUnderTest(block, dims, Arithmetic(str(dtype).removeprefix("torch."), dtype, 0))
-        for tokens in (1, 70, 300):
+        for tokens in (1, 7, 70, 300):
             _types(trial, tokens)
         _same_results(trial, exact, loose)
         _same_gradients(trial, exact, min(SHARE, 50 * loose))

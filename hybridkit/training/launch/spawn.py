@@ -77,6 +77,6 @@ def _watch(processes: list[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _first_failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """The rank that failed, if one did. Of several at once one that was killed: the others fail for want of it."""
-    codes = [(process.poll() or 0, rank) for rank, process in enumerate(processes)]
-    return min(((code > 0, rank) for code, rank in codes if code), default=(False, None))[1]
+    """The rank that failed, if one did. Of several at once one that a signal killed: the others fail because of it."""
+    codes = {rank: code for rank, process in enumerate(processes) if (code := process.poll())}
+    return min(codes, key=lambda rank: codes[rank] > 0, default=None)

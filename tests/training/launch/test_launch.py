@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hybridkit.runs.run import Run, load_recipe
 from hybridkit.system.errors import UserError
 from hybridkit.system.lock import Lock
 from hybridkit.training import ranks
-from hybridkit.training.launch import launch
+from hybridkit.training.launch import launch, spawn
 from hybridkit.training.ranks import Place, first_host
 
 DEEPSPEED = "train.engine=deepspeed"
@@ -203,6 +204,12 @@ def test_killed_ranks_end_the_run_and_other_ranks_go_on(go: Go, recipe: Path, tm
     assert lines[-1]["peak_memory"] > 0 and lines[-1]["mfu"] > 0
     manifest = run.newest().manifest
     assert manifest and (manifest.engine, manifest.zero, manifest.ranks) == ("deepspeed", 1, 1)
+
+
+def test_of_ranks_that_ended_at_once_the_killed_one_is_named() -> None:
+    ended = [subprocess.Popen(["sh", "-c", code]) for code in ("exit 0", "exit 1", "kill -9 $$", "exit 1")]
+    assert [process.wait() for process in ended] == [0, 1, -9, 1]
+    assert [spawn._first_failed(ended[:n]) for n in range(1, 5)] == [None, 1, 2, 2]
 
 
 def _killed(run: Run, words: list[str], step: int) -> tuple[str, str]:
