@@ -100,7 +100,7 @@ def _perplexity(result: EvalResult) -> TextTable:
             counts = [f"{loss['tokens']:,}", _number(loss["tokens_per_second"], 0)]
             place = [run, result.trained.get(run) or "-", window_name(loss["window"]), text_name(loss)]
             rows.append([*place, *shown, *counts])
-    return TextTable("Held-out text", columns, rows)
+    return TextTable("Held-out text", columns, rows, heads=4)
 
 
 def _positions(result: EvalResult) -> Iterator[TextTable]:
@@ -118,11 +118,12 @@ def _positions(result: EvalResult) -> Iterator[TextTable]:
         shown = [[_span(row), f"{row['tokens']:,}"] for row in next(iter(windows.values()))]
         for window, rows in windows.items():
             at = f", {window_said(window)}" if len(windows) > 1 else ""
-            columns += [f"nats a token{at}", *([f"gain of carried context{at}"] if gains else [])]
+            columns += [f"nats{at}", *([f"gain{at}"] if gains else [])]
             for cells, row in zip(shown, rows, strict=True):
                 cells += [_number(row["loss"], 4), *([_number(row["gain"], 4)] if gains else [])]
         alone = f", {window_said(next(iter(windows)))}" if len(windows) == 1 else ""
-        yield TextTable(f"{BY_POSITION}: {name}{alone}, {source} text", columns, shown, heads=2)
+        said = "; nats a token" + ("; gain: what carried context saves" if gains else "")
+        yield TextTable(f"{BY_POSITION}: {name}{alone}, {source} text{said}", columns, shown, heads=2)
 
 
 def position_bins(result: EvalResult) -> dict[tuple[str, int | None, int, str], list[dict[str, Any]]]:
