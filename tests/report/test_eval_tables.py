@@ -23,7 +23,11 @@ def test_windows_stand_beside_each_other_where_their_targets_are_the_same() -> N
     both, alone = tables(found)
     assert both.columns == ["tokens before", "targets", "nats, window 8", "nats, window 16"]
     assert both.rows == [["1", "5", "8.0000", "16.0000"], ["2", "5", "8.1000", "16.1000"]]
-    assert alone.title == "Loss by position: a, window 32, held-out text; nats a token" and alone.rows[0] == ["1", "6", "32.0000"]
+    assert alone.title == "Loss by position: a, window 32, held-out text; nats a token" and alone.rows[0] == [
+        "1",
+        "6",
+        "32.0000",
+    ]
 
 
 def test_what_a_stack_cannot_see_is_marked_and_hatched() -> None:
