@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hybridkit.block import WindowLimit
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
+from hybridkit_blocks.ops.custom_autograd import has_values
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
@@ -72,7 +73,7 @@ def _attend_in_blocks(
 ) -> Tensor:
     hides = documents is not None or q.shape[1] != k.shape[1] or isinstance(window, Tensor)
     if hides or (window or len(k[0])) < len(k[0]) or not scores.plain:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and (documents is None or has_values(documents)):
             return banded(q, k, v, window, documents, *scores)
         from hybridkit_blocks.ops.cpu.banded_operator import banded_operator  # takes time to register
 

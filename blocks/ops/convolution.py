@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
-from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
+from hybridkit_blocks.ops.custom_autograd import eager_on_cpu, has_values
 
 SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's cache
 
@@ -205,7 +205,8 @@ class _Work:
         self.back = torch.arange(self.held + 1)[:, None, None, None]
         # of the tokens from -held to T + held, so that every slice and what it reaches lie inside
         lags = x.new_zeros(0, 0) if lags is None else F.pad(lags, (self.held, self.held), value=self.held)
-        self.lags, self.near = lags, (lags < self.held).any(0).tolist()  # near: a document has just begun
+        near = (lags < self.held).any(0)  # near: a document has just begun, or could have
+        self.lags, self.near = lags, near.tolist() if has_values(near) else [True] * len(near)
 
     def windows(self, part: slice) -> Tensor:
         """What each tap of each token sees (k, B, L, C), in the type of sums: a view, where no document begins."""
