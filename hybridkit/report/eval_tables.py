@@ -181,7 +181,7 @@ def _matrix(result: EvalResult) -> TextTable:
     rows = [[run, result.trained.get(run) or "-", *(_number(means.get((run, w)), 1) for w in windows)] for run in runs]
     title = "Train window by test window: mean needle score in %"
     columns = ["run", "trained with", *(f"test {window_name(w)}" for w in windows)]
-    return TextTable(title, columns, rows if len(runs) * len(windows) > 1 else [])
+    return TextTable(title, columns, rows if len(runs) * len(windows) > 1 else [], heads=2)
 
 
 def _harness(result: EvalResult) -> Iterator[TextTable]:

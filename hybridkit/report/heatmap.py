@@ -179,7 +179,8 @@ def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colors = colormaps["viridis"].with_extremes(bad=UNKNOWN)
+    colors = colormaps["viridis"].with_extremes(bad=(0, 0, 0, 0))  # the axes' own grey, which a dark page changes
+    axes.set_facecolor(UNKNOWN)
     values = [[float("nan") if value is None else value for value in row] for row in panel.grid]
     image = axes.imshow(values, cmap=colors, vmin=0, vmax=100, aspect="auto")
     axes.grid(False)
@@ -189,8 +190,8 @@ def _heat(axes: Axes, panel: _Panel) -> AxesImage:
     axes.set_xticks(range(len(panel.columns)), panel.columns)
     axes.set_yticks(range(len(panel.rows)), panel.rows)
     for down, across in panel.hidden:
-        place = (across - 0.5, down - 0.5)
-        axes.add_patch(Rectangle(place, 1, 1, fill=False, hatch="////", edgecolor=UNKNOWN, linewidth=0))
+        place, lines = (across - 0.5, down - 0.5), text_color(colors((panel.grid[down][across] or 0) / 100))
+        axes.add_patch(Rectangle(place, 1, 1, fill=False, hatch="////", edgecolor=lines, linewidth=0))
     for down, row in enumerate(panel.grid):
         for across, value in enumerate(row):
             if value is not None:

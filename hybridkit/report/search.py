@@ -22,6 +22,7 @@ from hybridkit.system.terminal import redraws
 if TYPE_CHECKING:  # it trains, for which it imports torch
     from hybridkit.search.scheduler import SearchProgress
 
+ENDED = ("done", "pruned", "failed")
 SHOWN = 5  # trials of the front that the live table shows
 
 
@@ -29,7 +30,8 @@ class LiveTable:
     """Shows progress: a table that is redrawn on a terminal, else a line now and then. A context manager."""
 
     def __init__(self, workers: int) -> None:
-        self._workers, self._console, self._last = workers, Console(stderr=True), ""
+        self._workers, self._console = workers, Console(stderr=True)
+        self._last: tuple[object, ...] = ()  # the counts of the line before
         self._throttle = Throttle()
         self._live = Live(console=self._console, refresh_per_second=2) if redraws(sys.stderr) else None
 
@@ -52,7 +54,7 @@ class LiveTable:
             running = [_running(progress)] if progress.running else []
             self._live.update(Group(summary, *running, ranked(found, found.rows[:SHOWN])))
             return
-        counts = summary.partition("; about")[0]
+        counts = *(found.count(state) for state in ENDED), found.counts
         if counts != self._last and self._throttle.due(always=not progress.running):
             self._console.print(summary)
             self._last = counts
@@ -64,7 +66,7 @@ class LiveTable:
 
 def summarize(found: Results, left: float | None = None) -> str:
     """One line: trials, best, front, proposals not trained, and the remaining seconds where they are known."""
-    ended = sum(found.count(state) for state in ("done", "pruned", "failed"))
+    ended = sum(found.count(state) for state in ENDED)
     parts = [f"{ended} of {found.num_trials} trials"]
     parts += [f"{found.count(state)} {state}" for state in ("running", "pruned", "failed") if found.count(state)]
     if found.best:

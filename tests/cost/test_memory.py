@@ -131,7 +131,9 @@ def test_zero_shares_out_optimizer_then_gradients_then_weights() -> None:
     )
 
 
-@pytest.mark.parametrize("pattern", ["swa:8", "sa", "sa:stoch(8,16)", "mla", "mlstm", "gdn", "kda", "mamba2", "rglru", "conv"])
+@pytest.mark.parametrize(
+    "pattern", ["swa:8", "sa", "sa:stoch(8,16)", "mla", "mlstm", "gdn", "kda", "mamba2", "rglru", "conv"]
+)
 def test_no_mixer_is_run_for_real(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*given: object) -> tuple[int, int]:
         raise AssertionError("a layer that reads no values was run on real tensors")

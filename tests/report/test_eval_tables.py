@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
+
 from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
 from hybridkit.report.eval_parts import ROOM, fitting, merged_results
 from hybridkit.report.eval_tables import tables
 from hybridkit.report.heatmap import eval_pictures
+from hybridkit.report.plot_style import FAINT, GRID, INK, PAPER, UNKNOWN, contrast
 
 SETTINGS = {"samples": 4, "haystack": None, "interval": "95 %"}
 
@@ -23,11 +27,8 @@ def test_windows_stand_beside_each_other_where_their_targets_are_the_same() -> N
     both, alone = tables(found)
     assert both.columns == ["tokens before", "targets", "nats, window 8", "nats, window 16"]
     assert both.rows == [["1", "5", "8.0000", "16.0000"], ["2", "5", "8.1000", "16.1000"]]
-    assert alone.title == "Loss by position: a, window 32, held-out text; nats a token" and alone.rows[0] == [
-        "1",
-        "6",
-        "32.0000",
-    ]
+    assert alone.title == "Loss by position: a, window 32, held-out text; nats a token"
+    assert alone.rows[0] == ["1", "6", "32.0000"]
 
 
 def test_what_a_stack_cannot_see_is_marked_and_hatched() -> None:
@@ -40,6 +41,17 @@ def test_what_a_stack_cannot_see_is_marked_and_hatched() -> None:
     (hatched,) = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
     assert hatched.get_xy() == (-0.5, -0.5), "length 64, depth 0 to 10"
     assert "hatched" in figure.get_supxlabel()
+    cell = colormaps["viridis"](0.0)  # no answer was right
+    assert contrast(to_rgb(hatched.get_edgecolor()), cell) >= 4.5, "and no colour that a dark page turns dark"
+    assert to_hex(hatched.get_edgecolor()) not in (INK, FAINT, GRID, PAPER, UNKNOWN)
+
+
+def test_what_was_not_asked_has_a_colour_of_the_page() -> None:
+    depths = [DepthScore("a", "niah", 64, 8, depth, 2, 1, 0) for depth in (0, 90)]
+    ((_, figure),) = eval_pictures(EvalResult(SETTINGS, {"a": "8"}, depths=depths))
+    axes = figure.axes[0]
+    image = axes.images[0]
+    assert to_hex(axes.get_facecolor()) == UNKNOWN and image.get_cmap()(image.get_array())[1, 0, 3] == 0, "seen through"
 
 
 def test_a_table_that_a_page_has_no_room_for_is_turned_with_every_score_in_it() -> None:
