@@ -51,9 +51,12 @@ def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> 
 
 
 def rung_to_stop_at(pruner: Pruner, losses_by_rung: Mapping[str, float], others: Iterable[Trial]) -> str | None:
-    """The first rung at which a trial must be stopped, given the other trials; None if it continues."""
-    others = list(others)
-    for step, loss in losses_by_rung.items():
+    """The latest rung of a trial, if it must be stopped there, given the other trials; None if it continues.
+
+    Rungs before it decide no more: otherwise the trial that is best so far would be stopped by those that were ahead of
+    it earlier and have fallen behind since, and none would be left.
+    """
+    for step, loss in list(losses_by_rung.items())[-1:]:
         if pruner.stops(loss, [found for other in others if is_value(found := other.rungs.get(step))]):
             return step
     return None

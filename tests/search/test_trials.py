@@ -98,3 +98,4 @@ def test_a_third_of_the_trials_continues() -> None:
     assert rung_to_stop_at(settings, {"10": 2.0}, others) is None
     assert rung_to_stop_at(settings, {"10": 2.5}, others) == "10"
     assert rung_to_stop_at(settings, {"10": -1.0, "30": 99.0}, others) is None, "no other trial has reached this rung"
+    assert rung_to_stop_at(settings, {"10": 99.0, "30": 1.0}, others) is None, "what it was earlier decides no more"
