@@ -36,6 +36,7 @@ from hybridkit.recipe.yaml_reader import (
 )
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import nearest
+from hybridkit.system.folders import explain, is_space
 
 __all__ = ["Data", "Loaded", "ModelOptions", "Recipe", "RecipeChange", "RecipeError", "Train", "dump"]
 __all__ += ["find_recipe", "read_recipe", "recipe_changes", "run_name", "shipped", "sort_words"]
@@ -72,6 +73,8 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
     when the pattern is compiled.
     """
     path = find_recipe(name)
+    if is_space(path):
+        raise RecipeError(explain(path, "a recipe"))
     document = reduce(_merged, map(_override, overrides), _extended(path, ()))
     registry = known(path, set(_words(document.data))) if known else REGISTRY
     recipe = _checked(document, path, registry)

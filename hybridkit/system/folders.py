@@ -1,8 +1,10 @@
 """What a path leads to, and which verb takes it: words for messages about an argument of the wrong kind."""
 
 import os
+import re
 from pathlib import Path
 
+_SPACE = re.compile(rb"^(space|patterns)[ \t]*:", re.MULTILINE)
 _RUN = ("recipe.yaml", "metrics.jsonl", "checkpoints")
 
 
@@ -18,7 +20,18 @@ def kind(path: Path) -> str:
         return "neither a file nor a folder"
     if not path.stat().st_size:
         return "an empty file"
-    return "a recipe or space file" if path.suffix in (".yaml", ".yml") else "a file"
+    if path.suffix not in (".yaml", ".yml"):
+        return "a file"
+    return "a space of recipes" if is_space(path) else "a recipe or space file"
+
+
+def is_space(path: Path) -> bool:
+    """Whether a file says what is searched, and so is no recipe."""
+    try:
+        with open(path, "rb") if path.is_file() else open(os.devnull, "rb") as file:
+            return _SPACE.search(file.read(1 << 16)) is not None
+    except OSError:
+        return False
 
 
 def advice(path: Path) -> str:
@@ -28,6 +41,7 @@ def advice(path: Path) -> str:
         "a study folder": f"`hybridkit search report {path}` reports on it, and its runs are {path}/trials/*/seed-*",
         "a conversion whose last stage has not begun": "`hybridkit convert ... --resume` goes on, and the stages so"
         f" far are runs: {path}/stages/*",
+        "a space of recipes": f"`hybridkit search {path}` searches it",
         "a recipe or space file": f"`hybridkit train {path}` makes a run of a recipe",
     }
     return said.get(kind(path), "")
