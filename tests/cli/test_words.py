@@ -154,6 +154,8 @@ WRONG = {
     "a slip in a run's name": (["eval", "tinny"], "did you mean tiny?"),
     "two recipes": (["train", "tiny.yaml", "text.txt"], "one recipe is read"),
     "a recipe and a run": (["show", "tiny.yaml", "tiny"], "run folders"),
+    "a space as a recipe": (["flops", "studies/effect"], "a space of recipes, not a recipe; `hybridkit search "),
+    "a space of templates": (["train", "studies/schedule-search"], "a space of recipes, not a recipe"),
     "a recipe as a space": (["search", "tiny.yaml"], "tiny.yaml:2:1: this is a recipe; a space file names it"),
     "no such needles": (["eval", "tiny", "--needles", "foo"], "no such task; known are all, "),
     "a slip in needles": (["eval", "tiny", "--needles", "niah_singel"], "did you mean `niah_single`? Known are"),
