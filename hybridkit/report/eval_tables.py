@@ -203,4 +203,4 @@ def _interval(cell: CellScore | None) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}" if digits == 0 else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:,.0f}" if digits == 0 else f"{value:z.{digits}f}"

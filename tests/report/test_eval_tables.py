@@ -31,6 +31,12 @@ def test_windows_stand_beside_each_other_where_their_targets_are_the_same() -> N
     assert alone.rows[0] == ["1", "6", "32.0000"]
 
 
+def test_a_gain_of_nothing_has_no_sign() -> None:
+    bins = [row | {"gain": -1e-6} for row in rows(8, 5)]
+    (table,) = tables(EvalResult(SETTINGS, {"a": ""}, by_position=bins))
+    assert [row[3] for row in table.rows] == ["0.0000", "0.0000"]
+
+
 def test_what_a_stack_cannot_see_is_marked_and_hatched() -> None:
     cells = [CellScore("a", "niah", 64, 8, 4, 25.0, 1.0, 80.0, unseen) for unseen in (0.5,)]
     depths = [DepthScore("a", "niah", 64, 8, 0, 2, 0, 2), DepthScore("a", "niah", 64, 8, 90, 2, 1, 0)]
