@@ -174,9 +174,8 @@ def scalar(text: str) -> int | float | str | bool | None:
     return text
 
 
-def missing(path: str | Path, known: Iterable[str] = ()) -> ReadError:
+def missing(path: Path, known: Iterable[str] = ()) -> ReadError:
     """The error for a path that does not exist, naming the nearest file or run beside it, or known name."""
-    path = Path(path)
     found = [*path.parent.glob("*.y*ml"), *path.parent.glob("*/recipe.yaml")] if os.path.isdir(path.parent) else []
     beside = [file.parent if file.name == "recipe.yaml" else file for file in found]
     by_name = {**{name: name for name in known}, **{place.name: str(place) for place in beside}}
