@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Points = Sequence[tuple[float, float]]  # in the order of x
-_STEP, _MOST = 2.4, 10.0  # points of width: of a curve more than of the one over it, and of all together
+_STEP, _MOST = 2.4, 6.0  # points of width: of a curve more than of the one over it, and of all together
 _WIDTH, _MARKER = STYLE["lines.linewidth"], STYLE["lines.markersize"]
 
 
