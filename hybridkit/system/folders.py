@@ -28,7 +28,9 @@ def kind(path: Path) -> str:
 def is_space(path: Path) -> bool:
     """Whether a file says what is searched, and so is no recipe."""
     try:
-        with open(path, "rb") if path.is_file() else open(os.devnull, "rb") as file:
+        if not path.is_file():  # a pipe might never end
+            return False
+        with open(path, "rb") as file:
             return _SPACE.search(file.read(1 << 16)) is not None
     except OSError:
         return False
