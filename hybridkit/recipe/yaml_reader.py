@@ -180,7 +180,7 @@ def missing(path: Path, known: Iterable[str] = ()) -> ReadError:
     beside = [file.parent if file.name == "recipe.yaml" else file for file in found]
     by_name = {**{name: name for name in known}, **{place.name: str(place) for place in beside}}
     near = nearest(path.name, by_name) or nearest(str(path), by_name)  # by name first: the folder is the same for all
-    pattern = "; a pattern changes a recipe: quickstart 'pattern=[sa]*4'" if "[" in str(path) else ""
+    pattern = "; a pattern goes with a recipe: quickstart 'pattern=[sa]*4'" if "[" in str(path) else ""
     hint = f"; did you mean {by_name[near]}?" if near else pattern
     return ReadError(TextPlace(str(path)), f"no such file{hint}")
 

@@ -22,7 +22,6 @@ from hybridkit.system.terminal import redraws
 if TYPE_CHECKING:  # it trains, for which it imports torch
     from hybridkit.search.scheduler import SearchProgress
 
-ENDED = ("done", "pruned", "failed")
 SHOWN = 5  # trials of the front that the live table shows
 
 
@@ -31,7 +30,7 @@ class LiveTable:
 
     def __init__(self, workers: int) -> None:
         self._workers, self._console = workers, Console(stderr=True)
-        self._last: tuple[object, ...] = ()  # the counts of the line before
+        self._said: int | None = None  # the trials that had ended, in the last line
         self._throttle = Throttle()
         self._live = Live(console=self._console, refresh_per_second=2) if redraws(sys.stderr) else None
 
@@ -54,10 +53,9 @@ class LiveTable:
             running = [_running(progress)] if progress.running else []
             self._live.update(Group(summary, *running, ranked(found, found.rows[:SHOWN])))
             return
-        counts = *(found.count(state) for state in ENDED), found.counts
-        if counts != self._last and self._throttle.due(always=not progress.running):
+        if found.ended != self._said and self._throttle.due(always=not progress.running):
             self._console.print(summary)
-            self._last = counts
+            self._said = found.ended
 
     def message(self, text: str) -> None:
         """Show a message of one line."""
@@ -66,8 +64,7 @@ class LiveTable:
 
 def summarize(found: Results, left: float | None = None) -> str:
     """One line: trials, best, front, proposals not trained, and the remaining seconds where they are known."""
-    ended = sum(found.count(state) for state in ENDED)
-    parts = [f"{ended} of {found.num_trials} trials"]
+    parts = [f"{found.ended} of {found.num_trials} trials"]
     parts += [f"{found.count(state)} {state}" for state in ("running", "pruned", "failed") if found.count(state)]
     if found.best:
         name = next(iter(found.objectives))

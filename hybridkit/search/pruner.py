@@ -53,10 +53,11 @@ def running_losses(lines: Iterable[Mapping[str, Any]], steps: Sequence[int]) -> 
 def rung_to_stop_at(pruner: Pruner, losses_by_rung: Mapping[str, float], others: Iterable[Trial]) -> str | None:
     """The latest rung of a trial, if it must be stopped there, given the other trials; None if it continues.
 
-    Rungs before it decide no more: otherwise the trial that is best so far would be stopped by those that were ahead of
-    it earlier and have fallen behind since, and none would be left.
+    Earlier rungs decide no more. Otherwise the best trial so far could be stopped by trials that were better at an
+    earlier rung and are worse now, and no trial would be left.
     """
-    for step, loss in list(losses_by_rung.items())[-1:]:
-        if pruner.stops(loss, [found for other in others if is_value(found := other.rungs.get(step))]):
-            return step
-    return None
+    if not losses_by_rung:
+        return None
+    step, loss = list(losses_by_rung.items())[-1]
+    reached = [found for other in others if is_value(found := other.rungs.get(step))]
+    return step if pruner.stops(loss, reached) else None

@@ -56,6 +56,11 @@ class Results(NamedTuple):
         """The trial on the front that is best in the first objective."""
         return self.rows[0] if self.rows else None
 
+    @property
+    def ended(self) -> int:
+        """The number of trials that have ended."""
+        return len(self.trials) - self.count("running")
+
     def count(self, state: str) -> int:
         """The number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)

@@ -63,7 +63,7 @@ class Number:
         """All values, or None where they are infinite."""
         if self.step is None:
             return None
-        return [_decimal(self.low + n * self.step) for n in range(self.count() or 0)]
+        return [self.low + n * self.step for n in range(self.count() or 0)]
 
     def between(self, low: int | float, high: int | float) -> int | float:
         """The middle of two values, on the logarithmic scale where `log` is set."""
@@ -75,11 +75,11 @@ class Number:
         if self.step is None:
             return value
         last = self.low + ((self.count() or 1) - 1) * self.step
-        return _decimal(max(self.low, min(last, value + steps * self.step)))
+        return max(self.low, min(last, value + steps * self.step))
 
     def value(self, label: Scalar) -> Scalar:
-        """The number itself; in steps, without what binary fractions add."""
-        return _decimal(label) if self.step is not None and isinstance(label, float) else label
+        """The number; a sum of steps as a user would write it: .1 and twice .1 are .3, not .30000000000000004."""
+        return float(f"{label:.12g}") if self.step is not None and isinstance(label, float) else label
 
     def holds(self, label: Scalar) -> bool:
         """Whether this is a number in the range, and whole if the range is."""
@@ -88,11 +88,6 @@ class Number:
             return False
         rounding = 1e-9 * (self.high - self.low)
         return self.low - rounding <= label <= self.high + rounding
-
-
-def _decimal(number: int | float) -> int | float:
-    """A sum of steps as a user would write it: .1 and twice .1 are .3, not .30000000000000004."""
-    return float(f"{number:.12g}") if isinstance(number, float) else number
 
 
 Variable = Categorical | Number

@@ -9,7 +9,7 @@ _RUN = ("recipe.yaml", "metrics.jsonl", "checkpoints")
 
 
 def kind(path: Path) -> str:
-    """`a run folder`, `a study folder`, `an exported model`, `an empty file`, `a recipe or space file`, ..."""
+    """`a run folder`, `a study folder`, `an exported model`, `an empty file`, `a space of recipes`, ..."""
     if path.is_dir():
         return _folder(path)
     if not os.path.lexists(path):
@@ -22,11 +22,11 @@ def kind(path: Path) -> str:
         return "an empty file"
     if path.suffix not in (".yaml", ".yml"):
         return "a file"
-    return "a space of recipes" if is_space(path) else "a recipe or space file"
+    return "a space of recipes" if is_space(path) else "a recipe"
 
 
 def is_space(path: Path) -> bool:
-    """Whether a file says what is searched, and so is no recipe."""
+    """Whether a file is a space, which `hybridkit search` takes, and no recipe."""
     try:
         if not path.is_file():  # a pipe might never end
             return False
@@ -44,7 +44,7 @@ def advice(path: Path) -> str:
         "a conversion whose last stage has not begun": "`hybridkit convert ... --resume` goes on, and the stages so"
         f" far are runs: {path}/stages/*",
         "a space of recipes": f"`hybridkit search {path}` searches it",
-        "a recipe or space file": f"`hybridkit train {path}` makes a run of a recipe",
+        "a recipe": f"`hybridkit train {path}` makes a run of it",
     }
     return said.get(kind(path), "")
 

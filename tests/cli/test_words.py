@@ -156,7 +156,7 @@ WRONG = {
     "a recipe and a run": (["show", "tiny.yaml", "tiny"], "run folders"),
     "a space as a recipe": (["flops", "studies/effect"], "a space of recipes, not a recipe; `hybridkit search "),
     "a space of templates": (["train", "studies/schedule-search"], "a space of recipes, not a recipe"),
-    "a pattern as a recipe": (["flops", "[sa]*4"], "no such file; a pattern changes a recipe: quickstart 'pattern="),
+    "a pattern as a recipe": (["flops", "[sa]*4"], "no such file; a pattern goes with a recipe: quickstart 'pattern="),
     "a recipe as a space": (["search", "tiny.yaml"], "tiny.yaml:2:1: this is a recipe; a space file names it"),
     "no such needles": (["eval", "tiny", "--needles", "foo"], "no such task; known are all, "),
     "a slip in needles": (["eval", "tiny", "--needles", "niah_singel"], "did you mean `niah_single`? Known are"),

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from spaces import SEQUENCES, full_attention, new_study, try_all, write_space
 
+from hybridkit.report.search import LiveTable
 from hybridkit.search.candidate import Candidate, CandidateFactory
 from hybridkit.search.definition import read_definition
 from hybridkit.search.feasible import SEARCH_SECONDS, require_feasible
 from hybridkit.search.outcome import Outcome
 from hybridkit.search.results import results, results_json
+from hybridkit.search.scheduler import SearchProgress
 from hybridkit.search.space import Params
 from hybridkit.search.study import Study, create, open_study, resume
 from hybridkit.search.trials import Trial
@@ -221,3 +223,17 @@ def test_results_are_json(tmp_path: Path) -> None:
     said = json.loads(json.dumps(results_json(results(study))))
     assert [row["front"] for row in said["ranked"]] == sorted((row["front"] for row in said["ranked"]), reverse=True)
     assert said["trials"] == {"done": 5, "pruned": 0, "failed": 0, "running": 0}
+
+
+def test_a_log_file_has_one_line_for_each_trial_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridkit.report.pace.LINE_EVERY", 0.0)
+    study = new_study(tmp_path, f"{SEQUENCES}sampler: random\ntrials: 2\n")
+    table = LiveTable(workers=1)
+    while trial := study.begin():
+        table.update(SearchProgress(study, study.trials(), [], 1.0))
+        study.end(trial, Outcome([{"val_loss": 1.0}]))
+        table.update(SearchProgress(study, study.trials(), [], 2.0))
+    said = [line.partition(" trials")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["0 of 2", "1 of 2", "2 of 2"]
