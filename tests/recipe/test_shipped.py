@@ -18,7 +18,8 @@ def test_shipped_recipes_load_and_the_papers_have_as_many_mixers_as_it_says() ->
         model = recipe.model
         plan = compile_pattern(recipe.pattern, ModelConfig.of(recipe, model.vocab or 257))
         mixers = sum(entry.is_mixer for entry in plan.entries)
-        assert mixers == len(plan.entries) / 2 or name == "published/nemotron-h-8b", "every mixer has its FFN"
+        without = name == "published/nemotron-h-8b" or model.ffn is None
+        assert mixers == len(plan.entries) / 2 or without, "every mixer has its FFN"
         if name.startswith("paper/"):
             assert mixers == (24 if name.endswith("1.4b") else 32)
             assert recipe.train.steps * recipe.train.batch_tokens == pytest.approx(150e9, rel=1e-4)

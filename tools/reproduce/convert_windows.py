@@ -51,7 +51,7 @@ def make(root: Path, arm: str, seed: int) -> None:
     if arm == "teacher":
         run_training(load_recipe("convert/recall-teacher", [own]), folder, resume=True, reporter=Silent())
     elif arm == "from scratch":
-        run_training(load_recipe("convert/recall", [own]), folder, resume=True, reporter=Silent())
+        run_training(load_recipe("convert/recall-swax", [own]), folder, resume=True, reporter=Silent())
     elif arm in LAST_WINDOWS:  # an ordinary run, which starts from the stage before it
         last = Run(folder_of(root, "stochastic", seed)).recipe_file
         loaded = load_recipe(last, [pattern(LAST_WINDOWS[arm])])
@@ -59,7 +59,7 @@ def make(root: Path, arm: str, seed: int) -> None:
     else:
         changes = [own, pattern("swa:64")] if arm == "long in all stages" else [own]
         teacher = str(folder_of(root, "teacher", seed))
-        run_conversion(teacher, load_recipe("convert/recall", changes), folder, resume=True, reporter=Silent)
+        run_conversion(teacher, load_recipe("convert/recall-swax", changes), folder, resume=True, reporter=Silent)
 
 
 def measured(run: Run) -> dict[str, float]:
