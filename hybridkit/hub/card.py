@@ -51,7 +51,7 @@ def _training(run: Run, average: bool) -> list[str]:
         ("steps", f"{last['step']:,} of {train.steps:,}, {train.batch_tokens:,} tokens each"),
         ("text", f"{_code(_source(data.source))}, sequences of {data.sequence:,}"),
         ("tokenizer", _code(_source(data.tokenizer))),
-        ("learning rate", f"{train.lr:g} to {train.last_lr:g}, {in_words(train.schedule)}"),
+        ("learning rate", f"{train.lr:g} to {train.last_lr:.3g}, {in_words(train.schedule)}"),
     ]
     if average:
         rows.append(("weights", f"their running mean of decay {train.ema:g}"))

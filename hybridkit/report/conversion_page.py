@@ -80,7 +80,7 @@ def _facts(stage: RecordedStage, run: Run, lines: MetricLines) -> dict[str, str]
     return {
         **said,
         "sequence, batch": f"{format_tokens(recipe.data.sequence)}, {format_tokens(recipe.train.batch_tokens)} tokens",
-        "learning rate": f"{recipe.train.lr:g} to {recipe.train.last_lr:g}, {in_words(recipe.train.schedule)}",
+        "learning rate": f"{recipe.train.lr:g} to {recipe.train.last_lr:.3g}, {in_words(recipe.train.schedule)}",
         "steps": f"{steps[-1]['step'] if steps else 0:,} of {recipe.train.steps:,}",
         "tokens": f"{steps[-1].get('tokens') or 0 if steps else 0:,}",
         "its loss at first": _figure(losses[0] if losses else None),

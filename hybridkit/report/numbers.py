@@ -1,9 +1,13 @@
 """Numbers as people read them: counts, bytes, tokens, losses and durations."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 
 _MOST_SECONDS = 1e9  # what is longer is shown as this: timedelta overflows
+_DURATION = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d)")
+_NUMBER = re.compile(r"([+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?)(?:/([\d,]+))?( ?)([A-Za-z%]*)(?=$|[\s/,±\[(])")
+_UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 
 def format_tokens(number: int) -> str:
@@ -63,6 +67,28 @@ def format_ratio(figure: float, first: float) -> str:
 def format_duration(seconds: float) -> str:
     """Hours, minutes and whole seconds: 1:02:03."""
     return str(timedelta(seconds=round(min(seconds, _MOST_SECONDS))))
+
+
+def read_number(text: str, is_bytes: bool = False) -> float | None:
+    """The number at the beginning of what these functions write, to sort by; None for other text.
+
+    `B` are bytes where `is_bytes` holds, else billions, as in numbers of parameters.
+    """
+    if duration := _DURATION.fullmatch(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in duration.groups())
+        return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    found = _NUMBER.match(text)
+    if not found:
+        return None
+    digits, divisor, space, unit = found.groups()
+    number = float(digits.replace(",", "")) / (float(divisor.replace(",", "")) or 1 if divisor else 1)
+    if unit[1:] == "iB":
+        return number * 1024 ** ("kMGTPE".index(unit[0].replace("K", "k")) + 1)
+    if unit[:1] in _UNITS and unit[1:] in ("", "B", "FLOP", "FLOPs"):
+        return number if unit == "B" and is_bytes else number * _UNITS[unit[0]]
+    if unit == "%" and text[0] in "+-":  # a ratio, beside others such as 12x
+        return 1 + number / 100
+    return number if space or unit in ("", "x", "%") else None
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:

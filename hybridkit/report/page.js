@@ -1,8 +1,7 @@
 "use strict";
-const value = (text) => {
-  const number = parseFloat(text.replace(/,/g, ""));
-  const unit = /^[-+]?[\d.,]+ ?([kKMGTPE])/.exec(text);
-  return number * (unit ? 1000 ** ("KMGTPE".indexOf(unit[1].toUpperCase()) + 1) : 1);
+const value = (cell) => {
+  const text = cell.dataset.value ?? cell.textContent;
+  return text.trim() ? Number(text) : NaN;
 };
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
@@ -12,13 +11,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = head.getAttribute("aria-sort") !== "ascending";
       table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const cell = (row) => row.cells[column].textContent;
+      const words = (one, other) => one.textContent.localeCompare(other.textContent, "en", { numeric: true });
       const order = (a, b) => {
-        const [x, y] = [value(cell(a)), value(cell(b))];
-        if (isNaN(x) || isNaN(y)) return isNaN(x) && isNaN(y) ? cell(a).localeCompare(cell(b)) : isNaN(x) - isNaN(y);
-        return x - y;
+        const [one, other] = [a.cells[column], b.cells[column]], [x, y] = [value(one), value(other)];
+        if (isNaN(x) !== isNaN(y)) return isNaN(x) - isNaN(y);  // what is no number stands last, both ways
+        return (up ? 1 : -1) * (isNaN(x) ? words(one, other) : x - y);
       };
-      [...body.rows].sort((a, b) => (up ? order(a, b) : order(b, a))).forEach((row) => body.append(row));
+      [...body.rows].sort(order).forEach((row) => body.append(row));
     });
   });
 }
