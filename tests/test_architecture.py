@@ -6,6 +6,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,14 @@ HOMES = {  # the folder that a library belongs to
 }
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """A file's syntax tree, the module first; kept, since most tests here walk through all files."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -60,9 +67,9 @@ def test_no_engine_part_imports_a_block_by_name() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= 300
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None and node.end_lineno - node.lineno < 50, f"{node.name} is too long"
 
@@ -90,7 +97,7 @@ COPIED = "hybridkit/hub/modeling"  # what exported folders hold: the same layers
 
 def public_names(path: Path) -> Iterator[str]:
     """Functions, classes and names of types."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.iter_child_nodes(nodes(path)[0]):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node.name
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -121,7 +128,7 @@ def code_lines(path: Path) -> list[tuple[int, str]]:
     Signatures are left out since a protocol has every block write `forward` and `init_state` with the same arguments.
     """
     text, passed = path.read_text(encoding="utf-8"), set[int]()
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.Import | ast.ImportFrom):
             passed.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.FunctionDef):
