@@ -65,6 +65,19 @@ def test_no_engine_part_imports_a_block_by_name() -> None:
             assert not module.startswith("hybridkit_blocks."), f"{path} imports {module}"
 
 
+def test_kernels_have_no_annotations_that_their_compiler_refuses() -> None:
+    kernels = [
+        (path, node)
+        for path in SOURCES
+        for node in nodes(path)
+        if isinstance(node, ast.FunctionDef) and "triton.jit" in map(ast.unparse, node.decorator_list)
+    ]
+    assert kernels
+    for path, kernel in kernels:
+        said = {ast.unparse(one.annotation) for one in kernel.args.args if one.annotation}
+        assert said <= {"tl.constexpr"}, f"{path}, {kernel.name}: triton's compiler looks annotations up as values"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -188,12 +188,15 @@ class Bench:
 
 @contextmanager
 def drawn_on(device: torch.device) -> Iterator[None]:
-    """Within, an engine's initial weights are drawn on the device: billions of them take long on one core of a CPU."""
+    """Within, an engine's initial weights are drawn on the device: billions of them take long on one core of a CPU.
+
+    The engine gets them on the CPU, as `initial_model` hands them over.
+    """
 
     def drawn(plan: Plan, seed: int) -> Model:
         torch.manual_seed(seed)
         with device:
-            return Model(plan)
+            return Model(plan).cpu()
 
     usual, engine.initial_model = engine.initial_model, drawn
     try:

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 import torch
 

@@ -53,8 +53,8 @@ def launch_attention_step_(
 
 @triton.jit
 def _parts(
-    mixed: Any, turns: Any, k: Any, v: Any, positions: Any, since: Any, windows: Any, most: Any, total: Any, read: Any,
-    slots: Any, scale: Any, kb: Any, kh: Any, ks: Any, vb: Any, vh: Any, vs: Any,
+    mixed, turns, k, v, positions, since, windows, most, total, read,
+    slots, scale, kb, kh, ks, vb, vh, vs,
     H: tl.constexpr, G: tl.constexpr, E: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
     ROW: tl.constexpr, CAP: tl.constexpr, MAGNITUDE: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -87,8 +87,8 @@ def _parts(
 
 @triton.jit
 def _joined(
-    mixed: Any, turns: Any, sinks: Any, k: Any, v: Any, positions: Any, most: Any, total: Any, read: Any, y: Any,
-    slots: Any, scale: Any, kb: Any, kh: Any, ks: Any, vb: Any, vh: Any, vs: Any,
+    mixed, turns, sinks, k, v, positions, most, total, read, y,
+    slots, scale, kb, kh, ks, vb, vh, vs,
     H: tl.constexpr, G: tl.constexpr, E: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
     ROW: tl.constexpr, CAP: tl.constexpr, MAGNITUDE: tl.constexpr, SINKS: tl.constexpr, GATED: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -122,9 +122,7 @@ def _joined(
 
 
 @triton.jit
-def _turned(
-    x: Any, turns: Any, position: Any, E: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr
-) -> Any:
+def _turned(x, turns, position, E: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr) -> Any:
     """A head (E,) rotated to a position; `turns` (R / 2,) are whole turns a token, in float64."""
     e = tl.arange(0, WIDTH)
     own = tl.load(x + e, e < E, 0).to(tl.float32)
@@ -139,6 +137,6 @@ def _turned(
 
 
 @triton.jit
-def _capped(score: Any, CAP: tl.constexpr) -> Any:
+def _capped(score, CAP: tl.constexpr) -> Any:
     """CAP tanh(score / CAP); the score where CAP is 0."""
     return score if CAP == 0 else CAP - 2 * CAP / (1 + tl.exp(score * (2 / CAP)))

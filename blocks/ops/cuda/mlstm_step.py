@@ -37,7 +37,7 @@ def launch_mlstm_step_(
 
 @triton.jit
 def _step(
-    x: Any, mixed: Any, gates: Any, bias: Any, scale: Any, C: Any, n: Any, m: Any, y: Any,
+    x, mixed, gates, bias, scale, C, n, m, y,
     D: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     WIDTHS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -75,7 +75,7 @@ def _step(
 
 
 @triton.jit
-def _gate(token: Any, weight: Any, bias: Any, D: tl.constexpr, WIDTHS: tl.constexpr) -> Any:
+def _gate(token, weight, bias, D: tl.constexpr, WIDTHS: tl.constexpr) -> Any:
     """15 tanh((w . token + b) / 15)."""
     raw = tl.zeros([WIDTHS], tl.float32)
     for begin in tl.static_range(0, D, WIDTHS):
@@ -86,7 +86,7 @@ def _gate(token: Any, weight: Any, bias: Any, D: tl.constexpr, WIDTHS: tl.conste
 
 
 @triton.jit
-def _log_sigmoid(f: Any) -> Any:
+def _log_sigmoid(f) -> Any:
     """min(f, 0) - log(1 + exp(-|f|)), the logarithm to fp32's own rounding where the exponential is small."""
     small = tl.exp(-tl.abs(f))
     above = 1 + small
