@@ -5,7 +5,8 @@
 On a card, run it without arguments; where time is short, first `--only tests first_step training inference`, which
 take eight minutes at most. It needs an installed hybridkit and no internet. Sections run in order of worth, each in a
 process of its own, which is ended at its limit; what it measured until then is kept. OUT holds results.json,
-results.md, which begins with the targets of speed beside what was measured, and a log of each section. What is not
+results.md, which begins with the targets of speed beside what was measured, a log of each section, and what was
+compiled: `first_step` empties that, and the sections after it find what it has left. What is not
 installed, or is not for this device, is skipped, and the results say so. `--device cpu --small` tries every section at
 sizes that a CPU runs in about a minute each; its figures only show that the sections run.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,9 +34,9 @@ from hybridkit.system.strict_json import format_json
 
 LIMITS = {  # seconds; up to `inference` 8 minutes
     "tests": 105,
-    "doctor": 25,
-    "first_step": 110,
-    "training": 150,
+    "doctor": 20,
+    "first_step": 140,
+    "training": 125,
     "inference": 90,
     "gate": 40,
     "verbs": 100,
@@ -45,6 +47,7 @@ LIMITS = {  # seconds; up to `inference` 8 minutes
 }
 VERSIONS = ("hybridkit", "torch", "triton", "mlstm_kernels", "flash_attn", "transformers", "deepspeed",
             "flash-linear-attention")  # fmt: skip
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")  # the variables that say where they are
 Row = dict[str, Any]
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
@@ -77,12 +80,14 @@ def run_section(name: str, given: argparse.Namespace) -> Row:
     """A section in its own process, with all that it started: its rows, and how it ended."""
     rows, log = given.out / f"{name}.jsonl", given.out / f"{name}.log"
     rows.unlink(missing_ok=True)
+    if name == "first_step":
+        shutil.rmtree(given.out / "caches", ignore_errors=True)
     command = [sys.executable, str(Path(__file__).resolve().with_name("gpu_sections.py")), name, str(rows)]
     command += ["--device", given.device, *(["--small"] if given.small else [])]
     limit, began = LIMITS[name] * given.slower, time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
-        slower = os.environ | {"GPU_CHECK_SLOWER": str(given.slower)}
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=slower)
+        own = {"GPU_CHECK_SLOWER": str(given.slower)} | {name: str(given.out / "caches" / name) for name in CACHES}
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=os.environ | own)
         try:
             code = process.wait(limit)
             ended = "done" if code == 0 else f"failed with exit code {code}: {last_line(log)}"

@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_check import LIMITS
 from gpu_models import Bench, free, row_of
 from gpu_peers import PEERS
 from gpu_targets import SWAX, TRANSFORMER, XLSTM
-from gpu_verbs import HYBRIDKIT, Rows, apart, call, skipped, studies, verbs, zero
+from gpu_verbs import HYBRIDKIT, Rows, apart, call, call_for_lines, skipped, studies, verbs, zero
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.system.notices import listening
 from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
 
 HERE = Path(__file__).resolve().parent
-PEER_LIMIT = 75.0 * float(os.environ.get("GPU_CHECK_SLOWER", "1"))  # seconds
+SLOWER = float(os.environ.get("GPU_CHECK_SLOWER", "1"))
+PEER_LIMIT = 75.0 * SLOWER  # seconds
+TESTS_LIMIT = (LIMITS["tests"] - 10) * SLOWER  # of the tests themselves: so that their names and results are kept
 OURS = {"ours: transformer": TRANSFORMER, "ours: xlstm": XLSTM}
 PEER_PACKAGES = {  # in order of worth
     "ours: transformer": "hybridkit",
@@ -59,8 +62,14 @@ def tests(bench: Bench) -> Rows:
     if bench.device.type != "cuda" or not folder.exists() or find_spec("pytest") is None:
         yield skipped("it needs a GPU, pytest, and the tests of a checkout beside this file")
         return
-    code, said, seconds = call([sys.executable, "-m", "pytest", "-q", "-n0", "-rf", str(folder)], str(HERE.parent))
-    yield {"tests": "tests/gpu", "code": code, "said": said, "seconds": seconds}
+    # Without the options of pyproject.toml, which ask for packages that a card's machine need not have.
+    command = [sys.executable, "-m", "pytest", "-v", "-rf", "-o", "addopts=--import-mode=importlib", str(folder)]
+    code, lines, seconds = call_for_lines(command, str(HERE.parent), TESTS_LIMIT)
+    ended = {result: [line for line in lines if f" {result} " in f"{line} " and "::" in line.split()[0]]
+             for result in ("PASSED", "FAILED", "ERROR")}  # fmt: skip
+    yield {"tests": "tests/gpu", "code": code, "passed": len(ended["PASSED"]), "seconds": seconds,
+           "failed": "; ".join(line.split()[0].rpartition("/")[2] for line in ended["FAILED"] + ended["ERROR"]),
+           "said": lines[-1][:200] if lines else ""}  # fmt: skip
 
 
 def doctor(bench: Bench) -> Rows:
@@ -70,14 +79,10 @@ def doctor(bench: Bench) -> Rows:
 
 
 def first_step(bench: Bench) -> Rows:
-    """Until the first step of the shipped SWAX 1.4B is done: with empty caches, and with those that it left."""
-    with tempfile.TemporaryDirectory() as folder:
-        caches = {
-            name: f"{folder}/{name}" for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
-        }
-        for state in ("cold", "warm"):
-            rows, failed, seconds = apart(bench, "one_step", **caches)
-            yield {"caches": state, **(rows[0] | {"process_seconds": seconds} if rows else {"failed": failed})}
+    """Until the first step of the shipped SWAX 1.4B is done: with caches that gpu_check.py has emptied, and again."""
+    for state in ("cold", "warm"):
+        rows, failed, seconds = apart(bench, "one_step")
+        yield {"caches": state, **(rows[0] | {"process_seconds": seconds} if rows else {"failed": failed})}
 
 
 def one_step(bench: Bench) -> Rows:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Thread
+from typing import IO, Any
 
 from gpu_check import read_rows
 from gpu_models import Bench
@@ -38,20 +39,36 @@ def skipped(why: str) -> dict[str, Any]:
 def call(
     command: Sequence[str], where: str | None = None, limit: float | None = None, **environment: str
 ) -> tuple[int, str, float]:
-    """Exit code, last line and seconds of a program; after `limit` seconds it is ended."""
-    began = time.perf_counter()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
-        with subprocess.Popen(command, stdout=file, stderr=file, cwd=where, env=os.environ | environment) as process:
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = 124
-                file.write(f"\nended after {limit:.0f} s")
-        file.seek(0)
-        text = file.read().strip()
-    print(text, flush=True)
-    return code, text.rpartition("\n")[2][:200], time.perf_counter() - began
+    """Exit code, last line and seconds of a program, which is ended after `limit` seconds. Its lines are printed."""
+    code, lines, seconds = call_for_lines(command, where, limit, **environment)
+    return code, next((line[:200] for line in reversed(lines) if line.strip()), ""), seconds
+
+
+def call_for_lines(
+    command: Sequence[str], where: str | None = None, limit: float | None = None, **environment: str
+) -> tuple[int, list[str], float]:
+    """The same with all lines. Each is printed as it comes: whoever ends this process has those before."""
+    began, lines = time.perf_counter(), list[str]()
+
+    def copy(out: IO[str]) -> None:
+        for line in out:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, cwd=where, env=os.environ | environment, **pipe)
+    copying = Thread(target=copy, args=(process.stdout,), daemon=True)
+    copying.start()
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        code = 124
+    copying.join(timeout=5)  # what the program started may live on, and hold the pipe
+    if code == 124:
+        lines.append(f"ended after {limit:.0f} s")
+    return code, [*lines], time.perf_counter() - began
 
 
 def apart(bench: Bench, section: str, limit: float | None = None, **environment: str) -> tuple[list[Row], str, float]:

@@ -25,6 +25,7 @@ def test_groups_in_one_kernel_equal_a_product_each() -> None:
         assert (ours.double() - exact).norm() <= 4 * HALF * exact.norm()  # direction, sums and result are rounded
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # of torch, at the first call that sets it
 def test_a_call_asks_the_device_nothing_and_equals_the_cpu() -> None:
     block, dims = MixtureOfExperts(experts=8, active=2, width=32), Dims(width=64, heads=4, vocab=257)
     layer = block.build(dims)

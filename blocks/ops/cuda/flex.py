@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from hybridkit.block import WindowLimit, building
 
 BLOCK = 128
+_GRAPHS = 64  # that torch may keep: with documents or not, with gradients or not, one row or more, T = S or not, types
 
 
 def flex(
@@ -82,6 +83,8 @@ def _options(dtype: torch.dtype) -> dict[str, Any] | None:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
+    """Beyond its limit of graphs torch runs FlexAttention as it is written, with all T x S scores in memory."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
     compiled, built = torch.compile(flex_attention), list[bool]()
 
     def run(*given: Any, **options: Any) -> Any:
