@@ -29,6 +29,7 @@ from hybridkit.system.choices import Precision
 from hybridkit.system.machine import DTYPES
 from hybridkit.system.timing import Peak, medians, seconds
 from hybridkit.training.ceiling import copy_ceiling, peak_flops
+from hybridkit.training.compile import compiled_cross_entropy
 from hybridkit.training.engine import Windows
 from hybridkit.training.engines.local import engine
 from hybridkit.training.engines.local.engine import LocalEngine
@@ -153,10 +154,12 @@ class Bench:
         inner = model.model if hasattr(model, "model") else model.backbone
         body: Callable[..., Any] = torch.compile(inner) if compiled else inner
 
+        cross_entropy = compiled_cross_entropy() if compiled else linear_cross_entropy
+
         def step() -> None:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 x = body(input_ids=tokens, use_cache=False)[0]
-                loss = linear_cross_entropy(x.flatten(0, 1), model.lm_head.weight, tokens.roll(-1, 1).flatten())
+                loss = cross_entropy(x.flatten(0, 1), model.lm_head.weight, tokens.roll(-1, 1).flatten())
             (loss / tokens.numel()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -23,6 +23,7 @@ REASONS = {
     "flash-attn": "flash-attn is installed; packed documents and windows held in tensors go to FlexAttention",
 }
 HALF = (torch.bfloat16, torch.float16)
+NARROWEST = 16  # of the heads that FlexAttention takes on CUDA
 ON_CUDA = "flash-attn" if find_spec("flash_attn") else "flex"
 
 
@@ -41,7 +42,7 @@ def attend(
     scores: Scores = PLAIN,
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E of v)."""
-    if q.device.type != "cuda":
+    if q.device.type != "cuda" or min(q.shape[-1], v.shape[-1]) < NARROWEST:
         return _same_widths(q, k, v, window, documents, scores)
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
     if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and q.shape[-1] == v.shape[-1]:

@@ -37,6 +37,7 @@ from hybridkit_blocks.ops import delta_span as span
 from hybridkit_blocks.ops.delta_pairs import BASE
 from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast, wide
+from hybridkit_blocks.ops.spans import span_elements
 
 MAX_CHUNK = 64  # L at most
 SPAN_ELEMENTS = 2**18  # elements of a work tensor at most, so that a span stays small however long the sequence is
@@ -175,10 +176,11 @@ def _split(kept: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def _spans(k: Tensor, v: Tensor) -> list[slice]:
-    """Cuts of T, each of as many whole chunks as SPAN_ELEMENTS allows."""
+    """Cuts of T, each of as many whole chunks as `span_elements` allows."""
     batch, tokens, heads, value = v.shape
     length = chunk_length(tokens)
-    step = length * max(1, SPAN_ELEMENTS // (batch * heads * max(k.shape[-1], length) * max(value, length)))
+    most = span_elements(v, SPAN_ELEMENTS)
+    step = length * max(1, most // (batch * heads * max(k.shape[-1], length) * max(value, length)))
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
 

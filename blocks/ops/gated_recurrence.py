@@ -24,10 +24,11 @@ from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast
+from hybridkit_blocks.ops.spans import span_elements
 
 SHARPNESS = 8.0  # the constant before r
 STEEPEST = 1000.0  # the gradient of the root at most
-SPAN_ELEMENTS = 2**18  # of a span at most: 1 MiB in fp32
+SPAN_ELEMENTS = 2**18  # of a span at most, on a CPU: 1 MiB in fp32
 
 
 def recurrence(
@@ -132,7 +133,7 @@ _operator = operator("rglru", _Recurrence, _INPUTS, outputs=2)
 
 def _spans(u: Tensor) -> list[slice]:
     """Cuts of T (B, T, H, w)."""
-    step = max(1, SPAN_ELEMENTS // u[:, :1].numel())
+    step = max(1, span_elements(u, SPAN_ELEMENTS) // u[:, :1].numel())
     return [slice(begin, min(begin + step, u.shape[1])) for begin in range(0, u.shape[1], step)]
 
 

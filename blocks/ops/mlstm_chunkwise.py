@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from hybridkit_blocks.ops import mlstm_span as span
 from hybridkit_blocks.ops.mlstm_gates import ChunkGates
 from hybridkit_blocks.ops.precision import no_autocast, wide
+from hybridkit_blocks.ops.spans import span_elements
 
 MAX_CHUNK = 64  # L at most; the fastest of 32, 64, 128 on a CPU for heads of 64 x 128, level with 32 for 32 x 64
 SPAN_ELEMENTS = 2**21  # elements of a work tensor at most (docs/decisions/05-custom-autograd-on-a-cpu.md)
@@ -154,10 +155,11 @@ class Chunkwise(torch.autograd.Function):
 
 
 def _spans(q: Tensor, v: Tensor) -> list[slice]:
-    """Cuts of T, each of as many whole chunks as SPAN_ELEMENTS allows."""
+    """Cuts of T, each of as many whole chunks as `span_elements` allows."""
     batch, heads, tokens, key = q.shape
     length = mlstm_tiles(tokens)[1]
-    step = length * max(1, SPAN_ELEMENTS // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
+    most = span_elements(v, SPAN_ELEMENTS)
+    step = length * max(1, most // (batch * heads * max(key, length) * span.columns(v.shape[-1])))
     return [slice(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
 
 

@@ -164,10 +164,13 @@ def _native(
 def _triton(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MlstmState | None, document_starts: Tensor | None
 ) -> tuple[Tensor, MlstmState]:
-    """The library's compiled form, in chunks of 128."""
-    chunk = 128
-    tokens = q.shape[2]
-    q, k, v, i, f = _whole_chunks(q, k, v, i, f, document_starts, chunk)
+    """The library's compiled form, in chunks of 128.
+
+    It is compiled anew for every number of chunks. Reading has many, so there they are padded to a power of two.
+    """
+    chunk, tokens = 128, q.shape[2]
+    whole = chunk if torch.is_grad_enabled() else chunk << (-(-tokens // chunk) - 1).bit_length()
+    q, k, v, i, f = _whole_chunks(q, k, v, i, f, document_starts, whole)
     from hybridkit_blocks.ops import mlstm_operators
 
     h, after = mlstm_operators.triton(q, k, v, i, f, state, chunk)

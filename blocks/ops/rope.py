@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hybridkit_blocks.ops.rope_angles import cos_sin
+
 SLICE_ELEMENTS = 2**17  # of a slice: 512 KiB in fp32, about a core's cache
 ScalingKind = Literal["linear", "yarn", "llama3"]
 
@@ -61,12 +63,12 @@ class Rope(NamedTuple):
 
         Angles are float64: at position 10^6 an fp32 product is off by a twentieth of a radian.
         """
-        wide = torch.promote_types(dtype, torch.float32)
-        angles = (positions[..., None] * self.speeds(positions.device))[..., None, :]
-        cos, sin = angles.cos(), angles.sin()
-        if self.magnitude != 1:
-            cos, sin = cos * self.magnitude, sin * self.magnitude
-        return RopeAngles(cos.to(wide), sin.to(wide))
+        given = positions, self.speeds(positions.device), self.magnitude, torch.promote_types(dtype, torch.float32)
+        if not torch.compiler.is_compiling():
+            return RopeAngles(*cos_sin(*given))
+        from hybridkit_blocks.ops.rope_operator import cos_sin_operator  # takes time to register
+
+        return RopeAngles(*cos_sin_operator(*given))
 
 
 class RopeAngles(NamedTuple):

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from hybridkit_blocks.ops import ssd_span as span
 from hybridkit_blocks.ops.operators import operator
 from hybridkit_blocks.ops.precision import no_autocast, wide
+from hybridkit_blocks.ops.spans import span_elements
 
 MAX_CHUNK = 64  # L at most
 SPAN_ELEMENTS = 2**19  # elements of a work tensor at most
@@ -146,7 +147,8 @@ class _Cut:
         self.device, (chunks, self.length) = state.device, ssd_tiles(self.tokens)
         self.padded = chunks * self.length
         self.sections = [heads * width, self.groups * keys, self.groups * keys]
-        step = max(1, SPAN_ELEMENTS // (batch * heads * max(width * keys, self.length**2, width * self.length)))
+        most = span_elements(mixed, SPAN_ELEMENTS)
+        step = max(1, most // (batch * heads * max(width * keys, self.length**2, width * self.length)))
         self.parts = [slice(begin, begin + step) for begin in range(0, chunks, step)]
 
     def inputs(self, mixed: Tensor, dt: Tensor, log_a: Tensor, document_starts: Tensor | None) -> span.Inputs:

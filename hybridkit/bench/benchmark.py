@@ -234,7 +234,7 @@ def _parts(job: BenchJob, engine: LocalEngine, batch: Batch) -> list[StepPart]:
     model, plan, windows = engine.working, job.plan, job.windows
     autocast = partial(torch.autocast, job.device.type, torch.bfloat16, enabled=job.precision == "bf16")
     stream = torch.randn(*batch.tokens.shape, plan.dims.width, dtype=model.norm.weight.dtype, device=job.device)
-    handed = for_graphs(plan, windows) if compiles(job.train, job.device) else windows
+    handed = for_graphs(plan, windows, job.device) if compiles(job.train, job.device) else windows
     parts = []
     spans = {entry: (layer, own) for entry, (layer, own) in zip(plan.entries, model.spans(), strict=True)}
     for entry, times in Counter(plan.entries).items():

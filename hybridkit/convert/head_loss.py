@@ -24,7 +24,7 @@ from hybridkit.data.batches import IGNORED
 from hybridkit.model.loss import cap_logits
 from hybridkit.model.model import Head
 
-SLICE = 2**23  # logits held at a time, of the teacher and of the student each
+SLICE = {"cpu": 2**23, "cuda": 2**27}  # logits held at a time, of the teacher and of the student each
 
 SliceLoss = Callable[[Tensor, slice], Tensor]  # logits (n, V) of some tokens, and which: a sum over them
 Add = Callable[[str, Tensor], None]  # notes a figure
@@ -67,7 +67,7 @@ class AllLogits(NamedTuple):
     def top(self, k: int) -> TopLogits:
         """The k largest of every token."""
         vocab, parts = len(self.head.weight), list[tuple[Tensor, Tensor]]()
-        for span in _spans(len(self.x), vocab):
+        for span in _spans(self.x, vocab):
             values, ids = self.log_p(span).topk(min(k, vocab), dim=1)
             parts.append((values.float(), ids.int()))
         values, ids = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -103,9 +103,10 @@ def distilled(
     return loss
 
 
-def _spans(tokens: int, vocab: int) -> list[slice]:
-    rows = max(1, SLICE // vocab)
-    return [slice(begin, begin + rows) for begin in range(0, max(1, tokens), rows)]
+def _spans(x: Tensor, vocab: int) -> list[slice]:
+    """Cuts of the tokens of x (N, D)."""
+    rows = max(1, SLICE[x.device.type] // vocab)
+    return [slice(begin, begin + rows) for begin in range(0, max(1, len(x)), rows)]
 
 
 class _SlicedLoss(torch.autograd.Function):
@@ -118,7 +119,7 @@ class _SlicedLoss(torch.autograd.Function):
         inner, outer, total = x.to(narrow), weight.to(narrow), x.new_zeros((), dtype=wide)
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for span in _spans(len(x), len(weight)):
+        for span in _spans(x, len(weight)):
             logits = F.linear(inner[span], outer).to(wide).requires_grad_()
             with torch.enable_grad():
                 loss = of_slice(logits, span)

@@ -21,8 +21,41 @@ HeadLoss = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
 _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
 
 
+# Of logits (n, V, and perhaps further columns, which are 0), targets (n,), V, the cap and the factor of the z-loss: the
+# summed loss and its gradient by the logits, 0 in the further columns. The logits may be written over.
+SliceLoss = Callable[[Tensor, Tensor, int, float | None, float], tuple[Tensor, Tensor]]
+
+
+def loss_in_place(
+    logits: Tensor, targets: Tensor, vocab: int, cap: float | None, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """A `SliceLoss` that holds one copy of the logits in fp32."""
+    narrow = logits.dtype
+    logits = logits.to(torch.promote_types(narrow, torch.float32))
+    return _softmax_loss(logits[:, :vocab], targets, cap, z_loss), logits.to(narrow)
+
+
+def loss_for_compiler(
+    logits: Tensor, targets: Tensor, vocab: int, cap: float | None, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """The same as a formula, of which a compiler makes two passes over the logits."""
+    z = cap_logits(logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32)), cap)
+    counted = (targets != IGNORED)[:, None]
+    picked = torch.where(counted, targets[:, None], 0)
+    norm = torch.logsumexp(z, dim=1, keepdim=True)
+    loss = torch.where(counted, norm - z.gather(1, picked), 0).sum()
+    grad = (z - norm).exp() * (1 + 2 * z_loss * norm) - (torch.arange(vocab, device=z.device) == picked).to(z.dtype)
+    grad = torch.where(counted, grad, 0) * (1 if cap is None else 1 - (z / cap) ** 2)
+    return loss, F.pad(grad, (0, logits.shape[1] - vocab)).to(logits.dtype)
+
+
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float | None = None,
+    z_loss: float = 0.0,
+    of_slice: SliceLoss = loss_in_place,
 ) -> Tensor:
     """The summed loss in nats, a scalar in at least fp32.
 
@@ -33,7 +66,7 @@ def linear_cross_entropy(
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             x, targets = x.index_select(0, counted), targets[counted]
-    return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss)
+    return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss, of_slice)
 
 
 def with_auxiliary(loss: Tensor, told: Sequence[Auxiliary], targets: Tensor) -> Tensor:
@@ -54,7 +87,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward also computes the gradients, while it has a slice's logits; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float, of_slice: SliceLoss
+    ) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=wide)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -64,9 +99,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         inner, padded = x.to(narrow), pad_weight(weight.to(narrow), rows=spare(vocab, x))
         for begin in range(0, len(x), rows):
             span = slice(begin, begin + rows)
-            logits = F.linear(inner[span], padded).to(wide)  # further columns are 0, and stay so in the gradient
-            total += _softmax_loss(logits[:, :vocab], targets[span], cap, z_loss)
-            grad = logits.to(narrow)
+            loss, grad = of_slice(F.linear(inner[span], padded), targets[span], vocab, cap, z_loss)
+            total += loss
             if grad_x is not None:
                 grad_x[span] = grad @ padded
             if grad_weight is not None:
@@ -76,9 +110,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
-        return grad_x, grad_weight, None, None, None
+        return grad_x, grad_weight, None, None, None, None
 
 
 def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:

@@ -57,14 +57,17 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab, width))
         self.cap, self.scale = cap, scale
         self.z_loss = 0.0  # of training alone: `linear_cross_entropy`
+        self.cross_entropy: HeadLoss = linear_cross_entropy  # or a form of it that suits a device better
         small_init_(self.weight)
 
-    def forward(self, x: Tensor, targets: Tensor | None = None, loss: HeadLoss = linear_cross_entropy) -> Tensor:
-        """Logits (B, T, V); with targets (B, T) the loss in nats, summed over those that count."""
+    def forward(self, x: Tensor, targets: Tensor | None = None, loss: HeadLoss | None = None) -> Tensor:
+        """Logits (B, T, V); with targets (B, T) the loss in nats (by default cross-entropy), summed over those that
+        count."""
         x = x if self.scale == 1 else x * self.scale
         if targets is None:
             return cap_logits(linear(x, self.weight), self.cap)
-        return loss(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
+        found = loss or self.cross_entropy
+        return found(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
 
 class Model(nn.Module):
@@ -100,7 +103,7 @@ class Model(nn.Module):
         windows: BranchWindows | None = None,
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
-        loss: HeadLoss = linear_cross_entropy,
+        loss: HeadLoss | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Logits (B, T, V), or the summed `loss` where targets are given, and the states after the tokens."""
         with recording() as told:

@@ -6,7 +6,7 @@ the mask reads: one graph for all.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from hybridkit.block import GivenWindow, Window, window_of
+from hybridkit.model.loss import HeadLoss, linear_cross_entropy, loss_for_compiler, loss_in_place
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.system.notices import tell
+from hybridkit.system.terminal import one_line
 from hybridkit.training.compile_progress import inductor, watch
 
 MANY = 8
@@ -37,12 +40,30 @@ def compile_layers(model: Model, backend: Callable[..., Any] | None = None) -> N
     watch({type(layer).__name__: branch.block.name() for layer, branch in branches})
     for layer in model.layers:
         layer.compile(dynamic=False, backend=backend or inductor)
+    model.head.cross_entropy = compiled_cross_entropy()
 
 
-def for_graphs(plan: Plan, windows: Sequence[GivenWindow]) -> list[GivenWindow | Tensor]:
-    """The windows as compiled layers take them."""
+@cache
+def compiled_cross_entropy() -> HeadLoss:
+    """On a GPU, what follows the head's product is compiled too; as it is on a CPU, and where it does not compile."""
+    compiled, broken = torch.compile(loss_for_compiler), list[Exception]()
+
+    def of_slice(logits: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        try:
+            if logits.is_cuda and not broken:
+                return compiled(logits, *given)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            broken.append(error)
+            tell(f"the loss is not compiled: {one_line(str(error))[:200]}")
+        return loss_in_place(logits, *given)
+
+    return partial(linear_cross_entropy, of_slice=of_slice)
+
+
+def for_graphs(plan: Plan, windows: Sequence[GivenWindow], device: torch.device) -> list[GivenWindow | Tensor]:
+    """The windows as compiled layers on a device take them."""
     return [
-        torch.tensor(window) if policy and _windows(policy) > MANY else window
+        torch.tensor(window, device=device) if policy and _windows(policy) > MANY else window
         for policy, window in zip(plan.policies, windows, strict=True)
     ]
 

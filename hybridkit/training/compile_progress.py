@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -45,12 +44,12 @@ class _Progress:
     what, began, announced = "a layer", 0.0, False
 
 
-@cache
 def _register() -> None:
     from torch._dynamo.callback import callback_handler  # imports the compiler
 
-    callback_handler.register_start_callback(_begin)
-    callback_handler.register_end_callback(_end)
+    if _begin not in callback_handler.start_callbacks:  # torch._dynamo.reset() forgets them
+        callback_handler.register_start_callback(_begin)
+        callback_handler.register_end_callback(_end)
 
 
 def _begin(event: Any) -> None:

@@ -28,7 +28,7 @@ def num_targets(batch: Batch) -> int:
 def micro_batches(batch: Batch, rows: int, data_parallel_rank: int = 0, data_parallel_size: int = 1) -> list[Batch]:
     """Rows r, r + R, ... of data-parallel rank r, in parts of `rows`. Rows without targets are added where R does not
     divide B."""
-    batch = _padded(batch, -len(batch.tokens) % data_parallel_size)
+    batch = with_rows(batch, -(-len(batch.tokens) // data_parallel_size) * data_parallel_size)
     mine = slice(data_parallel_rank, None, data_parallel_size)
     parts = (
         t[mine].split(rows) if t is not None else None for t in (batch.tokens, batch.targets, batch.document_starts)
@@ -70,8 +70,10 @@ def training_bytes(plan: Plan, train: Train, sequence: int, rows: int, precision
     return own + activations(plan, Training(precision, rows, resets=True), CostSettings(sequence)).peak(train.recompute)
 
 
-def _padded(batch: Batch, rows: int) -> Batch:
-    if rows == 0:
+def with_rows(batch: Batch, number: int) -> Batch:
+    """The batch with rows without targets behind it, so that it has a number of rows at least."""
+    rows = number - len(batch.tokens)
+    if rows <= 0:
         return batch
     return replace(
         batch,

@@ -48,7 +48,7 @@ def formula(logits: Tensor, p: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
 def test_values_and_gradients_are_those_of_whole_logits(
     k: int | None, cap: float | None, factors: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_loss, "SLICE", 5 * V)  # slices of 5 tokens, the last one shorter
+    monkeypatch.setitem(head_loss.SLICE, "cpu", 5 * V)  # slices of 5 tokens, the last one shorter
     x, weight = drawn(N, D, seed=1).requires_grad_(), drawn(V, D, seed=2).requires_grad_()
     head, h, wanted = teacher(cap), drawn(N, D, seed=4), targets()
     every = AllLogits(head, h[wanted != IGNORED])

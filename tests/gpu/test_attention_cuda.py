@@ -62,6 +62,14 @@ def test_short_prompts_are_read(tokens: int, dtype: torch.dtype) -> None:
         assert ((ours - right).abs() <= TOLERANCE[dtype] * summed).all()
 
 
+def test_heads_too_narrow_for_the_kernel_are_read() -> None:
+    q, k, v = (torch.randn(2, 40, 2, 8, device="cuda", requires_grad=True) for _ in range(3))
+    y = attend(q, k, v, 10, None)
+    right = banded(*(x.detach().double().cpu() for x in (q, k, v)), 10, None)
+    assert ((y.double().cpu() - right).abs() <= 1e-4 * right.abs().max()).all()  # fp32
+    y.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_caps_scales_and_sinks_with_their_gradients(cap: float | None, dtype: torch.dtype) -> None:

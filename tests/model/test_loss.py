@@ -35,6 +35,22 @@ def test_equals_torchs_cross_entropy(cap: float | None, size: int, monkeypatch: 
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+@pytest.mark.parametrize("spare", [0, 14])
+def test_the_form_for_a_compiler_is_the_same_and_one_graph(cap: float | None, z_loss: float, spare: int) -> None:
+    torch.manual_seed(1)
+    logits, targets = 2 * torch.randn(20, 50, dtype=torch.float64), torch.randint(50, (20,))
+    targets[::5] = IGNORED
+    logits = F.pad(logits, (0, spare))
+    compiled = torch.compile(loss.loss_for_compiler, fullgraph=True, backend="aot_eager", dynamic=False)
+    for form in (loss.loss_for_compiler, compiled):
+        found = form(logits, targets, 50, cap, z_loss)
+        for have, want in zip(found, loss.loss_in_place(logits.clone(), targets, 50, cap, z_loss), strict=True):
+            torch.testing.assert_close(have, want, rtol=1e-12, atol=1e-12)  # sums of 50 terms in float64
+        assert not found[1][:, 50:].any()
+
+
 def test_nothing_counted_is_a_loss_of_zero() -> None:
     x, weight, targets = case()
     total = linear_cross_entropy(x, weight, torch.full_like(targets, IGNORED))

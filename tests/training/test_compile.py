@@ -149,10 +149,27 @@ def test_a_policy_of_many_windows_compiles_no_window_anew() -> None:
     counts = []
     for step in range(6):
         windows = many.windows(TrainStep(0, step, 6))
-        window, handed = windows[0], for_graphs(many, windows)[0]
+        window, handed = windows[0], for_graphs(many, windows, torch.device("cpu"))[0]
         assert isinstance(handed, Tensor)
         torch.testing.assert_close(
             results(compiled, made, handed, True), results(made, made, window, True), rtol=1e-10, atol=1e-12
         )
         counts.append(graphs.count)
     assert counts[0] > 0 and counts[0] == counts[-1]
+
+
+@pytest.mark.parametrize("options", ["", "theta=500, scaling=yarn, factor=4, original=8"])
+def test_angles_are_computed_once_not_wherever_they_are_read(options: str) -> None:
+    names = list[str]()
+
+    def listing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    made = hybridkit.build(f"sa({options})", width=32, heads=2).layers[0]
+    given = torch.randn(2, 21, 32), None, None, None
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(made, backend=listing)(*given)[0], made(*given)[0], rtol=1e-5, atol=1e-6
+        )
+    assert any("rope_angles" in name for name in names) and not {"cos", "sin"} & set(names)

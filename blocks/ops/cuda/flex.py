@@ -108,7 +108,10 @@ def block_mask(
 ) -> BlockMask:
     """Query t sits at key t + S - T, and sees keys of its document (B, S) less than `window` back."""
     past = keys - tokens
-    limit = torch.as_tensor(keys if window is None else window, device=device)
+    if isinstance(window, Tensor):
+        limit = window.to(device)
+    else:
+        limit = torch.full((), keys if window is None else window, device=device)  # made there: the CPU does not wait
     ids = torch.zeros(1, keys, dtype=torch.int64, device=device) if documents is None else documents
 
     def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -44,6 +44,18 @@ def test_replicas_share_a_batch_and_add_up() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+def test_compiled_layers_see_one_number_of_rows() -> None:
+    """A last batch with fewer rows would compile every layer anew."""
+    one, rows = engine(), list[int]()
+    parts = micro_batches(batch(), 2)
+    assert len(parts[-1].tokens) == 1
+    expected = one.evaluate(parts, WINDOWS)
+    one.gradients(parts, WINDOWS, 1)
+    one._compiled = True
+    one.model.embedding.register_forward_hook(lambda layer, given, made: rows.append(len(made)))
+    assert one.evaluate(parts, WINDOWS) == pytest.approx(expected, rel=1e-12) and set(rows) == {2}
+
+
 def test_recompute_changes_nothing() -> None:
     b, plain, again = batch(), engine(), engine(recompute=True)
     for one in (plain, again):

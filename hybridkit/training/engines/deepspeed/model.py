@@ -39,7 +39,7 @@ class Loss(nn.Module):
 
     def forward(self, objective: Objective, batch: Batch, windows: Windows) -> Tensor:
         """The objective's loss summed over the targets, a scalar."""
-        given = for_graphs(self.model.plan, windows) if self._compiled else windows
+        given = for_graphs(self.model.plan, windows, batch.tokens.device) if self._compiled else windows
         with self._autocast:
             return objective(self.model, batch, given)
 

@@ -30,6 +30,7 @@ from hybridkit.training.compile import compile_layers, compiles, for_graphs
 from hybridkit.training.engine import Gradient, Save, Windows
 from hybridkit.training.loads import Loads
 from hybridkit.training.micro_batches import num_targets as count_targets
+from hybridkit.training.micro_batches import with_rows
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.optimizer import Optimizer, optimizer_of
 from hybridkit.training.optimizer_state import load_optimizer_state, optimizer_state, parameter_groups
@@ -70,6 +71,7 @@ class LocalEngine:
         self._frozen: frozenset[str] = frozenset()
         self._max_grad_norm, self._loads = train.clip, Loads(self.working)
         self._norm, self._objective = torch.zeros(()), CROSS_ENTROPY
+        self._most_rows = 0  # of a micro-batch so far
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
         """Start from these weights. Raises UserError where they are another model's."""
@@ -88,6 +90,7 @@ class LocalEngine:
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loads.clear()
         self._objective.sums.clear()
+        self._most_rows = max([self._most_rows, *(len(batch.tokens) for batch in micro_batches)])
         for batch in micro_batches:
             with recording() as heard:
                 loss = self._loss(self._objective, batch, windows)
@@ -130,6 +133,8 @@ class LocalEngine:
     def evaluate(self, micro_batches: Sequence[Batch], windows: Windows) -> float:
         """The summed loss in nats."""
         self._cast()
+        if self._compiled:  # the last batch of a text has fewer rows, for which every layer would be compiled anew
+            micro_batches = [with_rows(batch, self._most_rows) for batch in micro_batches]
         return sum(self._loss(CROSS_ENTROPY, batch, windows).item() for batch in micro_batches)
 
     def save(self) -> Save:
@@ -170,7 +175,7 @@ class LocalEngine:
     def _loss(self, objective: Objective, batch: Batch, windows: Windows) -> Tensor:
         """Summed over the targets, a scalar."""
         with torch.autocast(self.device.type, DTYPES["bf16"], enabled=self.precision == "bf16"):
-            given = for_graphs(self.model.plan, windows) if self._compiled else windows
+            given = for_graphs(self.model.plan, windows, self.device) if self._compiled else windows
             return objective(self.working, batch.to(self.device), given)
 
 

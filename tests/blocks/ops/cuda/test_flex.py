@@ -83,3 +83,11 @@ def test_fp32_asks_for_the_ordinary_kernel(
     flex.flex(q, k, v, 40, None)
     ordinary = {"FORCE_USE_FLEX_ATTENTION": True} if dtype == torch.float32 else None
     assert given == [ordinary]
+
+
+def test_torch_may_keep_a_graph_for_each_case() -> None:
+    """Beyond its limit, 8 by itself, FlexAttention runs uncompiled, with all T x S scores in memory."""
+    with torch._dynamo.config.patch(recompile_limit=8):
+        flex._compiled.cache_clear()
+        flex._compiled()
+        assert torch._dynamo.config.recompile_limit >= 2 * 2 * 2 * 2 * 3  # documents, gradients, rows, T = S, types
