@@ -23,7 +23,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridkit.block import Block, Count, Dims, GivenWindow, Layer, State, record, small_init_, wang_init_
+from hybridkit.block import (
+    Block,
+    Count,
+    Dims,
+    GivenWindow,
+    Layer,
+    State,
+    product_flops,
+    record,
+    small_init_,
+    wang_init_,
+)
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.feed_forward import network
 from hybridkit_blocks.ops.grouped import grouped_product, permute_rows, unpermute_rows
@@ -67,8 +78,9 @@ class MixtureOfExperts(ActivationOptions, _Sizes):
         return Experts(dims, self)
 
     def flops(self, dims: Dims, tokens: int, window: GivenWindow = None, count: Count = "exact") -> int:
-        used = (self.active + self.shared) * self.projections * self.width
-        return 2 * tokens * dims.width * (self.experts + used + self.shared_gate)
+        chosen = self.active * self.projections * self.width
+        shared = self.projections * product_flops(count)(tokens, dims.width, self.shared * self.width)
+        return 2 * tokens * dims.width * (self.experts + chosen + self.shared_gate) + shared
 
     def idle_parameters(self, dims: Dims, rows: int = 1) -> int:
         each = self.projections * self.width * dims.width + self.bias * (

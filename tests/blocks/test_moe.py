@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from hybridkit.block import Dims, recording
+from hybridkit.block import Dims, padding, recording
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.resolve import resolve
 from hybridkit.registry.registry import REGISTRY
@@ -70,7 +71,7 @@ def dense(said: MixtureOfExperts, layer: nn.Module, x: Tensor) -> tuple[Tensor, 
 @pytest.mark.parametrize("text", TEXTS)
 def test_outputs_losses_loads_and_gradients(text: str) -> None:
     said, x = block(text), inputs().requires_grad_()
-    layer = built(said, DIMS)
+    layer = built(said, DIMS).float()
     if layer.correction is not None:
         layer.correction.copy_(torch.linspace(-0.3, 0.3, EXPERTS))
     leaves = [x, *layer.parameters()]
@@ -95,6 +96,16 @@ def test_costs_are_those_of_the_experts_that_run() -> None:
     assert said.flops(DIMS, 5) == 2 * 5 * (DIMS.width * (6 + 1) + 3 * one)
     assert said.idle_parameters(DIMS) == 4 * one
     assert said.idle_parameters(DIMS, 3) == round(6 * one * (4 / 6) ** 3)
+
+
+def test_hardware_counts_what_the_shared_network_is_filled_with() -> None:
+    said, x, counted = block("moe(6,2,125,shared=1)"), torch.randn(1, 5, DIMS.width), list[int]()
+    layer = built(said, DIMS).float()
+    for on in (True, False):
+        with padding(on), FlopCounterMode(display=False) as counter, torch.no_grad():
+            layer(x)
+        counted.append(counter.get_total_flops())
+    assert said.flops(DIMS, 5, count="hardware") - said.flops(DIMS, 5) == counted[0] - counted[1] > 0
 
 
 def test_losses_without_a_listener_or_a_gradient_are_told_to_nobody() -> None:
