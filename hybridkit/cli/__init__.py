@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import keyword
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -69,6 +70,7 @@ def main() -> None:
     if asked and asked[0] in SHORT_VERBS:
         collect_no_more()
     try:
+        _check_folder()
         with listening(lambda text: say(text, file=sys.stderr)):
             sys.exit(verbs(asked or VERBS)(standalone_mode=False))
     except UserError as error:
@@ -90,6 +92,14 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # an error of click, which typer imports or brings along, by version
             raise
         sys.exit(_explain(error))
+
+
+def _check_folder() -> None:
+    """Raises UserError where the current folder was deleted: libraries fail at that, some without a reason."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder no longer exists; change to one that does") from None
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -90,6 +90,8 @@ def _given(text: str) -> str:
 
 def _read(path: Path) -> str:
     standard = str(path) == "-"
+    if standard and sys.stdin is None:
+        raise UserError("standard input is closed; give a prompt or --file F")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if standard else path.open("rb") as source:
             raw = source.read(_MOST + 1)

@@ -1,12 +1,14 @@
 """Cached folders. Each is built once, even by several processes, and is complete or absent, even after a kill.
 
-A folder's name is a digest of its content. It is built under another name, synced and renamed; its manifest holds the
-size of each file. `STAMP.seen` names the folder that belongs to a source with this fingerprint.
+A folder's name is a digest of its content. It is built under another name, synced and renamed; its manifest holds a
+hash of each file. `STAMP.seen` names the folder that belongs to a source with this fingerprint. Both end with a hash of
+themselves. A process looks at the hashes when it opens a folder; what is damaged counts as absent, and is built anew.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +21,9 @@ from typing import Any, NamedTuple
 from hybridkit.system.errors import UserError
 
 MANIFEST = "manifest.json"
+_WHOLE = 1 << 30  # bytes of a file that is read whole for its hash, in a second; of a larger one, stretches are
+_STRETCH, _STRETCHES = 1 << 20, 512
+_SEAL = "hash"  # the last key of a manifest and of what was seen: a hash of the rest
 
 
 def cache_root(cache: Path | None = None) -> Path:
@@ -47,12 +52,44 @@ def digest_of(value: object) -> str:
 
 
 def valid_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete folder, in which every file has its recorded size; else None."""
+    """The manifest of a complete folder, in which every file has its recorded hash; else None."""
+    about = _unsealed(folder / MANIFEST)
     try:
-        file = folder / MANIFEST
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
-    except (OSError, ValueError, KeyError):
+        whole = about is not None and all(_hash(folder / name) == known for name, known in about["files"].items())
+    except OSError:
+        return None
+    return about if whole else None
+
+
+def _hash(path: Path) -> str:
+    """A hash of the file's content, of `_STRETCHES` of it where it is large, read once a process unless it changes."""
+    found = path.stat()
+    return _hash_once(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@functools.lru_cache(4096)
+def _hash_once(path: Path, *stamp: int) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(str(size).encode())
+        for begin in range(0, size, size // _STRETCHES):
+            file.seek(begin)
+            found.update(file.read(_STRETCH))
+    return found.hexdigest()
+
+
+def _sealed(value: dict[str, Any]) -> str:
+    return json.dumps({**value, _SEAL: digest_of(value)})
+
+
+def _unsealed(path: Path) -> dict[str, Any] | None:
+    """What `_sealed` wrote; None where that is not there, or not whole."""
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else None
+        whole = isinstance(found, dict) and found.pop(_SEAL, None) == digest_of(found)
+    except (OSError, ValueError, RecursionError):
         return None
     return found if whole else None
 
@@ -66,12 +103,9 @@ class CacheEntry(NamedTuple):
 
 def find_entry(root: Path, stamp: str) -> CacheEntry | None:
     """The entry that was remembered for `stamp`, if its folder is complete. Writes nothing."""
-    try:
-        file = root / f"{stamp}.seen"
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        seen = CacheEntry(root / found["folder"], found["skipped"])
-    except (OSError, ValueError, KeyError, TypeError):
+    if (found := _unsealed(root / f"{stamp}.seen")) is None:
         return None
+    seen = CacheEntry(root / found["folder"], found["skipped"])
     return seen if valid_manifest(seen.folder) else None
 
 
@@ -96,9 +130,9 @@ def building_entry(root: Path, stamp: str) -> Iterator[Path]:
 
 
 def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
-    """Make `part` the folder, its files and their manifest (`about` and the files' sizes) on disk before its name."""
-    files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    (part / MANIFEST).write_text(json.dumps({**about, "files": files}), encoding="utf-8")
+    """Make `part` the folder, its files and their manifest (`about` and the files' hashes) on disk before its name."""
+    files = {path.name: _hash(path) for path in sorted(part.iterdir())}
+    (part / MANIFEST).write_text(_sealed({**about, "files": files}), encoding="utf-8")
     for path in part.iterdir():
         _fsync(path)
     _fsync(part)
@@ -115,7 +149,7 @@ def publish(part: Path, folder: Path, about: dict[str, Any]) -> None:
 def remember_entry(root: Path, stamp: str, seen: CacheEntry) -> None:
     """From now on `find(root, stamp)` is `seen`. Call it while `building` for `stamp`."""
     new = root / f"{stamp}.new"
-    new.write_text(json.dumps({"folder": seen.folder.name, "skipped": seen.skipped}), encoding="utf-8")
+    new.write_text(_sealed({"folder": seen.folder.name, "skipped": seen.skipped}), encoding="utf-8")
     new.replace(root / f"{stamp}.seen")
 
 

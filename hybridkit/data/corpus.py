@@ -20,6 +20,8 @@ from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
+_DROPPED = "of which the tokenizer keeps nothing"
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -56,7 +58,7 @@ class Corpus:
     digest: str
     documents: int  # that the source has; each side has those that fall to it, and stretches of those that were cut
     folder: Path  # of the cache
-    skipped: Mapping[str, int]  # how many files or rows the source left out, by the reason
+    skipped: Mapping[str, int]  # how many files, rows or documents were left out, by the reason
 
     @property
     def one(self) -> bool:
@@ -68,12 +70,13 @@ class Corpus:
         if not (len(train) and len(held)):
             whole, use = (train, "training on") if len(train) else (held, "held out")
             amount = f"{whole.raw:,} bytes, {len(whole):,} tokens"
-            return f"{self.documents:,} document{'s' * (not self.one)}: {use} all, {amount}"
+            return f"{_counted(self.documents, 'document')}: {use} all, {amount}"
         here, there = len(train.documents) - 1, len(held.documents) - 1
-        what = " documents" if here + there == self.documents else " parts of documents"
-        begin, end = ("its beginning", "its end") if self.one else (f"{here:,}{what}", f"{there:,}{what}")
+        cut = here + there + self.skipped.get(_DROPPED, 0) > self.documents
+        begin, end = (_counted(n, "part") + " of documents" if cut else _counted(n, "document") for n in (here, there))
+        begin, end = ("its beginning", "its end") if self.one else (begin, end)
         return (
-            f"{self.documents:,} document{'s' * (not self.one)}:"
+            f"{_counted(self.documents, 'document')}:"
             f" training on {begin}, {train.raw:,} bytes, {len(train):,} tokens;"
             f" held out {end}, {held.raw:,} bytes ({held.raw / (train.raw + held.raw):.2%}), {len(held):,} tokens"
         )
@@ -123,11 +126,16 @@ def _load(seen: store.CacheEntry, rules: int, registry: Registry) -> Corpus:
         return Tokens(ids, _mapped(folder / f"{name}.documents", np.int64), about["raw"][name], tokenizer, lengths)
 
     sides = side("train"), side("validation")
-    return Corpus(tokenizer, *sides, about["digest"], about["documents"], folder, seen.skipped)
+    skipped = seen.skipped | ({_DROPPED: about["dropped"]} if about["dropped"] else {})
+    return Corpus(tokenizer, *sides, about["digest"], about["documents"], folder, skipped)
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
     return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _silent(what: str, done: int, total: int | None) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.system.errors import UserError
 
 BuildProgress = Callable[[str, int, int | None], object]  # what is done now, bytes done, of how many, if known
-_FORMAT = 2  # of the files; another number makes other folders
+_FORMAT = 3  # of the files; another number makes other folders
 
 
 class CorpusSpec(NamedTuple):
@@ -73,19 +73,19 @@ def build_corpus(wanted: CorpusSpec, part: Path, progress: BuildProgress) -> cac
     if cache.valid_manifest(folder):  # the same text elsewhere, or files that were only touched
         return cache.CacheEntry(folder, dict(skipped))
     try:
-        raw, digest = _made(copy, wanted, part, progress)
+        made = _made(copy, wanted, part, progress)
     except MemoryError as error:
         raise UserError(
             f"data.source: a document is too large to be held in memory, as data.tokenizer: {wanted.tokenizer} needs;"
             " cut it into several files or rows, or take `bytes`"
         ) from error
     copy.path.unlink()
-    cache.publish(part, folder, {"digest": digest, "raw": raw, "documents": len(copy.ends)})
+    cache.publish(part, folder, {**made, "documents": len(copy.ends)})
     return cache.CacheEntry(folder, dict(skipped))
 
 
-def _made(copy: _Copy, wanted: CorpusSpec, part: Path, progress: BuildProgress) -> tuple[dict[str, int], str]:
-    """Split the copied text and write its tokens; bytes of both sides, and the digest."""
+def _made(copy: _Copy, wanted: CorpusSpec, part: Path, progress: BuildProgress) -> dict[str, Any]:
+    """Split the copied text and write its tokens; what the manifest says of them."""
     with copy.text() as text:
         train, held = _split(text, copy, wanted)
         sides = {"train": train, "validation": held}
@@ -125,9 +125,13 @@ def _copied(documents: Iterable[TextDocument], path: Path, progress: BuildProgre
 
 def _tokenized(
     text: mmap.mmap, sides: dict[str, list[ByteSpan]], tokenizer: Tokenizer, part: Path, progress: BuildProgress
-) -> tuple[dict[str, int], str]:
-    """Write the tokens of both sides; their bytes of text, and the digest of tokens and tokenizer."""
-    saved, done, raw = part / SAVED, 0, {}
+) -> dict[str, Any]:
+    """Write the tokens of both sides.
+
+    Returns the digest of tokens and tokenizer, the bytes of text of both sides, and how many documents, or parts of
+    those that were cut, the tokenizer dropped.
+    """
+    saved, done, raw, dropped = part / SAVED, 0, {}, 0
     digest = hashlib.blake2b(saved.read_bytes() if saved.exists() else b"", digest_size=16)
     for name, spans in sides.items():
         with _Writer(part / name, tokenizer, digest) as writer:
@@ -138,14 +142,15 @@ def _tokenized(
         if spans and not writer.raw:
             raise UserError(f"data.source: the tokenizer keeps nothing of the {name} text; give more text")
         raw[name] = writer.raw
-    return raw, digest.hexdigest()
+        dropped += writer.dropped
+    return {"digest": digest.hexdigest(), "raw": raw, "dropped": dropped}
 
 
 class _Writer:
     """The files of one side: ids, where documents begin, and bytes of each token if the tokenizer has no table."""
 
     def __init__(self, path: Path, tokenizer: Tokenizer, digest: hashlib.blake2b) -> None:
-        self.raw = 0
+        self.raw = self.dropped = 0  # bytes of what was written, and how many documents were not
         self._path, self._tokenizer, self._digest, self._starts = path, tokenizer, digest, array("q", [0])
 
     def __enter__(self) -> _Writer:
@@ -172,6 +177,8 @@ class _Writer:
             self._write(np.array([self._tokenizer.end], self._tokenizer.dtype))
             self._starts.append(self._starts[-1] + tokens + 1)
             self.raw += end - begin
+        else:
+            self.dropped += 1
 
     def _write(self, ids: np.ndarray) -> None:
         self._digest.update(ids.data)

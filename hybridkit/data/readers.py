@@ -33,18 +33,20 @@ class NotText(UserError):
 
 
 class LongText:
-    """A document that is never held as a whole: a text file, read in parts every time it is iterated.
+    """A text file that is never held as a whole: it is read in parts every time it is iterated.
 
-    Raises NotText where it is not UTF-8 text.
+    Raises NotText where it is not UTF-8 text, and UserError where it unpacks to more than is read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __iter__(self) -> Iterator[bytes]:
-        decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
+        decoder, done, most = codecs.getincrementaldecoder("utf-8")(), 0, _most_unpacked(self._path)
         with _opened(self._path) as file:
             while part := file.read(PART):
+                if done + len(part) > most:
+                    raise _unpacks(self._path, most)
                 _check(part, str(self._path), decoder, done)
                 yield part
                 done += len(part)
@@ -101,16 +103,24 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", unpacked)
 
 
+def _most_unpacked(path: Path) -> int:
+    return max(MAX_ROW, MAX_RATIO * path.stat().st_size)
+
+
+def _unpacks(path: Path, most: int) -> UserError:
+    return UserError(f"{path}: it unpacks to more than {most >> 20} MiB, {MAX_RATIO} times its size or more")
+
+
 def _whole(path: Path, most: int | None = None) -> bytes:
     size = path.stat().st_size
     if path.suffix.lower() == ".gz":
-        most = min(most or 1 << 62, max(MAX_ROW, MAX_RATIO * size))
+        most = min(most or 1 << 62, _most_unpacked(path))
     elif size > (most or size):
         raise UserError(f"{path}: more than {MAX_ROW >> 20} MiB in one JSON value; give each row its own line (.jsonl)")
     with _opened(path) as file:
         raw = file.read() if most is None else file.read(most + 1)
     if most is not None and len(raw) > most:
-        raise UserError(f"{path}: it unpacks to more than {most >> 20} MiB, {MAX_RATIO} times its size or more")
+        raise _unpacks(path, most)
     return raw
 
 
@@ -127,7 +137,7 @@ def _text(path: Path, field: str) -> Iterator[TextDocument]:
 
 def _jsonl(path: Path, field: str) -> Iterator[bytes]:
     with _opened(path) as file:
-        most, done = max(MAX_ROW, MAX_RATIO * path.stat().st_size), 0
+        most, done = _most_unpacked(path), 0
         for number, line in enumerate(iter(lambda: file.readline(MAX_ROW), b""), start=1):
             done += len(line)
             if len(line) == MAX_ROW or done > most:
@@ -165,12 +175,13 @@ def _json(path: Path, field: str) -> Iterator[bytes]:
 
 def _table(delimiter: str) -> Callable[[Path, str], Iterator[bytes]]:
     def rows(path: Path, field: str) -> Iterator[bytes]:
-        with _opened(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        for _ in LongText(path):  # a file that is no text is left out as a whole
+            pass
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))  # of the whole process, so it is never made smaller
+        with _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig", "replace", newline="") as text:
             try:
                 for number, row in enumerate(csv.DictReader(text, delimiter=delimiter, strict=True), start=1):
                     yield field_of(row, field, f"{path}, row {number}")
-            except UnicodeDecodeError as error:
-                raise NotText(f"{path}: not UTF-8 text ({error.reason}); convert it first") from error
             except csv.Error as error:
                 raise UserError(f"{path}: not a table that can be read: {error}") from error
 
@@ -183,16 +194,25 @@ def _parquet(path: Path, field: str) -> Iterator[bytes]:
         import pyarrow.parquet
     except ImportError:
         raise MissingExtra("pyarrow", "hf") from None
+    number = 0
     try:
         with _opened(path), pyarrow.parquet.ParquetFile(path) as file:
             known = file.schema_arrow.names
             if field not in known:
                 field_of(dict.fromkeys(known), field, str(path))
-            rows = (row for batch in file.iter_batches(columns=[field]) for row in batch.to_pylist())
+            rows = (row for batch in file.iter_batches(columns=[field]) for row in _column(batch, field))
             for number, row in enumerate(rows, start=1):
-                yield field_of(row, field, f"{path}, row {number}")
+                yield field_of({field: row.as_py()}, field, f"{path}, row {number}")
+    except UnicodeDecodeError as error:
+        where = f", row {number}: field {field!r} holds" if number else ": a name in it is"
+        raise UserError(f"{path}{where} text that is not UTF-8; write it again, in UTF-8") from error
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from error
+
+
+def _column(batch: Any, field: str) -> Any:
+    """The values of a field, of the last one where several have its name."""
+    return batch.column(batch.schema.get_all_field_indices(field)[-1])
 
 
 def _check(raw: bytes, where: str, decoder: codecs.IncrementalDecoder, begin: int, final: bool = False) -> None:

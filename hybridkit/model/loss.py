@@ -23,13 +23,13 @@ _SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 G
 
 # Of logits (n, V, and perhaps further columns, which are 0), targets (n,), V, the cap and the factor of the z-loss: the
 # summed loss and its gradient by the logits, 0 in the further columns. The logits may be written over.
-SliceLoss = Callable[[Tensor, Tensor, int, float | None, float], tuple[Tensor, Tensor]]
+LogitLoss = Callable[[Tensor, Tensor, int, float | None, float], tuple[Tensor, Tensor]]
 
 
 def loss_in_place(
     logits: Tensor, targets: Tensor, vocab: int, cap: float | None, z_loss: float
 ) -> tuple[Tensor, Tensor]:
-    """A `SliceLoss` that holds one copy of the logits in fp32."""
+    """A `LogitLoss` that holds one copy of the logits in fp32."""
     narrow = logits.dtype
     logits = logits.to(torch.promote_types(narrow, torch.float32))
     return _softmax_loss(logits[:, :vocab], targets, cap, z_loss), logits.to(narrow)
@@ -55,7 +55,7 @@ def linear_cross_entropy(
     targets: Tensor,
     cap: float | None = None,
     z_loss: float = 0.0,
-    of_slice: SliceLoss = loss_in_place,
+    of_slice: LogitLoss = loss_in_place,
 ) -> Tensor:
     """The summed loss in nats, a scalar in at least fp32.
 
@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float, of_slice: SliceLoss
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float, of_slice: LogitLoss
     ) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=wide)

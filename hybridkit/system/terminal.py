@@ -10,6 +10,7 @@ import shlex
 import sys
 import unicodedata
 from io import TextIOWrapper
+from types import EllipsisType
 from typing import TextIO
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, marks of format, half surrogate pairs, line and paragraph ends
@@ -54,9 +55,11 @@ def character(char: str) -> str:
     return f"U+{ord(char):04X}" + (f" ({name})" if name else "")
 
 
-def say(text: object = "", *, file: TextIO | None = None, end: str = "\n") -> None:
-    """Print, harmlessly, at once; on standard output unless `file` is given."""
-    print(harmless(str(text)), end=end, file=file or sys.stdout, flush=True)
+def say(text: object = "", *, file: TextIO | EllipsisType | None = ..., end: str = "\n") -> None:
+    """Print, harmlessly, at once; on standard output unless `file` is given, nowhere if it is None: a closed stream."""
+    out = sys.stdout if file is ... else file
+    if out is not None:
+        print(harmless(str(text)), end=end, file=out, flush=True)
 
 
 def say_part(text: str) -> None:

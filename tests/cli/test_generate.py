@@ -1,6 +1,7 @@
 """The verb `generate`, called as the command line calls it, with good and bad input."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import typer
 from tiny import tiny
 from typer.testing import CliRunner, Result
 
+from hybridkit.cli import main
 from hybridkit.cli.generate import generate
 from hybridkit.data.tokenizer import ByteTokenizer
 from hybridkit.model.model import Model
@@ -105,6 +107,26 @@ def test_json_says_how_much_and_how_fast() -> None:
 def test_bad_input_is_refused(arguments: list[str], message: str) -> None:
     error = call(*arguments).exception
     assert isinstance(error, UserError) and message in str(error)
+
+
+def test_a_closed_standard_input_is_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed; give a prompt or --file F"):
+        generate(Path("runs/x"), file=[Path("-")])
+
+
+def test_a_current_folder_that_was_deleted_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["hybridkit", "generate", "runs/x", "a prompt"])
+    monkeypatch.setattr("hybridkit.cli.collect_no_more", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "hybridkit: the current folder no longer exists; change to one that does\n"
+    assert ended.value.code == 2 and capsys.readouterr() == ("", said)
 
 
 def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

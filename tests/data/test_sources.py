@@ -1,5 +1,6 @@
 """Sources: what is read, in which order, and every way in which it can be wrong."""
 
+import glob
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from hybridkit.data.source import open_source, open_text
+from hybridkit.data.sources._glob import files_of
 from hybridkit.data.sources.stdlib import Stdlib
 from hybridkit.system.errors import MissingExtra, UserError
 
@@ -45,6 +47,31 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert documents(tmp_path / "z.txt") == [b"last"]
 
 
+GLOBS = [
+    "**/a?b",
+    "**/a[!z]b",
+    "**/*.txt",
+    "**",
+    "**/*",
+    "*/**/b",
+    "**/b/**",
+    "**/**/b",
+    "a**",
+    "**/c[[]1]",
+    "**/[.*]b",
+]
+GLOBS += ["**/.h/*", "**/.*", "**/.h/**", "**/[.]h", "a/**/b", "?/**", "**/[*]b"]
+
+
+@pytest.mark.parametrize("pattern", GLOBS)
+def test_a_glob_finds_what_pythons_own_finds(tmp_path: Path, pattern: str) -> None:
+    for name in ("a/b", "a?b", "axb", "a.txt", "d/a/x/b", "d/a/b", "d/a.b", "d/b/c[1]", "d/*b", ".h/a", "d/.h/e/b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {Path(path) for path in glob.glob(str(tmp_path / pattern), recursive=True) if os.path.isfile(path)}
+    assert list(files_of(str(tmp_path / pattern), Counter())) == sorted(found)
+
+
 def test_rows_are_documents(tmp_path: Path) -> None:
     rows = [{"id": 1, "body": "one"}, {"body": ""}, {"body": "zwölf"}, {"body": "half \ud800 pair"}]
     lines = "\n".join(json.dumps(row) for row in rows) + "\n\n"
@@ -65,6 +92,10 @@ def test_parquet_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         documents(path, "texts")
     with pytest.raises(UserError, match=r"row 1: field 'n' holds int, not text"):
         documents(path, "n")
+    torn = pyarrow.array([b"ok", "größe".encode("latin-1")], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    parquet.write_table(pyarrow.table({"text": torn}), path)
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: field 'text' holds text that is not UTF-8"):
+        documents(path)
     path.write_bytes(b"PAR1 but cut off")
     with pytest.raises(UserError, match="not a Parquet file"):
         documents(path)

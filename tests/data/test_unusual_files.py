@@ -90,11 +90,12 @@ def test_a_file_that_became_a_pipe_does_not_block(tmp_path: Path) -> None:
         "c.ndjson": "\n".join(map(json.dumps, ROWS)),
         "d.json": "\n".join(map(json.dumps, ROWS)),  # lines, as many files of this name hold
         "e.csv": 'id,text\n1,eins\n2,\n3,"zwei,\n""drei"""\n',
+        "g.csv": '\ufefftext,id\neins,1\n,2\n"zwei,\n""drei""",3\n',  # as spreadsheets write it
         "f.tsv": 'id\ttext\n1\teins\n2\t\n3\t"zwei,\n""drei"""\n',
     }.items(),
 )
 def test_structured_files_are_read_as_rows(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
     assert documents(tmp_path / name) == documents(tmp_path / f"{name}.gz") == FOUND
     with pytest.raises(UserError, match=rf"{name}.*no field 'body' \(data\.field\)"):
@@ -138,7 +139,7 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 2000}]))
     with pytest.raises(UserError, match=r"a\.json: more than .* in one JSON value; give each row its own line"):
         documents(tmp_path / "a.json")
-    for name in ("a.txt.gz", "a.json.gz"):
+    for name in ("a.txt.gz", "a.json.gz", "a.csv.gz"):
         (tmp_path / name).write_bytes(gzip.compress(bytes(10**6)))
         with pytest.raises(UserError, match="unpacks to more than"):
             documents(tmp_path / name)
@@ -149,6 +150,39 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(files, "_whole", _no_memory)
     with pytest.raises(UserError, match=r"a\.txt\.gz is too large to be held in memory"):
         documents(tmp_path / "a.txt.gz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz"])
+def test_a_table_that_is_not_text_is_left_out_as_a_whole(tmp_path: Path, name: str) -> None:
+    raw = b"text\n" + b"a good row\n" * 2000 + "größe\n".encode("latin-1")
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    (tmp_path / "b.txt").write_text("text")
+    skipped = Counter[str]()
+    assert list(open_text(str(tmp_path)).documents("text", skipped)) == [b"text"] and skipped == {"not UTF-8 text": 1}
+    with pytest.raises(UserError, match=rf"{name}: not UTF-8 text \(byte {len(raw) - 4}\)"):
+        documents(tmp_path / name)
+
+
+def test_a_field_of_a_table_may_be_long(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'text\n"{"x" * 200_000}"\n')
+    assert documents(tmp_path / "a.csv") == [b"x" * 200_000]
+
+
+def test_what_may_not_be_looked_at_is_no_dead_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder that may be listed, but not entered."""
+    (tmp_path / "shut.txt").touch()
+    stat = os.stat
+
+    def refused(path: Any, **how: Any) -> os.stat_result:
+        if str(path).endswith("shut.txt"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(UserError, match=r"holds no files \(1 that cannot be read: Permission denied\)"):
+        open_source(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot read .*shut\.txt: Permission denied"):
+        open_source(str(tmp_path / "shut.txt"))
 
 
 def _no_memory(path: Path) -> bytes:

@@ -64,6 +64,16 @@ def test_a_character_that_the_encoding_lacks_is_written_as_an_escape(monkeypatch
         assert raw.getvalue().endswith(b"\\u65e5") and raw.getvalue().startswith(b"\\u65e5\n")
 
 
+def test_a_closed_stream_gets_nothing_and_no_other_stream_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", out := io.StringIO())
+    say("for standard error", file=None)  # sys.stderr of a process without one
+    say("for all")
+    assert out.getvalue() == "for all\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    say("for nobody")
+    say_part("for nobody")
+
+
 def calls(path: Path) -> Iterator[ast.Call]:
     yield from (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
 

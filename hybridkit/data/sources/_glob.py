@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
+import errno
 import glob
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hybridkit.system.errors import UserError
@@ -24,28 +24,28 @@ def files_of(name: str, left_out: Counter[str]) -> tuple[Path, ...]:
         return ()
     if "**" not in name:
         return _regular(sorted(Path(found) for found in glob.glob(name) if not os.path.isdir(found)), left_out)
-    top = _before_magic(name)  # `glob` would follow links, and links may lead round in circles
-    matches = re.compile(_pattern(name)).fullmatch
-    return _regular([path for path in _walked(top, left_out) if matches(str(path))], left_out)
-
-
-def _before_magic(name: str) -> Path:
     parts = Path(name).parts
-    return Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    begin = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    top, rest = Path(*parts[:begin]), (*parts[begin:], *["*"] * (parts[-1] == "**"))  # folders, and the file in them
+    hidden = any(part[0] == "." for part in rest)
+    found = _walked(top, left_out, hidden=hidden)  # `glob` would follow links, and links may lead round in circles
+    return _regular([path for path in found if _fits(path.relative_to(top).parts, rest)], left_out)
 
 
-def _pattern(name: str) -> str:
-    """A glob as a regular expression of whole paths: `**` stands for any folders, also none."""
-    parts = Path(name).parts
-    out = ""
-    for place, part in enumerate(parts):
-        last = place == len(parts) - 1
-        if part == "**":
-            out += ".*" if last else "(?:.*/)?"
-        else:
-            inside = fnmatch.translate(part)[len("(?s:") : -len(")\\Z")].replace(".*", "[^/]*")
-            out += "/" if part == "/" else inside + ("" if last else "/")
-    return out
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the names of a path fit the parts of a glob: `**` stands for any folders, also none.
+
+    A hidden name only fits a part that begins with a dot.
+    """
+    reached = {0}  # how many names the parts so far may take
+    for part in parts:
+        after = set(reached) if part == "**" else set[int]()
+        begun = after if part == "**" else reached
+        for place, name in enumerate(names):
+            if place in begun and fnmatchcase(name, part) and (name[0] != "." or part[0] == "."):
+                after.add(place + 1)
+        reached = after
+    return len(names) in reached
 
 
 def files_under(
@@ -55,17 +55,22 @@ def files_under(
     return _regular([path for path in _walked(top, left_out, skipped) if path.name.endswith(suffix)], left_out)
 
 
-def _walked(top: Path, left_out: Counter[str], skipped: frozenset[str] = frozenset()) -> list[Path]:
-    """What lies under `top`, sorted, but for folders and what is hidden; links to folders are not followed."""
+def _walked(
+    top: Path, left_out: Counter[str], skipped: frozenset[str] = frozenset(), hidden: bool = False
+) -> list[Path]:
+    """What lies under `top`, sorted, but for folders, and for what is hidden unless `hidden`.
+
+    Links to folders are not followed.
+    """
 
     def unreadable(_: OSError) -> None:
         left_out["folders that cannot be read"] += 1
 
     found: list[Path] = []
     for folder, below, names in os.walk(top, onerror=unreadable):
-        below[:] = [name for name in below if name not in skipped and not name.startswith(".")]
+        below[:] = [name for name in below if name not in skipped and (hidden or name[0] != ".")]
         left_out["links to folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in below)
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if hidden or name[0] != "."]
     return sorted(found)
 
 
@@ -75,8 +80,9 @@ def _regular(paths: Sequence[Path], left_out: Counter[str]) -> tuple[Path, ...]:
     for path in paths:
         try:
             mode = path.stat().st_mode
-        except OSError:
-            left_out["links that lead nowhere"] += 1
+        except OSError as error:
+            nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+            left_out["links that lead nowhere" if nowhere else f"that cannot be read: {error.strerror}"] += 1
             continue
         if stat.S_ISREG(mode):
             kept.append(path)

@@ -72,10 +72,14 @@ class PathSource(TextSource):
     def _nothing(self) -> str:
         """Why there is nothing to read."""
         shown = self.path if len(self.path) <= _SHOWN else f"{self.path[:_SHOWN]}..."
-        if os.path.exists(self._name):
-            wrong = "holds no files" if os.path.isdir(self._name) else "is neither a file nor a folder"
-            wrong += f" ({counts_in_words(self._found[1])})" if self._found[1] else ""
-            return f"data.source: {shown} {wrong}; give a text, JSONL or Parquet file, or a folder of them"
-        names = [name for name in REGISTRY.names(SOURCE) if name != self.name()]
-        hint = f"; did you mean `{known}`?" if (known := nearest(self.path, names)) else ""
-        return f"data.source: no file, folder or glob {shown!r} here, nor stdlib or hf:NAME{hint}"
+        try:
+            os.stat(self._name)
+        except PermissionError as error:
+            return f"data.source: cannot read {shown}: {error.strerror}"
+        except (OSError, ValueError):  # ValueError: a NUL
+            names = [name for name in REGISTRY.names(SOURCE) if name != self.name()]
+            hint = f"; did you mean `{known}`?" if (known := nearest(self.path, names)) else ""
+            return f"data.source: no file, folder or glob {shown!r} here, nor stdlib or hf:NAME{hint}"
+        wrong = "holds no files" if os.path.isdir(self._name) else "is neither a file nor a folder"
+        wrong += f" ({counts_in_words(self._found[1])})" if self._found[1] else ""
+        return f"data.source: {shown} {wrong}; give a text, JSONL or Parquet file, or a folder of them"

@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 
 from hybridkit.data.tokenizer import PieceTokenizer, TextDecoder, Tokenizer
-from hybridkit.data.tokenizers._decoding import BYTE_OF, TextStream, bytes_decoder
+from hybridkit.data.tokenizers._decoding import BYTE_OF, TextStream, bytes_decoder, spelled
 from hybridkit.data.tokenizers._json_file import (
     ENDS,
     library_errors,
@@ -118,8 +118,8 @@ class ByteLevel(_Library, PieceTokenizer):
         super().__init__(text, rules)
         added = {token: one.content.encode() for token, one in self.library.get_added_tokens_decoder().items()}
         names = {token: name for name, token in self.known.items() if token not in added}
-        spelled = {token: bytes(BYTE_OF[char] for char in name) for token, name in names.items()} | added
-        PieceTokenizer.__init__(self, [spelled.get(token, b"") for token in range(self.vocab)], self.end)
+        pieces = {token: spelled(name) for token, name in names.items()} | added
+        PieceTokenizer.__init__(self, [pieces.get(token, b"") for token in range(self.vocab)], self.end)
         order = sorted(BYTE_OF, key=BYTE_OF.__getitem__)
         self._byte_ids = np.array([self.known[char] for char in order], self.dtype)  # (256,)
 
@@ -195,4 +195,5 @@ def _keeps_bytes(made: dict[str, Any]) -> bool:
         and all(step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation") for step in steps)
         and not any(step.get("add_prefix_space") or step.get("behavior") == "Removed" for step in steps)
         and not any(token["lstrip"] or token["rstrip"] for token in added)
+        and not any(spelled(name) != name.encode() for name in model["vocab"].keys() - names)
     )

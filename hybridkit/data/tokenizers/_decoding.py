@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from hybridkit.data.tokenizers._json_file import BYTE_NAME
+from hybridkit.data.tokenizers._json_file import BYTE_NAME, names_of
 
 CONTEXT = 16  # earlier ids that are decoded again with a new one, whose text may depend on them
 _PRIVATE = range(0xF0000, 0x110000, 256)  # blocks of private characters; one that no token uses is taken
@@ -33,7 +33,9 @@ def bytes_decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callab
     added = {token: one.content for token, one in library.get_added_tokens_decoder().items()}
     names = {token: name for name, token in library.get_vocab().items()} | added
     if (made.get("decoder") or {}).get("type") == "ByteLevel":
-        pieces = {token: name.encode() if token in added else _spelled(name) for token, name in names.items()}
+        own = {name for name, _ in names_of(made["model"])}  # of which an added token may be one
+        beside = {token for token, name in added.items() if name not in own}
+        pieces = {token: name.encode() if token in beside else spelled(name) for token, name in names.items()}
         return lambda ids: b"".join(pieces.get(token, b"") for token in ids)
     table: dict[int, str] = {}
     if made["model"].get("byte_fallback"):
@@ -51,7 +53,8 @@ def bytes_decoder(made: dict[str, Any], library: tokenizers.Tokenizer) -> Callab
     return decode
 
 
-def _spelled(name: str) -> bytes:
+def spelled(name: str) -> bytes:
+    """The bytes of a name in byte letters; of any other, its own in UTF-8."""
     return bytes(BYTE_OF[char] for char in name) if BYTE_OF.keys() >= set(name) else name.encode()
 
 

@@ -140,6 +140,21 @@ def test_a_byte_level_file_gives_the_ids_of_the_library(tmp_path: Path) -> None:
     assert tokenizer.decode([400]) == b"<|user|>"
 
 
+def test_an_added_token_in_byte_letters_is_what_the_library_says(tmp_path: Path) -> None:
+    """Added tokens stand in the text as they are, the model's own in byte letters: `Ġx` is both."""
+    path = bpe_file(tmp_path / "t.json")
+    made = json.loads(path.read_text("utf-8"))
+    own = made["model"]["vocab"]["Ġx"]
+    made["added_tokens"].append({**made["added_tokens"][-1], "id": own, "content": "Ġx", "special": False})
+    path.write_text(json.dumps(made), encoding="utf-8")
+    tokenizer, library = read_tokenizer(path), Library.from_file(str(path))
+    for text in (" x", "Ġx", "def f(x): return x ** 2 Ġx\n"):
+        ids, lengths = tokenizer.measure(text.encode())
+        assert ids.tolist() == library.encode(text, add_special_tokens=False).ids and own in ids
+        assert lengths.sum() == len(text.encode())
+        assert tokenizer.decode(ids) == library.decode(ids.tolist(), skip_special_tokens=False).encode()
+
+
 @pytest.mark.parametrize("make", [metaspace_file, words_file])
 def test_other_files_count_every_byte(tmp_path: Path, make: object) -> None:
     tokenizer = read_tokenizer(make(tmp_path / "t.json"))  # type: ignore[operator]
