@@ -169,16 +169,31 @@ def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> di
     FLOPs count a multiply-add as 2; state bytes are those of one sequence after `context` tokens (docs/flops.md).
 
     `costs("[swa:128, mlstm]*12", width=2048, context=16384)`: a text that is no recipe's name is a pattern. `sizes` are
-    fields of the recipe's `model`. Raises UserError for what is wrong in them.
+    fields of the recipe's `model`. Raises UserError for what is wrong in them, and for a name of a recipe and a block.
     """
     from hybridkit.cost.summary import cost_entry, cost_requests
-    from hybridkit.recipe.files import is_recipe
 
     if context is not None and context < 1:
         raise UserError(f"costs: context should be at least 1 token, not {context}")
     overrides = {f"model.{key}": value for key, value in sizes.items()}
-    pattern = isinstance(recipe, str) and not is_recipe(recipe)
+    pattern = isinstance(recipe, str) and _is_pattern(recipe)
     loaded = load_given_recipe({"pattern": recipe} if pattern else recipe, overrides)
     name = "recipe" if isinstance(recipe, Mapping) or pattern else run_name(recipe)
     (request,) = cost_requests(name, loaded, (context,) if context else ())
     return cost_entry(request)
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether a text is no recipe's name. Raises UserError where it may be either."""
+    from hybridkit.recipe.files import find_recipe, is_recipe, shipped
+    from hybridkit.registry.kinds import BLOCK
+    from hybridkit.registry.registry import REGISTRY
+
+    if not is_recipe(text):
+        return True
+    if text in REGISTRY.names(BLOCK):
+        path = find_recipe(text)
+        names = [name for name, file in shipped().items() if file == path and name != text]
+        other = names[0] if names else path.resolve()
+        raise UserError(f'costs: {text} is a block and a recipe: say "[{text}]", or "{other}"')
+    return False

@@ -36,6 +36,7 @@ from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules_version import CURRENT_RULES
+from hybridkit.runs.manifest import WEIGHTS
 from hybridkit.runs.plugin_copies import hashes
 from hybridkit.runs.run import Run, Which
 from hybridkit.runs.weights import weights_of
@@ -114,7 +115,8 @@ def run_conversion(
 def open_conversion(source: str, loaded: Loaded, folder: Path, checkpoint: Which = None) -> Conversion:
     """Check everything that can be checked before training. Raises UserError."""
     check_section(loaded)
-    conversion = plan_conversion(open_teacher(source, folder / "teacher", checkpoint), loaded, folder)
+    teacher = open_teacher(source, folder / "teacher", checkpoint, begun=(folder / RECORD).is_file())
+    conversion = plan_conversion(teacher, loaded, folder)
     refuse_other(conversion)
     for stage in conversion.stages:
         check_stage(stage)
@@ -159,6 +161,7 @@ def _train(conversion: Conversion, stage: PlannedStage, reporter: Reporter) -> N
     steps = stage.loaded.recipe.train.steps
     said = f"{steps:,} step{'s' * (steps != 1)}, training {TRAINED[stage.stage.trains]}"
     reporter.message(f"stage {stage.name}: {said}")
+    evaluation_file(conversion.folder, stage.name).unlink(missing_ok=True)  # of the weights so far
     objective = stage.objective(conversion.teacher)
     callbacks = probes_of(stage.loaded)
     own, begun = stage.run.path, stage.run.begun
@@ -175,25 +178,27 @@ def _choose(conversion: Conversion, lead: bool, reporter: Reporter, told: Callab
 
 
 def _in_turn(conversion: Conversion, lead: bool, measure: Measure | None) -> Callable[[Run, str], None]:
-    """Measure on rank 0, once, and again where the questions or their text are others than when a conversion that is
-    resumed was measured; the other ranks wait here, since engines give up on a rank that is late for a step."""
+    """Measure on rank 0, once, and again where the questions, their text or the weights are others than when a
+    conversion that is resumed was measured; the other ranks wait here, since engines give up on a rank that is late."""
     asked = measure.asked(conversion) if measure and lead else None
 
     def measured(run: Run, name: str) -> None:
         done = evaluation_file(conversion.folder, name)
-        if measure and lead and not _answers(done, asked):
-            done.parent.mkdir(exist_ok=True)
-            found = {**measure(conversion, run, name), "asked": asked}
-            write_whole(done, format_json(found).encode())
+        if measure and lead:
+            manifest = run.chosen(conversion.teacher.step if name == "teacher" else None)[1]
+            of = {"asked": asked, "weights": manifest.files[WEIGHTS].sha256}
+            if not _answers(done, of):
+                done.parent.mkdir(exist_ok=True)
+                write_whole(done, format_json({**measure(conversion, run, name), **of}).encode())
         if measure:
             _wait(done)
 
     return measured
 
 
-def _answers(file: Path, asked: str | None) -> bool:
-    """Whether a file holds the answers to these questions; older files do not say to which."""
-    return file.is_file() and read_recorded(file, dict[str, Any]).get("asked", asked) == asked
+def _answers(file: Path, of: Mapping[str, str | None]) -> bool:
+    """Whether a file holds the answers of these weights to these questions; older files do not say of which."""
+    return file.is_file() and of.items() <= read_recorded(file, dict[str, Any]).items()
 
 
 def evaluation_file(folder: Path, name: str) -> Path:

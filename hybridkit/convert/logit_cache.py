@@ -1,21 +1,26 @@
 """The teacher's largest logits on the disk: they are computed once, also for other students on the same batches.
 
-One file for each micro-batch, named by a hash of what it was made of. The run that writes a file goes on with the
-values as the file holds them, so that a run that reads it gets the same numbers.
+One file for each micro-batch, named by a hash of what it was made of; it holds a hash of what is in it. The run that
+writes a file goes on with the values as the file holds them, so that a run that reads it gets the same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from hybridkit.convert.head_loss import TopLogits
 from hybridkit.data.batches import Batch
 from hybridkit.runs.manifest import Invalid
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.files import FILES
+
+HASH = "sha256"  # of the other tensors of a file
 
 
 class LogitCache:
@@ -32,15 +37,27 @@ class LogitCache:
         if file.is_file():
             try:
                 kept = read_tensors(file)
+                if kept.pop(HASH).tolist() != _hash(kept):
+                    raise Invalid(f"{file.name} is damaged")
                 return TopLogits(kept["values"].to(device), kept["ids"].to(device))
             except (Invalid, KeyError, OSError):
                 pass  # damaged: made again
         made = make()
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
-        FILES.tensors(part, {name: value.cpu().contiguous() for name, value in made._asdict().items()})
+        tensors = {name: value.cpu().contiguous() for name, value in made._asdict().items()}
+        FILES.tensors(part, {**tensors, HASH: torch.tensor(_hash(tensors), dtype=torch.uint8)})
         FILES.rename(part, file)
         return made
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> list[int]:
+    """A hash, byte by byte."""
+    said = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        said.update(repr((name, tensor.dtype, tensor.shape)).encode())
+        said.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return list(said.digest())
 
 
 def _digest(batch: Batch) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hybridkit.convert.definition import RECORD, Conversion
+from hybridkit.convert.keep_auto import is_auto
 from hybridkit.convert.recorded import RecordedConversion, read_recorded
-from hybridkit.convert.stages import STAGES, PlannedStage
+from hybridkit.convert.stages import KEPT, STAGES, PlannedStage
 from hybridkit.data.recipe_data import open_feed
 from hybridkit.evaluation.probes import probes_of
 from hybridkit.recipe.files import Loaded
@@ -118,8 +119,10 @@ def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any
 
 
 def _refuse_longer(conversion: Conversion) -> None:
-    """Raises UserError for more steps of a stage from whose weights the next one has begun."""
+    """Raises UserError for more steps of a stage from whose weights the next one has begun, or `keep: auto` chosen."""
     begun = [stage.run.recipe_file.is_file() for stage in conversion.stages]
+    if is_auto(conversion.keep):
+        begun[1] |= Run(conversion.folder / STAGES / KEPT).begun
     for stage, later in zip(conversion.stages, begun[1:], strict=False):
         if later and not stage.done:
             raise UserError(

@@ -173,7 +173,7 @@ class Probes(Callback):
     def _near(self, task: RecallTask, model: Model, reading: ReadOptions) -> float | None:
         sequence = self._recipe.data.sequence
         batches = task.feed(sequence, max(1, ROW_TOKENS // sequence)).validation()
-        hits = [hit for rows in near(model, [next(batches)], reading).values() for row in rows for hit in row]
+        hits = [hit for one in near(model, [next(batches)], reading).values() for row in one.hits for hit in row]
         return sum(hits) / len(hits) if hits else None
 
     def _needles(self, model: Model, task: str, length: int, probe: Probe, reading: ReadOptions) -> float:

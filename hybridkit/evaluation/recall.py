@@ -8,6 +8,7 @@ B sequences, T tokens, P pairs, G tokens of the gap.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,21 +19,29 @@ from hybridkit.evaluation.cut import before_answers
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
 
-Hits = dict[int, list[list[float]]]  # distance -> for each sequence, 1 or 0 for each query
+
+class Near(NamedTuple):
+    """The queries of a bin."""
+
+    hits: list[list[float]]  # for each sequence, 1 or 0 for each query
+    distances: list[int]  # of all queries
 
 
-def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> Hits:
-    """Hits of held-out sequences; distances are rounded down to powers of two."""
+def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> dict[int, Near]:
+    """Hits of held-out sequences by distance, rounded down to a power of two."""
     hits: dict[int, dict[int, list[float]]] = {}
+    exact: dict[int, list[int]] = {}
     first = 0
     for batch in batches:
         right, asked = score_tokens(model, batch, reading).right.numpy(), (batch.targets != IGNORED).numpy()
-        bins = 1 << np.log2(distances(batch.tokens.numpy())[asked]).astype(np.int64)
+        back = distances(batch.tokens.numpy())[asked]
         rows = first + np.nonzero(asked)[0]
-        for place, row, hit in zip(bins.tolist(), rows.tolist(), right[asked].tolist(), strict=True):
+        for distance, row, hit in zip(back.tolist(), rows.tolist(), right[asked].tolist(), strict=True):
+            place = 1 << distance.bit_length() - 1
             hits.setdefault(place, {}).setdefault(row, []).append(float(hit))
+            exact.setdefault(place, []).append(distance)
         first += len(asked)
-    return {place: list(found.values()) for place, found in sorted(hits.items())}
+    return {place: Near(list(found.values()), exact[place]) for place, found in sorted(hits.items())}
 
 
 def far(model: Model, task: RecallTask, gap: int, samples: int, seed: int, reading: ReadOptions) -> list[float]:

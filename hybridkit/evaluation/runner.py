@@ -229,9 +229,10 @@ class _RunAtWindow:
         assert isinstance(task, RecallTask)
         together = max(1, ROW_TOKENS // data.sequence)
         batches = held_out_batches(data, data.sequence, together, registry=self.target.registry)
-        for distance, rows in recall.near(self.model, batches, self.reading).items():
-            beyond_it = self.reach is not None and distance > self.reach  # the value stands one token after the key
-            self._score("recall_near", distance, rows, float(beyond_it))
+        for begin, (rows, distances) in recall.near(self.model, batches, self.reading).items():
+            # The value stands one token after the key.
+            hidden = sum(self.reach is not None and distance > self.reach for distance in distances) / len(distances)
+            self._score("recall_near", begin, rows, hidden)
         for done, gap in enumerate(self.request.gaps, start=1):
             hits = recall.far(self.model, task, gap, self.request.samples, self.request.seed, self.reading)
             places = [gap + 1 + 2 * pair for pair in range(task.pairs)]  # of the values, before the key that asks
@@ -247,7 +248,8 @@ class _RunAtWindow:
         samples = sum(map(len, scores))
         cell = CellScore(self.target.name, task, length, self.window, samples, *clustered(scores), unseen)
         if unseen:
-            self._guesses.append(f"{unseen:.0%} of the answers of {task} at {length:,}")
+            share = f"{unseen:.0%}" if unseen >= 0.005 else "less than 1%"
+            self._guesses.append(f"{share} of the answers of {task} at {length:,}")
         self.result.cells.append(cell)
 
     def _harness(self) -> None:

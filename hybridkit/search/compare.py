@@ -66,7 +66,7 @@ class Difference(NamedTuple):
     only_learnt: bool  # whether only pairs count of which both runs have learnt
     pairs: int
     mean: float
-    half: float | None  # of the 95 % interval; None below LEAST_PAIRS, or where all differences are equal
+    half: float | None  # of the 95 % interval; None below LEAST_PAIRS, or for equal differences
     effect: float | None
     above: int  # pairs in which the arm has the larger figure
 
@@ -103,10 +103,12 @@ class Comparison(NamedTuple):
             {run.seed: run.figures[question] for run in self.of(one) if _counts(run, question, only_learnt)}
             for one in (arm, other)
         )
-        gaps = [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
-        if not gaps:
+        pairs = [(value, theirs[seed]) for seed, value in mine.items() if seed in theirs]
+        if not pairs:
             return None
-        half = half_interval(gaps) if len(gaps) >= LEAST_PAIRS else None
+        gaps = [value - other for value, other in pairs]
+        scale = max(abs(value) for pair in pairs for value in pair)
+        half = half_interval(gaps, scale) if len(gaps) >= LEAST_PAIRS else None
         effect = mean(gaps) / stdev(gaps) if half else None
         return Difference(arm, question, only_learnt, len(gaps), mean(gaps), half, effect, sum(gap > 0 for gap in gaps))
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 from hybridkit.evaluation.confidence import student
 from hybridkit.recipe.schema import Scalar
 
+ROUNDING = 1e-12  # of the largest value: a smaller spread comes from sums in floating point
 StateName = Literal["running", "done", "pruned", "failed"]
 
 
@@ -86,13 +87,15 @@ def is_value(value: object) -> TypeGuard[float]:
     return -sys.float_info.max <= value <= sys.float_info.max
 
 
-def half_interval(values: Sequence[float]) -> float | None:
+def half_interval(values: Sequence[float], scale: float = 0.0) -> float | None:
     """Half the 95 % confidence interval of a mean, by Student's t.
 
-    None for a single value and for equal values, which do not show the variance.
+    None for a single value and for values that are equal but for rounding, which do not show the variance. `scale`: of
+    the numbers whose differences `values` are.
     """
     spread = stdev(values) if len(values) > 1 else 0.0
-    return student(len(values) - 1) * spread / len(values) ** 0.5 if spread else None
+    rounding = ROUNDING * max([scale, *map(abs, values)])
+    return student(len(values) - 1) * spread / len(values) ** 0.5 if spread > rounding else None
 
 
 def pareto_front(values: Sequence[Sequence[float | None]], maximized: Sequence[bool]) -> list[int]:

@@ -271,6 +271,7 @@ class Loop:
         try:
             checkpoint = self._store.return_to(step)
             self._state = load_train_state(checkpoint)
+            self._state.follow(self._train.best, self._parts.run)
             self._state.scheduled = step
         except Invalid as error:
             raise self._failed(f"no return to step-{step}: {error}; train.on_spike=skip needs no checkpoint") from error

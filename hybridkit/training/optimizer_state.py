@@ -38,13 +38,17 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave. Raises Invalid where it belongs to another model."""
+    """Put back what `optimizer_state` gave, moments in their parameter's type, which may have been another.
+
+    Raises Invalid where it belongs to another model.
+    """
     own = dict(model.named_parameters())
     state: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, what = key.rpartition(".")
         if name not in own or (what != "step" and value.shape != own[name].shape):
             raise Invalid(f"the optimizer's {key} {list(value.shape)} fits no parameter of this model")
-        state.setdefault(own[name], {})[what] = value.to(own[name].device)
+        kind = value.dtype if what == "step" else own[name].dtype
+        state.setdefault(own[name], {})[what] = value.to(own[name].device, kind)
     optimizer.state.clear()
     optimizer.state.update(state)

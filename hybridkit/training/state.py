@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridkit.recipe.train import better
 from hybridkit.runs.manifest import STATE, Invalid, read_json
-from hybridkit.runs.run import Checkpoint
+from hybridkit.runs.run import Checkpoint, Run
 from hybridkit.system.pydantic_errors import first_error
 
 RECENT = 100  # losses that a new one is compared with
@@ -26,6 +26,7 @@ class TrainState(BaseModel):
     scheduled: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that a rollback returns to
     best: int | None = Field(default=None, ge=0, le=MOST)  # step of the checkpoint that is best by `train.best`
     best_value: float | None = None  # its figure
+    best_metric: str | None = Field(default=None, max_length=1 << 12)  # whose; older states do not say it
     stopped: str | None = Field(default=None, max_length=1 << 12)  # the `train.until` that was met
     passed_over: int = Field(default=0, ge=0, le=MOST)  # spikes since that checkpoint
 
@@ -42,8 +43,22 @@ class TrainState(BaseModel):
 
     def judge(self, metric: str, value: float) -> None:
         """Here is a checkpoint with this figure."""
+        self._judge(metric, value, self.step)
+
+    def follow(self, metric: str | None, run: Run) -> None:
+        """`train.best` says `metric` now. If it said another one, the checkpoints that are left are judged again."""
+        if metric is None or metric == self.best_metric:
+            return
+        self.best, self.best_value = None, None
+        steps = {checkpoint.step for checkpoint in run.checkpoints() if checkpoint.step <= self.step}
+        for line in run.metrics().lines:
+            if line["step"] in steps and isinstance(value := line.get(metric), int | float):
+                self._judge(metric, float(value), line["step"])
+
+    def _judge(self, metric: str, value: float, step: int) -> None:
+        self.best_metric = metric
         if self.best_value is None or better(metric, value, self.best_value):
-            self.best, self.best_value = self.step, value
+            self.best, self.best_value = step, value
 
     @property
     def needed(self) -> set[int]:

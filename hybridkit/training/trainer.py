@@ -270,7 +270,9 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         about["entries"] |= entries_of(found.manifest)
         _same_threads(found.manifest.threads, reporter)
         engine.load(found.checkpoint.folder)
-        return load_train_state(found.checkpoint)
+        state = load_train_state(found.checkpoint)
+        state.follow(recipe.train.best, job.run)
+        return state
     if recipe.train.from_ is not None:
         about["entries"] |= start_from(recipe.train.from_, engine, about, reporter.message)
     return TrainState()

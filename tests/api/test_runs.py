@@ -1,6 +1,7 @@
 """hybridkit from Python: what the verbs do, without a shell."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,18 @@ def test_options_out_of_range_are_refused_as_in_a_recipe(options: dict[str, Any]
         hk.build("[sa]", **options)
     with pytest.raises(UserError, match=message.replace("build: ", "model.")):
         hk.costs("[sa]", **options)
+
+
+def test_a_name_of_a_block_and_of_a_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped recipe convert/gdn was costed for what was meant as a pattern."""
+    with pytest.raises(UserError, match=r'gdn is a block and a recipe: say "\[gdn\]", or "convert/gdn"'):
+        hk.costs("gdn", width=32)
+    assert hk.costs("[gdn]", width=32)["params"] != hk.costs("convert/gdn", width=128)["params"]
+    assert hk.costs("sa", width=32)["params"] == hk.costs("[sa]", width=32)["params"]
+    monkeypatch.chdir(tmp_path)
+    Path("sa").write_text("pattern: mlstm")
+    with pytest.raises(UserError, match=re.escape(f'say "[sa]", or "{tmp_path.resolve()}/sa"')):
+        hk.costs("sa", width=32)
 
 
 def test_costs_need_a_context_of_a_token() -> None:

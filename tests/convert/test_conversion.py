@@ -149,6 +149,20 @@ def test_other_questions_are_asked_of_every_stage_again(teacher: Path, student: 
     assert asked == [[{16}] * 3, [{32}] * 3]
 
 
+def test_a_longer_last_stage_is_measured_again(teacher: Path, student: Change, tmp_path: Path) -> None:
+    """What was measured of its weights before was shown as that of the new ones."""
+    told = []
+    for steps, evaluate in ((1, True), (2, True), (3, False)):
+        how = {"stages": [{"loss": "ce", "steps": steps, "lr": 1e-2}], "evaluate": {"context": 16, "decode": 2}}
+        hk.convert_model(
+            teacher, student(convert=how), tmp_path / "run", evaluate=evaluate, quiet=True, resume=steps > 1
+        )
+        found = {one["name"]: one for one in stage_evaluations(tmp_path / "run")}
+        told.append({name: one["origins"][one["run"]]["step"] for name, one in found.items()})
+    before = {"teacher": 6, "0-mapped": 0}
+    assert told == [{**before, "1-ce": 1}, {**before, "1-ce": 2}, before]
+
+
 class Heard(Silent):
     """Keeps the messages of all stages."""
 

@@ -1,16 +1,21 @@
 """What stages minimize: formulas written out, what stays as it is, and memory that is held once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_batch import batch
 from torch.nn import functional as F
 
 import hybridkit
+from hybridkit.convert.head_loss import TopLogits
+from hybridkit.convert.logit_cache import LogitCache
 from hybridkit.convert.mapping import map_weights
 from hybridkit.convert.objectives import Distil, Hidden, Teacher
 from hybridkit.data.batches import IGNORED
 from hybridkit.model.model import Model
 from hybridkit.recipe.schema import Train
+from hybridkit.system.files import FILES
 from hybridkit.training.engines.local.engine import LocalEngine
 from hybridkit.training.micro_batches import micro_batches, num_targets
 
@@ -95,3 +100,19 @@ def test_weights_that_stay_the_same_are_held_once_and_others_are_not() -> None:
         assert shared == name.startswith(tuple(fixed)), name
     assert held.shared == sum(p.numel() * 4 for n, p in theirs.items() if n.startswith(tuple(fixed)))
     assert not any(p.requires_grad for p in held.model.parameters())
+
+
+def test_logits_that_the_disk_has_changed_are_made_again(tmp_path: Path) -> None:
+    """A flipped bit of a value would have been read as what the teacher says."""
+    b, cache = batch(), LogitCache(tmp_path)
+    says = TopLogits(torch.randn(4, 3), torch.arange(12).view(4, 3))
+    assert cache.get(b, lambda: says) is says
+    kept = cache.get(b, lambda: pytest.fail("it was kept"))
+    assert torch.equal(kept.values, says.values) and torch.equal(kept.ids, says.ids)
+    (file,) = tmp_path.rglob("*.safetensors")
+    whole = file.read_bytes()
+    place = whole.index(says.values.numpy().tobytes())
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert cache.get(b, lambda: says) is says and file.read_bytes() == whole
+    FILES.tensors(file, kept._asdict())  # as older versions wrote it
+    assert cache.get(b, lambda: says) is says

@@ -1,14 +1,19 @@
 """Conversions that are refused before anything is trained, and those that must not go on."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from converted import STAGES, Change, Convert
 
 import hybridkit as hk
+from hybridkit.convert import conversion
 from hybridkit.convert.stages import cache_folder
 from hybridkit.convert.teacher import open_teacher
+from hybridkit.hub.export import export_run
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
@@ -93,6 +98,70 @@ def test_a_teacher_of_the_same_weights_and_another_recipe_is_another_one(
     ours, theirs = (open_teacher(str(run), tmp_path) for run in (teacher, tmp_path / "other"))
     asked = [(ours, train, 20), (ours, train, 21), (ours, bf16, 20), (theirs, train, 20)]
     assert len({cache_folder(*one) for one in asked}) == len(asked)  # no logits of one are read for another
+
+
+@pytest.fixture(scope="module")
+def exports(teacher: Path, student: Change, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folders of transformers with the same config and other weights."""
+    place = tmp_path_factory.mktemp("exports")
+    hk.train(student(pattern="sa*2", convert=None), place / "run", overrides={"train.steps": 1}, quiet=True)
+    for run, name in ((teacher, "a"), (place / "run", "b")):
+        export_run(run, place / name)
+    return [place / "a", place / "b"]
+
+
+SHORT = {"stages": [{"loss": "kl", "steps": 1}]}
+
+
+def test_what_another_teacher_left_behind_is_not_used(exports: list[Path], go: Convert, tmp_path: Path) -> None:
+    """The student was taught by the first folder, whose conversion had failed after the import."""
+    first, second = exports
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="top_k: 258"):
+        go(tmp_path / "run", source=first, convert={"stages": [{"loss": "kl", "top_k": 258}]})
+    assert (tmp_path / "run/teacher").is_dir()
+    go(tmp_path / "run", source=second, convert=SHORT)
+    made, theirs = Run(tmp_path / "run/teacher").weights(), Run(second.parent / "run").weights()
+    assert all(torch.equal(made[name], weight) for name, weight in theirs.items())
+
+
+def test_a_conversion_goes_on_with_its_own_folder_of_transformers_or_the_copy(
+    exports: list[Path], go: Convert, tmp_path: Path
+) -> None:
+    first, second = exports
+    go(tmp_path / "run", source=first, convert=SHORT)
+    longer = {"stages": [{"loss": "kl", "steps": 2}]}
+    for other, message in ((second, "is not what .*run/teacher, the teacher"), (tmp_path / "none", "none: no such")):
+        with pytest.raises(UserError, match=message):
+            go(tmp_path / "run", resume=True, source=other, convert=longer)
+    assert go(tmp_path / "run", resume=True, source=first, convert=longer).stages[0].done
+    again = {"stages": [{"loss": "kl", "steps": 3}]}
+    assert go(tmp_path / "run", resume=True, source=tmp_path / "run/teacher", convert=again).stages[0].done
+    (tmp_path / "run/teacher/source").unlink()  # as older versions left it
+    assert go(tmp_path / "run", resume=True, source=second, convert=again).stages[0].done
+
+
+def test_the_first_stage_is_not_longer_once_mixers_were_chosen_by_it(
+    go: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"keep": "auto 1", "stages": [{"loss": "hidden", "steps": 1}, {"loss": "ce", "steps": 1}]}
+    trained = conversion.run_training
+    monkeypatch.setattr(conversion, "run_training", lambda *args, **more: _once(trained, tmp_path, *args, **more))
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", convert=how)
+    monkeypatch.undo()
+    assert (tmp_path / "run/choice.json").is_file()
+    longer = {**how, "stages": [{"loss": "hidden", "steps": 2}, {"loss": "ce", "steps": 1}]}
+    with pytest.raises(UserError, match=r"convert.stages.0.steps: stage 1-hidden would go on"):
+        go(tmp_path / "run", resume=True, convert=longer)
+    assert go(tmp_path / "run", resume=True, convert=how).stages[1].done
+
+
+def _once(train: Callable[..., None], place: Path, *args: Any, **more: Any) -> None:
+    """Trains what is not the last stage; stands for a kill before that one."""
+    if args[1] == place / "run":
+        raise KeyboardInterrupt
+    train(*args, **more)
 
 
 def test_questions_that_suit_no_model_are_refused_before_anything_is_written(

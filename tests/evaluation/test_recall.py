@@ -1,6 +1,7 @@
 """The recall probes: what they ask, and that one who remembers everything is always right."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import hybridkit as hk
+from hybridkit.data.recipe_data import held_out_batches
 from hybridkit.data.sources.recall import RecallFeed, RecallTask
 from hybridkit.evaluation.recall import distances, far, near, probe
 from hybridkit.evaluation.scoring import ReadOptions
+from hybridkit.runs.run import Run
 
 TASK = RecallTask(pairs=3, keys=8, values=8, noises=4)
 
@@ -62,10 +66,12 @@ def test_near_queries_are_binned_by_their_distance() -> None:
     batches = list(feed.validation())[:3]
     hits = near(Memory(7), batches, ReadOptions(chunk=11))
     asked = sum(int((batch.targets >= 0).sum()) for batch in batches)
-    flat = {low: [hit for row in rows for hit in row] for low, rows in hits.items()}
+    flat = {low: [hit for row in one.hits for hit in row] for low, one in hits.items()}
     assert sum(map(len, flat.values())) == asked
     assert all(all(found) == (low <= 4) and any(found) == (low <= 4) for low, found in flat.items())
     assert list(hits) == sorted(hits) and set(hits) <= {2, 4, 8, 16, 32}
+    assert all(low <= distance < 2 * low for low, one in hits.items() for distance in one.distances)
+    assert [len(one.distances) for one in hits.values()] == list(map(len, flat.values()))
 
 
 def test_near_queries_are_grouped_by_their_sequence() -> None:
@@ -73,8 +79,27 @@ def test_near_queries_are_grouped_by_their_sequence() -> None:
     hits = near(Memory(7), batches, ReadOptions())
     single = [replace(b, tokens=b.tokens[n : n + 1], targets=b.targets[n : n + 1]) for b in batches for n in range(8)]
     alone = [near(Memory(7), [row], ReadOptions()) for row in single]
-    for low, rows in hits.items():
-        assert sorted(rows) == sorted(row for one in alone for row in one.get(low, []))
+    for low, found in hits.items():
+        assert sorted(found.hits) == sorted(row for one in alone if low in one for row in one[low].hits)
+
+
+def test_what_lies_beyond_the_reach_is_counted_query_by_query(tmp_path: Path) -> None:
+    """A reach of 11 divides the bin from 8 to 15, all of which counted as within it."""
+    recipe = {
+        "pattern": "swa:6*2",
+        "model": {"width": 16, "heads": 2},
+        "data": {"source": "recall(pairs=3, noise=.6)", "sequence": 64},
+        "train": {"steps": 1, "batch_tokens": 128, "precision": "fp32", "device": "cpu"},
+    }
+    run = hk.train(recipe, tmp_path / "run", quiet=True)
+    found = hk.evaluate(run, perplexity=False, recall=8, samples=2)
+    unseen = {cell["length"]: cell["unseen"] for cell in found["cells"] if cell["task"] == "recall_near"}
+    data = Run(run.path).recipe.recipe.data
+    asked = [distances(batch.tokens.numpy())[batch.targets >= 0] for batch in held_out_batches(data, 64, 256)]
+    back = np.concatenate(asked)
+    divided = back[(back >= 8) & (back < 16)]
+    assert unseen[8] == np.mean(divided > 11) and 0 < unseen[8] < 1
+    assert unseen[4] == 0 and unseen[16] == 1
 
 
 def test_distances_are_to_the_last_occurrence() -> None:

@@ -10,11 +10,13 @@ from spaces import new_study, write_space
 from hybridkit.report.compare import comparison_figures, comparison_tables
 from hybridkit.report.search_pages import write_pages
 from hybridkit.search.candidate import CandidateFactory
-from hybridkit.search.compare import Arm, Comparison, comparison, comparison_json
+from hybridkit.search.compare import Arm, ArmRun, Comparison, Question, comparison, comparison_json
 from hybridkit.search.definition import read_definition
 from hybridkit.search.outcome import OUTCOME, Outcome
 from hybridkit.search.results import trial_scores
+from hybridkit.search.schema import CompareSettings
 from hybridkit.search.study import Study, resume
+from hybridkit.search.trials import half_interval
 from hybridkit.system.errors import UserError
 
 SEEDS = [0, 4, 5, 6]  # 0 too, which is no absent seed: the base recipe has 7
@@ -93,6 +95,20 @@ def test_the_first_probe_that_counts_as_learnt_is_compared_with_the_other_runs_o
     assert last.mean == 0 and last.half is None and last.effect is None, "equal differences show no spread"
     steps = {run.seed: (run.learnt, run.step) for run in found.of(Arm("size 4", "long"))}
     assert steps == {0: (True, 2), 4: (True, 6), 5: (True, 6), 6: (False, None)}
+
+
+def test_differences_that_are_equal_but_for_rounding_show_no_spread() -> None:
+    """The interval had the width 0, and the effect size was 3.6e15."""
+    settings = CompareSettings.model_validate({"reference": "long", "at_end": ["a"]})
+    shares, question = {"long": [0.6, 0.4, 0.3], "short": [0.8, 0.6, 0.5]}, Question("a", False)
+    runs = [
+        ArmRun(Arm("", arm), seed, True, None, {question: share})
+        for arm, found in shares.items()
+        for seed, share in enumerate(found)
+    ]
+    (one,) = Comparison(settings, runs, {Arm("", arm): [0] for arm in shares}).differences()
+    assert (one.mean, one.half, one.effect) == (pytest.approx(0.2), None, None)
+    assert half_interval([0.1 + 0.2, 0.3, 0.3]) is None and half_interval([1e-9, 2e-9]) is not None
 
 
 def test_fewer_than_three_pairs_have_no_interval(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import FileOperations
 from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
+from hybridkit.training.state import load_train_state
 
 
 def test_metrics_have_a_line_a_step_and_validation(whole: Run) -> None:
@@ -231,3 +232,30 @@ def test_a_changed_mixture_is_said_as_recipes_say_it(whole: Run, go: Go, text: P
         UserError, match=r"data\.source: .* in the run, \[\{source: \S+, weight: 2\.0, name: null\}\] now"
     ):
         go(whole.path, f"data.source=[{{source: {text}, weight: 2}}]", resume=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_precision_may_change(go: Go, tmp_path: Path, optimizer: str) -> None:
+    """Moments stayed in the type of the run so far: it was a traceback."""
+    words = [f"train.optimizer={optimizer}", "train.ema=.5"]
+    for steps, precision in enumerate(("fp32", "fp64", "fp32"), start=1):
+        told = go(tmp_path / "run", *words, f"train.precision={precision}", f"train.steps={steps}", resume=steps > 1)
+    assert "train.precision: fp64 in the run, fp32 now" in told
+    assert Run(tmp_path / "run").newest().checkpoint.step == 3  # type: ignore[union-attr]
+
+
+def test_another_figure_of_the_best_checkpoint_begins_anew(go: Go, tmp_path: Path) -> None:
+    """Bits were compared with nats, so that no later checkpoint was the best, and the best by bits was lost."""
+    run, often = Run(tmp_path / "run"), ["train.keep=1", "train.checkpoint_every=2", "train.validate_every=2"]
+    go(run.path, "train.steps=4", "train.best=val_loss", *often)
+    go(run.path, "train.steps=6", "train.best=val_bits_per_byte", *often, resume=True)
+    high = ["train.lr=8", "train.min_lr=8", "train.spike=1000"]
+    go(run.path, "train.steps=10", "train.best=val_bits_per_byte", *often, *high, resume=True)
+    bits = {line["step"]: line["val_bits_per_byte"] for line in run.metrics().lines if "val_loss" in line}
+    best = min(bits, key=bits.__getitem__)
+    assert best == 6 and {checkpoint.step for checkpoint in run.checkpoints()} == {6, 10}
+    state = load_train_state(run.newest().checkpoint)  # type: ignore[arg-type]
+    assert (state.best, state.best_value, state.best_metric) == (6, bits[6], "val_bits_per_byte")
+    of_old = state.model_copy(update={"best": 10, "best_value": 0.0, "best_metric": None})
+    of_old.follow("val_bits_per_byte", run)
+    assert of_old == state, "an older state, which does not say whose figure it holds, is judged again"

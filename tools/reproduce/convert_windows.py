@@ -1,12 +1,12 @@
 """Study F of docs/findings.md: which windows in a conversion's last stage leave the memory at work?
 
     python tools/reproduce/convert_windows.py --folder runs/convert-windows --seeds 60,61,62,63,64
-    python tools/reproduce/convert_windows.py --folder runs/convert-windows --table
+    python tools/reproduce/convert_windows.py --folder runs/convert-windows --table [--plot FILE.svg]
 
 Every seed has its own teacher (recipes/convert/recall-teacher.yaml). Its arms share the first two stages, but for the
 one with long windows in all of them. Prints recall in percent, means over seeds with half the 95 % interval, and the
 differences from long windows in the last stage, paired by seed. Runs that the folder already holds go on, or are not
-trained again; `--table` measures what there is.
+trained again; `--table` measures what there is, and `--plot` draws far recall over the gap.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from hybridkit.convert.conversion import run_conversion
 from hybridkit.data.recipe_data import feed_source, held_out_batches
@@ -22,6 +23,7 @@ from hybridkit.evaluation.confidence import clustered, mean_score
 from hybridkit.evaluation.recall import far, near
 from hybridkit.evaluation.scoring import ReadOptions
 from hybridkit.model.loading import load_model
+from hybridkit.report.plot_style import by_last, in_style, legend, new_figure, series, token_axis
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.search.trials import half_interval
 from hybridkit.system.files import write_whole
@@ -30,6 +32,7 @@ from hybridkit.training.trainer import run_training
 
 LAST_WINDOWS = {"long": "swa:64", "short": "swa:8"}  # of the last stage, beside stochastic ones
 ARMS = ("long", "short", "stochastic", "long in all stages", "from scratch")
+Found = dict[str, dict[int, dict[str, float]]]  # arm, seed, column
 REFERENCE, TEST_WINDOW = "long", 64
 GAPS, SAMPLES = (8, 64, 128, 256, 512), 256
 NEAR = "near, 64 to 127"
@@ -72,8 +75,7 @@ def measured(run: Run) -> dict[str, float]:
     task = feed_source(data)
     assert isinstance(task, RecallTask)
     found = {str(gap): mean_score(far(model, task, gap, SAMPLES, 0, reading)).score for gap in GAPS}
-    hits = near(model, held_out_batches(data, data.sequence, 32), reading)
-    found[NEAR] = clustered(hits[64]).score
+    found[NEAR] = clustered(near(model, held_out_batches(data, data.sequence, 32), reading)[64].hits).score
     write_whole(kept, json.dumps(found).encode())
     return found
 
@@ -84,12 +86,17 @@ def finished(run: Run) -> bool:
     return checkpoint is not None and checkpoint.step >= run.recipe.recipe.train.steps
 
 
-def table(root: Path, seeds: list[int]) -> None:
-    """Print the means of the finished runs, and the differences of pairs."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
+def all_measured(root: Path, seeds: list[int]) -> Found:
+    """What the finished runs recall."""
+    found: Found = {}
     for arm in ("teacher", *ARMS):
         runs = {seed: Run(folder_of(root, arm, seed)) for seed in seeds}
         found[arm] = {seed: measured(run) for seed, run in runs.items() if finished(run)}
+    return found
+
+
+def table(found: Found) -> None:
+    """Print the means, and the differences of pairs."""
     columns = [NEAR, *map(str, GAPS)]
     print(f"| arm | seeds | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
     for arm, of_seed in found.items():
@@ -100,6 +107,25 @@ def table(root: Path, seeds: list[int]) -> None:
         cells = [_cell([one[column] - other[column] for one, other in pairs]) for column in columns]
         if arm != REFERENCE:
             print(f"| {arm} less {REFERENCE} | {len(pairs)} | {' | '.join(cells)} |")
+
+
+@in_style
+def plot(found: Found, file: Path) -> None:
+    """Far recall over the gap: means over seeds, with their 95 % intervals."""
+    figure = new_figure(height=3)
+    axes, lines = figure.subplots(), list[Any]()
+    for place, (arm, of_seed) in enumerate(found.items()):
+        look: dict[str, Any] = {"color": "#555555", "linestyle": (0, (1, 1))} if arm == "teacher" else series(place - 1)
+        columns = [[one[str(gap)] for one in of_seed.values()] for gap in GAPS]
+        means, halves = [mean(column) for column in columns], [half_interval(column) or 0 for column in columns]
+        at = [gap * 2 ** (0.04 * (place - 2.5)) for gap in GAPS]  # side by side, so that intervals can be told apart
+        lines += axes.plot(at, means, marker="o", **look)
+        axes.errorbar(at, means, halves, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2)
+    token_axis(axes)
+    axes.set(xlabel="tokens between the pairs and the question", ylabel="recall (%)", ylim=(0, 103))
+    order = by_last([mean(one[str(GAPS[-1])] for one in of_seed.values()) for of_seed in found.values()])
+    legend(figure, [lines[at] for at in order], [list(found)[at] for at in order])
+    figure.savefig(file)
 
 
 def _cell(values: list[float]) -> str:
@@ -113,13 +139,17 @@ def main() -> int:
     parser.add_argument("--seeds", default="60,61,62,63,64")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="measure what there is, and train nothing")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     for seed in [] if given.table else seeds:
         for arm in ("teacher", "stochastic", *(arm for arm in ARMS if arm != "stochastic")):
             make(given.folder, arm, seed)
             print(f"seed {seed}: {arm}", flush=True)
-    table(given.folder, seeds)
+    found = all_measured(given.folder, seeds)
+    table(found)
+    if given.plot:
+        plot(found, given.plot)
     return 0
 
 
