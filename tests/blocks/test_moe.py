@@ -71,7 +71,7 @@ def dense(said: MixtureOfExperts, layer: nn.Module, x: Tensor) -> tuple[Tensor, 
 @pytest.mark.parametrize("text", TEXTS)
 def test_outputs_losses_loads_and_gradients(text: str) -> None:
     said, x = block(text), inputs().requires_grad_()
-    layer = built(said, DIMS).float()
+    layer = built(said, DIMS)
     if layer.correction is not None:
         layer.correction.copy_(torch.linspace(-0.3, 0.3, EXPERTS))
     leaves = [x, *layer.parameters()]
