@@ -64,12 +64,11 @@ def valid_manifest(folder: Path) -> dict[str, Any] | None:
 def _hash(path: Path) -> str:
     """A hash of the file's content, of `_STRETCHES` of it where it is large, read once a process unless it changes."""
     found = path.stat()
-    return _hash_once(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _hash_once(path, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @functools.lru_cache(4096)
-def _hash_once(path: Path, *stamp: int) -> str:
-    size = path.stat().st_size
+def _hash_once(path: Path, size: int, *stamp: int) -> str:
     with path.open("rb") as file:
         if size <= _WHOLE:
             return hashlib.file_digest(file, "sha256").hexdigest()
