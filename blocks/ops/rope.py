@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridkit_blocks.ops.rope_angles import cos_sin
+from hybridkit_blocks.ops.spans import span_elements
 
 SLICE_ELEMENTS = 2**17  # of a slice: 512 KiB in fp32, about a core's cache
 ScalingKind = Literal["linear", "yarn", "llama3"]
@@ -145,7 +146,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> Tensor:
     if x.dtype == cos.dtype:
         return _turned_alike(x, cos, sin)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    step = max(1, SLICE_ELEMENTS * x.shape[tokens] // max(1, x.numel()))
+    step = max(1, span_elements(x, SLICE_ELEMENTS) * x.shape[tokens] // max(1, x.numel()))
     for *given, made in zip(*(t.split(step, tokens) for t in (x, cos, sin, out)), strict=True):
         made.copy_(_turned_alike(given[0].to(cos.dtype), *given[1:]))
     return out

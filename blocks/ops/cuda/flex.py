@@ -49,7 +49,7 @@ def flex(
     if scale is not None:
         options["scale"] = scale
     if cap is not None:
-        options["score_mod"] = _capping(cap)
+        options["score_mod"] = (_capping if whole else _same_capping)(cap)
     if sinks is None:
         return run(*heads_first, **options).transpose(1, 2)
     y, extra = run(*heads_first, **options, return_aux=AuxRequest(lse=True))
@@ -57,9 +57,8 @@ def flex(
     return (y * share[..., None].to(y.dtype)).transpose(1, 2)
 
 
-@cache
 def _capping(cap: float) -> Callable[..., Tensor]:
-    """A function that FlexAttention applies to scaled scores; the same one for the same cap."""
+    """A function that FlexAttention applies to scaled scores."""
 
     def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
@@ -67,7 +66,9 @@ def _capping(cap: float) -> Callable[..., Tensor]:
     return capped
 
 
-@cache
+_same_capping = cache(_capping)  # the same function for the same cap, for which torch keeps a graph
+
+
 def _options(dtype: torch.dtype) -> dict[str, Any] | None:
     """The option that selects the ordinary kernel, for fp32; None for other types, which leave the choice to torch.
 
@@ -125,9 +126,9 @@ def block_mask(
     begin, end = ids[:, first_t, None], ids[:, last_t, None]  # (B, M, 1)
     some = (newest >= 0) & (oldest < limit) & (ids[:, None, last_s] >= begin)  # (B, M, N)
     every = (oldest >= 0) & (newest < limit) & (ids[:, None, first_s] == end)
-    return BlockMask.from_kv_blocks(
-        *_listed(some & ~every), *_listed(every), BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(tokens, keys)
-    )
+    kept = some & ~every, every
+    listed = [part for blocks in (*kept, *(one.mT for one in kept)) for part in _listed(blocks)]
+    return BlockMask((tokens, keys), *listed, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=visible)
 
 
 def _edges(length: int, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -140,6 +141,9 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """The blocks (B, M, N) that are true, as FlexAttention takes them.
 
     Their number for every block of queries (B, 1, M), and the numbers of all blocks of keys, those first (B, 1, M, N).
+    Without a sort, whose kernel takes torch's compiler a minute or more (docs/results.md).
     """
-    order = blocks.byte().argsort(stable=True, dim=-1, descending=True)
-    return blocks.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]
+    found = blocks.sum(-1, dtype=torch.int32)
+    place = torch.where(blocks, blocks.cumsum(-1), found[..., None] + (~blocks).cumsum(-1)) - 1
+    numbers = torch.arange(blocks.shape[-1], dtype=torch.int32, device=blocks.device).expand(blocks.shape)
+    return found[:, None], torch.empty_like(numbers).scatter_(-1, place, numbers)[:, None]
