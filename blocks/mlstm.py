@@ -140,17 +140,6 @@ class Mlstm(Block):
         return heads, half // heads, dims.width // heads
 
 
-class Gate(WideLinear):
-    """Pre-activations of a gate, one a head, softly capped at 15; in fp32 or float64 even where the model is bf16."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads, bias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, H)."""
-        return capped_gate(wide_linear(x, self.weight) + self.bias)
-
-
 class HeadNorm(nn.Module):
     """The weights of a LayerNorm of each head apart: one a channel, and no bias."""
 
@@ -171,8 +160,8 @@ class MlstmLayer(Layer):
         self.q = Linear(width, width // 2, bias=False)
         self.k = Linear(width, width // 2, bias=False)
         self.v = Linear(width, width, bias=False)
-        self.igate = Gate(width, heads)
-        self.fgate = Gate(width, heads)
+        self.igate = WideLinear(width, heads, bias=True)
+        self.fgate = WideLinear(width, heads, bias=True)
         self.ogate = Linear(width, width, bias=False)
         self.norm = HeadNorm(width)
         self.out = Linear(width, width, bias=False)
@@ -268,13 +257,18 @@ class MlstmLayer(Layer):
         return lambda x: torch.cat([half(x).to(kind), whole(x.to(kind))], -1)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid."""
-        parts = self.q, self.k, self.v, self.igate, self.fgate, self.ogate
+        """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid.
+
+        The gates are computed in fp32 or float64 even where the model is bf16.
+        """
+        parts = self.q, self.k, self.v, self.ogate
         if kind := product_type(x, self.q.weight):
-            q, k, v, i, f, o = joined(x, parts, kind)
-            i, f = capped_gate(torch.cat([i, f], -1) + self._gate_bias()).chunk(2, -1)
+            q, k, v, i, f, o = joined(x, (*parts[:3], self.igate, self.fgate, self.ogate), kind)
+            gates = torch.cat([i, f], -1)
         else:
-            q, k, v, i, f, o = (part(x) for part in parts)
+            q, k, v, o = (part(x) for part in parts)
+            gates = wide_linear(x, torch.cat([self.igate.weight, self.fgate.weight]))
+        i, f = capped_gate(gates + self._gate_bias()).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         return q, k, v, i.transpose(1, 2), f.transpose(1, 2), o
 

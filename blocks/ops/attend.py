@@ -19,8 +19,10 @@ from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
-    "flex": "FlexAttention: one compiled kernel for all windows, which skips the blocks that the mask hides",
-    "flash-attn": "flash-attn is installed; packed documents and windows held in tensors go to FlexAttention",
+    "flex": "FlexAttention: one compiled kernel for all windows, which skips the blocks that the mask hides; torch's SDPA "
+    "in bf16 where no window or document hides anything",
+    "flash-attn": "flash-attn is installed; packed documents and windows held in tensors go to FlexAttention, and what "
+    "no window hides to torch's SDPA",
 }
 HALF = (torch.bfloat16, torch.float16)
 NARROWEST = 16  # of the heads that FlexAttention takes on CUDA
@@ -44,6 +46,8 @@ def attend(
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E of v)."""
     if q.device.type != "cuda" or min(q.shape[-1], v.shape[-1]) < NARROWEST:
         return _same_widths(q, k, v, window, documents, scores)
+    if q.dtype in HALF and q.shape[-1] == v.shape[-1] and _causal(q, k, window, documents, scores):
+        return _fused(q, k, v, scores)  # cuDNN's kernel or FlashAttention, as torch chooses for the card
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
     if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and q.shape[-1] == v.shape[-1]:
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
@@ -72,13 +76,23 @@ def _same_widths(
 def _attend_in_blocks(
     q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores
 ) -> Tensor:
-    hides = documents is not None or q.shape[1] != k.shape[1] or isinstance(window, Tensor)
-    if hides or (window or len(k[0])) < len(k[0]) or not scores.plain:
+    if not _causal(q, k, window, documents, scores):
         if not torch.compiler.is_compiling() and (documents is None or has_values(documents)):
             return banded(q, k, v, window, documents, *scores)
         from hybridkit_blocks.ops.cpu.banded_operator import banded_operator  # takes time to register
 
         return banded(q, k, v, window, documents, *scores, banded_operator)
+    return _fused(q, k, v, scores)
+
+
+def _causal(q: Tensor, k: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores) -> bool:
+    """Whether nothing but the future is hidden, and scores are plain: what torch's own kernels compute."""
+    keys = k.shape[1]
+    alike = documents is None and not isinstance(window, Tensor) and q.shape[1] == keys
+    return alike and (window or keys) >= keys and scores.plain
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scores.scale, enable_gqa=True).transpose(1, 2)
 

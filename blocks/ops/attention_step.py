@@ -162,7 +162,7 @@ def _fault(device: torch.device, dtype: torch.dtype, head: int, turning: int) ->
 
 def _fault_of(trial: _Trial, device: torch.device, dtype: torch.dtype, head: int, turning: int) -> str:
     draw, (heads, slots, window, cap, more) = torch.Generator().manual_seed(0), trial
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         rings = torch.randn(2, _ROWS, _KV_HEADS, slots, head, generator=draw).to(device, dtype)
         sinks = torch.randn(heads, generator=draw).to(device, dtype) if more else None
         width = (heads * (1 + more) + 2 * _KV_HEADS) * head

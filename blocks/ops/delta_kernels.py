@@ -78,10 +78,9 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, decays: int, key
 
 def _results(rule: DeltaFunction, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     """Outputs, the state after them, and the gradients of <o, slope> + |state|^2 / 2."""
-    with torch.enable_grad(), torch.inference_mode(False):
-        q, k, v, beta, g, before = leaves = [t.clone().requires_grad_() for t in inputs]
-        o, state = rule(q, k, v, beta, g, before, document_starts)
-        grads = torch.autograd.grad((o.float() * slope).sum() + state.square().sum() / 2, leaves)
+    q, k, v, beta, g, before = leaves = [t.clone().requires_grad_() for t in inputs]
+    o, state = rule(q, k, v, beta, g, before, document_starts)
+    grads = torch.autograd.grad((o.float() * slope).sum() + state.square().sum() / 2, leaves)
     return [o.detach(), state.detach(), *grads]
 
 

@@ -45,7 +45,8 @@ def may_run(
     """Whether `kernel` computes `what` ("the mLSTM") as the own form does; if not, a warning says so.
 
     `case` names type and shape, `packages` what its results depend on beside torch. `fault` says how it differs; empty
-    if it does not.
+    if it does not. It can compute gradients, whoever asks, and they are computed in this thread: torch's compiler asks
+    while it holds its lock, for which a kernel that compiles a part of itself in autograd's thread would wait for ever.
     """
     versions = [f"{package} {metadata.version(package)}" for package in ("torch", *packages)]
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -55,8 +56,10 @@ def may_run(
     if passed.exists():
         return True
     try:
-        with building(f"the check of {what}'s kernel ({case})"):
-            found = fault()
+        # In this order: leaving inference mode brings autograd's threads back.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            with building(f"the check of {what}'s kernel ({case})"):
+                found = fault()
     except Exception as error:  # whatever fails in a compiler, the own form works
         found = f"it fails with {type(error).__name__}: {error}"
     if found:

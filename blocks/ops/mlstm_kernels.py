@@ -140,10 +140,9 @@ def _fault_of(trial: KernelCase, name: str, device: torch.device, dtype: torch.d
 def _outputs_and_gradients(
     run: CellFunction, inputs: list[Tensor], slope: Tensor, document_starts: Tensor
 ) -> list[Tensor]:
-    with torch.enable_grad(), torch.inference_mode(False):
-        q, k, v, i, f = leaves = [t.clone().requires_grad_() for t in inputs]
-        h = F.layer_norm(run(q, k, v, i, f, None, document_starts)[0].float(), slope.shape[-1:])
-        return [h.detach(), *torch.autograd.grad(h, leaves, slope)]
+    q, k, v, i, f = leaves = [t.clone().requires_grad_() for t in inputs]
+    h = F.layer_norm(run(q, k, v, i, f, None, document_starts)[0].float(), slope.shape[-1:])
+    return [h.detach(), *torch.autograd.grad(h, leaves, slope)]
 
 
 def _native(

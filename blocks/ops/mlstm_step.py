@@ -89,7 +89,7 @@ def _fault(device: torch.device, dtype: torch.dtype, key: int, value: int) -> st
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw)
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         weights = drawn(2 * _HEADS, _WIDTH) / _WIDTH**0.5, drawn(2 * _HEADS), drawn(_HEADS * value)
         memory = drawn(_ROWS, _HEADS, key, value), drawn(_ROWS, _HEADS, key), drawn(_ROWS, _HEADS, 1)
         tokens = [(drawn(_ROWS, _WIDTH), drawn(_ROWS, 2 * _HEADS * (key + value))) for _ in range(_TOKENS)]

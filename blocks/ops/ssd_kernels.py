@@ -80,10 +80,9 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, heads: int, widt
 
 def _results(run: Scan, inputs: list[Tensor], slope: Tensor, document_starts: Tensor) -> list[Tensor]:
     """Outputs, the state after them, and the gradients of <y, slope> + |state|^2 / 2."""
-    with torch.enable_grad(), torch.inference_mode(False):
-        mixed, dt, log_a, skip, before = leaves = [t.clone().requires_grad_() for t in inputs]
-        y, state = run(mixed, dt, log_a, skip, before, document_starts)
-        grads = torch.autograd.grad((y.float() * slope).sum() + state.square().sum() / 2, leaves)
+    mixed, dt, log_a, skip, before = leaves = [t.clone().requires_grad_() for t in inputs]
+    y, state = run(mixed, dt, log_a, skip, before, document_starts)
+    grads = torch.autograd.grad((y.float() * slope).sum() + state.square().sum() / 2, leaves)
     return [y.detach(), state.detach(), *grads]
 
 

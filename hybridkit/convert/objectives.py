@@ -128,6 +128,7 @@ class Distil(_Taught):
             document_starts=batch.document_starts,
             targets=batch.targets,
             loss=distilled(self._factors, self._said(batch), self.add),
+            keep_states=False,
         )
         return loss
 
@@ -146,7 +147,9 @@ class Distil(_Taught):
     @torch.no_grad()
     def _all(self, batch: Batch) -> AllLogits:
         teacher = self.teacher
-        x, _ = teacher.model.hidden(batch.tokens, windows=teacher.windows, document_starts=batch.document_starts)
+        x, _ = teacher.model.hidden(
+            batch.tokens, windows=teacher.windows, document_starts=batch.document_starts, keep_states=False
+        )
         return AllLogits(teacher.model.head, x[batch.targets != IGNORED])
 
 

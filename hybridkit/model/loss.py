@@ -18,7 +18,7 @@ from hybridkit.data.feed import IGNORED
 # What a head makes of (N, D) inputs, its weight (V, D), targets (N,), the soft cap and the factor of the z-loss.
 HeadLoss = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
 
-_SLICE = {"cpu": 2**25, "cuda": 2**28}  # logits held at a time: 128 MiB and 1 GiB of fp32
+_SLICE = {"cpu": 2**25, "cuda": 2**29}  # logits held at a time: 128 MiB of fp32, 1 GiB of bf16
 
 
 # Of logits (n, V, and perhaps further columns, which are 0), targets (n,), V, the cap and the factor of the z-loss: the
@@ -93,10 +93,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=wide)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         narrow = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         vocab, rows = len(weight), max(1, _SLICE[x.device.type] // len(weight))
         inner, padded = x.to(narrow), pad_weight(weight.to(narrow), rows=spare(vocab, x))
+        grad_weight = torch.zeros_like(padded, dtype=weight.dtype) if ctx.needs_input_grad[1] else None
         for begin in range(0, len(x), rows):
             span = slice(begin, begin + rows)
             loss, grad = of_slice(F.linear(inner[span], padded), targets[span], vocab, cap, z_loss)
@@ -104,8 +104,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_x is not None:
                 grad_x[span] = grad @ padded
             if grad_weight is not None:
-                grad_weight += (grad.T @ inner[span])[:vocab]
-        ctx.save_for_backward(grad_x, grad_weight)
+                _add_product(grad_weight, grad.T, inner[span])
+            del grad  # before the next slice's
+        ctx.save_for_backward(grad_x, None if grad_weight is None else grad_weight[:vocab])
         return total
 
     @staticmethod
@@ -113,6 +114,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
         return grad_x, grad_weight, None, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, without a tensor of its size in between where there is a product that adds in total's type."""
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, out=total)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += a @ b
 
 
 def _softmax_loss(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:

@@ -104,10 +104,16 @@ class Model(nn.Module):
         document_starts: Tensor | None = None,  # (B, T) bool
         targets: Tensor | None = None,  # (B, T)
         loss: HeadLoss | None = None,
+        keep_states: bool = True,
     ) -> tuple[Tensor, list[State]]:
-        """Logits (B, T, V), or the summed `loss` where targets are given, and the states after the tokens."""
+        """Logits (B, T, V), or the summed `loss` where targets are given, and the states after the tokens.
+
+        Without `keep_states` no states are returned, and none is held longer than its layer runs.
+        """
         with recording() as told:
-            x, states = self.hidden(tokens, states, windows=windows, document_starts=document_starts)
+            x, states = self.hidden(
+                tokens, states, windows=windows, document_starts=document_starts, keep_states=keep_states
+            )
         y = self.head(x, targets, loss)
         return y if targets is None else with_auxiliary(y, told, targets), states
 
@@ -118,6 +124,7 @@ class Model(nn.Module):
         *,
         windows: BranchWindows | None = None,
         document_starts: Tensor | None = None,
+        keep_states: bool = True,
     ) -> tuple[Tensor, list[State]]:
         """What the head reads, (B, T, D), and the states after the tokens. Raises ValueError where layers do."""
         if windows is not None and len(windows) != len(self.plan.branches):
@@ -127,7 +134,8 @@ class Model(nn.Module):
         for layer, own in self.spans():
             given = (x, states[own] if states else None, windows[own] if windows else None, document_starts)
             x, made = checkpoint(layer, *given, use_reentrant=False) if self.recompute else layer(*given)
-            after += made
+            after += made if keep_states else []
+            del made
         return self.norm(x), after
 
     def step(self, tokens: Tensor, states: States) -> tuple[Tensor, list[State]]:

@@ -27,7 +27,13 @@ class Objective:
 
         Whatever it adds to `sums` has no gradient.
         """
-        loss, _ = model(batch.tokens, windows=windows, document_starts=batch.document_starts, targets=batch.targets)
+        loss, _ = model(
+            batch.tokens,
+            windows=windows,
+            document_starts=batch.document_starts,
+            targets=batch.targets,
+            keep_states=False,
+        )
         return loss
 
     def begin(self, model: Model) -> None:

@@ -1,0 +1,36 @@
+"""The check of a compiled kernel computes its gradients in the thread that asks for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from kernels import no_verdicts
+
+from hybridkit_blocks.ops import delta_kernels, mlstm_kernels, ssd_kernels
+
+CPU = torch.device("cpu")
+CHECKS = {
+    "HYBRIDKIT_MLSTM": (mlstm_kernels.agrees, (4, 8)),
+    "HYBRIDKIT_DELTA": (delta_kernels.agrees, (1, 4, 8)),
+    "HYBRIDKIT_SSD": (ssd_kernels.agrees, (1, 4, 8)),
+}
+
+
+@pytest.mark.parametrize("variable", CHECKS)
+def test_gradients_of_a_check_have_no_thread_of_their_own(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # torch's compiler asks while it holds its lock; a kernel that compiles a part of itself in another thread waits for
+    # that lock, as mlstm_kernels' backward does. On a CPU there is no other thread, so the setting is what can be held.
+    agrees, sizes = CHECKS[variable]
+    no_verdicts(monkeypatch, tmp_path, variable, agrees)
+    threads, usual = list[bool](), torch.autograd.grad
+
+    def grad(*given: object, **options: object) -> object:
+        threads.append(torch._C._is_multithreading_enabled())
+        return usual(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    with torch.inference_mode():  # a check while text is generated
+        assert agrees("own", CPU, torch.float32, *sizes)
+    assert threads and not any(threads)
