@@ -19,8 +19,8 @@ from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {
     "banded": "blocks of queries against their band of keys; torch's SDPA where no window or document hides anything",
-    "flex": "FlexAttention: one compiled kernel for all windows, which skips the blocks that the mask hides; torch's SDPA "
-    "in bf16 where no window or document hides anything",
+    "flex": "FlexAttention: one compiled kernel for all windows, which skips the blocks that the mask hides; in bf16 "
+    "torch's SDPA where no window or document hides anything",
     "flash-attn": "flash-attn is installed; packed documents and windows held in tensors go to FlexAttention, and what "
     "no window hides to torch's SDPA",
 }
@@ -44,8 +44,13 @@ def attend(
     scores: Scores = PLAIN,
 ) -> Tensor:
     """Query i sits at key i + S - T and sees its own document's keys, at most window - 1 back: (B, T, H, E of v)."""
-    if q.device.type != "cuda" or min(q.shape[-1], v.shape[-1]) < NARROWEST:
-        return _same_widths(q, k, v, window, documents, scores)
+    width, values = q.shape[-1], v.shape[-1]
+    if q.device.type != "cuda":
+        if width == values:  # all that torch's kernel on a CPU knows
+            return _attend_in_blocks(q, k, v, window, documents, scores)
+        return _widened(max(width, values), q, k, v, window, documents, scores)
+    if min(width, values) < NARROWEST:
+        return _widened(max(width, values, NARROWEST), q, k, v, window, documents, scores)
     if q.dtype in HALF and q.shape[-1] == v.shape[-1] and _causal(q, k, window, documents, scores):
         return _fused(q, k, v, scores)  # cuDNN's kernel or FlashAttention, as torch chooses for the card
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
@@ -61,16 +66,19 @@ def attend(
     return flex(q, k, v, window, documents, *scores)
 
 
-def _same_widths(
-    q: Tensor, k: Tensor, v: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores
+def _widened(
+    to: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: WindowLimit | Tensor,
+    documents: Tensor | None,
+    scores: Scores,
 ) -> Tensor:
-    """Torch's kernel on a CPU knows one width of a head: the narrower are filled with zeros."""
-    width, values = q.shape[-1], v.shape[-1]
-    if width == values:
-        return _attend_in_blocks(q, k, v, window, documents, scores)
-    scores = scores._replace(scale=scores.scale or width**-0.5)
-    q, k, v = (F.pad(x, (0, max(width, values) - x.shape[-1])) for x in (q, k, v))
-    return _attend_in_blocks(q, k, v, window, documents, scores)[..., :values]
+    """`attend` with heads filled with zeros to a width."""
+    scores, values = scores._replace(scale=scores.scale or q.shape[-1] ** -0.5), v.shape[-1]
+    q, k, v = (F.pad(x, (0, to - x.shape[-1])) for x in (q, k, v))
+    return attend(q, k, v, window, documents, scores)[..., :values]
 
 
 def _attend_in_blocks(
@@ -88,8 +96,9 @@ def _attend_in_blocks(
 def _causal(q: Tensor, k: Tensor, window: WindowLimit | Tensor, documents: Tensor | None, scores: Scores) -> bool:
     """Whether nothing but the future is hidden, and scores are plain: what torch's own kernels compute."""
     keys = k.shape[1]
-    alike = documents is None and not isinstance(window, Tensor) and q.shape[1] == keys
-    return alike and (window or keys) >= keys and scores.plain
+    if documents is not None or isinstance(window, Tensor):
+        return False
+    return q.shape[1] == keys and (window or keys) >= keys and scores.plain
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:

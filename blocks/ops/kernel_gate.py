@@ -56,10 +56,13 @@ def may_run(
     if passed.exists():
         return True
     try:
-        # In this order: leaving inference mode brings autograd's threads back.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
-            with building(f"the check of {what}'s kernel ({case})"):
-                found = fault()
+        with (
+            building(f"the check of {what}'s kernel ({case})"),
+            torch.inference_mode(False),  # before the threads, which it would bring back
+            torch.enable_grad(),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
+            found = fault()
     except Exception as error:  # whatever fails in a compiler, the own form works
         found = f"it fails with {type(error).__name__}: {error}"
     if found:

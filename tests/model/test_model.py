@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,22 @@ def test_states_carry_on_and_steps_follow(model: Model, tokens: torch.Tensor) ->
         for t in range(20, tokens.shape[1]):
             logits, states = model.step(tokens[:, t], states)
             torch.testing.assert_close(logits, whole[:, t])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_training_holds_no_state_of_a_layer_that_has_run(tokens: torch.Tensor, recompute: bool) -> None:
+    model, alive = hybridkit.build("[sa]*4", width=32, heads=4, vocab=300), list[int]()
+    model.recompute, made = recompute, list[weakref.ref[torch.Tensor]]()
+
+    def count(layer: torch.nn.Module, given: object, result: tuple[torch.Tensor, list[Any]]) -> None:
+        alive.append(sum(reference() is not None for reference in made))
+        made.extend(weakref.ref(state.k) for state in result[1] if state)
+
+    for layer in model.layers:
+        layer.register_forward_hook(count)
+    loss, states = model(tokens, targets=tokens, keep_states=False)
+    assert states == [] and torch.equal(loss, model(tokens, targets=tokens)[0])
+    assert max(alive[:8]) <= 1 < max(alive[8:]), "of the layer before, until the next one has run"
 
 
 def test_packed_documents_are_apart(model: Model, tokens: torch.Tensor) -> None:

@@ -126,9 +126,9 @@ def block_mask(
     begin, end = ids[:, first_t, None], ids[:, last_t, None]  # (B, M, 1)
     some = (newest >= 0) & (oldest < limit) & (ids[:, None, last_s] >= begin)  # (B, M, N)
     every = (oldest >= 0) & (newest < limit) & (ids[:, None, first_s] == end)
-    kept = some & ~every, every
-    listed = [part for blocks in (*kept, *(one.mT for one in kept)) for part in _listed(blocks)]
-    return BlockMask((tokens, keys), *listed, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=visible)
+    part = some & ~every
+    keys_of, queries_of = (*_listed(part), *_listed(every)), (*_listed(part.mT), *_listed(every.mT))
+    return BlockMask((tokens, keys), *keys_of, *queries_of, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=visible)
 
 
 def _edges(length: int, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from hybridkit_blocks.ops.cpu.banded import banded
 from hybridkit_blocks.ops.cuda import flex
 from hybridkit_blocks.ops.cuda.flex import BLOCK, block_mask
 
 CPU = torch.device("cpu")
+BY_KEYS = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
 
 
 def written_out(tokens: int, keys: int, window: int | None, documents: Tensor | None) -> Tensor:
@@ -44,6 +45,16 @@ def test_blocks_hold_all_visible_pairs(tokens: int, keys: int, with_documents: b
         mask = block_mask(tokens, keys, window, documents, CPU)
         seen = written_out(tokens, keys, None if window is None else int(window), documents)
         some, every = blocks(seen, False).flatten(3).any(-1), blocks(seen, True).flatten(3).all(-1)
+        usual = BlockMask.from_kv_blocks(  # the gradient reads the same blocks by their keys
+            mask.kv_num_blocks,
+            mask.kv_indices,
+            mask.full_kv_num_blocks,
+            mask.full_kv_indices,
+            BLOCK_SIZE=BLOCK,
+            mask_mod=mask.mask_mod,
+            seq_lengths=(tokens, keys),
+        )
+        assert all(torch.equal(getattr(mask, name), getattr(usual, name)) for name in BY_KEYS)
         partial = listed(mask.kv_num_blocks, mask.kv_indices)
         full = listed(mask.full_kv_num_blocks, mask.full_kv_indices)
         assert not (partial & full).any() and not (full & ~every).any() and not (some & ~partial & ~full).any()
