@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hybridkit.cost.cross_check import scaled_down
 from hybridkit.cost.flops import TRAINING, forward_flops
+from hybridkit.cost.memory import device_kind
 from hybridkit.data.batches import Batch
 from hybridkit.inference.decode import prefill
 from hybridkit.inference.language_model import LanguageModel
@@ -33,6 +34,7 @@ from hybridkit.training.compile import compiled_cross_entropy
 from hybridkit.training.engine import Windows
 from hybridkit.training.engines.local import engine
 from hybridkit.training.engines.local.engine import LocalEngine
+from hybridkit.training.micro_batches import training_bytes
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
 
@@ -133,7 +135,13 @@ class Bench:
         trainer = made()
         given = [trainer.windows(one) for one in windows]
         steps = [partial(trainer.step, one) for one in given]
-        return self._measured(steps, trainer.tokens.numel(), mean(map(trainer.flops, given)))
+        found = self._measured(steps, trainer.tokens.numel(), mean(map(trainer.flops, given)))
+        with Peak(self.device) as peak:
+            trainer.step(given[0], micro_batches=2)
+        return found | {
+            "peak_of_two_gib": peak.bytes / 2**30,  # micro-batches: all gradients are held beside the activations
+            "estimated_gib": trainer.estimated_bytes() / 2**30,
+        }
 
     def read_and_write(self, model: LanguageModel, rows: int) -> dict[str, Any]:
         """Tokens a second of prefill and of decoding."""
@@ -216,9 +224,9 @@ class Trainer:
         compile: bool | str = "auto", as_users: bool = False,
     ) -> None:  # fmt: skip
         given: dict[str, Any] = {"device": bench.device.type, "precision": bench.precision, "compile": compile}
-        self._bench, self._plan = bench, plan
+        self._bench, self._plan, self._train = bench, plan, Train(recompute=recompute, **given)
         with nullcontext() if as_users else drawn_on(bench.device):
-            self._engine = LocalEngine(plan, Train(recompute=recompute, **given))
+            self._engine = LocalEngine(plan, self._train)
         self.tokens = bench.tokens(rows, bench.sequence, plan.dims.vocab)
         starts = (
             torch.rand(self.tokens.shape, generator=torch.Generator().manual_seed(0)) < 2**-10 if documents else None
@@ -229,10 +237,16 @@ class Trainer:
         """`window`, or each policy's largest."""
         return self._plan.fixed_windows(min(window, self._bench.sequence) if window else None)
 
-    def step(self, windows: Windows) -> None:
+    def step(self, windows: Windows, micro_batches: int = 1) -> None:
         """Gradient, clipping and update."""
-        self._engine.gradients([self._batch], windows, self.tokens.numel())
+        self._engine.gradients([self._batch] * micro_batches, windows, micro_batches * self.tokens.numel())
         self._engine.update(RATE)
+
+    def estimated_bytes(self) -> int:
+        """What training takes by the cost model, which counts all gradients as held."""
+        rows, sequence = self.tokens.shape
+        kind = device_kind(self._bench.device)
+        return training_bytes(self._plan, self._train, sequence, rows, self._bench.precision, kind)
 
     def flops(self, windows: Windows) -> int:
         """Of a step."""

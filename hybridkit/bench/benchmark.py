@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hybridkit.block import GivenWindow, window_limit
 from hybridkit.cost.flops import TRAINING, CostSettings, cost, forward_flops, head_flops
-from hybridkit.cost.memory import Training, activations, persistent_memory
+from hybridkit.cost.memory import Training, activations, device_kind, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.inference.decode import decode_tokens, prefill
 from hybridkit.inference.sampling import Sampling
@@ -168,7 +168,8 @@ def _refuse_too_large(job: BenchJob) -> None:
 
 
 def _activation_bytes(job: BenchJob, rows: int) -> int:
-    kept = activations(job.plan, Training(job.precision, rows, resets=job.resets), job.settings)
+    training = Training(job.precision, rows, resets=job.resets, device=device_kind(job.device))
+    kept = activations(job.plan, training, job.settings)
     return kept.recomputed if job.train.recompute else kept.kept
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,26 +17,34 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hybridkit.block import Entry, GivenWindow, window_limit, window_of
 from hybridkit.cost.flops import CostSettings, parameters
+from hybridkit.model.loss import loss_bytes
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.system.choices import Precision
 from hybridkit.system.machine import weight_type
 
+DeviceKind = Literal["cpu", "cuda"]
 ZERO_STAGES = (0, 1, 2, 3)  # of ZeRO
 _LENGTHS = (256, 512)  # tokens; multiples of the usual chunks
 _ROWS = 16  # of a micro-batch; beyond twice as many, linear extrapolation
 _BACKWARD = 6  # gradients as large as the stream that backward holds (docs/decisions/15-memory-of-backward.md)
 
 
+def device_kind(device: torch.device) -> DeviceKind:
+    """What memory depends on, of a device."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
 @dataclass(frozen=True)
 class Training:
-    """How a plan would be trained: precision of the arithmetic, sequences of a forward pass, ranks, and whether
-    documents are kept apart (`data.documents: reset`)."""
+    """How a plan would be trained: precision of the arithmetic, sequences of a forward pass, ranks, whether documents
+    are kept apart (`data.documents: reset`), and on what."""
 
     precision: Precision = "fp32"
     micro_batch: int = 1
     ranks: int = 1
     resets: bool = True
+    device: DeviceKind = "cpu"
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,11 @@ class Activations:
 
     kept: int
     recomputed: int
-    gradients: int  # of what is on the way back: at the peak of backward they are held as well
+    passing: int  # what is held as well, for a while: by the loss, or as gradients on the way back, whichever is more
 
     def peak(self, recompute: bool) -> int:
-        """Bytes held at the peak of the backward pass."""
-        return self.recomputed if recompute else self.kept + self.gradients
+        """Bytes held at most: at the loss, or in the backward pass."""
+        return self.recomputed if recompute else self.kept + self.passing
 
 
 def persistent_memory(plan: Plan, training: Training) -> PersistentMemory:
@@ -89,10 +98,12 @@ def activations(plan: Plan, training: Training, settings: CostSettings) -> Activ
 
     layers = [alone(entry) for entry in plan.entries]
     # The loss computes the gradients of its input and of the head's weight in forward (hybridkit.model.loss).
-    loss = stream + plan.dims.width * plan.dims.vocab * weight_type(training.precision).itemsize
-    gradients = _BACKWARD * stream
-    recomputed = stream * len(layers) + max(layers, default=0) + gradients
-    return Activations(around + loss + sum(layers), around + loss + recomputed, gradients)
+    width, vocab, gradients = plan.dims.width, plan.dims.vocab, _BACKWARD * stream
+    loss = stream + width * vocab * weight_type(training.precision).itemsize
+    tokens, narrow = training.micro_batch * settings.context, training.precision == "bf16"
+    logits = loss_bytes(tokens, vocab, width, training.device, narrow)
+    recomputed = stream * len(layers) + max(max(layers, default=0) + gradients, logits)
+    return Activations(around + loss + sum(layers), around + loss + recomputed, max(gradients, logits))
 
 
 @lru_cache(1 << 12)
@@ -147,7 +158,8 @@ def _run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, token
     ):
         y, _ = model.hidden(torch.zeros(shape, dtype=torch.int64), windows=windows, document_starts=document_starts)
     own = _storages(list(model.parameters()))
-    return sum(size for place, size in _storages(saved).items() if place not in own), y.numel() * y.element_size()
+    stream = torch.get_default_dtype().itemsize  # also under autocast, which computes the last norm in bf16
+    return sum(size for place, size in _storages(saved).items() if place not in own), y.numel() * stream
 
 
 def _storages(tensors: Sequence[Tensor]) -> dict[int, int]:

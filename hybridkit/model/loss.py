@@ -69,6 +69,14 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(x, weight, targets, cap, z_loss, of_slice)
 
 
+def loss_bytes(tokens: int, vocab: int, width: int, device: str, narrow: bool) -> int:
+    """Bytes that `linear_cross_entropy` holds for a while: a slice's logits with their gradient, and a head in bf16."""
+    slice_logits = min(tokens, max(1, _SLICE[device] // vocab)) * vocab
+    in_place = device == "cpu"  # and in fp32
+    size = (8 if in_place else 4) if narrow else (4 if in_place else 8)
+    return slice_logits * size + vocab * width * 2 * narrow
+
+
 def with_auxiliary(loss: Tensor, told: Sequence[Auxiliary], targets: Tensor) -> Tensor:
     """The same loss, whose gradient is that of the loss plus the layers' own, once for every target that counts."""
     own = [one.loss for one in told if one.loss is not None]

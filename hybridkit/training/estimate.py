@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybridkit.cost.flops import CostSettings, cost
-from hybridkit.cost.memory import Training, activations, persistent_memory
+from hybridkit.cost.memory import Training, activations, device_kind, persistent_memory
 from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded, Recipe
@@ -76,4 +76,5 @@ def without_activations(loaded: Loaded, ranks: int, plan: Plan, beside: int = 0)
 
 
 def _training(found: Mapping[str, Any], recipe: Recipe) -> Training:
-    return Training(found["precision"], found["micro_batch"], found["ranks"], recipe.data.documents == "reset")
+    resets, device = recipe.data.documents == "reset", device_kind(choose_device(recipe.train.device))
+    return Training(found["precision"], found["micro_batch"], found["ranks"], resets, device)

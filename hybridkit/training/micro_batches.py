@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hybridkit.cost.flops import CostSettings
-from hybridkit.cost.memory import Training, activations, persistent_memory
+from hybridkit.cost.memory import DeviceKind, Training, activations, persistent_memory
 from hybridkit.data.batches import IGNORED, Batch
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
@@ -52,22 +52,27 @@ def automatic_rows(
     if device.type == "cpu":
         return max(1, CPU_TOKENS // sequence)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return rows_within(int(FILLED * memory) - beside, plan, train, sequence, precision)
+    return rows_within(int(FILLED * memory) - beside, plan, train, sequence, precision, "cuda")
 
 
-def rows_within(memory: int, plan: Plan, train: Train, sequence: int, precision: Precision) -> int:
+def rows_within(
+    memory: int, plan: Plan, train: Train, sequence: int, precision: Precision, device: DeviceKind = "cpu"
+) -> int:
     """Sequences of a micro-batch whose training takes at most so many bytes, by the cost model; at least one."""
-    one, two = (training_bytes(plan, train, sequence, rows, precision) for rows in (1, 2))
+    one, two = (training_bytes(plan, train, sequence, rows, precision, device) for rows in (1, 2))
     return max(1, 1 + (memory - one) // max(1, two - one))
 
 
-def training_bytes(plan: Plan, train: Train, sequence: int, rows: int, precision: Precision) -> int:
+def training_bytes(
+    plan: Plan, train: Train, sequence: int, rows: int, precision: Precision, device: DeviceKind = "cpu"
+) -> int:
     """What training takes with micro-batches of `rows` sequences, by the cost model, on one rank without ZeRO."""
     held = persistent_memory(plan, Training(precision))
     own = held.weights + held.gradients + held.optimizer
     if precision == "bf16":
         own += held.weights // 2  # the copies that are cast once a step
-    return own + activations(plan, Training(precision, rows, resets=True), CostSettings(sequence)).peak(train.recompute)
+    training = Training(precision, rows, resets=True, device=device)
+    return own + activations(plan, training, CostSettings(sequence)).peak(train.recompute)
 
 
 def with_rows(batch: Batch, number: int) -> Batch:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernels import no_verdicts
+from torch.utils.checkpoint import checkpoint
 
 from hybridkit_blocks.ops import delta_kernels, mlstm_kernels, ssd_kernels
 
@@ -34,3 +35,19 @@ def test_gradients_of_a_check_have_no_thread_of_their_own(
     with torch.inference_mode():  # a check while text is generated
         assert agrees("own", CPU, torch.float32, *sizes)
     assert threads and not any(threads)
+
+
+@pytest.mark.parametrize("variable", CHECKS)
+def test_a_check_is_no_part_of_a_layer_that_is_recomputed(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agrees, sizes = CHECKS[variable]
+    no_verdicts(monkeypatch, tmp_path, variable, agrees)
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        assert agrees("own", CPU, torch.float32, *sizes)
+        return x.sin().square()
+
+    x = torch.randn(5, requires_grad=True)
+    (found,) = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).sum(), x)
+    torch.testing.assert_close(found, (2 * x).sin())
