@@ -169,8 +169,7 @@ def _refuse_too_large(job: BenchJob) -> None:
 
 def _activation_bytes(job: BenchJob, rows: int) -> int:
     training = Training(job.precision, rows, resets=job.resets, device=device_kind(job.device))
-    kept = activations(job.plan, training, job.settings)
-    return kept.recomputed if job.train.recompute else kept.kept
+    return activations(job.plan, training, job.settings).peak(job.train.recompute)
 
 
 def _batch(job: BenchJob) -> Batch:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hybridkit.cost.memory import device_kind
+from hybridkit.cost.memory import DeviceKind, device_kind
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Recipe, Train
 from hybridkit.system.choices import Precision
@@ -27,7 +27,8 @@ def naming_what_fits(recipe: Recipe, plan: Plan, engine: Engine, rows: int) -> I
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        lighter = lighter_settings(recipe, plan, rows, engine.precision, engine.device)
+        memory = total_device_memory(engine.device)
+        lighter = lighter_settings(recipe, plan, rows, engine.precision, memory, device_kind(engine.device))
         raise Failure(f"not enough memory to train: {lighter}; go on with --resume") from error
 
 
@@ -38,13 +39,15 @@ def total_device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def lighter_settings(recipe: Recipe, plan: Plan, rows: int, precision: Precision, device: torch.device) -> str:
-    """A sentence: what training with `rows` sequences at once takes, and the settings that fit into the memory."""
+def lighter_settings(
+    recipe: Recipe, plan: Plan, rows: int, precision: Precision, memory: int, device: DeviceKind = "cpu"
+) -> str:
+    """A sentence: what training with `rows` sequences at once takes, and the settings that fit into so many bytes."""
 
     def needed(train: Train, count: int, sequence: int) -> int:
-        return training_bytes(plan, train, sequence, count, precision, device_kind(device))
+        return training_bytes(plan, train, sequence, count, precision, device)
 
-    train, sequence, memory = recipe.train, recipe.data.sequence, total_device_memory(device)
+    train, sequence = recipe.train, recipe.data.sequence
     now = needed(train, rows, sequence)
     most = min(FILLED * memory, 0.8 * now)  # the model may be off, and memory be taken by others
     found = [f"{said} ({size / _GIB:.1f} GiB)" for said, size in _tried(train, rows, sequence, needed) if size <= most]

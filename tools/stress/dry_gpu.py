@@ -60,7 +60,9 @@ def packages() -> Path:
 
 def called(libraries: list[Path]) -> set[str]:
     """The functions of CUDA and cuBLAS that libraries call."""
-    said = subprocess.run(["nm", "-D", "--undefined-only", *libraries], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["nm", "-D", "--undefined-only", *libraries], capture_output=True, encoding="utf-8", check=True
+    )
     return set(re.findall(CALLED, said.stdout))
 
 
