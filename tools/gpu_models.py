@@ -118,7 +118,7 @@ class Bench:
     def trained(
         self, name: str, options: dict[str, Any], cases: list[tuple[int | None, ...]]
     ) -> Iterator[dict[str, Any]]:
-        """A row for each case of windows, all by one engine, unless a case has failed."""
+        """A row for each case of windows and one of memory, all by one engine, unless a case has failed."""
         engine = cache(partial(self.trainer, name, **options))
         for windows in cases:
             said = ", ".join(map(str, windows))
@@ -127,6 +127,7 @@ class Bench:
             if row["failed"]:
                 engine.cache_clear()
                 free()
+        yield row_of(partial(self.memory, engine), recipe=name, options=str(options))
         engine.cache_clear()
         free()
 
@@ -135,13 +136,15 @@ class Bench:
         trainer = made()
         given = [trainer.windows(one) for one in windows]
         steps = [partial(trainer.step, one) for one in given]
-        found = self._measured(steps, trainer.tokens.numel(), mean(map(trainer.flops, given)))
+        return self._measured(steps, trainer.tokens.numel(), mean(map(trainer.flops, given)))
+
+    def memory(self, made: Callable[[], Trainer]) -> dict[str, Any]:
+        """The peak of a step of two micro-batches, which holds all gradients, as the estimate beside it counts."""
+        trainer = made()
         with Peak(self.device) as peak:
-            trainer.step(given[0], micro_batches=2)
-        return found | {
-            "peak_of_two_gib": peak.bytes / 2**30,  # micro-batches: all gradients are held beside the activations
-            "estimated_gib": trainer.estimated_bytes() / 2**30,
-        }
+            trainer.step(trainer.windows(None), micro_batches=2)
+        estimated = trainer.estimated_bytes()
+        return {"peak_of_two_gib": peak.bytes / 2**30, "estimated_gib": estimated / 2**30, "failed": ""}
 
     def read_and_write(self, model: LanguageModel, rows: int) -> dict[str, Any]:
         """Tokens a second of prefill and of decoding."""

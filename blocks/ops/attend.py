@@ -51,10 +51,10 @@ def attend(
         return _widened(max(width, values), q, k, v, window, documents, scores)
     if min(width, values) < NARROWEST:
         return _widened(max(width, values, NARROWEST), q, k, v, window, documents, scores)
-    if q.dtype in HALF and q.shape[-1] == v.shape[-1] and _causal(q, k, window, documents, scores):
+    if q.dtype in HALF and width == values and _causal(q, k, window, documents, scores):
         return _fused(q, k, v, scores)  # cuDNN's kernel or FlashAttention, as torch chooses for the card
     fits_flash = documents is None and not isinstance(window, Tensor) and q.dtype in HALF
-    if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and q.shape[-1] == v.shape[-1]:
+    if fits_flash and ON_CUDA == "flash-attn" and scores.sinks is None and width == values:
         from flash_attn import flash_attn_func  # compiled for CUDA, absent elsewhere
 
         reach = (-1 if window is None else window - 1, 0)

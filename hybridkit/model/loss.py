@@ -70,11 +70,13 @@ def linear_cross_entropy(
 
 
 def loss_bytes(tokens: int, vocab: int, width: int, device: str, narrow: bool) -> int:
-    """Bytes that `linear_cross_entropy` holds for a while: a slice's logits with their gradient, and a head in bf16."""
-    slice_logits = min(tokens, max(1, _SLICE[device] // vocab)) * vocab
-    in_place = device == "cpu"  # and in fp32
-    size = (8 if in_place else 4) if narrow else (4 if in_place else 8)
-    return slice_logits * size + vocab * width * 2 * narrow
+    """Bytes that `linear_cross_entropy` holds for a while: a slice's logits with their gradient, and a head in bf16.
+
+    `narrow`: under autocast to bf16. On a CPU the gradient is written over fp32 logits; elsewhere both have one type.
+    """
+    rows = min(tokens, max(1, _SLICE[device] // vocab))
+    each = {("cpu", False): 4, ("cpu", True): 8, ("cuda", False): 8, ("cuda", True): 4}[device, narrow]
+    return rows * vocab * each + vocab * width * 2 * narrow
 
 
 def with_auxiliary(loss: Tensor, told: Sequence[Auxiliary], targets: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""The check of a compiled kernel computes its gradients in the thread that asks for it."""
+"""The check of a compiled kernel: its gradients are computed in the thread that asks, apart from the layer's."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,19 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("variable", CHECKS)
+@pytest.fixture(params=CHECKS)
+def check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], bool]:
+    """The check of a kernel, here the own form's, which has not been made before."""
+    agrees, sizes = CHECKS[request.param]
+    no_verdicts(monkeypatch, tmp_path, request.param, agrees)
+    return partial(agrees, "own", CPU, torch.float32, *sizes)
+
+
 def test_gradients_of_a_check_have_no_thread_of_their_own(
-    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    check: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # torch's compiler asks while it holds its lock; a kernel that compiles a part of itself in another thread waits for
     # that lock, as mlstm_kernels' backward does. On a CPU there is no other thread, so the setting is what can be held.
-    agrees, sizes = CHECKS[variable]
-    no_verdicts(monkeypatch, tmp_path, variable, agrees)
     threads, usual = list[bool](), torch.autograd.grad
 
     def grad(*given: object, **options: object) -> object:
@@ -33,19 +40,13 @@ def test_gradients_of_a_check_have_no_thread_of_their_own(
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
     with torch.inference_mode():  # a check while text is generated
-        assert agrees("own", CPU, torch.float32, *sizes)
+        assert check()
     assert threads and not any(threads)
 
 
-@pytest.mark.parametrize("variable", CHECKS)
-def test_a_check_is_no_part_of_a_layer_that_is_recomputed(
-    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    agrees, sizes = CHECKS[variable]
-    no_verdicts(monkeypatch, tmp_path, variable, agrees)
-
+def test_a_check_is_no_part_of_a_layer_that_is_recomputed(check: Callable[[], bool]) -> None:
     def layer(x: torch.Tensor) -> torch.Tensor:
-        assert agrees("own", CPU, torch.float32, *sizes)
+        assert check()
         return x.sin().square()
 
     x = torch.randn(5, requires_grad=True)
