@@ -26,6 +26,7 @@ from hybridkit.block import (
     Linear,
     State,
     StepFunction,
+    packed,
     product_flops,
     small_init_,
     wang_init_,
@@ -36,7 +37,6 @@ from hybridkit_blocks.ops.convolution import (
     convolution_reference,
     convolution_state,
 )
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 
@@ -128,12 +128,12 @@ class ConvLayer(Layer):
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        project, unit = product(side_by_side(norm, [self.input.weight]), rows, self.input.bias), Unit(norm)
-        mix, out = self.conv.stepper(), residual(self.out.weight, rows, self.out.bias)
+        project = packed.normed_product(norm, [self.input.weight], rows, self.input.bias)
+        mix, out = self.conv.stepper(), packed.residual(self.out.weight, rows, self.out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, ConvState]:
             held, x = ConvState(*state), x[:, 0]
-            b, c, u = self._split(project(unit(x)))
+            b, c, u = self._split(project(x))
             return out(x, mix(b * u, held.inputs).mul_(c).to(x.dtype))[:, None], held
 
         return run

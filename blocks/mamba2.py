@@ -34,6 +34,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     linear,
+    packed,
     product_flops,
     set_to,
     write_value,
@@ -48,7 +49,6 @@ from hybridkit_blocks.ops.convolution import (
 )
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.gated_norm import GatedNorm
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
 from hybridkit_blocks.ops.ssd_sizes import SsdSizes
@@ -242,12 +242,12 @@ class Mamba2Layer(Layer):
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         weight, bias = self._in()
-        project, unit, token = product(side_by_side(norm, [weight]), rows, bias), Unit(norm), self._token()
-        out = residual(self.out_proj.weight * self.norm.after, rows, self.out_proj.bias)
+        project, token = packed.normed_product(norm, [weight], rows, bias), self._token()
+        out = packed.residual(self.out_proj.weight * self.norm.after, rows, self.out_proj.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x, memory = x[:, 0], Mamba2State(*state)
-            h = token(memory, *project(unit(x)).split_with_sizes(self._cuts, -1))
+            h = token(memory, *project(x).split_with_sizes(self._cuts, -1))
             return out(x, h.to(x.dtype))[:, None], memory
 
         return run

@@ -33,11 +33,12 @@ from hybridkit.block import (
     Linear,
     State,
     StepFunction,
+    packed,
     product_flops,
     small_init_,
     wang_init_,
 )
-from hybridkit_blocks.ops import kv_cache, packed
+from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.attention import PAIRS, documents_of
 from hybridkit_blocks.ops.cpu import latent_step

@@ -31,11 +31,12 @@ from hybridkit.block import (
     Start,
     State,
     StepFunction,
+    packed,
     product_flops,
     small_init_,
     wang_init_,
 )
-from hybridkit_blocks.ops import mlstm_kernels, packed
+from hybridkit_blocks.ops import mlstm_kernels
 from hybridkit_blocks.ops.activation import SIGMOID
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.joined import WideLinear, joined, wide_linear
@@ -43,7 +44,6 @@ from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, mlstm_tiles, recurr
 from hybridkit_blocks.ops.mlstm_gates import GATE_CAP, NORM_EPS, capped_gate
 from hybridkit_blocks.ops.mlstm_span import columns
 from hybridkit_blocks.ops.normed_gate import LAYER_NORM, normed_gate
-from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 
@@ -209,8 +209,8 @@ class MlstmLayer(Layer):
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
         if packed.on_gpu(self.q.weight):
             return self._gpu_decoder(norm, rows)
-        width, kind, unit, project = self.q.in_features, wide(self.q.weight.dtype), Unit(norm), self._packed(norm, rows)
-        out = residual(self.out.weight * self.norm.weight, rows)
+        width, kind, project = self.q.in_features, wide(self.q.weight.dtype), self._packed(norm, rows)
+        out = packed.residual(self.out.weight * self.norm.weight, rows)
         bias = F.pad(self._gate_bias().to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
@@ -218,7 +218,7 @@ class MlstmLayer(Layer):
         def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
             memory, x = MlstmState(*state), x[:, 0]
             batch, heads = len(x), self.heads
-            q, k, v, o, gates = project(unit(x)).split_with_sizes(cuts, -1)
+            q, k, v, o, gates = project(x).split_with_sizes(cuts, -1)
             gates = gates.add(bias).tanh_().mul_(cap).view(batch, 3, heads, 1, 1)
             q, k, v = q.view(batch, heads, 1, -1), k.view(batch, heads, -1, 1), v.view(batch, heads, 1, -1)
             h = recurrent_mlstm_(q, k, v, gates, memory)
@@ -231,9 +231,10 @@ class MlstmLayer(Layer):
         """One product for q, k, v and o, one kernel for all up to the output, and one product with the residual sum."""
         from hybridkit_blocks.ops.mlstm_step import mlstm_token_
 
-        unit, out = Unit(norm), residual(self.out.weight, rows)
-        project = product(side_by_side(norm, [part.weight for part in (self.q, self.k, self.v, self.ogate)]), rows)
-        gates = side_by_side(norm, [self.igate.weight, self.fgate.weight], wide(self.q.weight.dtype))
+        unit, out = packed.Unit(norm), packed.residual(self.out.weight, rows)
+        mixed = [part.weight for part in (self.q, self.k, self.v, self.ogate)]
+        project = packed.product(packed.side_by_side(norm, mixed), rows)
+        gates = torch.cat([part.weight.to(wide(self.q.weight.dtype)) for part in (self.igate, self.fgate)])
         bias, scale = self._gate_bias(), self.norm.weight
 
         def run(x: Tensor, state: State) -> tuple[Tensor, MlstmState]:
@@ -246,15 +247,11 @@ class MlstmLayer(Layer):
     def _gate_bias(self) -> Tensor:
         return torch.cat([self.igate.bias, self.fgate.bias])
 
-    def _packed(self, norm: nn.RMSNorm, rows: int) -> Product:
+    def _packed(self, norm: nn.RMSNorm, rows: int) -> packed.Product:
         """All projections of `decoder` at once: q (scaled), k, v, ogate, i and f over their cap, and H zeros."""
         mixed = [self.q.weight * self.key**-0.5, self.k.weight, self.v.weight, self.ogate.weight]
         gates = [self.igate.weight / GATE_CAP, self.fgate.weight / GATE_CAP, torch.zeros_like(self.igate.weight)]
-        kind = wide(self.q.weight.dtype)
-        if kind == self.q.weight.dtype:
-            return product(side_by_side(norm, mixed + gates), rows)
-        half, whole = product(side_by_side(norm, mixed), rows), product(side_by_side(norm, gates, kind), rows)
-        return lambda x: torch.cat([half(x).to(kind), whole(x.to(kind))], -1)
+        return packed.normed_product(norm, mixed + [gate.to(wide(gate.dtype)) for gate in gates], rows)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, H, T, K), v (B, H, T, V), the gates i, f (B, H, T), and o (B, T, D) before the sigmoid.

@@ -32,6 +32,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     normal_,
+    packed,
     product_flops,
 )
 from hybridkit_blocks.ops.convolution import (
@@ -41,7 +42,6 @@ from hybridkit_blocks.ops.convolution import (
     convolution_state,
 )
 from hybridkit_blocks.ops.gated_recurrence import rates, recurrence
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 RADII = 0.9, 0.999  # the range of the initial a at r = 1/8, exp(-softplus(decay)), whose square is uniform
@@ -201,13 +201,13 @@ class RglruLayer(Layer):
         return y.to(x.dtype)[:, None], held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        unit, token, bias = Unit(norm), self._token(), torch.cat([self.linear_x.bias, self.linear_y.bias])
-        project = product(side_by_side(norm, [self.linear_x.weight, self.linear_y.weight]), rows, bias)
-        out = residual(self.linear_out.weight, rows, self.linear_out.bias)
+        token, bias = self._token(), torch.cat([self.linear_x.bias, self.linear_y.bias])
+        project = packed.normed_product(norm, [self.linear_x.weight, self.linear_y.weight], rows, bias)
+        out = packed.residual(self.linear_out.weight, rows, self.linear_out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, RglruState]:
             held, x = RglruState(*state), x[:, 0]
-            u, y = project(unit(x)).chunk(2, -1)
+            u, y = project(x).chunk(2, -1)
             return out(x, F.gelu(y, approximate="tanh") * token(u, held).to(x.dtype))[:, None], held
 
         return run

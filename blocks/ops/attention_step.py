@@ -19,12 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import State, StepFunction
-from hybridkit_blocks.ops import kv_cache, packed
+from hybridkit.block import State, StepFunction, packed
+from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import decode
 from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import RopeAngles, rotate
 from hybridkit_blocks.ops.scores import Scores
 
@@ -99,14 +98,14 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     norm, projections, norms, back, head, rope = parts
     weights, sinks = [linear.weight for linear in projections], scores.sinks
     bias = None if projections[0].bias is None else torch.cat([linear.bias for linear in projections])
-    unit, into = Unit(norm), product(side_by_side(norm, weights), rows, bias)
-    out, cuts = residual(back.weight, rows, back.bias), [len(weight) for weight in weights]
+    into = packed.normed_product(norm, weights, rows, bias)
+    out, cuts = packed.residual(back.weight, rows, back.bias), [len(weight) for weight in weights]
     speeds = torch.empty(0, dtype=torch.float64) if rope is None else rope.speeds()
     turns = (speeds / (2 * math.pi)).to(back.weight.device)
     settings = scores.scale or head**-0.5, scores.cap or 0.0, rope.magnitude if rope else 1.0, len(weights) > 3
 
-    def mixed_of(h: Tensor) -> Tensor:
-        mixed = into(h)
+    def mixed_of(x: Tensor) -> Tensor:
+        mixed = into(x)
         if isinstance(norms[0], nn.Identity):
             return mixed
         q, k, *rest = mixed.split(cuts, -1)
@@ -116,7 +115,7 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
         x = x[:, 0]
-        mixed = mixed_of(unit(x))
+        mixed = mixed_of(x)
         step = attention_in_kernels_ if _compiled(mixed, turns, state) else attention_in_torch_
         k, v, position, since, window = state
         return out(x, step(mixed, turns, sinks, k, v, position, since, window, *settings))[:, None], state

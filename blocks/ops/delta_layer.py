@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, small_init_, wang_init_
+from hybridkit.block import Dims, GivenWindow, Layer, Linear, State, StepFunction, packed, small_init_, wang_init_
 from hybridkit_blocks.ops import delta_kernels
 from hybridkit_blocks.ops.activation import SIGMOID, SILU, Activation
 from hybridkit_blocks.ops.convolution import Convolution, convolve
@@ -27,7 +27,6 @@ from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
 from hybridkit_blocks.ops.delta_rule import EPS, recurrent_delta_
 from hybridkit_blocks.ops.joined import WideLinear, joined
 from hybridkit_blocks.ops.normed_gate import RMS_NORM, normed_gate
-from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.precision import wide
 
 GATES: Mapping[str, Activation] = {"silu": SILU, "sigmoid": SIGMOID}
@@ -101,29 +100,20 @@ class DeltaLayer(Layer):
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        unit, token, out = Unit(norm), self._token(), residual(self.out.weight * self._norm_weights(), rows)
+        token, out = self._token(), packed.residual(self.out.weight * self._norm_weights(), rows)
         linears = self.q, self.k, self.v, self.b, *self.inputs
-        project, cuts = self._packed(norm, linears, rows), [len(linear.weight) for linear in linears[3:]]
+        kinds = [wide(each.weight.dtype) if isinstance(each, WideLinear) else each.weight.dtype for each in linears]
+        weights = [each.weight.to(kind) for each, kind in zip(linears, kinds, strict=True)]
+        project, cuts = packed.normed_product(norm, weights, rows), [len(weight) for weight in weights[3:]]
         cuts.insert(0, sum(self.sizes.channels))
-        raising = [product(linear.weight, rows) for linear in self.raising]
+        raising = [packed.product(linear.weight, rows) for linear in self.raising]
 
         def run(x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
             held, x = DeltaState(*state), x[:, 0]
-            qkv, b, *given = project(unit(x)).split_with_sizes(cuts, -1)
+            qkv, b, *given = project(x).split_with_sizes(cuts, -1)
             return out(x, token(qkv, b, self._raised(given, raising), held).to(x.dtype)).unsqueeze(1), held
 
         return run
-
-    def _packed(self, norm: nn.RMSNorm, linears: Sequence[nn.Linear], rows: int) -> Product:
-        """All products with x at once, in their order; those of rates are at least fp32, and so is what is returned."""
-        kind = wide(self.q.weight.dtype)
-        if kind == self.q.weight.dtype:
-            return product(side_by_side(norm, [linear.weight for linear in linears]), rows)
-        kinds = [kind if isinstance(linear, WideLinear) else self.q.weight.dtype for linear in linears]
-        parts = [
-            product(side_by_side(norm, [linear.weight], own), rows) for linear, own in zip(linears, kinds, strict=True)
-        ]
-        return lambda x: torch.cat([run(x.to(own)).to(kind) for run, own in zip(parts, kinds, strict=True)], -1)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """What q, k, v, b and `inputs` give (B, T, outputs)."""
@@ -131,7 +121,7 @@ class DeltaLayer(Layer):
         kind = product_type(x, self.q.weight)
         return joined(x, layers, kind) if kind else [layer(x) for layer in layers]
 
-    def _raised(self, given: Sequence[Tensor], products: Sequence[Product]) -> Sequence[Tensor]:
+    def _raised(self, given: Sequence[Tensor], products: Sequence[packed.Product]) -> Sequence[Tensor]:
         """What the products of `raising` give (..., outputs), in the weights' type."""
         own = self.q.weight.dtype
         return [run(t.to(own)) for run, t in zip(products, given, strict=True)] if products else given

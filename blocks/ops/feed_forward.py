@@ -21,6 +21,7 @@ from hybridkit.block import (
     State,
     StepFunction,
     linear,
+    packed,
     pad_weight,
     small_init_,
     spare,
@@ -28,7 +29,6 @@ from hybridkit.block import (
 )
 from hybridkit_blocks.ops.activation import ActivationOptions
 from hybridkit_blocks.ops.custom_autograd import product_type
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 
 SLICE = 1024  # tokens in fp32: fewer make slower products, more gain little (measured for F of 384, 704 and 2752)
 
@@ -73,14 +73,14 @@ class Network(Layer):
         return self.down(self._hidden(made)).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        up, unit = product(side_by_side(norm, [part.weight for part in self.into]), rows), Unit(norm)
-        down, hidden = residual(self.down.weight, rows), self._hidden
+        up = packed.normed_product(norm, [part.weight for part in self.into], rows)
+        down, hidden = packed.residual(self.down.weight, rows), self._hidden
         biases: list[Tensor] = [part.bias for part in self.into if part.bias is not None]
         bias, last = (torch.cat(biases), self.down.bias) if biases else (None, None)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]
-            made = up(unit(x)) if bias is None else up(unit(x)) + bias
+            made = up(x) if bias is None else up(x) + bias
             return down(x if last is None else x + last, hidden(made))[:, None], state
 
         return run
@@ -114,12 +114,12 @@ class SwiGLU(Layer):
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        up, unit = product(side_by_side(norm, [self.gate.weight, self.up.weight]), rows), Unit(norm)
-        down = residual(self.down.weight, rows)
+        up = packed.normed_product(norm, [self.gate.weight, self.up.weight], rows)
+        down = packed.residual(self.down.weight, rows)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]
-            gate, value = up(unit(x)).chunk(2, -1)
+            gate, value = up(x).chunk(2, -1)
             return down(x, F.silu(gate).mul_(value))[:, None], state
 
         return run

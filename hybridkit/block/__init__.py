@@ -8,6 +8,7 @@ A block file holds one public `Block` class, and a window file one public `Windo
 in a pattern. Neither needs anything of hybridkit but this module. The laws they keep are in `hybridkit.testing`.
 """
 
+from hybridkit.block import packed
 from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Dims, Entry, window_of
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
@@ -65,6 +66,7 @@ __all__ = [
     "linear",
     "meant_window",
     "normal_",
+    "packed",
     "pad_weight",
     "padded_width",
     "padding",

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridkit.block import GivenWindow, State, clone_state, state_bytes
+from hybridkit.block import GivenWindow, State, clone_state, packed, state_bytes
 from hybridkit.inference.sampling import Sampling, TokenSampler
 from hybridkit.inference.step_graph import ModelStep, graph_step, places
+from hybridkit.model.residual import EntryStep, HeadStep
 from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
     from hybridkit.model.model import Model
-from hybridkit.model.residual import EntryStep
 
 CHUNK = 2048  # tokens read at once, on a CPU
 LARGEST_CHUNK = 32768  # on a GPU
@@ -39,6 +39,7 @@ _GRAPH_ROOM = 2048  # the same where a step is a graph, since recording it anew 
 
 TokenRow = str | Sequence[int] | np.ndarray | Tensor
 TokenRows = TokenRow | Sequence[TokenRow]
+Decoders = tuple[list[EntryStep], HeadStep]
 
 
 @dataclass(frozen=True)
@@ -199,24 +200,27 @@ def _without_token(model: Model) -> Tensor | None:
 def packed_step(model: Model, rows: int) -> ModelStep:
     """`model.step` for many tokens: faster, with a copy of the current weights, without gradients.
 
-    The copy is kept for the next call, until the weights change or `rows` asks for another layout.
+    The copy is kept for the next call, until the weights change, or `rows` or torch's threads ask for another layout.
     """
-    return partial(model.run_steps, layer_decoders(model, rows))
+    steps, head = decoders(model, rows)
+    return partial(model.run_steps, steps, head=head)
 
 
-_kept: WeakKeyDictionary[Model, tuple[object, list[EntryStep]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Model, tuple[object, Decoders]] = WeakKeyDictionary()
 
 
-def layer_decoders(model: Model, rows: int) -> list[EntryStep]:
-    """The decoders of all layers of a model; they are built again only after weights or layout have changed."""
+def decoders(model: Model, rows: int) -> Decoders:
+    """What decodes in place of a model's layers and of its head; made again only after weights or layout changed."""
     weights = list(model.parameters())
     versions = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
     # A change through `.data` raises no version, but changes the sum. All sums take less time than a token.
-    given = rows == 1, versions, torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
+    sums = torch.stack([one.sum(dtype=torch.float32) for one in weights]).tolist()
+    given = rows == 1, packed.panel_width(rows), versions, sums
     kept = _kept.get(model)
     if kept is None or kept[0] != given:
         _kept.pop(model, None)  # first, so that no two copies exist at once
-        kept = _kept[model] = given, [layer.decoder(rows) for layer in model.layers]
+        made = [layer.decoder(rows) for layer in model.layers], model.head.decoder(rows)
+        kept = _kept[model] = given, made
     return kept[1]
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, normal_, recording, small_init_
+from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, normal_, packed, recording, small_init_
 from hybridkit.model.loss import HeadLoss, cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
-from hybridkit.model.residual import BranchWindows, EntryStep, Residual, States
+from hybridkit.model.residual import BranchWindows, EntryStep, HeadStep, Residual, States
 
 if TYPE_CHECKING:
     from hybridkit.data.tokenizer import Tokenizer
@@ -68,6 +68,11 @@ class Head(nn.Module):
             return cap_logits(linear(x, self.weight), self.cap)
         found = loss or self.cross_entropy
         return found(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
+
+    def decoder(self, rows: int) -> HeadStep:
+        """The logits (B, V) of x (B, D), with a copy of the current weights in a layout that is fast for `rows`."""
+        project, cap, scale = packed.product(self.weight, rows), self.cap, self.scale
+        return lambda x: cap_logits(project(x if scale == 1 else x * scale), cap)
 
 
 class Model(nn.Module):
@@ -142,14 +147,16 @@ class Model(nn.Module):
         """Logits (B, V) after one more token (B,). The states need room (`reserve`) and may be changed in place."""
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
-    def run_steps(self, steps: Sequence[EntryStep], tokens: Tensor, states: States) -> tuple[Tensor, list[State]]:
-        """`step` with these functions, one an entry, in place of the layers' own."""
+    def run_steps(
+        self, steps: Sequence[EntryStep], tokens: Tensor, states: States, head: HeadStep | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """`step` with these functions, one an entry, in place of the layers' own, and perhaps another for the head."""
         x = self.embedding(tokens[:, None])
         after: list[State] = []
         for step, (_, own) in zip(steps, self.spans(), strict=True):
             x, made = step(x, states[own])
             after += made
-        return self.head(self.norm(x))[:, 0], after
+        return (head or self.head)(self.norm(x)[:, 0]), after
 
     def reserve(self, states: States, tokens: int) -> list[State]:
         """The same states with room for `tokens` in all; they may share memory with those given, as a layer's do."""

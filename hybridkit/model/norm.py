@@ -28,6 +28,10 @@ class RMSNorm(nn.RMSNorm):
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             wide = x if x.dtype == self.weight.dtype else x.to(self.weight.dtype)
             return super().forward(wide).to(kind)
+        if not torch.is_grad_enabled():
+            return _normed(x, self.weight, self.eps)[0].to(
+                kind
+            )  # for one token, calling autograd takes longer than this
         y: Tensor = _RMSNorm.apply(x, self.weight, self.eps, kind)
         return y
 
@@ -39,14 +43,20 @@ def _result_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if cast else x.dtype
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """y (..., D) and r (..., 1), both at least fp32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    r = length.square_().div_(len(weight)).add_(eps).rsqrt_()
+    return (wide * r).mul_(weight), r
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        r = length.square_().div_(len(weight)).add_(eps).rsqrt_()
+        y, r = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, r)
-        return (wide * r).mul_(weight).to(kind)
+        return y.to(kind)
 
     @staticmethod
     @once_differentiable

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridkit.block import clone_state
 from hybridkit.data.tokenizer import ByteTokenizer
-from hybridkit.inference.decode import layer_decoders
+from hybridkit.inference.decode import decoders
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
 
@@ -69,7 +69,7 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(pattern: str, prompt: 
 def test_a_batch_of_prompts_gives_what_each_gives_alone(pattern: str, dtype: torch.dtype) -> None:
     model = tiny(pattern, dtype)
     prompts = [some_ids(length, seed=length)[0] for length in (1, 2, 9, 33, 70)]
-    for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' layer_decoders, and without
+    for temperature, chunk, most in ((0.0, 16, 40), (1.0, 1000, 12)):  # with the layers' decoders, and without
         options = {"max_tokens": most, "temperature": temperature, "top_p": 0.9}
         together = torch.stack(list(model.generate(model.prefill(prompts, chunk=chunk), **options)))
         for row, prompt in enumerate(prompts):
@@ -92,18 +92,19 @@ def test_a_context_can_be_used_again(pattern: str) -> None:
 @torch.no_grad()
 def test_the_copy_of_the_weights_is_kept_until_they_change() -> None:
     model = tiny("[swa:8, mlstm, ffn]", torch.float32)
-    first = layer_decoders(model, 1)
-    assert layer_decoders(model, 1) is first
-    assert layer_decoders(model, 8) is not first  # another layout
+    first = decoders(model, 1)
+    assert decoders(model, 1) is first
+    assert decoders(model, 8) is not first  # another layout
     for change in (lambda w: w.mul_(2), lambda w: w.data.mul_(2), lambda w: setattr(w, "data", w.data.clone())):
-        before = layer_decoders(model, 1)
+        before = decoders(model, 1)
         change(model.layers[2].layer.get_submodule("up").weight)
-        after = layer_decoders(model, 1)
+        after = decoders(model, 1)
         assert after is not before
-    x = torch.randn(1, 1, 32)
-    torch.testing.assert_close(after[2](x, [()])[0], model.layers[2].step(x, [()])[0])
+    x, (steps, head) = torch.randn(1, 1, 32), after
+    torch.testing.assert_close(steps[2](x, [()])[0], model.layers[2].step(x, [()])[0])
+    torch.testing.assert_close(head(x[:, 0]), model.head(x[:, 0]))
     gone = weakref.ref(model)
-    del model, first, before, after
+    del model, first, before, after, steps, head
     gc.collect()
     assert gone() is None
 

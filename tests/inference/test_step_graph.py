@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridkit
-from hybridkit.block import State, clone_state
+from hybridkit.block import State, clone_state, packed
 from hybridkit.inference import decode
 from hybridkit.inference.decode import chunk_within, prefill
 from hybridkit.inference.step_graph import graph_step, places
 from hybridkit.model.model import Model
-from hybridkit_blocks.ops import packed
 
 KINDS = sorted(path.stem for path in (ROOT / "blocks").glob("[!_]*.py"))
 WRITTEN = {"swa": "swa:6", "moe": "moe(4,2,16)"}

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridkit.block import State, StepFunction
+from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.packed import Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
@@ -39,8 +38,8 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     q, k, v, *gates = (linear.weight for linear in projections)
     heads, kv_heads, plain = len(q) // head, len(k) // head, isinstance(norms[0], nn.Identity)
     bias = None if projections[0].bias is None else torch.cat([linear.bias for linear in projections])
-    unit, into = Unit(norm), product(side_by_side(norm, [q, k, v, *gates]), rows, bias)
-    out, wide = residual(back.weight, rows, back.bias), torch.promote_types(q.dtype, torch.float32)
+    into = packed.normed_product(norm, [q, k, v, *gates], rows, bias)
+    out, wide = packed.residual(back.weight, rows, back.bias), torch.promote_types(q.dtype, torch.float32)
     turned = rotary(head, rope, q)
     scale = torch.full((), scores.scale or head**-0.5, dtype=wide)
     sizes = heads + kv_heads, kv_heads, heads if gates else 0
@@ -48,7 +47,7 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
         x, position = x[:, 0], state.position.tolist()[0]  # every row has seen equally many
-        both, v, gate = into(unit(x)).view(len(x), -1, head).split(sizes, 1)
+        both, v, gate = into(x).view(len(x), -1, head).split(sizes, 1)
         if not plain:
             cut = zip(norms, both.split((heads, kv_heads), 1), strict=True)
             both = torch.cat([normed(part, t[:, None])[:, 0] for part, t in cut], 1)

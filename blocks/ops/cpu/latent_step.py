@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hybridkit.block import State, StepFunction
+from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.attention_step import rotary
-from hybridkit_blocks.ops.packed import Product, Unit, product, residual, side_by_side
 from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import probabilities
 
@@ -40,11 +39,11 @@ def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
     """`x + step(norm(x))` of the latent attention with these parts."""
     heads, _, turning = parts.sizes
     project, cuts = _queries(parts, rows)
-    unit, latent_unit = Unit(parts.norm), Unit(parts.latent_norm)
+    unit, latent_unit = packed.Unit(parts.norm), packed.Unit(parts.latent_norm)
     wide = torch.promote_types(parts.q.weight.dtype, torch.float32)
     factors = parts.latent_norm.weight.to(wide) * parts.latent_norm.weight.numel() ** 0.5
     turned, attend = rotary(turning, parts.rotary, parts.q.weight), _attention(parts)
-    out = residual(parts.out.weight, rows)
+    out = packed.residual(parts.out.weight, rows)
 
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)
@@ -62,7 +61,7 @@ def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
     return run
 
 
-def _queries(parts: LatentParts, rows: int) -> tuple[Product, list[int]]:
+def _queries(parts: LatentParts, rows: int) -> tuple[packed.Product, list[int]]:
     """From x / |x| to scaled queries (B, H E), what turns, queries and the shared part, (B, (H + 1) R), and the latent
     (B, C); and these sizes."""
     heads, head, turning = parts.sizes
@@ -71,9 +70,9 @@ def _queries(parts: LatentParts, rows: int) -> tuple[Product, list[int]]:
     shared = [] if parts.rope is None else [parts.rope.weight]
     cuts = [len(fixed), len(turns) + turning, len(parts.down.weight)]
     if parts.q_down is None or parts.q_norm is None:
-        return product(side_by_side(parts.norm, [fixed, turns, *shared, parts.down.weight]), rows), cuts
-    into = product(side_by_side(parts.norm, [parts.q_down.weight, *shared, parts.down.weight]), rows)
-    unit, up = Unit(parts.q_norm), product(side_by_side(parts.q_norm, [fixed, turns]), rows)
+        return packed.product(packed.side_by_side(parts.norm, [fixed, turns, *shared, parts.down.weight]), rows), cuts
+    into = packed.product(packed.side_by_side(parts.norm, [parts.q_down.weight, *shared, parts.down.weight]), rows)
+    unit, up = packed.Unit(parts.q_norm), packed.product(packed.side_by_side(parts.q_norm, [fixed, turns]), rows)
     sizes = [len(parts.q_down.weight), cuts[1] - len(turns) + cuts[2]]
 
     def project(x: Tensor) -> Tensor:

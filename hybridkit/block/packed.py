@@ -1,30 +1,36 @@
 """Weights laid out for decoding: joined in one matrix, and on a CPU the norm's weight multiplied in.
 
-On a CPU the order in memory is the fastest for the number of rows (docs/decisions/10-layouts-for-decoding.md). On a GPU
-weights stay as they are, but that their rows are padded to whole vectors (docs/decisions/12-padded-widths.md); the norm
-with its weight is one kernel there.
+On a CPU the order in memory is the fastest for the number of rows: panels, which MKL multiplies as a batch, or another
+(docs/decisions/10-layouts-for-decoding.md). On a GPU weights stay as they are, but that their rows are padded to whole
+vectors (docs/decisions/12-padded-widths.md); the norm with its weight is one kernel there.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridkit.block import padded_width
+from hybridkit.block.padding import padded_width
 
 Product = Callable[[Tensor], Tensor]  # (B, inputs) to (B, outputs)
 ResidualProduct = Callable[[Tensor, Tensor], Tensor]  # x (B, outputs), h (B, inputs) to x + h W^T + b
 
 _LARGE = 1 << 18  # elements from which on oneDNN's layout is worth its slower calls
+_PANELS = 1 << 17  # elements from which on panels are
+_FEW = 32  # rows up to which they are
 
 
 def product(weight: Tensor, rows: int, bias: Tensor | None = None) -> Product:
     """x (rows, inputs) to x W^T + b, for a weight (outputs, inputs); right for any number of rows, fast for `rows`."""
     if on_gpu(weight):
         return lambda x: F.linear(x, weight, bias)
+    if panels := _in_panels(weight, rows, bias):
+        return lambda x: panels(x, None)
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x: run(x, held, bias, "none", [], "")
@@ -36,6 +42,8 @@ def residual(weight: Tensor, rows: int, bias: Tensor | None = None) -> ResidualP
     """x (rows, outputs) and h (rows, inputs) to x + h W^T + b, as in `product`."""
     if on_gpu(weight):
         return _aligned(weight, bias)
+    if panels := _in_panels(weight, rows, bias):
+        return lambda x, h: panels(h, x)
     if _blocked(weight, rows):
         run, held = torch.ops.mkldnn._linear_pointwise.binary, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x, h: run(h, x, held, bias, "add")
@@ -59,6 +67,37 @@ def _aligned(weight: Tensor, bias: Tensor | None) -> ResidualProduct:
     return run
 
 
+def panel_width(rows: int) -> int:
+    """Outputs of a panel for so many rows, with MKL and torch's current threads; 0: no panels."""
+    alone = rows == 1 and torch.get_num_threads() == 1  # then one product is read as fast as it can be
+    if alone or rows > _FEW or not torch.backends.mkl.is_available():
+        return 0
+    return 32 if rows < 4 else 16
+
+
+def _in_panels(weight: Tensor, rows: int, bias: Tensor | None) -> Callable[[Tensor, Tensor | None], Tensor] | None:
+    """h (rows, inputs), and x (rows, outputs) or None, to h W^T + b + x; None where panels are no faster."""
+    width, (outputs, inputs) = panel_width(rows), weight.shape
+    if not width or weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.numel() < _PANELS:
+        return None
+    panels, more = -(-outputs // width), -outputs % width
+    held = (F.pad(weight, (0, 0, 0, more)) if more else weight).view(panels, width, inputs).mT.contiguous()
+
+    def run(h: Tensor, x: Tensor | None) -> Tensor:
+        given = h.expand(panels, -1, -1)
+        if bias is not None:
+            x = bias.expand(len(h), -1) if x is None else x + bias
+        if x is None or more:
+            made = torch.bmm(given, held)
+        else:
+            made = torch.baddbmm(x.reshape(-1, panels, width).transpose(0, 1), given, held)
+        made = made.view(1, -1) if len(h) == 1 else made.transpose(0, 1).flatten(1)
+        made = made[:, :outputs] if more else made
+        return made + x if more and x is not None else made
+
+    return run
+
+
 def _blocked(weight: Tensor, rows: int) -> bool:
     """Whether oneDNN multiplies; its operations are what torch's own compiler calls, so older ones may lack them."""
     fits = rows > 1 and weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() >= _LARGE
@@ -70,18 +109,41 @@ def _turned(weight: Tensor, rows: int) -> Tensor:
     return weight.t() if rows == 1 and len(weight) <= weight.shape[1] else weight.t().contiguous()
 
 
-def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """One matrix (sum of outputs, D): its product with `unit(x)` is that of `weights` (outputs, D) with `norm(x)`."""
-    width = weights[0].shape[1]
-    kind = dtype or weights[0].dtype
+def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor]) -> Tensor:
+    """One matrix (sum of outputs, D): times `Unit(norm)(x)` it is what `weights` (outputs, D) are times `norm(x)`.
+
+    All are of one type.
+    """
     if on_gpu(weights[0]):
-        return (weights[0] if len(weights) == 1 else torch.cat(list(weights))).to(kind)
-    together = weights[0].new_empty(sum(map(len, weights)), width, dtype=kind)
+        return weights[0] if len(weights) == 1 else torch.cat(list(weights))
+    width, kind = weights[0].shape[1], weights[0].dtype
+    together = weights[0].new_empty(sum(map(len, weights)), width)
     scale, place = norm.weight.to(torch.promote_types(kind, torch.float32)) * width**0.5, 0
     for weight in weights:  # one pass over each: joining first and scaling then would allocate twice
         torch.mul(weight, scale, out=together[place : place + len(weight)])
         place += len(weight)
     return together
+
+
+def normed_product(norm: nn.RMSNorm, weights: Sequence[Tensor], rows: int, bias: Tensor | None = None) -> Product:
+    """`norm`, and then the product with all `weights` (outputs, inputs) at once: (B, inputs) to (B, sum of outputs).
+
+    Weights of a wider type than others are multiplied in theirs, and then all is returned in it, without a bias.
+    """
+    unit, groups = Unit(norm), [list(group) for _, group in itertools.groupby(weights, lambda weight: weight.dtype)]
+    if len(groups) == 1:
+        project = product(side_by_side(norm, weights), rows, bias)
+        return lambda x: project(unit(x))
+    assert bias is None
+    kinds = [group[0].dtype for group in groups]
+    parts = [product(side_by_side(norm, group), rows) for group in groups]
+    widest = functools.reduce(torch.promote_types, kinds)
+
+    def run(x: Tensor) -> Tensor:
+        h = unit(x)
+        return torch.cat([part(h.to(kind)).to(widest) for part, kind in zip(parts, kinds, strict=True)], -1)
+
+    return run
 
 
 class Unit:
