@@ -91,9 +91,9 @@ class SwiGLU(Layer):
 
     def __init__(self, dims: Dims, inner: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(dims.width, inner, bias=False)
-        self.up = nn.Linear(dims.width, inner, bias=False)
-        self.down = nn.Linear(inner, dims.width, bias=False)
+        self.gate = Linear(dims.width, inner, bias=False)
+        self.up = Linear(dims.width, inner, bias=False)
+        self.down = Linear(inner, dims.width, bias=False)
         small_init_(self.gate.weight)
         small_init_(self.up.weight)
         wang_init_(self.down.weight, dims)

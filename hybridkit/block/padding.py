@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hybridkit.block.block import Count
+from hybridkit.block.init import PART, uniform_
 
 MULTIPLES = (64, 32, 16, 8)  # on a GPU: the first that adds at most a sixteenth
 CPU_MULTIPLES = (8,)
@@ -80,7 +81,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose product is padded where that pays; its weights are those of `nn.Linear`."""
+    """`nn.Linear` whose product is padded where that pays; its weights are drawn from the same range."""
+
+    def reset_parameters(self) -> None:
+        """Evenly from -1 / sqrt(inputs) to 1 / sqrt(inputs), the bias as well."""
+        if self.weight.numel() < PART:
+            return super().reset_parameters()
+        for parameter in (self.weight, *([] if self.bias is None else [self.bias])):
+            uniform_(parameter, self.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
