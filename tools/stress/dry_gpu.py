@@ -6,8 +6,8 @@
 All that a program does on the host is real: torch's allocator and what it holds at most, torch.compile with Triton's
 compiler down to machine code, autograd's threads, CUDA graphs, files. No value is computed: tensors on "cuda" hold
 zeros or what was copied to them, so checks of values fail, but for those before a library's kernels, which are taken as
-passed; what depends on values (a boolean mask as index) may take any size. Times mean nothing. cuDNN is off; NCCL is
-not simulated. --counts writes what was launched, a line each: launches, threads (FLOPs of a product), name.
+passed; what depends on values (a boolean mask as index) may take any size. Times mean nothing. cuDNN is off; NCCL gives
+each rank its own data back. --counts writes what was launched, a line each: launches, threads (FLOPs of a product), name.
 
 It needs a CUDA build of torch (2.11 with CUDA 13 was tried), triton, a C compiler and `nm`, and no GPU.
 """
@@ -23,8 +23,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-RUNTIME, CUBLAS, DRIVER = (Path(__file__).with_name(f"dry_gpu_{part}.c") for part in ("runtime", "cublas", "driver"))
-CALLED = r" U ((?:__cuda(?:Launch|GetKernel)|cuda[A-Z]|cublas|cu[A-Z])\w*)"
+RUNTIME, CUBLAS, DRIVER, NCCL = (
+    Path(__file__).with_name(f"dry_gpu_{part}.c") for part in ("runtime", "cublas", "driver", "nccl")
+)
+CALLED = r" U ((?:__cuda(?:Launch|GetKernel)|cuda[A-Z]|cublas|cu[A-Z]|nccl[A-Z])\w*)"
 LOOKED_UP = (
     "cuCtxGetLimit", "cuCtxSetLimit", "cuCtxSynchronize", "cuInit", "cuModuleGetGlobal_v2", "cuPointerGetAttributes",
 )  # fmt: skip  # by Triton, by name
@@ -59,7 +61,7 @@ def packages() -> Path:
 
 
 def called(libraries: list[Path]) -> set[str]:
-    """The functions of CUDA and cuBLAS that libraries call."""
+    """The functions of CUDA, cuBLAS and NCCL that libraries call."""
     said = subprocess.run(
         ["nm", "-D", "--undefined-only", *libraries], capture_output=True, encoding="utf-8", check=True
     )
@@ -72,7 +74,7 @@ def build(into: Path) -> None:
     names = called(sorted((found / "torch/lib").glob("lib*.so"))) | set(LOOKED_UP)
     headers = [f"-I{found / 'nvidia/cu13/include'}", f"-I{found / 'triton/backends/nvidia/include'}"]
     parts = {
-        "runtime.so": ([RUNTIME, CUBLAS], "(?:__)?cuda|cublas", headers),
+        "runtime.so": ([RUNTIME, CUBLAS, NCCL], "(?:__)?cuda|cublas|nccl", headers),
         "libcuda.so.1": ([DRIVER], "cu[A-Z]", ["-Wl,-soname,libcuda.so.1"]),
     }
     for file, (sources, wanted, options) in parts.items():
