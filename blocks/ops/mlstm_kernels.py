@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridkit.block import assumed_device
 from hybridkit_blocks.ops.kernel_gate import difference, has_triton, may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, chunkwise_mlstm
 from hybridkit_blocks.ops.precision import no_autocast, wide
@@ -51,8 +52,11 @@ def mlstm_cell(
 
     While a layer is compiled it is an operator (mlstm_operators.py), which torch.compile does not look into.
     """
-    carried = state is not None and torch.is_grad_enabled()
-    name = _chosen(q.device, q.dtype, k.shape[-1], v.shape[-1], carried)
+    carried, assumed = state is not None and torch.is_grad_enabled(), assumed_device(q)
+    if assumed is None:
+        name = _chosen(q.device, q.dtype, k.shape[-1], v.shape[-1], carried)
+    else:
+        name = choose_kernel(assumed)[0]
     cells = COMPILED_CELLS if torch.compiler.is_compiling() else CELLS
     return cells[name](q, k, v, i, f, state, document_starts)
 

@@ -9,6 +9,7 @@ in a pattern. Neither needs anything of hybridkit but this module. The laws they
 """
 
 from hybridkit.block import packed
+from hybridkit.block.assumed import assumed_device, assuming
 from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Dims, Entry, window_of
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
@@ -61,6 +62,8 @@ __all__ = [
     "Value",
     "Window",
     "WindowLimit",
+    "assumed_device",
+    "assuming",
     "building",
     "clone_state",
     "linear",

@@ -2,7 +2,8 @@
 
 Blocks do not declare what they keep for backward. Instead every distinct layer runs forward on fake tensors, which have
 shapes and storages but no data, and the tensors that autograd saves are added up. This is done for two short lengths;
-longer ones, and many rows, follow by linear extrapolation. The kernels are those of a CPU.
+longer ones, and many rows, follow by linear extrapolation. The kernels are those of a CPU, but for a GPU the mLSTM's is
+the library's where that is installed: it keeps less.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hybridkit.block import Entry, GivenWindow, window_limit, window_of
+from hybridkit.block import Entry, GivenWindow, assuming, window_limit, window_of
 from hybridkit.cost.flops import CostSettings, parameters
 from hybridkit.model.loss import loss_bytes
 from hybridkit.model.model import Model
@@ -153,6 +154,7 @@ def _run(plan: Plan, windows: tuple[GivenWindow, ...], training: Training, token
         return tensor
 
     with (
+        assuming(training.device),
         saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"),
     ):

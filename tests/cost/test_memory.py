@@ -1,10 +1,13 @@
 """The memory estimate against what small real runs allocate."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.block import Dims, Entry, Layer
+from hybridkit.cost import memory
 from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.memory import PersistentMemory, Training, activations, persistent_memory
 from hybridkit.model.config import ModelConfig
@@ -16,6 +19,7 @@ from hybridkit.registry.registry import REGISTRY
 from hybridkit.training.micro_batches import rows_within
 from hybridkit.training.optimizer_state import parameter_groups
 from hybridkit.training.optimizers.adamw import Adamw
+from hybridkit_blocks.ops import mlstm_kernels
 
 ROWS, TOKENS = 2, 640
 PATTERNS = ["swa:16*2", "[sa(kv_heads=2)]*2", "mlstm*2", "[swa:stoch(16,64), mlstm]"]
@@ -42,6 +46,37 @@ def live_bytes(model: Model, autocast: bool) -> int:
         assert loss.requires_grad
     events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
     return sum(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+@pytest.fixture
+def a_gpus_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton as if it were installed; no kernel may run, since there is nothing to run it on."""
+
+    def refuse(*_: object) -> bool:
+        raise AssertionError("an estimate runs no kernel")
+
+    monkeypatch.setattr(mlstm_kernels, "has_triton", lambda: True)
+    monkeypatch.setattr(mlstm_kernels, "may_run", refuse)
+    memory._kept.cache_clear()
+    yield
+    memory._kept.cache_clear()
+
+
+@pytest.mark.usefixtures("a_gpus_kernels")
+def test_on_a_gpu_the_mlstm_keeps_what_its_kernel_keeps() -> None:
+    """No states of chunks: little more than attention keeps, whose q, k and v are as wide together with its output."""
+
+    def layer(name: str, device: memory.DeviceKind) -> float:
+        """Bytes a token and width of one more layer."""
+        two, one = (
+            activations(compiled(pattern), Training("bf16", resets=False, device=device), CostSettings(4096)).kept
+            for pattern in (f"{name}*2", name)
+        )
+        return (two - one) / 4096 / 64
+
+    assert layer("swa:16", "cuda") == layer("swa:16", "cpu")
+    assert layer("swa:16", "cuda") < layer("mlstm", "cuda") < 1.2 * layer("swa:16", "cuda")
+    assert layer("mlstm", "cpu") > 2 * layer("mlstm", "cuda")
 
 
 @pytest.mark.parametrize("tie", [False, True])

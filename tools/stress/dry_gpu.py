@@ -7,7 +7,7 @@ All that a program does on the host is real: torch's allocator and what it holds
 compiler down to machine code, autograd's threads, CUDA graphs, files. No value is computed: tensors on "cuda" hold
 zeros or what was copied to them, so checks of values fail, but for those before a library's kernels, which are taken as
 passed; what depends on values (a boolean mask as index) may take any size. Times mean nothing. cuDNN is off; NCCL gives
-each rank its own data back. --counts writes what was launched, a line each: launches, threads (FLOPs of a product), name.
+each rank its own data back. --counts writes what was launched, a line each: launches, threads (or FLOPs), name.
 
 It needs a CUDA build of torch (2.11 with CUDA 13 was tried), triton, a C compiler and `nm`, and no GPU.
 """
