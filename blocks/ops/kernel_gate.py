@@ -62,9 +62,8 @@ def may_run(
             torch.inference_mode(False),  # before the threads, which it would bring back
             torch.enable_grad(),
             torch.autograd.set_multithreading_enabled(False),
-            saved_tensors_hooks(
-                _as_it_is, _as_it_is
-            ),  # in place of recomputation's, for which this is no part of a layer
+            # In place of recomputation's hooks, for which this is no part of a layer.
+            saved_tensors_hooks(_as_it_is, _as_it_is),
         ):
             found = fault()
     except Exception as error:  # whatever fails in a compiler, the own form works

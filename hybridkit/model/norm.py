@@ -29,9 +29,8 @@ class RMSNorm(nn.RMSNorm):
             wide = x if x.dtype == self.weight.dtype else x.to(self.weight.dtype)
             return super().forward(wide).to(kind)
         if not torch.is_grad_enabled():
-            return _normed(x, self.weight, self.eps)[0].to(
-                kind
-            )  # for one token, calling autograd takes longer than this
+            # For one token, calling autograd takes longer than this.
+            return _normed(x, self.weight, self.eps)[0].to(kind)
         y: Tensor = _RMSNorm.apply(x, self.weight, self.eps, kind)
         return y
 

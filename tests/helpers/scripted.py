@@ -30,6 +30,7 @@ class Scripted:
         self.layers: list[object] = []
         self.head = lambda x: x
         self.head.weight = torch.zeros(1)  # type: ignore[attr-defined]  # where the model lies
+        self.head.decoder = lambda rows: self.head  # type: ignore[attr-defined]
         self.asked: dict[str, int] = {}
 
     def fixed_windows(self, window: int) -> list[None]:
@@ -49,7 +50,9 @@ class Scripted:
     def parameters(self) -> list[Tensor]:
         return [self.head.weight]  # type: ignore[attr-defined]
 
-    def run_steps(self, decoders: object, tokens: Tensor, states: Sequence[Seen]) -> tuple[Tensor, list[Seen]]:
+    def run_steps(
+        self, decoders: object, tokens: Tensor, states: Sequence[Seen], head: object
+    ) -> tuple[Tensor, list[Seen]]:
         return self.step(tokens, states)
 
     def reserve(self, states: list[Seen], tokens: int) -> list[Seen]:
