@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridkit.block import WindowLimit
+from hybridkit.block import WindowLimit, has_values
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.cpu.banded import banded
-from hybridkit_blocks.ops.custom_autograd import has_values
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 REASONS = {

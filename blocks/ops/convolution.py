@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hybridkit.block import has_values
 from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
-from hybridkit_blocks.ops.custom_autograd import eager_on_cpu, has_values
+from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
 
 SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's cache
 

@@ -26,8 +26,3 @@ def product_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
 def eager_on_cpu(x: Tensor) -> bool:
     """Whether operations run one by one on a CPU."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
-def has_values(x: Tensor) -> bool:
-    """False for fake and meta tensors, which have a shape alone."""
-    return x.untyped_storage().device.type != "meta"

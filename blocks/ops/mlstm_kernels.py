@@ -53,10 +53,7 @@ def mlstm_cell(
     While a layer is compiled it is an operator (mlstm_operators.py), which torch.compile does not look into.
     """
     carried, assumed = state is not None and torch.is_grad_enabled(), assumed_device(q)
-    if assumed is None:
-        name = _chosen(q.device, q.dtype, k.shape[-1], v.shape[-1], carried)
-    else:
-        name = choose_kernel(assumed)[0]
+    name = choose_kernel(assumed)[0] if assumed else _chosen(q.device, q.dtype, k.shape[-1], v.shape[-1], carried)
     cells = COMPILED_CELLS if torch.compiler.is_compiling() else CELLS
     return cells[name](q, k, v, i, f, state, document_starts)
 

@@ -13,7 +13,7 @@ from hybridkit.block.assumed import assumed_device, assuming
 from hybridkit.block.auxiliary import Auxiliary, record, recording
 from hybridkit.block.block import Block, Dims, Entry, window_of
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start, set_to
-from hybridkit.block.init import normal_, small_init_, wang_init_
+from hybridkit.block.init import has_values, normal_, small_init_, wang_init_
 from hybridkit.block.layer import Layer, StepFunction
 from hybridkit.block.padding import (
     Linear,
@@ -66,6 +66,7 @@ __all__ = [
     "assuming",
     "building",
     "clone_state",
+    "has_values",
     "linear",
     "meant_window",
     "normal_",

@@ -3,7 +3,7 @@
 Large weights on a CPU are drawn in parts, by all threads at once: a 1.4B model takes one thread 20 s and more. Each
 part has a generator of its own, which follows from one number of torch's, so that the threads' number changes nothing.
 
-Tensors without numbers (meta, fake) are left alone: torch would load its compiler to draw them.
+Tensors without values are left alone: torch would load its compiler to draw them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PART = 1 << 20  # numbers; a weight of fewer is drawn by torch, as any other ten
 
 def normal_(weight: Tensor, std: float) -> None:
     """Fill with N(0, std^2)."""
-    if _has_numbers(weight) and not _in_parts(weight, lambda part, own: part.normal_(0, std, generator=own)):
+    if has_values(weight) and not _in_parts(weight, lambda part, own: part.normal_(0, std, generator=own)):
         nn.init.normal_(weight, std=std)
 
 
 def uniform_(weight: Tensor, bound: float) -> None:
     """Fill evenly from -bound to bound."""
-    if _has_numbers(weight) and not _in_parts(weight, lambda part, own: part.uniform_(-bound, bound, generator=own)):
+    if has_values(weight) and not _in_parts(weight, lambda part, own: part.uniform_(-bound, bound, generator=own)):
         nn.init.uniform_(weight, -bound, bound)
 
 
@@ -42,8 +42,9 @@ def wang_init_(weight: Tensor, dims: Dims) -> None:
     normal_(weight, std=2 / (dims.depth * dims.width**0.5))
 
 
-def _has_numbers(weight: Tensor) -> bool:
-    return weight.untyped_storage().device.type != "meta"
+def has_values(x: Tensor) -> bool:
+    """False for fake and meta tensors, which have a shape alone."""
+    return x.untyped_storage().device.type != "meta"
 
 
 def _in_parts(weight: Tensor, draw: Callable[[Tensor, torch.Generator], object]) -> bool:

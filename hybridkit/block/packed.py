@@ -84,16 +84,14 @@ def _in_panels(weight: Tensor, rows: int, bias: Tensor | None) -> Callable[[Tens
     held = (F.pad(weight, (0, 0, 0, more)) if more else weight).view(panels, width, inputs).mT.contiguous()
 
     def run(h: Tensor, x: Tensor | None) -> Tensor:
-        given = h.expand(panels, -1, -1)
-        if bias is not None:
-            x = bias.expand(len(h), -1) if x is None else x + bias
-        if x is None or more:
+        given, added = h.expand(panels, -1, -1), bias if x is None else x if bias is None else x + bias
+        if added is None:
             made = torch.bmm(given, held)
         else:
-            made = torch.baddbmm(x.reshape(-1, panels, width).transpose(0, 1), given, held)
-        made = made.view(1, -1) if len(h) == 1 else made.transpose(0, 1).flatten(1)
-        made = made[:, :outputs] if more else made
-        return made + x if more and x is not None else made
+            added = F.pad(added, (0, more)) if more else added
+            made = torch.baddbmm(added.reshape(-1, panels, width).transpose(0, 1), given, held)
+        y = made.transpose(0, 1).flatten(1)
+        return y[:, :outputs] if more else y
 
     return run
 

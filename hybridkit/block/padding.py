@@ -87,7 +87,7 @@ class Linear(nn.Linear):
         """Evenly from -1 / sqrt(inputs) to 1 / sqrt(inputs), the bias as well."""
         if self.weight.numel() < PART:
             return super().reset_parameters()
-        for parameter in (self.weight, *([] if self.bias is None else [self.bias])):
+        for parameter in self.parameters():
             uniform_(parameter, self.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Blocks do not declare what they keep for backward. Instead every distinct layer runs forward on fake tensors, which have
 shapes and storages but no data, and the tensors that autograd saves are added up. This is done for two short lengths;
-longer ones, and many rows, follow by linear extrapolation. The kernels are those of a CPU, but for a GPU the mLSTM's is
-the library's where that is installed: it keeps less.
+longer ones, and many rows, follow by linear extrapolation. Kernels are those of a CPU, with one exception: for a GPU
+the mLSTM's is the library's, if that is installed, since it keeps less.
 """
 
 from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from torch import Tensor
 from hybridkit.block import GivenWindow, State, clone_state, packed, state_bytes
 from hybridkit.inference.sampling import Sampling, TokenSampler
 from hybridkit.inference.step_graph import ModelStep, graph_step, places
-from hybridkit.model.residual import EntryStep, HeadStep
+from hybridkit.model.residual import EntryStep
 from hybridkit.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _GRAPH_ROOM = 2048  # the same where a step is a graph, since recording it anew 
 
 TokenRow = str | Sequence[int] | np.ndarray | Tensor
 TokenRows = TokenRow | Sequence[TokenRow]
-Decoders = tuple[list[EntryStep], HeadStep]
+Decoders = tuple[list[EntryStep], packed.Product]  # of the layers, and the head
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hybridkit.block import GivenWindow, Layer, State, TrainStep, linear, normal
 from hybridkit.model.loss import HeadLoss, cap_logits, linear_cross_entropy, with_auxiliary
 from hybridkit.model.norm import RMSNorm
 from hybridkit.model.plan import Plan
-from hybridkit.model.residual import BranchWindows, EntryStep, HeadStep, Residual, States
+from hybridkit.model.residual import BranchWindows, EntryStep, Residual, States
 
 if TYPE_CHECKING:
     from hybridkit.data.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ class Head(nn.Module):
         found = loss or self.cross_entropy
         return found(x.flatten(0, 1), self.weight, targets.flatten(), self.cap, self.z_loss)
 
-    def decoder(self, rows: int) -> HeadStep:
+    def decoder(self, rows: int) -> packed.Product:
         """The logits (B, V) of x (B, D), with a copy of the current weights in a layout that is fast for `rows`."""
         project, cap, scale = packed.product(self.weight, rows), self.cap, self.scale
         return lambda x: cap_logits(project(x if scale == 1 else x * scale), cap)
@@ -148,7 +148,7 @@ class Model(nn.Module):
         return self.run_steps([layer.step for layer in self.layers], tokens, states)
 
     def run_steps(
-        self, steps: Sequence[EntryStep], tokens: Tensor, states: States, head: HeadStep | None = None
+        self, steps: Sequence[EntryStep], tokens: Tensor, states: States, head: packed.Product | None = None
     ) -> tuple[Tensor, list[State]]:
         """`step` with these functions, one an entry, in place of the layers' own, and perhaps another for the head."""
         x = self.embedding(tokens[:, None])

@@ -27,7 +27,6 @@ from hybridkit.model.norm import RMSNorm
 BranchWindows = Sequence[GivenWindow | Tensor]  # one a branch
 States = Sequence[State]  # one a branch
 EntryStep = Callable[[Tensor, States], tuple[Tensor, States]]  # one token (B, 1, D); may change the states in place
-HeadStep = Callable[[Tensor], Tensor]  # logits (B, V) of what the head reads (B, D)
 
 BEFORE: tuple[NormPlacement, ...] = ("pre", "both")
 AFTER: tuple[NormPlacement, ...] = ("post", "both")
