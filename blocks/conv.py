@@ -127,9 +127,9 @@ class ConvLayer(Layer):
         y = self.conv.step(b * u, held.inputs).mul_(c)
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         project = packed.normed_product(norm, [self.input.weight], rows, self.input.bias)
-        mix, out = self.conv.stepper(), packed.residual(self.out.weight, rows, self.out.bias)
+        mix, out = self.conv.stepper(), packed.output(norm, self.out.weight, rows, self.out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, ConvState]:
             held, x = ConvState(*state), x[:, 0]

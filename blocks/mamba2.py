@@ -240,10 +240,10 @@ class Mamba2Layer(Layer):
         h = self._token()(memory, *self._project(x[:, 0])) * self.norm.after
         return self.out_proj(h.to(x.dtype)).to(x.dtype)[:, None], memory
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         weight, bias = self._in()
         project, token = packed.normed_product(norm, [weight], rows, bias), self._token()
-        out = packed.residual(self.out_proj.weight * self.norm.after, rows, self.out_proj.bias)
+        out = packed.output(norm, self.out_proj.weight * self.norm.after, rows, self.out_proj.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x, memory = x[:, 0], Mamba2State(*state)

@@ -231,7 +231,7 @@ class Latent(Layer):
         after = kv_cache.append_(state, latent.transpose(1, 2), turned.transpose(1, 2))
         return self.out(y.flatten(1)[:, None]).to(x.dtype), after
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         if packed.on_gpu(self.out.weight):  # the other one asks for the position
             return super().decoder(norm, rows)
         size, down, rope = self.size, getattr(self, "q_down", None), getattr(self, "rope", None)

@@ -206,11 +206,11 @@ class MlstmLayer(Layer):
         y = self.out(mlstm_token_(x_, mixed, gates, self._gate_bias(), self.norm.weight, memory))
         return y[:, None].to(x.dtype), memory
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         if packed.on_gpu(self.q.weight):
             return self._gpu_decoder(norm, rows)
         width, kind, project = self.q.in_features, wide(self.q.weight.dtype), self._packed(norm, rows)
-        out = packed.residual(self.out.weight * self.norm.weight, rows)
+        out = packed.output(norm, self.out.weight * self.norm.weight, rows)
         bias = F.pad(self._gate_bias().to(kind) / GATE_CAP, (0, self.heads))
         cap = torch.full_like(bias[0], GATE_CAP)
         cuts = width // 2, width // 2, width, width, len(bias)
@@ -227,11 +227,11 @@ class MlstmLayer(Layer):
 
         return run
 
-    def _gpu_decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def _gpu_decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         """One product for q, k, v and o, one kernel for all up to the output, and one product with the residual sum."""
         from hybridkit_blocks.ops.mlstm_step import mlstm_token_
 
-        unit, out = packed.Unit(norm), packed.residual(self.out.weight, rows)
+        unit, out = packed.Unit(norm), packed.output(norm, self.out.weight, rows)
         mixed = [part.weight for part in (self.q, self.k, self.v, self.ogate)]
         project = packed.product(packed.side_by_side(norm, mixed), rows)
         gates = torch.cat([part.weight.to(wide(self.q.weight.dtype)) for part in (self.igate, self.fgate)])
@@ -247,7 +247,7 @@ class MlstmLayer(Layer):
     def _gate_bias(self) -> Tensor:
         return torch.cat([self.igate.bias, self.fgate.bias])
 
-    def _packed(self, norm: nn.RMSNorm, rows: int) -> packed.Product:
+    def _packed(self, norm: nn.RMSNorm | None, rows: int) -> packed.Product:
         """All projections of `decoder` at once: q (scaled), k, v, ogate, i and f over their cap, and H zeros."""
         mixed = [self.q.weight * self.key**-0.5, self.k.weight, self.v.weight, self.ogate.weight]
         gates = [self.igate.weight / GATE_CAP, self.fgate.weight / GATE_CAP, torch.zeros_like(self.igate.weight)]

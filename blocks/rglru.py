@@ -200,10 +200,10 @@ class RglruLayer(Layer):
         y = self.linear_out(h * F.gelu(self.linear_y(x), approximate="tanh"))
         return y.to(x.dtype)[:, None], held
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         token, bias = self._token(), torch.cat([self.linear_x.bias, self.linear_y.bias])
         project = packed.normed_product(norm, [self.linear_x.weight, self.linear_y.weight], rows, bias)
-        out = packed.residual(self.linear_out.weight, rows, self.linear_out.bias)
+        out = packed.output(norm, self.linear_out.weight, rows, self.linear_out.bias)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, RglruState]:
             held, x = RglruState(*state), x[:, 0]

@@ -273,7 +273,7 @@ class Attention(Layer):
         y = decode(q, k, v, state, self._scores._replace(sinks=self.sinks))
         return self._back(x, y), kv_cache.append_(state, k.transpose(1, 2), v.transpose(1, 2))
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         parts = Parts(norm, self.into, (self.q_norm, self.k_norm), self.out, self.head, self.rope)
         from hybridkit_blocks.ops.attention_step import token_decoder  # its operator takes time to register
 

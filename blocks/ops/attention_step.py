@@ -99,7 +99,7 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     weights, sinks = [linear.weight for linear in projections], scores.sinks
     bias = None if projections[0].bias is None else torch.cat([linear.bias for linear in projections])
     into = packed.normed_product(norm, weights, rows, bias)
-    out, cuts = packed.residual(back.weight, rows, back.bias), [len(weight) for weight in weights]
+    out, cuts = packed.output(norm, back.weight, rows, back.bias), [len(weight) for weight in weights]
     speeds = torch.empty(0, dtype=torch.float64) if rope is None else rope.speeds()
     turns = (speeds / (2 * math.pi)).to(back.weight.device)
     settings = scores.scale or head**-0.5, scores.cap or 0.0, rope.magnitude if rope else 1.0, len(weights) > 3

@@ -99,8 +99,8 @@ class DeltaLayer(Layer):
         y = self._token()(torch.cat([q, k, v], -1), b, given, held) * self._norm_weights()
         return self.out(y.to(x.dtype))[:, None].to(x.dtype), held
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        token, out = self._token(), packed.residual(self.out.weight * self._norm_weights(), rows)
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
+        token, out = self._token(), packed.output(norm, self.out.weight * self._norm_weights(), rows)
         linears = self.q, self.k, self.v, self.b, *self.inputs
         kinds = [wide(each.weight.dtype) if isinstance(each, WideLinear) else each.weight.dtype for each in linears]
         weights = [each.weight.to(kind) for each, kind in zip(linears, kinds, strict=True)]

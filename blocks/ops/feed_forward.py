@@ -72,16 +72,15 @@ class Network(Layer):
         made = torch.cat([part(x) for part in self.into], -1)
         return self.down(self._hidden(made)).to(x.dtype), ()
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        up = packed.normed_product(norm, [part.weight for part in self.into], rows)
-        down, hidden = packed.residual(self.down.weight, rows), self._hidden
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         biases: list[Tensor] = [part.bias for part in self.into if part.bias is not None]
-        bias, last = (torch.cat(biases), self.down.bias) if biases else (None, None)
+        bias = torch.cat(biases) if biases else None
+        up = packed.normed_product(norm, [part.weight for part in self.into], rows, bias)
+        down, hidden = packed.output(norm, self.down.weight, rows, self.down.bias), self._hidden
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]
-            made = up(x) if bias is None else up(x) + bias
-            return down(x if last is None else x + last, hidden(made))[:, None], state
+            return down(x, hidden(up(x)))[:, None], state
 
         return run
 
@@ -113,9 +112,9 @@ class SwiGLU(Layer):
             return _InSlices.apply(*(t.to(kind) for t in (x, gate, up, down))).to(x.dtype), ()
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         up = packed.normed_product(norm, [self.gate.weight, self.up.weight], rows)
-        down = packed.residual(self.down.weight, rows)
+        down = packed.output(norm, self.down.weight, rows)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]

@@ -53,12 +53,16 @@ class Layer(nn.Module, ABC):
         """
         return self(x, state)
 
-    def decoder(self, norm: nn.RMSNorm, rows: int) -> StepFunction:
-        """A function that computes `x + step(norm(x))`, for decoding many tokens.
+    def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
+        """A function that computes `x + step(norm(x))`, for decoding many tokens; without a norm `step(x)` alone, for
+        an entry that normalizes or adds in another way.
 
         It may copy the current weights into a layout that is fast for a batch of `rows`; it must be right for any
         batch. It runs without gradients.
         """
+
+        if norm is None:
+            return self.step
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             y, state = self.step(norm(x), state)

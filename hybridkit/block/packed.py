@@ -51,6 +51,14 @@ def residual(weight: Tensor, rows: int, bias: Tensor | None = None) -> ResidualP
     return lambda x, h: torch.addmm(x if bias is None else x + bias, h, laid)
 
 
+def output(norm: nn.RMSNorm | None, weight: Tensor, rows: int, bias: Tensor | None = None) -> ResidualProduct:
+    """`residual`, for what a decoder with this norm returns: without one it is h W^T + b, whatever x is."""
+    if norm is not None:
+        return residual(weight, rows, bias)
+    project = product(weight, rows, bias)
+    return lambda x, h: project(h)
+
+
 def on_gpu(weight: Tensor) -> bool:
     """Whether weights are laid out as a GPU reads them."""
     return weight.device.type not in ("cpu", "meta")
@@ -107,12 +115,12 @@ def _turned(weight: Tensor, rows: int) -> Tensor:
     return weight.t() if rows == 1 and len(weight) <= weight.shape[1] else weight.t().contiguous()
 
 
-def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor]) -> Tensor:
+def side_by_side(norm: nn.RMSNorm | None, weights: Sequence[Tensor]) -> Tensor:
     """One matrix (sum of outputs, D): times `Unit(norm)(x)` it is what `weights` (outputs, D) are times `norm(x)`.
 
     All are of one type.
     """
-    if on_gpu(weights[0]):
+    if norm is None or on_gpu(weights[0]):
         return weights[0] if len(weights) == 1 else torch.cat(list(weights))
     width, kind = weights[0].shape[1], weights[0].dtype
     together = weights[0].new_empty(sum(map(len, weights)), width)
@@ -123,8 +131,11 @@ def side_by_side(norm: nn.RMSNorm, weights: Sequence[Tensor]) -> Tensor:
     return together
 
 
-def normed_product(norm: nn.RMSNorm, weights: Sequence[Tensor], rows: int, bias: Tensor | None = None) -> Product:
-    """`norm`, and then the product with all `weights` (outputs, inputs) at once: (B, inputs) to (B, sum of outputs).
+def normed_product(
+    norm: nn.RMSNorm | None, weights: Sequence[Tensor], rows: int, bias: Tensor | None = None
+) -> Product:
+    """`norm`, if any, and then the product with all `weights` (outputs, inputs) at once: (B, inputs) to (B, sum of
+    outputs).
 
     Weights of a wider type than others are multiplied in theirs, and then all is returned in it, without a bias.
     """
@@ -147,12 +158,14 @@ def normed_product(norm: nn.RMSNorm, weights: Sequence[Tensor], rows: int, bias:
 class Unit:
     """x (B, D) divided by its length, eps included: RMSNorm (arXiv 1910.07467) without its weight and sqrt(D).
 
-    On a GPU the norm as it is.
+    On a GPU the norm as it is; without a norm, x as it is.
     """
 
-    def __init__(self, norm: nn.RMSNorm) -> None:
+    def __init__(self, norm: nn.RMSNorm | None) -> None:
+        self._norm = nn.Identity() if norm is None else norm if on_gpu(norm.weight) else None
+        if norm is None:
+            return
         assert norm.eps is not None
-        self._norm = norm if on_gpu(norm.weight) else None
         self._kind = torch.promote_types(norm.weight.dtype, torch.float32)
         self._least = torch.full((), (norm.weight.numel() * norm.eps) ** 0.5, dtype=self._kind)
 

@@ -17,10 +17,11 @@ Hymba (arXiv 2411.13676, section 2.1).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from hybridkit.block import Dims, Entry, GivenWindow, Layer, NormPlacement, State
+from hybridkit.block import Dims, Entry, GivenWindow, Layer, NormPlacement, State, StepFunction
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.norm import RMSNorm
 
@@ -97,21 +98,28 @@ class Residual(nn.Module):
 
     def step(self, x: Tensor, states: States) -> tuple[Tensor, list[State]]:
         """One token (B, 1, D); the states may be changed in place."""
-        made = [layer.step(h, state) for layer, h, state in zip(self.layers, self._inputs(x), states, strict=True)]
+        return self._step([layer.step for layer in self.layers], x, states)
+
+    def _step(self, steps: Sequence[StepFunction], x: Tensor, states: States) -> tuple[Tensor, list[State]]:
+        made = [step(h, state) for step, h, state in zip(steps, self._inputs(x), states, strict=True)]
         return self._sum(x, [y for y, _ in made]), [state for _, state in made]
 
     def decoder(self, rows: int) -> EntryStep:
-        """`step`; x + layer(norm(x)) with a copy of the current weights in a layout that is fast for `rows`."""
-        plain = isinstance(self.norm, nn.RMSNorm) and isinstance(self.post_norm, nn.Identity) and self._scale == 1
-        if not plain or self._scales != [(1, 1)]:
-            return self.step
-        step = self.layer.decoder(self.norm, rows)  # type: ignore[arg-type]  # plain says that it is an RMSNorm
+        """`step` with a copy of the current weights in a layout that is fast for `rows`."""
+        if isinstance(self.norm, nn.RMSNorm) and isinstance(self.post_norm, nn.Identity) and self._unscaled:
+            step = self.layer.decoder(self.norm, rows)
 
-        def run(x: Tensor, states: States) -> tuple[Tensor, States]:
-            x, state = step(x, states[0])
-            return x, (state,)
+            def run(x: Tensor, states: States) -> tuple[Tensor, States]:
+                x, state = step(x, states[0])
+                return x, (state,)
 
-        return run
+            return run
+        return partial(self._step, [layer.decoder(None, rows) for layer in self.layers])
+
+    @property
+    def _unscaled(self) -> bool:
+        """Whether the entry is one layer without any factor."""
+        return self._scale == 1 and self._scales == [(1, 1)]
 
     def _inputs(self, x: Tensor) -> list[Tensor]:
         """What each branch's layer reads."""

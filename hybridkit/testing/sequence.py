@@ -93,7 +93,8 @@ def _same_steps(trial: LayerUnderTest, x: Tensor, prompt: int, window: int | Non
 @law
 @torch.no_grad()
 def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> None:
-    """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows."""
+    """The same for the decoder: token by token it gives x + layer(norm(x)), for any weight of the norm and any rows;
+    without a norm layer(x)."""
     trial = LayerUnderTest(block, dims, precision)
     norm = nn.RMSNorm(dims.width, eps=1e-6, dtype=precision.dtype)
     norm.weight.copy_(torch.linspace(0.5, 2, dims.width))
@@ -103,6 +104,9 @@ def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
             _same_decoded(trial, norm, decode, trial.input(rows, 26), 1, window)
     many = trial.layer.decoder(norm, rows=9)  # kernels for few rows are others than for many
     _same_decoded(trial, norm, many, trial.input(9, 8), 5, trial.some_windows[0])
+    for rows in (1, 3, 9):
+        alone = trial.layer.decoder(None, rows)
+        _same_decoded(trial, None, alone, trial.input(rows, 26), 1, trial.some_windows[0])
     decode = trial.layer.decoder(norm, rows=2)
     for share in (DOCUMENTS, 0):
         _same_decoded(trial, norm, decode, trial.input(2, 290), 250, trial.some_windows[-1], share)
@@ -110,7 +114,7 @@ def check_decoder(block: Block, dims: Dims, precision: Arithmetic = FLOAT64) -> 
 
 def _same_decoded(
     trial: LayerUnderTest,
-    norm: nn.Module,
+    norm: nn.RMSNorm | None,
     decode: StepFunction,
     x: Tensor,
     prompt: int,
@@ -120,14 +124,17 @@ def _same_decoded(
     batch, tokens = x.shape[:2]
     document_starts = random_starts(batch, tokens, share)
     document_starts[:, prompt:] = False
-    whole = x + trial.run(norm(x), window=window, document_starts=document_starts)[0]
-    state = trial.run(norm(x[:, :prompt]), window=window, document_starts=document_starts[:, :prompt])[1]
+    h, given = x if norm is None else norm(x), x.clone()
+    whole = trial.run(h, window=window, document_starts=document_starts)[0] + (0 if norm is None else x)
+    state = trial.run(h[:, :prompt], window=window, document_starts=document_starts[:, :prompt])[1]
     state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
         with trial.precision.on():
             y, state = decode(x[:, t : t + 1], state)
-        where = f"step {t} of the decoder for {batch} rows differs from forward, window {window}"
+        kind = "" if norm is not None else " without a norm"
+        where = f"step {t} of the decoder for {batch} rows{kind} differs from forward, window {window}"
         trial.same(y[:, 0], whole[:, t], where)
+    trial.check(torch.equal(x, given), "the decoder changes its input")
 
 
 @law

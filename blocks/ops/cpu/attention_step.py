@@ -24,7 +24,7 @@ Turned = Callable[[Tensor, int], Tensor]
 class Parts(NamedTuple):
     """What an attention layer is made of."""
 
-    norm: nn.RMSNorm  # before it
+    norm: nn.RMSNorm | None  # before it
     into: Sequence[nn.Linear]  # q, k, v, and the gate where there is one
     norms: tuple[nn.Module, nn.Module]  # of q and k
     back: nn.Linear
@@ -39,7 +39,7 @@ def attention_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
     heads, kv_heads, plain = len(q) // head, len(k) // head, isinstance(norms[0], nn.Identity)
     bias = None if projections[0].bias is None else torch.cat([linear.bias for linear in projections])
     into = packed.normed_product(norm, [q, k, v, *gates], rows, bias)
-    out, wide = packed.residual(back.weight, rows, back.bias), torch.promote_types(q.dtype, torch.float32)
+    out, wide = packed.output(norm, back.weight, rows, back.bias), torch.promote_types(q.dtype, torch.float32)
     turned = rotary(head, rope, q)
     scale = torch.full((), scores.scale or head**-0.5, dtype=wide)
     sizes = heads + kv_heads, kv_heads, heads if gates else 0

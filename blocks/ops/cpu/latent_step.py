@@ -21,7 +21,7 @@ from hybridkit_blocks.ops.scores import probabilities
 class LatentParts(NamedTuple):
     """What a layer of latent attention is made of."""
 
-    norm: nn.RMSNorm  # before it
+    norm: nn.RMSNorm | None  # before it
     q_down: nn.Linear | None
     q_norm: nn.RMSNorm | None
     q: nn.Linear
@@ -43,7 +43,7 @@ def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
     wide = torch.promote_types(parts.q.weight.dtype, torch.float32)
     factors = parts.latent_norm.weight.to(wide) * parts.latent_norm.weight.numel() ** 0.5
     turned, attend = rotary(turning, parts.rotary, parts.q.weight), _attention(parts)
-    out = packed.residual(parts.out.weight, rows)
+    out = packed.output(parts.norm, parts.out.weight, rows)
 
     def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
         assert isinstance(state, kv_cache.KV)

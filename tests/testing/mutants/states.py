@@ -2,6 +2,7 @@
 
 import torch
 
+from hybridkit.block import Layer
 from hybridkit_blocks.mlstm import Mlstm, MlstmState
 from hybridkit_blocks.sa import SelfAttention
 from mutants.base import ATTEND, RUNNING, AttendLayer, Keys, Sum, mutant
@@ -106,9 +107,26 @@ def decoder(change):  # type: ignore[no-untyped-def]
             y, state = self.step(norm(x), state)
             return change(x + y, x, rows), state
 
-        return run
+        return run if norm else self.step
 
     return make
+
+
+def adding(self, norm, rows):  # type: ignore[no-untyped-def]
+    def run(x, state):  # type: ignore[no-untyped-def]
+        y, state = self.step(norm(x) if norm else x, state)
+        return x + y, state
+
+    return run
+
+
+def spoiling(self, norm, rows):  # type: ignore[no-untyped-def]
+    def run(x, state):  # type: ignore[no-untyped-def]
+        y, state = self.step(x, state)
+        x.mul_(2)
+        return y, state
+
+    return Layer.decoder(self, norm, rows) if norm else run
 
 
 def plain_norm(self, norm, rows):  # type: ignore[no-untyped-def]
@@ -201,6 +219,8 @@ MUTANTS = [
     mutant("a step that is wrong for the first token at a window of 2", ATTEND, step=wrong_where(2, seen=0)),
     mutant("a step that is wrong where a window of 200 is full", ATTEND, step=wrong_where(200, seen=199)),
     mutant("a decoder without the norm's weight", decoder=plain_norm),
+    mutant("a decoder that adds x without a norm", decoder=adding),
+    mutant("a decoder that changes its input", decoder=spoiling),
     mutant("a decoder without the residual", decoder=decoder(lambda y, x, rows: y - x)),
     mutant(
         "a decoder for the rows it was told alone",
