@@ -12,22 +12,19 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
-from hybridkit_blocks.ops.activation import Activation
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import GATES, DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import HeadPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
 from hybridkit_blocks.ops.joined import WideLinear
-from hybridkit_blocks.ops.precision import wide
 
 
 class Gdn(DeltaBlock):
@@ -91,10 +88,5 @@ class GdnLayer(DeltaLayer):
     def inputs(self) -> Sequence[nn.Linear]:
         return [self.a] if self.gate is None else [self.a, self.gate]
 
-    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        kind = wide(self.A_log.dtype)
-        rate, bias = self.A_log.to(kind).exp().neg(), self.dt_bias.to(kind)
-        return lambda given: (F.softplus(given[0] + bias) * rate).unsqueeze(-1)
-
-    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation] | None:
-        return None if self.activation is None else (given[1], self.activation)
+    def gate_of(self, given: Sequence[Tensor]) -> Tensor | None:
+        return None if self.activation is None else given[1]

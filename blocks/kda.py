@@ -13,22 +13,20 @@ Letters: B batch, T tokens, D width, H value heads, J key heads, K and V width o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from hybridkit.block import Dims, Linear, Start, set_to, small_init_
-from hybridkit_blocks.ops.activation import SIGMOID, Activation
+from hybridkit_blocks.ops.activation import SIGMOID
 from hybridkit_blocks.ops.decay_starts import SLOW, log_rates, log_uniform_steps
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaSizes
 from hybridkit_blocks.ops.delta_layer import DeltaLayer
 from hybridkit_blocks.ops.delta_pairs import ChannelPairs
 from hybridkit_blocks.ops.delta_rule import chunk_products
-from hybridkit_blocks.ops.precision import wide
 
 
 class Kda(DeltaBlock):
@@ -86,7 +84,8 @@ class KdaLayer(DeltaLayer):
     def __init__(self, block: Kda, dims: Dims) -> None:
         super().__init__(block, dims)
         heads, _, key, value = self.sizes
-        self.lower_bound, rank = block.lower_bound, value if block.low_rank else dims.width
+        self.activation, self.lower_bound = SIGMOID, block.lower_bound
+        rank = value if block.low_rank else dims.width
         self.f_a, self.g_a = (Linear(dims.width, value, bias=False) if block.low_rank else None for _ in range(2))
         self.f_b, self.g_b = (Linear(rank, heads * width, bias=False) for width in (key, value))
         for linear in filter(None, (self.f_a, self.f_b, self.g_a, self.g_b)):
@@ -106,15 +105,5 @@ class KdaLayer(DeltaLayer):
     def raising(self) -> Sequence[nn.Linear]:
         return () if self.f_a is None else (self.f_b, self.g_b)
 
-    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        kind = wide(self.A_log.dtype)
-        rate, bias, lowest = self.A_log.to(kind).exp()[:, None], self.dt_bias.to(kind), self.lower_bound
-
-        def g(given: Sequence[Tensor]) -> Tensor:
-            f = (given[0].to(kind) + bias).unflatten(-1, (len(rate), -1))
-            return F.softplus(f) * -rate if lowest is None else torch.sigmoid(f * rate) * lowest
-
-        return g
-
-    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation]:
-        return (given[1] if self.gate_bias is None else given[1] + self.gate_bias), SIGMOID
+    def gate_of(self, given: Sequence[Tensor]) -> Tensor:
+        return given[1] if self.gate_bias is None else given[1] + self.gate_bias

@@ -50,8 +50,9 @@ from hybridkit_blocks.ops.convolution import (
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.gated_norm import GatedNorm
 from hybridkit_blocks.ops.precision import wide
-from hybridkit_blocks.ops.ssd import decay, ssd_tiles, step_
+from hybridkit_blocks.ops.ssd import decay, ssd_tiles
 from hybridkit_blocks.ops.ssd_sizes import SsdSizes
+from hybridkit_blocks.ops.ssd_token import SsdRates, ssd_in_torch
 
 A_RANGE = 1.0, 16.0  # initial decay rates, uniform
 DT_RANGE, DT_FLOOR = (1e-3, 0.1), 1e-4  # initial step sizes, uniform in the logarithm
@@ -254,12 +255,19 @@ class Mamba2Layer(Layer):
 
     def _token(self) -> Callable[[Mamba2State, Tensor, Tensor, Tensor], Tensor]:
         """One token of in_proj's outputs (B, .) to (B, I), but for `norm.after`; the memory is moved on in place."""
-        mix, gated, skip = self.conv.stepper(), self.norm.stepper(), self.D.to(wide(self.D.dtype))
-        decayed = decay(self.A_log, self.dt_bias, self.block.dt_min, self.block.dt_max)
+        mix, rates = (
+            self.conv.stepper(),
+            SsdRates(self.A_log, self.dt_bias, self.D, self.block.dt_min, self.block.dt_max),
+        )
+        if packed.on_gpu(self.D):
+            from hybridkit_blocks.ops.ssd_step import ssd_token  # its operator takes time to register
+
+            token = ssd_token(rates, self.norm, self.sizes, self.in_proj.weight.dtype)
+        else:
+            token = ssd_in_torch(rates, self.norm)
 
         def run(memory: Mamba2State, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
-            y = step_(mix(mixed, memory.conv), *decayed(dt), skip, memory.S)
-            return gated(y.flatten(-2), z)
+            return token(mix(mixed, memory.conv), dt, z, memory.S)
 
         return run
 

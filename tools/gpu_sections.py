@@ -28,7 +28,16 @@ from gpu_verbs import HYBRIDKIT, Rows, apart, call, call_for_lines, skipped, stu
 from torch.profiler import ProfilerActivity, profile
 
 from hybridkit.system.notices import listening
-from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
+from hybridkit_blocks.ops import (
+    attention_step,
+    convolution_step,
+    delta_kernels,
+    delta_step,
+    mlstm_kernels,
+    mlstm_step,
+    ssd_kernels,
+    ssd_step,
+)
 
 HERE = Path(__file__).resolve().parent
 SLOWER = float(os.environ.get("GPU_CHECK_SLOWER", "1"))
@@ -133,6 +142,10 @@ def gate(bench: Bench) -> Rows:
         "mlstm, 128 x 256, bf16": ("triton", partial(mlstm_kernels.agrees, "triton", device, half, 128, 256)),
         "mlstm's step, 128 x 256, bf16": ("triton", partial(mlstm_step.agrees, device, half, 128, 256)),
         "attention's step, 128, bf16": ("triton", partial(attention_step.agrees, device, half, 128, 128)),
+        "a step of gdn, 128 x 256, bf16": ("triton", partial(delta_step.agrees, device, half, 128, 256, 1)),
+        "a step of kda, 128 x 128, bf16": ("triton", partial(delta_step.agrees, device, half, 128, 128, 128)),
+        "mamba2's step, 64 x 128, bf16": ("triton", partial(ssd_step.agrees, device, half, 64, 128)),
+        "a convolution's step, bf16": ("triton", partial(convolution_step.agrees, device, half)),
         "mlstm, 64 x 128, fp32": ("triton", partial(mlstm_kernels.agrees, "triton", device, whole, 64, 128)),
         "gdn, 128 x 256, bf16": ("fla", partial(delta_kernels.agrees, "fla", device, half, 1, 128, 256)),
         "mamba2, 64 x 128, bf16": ("fla", partial(ssd_kernels.agrees, "fla", device, half, 1, 64, 128)),

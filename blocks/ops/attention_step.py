@@ -155,7 +155,7 @@ _TOKENS, _ROWS = 3, 2
 
 def _fault(device: torch.device, dtype: torch.dtype, head: int, turning: int) -> str:
     """How outputs and rings differ after some tokens by more than rounding; empty if they do not."""
-    faults = (_fault_of(trial, device, dtype, head, turning) for trial in _TRIALS)
+    faults = [_fault_of(trial, device, dtype, head, turning) for trial in _TRIALS]
     return next(filter(None, faults), "")
 
 

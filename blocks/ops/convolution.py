@@ -22,11 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hybridkit.block import has_values
+from hybridkit.block import has_values, packed
 from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
 from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
 
 SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's cache
+
+
+Convolved = Callable[[Tensor, Tensor], Tensor]  # x (B, C) and state, moved on in place, to y (B, C)
 
 
 def convolution_flops(channels: int, kernel: int, tokens: int) -> int:
@@ -70,22 +73,32 @@ class Convolution(nn.Module):
         """One token x (B, C) to y (B, C); `state` is moved on in place. It has no gradient."""
         return self.stepper()(x, state).to(x.dtype)
 
-    def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def stepper(self) -> Convolved:
         """`step` with the weights laid out for many tokens; what it returns is at least fp32."""
         kind = torch.promote_types(self.weight.dtype, torch.float32)
-        *taps, own = self.weight.T.to(kind).contiguous().unbind()
-        bias = torch.zeros_like(own) if self.bias is None else self.bias
-        silu = self.activation is SILU
+        bias = None if self.bias is None else self.bias.to(kind)
+        given = self.weight.T.to(kind).contiguous(), bias, self.activation
+        if not packed.on_gpu(self.weight):
+            return convolved_in_torch(*given)
+        from hybridkit_blocks.ops.convolution_step import convolved  # its operator takes time to register
 
-        def run(x: Tensor, state: Tensor) -> Tensor:
-            z, held = torch.addcmul(bias, x, own), state.unbind(1)
-            for seen, tap in zip(held, taps, strict=True):
-                z.addcmul_(seen, tap)
-            for old, new in zip(held, (*held[1:], x), strict=False):
-                old.copy_(new)
-            return F.silu(z, inplace=True) if silu else self.activation.apply(z)
+        return convolved(*given, self.weight.dtype)
 
-        return run
+
+def convolved_in_torch(weight: Tensor, bias: Tensor | None, activation: Activation) -> Convolved:
+    """One token with weight (k, C) and bias (C,), at least fp32."""
+    *taps, own = weight.unbind()
+    first, silu = torch.zeros_like(own) if bias is None else bias, activation is SILU
+
+    def run(x: Tensor, state: Tensor) -> Tensor:
+        z, held = torch.addcmul(first, x, own), state.unbind(1)
+        for seen, tap in zip(held, taps, strict=True):
+            z.addcmul_(seen, tap)
+        for old, new in zip(held, (*held[1:], x), strict=False):
+            old.copy_(new)
+        return F.silu(z, inplace=True) if silu else activation.apply(z)
+
+    return run
 
 
 def convolution_state(

@@ -24,7 +24,7 @@ from hybridkit_blocks.ops.activation import SIGMOID, SILU, Activation
 from hybridkit_blocks.ops.convolution import Convolution, convolve
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
-from hybridkit_blocks.ops.delta_rule import EPS, recurrent_delta_
+from hybridkit_blocks.ops.delta_token import DeltaRates, Rule, delta_in_torch, log_decay
 from hybridkit_blocks.ops.joined import WideLinear, joined
 from hybridkit_blocks.ops.normed_gate import RMS_NORM, normed_gate
 from hybridkit_blocks.ops.precision import wide
@@ -36,6 +36,10 @@ class DeltaLayer(Layer):
     """The built mixer: `forward` for any stretch of tokens, `step` for one, in place."""
 
     supports_sequence_parallel = True
+    A_log: nn.Parameter  # (H,), of the decay
+    dt_bias: nn.Parameter  # (H G,)
+    lower_bound: float | None = None  # of the log decay
+    activation: Activation | None  # of the gate
 
     def __init__(self, block: DeltaBlock, dims: Dims) -> None:
         super().__init__()
@@ -61,14 +65,16 @@ class DeltaLayer(Layer):
         """The linear layers that read what `inputs` give, one each; none where that is used as it is."""
         return ()
 
-    @abstractmethod
-    def decay(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A function from what `raising` or else `inputs` give (..., outputs) to the log decay g (..., H, G), at least
-        fp32."""
+    @property
+    def decays(self) -> DeltaRates:
+        """What makes the log decay g (..., H, G) of the first that `raising` or else `inputs` give; at least fp32."""
+        kind = wide(self.A_log.dtype)
+        rate = self.A_log.to(kind).exp()[:, None]
+        return DeltaRates(rate.neg() if self.lower_bound is None else rate, self.dt_bias.to(kind), self.lower_bound)
 
     @abstractmethod
-    def gate_of(self, given: Sequence[Tensor]) -> tuple[Tensor, Activation] | None:
-        """The gate (..., H V) before its function, and that, from what `raising` or else `inputs` give; None: none."""
+    def gate_of(self, given: Sequence[Tensor]) -> Tensor | None:
+        """The gate (..., H V) before its function, from what `raising` or else `inputs` give; None: there is none."""
 
     def forward(
         self,
@@ -85,7 +91,7 @@ class DeltaLayer(Layer):
         q, k, v, b, *low = self._project(x)
         given = self._raised(low, self.raising)
         (q, k, v), inputs = self._convolved((q, k, v), held, document_starts)
-        beta, g = gather(torch.sigmoid(b) * self.top), gather(self.decay()(given))
+        beta, g = gather(torch.sigmoid(b) * self.top), gather(log_decay(given[0], self.decays))
         o, S = delta_kernels.delta_cell(q, k, v, beta, g, held.S if held else None, document_starts)
         y = self._gated(self.sequence_parallel.scatter(o), self.gate_of(given))
         return self.out(y.to(x.dtype)).to(x.dtype), DeltaState(S, inputs)
@@ -101,16 +107,16 @@ class DeltaLayer(Layer):
 
     def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
         token, out = self._token(), packed.output(norm, self.out.weight * self._norm_weights(), rows)
-        linears = self.q, self.k, self.v, self.b, *self.inputs
-        kinds = [wide(each.weight.dtype) if isinstance(each, WideLinear) else each.weight.dtype for each in linears]
-        weights = [each.weight.to(kind) for each, kind in zip(linears, kinds, strict=True)]
-        project, cuts = packed.normed_product(norm, weights, rows), [len(weight) for weight in weights[3:]]
-        cuts.insert(0, sum(self.sizes.channels))
+        weights = [torch.cat([each.weight for each in (self.q, self.k, self.v)])]
+        for each in (self.b, *self.inputs):
+            own = each.weight.dtype
+            weights.append(each.weight.to(wide(own) if isinstance(each, WideLinear) else own))
+        project = packed.normed_parts(norm, weights, rows)
         raising = [packed.product(linear.weight, rows) for linear in self.raising]
 
         def run(x: Tensor, state: State) -> tuple[Tensor, DeltaState]:
             held, x = DeltaState(*state), x[:, 0]
-            qkv, b, *given = project(x).split_with_sizes(cuts, -1)
+            qkv, b, *given = project(x)
             return out(x, token(qkv, b, self._raised(given, raising), held).to(x.dtype)).unsqueeze(1), held
 
         return run
@@ -157,27 +163,19 @@ class DeltaLayer(Layer):
         """A function that makes y (B, H V) of one token, not yet multiplied by the weights of the norm.
 
         It takes the projections q, k, v side by side (B, C), b, the inputs of decay and gate, and the state, which it
-        changes in place. It leaves out the factor 1 / sqrt(K) of q, so that o is sqrt(K) times as large; the norm of o
-        takes that away again, with an eps that is K times as large.
+        changes in place.
         """
-        (heads, key_heads, key, value), top = self.sizes, self.top
-        mix, decay, kind, cut = self.conv.stepper(), self.decay(), wide(self.q.weight.dtype), 2 * key_heads * key
-        least = [torch.full((), eps**0.5, dtype=kind, device=self.norm.device) for eps in (EPS, key * value * self.eps)]
+        _, key_heads, key, value = self.sizes
+        mix, rule = self.conv.stepper(), (Rule(key_heads, self.top, self.eps, self.activation), self.decays, key, value)
+        if packed.on_gpu(self.norm):
+            from hybridkit_blocks.ops.delta_step import delta_token  # its operator takes time to register
+
+            token = delta_token(*rule, self.q.weight.dtype)
+        else:
+            token = delta_in_torch(*rule)
 
         def run(qkv: Tensor, b: Tensor, given: Sequence[Tensor], held: DeltaState) -> Tensor:
-            keys, v = mix(qkv, held.inputs).split_with_sizes((cut, heads * value), -1)
-            keys = keys.unflatten(-1, (2, key_heads, key))
-            keys = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).hypot_(least[0])
-            if heads != key_heads:
-                keys = keys.repeat_interleave(heads // key_heads, 2)
-            q, k = keys.unbind(1)
-            beta, kept = torch.sigmoid(b), decay(given).exp_()
-            beta = (beta if top == 1 else beta * top).view(-1, 1, 1)
-            rows = q.reshape(-1, 1, key), k.reshape(-1, 1, key), v.reshape(-1, 1, value)
-            o = recurrent_delta_(*rows, beta, kept.view(len(beta), -1, 1), held.S.flatten(0, 1))
-            o.div_(torch.linalg.vector_norm(o, dim=-1, keepdim=True).hypot_(least[1]))
-            y, gate = o.view(-1, heads * value), self.gate_of(given)
-            return y if gate is None else y * gate[1].apply(gate[0].to(y.dtype))
+            return token(mix(qkv, held.inputs), b, given[0], self.gate_of(given), held.S)
 
         return run
 
@@ -185,9 +183,9 @@ class DeltaLayer(Layer):
         """What `_token` leaves to be multiplied with its y (H V)."""
         return (self.norm * self.sizes.value**0.5).repeat(self.sizes.heads)
 
-    def _gated(self, o: Tensor, gate: tuple[Tensor, Activation] | None) -> Tensor:
+    def _gated(self, o: Tensor, gate: Tensor | None) -> Tensor:
         """RMSNorm of each head of o (B, T, H, V), times its gate: (B, T, H V)."""
-        if gate is not None:
-            return normed_gate(o, gate[0], self.norm, RMS_NORM, gate[1], self.eps)
+        if gate is not None and self.activation is not None:
+            return normed_gate(o, gate, self.norm, RMS_NORM, self.activation, self.eps)
         kind = wide(o.dtype)
         return F.rms_norm(o.to(kind), (self.sizes.value,), self.norm.to(kind), self.eps).flatten(-2)

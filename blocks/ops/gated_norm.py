@@ -49,15 +49,20 @@ class GatedNorm(nn.Module):
         """The same for one token y (B, I), at least fp32, and z (B, I), but for the factors `after`."""
         if self.weight is None:
             return lambda y, z: F.silu(z.to(y.dtype)).mul_(y)
-        shape = self.groups, len(self.weight) // self.groups
-        kind, device = wide(self.weight.dtype), self.weight.device
-        least = torch.full((), (shape[1] * EPS) ** 0.5, dtype=kind, device=device)
+        assert self.least is not None
+        shape, kind = (self.groups, len(self.weight) // self.groups), wide(self.weight.dtype)
+        least = torch.full((), self.least**0.5, dtype=kind, device=self.weight.device)
 
         def run(y: Tensor, z: Tensor) -> Tensor:
             h = F.silu(z.to(y.dtype)).mul_(y).view(-1, *shape)
             return h.div_(torch.linalg.vector_norm(h, dim=-1, keepdim=True).hypot_(least)).flatten(-2)
 
         return run
+
+    @property
+    def least(self) -> float | None:
+        """What is added to the squared length of a group; None: there is no norm."""
+        return None if self.weight is None else len(self.weight) / self.groups * EPS
 
     @property
     def after(self) -> Tensor | float:

@@ -155,6 +155,23 @@ def normed_product(
     return run
 
 
+def normed_parts(norm: nn.RMSNorm | None, weights: Sequence[Tensor], rows: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """`norm` where there is one, and then the product with each weight (outputs, inputs) in that weight's type:
+    (B, inputs) to a (B, outputs) of each. Weights of one type are one product."""
+    unit, kinds = Unit(norm), list(dict.fromkeys(weight.dtype for weight in weights))
+    groups = [[place for place, weight in enumerate(weights) if weight.dtype == kind] for kind in kinds]
+    products = [product(side_by_side(norm, [weights[place] for place in group]), rows) for group in groups]
+    cuts = [[len(weights[place]) for place in group] for group in groups]
+
+    def run(x: Tensor) -> Sequence[Tensor]:
+        h, made = unit(x), dict[int, Tensor]()
+        for kind, project, sizes, group in zip(kinds, products, cuts, groups, strict=True):
+            made.update(zip(group, project(h.to(kind)).split_with_sizes(sizes, -1), strict=True))
+        return [made[place] for place in range(len(weights))]
+
+    return run
+
+
 class Unit:
     """x (B, D) divided by its length, eps included: RMSNorm (arXiv 1910.07467) without its weight and sqrt(D).
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridkit.block.packed import Unit, normed_product, product, residual, side_by_side
+from hybridkit.block.packed import Unit, normed_parts, normed_product, product, residual, side_by_side
 
 SHAPES = [(24, 40), (40, 24), (600, 500), (512, 300)]  # the last are large enough for panels, whole and not, and oneDNN
 
@@ -52,6 +52,8 @@ def test_weights_of_a_wider_type_are_multiplied_in_it() -> None:
     norm, x = nn.RMSNorm(24, eps=1e-6, dtype=torch.bfloat16), torch.randn(5, 24).bfloat16()
     narrow, gates = torch.randn(8, 24).bfloat16(), torch.randn(4, 24)
     y, h = normed_product(norm, [narrow, gates, narrow], 5)(x), Unit(norm)(x).double()
+    for part, place in zip(normed_parts(norm, [narrow, gates, narrow], 5)(x), ((0, 8), (8, 12), (12, 20)), strict=True):
+        assert torch.equal(part.float(), y[:, slice(*place)])
     right = torch.cat([narrow.double(), gates.double(), narrow.double()]) @ h.t() * 24**0.5
     assert y.dtype == torch.float32
     torch.testing.assert_close(y[:, 8:12].double(), right.t()[:, 8:12], rtol=0, atol=1e-5)  # some roundings in fp32

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from interpreted_kernels import ATTENTION_HEADS, CPU, MLSTM_HEADS, TYPES
+from interpreted_kernels import ATTENTION_HEADS, CPU, DELTA_HEADS, MLSTM_HEADS, SSD_HEADS, TYPES
 from torch import Tensor
 
-from hybridkit_blocks.ops import attention_step, mlstm_step
+from hybridkit_blocks.ops import attention_step, convolution_step, delta_step, mlstm_step, ssd_step
 
 NAMES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64", torch.int32: "i32",
@@ -71,15 +71,28 @@ def main() -> int:
     if find_spec("triton") is None:
         sys.exit("triton is not installed: 3.6 to 3.8 is needed, but no GPU")
     from hybridkit_blocks.ops.cuda import attention_step as attention_kernels
+    from hybridkit_blocks.ops.cuda import convolution_step as convolution_kernels
+    from hybridkit_blocks.ops.cuda import delta_step as delta_kernels
+    from hybridkit_blocks.ops.cuda import gated_norm
     from hybridkit_blocks.ops.cuda import mlstm_step as mlstm_kernels
+    from hybridkit_blocks.ops.cuda import ssd_step as ssd_kernels
 
     mlstm_step._TOKENS, mlstm_step._ROWS, attention_step._TOKENS = 2, 1, 2
-    places = (mlstm_kernels, "_step"), (attention_kernels, "_parts"), (attention_kernels, "_joined")
+    delta_step._TOKENS = ssd_step._TOKENS = 2
+    places = (
+        (mlstm_kernels, "_step"), (attention_kernels, "_parts"), (attention_kernels, "_joined"),
+        (delta_kernels, "_columns"), (ssd_kernels, "_rows"), (gated_norm, "_gated"),
+        (convolution_kernels, "_convolved"),
+    )  # fmt: skip
     kernels = {place: Compiled(getattr(*place), arch) for place in places}
     for (module, name), kernel in kernels.items():
         setattr(module, name, kernel)
     failed = False
-    for check, cases in ((mlstm_step._fault, MLSTM_HEADS), (attention_step._fault, ATTENTION_HEADS)):
+    checks: list[tuple[Any, tuple[tuple[int, ...], ...]]] = [
+        (mlstm_step._fault, MLSTM_HEADS), (attention_step._fault, ATTENTION_HEADS), (delta_step._fault, DELTA_HEADS),
+        (ssd_step._fault, SSD_HEADS), (convolution_step._fault, ((),)),
+    ]  # fmt: skip
+    for check, cases in checks:
         for heads in cases:
             for dtype in TYPES:
                 try:

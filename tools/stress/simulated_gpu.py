@@ -27,7 +27,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridkit
-from hybridkit_blocks.ops import attention_step, delta_kernels, mlstm_kernels, mlstm_step, ssd_kernels
+from hybridkit.model import loss
+from hybridkit_blocks.ops import (
+    attention_step,
+    convolution_step,
+    delta_kernels,
+    delta_step,
+    mlstm_kernels,
+    mlstm_step,
+    ssd_kernels,
+    ssd_step,
+)
 from hybridkit_blocks.ops.cuda import flex
 
 PATTERNS = [
@@ -96,10 +106,11 @@ def prepare() -> None:
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda *_, **__: True
     flex._compiled = lambda: attention
-    for module in (attention_step, mlstm_step):
+    for module in (attention_step, convolution_step, delta_step, mlstm_step, ssd_step):
         module.agrees = lambda *_: True
         module.step_kernels = lambda device: True
     mlstm_kernels.agrees = lambda *_: True
+    loss._add_product = lambda total, a, b: total.add_(a @ b)  # a form for which torch 2.11 has no simulated one
     for library in (delta_kernels, ssd_kernels):
         library.choose_kernel = lambda device: ("own", "")
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridkit_blocks.ops.cuda.functions import softplus
+
 MATRIX_TILE = 8192  # elements of C that a program holds at once
 THREAD_ELEMENTS = 32  # of these, in a thread
 
@@ -46,7 +48,7 @@ def _step(
     place = (row * H + head).to(tl.int64)
     i = _gate(x + row * D, gates + head * D, bias + head, D, WIDTHS)
     f = _gate(x + row * D, gates + (H + head) * D, bias + H + head, D, WIDTHS)
-    fallen = _log_sigmoid(f) + tl.load(m + place)
+    fallen = tl.load(m + place) - softplus(-f)
     level = tl.maximum(fallen, i)
     keep, write = tl.exp(fallen - level), tl.exp(i - level)
 
@@ -83,12 +85,3 @@ def _gate(token, weight, bias, D: tl.constexpr, WIDTHS: tl.constexpr) -> Any:
         raw += tl.load(token + d, d < D, 0).to(tl.float32) * tl.load(weight + d, d < D, 0).to(tl.float32)
     whole = tl.sum(raw) + tl.load(bias).to(tl.float32)
     return 15 - 30 / (1 + tl.exp(whole * (2 / 15)))
-
-
-@triton.jit
-def _log_sigmoid(f) -> Any:
-    """min(f, 0) - log(1 + exp(-|f|)), the logarithm to fp32's own rounding where the exponential is small."""
-    small = tl.exp(-tl.abs(f))
-    above = 1 + small
-    grown = tl.where(above == 1, small, tl.log(above) * (small / tl.where(above == 1, 1.0, above - 1)))
-    return tl.minimum(f, 0.0) - grown
