@@ -23,13 +23,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hybridkit.block import has_values, packed
-from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
+from hybridkit_blocks.ops.activation import IDENTITY, Activation
+from hybridkit_blocks.ops.convolution_token import Convolved, convolved_in_torch
 from hybridkit_blocks.ops.custom_autograd import eager_on_cpu
 
 SLICE_ELEMENTS = 2**16  # of a slice at most: 256 KiB in fp32, about a core's cache
-
-
-Convolved = Callable[[Tensor, Tensor], Tensor]  # x (B, C) and state, moved on in place, to y (B, C)
 
 
 def convolution_flops(channels: int, kernel: int, tokens: int) -> int:
@@ -83,22 +81,6 @@ class Convolution(nn.Module):
         from hybridkit_blocks.ops.convolution_step import convolved  # its operator takes time to register
 
         return convolved(*given, self.weight.dtype)
-
-
-def convolved_in_torch(weight: Tensor, bias: Tensor | None, activation: Activation) -> Convolved:
-    """One token with weight (k, C) and bias (C,), at least fp32."""
-    *taps, own = weight.unbind()
-    first, silu = torch.zeros_like(own) if bias is None else bias, activation is SILU
-
-    def run(x: Tensor, state: Tensor) -> Tensor:
-        z, held = torch.addcmul(first, x, own), state.unbind(1)
-        for seen, tap in zip(held, taps, strict=True):
-            z.addcmul_(seen, tap)
-        for old, new in zip(held, (*held[1:], x), strict=False):
-            old.copy_(new)
-        return F.silu(z, inplace=True) if silu else activation.apply(z)
-
-    return run
 
 
 def convolution_state(

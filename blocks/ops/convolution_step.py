@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
-from hybridkit_blocks.ops.convolution import Convolved, convolved_in_torch
+from hybridkit_blocks.ops.convolution_token import Convolved, convolved_in_torch
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
 
 _TOKENS, _ROWS, _CHANNELS = 5, 2, 300  # that the kernel is compared on

@@ -24,7 +24,7 @@ from hybridkit_blocks.ops.activation import SIGMOID, SILU, Activation
 from hybridkit_blocks.ops.convolution import Convolution, convolve
 from hybridkit_blocks.ops.custom_autograd import product_type
 from hybridkit_blocks.ops.delta_block import DeltaBlock, DeltaState
-from hybridkit_blocks.ops.delta_token import DeltaRates, Rule, delta_in_torch, log_decay
+from hybridkit_blocks.ops.delta_token import DeltaRates, DeltaRule, delta_in_torch, log_decay
 from hybridkit_blocks.ops.joined import WideLinear, joined
 from hybridkit_blocks.ops.normed_gate import RMS_NORM, normed_gate
 from hybridkit_blocks.ops.precision import wide
@@ -166,7 +166,10 @@ class DeltaLayer(Layer):
         changes in place.
         """
         _, key_heads, key, value = self.sizes
-        mix, rule = self.conv.stepper(), (Rule(key_heads, self.top, self.eps, self.activation), self.decays, key, value)
+        mix, rule = (
+            self.conv.stepper(),
+            (DeltaRule(key_heads, self.top, self.eps, self.activation), self.decays, key, value),
+        )
         if packed.on_gpu(self.norm):
             from hybridkit_blocks.ops.delta_step import delta_token  # its operator takes time to register
 

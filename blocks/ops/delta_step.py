@@ -15,13 +15,13 @@ from torch import Tensor
 
 from hybridkit_blocks.ops.activation import SIGMOID, SILU
 from hybridkit_blocks.ops.delta_rule import EPS
-from hybridkit_blocks.ops.delta_token import DeltaRates, DeltaToken, Rule, delta_in_torch
+from hybridkit_blocks.ops.delta_token import DeltaRates, DeltaRule, DeltaToken, delta_in_torch
 from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
 
 _TOKENS, _ROWS = 4, 2  # that the kernels are compared on
 
 
-def delta_token(rule: Rule, decays: DeltaRates, key: int, value: int, dtype: torch.dtype) -> DeltaToken:
+def delta_token(rule: DeltaRule, decays: DeltaRates, key: int, value: int, dtype: torch.dtype) -> DeltaToken:
     """The function for a layer of this type, as kernels where those run. In torch y has the memory's type, else the
     layer's."""
     device, heads = decays.rate.device, len(decays.rate)
@@ -31,7 +31,7 @@ def delta_token(rule: Rule, decays: DeltaRates, key: int, value: int, dtype: tor
     return _in_kernels(rule, decays, key, value, dtype)
 
 
-def _in_kernels(rule: Rule, decays: DeltaRates, key: int, value: int, dtype: torch.dtype) -> DeltaToken:
+def _in_kernels(rule: DeltaRule, decays: DeltaRates, key: int, value: int, dtype: torch.dtype) -> DeltaToken:
     in_torch, silu = delta_in_torch(rule, decays, key, value), rule.activation is SILU
     (rate, bias, lowest), least = decays, key * value * rule.eps
 
@@ -80,11 +80,15 @@ def _fault(device: torch.device, dtype: torch.dtype, key: int, value: int, decay
     return next(filter(None, faults), "")
 
 
-_CASES = (Rule(2, 1.0, 1e-5, SILU), None), (Rule(1, 2.0, 1e-6, SIGMOID), -5.0), (Rule(2, 1.0, 1e-5, None), None)
+_CASES = (
+    (DeltaRule(2, 1.0, 1e-5, SILU), None),
+    (DeltaRule(1, 2.0, 1e-6, SIGMOID), -5.0),
+    (DeltaRule(2, 1.0, 1e-5, None), None),
+)
 
 
 def _fault_of(
-    rule: Rule, lowest: float | None, device: torch.device, dtype: torch.dtype, key: int, value: int, decays: int
+    rule: DeltaRule, lowest: float | None, device: torch.device, dtype: torch.dtype, key: int, value: int, decays: int
 ) -> str:
     draw, heads = torch.Generator().manual_seed(0), 2
 

@@ -35,7 +35,7 @@ class DeltaRates(NamedTuple):
     lowest: float | None
 
 
-class Rule(NamedTuple):
+class DeltaRule(NamedTuple):
     """What beside its tensors tells one layer's rule from another's."""
 
     key_heads: int
@@ -52,7 +52,7 @@ def log_decay(f: Tensor, decays: DeltaRates) -> Tensor:
     return F.softplus(raised) * rate if lowest is None else torch.sigmoid(raised * rate) * lowest
 
 
-def delta_in_torch(rule: Rule, decays: DeltaRates, key: int, value: int) -> DeltaToken:
+def delta_in_torch(rule: DeltaRule, decays: DeltaRates, key: int, value: int) -> DeltaToken:
     """Everything is computed in the memory's type.
 
     It leaves out the factor 1 / sqrt(K) of q, so that o is sqrt(K) times as large; the norm of o takes that away again,
