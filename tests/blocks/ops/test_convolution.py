@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridkit_blocks.ops import convolution
+from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
 from hybridkit_blocks.ops.convolution import (
-    IDENTITY,
-    SILU,
-    Activation,
     Convolution,
     convolution_flops,
     convolution_reference,
