@@ -167,7 +167,7 @@ class Mamba2(Block):
     def sizes(self, dims: Dims) -> SsdSizes:
         """H, P, G, N and K. Raises ValueError where they do not fit."""
         heads = self.heads or dims.heads
-        inner = heads * self.head if self.head else int(self.expand * dims.width)
+        inner = heads * self.head if self.head else int(self.expand * dims.width + 1e-6)  # of .29 * 100, too
         if inner % heads or not inner:
             said = f"mamba2: {heads} heads do not divide expand * width ({write_value(self.expand)} * {dims.width})"
             raise ValueError(f"{said}; choose others, or give the width of a head: mamba2(head=64)")

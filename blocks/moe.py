@@ -167,8 +167,8 @@ class Experts(Layer):
         if block.groups > 1:
             grouped_scores = scores.unflatten(1, (block.groups, -1))
             best = grouped_scores.topk(min(2, grouped_scores.shape[2]), -1).values.sum(-1)
-            kept = torch.zeros_like(best, dtype=torch.bool).scatter(1, best.topk(block.active_groups, -1).indices, True)
-            scores = grouped_scores.masked_fill(~kept[..., None], -torch.inf).flatten(1)
+            kept = torch.zeros_like(best).scatter(1, best.topk(block.active_groups, -1).indices, 1.0)
+            scores = grouped_scores.masked_fill(kept[..., None] == 0, -torch.inf).flatten(1)
         return scores.topk(block.active, -1).indices
 
     def _weights(self, logits: Tensor, chosen: Tensor) -> Tensor:

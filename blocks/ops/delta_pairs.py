@@ -60,7 +60,7 @@ class ChannelPairs:
 
     def __init__(self, b: Tensor, same: Tensor | None) -> None:
         self.b, self.same = b, same
-        self.halves = [BASE << level for level in range((b.shape[1] // BASE).bit_length() - 1)]
+        self.halves = [BASE << level for level in range((int(b.shape[1]) // BASE).bit_length() - 1)]
 
     def products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         kk, qk = (q.new_zeros(*q.shape[:2], q.shape[1]) for _ in range(2))

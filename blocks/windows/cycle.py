@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from hybridkit.block import TrainStep, Window
+from hybridkit.block import TrainStep, Window, WindowSize
 
 
 class Cycle(Window):
     """`first` in the first half of every `period` steps, `second` in the other; an odd step belongs to `first`."""
 
-    first: int = Field(ge=1)
-    second: int = Field(ge=1)
+    first: WindowSize
+    second: WindowSize
     period: int = Field(ge=2)
 
     def __call__(self, step: TrainStep, index: int) -> int:

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 
-from pydantic import Field
-
-from hybridkit.block import TrainStep, Window
+from hybridkit.block import TrainStep, Window, WindowSize
 
 
 class Fixed(Window):
     """The same window at every step."""
 
-    window: int = Field(ge=1)
+    window: WindowSize
 
     def __call__(self, step: TrainStep, index: int) -> int:
         return self.window

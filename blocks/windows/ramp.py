@@ -6,19 +6,22 @@ In place of one of them, `all` is the length of a row on the way there, and no l
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from math import log
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import ALL, TrainStep, Window
+from hybridkit.block import ALL, TrainStep, Window, WindowSize
+
+MAX_WINDOWS = 1 << 17  # of which costs are computed
 
 
 class Ramp(Window):
     """`first`, then evenly in the logarithm to `last`, which holds from `end` on."""
 
-    first: int = Field(ge=1)
-    last: int = Field(ge=1)
+    first: WindowSize
+    last: WindowSize
     begin: float = Field(ge=0, le=1)
     end: float = Field(ge=0, le=1)
 
@@ -55,9 +58,15 @@ class Ramp(Window):
         if self.first == self.last:
             return {self.first: 1.0}
         low, high = sorted(self._ends(sequence))
+        top = high  # with many windows, those from a row's length on, which see the same, count as the largest
+        if sequence is not None and high - low >= MAX_WINDOWS:
+            top = min(high, max(low, sequence))
+        if top - low >= MAX_WINDOWS:
+            raise ValueError(f"{top - low + 1:,} windows, each with costs of its own, are more than {MAX_WINDOWS:,}")
         ramp, whole = self.end - self.begin, log(high / low)
-        edges = [low, *(window + 0.5 for window in range(low, high)), high]  # a window is what rounds to it
-        shares = {low + place: ramp * log(edges[place + 1] / edges[place]) / whole for place in range(high - low + 1)}
+        edges = [low, *(window + 0.5 for window in range(low, top)), high]  # a window is what rounds to it
+        windows = [*range(low, top), high]
+        shares = {one: ramp * log(b / a) / whole for one, (a, b) in zip(windows, pairwise(edges), strict=True)}
         for window, share in ((self.first, self.begin), (self.last, 1 - self.end)):
             shares[window] = shares.get(window, 0.0) + share
         return shares

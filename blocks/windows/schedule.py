@@ -6,13 +6,13 @@ from typing import Any, Self
 
 from pydantic import field_validator
 
-from hybridkit.block import Argument, TrainStep, Window
+from hybridkit.block import Argument, TrainStep, Window, WindowSize
 
 
 class Schedule(Window):
     """Window `w` from fraction `f` of the run on, for every argument `f=w`; the first fraction is 0."""
 
-    stages: tuple[tuple[float, int], ...]
+    stages: tuple[tuple[float, WindowSize], ...]
 
     @classmethod
     def read(cls, arguments: Sequence[Argument], **given: Any) -> Self:

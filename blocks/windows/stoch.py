@@ -8,14 +8,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import TrainStep, Window
+from hybridkit.block import TrainStep, Window, WindowSize
 
 
 class Stoch(Window):
     """Drawn for every batch: `short` with probability `p`, else `long`; only `long` after `until`."""
 
-    short: int = Field(ge=1)
-    long: int = Field(ge=1)
+    short: WindowSize
+    long: WindowSize
     p: float = Field(0.5, ge=0, le=1)
     until: float = Field(1.0, ge=0, le=1)
     scope: Literal["batch", "layer"] = "batch"

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hybridkit.block import ALL, TrainStep, Window
+from hybridkit.block import ALL, TrainStep, Window, WindowSize
 
 MAX_WINDOWS = 1 << 12  # of one policy: costs are computed for each of them
 
@@ -18,7 +18,7 @@ class Uniform(Window):
     """Every window of `range(low, high + 1, step)` with the same probability; only the largest after `until`."""
 
     low: int = Field(ge=1)
-    high: int = Field(ge=1)
+    high: WindowSize
     step: int = Field(1, ge=1)
     until: float = Field(1.0, ge=0, le=1)
     scope: Literal["batch", "layer"] = "batch"

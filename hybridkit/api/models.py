@@ -44,10 +44,14 @@ def build(
         "residual_scale": residual_scale, "logit_scale": logit_scale, "norm": norm, "branches": branches,
     }  # fmt: skip
     try:
-        ModelOptions(width=width, heads=heads, vocab=vocab, **options)
+        said = ModelOptions(width=width, heads=heads, vocab=vocab, **options)
     except ValidationError as error:
         raise UserError(f"build: {first_error(error)}") from None
-    return LanguageModel(compile_pattern(pattern, ModelConfig(width, heads, vocab, **options)))
+    if not isinstance(pattern, str) or said.vocab is None:
+        wrong = f"pattern: should be text, not {pattern!r}" if said.vocab else "vocab: should be a number of tokens"
+        raise UserError(f"build: {wrong}")
+    read = {key: getattr(said, key) for key in options}
+    return LanguageModel(compile_pattern(pattern, ModelConfig(said.width, said.heads, said.vocab, **read)))
 
 
 def load(

@@ -173,8 +173,10 @@ def costs(recipe: RecipeLike, *, context: int | None = None, **sizes: Any) -> di
     """
     from hybridkit.cost.summary import cost_entry, cost_requests
 
-    if context is not None and context < 1:
-        raise UserError(f"costs: context should be at least 1 token, not {context}")
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
+        raise UserError(f"costs: context should be at least 1 token, not {context!r}")
+    if not isinstance(recipe, str | Path | Mapping):
+        raise UserError(f"costs: {recipe!r} is no pattern, recipe's name, file or mapping")
     overrides = {f"model.{key}": value for key, value in sizes.items()}
     pattern = isinstance(recipe, str) and _is_pattern(recipe)
     loaded = load_given_recipe({"pattern": recipe} if pattern else recipe, overrides)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hybridkit.block.from_attention import AttentionWeights, NoMapping, Start
 from hybridkit.block.layer import Layer
-from hybridkit.block.spec import Argument, Spec
+from hybridkit.block.spec import ALL, Argument, Spec
 from hybridkit.block.state import State
 from hybridkit.block.window import GivenWindow, Window
 from hybridkit.system.choices import Count, NormPlacement
@@ -149,9 +149,9 @@ class Block(Spec, ABC):
 
 
 def _short(window: Window) -> str:
-    """A policy as it is written after the colon: a fixed window as a bare number."""
+    """A policy as it is written after the colon: a fixed window as a bare number, but for `all`, which is none."""
     text, name = str(window), f"{window.name()}("
-    return text[len(name) : -1] if window.name() == "fixed" else text
+    return text[len(name) : -1] if window.name() == "fixed" and window.largest != ALL else text
 
 
 def window_of(block: Block) -> Window | None:

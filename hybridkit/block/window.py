@@ -3,6 +3,7 @@
 A window of w covers the w most recent positions, the token's own included. Where a signature takes or gives a window:
 
 - `Window` is a policy, as a pattern names it;
+- `WindowSize` is the type of a policy's argument that is a window, which a pattern may write as `all`;
 - `GivenWindow` is one window for a block. None gives none: the block takes its default, the policy's largest window,
   or all positions where it has no policy;
 - `WindowLimit` is how many positions a block then sees (`window_limit`). None: all positions.
@@ -16,11 +17,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field
 
 from hybridkit.block.spec import ALL, Spec
 
 GivenWindow = int | None  # None: the block's default
+WindowSize = Annotated[int, BeforeValidator(lambda said: ALL if said == "all" else said), Field(ge=1)]
 WindowLimit = int | None  # None: all positions
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.cost.summary import CostRequest
     from hybridkit.recipe.files import Loaded
 
+MAX_ROWS = 1 << 20  # of a batch; and ranks
 MeasureName = Literal["flops", "params", "state", "training"]
 
 
@@ -30,9 +31,9 @@ def flops(
         Count, typer.Option(help="Causal pairs; the convention of arXiv 2509.24552; what kernels execute.")
     ] = "exact",
     window: Annotated[str, typer.Option(metavar="W", help="One window in place of every policy's own.")] = "",
-    batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_ROWS, help="Rows that decode together.")] = 1,
     dtype: Annotated[Precision | None, typer.Option(help="Of weights and states; default: a run's.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares training memory among.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, max=MAX_ROWS, help="Ranks that ZeRO shares training memory among.")] = 1,
     memory: Annotated[bool, typer.Option("--memory", help="Estimate the activations of training, too.")] = False,
     match: Annotated[
         MeasureName | None,
@@ -45,6 +46,7 @@ def flops(
 ) -> None:
     """Count FLOPs, parameters, state and memory of recipes, layer by layer, side by side. Nothing is allocated."""
     contexts = list(dict.fromkeys(size_option("--context", text) for text in context.split(","))) if context else []
+    _refuse_unread(match, memory=memory, verify=verify, count=count != "exact", context=context, window=window)
     settings = {"count": count, "batch": batch, "window": size_option("--window", window) if window else None}
     loaded = _load(what)
     if plot:
@@ -69,6 +71,17 @@ def flops(
         from hybridkit.report.flops_plot import draw_costs
 
         save_figure(draw_costs(asked[:: max(len(contexts), 1)]), plot)
+
+
+def _refuse_unread(match: MeasureName | None, **given: object) -> None:
+    """Raises UserError for an option that another leaves without effect."""
+    unread = {"--match": ("memory", "verify"), "--verify": ("memory", "count", "window")}
+    if match == "training":
+        unread["--match"] += "count", "window", "context"
+    for option in unread["--match"] if match else unread["--verify"] if given["verify"] else ():
+        if given[option]:
+            said = f"--match {match}" if match else "--verify"
+            raise UserError(f"--{option} changes nothing under {said}: leave one of them out")
 
 
 def _load(what: Sequence[str]) -> dict[str, Loaded]:

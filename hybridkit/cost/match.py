@@ -2,9 +2,9 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from hybridkit.cost.flops import CostSettings, cost, parameters, total_state_bytes
@@ -63,17 +63,17 @@ def match(target: Plan, other: Loaded, measure: CostMeasure, settings: CostSetti
     if not (wanted and own):
         raise UserError(f"--match {measure}: one of the recipes has 0 of it, so that no size of the other has as much")
     said = list(map(str, plan(other).written))
-    step, unit = width_step(other), said[: period(said)]
+    unit = said[: period(said)]
 
     def nearest(change: Resize, resize: Callable[[int], Loaded], scale: int, most: int) -> Match:
         n = nearest_size(lambda n: MEASURES[measure](plan(resize(n * scale)), settings), wanted, most)
         built = resize(n * scale)
         return Match(change, n * scale, MEASURES[measure](plan(built), settings), wanted, built)
 
-    found = [
-        nearest("width", partial(with_width, other), step, MAX_WIDTH // step),
-        nearest("depth", lambda n: with_pattern(other, canonical(list(unit) * n)), 1, MAX_ENTRIES // len(unit)),
-    ]
+    found = [nearest("depth", lambda n: with_pattern(other, canonical(list(unit) * n)), 1, MAX_ENTRIES // len(unit))]
+    with suppress(UserError):  # of blocks that cannot have such widths; the depth remains
+        step = width_step(other)
+        found.insert(0, nearest("width", partial(with_width, other), step, MAX_WIDTH // step))
     if measure != "state" and _sizes_ffns(other):
         found.append(nearest("ffn", partial(with_ffn, other), FFN_STEP, MAX_WIDTH // FFN_STEP))
     return sorted(found, key=lambda candidate: abs(candidate.difference))
@@ -107,13 +107,17 @@ def nearest_size(measure: Callable[[int], Fraction], wanted: Fraction, most: int
 
 
 def width_step(loaded: Loaded) -> int:
-    """The least change of width that all blocks can be built with.
+    """The least change of width that all blocks can be built with. Raises UserError where there is none.
 
     Blocks ask that certain numbers divide the width, and these divide the recipe's own width. So the widths that fit
     are the multiples of the least number that can be added to it.
     """
     width = loaded.recipe.model.width
-    return next(step for step in count(1) if width % step == 0 and _fits(with_width(loaded, width + step)))
+    steps = (step for step in range(1, width + 1) if width % step == 0)
+    for step in steps:
+        if _fits(with_width(loaded, width + step)):
+            return step
+    raise UserError(f"{loaded.path}: its blocks can have no width of a little more than {width:,}")
 
 
 def with_width(loaded: Loaded, width: int) -> Loaded:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,7 @@ from hybridkit.language.pattern_source import PatternError, PatternSource, Span,
 from hybridkit.registry.kinds import BLOCK, WINDOW, Kind
 from hybridkit.system.errors import nearest
 from hybridkit.system.pydantic_errors import wrong
-from hybridkit.system.spec import ALL
+from hybridkit.system.spec import ALL, MAX_WHOLE
 from hybridkit.system.terminal import shown
 
 if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not wait for
@@ -27,8 +26,6 @@ if TYPE_CHECKING:  # the vocabulary imports torch, which a wrong name need not w
 
 _At = Callable[..., PatternError]  # (span, message, did_you_mean=None): the error to raise
 _Problem = tuple[str, str, str | None]  # (pydantic's kind of error or "", what is wrong, the nearest known name)
-
-_MAX_NUMBER = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 
 _ALTERNATIVE = ("literal_error", "bool_type")  # of a union's members, whose names follow the field's
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a misspelt argument also leaves the right one missing
@@ -113,6 +110,8 @@ def _check_name(call: Call, kind: Kind, registry: Registry, at: _At) -> None:
         raise at(call.span.name, f"`{call.name}` is a window policy: it stands after a block's colon, as in swa:128")
     if kind == WINDOW and call.name in registry.names(BLOCK):
         raise at(call.span.name, f"`{call.name}` is a block, not a window policy; policies are {', '.join(known)}")
+    if kind == WINDOW and call.name == "all":
+        raise at(call.span.name, "`all` is a window of a policy: sa:fixed(all), or sa alone, which sees all positions")
     near = nearest(call.name, known)
     what = "block" if kind == BLOCK else "window policy"
     others = "" if near else f"; known: {', '.join(known)}, and what --plugin FILE.py names"
@@ -127,22 +126,17 @@ def _window(call: Call, cls: type[Block], registry: Registry, at: _At) -> Window
     if not cls.has_window:
         raise at(call.window.span.name, f"{call.name} has no window")
     _check_name(call.window, WINDOW, registry, at)
-    policy = read_call(_with_all(call.window), registry.window(call.window.name), at)
+    policy = read_call(call.window, registry.window(call.window.name), at)
     if policy.largest == ALL and not cls.sees_all:
         raise at(call.window.span.name, f"`all` is no window of {call.name}: give a number; sa may see all")
     return policy
 
 
-def _with_all(call: Call) -> Call:
-    """The call with `all` as the number that stands for it."""
-    return replace(call, arguments=tuple((key, ALL if value == "all" else value) for key, value in call.arguments))
-
-
 def read_call(call: Call, cls: type[_S], at: _At, **given: Any) -> _S:
     """An object of `cls` with a call's arguments. Raises the error that `at` makes for the place of the mistake."""
     for (_, value), span in zip(call.arguments, call.span.arguments, strict=True):
-        if isinstance(value, int) and abs(value) > _MAX_NUMBER and value != ALL:
-            raise at(span, f"{shown(str(value))} should be at most {_MAX_NUMBER}")
+        if isinstance(value, int) and abs(value) > MAX_WHOLE:
+            raise at(span, f"{shown(str(value))} should be at most {MAX_WHOLE}")
     try:
         return cls.read(call.arguments, **given)
     except ValueError as error:

@@ -19,6 +19,7 @@ from hybridkit.language.pattern_source import PatternSource, Span, error_at
 from hybridkit.language.printer import canonical
 from hybridkit.language.resolve import problem, resolve_pattern
 from hybridkit.model.config import ModelConfig
+from hybridkit.model.residual import is_reserved
 from hybridkit.registry.registry import REGISTRY, Registry
 from hybridkit.system.errors import UserError
 
@@ -159,6 +160,8 @@ def compile_pattern(
     plan = Plan(written, entries, config)
     for block in dict.fromkeys(block for entry in plan.kinds for block in entry.branches):
         try:
+            if is_reserved(block.name()):
+                raise ValueError(f"`{block.name()}` is a name of the model's own: give the block's file another one")
             _check(block, plan.sizes)
         except ValueError as error:
             spans = _spans(text, written, source)

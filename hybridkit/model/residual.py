@@ -33,6 +33,11 @@ BEFORE: tuple[NormPlacement, ...] = ("pre", "both")
 AFTER: tuple[NormPlacement, ...] = ("post", "both")
 
 
+def is_reserved(name: str) -> bool:
+    """Whether no block can have this name, under which its layer stands in an entry: the entry has it for itself."""
+    return hasattr(Residual, name) or name in ("norm", "post_norm", "layers", "training")
+
+
 def placement(entry: Entry, config: ModelConfig) -> NormPlacement:
     """Where an entry is normalized."""
     return entry.norm or config.norm

@@ -1,6 +1,6 @@
 """Recipes as files: finding and reading them, `extends`, overrides, writing them out, comparing them.
 
-A mapping in an extending file, or in an override, is merged into the one that it extends; any other value replaces.
+What an extending file or an override says is merged into what it extends (merging.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from hybridkit.language.parser import parse_pattern
 from hybridkit.language.pattern_source import PatternSource
 from hybridkit.language.resolve import check_names
+from hybridkit.recipe.merging import merged
 from hybridkit.recipe.messages import RecipeError, complaint, refuse_number_keys, unknown_field
 from hybridkit.recipe.schema import Data, Leaf, ModelOptions, Recipe, Train, leaves
 from hybridkit.recipe.yaml_reader import (
@@ -75,7 +76,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = (), known: KnownNam
     path = find_recipe(name)
     if is_space(path):
         raise RecipeError(explain(path, "a recipe"))
-    document = reduce(_merged, map(_override, overrides), _extended(path, ()))
+    document = reduce(merged, map(_override, overrides), _extended(path, ()))
     registry = known(path, set(_words(document.data))) if known else REGISTRY
     recipe = _checked(document, path, registry)
     source = document.sources.get(("pattern",))
@@ -88,7 +89,7 @@ def read_mapping(content: Mapping[str, Any], overrides: Mapping[str, Any], regis
     """A recipe that is given as a mapping rather than a file; else as `read_recipe`."""
     if "extends" in content:
         raise RecipeError("recipe: extends: only a recipe in a file may have `extends`")
-    whole = reduce(_merged, map(_override, set_values(overrides)), _given(content))
+    whole = reduce(merged, map(_override, set_values(overrides)), _given(content))
     recipe = _checked(whole, Path("recipe"), registry)
     source = whole.sources.get(("pattern",))
     check_names(parse_pattern(recipe.pattern, source), registry, recipe.pattern, source)
@@ -108,8 +109,11 @@ def is_recipe(text: str) -> bool:
 
 def _given(content: Mapping[str, Any]) -> Document:
     """The document of a mapping, whose places are all `recipe`."""
-    refuse_number_keys(content)
-    data = json.loads(json.dumps(content))
+    try:
+        refuse_number_keys(content)
+        data = json.loads(json.dumps(content))
+    except (TypeError, ValueError, RecursionError) as error:  # RecursionError: it holds itself
+        raise RecipeError(f"recipe: a mapping of text, numbers, lists and mappings is meant: {error}") from None
     places: dict[KeyPath, TextPlace] = {(): TextPlace("recipe")}
 
     def place(part: Any, path: KeyPath) -> None:
@@ -221,15 +225,17 @@ def _extended(path: Path, extending: tuple[str, ...]) -> Document:
         return document
     place, said = document.where(("extends",)), document.data.pop("extends")
     if not isinstance(said, str) or not said:
-        raise RecipeError(f"{place}: extends should be the path of another recipe, relative to this file")
+        raise RecipeError(f"{place}: extends should be another recipe: its path from here, or a shipped one's name")
     chain = (*extending, os.path.realpath(path))
     base = path.parent / said
+    if not os.path.exists(base):
+        base = shipped().get(said, base)
     if os.path.exists(base) and not os.path.isfile(base) and not os.path.isdir(base):  # a pipe might never end
         raise RecipeError(f"{place}: extends {base}: not a regular file")
     if os.path.realpath(base) in chain or len(chain) > MAX_EXTENDS:
         raise RecipeError(f"{place}: extends goes round in a circle, or deeper than {MAX_EXTENDS} files")
     try:
-        return _merged(_extended(base, chain), document)
+        return merged(_extended(base, chain), document)
     except ReadError as error:
         raise error if error.place.line else RecipeError(f"{place}: extends {error}") from None
 
@@ -257,36 +263,6 @@ def _value(text: str, origin: str) -> Any:
         return read_yaml_text(text, origin).data
     except ReadError as error:
         raise RecipeError(str(error).replace(str(error.place), origin, 1)) from None
-
-
-def _merged(base: Document, over: Document) -> Document:
-    """Both documents as one; where they differ, `over` decides."""
-    gone = set(_replaced(base.data, over.data, ()))
-
-    def kept(path: KeyPath) -> bool:
-        return not any(path[:n] in gone for n in range(len(path) + 1))
-
-    return Document(
-        _deep(base.data, over.data),
-        {path: place for path, place in base.keys.items() if kept(path)} | dict(over.keys),
-        {path: place for path, place in base.values.items() if kept(path)} | dict(over.values),
-        {path: source for path, source in base.sources.items() if kept(path)} | dict(over.sources),
-    )
-
-
-def _deep(base: Any, over: Any) -> Any:
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    return {**base, **{key: _deep(base.get(key), value) for key, value in over.items()}}
-
-
-def _replaced(base: Any, over: Any, path: KeyPath) -> Iterator[KeyPath]:
-    """The paths at which `over` replaces what `base` says."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        yield path
-        return
-    for key in base.keys() & over.keys():
-        yield from _replaced(base[key], over[key], (*path, key))
 
 
 def _checked(document: Document, path: Path, registry: Registry) -> Recipe:

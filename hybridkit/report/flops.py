@@ -51,7 +51,7 @@ def print_check(checks: Mapping[str, Sequence[Check]], notes: Sequence[str]) -> 
     for name, rows in checks.items():
         table = Table("one sequence", "exact", "hardware", "fvcore x 2", "torch")
         for row in rows:
-            table.add_row(row.layer, *(format_count(n) for n in (row.exact, row.hardware, row.fvcore, row.torch)))
+            table.add_row(row.layer, *("-" if n is None else format_count(n) for n in row[1:5]))
         console.print(f"{name}, scaled down\n")
         console.print(table, "")
     for note in notes:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 Value = int | float | str | bool | None
 ALL = 1 << 62  # the window `all`: no limit. Only blocks with `sees_all` have it; costs count it as the context
+MAX_WHOLE = 1 << 40  # of any whole number in a pattern; larger ones overflow in torch
 Argument = tuple[str | float | None, Value]  # (key, value); the key is None where the value stands by position
 
 
@@ -32,6 +33,8 @@ class Spec(BaseModel):
         order = [field for field in cls.positional() if field not in given]
         values: dict[str, Any] = dict(given)
         for place, (key, value) in enumerate(arguments):
+            if key is None and any(other is not None for other, _ in arguments[:place]):
+                raise ValueError(f"{write_value(value)} stands after an argument with a name: it should be named, too")
             if key is None and place >= len(order):
                 raise ValueError(f"{cls.name()} takes at most {len(order)} arguments: {', '.join(order)}")
             field = order[place] if key is None else str(key)
@@ -79,7 +82,7 @@ def write_value(value: Value) -> str:
             if value.isascii() and value.isidentifier() and value not in ("null", "true", "false")
             else json.dumps(value)
         )
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_WHOLE:
         return str(int(value))
     text = repr(value)
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

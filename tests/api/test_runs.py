@@ -219,3 +219,31 @@ def test_costs_need_a_context_of_a_token() -> None:
 def test_questions_out_of_range_are_refused(question: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         hk.evaluate("runs/none", **question)
+
+
+@pytest.mark.parametrize("tie", ["no", "off", "yes", True, False])
+def test_options_in_words_mean_the_same_to_build_and_costs(tie: Any) -> None:
+    model = hk.build("sa", width=16, heads=2, vocab="1k", tie=tie)  # type: ignore[arg-type]
+    counted = hk.costs("sa", width=16, heads=2, vocab="1k", tie=tie)["params"]["total"]
+    assert sum(weight.numel() for weight in model.parameters()) == counted
+    assert model.plan.config.vocab == 1024
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hk.build("sa", vocab=None),  # type: ignore[arg-type]
+        lambda: hk.build(None),  # type: ignore[arg-type]
+        lambda: hk.build(b"sa"),  # type: ignore[arg-type]
+        lambda: hk.costs(None),  # type: ignore[arg-type]
+        lambda: hk.costs(["sa"]),  # type: ignore[arg-type]
+        lambda: hk.costs("sa*2", context="16k"),  # type: ignore[arg-type]
+        lambda: hk.costs("sa*2", context=1.5),  # type: ignore[arg-type]
+        lambda: hk.costs("sa*2", context=True),
+        lambda: hk.costs({"pattern": "sa", "model": {"width": torch.ones(1)}}),
+        lambda: hk.costs({"pattern": "sa", "model": (held := {"a": 1}) | {"b": held.setdefault("c", held)}}),
+    ],
+)
+def test_what_is_wrong_in_a_call_is_told(call: Any) -> None:
+    with pytest.raises(UserError):
+        call()

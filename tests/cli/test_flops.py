@@ -191,3 +191,30 @@ def test_layers_of_a_long_policy_fit_sixty_columns() -> None:
     wide, short = layers([entry]), layers([entry], SHORT)
     assert short.whole <= 60 < wide.whole and [len(table.columns) for table in (wide, short)] == [5, 4]
     assert [list(column.cells) for column in short.columns] == [list(wide.columns[at].cells) for at in (0, 1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--batch", "99999999999999999999"),
+        ("--ranks", "1099511627776"),
+        ("--verify", "--count", "hardware"),
+        ("--verify", "--window", "8"),
+        ("quickstart", "--match", "training", "--context", "1k"),
+        ("quickstart", "--match", "params", "--verify"),
+        ("quickstart", "--match", "flops", "--memory"),
+    ],
+)
+def test_options_without_effect_or_bound_are_refused(words: tuple[str, ...]) -> None:
+    code, _, complaint = outputs("flops", "recall", *words)
+    assert code == 2 and "Traceback" not in complaint
+
+
+def test_a_ramp_over_many_windows_ends(tmp_path: Path) -> None:
+    """Windows from a row's length on see what the longest sees; below it, more than 2^17 are refused."""
+    near = reported("flops", "quickstart", "pattern=swa:ramp(1,1048576,.1,.9)", "--context", "64")["recipes"][0]
+    whole = reported("flops", "quickstart", "pattern=sa", "--context", "64")["recipes"][0]
+    low, high = near["flops_per_token"]["forward"], whole["flops_per_token"]["forward"]
+    assert 0.9 * high < low < high
+    code, _, complaint = outputs("flops", "quickstart", "pattern=swa:ramp(1,1048576,.1,.9)", "--context", "1M")
+    assert code == 2 and "more than 131,072" in complaint

@@ -147,3 +147,29 @@ def test_the_limits_of_a_pattern_hold_for_lists_of_known_elements() -> None:
     for many in ("[sa, sa | sa]*1366", "[sa]*4097"):
         with pytest.raises(PatternError, match="at most 4096 entries"):
             resolve_pattern(many, registry)
+
+
+@pytest.mark.parametrize(
+    "text", ["sa(theta=1e13)", "sa(theta=1099511627777.)", "sa:fixed(all)", "sa:fixed(window=all)"]
+)
+def test_extreme_values_print_as_what_reads_back(text: str) -> None:
+    block = block_of(text)
+    assert block_of(str(block)) == block
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sa(theta=500, 2)", "2 stands after an argument with a name"),
+        ("swa:stoch(p=.25,8,16)", "8 stands after an argument with a name"),
+        ("swa:cycle(8,64,all)", "`period` should be a whole number"),
+        ("sa:uniform(8,64,all)", "`step` should be a whole number"),
+        ("sa:uniform(all,64)", "`low` should be a whole number"),
+        ("sa:fixed(4611686018427387904)", "should be at most"),
+        ("sa:all", "sa:fixed(all), or sa alone"),
+    ],
+)
+def test_what_looks_like_another_argument_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PatternError) as refused:
+        block_of(text)
+    assert said in str(refused.value)

@@ -1,13 +1,18 @@
 """From a pattern to a plan: FFNs added, sizes checked, nothing allocated, every mistake with its place."""
 
+import shutil
+from pathlib import Path
+
 import networkx as nx
 import pytest
 import torch
+from project import ROOT
 from tiny import some_ids, tiny
 
 from hybridkit.language.pattern_source import PatternError
 from hybridkit.model.config import ModelConfig
 from hybridkit.model.plan import compile_pattern
+from hybridkit.registry.registry import Registry
 from hybridkit.system.errors import UserError
 
 SIZES = {"width": 64, "heads": 4, "vocab": 257}
@@ -126,3 +131,14 @@ def test_a_memory_or_attention_without_a_window_reaches_everything() -> None:
         plan = compile_pattern(pattern, ModelConfig(**SIZES))
         assert plan.reach() is None
     assert compile_pattern("[swa:4, mlstm]", ModelConfig(**SIZES)).reach(None, "mlstm") == 4
+
+
+RESERVED = ("norm", "post_norm", "layers", "layer", "step", "forward", "decoder", "training", "to", "replace_layer")
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_block_cannot_have_a_name_of_the_models_own(name: str, tmp_path: Path) -> None:
+    """Its layer would stand in the entry's own part's place."""
+    shutil.copy(ROOT / "blocks" / "conv.py", tmp_path / f"{name}.py")
+    with pytest.raises(PatternError, match=f"`{name}` is a name of the model's own"):
+        compile_pattern(f"[sa, {name}]", ModelConfig(16, 2, 257), registry=Registry((tmp_path / f"{name}.py",)))

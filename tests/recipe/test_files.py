@@ -50,7 +50,7 @@ WRONG = {  # the lines below the pattern: where, and what the message says
     "model: {tie: maybe}": ("2:14", "model.tie should be true or false"),
     "model: {ffn: {width: [1]}}": ("2:22", "model.ffn.width should be"),
     "train: {probes: [{every: 1, foo: 2}]}": ("2:29", 'train.probes.0 has no "foo"'),
-    "extends: 3": ("2:10", "extends should be the path"),
+    "extends: 3": ("2:10", "extends should be another recipe"),
     "extends: nil.yaml": ("2:10", "extends nil.yaml: no such file"),
     "extends: r.yaml": ("2:10", "extends goes round"),
     "model: {width: 1, width: 2}": ("2:19", "`width` is given twice"),
@@ -273,3 +273,23 @@ def test_reading_a_recipe_imports_no_torch() -> None:
     code = "import sys; from hybridkit.recipe.files import read_recipe; read_recipe('quickstart')"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_another_ffn_or_optimizer_replaces_and_the_same_one_is_merged(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "pattern: [sa]\nmodel: {width: 16, heads: 2, ffn: {block: moe, experts: 4, active: 2, width: 8}}\n"
+        "train: {optimizer: {name: muon, momentum: .9}}\n"
+    )
+    same = read_recipe(tmp_path / "base.yaml", ["model.ffn={block: moe, width: 16}", "train.optimizer.momentum=.8"])
+    assert same.recipe.model.ffn == {"block": "moe", "experts": 4, "active": 2, "width": 16}
+    assert same.recipe.train.optimizer["momentum"] == 0.8  # type: ignore[index]
+    (tmp_path / "over.yaml").write_text("extends: base.yaml\nmodel: {ffn: {block: ffn, width: 24}}\n")
+    other = read_recipe(tmp_path / "over.yaml", ["train.optimizer={name: adamw}"])
+    assert other.recipe.model.ffn == {"block": "ffn", "width": 24} and other.recipe.model.heads == 2
+    assert other.recipe.train.optimizer == read_recipe("quickstart").recipe.train.optimizer
+
+
+def test_a_shipped_recipe_is_extended_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\ntrain: {steps: 7}\n")
+    mine, whole = (read_recipe(name).recipe for name in (tmp_path / "mine.yaml", "quickstart"))
+    assert mine.train.steps == 7 and mine.pattern == whole.pattern and mine.model == whole.model

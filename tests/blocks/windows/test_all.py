@@ -97,7 +97,7 @@ def test_metrics_say_all(tmp_path: object) -> None:
         ("sa:stoch(all,4)", r"stoch\(4,all\)"),
         ("swa:ramp(4,all,.1,.5)", "no window of swa"),
         ("swa:uniform(4,all)", "no window of swa"),
-        ("sa:uniform(all,4)", r"uniform\(4,all\)"),
+        ("sa:uniform(all,4)", "`low` should be a whole number"),
     ],
 )
 def test_all_stands_only_for_the_largest_window_of_sa(pattern: str, said: str) -> None:
