@@ -11,6 +11,7 @@ from fences import fences
 from project import ROOT
 from typer.main import get_command
 
+import hybridkit
 from hybridkit.cli import verbs
 
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +30,21 @@ def test_the_block_that_the_guide_writes_keeps_the_laws(tmp_path: Path, monkeypa
     monkeypatch.delitem(sys.modules, "decay", raising=False)
     (tmp_path / "laws.py").write_text("from decay import Decay\n" + laws)
     runpy.run_path(str(tmp_path / "laws.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["data", "flops", "mapping", "recipes", "python", "generate"])
+def test_python_that_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, but for the training of a smaller model, which a generating page has trained before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("A line of a book, and another one.\n" * 4000, encoding="utf-8")
+    small = {"train.steps": 2, "train.batch_tokens": 1024, "model.width": 16, "data.source": "book.txt"}
+    if page == "generate":
+        hybridkit.train("quickstart", run="runs/x", overrides=small, quiet=True)
+    code, *others = fences(f"docs/{page}.md", "python")
+    assert not others
+    (tmp_path / "page.py").write_text(code.replace('{"train.steps": 100}', repr(small)), encoding="utf-8")
+    runpy.run_path("page.py")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
