@@ -33,15 +33,13 @@ from hybridkit.block import (
     Linear,
     State,
     StepFunction,
-    packed,
     product_flops,
     small_init_,
     wang_init_,
 )
-from hybridkit_blocks.ops import kv_cache
+from hybridkit_blocks.ops import kv_cache, latent_step
 from hybridkit_blocks.ops.attend import attend, kernel
 from hybridkit_blocks.ops.attention import PAIRS, documents_of
-from hybridkit_blocks.ops.cpu import latent_step
 from hybridkit_blocks.ops.rope import rotate
 from hybridkit_blocks.ops.rope_options import RopeOptions
 from hybridkit_blocks.ops.scores import Scores, probabilities
@@ -232,8 +230,6 @@ class Latent(Layer):
         return self.out(y.flatten(1)[:, None]).to(x.dtype), after
 
     def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
-        if packed.on_gpu(self.out.weight):  # the other one asks for the position
-            return super().decoder(norm, rows)
         size, down, rope = self.size, getattr(self, "q_down", None), getattr(self, "rope", None)
         sizes, scale = (size.heads, size.head, size.rope), self._scores.scale or 1
         own = (down, self.q_norm, self.q, self.down, self.norm, rope, self.rotary, self.expand, self.out)

@@ -42,7 +42,7 @@ LAYERS = (
     "[gdn(gate=sigmoid,norm_eps=.1,conv_bias=true)]",
     "[kda]", "[kda(lower_bound=-5,gate_bias=true)]", "[kda(low_rank=false)]", "[mamba2]",
     "[mamba2(groups=2,heads=4,dt_min=.1,dt_max=.4)]", "[mamba2(gate_norm=none)]", "[mamba2(gate_norm=all,groups=2)]",
-    "[conv]", "[rglru]", "[mlstm, swa:4]", "[mlstm | gdn]",
+    "[conv]", "[rglru]", "[mla]", "[mla(q_rank=8)]", "[mlstm, swa:4]", "[mlstm | gdn]",
 )  # fmt: skip
 DELTA_HEADS = (128, 128, 1), (192, 384, 1), (256, 512, 1), (128, 128, 128), (24, 40, 24), (12, 5, 1)
 SSD_HEADS = (64, 128), (80, 128), (24, 16), (5, 3)

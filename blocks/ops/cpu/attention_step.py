@@ -78,9 +78,7 @@ def rotary(head: int, rope: Rope | None, like: Tensor) -> Turned:
     if rope is None:
         return lambda x, position: x
     half, wide = rope.size // 2, torch.promote_types(like.dtype, torch.float32)
-    speeds = rope.speeds().repeat(2, 2)
-    quarter = torch.full((half,), math.pi / 2, dtype=torch.float64)  # -sin(a) is cos(a + pi / 2)
-    phases = torch.stack([torch.zeros(rope.size, dtype=torch.float64), torch.cat([quarter, -quarter])])
+    speeds, phases = _waves(rope)
 
     def turned(x: Tensor, position: int) -> Tensor:
         waves = torch.add(phases, speeds, alpha=position).cos_()
@@ -93,6 +91,28 @@ def rotary(head: int, rope: Rope | None, like: Tensor) -> Turned:
         return torch.cat([turned(x[..., : rope.size], position), x[..., rope.size :]], -1)
 
     return turned if rope.size == head else partly
+
+
+def rotary_at(rope: Rope, like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same for x (B, N, R), all of which turns, and positions (B,) on like's device."""
+    half, wide = rope.size // 2, torch.promote_types(like.dtype, torch.float32)
+    speeds, phases = (t.to(like.device) for t in _waves(rope))
+
+    def turned(x: Tensor, position: Tensor) -> Tensor:
+        waves = torch.addcmul(phases, speeds, position[:, None, None]).cos_()  # (B, 2, R)
+        if rope.magnitude != 1:
+            waves.mul_(rope.magnitude)
+        cos, sin = waves.to(wide)[:, :, None].unbind(1)
+        return torch.addcmul(x * cos, x.roll(half, -1), sin)
+
+    return turned
+
+
+def _waves(rope: Rope) -> tuple[Tensor, Tensor]:
+    """Speeds and phases (2, R): of cos(a), and of -sin(a), sin(a) as cosines, for a pair's angle a."""
+    quarter = torch.full((rope.size // 2,), math.pi / 2, dtype=torch.float64)  # -sin(a) is cos(a + pi / 2)
+    phases = torch.stack([torch.zeros(rope.size, dtype=torch.float64), torch.cat([quarter, -quarter])])
+    return rope.speeds().repeat(2, 2), phases
 
 
 def attend_(query: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, position: int, scores: Scores = PLAIN) -> Tensor:

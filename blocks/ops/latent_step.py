@@ -1,4 +1,6 @@
-"""One token of latent attention (blocks/mla.py) on a CPU, for decoding many: projections joined, checks done once.
+"""One token of latent attention (blocks/mla.py), for decoding many: projections joined, checks done once.
+
+On a CPU the position is a number, and only what was read is looked at; on a GPU nothing asks the device for it.
 
 B batch, H heads, E width of a head's unrotated part, R of the rotated one, V of a value, C the latent's rank, n tokens.
 """
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.cpu.attention_step import rotary
+from hybridkit_blocks.ops.cpu.attention_step import rotary, rotary_at
 from hybridkit_blocks.ops.rope import Rope
 from hybridkit_blocks.ops.scores import probabilities
 
@@ -36,7 +38,12 @@ class LatentParts(NamedTuple):
 
 
 def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
-    """`x + step(norm(x))` of the latent attention with these parts."""
+    """`x + step(norm(x))` of the latent attention with these parts, for the device that holds them."""
+    build = _gpu_decoder if packed.on_gpu(parts.out.weight) else _cpu_decoder
+    return build(parts, rows)
+
+
+def _cpu_decoder(parts: LatentParts, rows: int) -> StepFunction:
     heads, _, turning = parts.sizes
     project, cuts = _queries(parts, rows)
     unit, latent_unit = packed.Unit(parts.norm), packed.Unit(parts.latent_norm)
@@ -54,8 +61,35 @@ def latent_decoder(parts: LatentParts, rows: int) -> StepFunction:
             both = both.view(len(x), heads + 1, turning).to(wide)
             both, own = turned(both, position).to(kind).split_with_sizes((heads, 1), 1)
             state.v[:, 0, position] = own[:, 0]
-        y = attend(fixed.view(len(x), heads, -1).to(kind), both, state, position)
+        hidden, seen = None, position + 1
+        if any(state.since.tolist()):
+            hidden = (torch.arange(seen) < state.since[:, None])[:, None]
+        y = attend(fixed.view(len(x), heads, -1).to(kind), both, state.k[:, 0, :seen], state.v[:, 0, :seen], hidden)
         state.position.add_(1)
+        return out(x, y.to(x.dtype))[:, None], state
+
+    return run
+
+
+def _gpu_decoder(parts: LatentParts, rows: int) -> StepFunction:
+    heads, _, turning = parts.sizes
+    (project, cuts), attend = _queries(parts, rows), _attention(parts)
+    unit, latent_unit = packed.Unit(parts.norm), packed.Unit(parts.latent_norm)
+    wide = torch.promote_types(parts.q.weight.dtype, torch.float32)
+    out = packed.output(parts.norm, parts.out.weight, rows)
+    turned = None if parts.rotary is None else rotary_at(parts.rotary, parts.out.weight)
+
+    def run(x: Tensor, state: State) -> tuple[Tensor, kv_cache.KV]:
+        assert isinstance(state, kv_cache.KV)
+        x, kind = x[:, 0], state.k.dtype
+        fixed, both, latent = project(unit(x)).split_with_sizes(cuts, -1)
+        both = both.view(len(x), heads + 1, turning).to(kind if turned is None else wide)
+        both = (both if turned is None else turned(both, state.position)).to(kind)
+        slots = torch.arange(state.k.shape[2], device=x.device)  # which hold all positions, in order
+        hidden = ((slots > state.position[:, None]) | (slots < state.since[:, None]))[:, None]
+        kv_cache.append_(state, latent_unit(latent.to(wide))[:, None, None].to(kind), both[:, None, heads:])
+        query = fixed.view(len(x), heads, -1).to(kind)
+        y = attend(query, both[:, :heads], state.k[:, 0], state.v[:, 0], hidden)
         return out(x, y.to(x.dtype))[:, None], state
 
     return run
@@ -82,21 +116,19 @@ def _queries(parts: LatentParts, rows: int) -> tuple[packed.Product, list[int]]:
     return project, cuts
 
 
-def _attention(parts: LatentParts) -> Callable[[Tensor, Tensor, kv_cache.KV, int], Tensor]:
-    """A function from queries (B, H, E), (B, H, R) to outputs (B, H V) over the cache up to a position, included."""
+def _attention(parts: LatentParts) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    """A function from queries (B, H, E), (B, H, R), latents (B, n, C), what turns of keys (B, n, R), and which of them
+    are hidden (B, 1, n) to outputs (B, H V)."""
     heads, head, turning = parts.sizes
     weight = parts.expand.weight.unflatten(0, (heads, -1))
     keys, values = weight[:, :head], weight[:, head:].mT  # (H, E, C), (H, C, V)
 
-    def attend(fixed: Tensor, rotated: Tensor, state: kv_cache.KV, position: int) -> Tensor:
-        latents, kind = state.k[:, 0, : position + 1], state.k.dtype
+    def attend(fixed: Tensor, rotated: Tensor, latents: Tensor, turned: Tensor, hidden: Tensor | None) -> Tensor:
+        kind = latents.dtype
         query = torch.bmm(fixed.transpose(0, 1), keys.to(kind)).transpose(0, 1)  # (B, H, C)
         s = torch.bmm(query, latents.mT)
         if turning:
-            s = torch.baddbmm(s, rotated, state.v[:, 0, : position + 1].mT)
-        hidden = None
-        if any(state.since.tolist()):
-            hidden = (torch.arange(position + 1) < state.since[:, None])[:, None]
+            s = torch.baddbmm(s, rotated, turned.mT)
         p = probabilities(s.to(torch.promote_types(kind, torch.float32)), hidden, None, None).to(kind)
         read = torch.bmm(p, latents).transpose(0, 1)  # (H, B, C)
         return torch.bmm(read, values.to(kind)).transpose(0, 1).flatten(1)
