@@ -23,6 +23,7 @@ from hybridkit.block import (
     linear,
     packed,
     pad_weight,
+    padded_width,
     small_init_,
     spare,
     wang_init_,
@@ -113,8 +114,11 @@ class SwiGLU(Layer):
         return linear(F.silu(linear(x, gate)) * linear(x, up), down).to(x.dtype), ()
 
     def decoder(self, norm: nn.RMSNorm | None, rows: int) -> StepFunction:
-        up = packed.normed_product(norm, [self.gate.weight, self.up.weight], rows)
-        down = packed.output(norm, self.down.weight, rows)
+        inner = len(self.gate.weight)
+        more = padded_width(inner) - inner if packed.on_gpu(self.gate.weight) else 0  # here once, not a token at a time
+        gates = [pad_weight(part.weight, rows=more) for part in (self.gate, self.up)]
+        up = packed.normed_product(norm, gates, rows)
+        down = packed.output(norm, pad_weight(self.down.weight, columns=more), rows)
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
             x = x[:, 0]

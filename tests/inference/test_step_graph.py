@@ -90,7 +90,7 @@ def test_a_recorded_step_uses_the_same_memory_and_gives_the_logits_of_plain_step
 
 
 @pytest.mark.parametrize(
-    "kind", [*KINDS, "swa(sinks=true,qk_norm=true,gate=true,kv_heads=1):6", "sa(bias=true,rope=.5)"]
+    "kind", [*KINDS, "swa(sinks=true,qk_norm=true,gate=true,kv_heads=1):6", "sa(bias=true,rope=.5)", "ffn(width=171)"]
 )
 @torch.no_grad()
 def test_steps_laid_out_for_a_gpu_equal_plain_ones_and_wait_for_nothing(
