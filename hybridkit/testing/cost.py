@@ -10,12 +10,15 @@ T tokens, D width. `exact` is the least that any form of the layer computes, so 
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from hybridkit.block import Block, Count, Dims, Layer, clone_state
-from hybridkit.testing.layer_under_test import LayerUnderTest, law
+from hybridkit.testing.layer_under_test import LayerUnderTest, built, law
 from hybridkit.testing.work import ExecutedWork, counted
 
 COUNTS: tuple[Count, ...] = ("exact", "paper", "hardware")
@@ -52,11 +55,34 @@ def _check_cost(block: Block, dims: Dims) -> None:
         elif not _equals_reference(trial, window):
             _between_bounds(trial, window)
         _executed(trial, window)
+    for other in _other_sizes(block, dims):
+        _check_cost_elsewhere(block, other)
+
+
+@law
+def _check_cost_elsewhere(block: Block, dims: Dims) -> None:
+    """Counts follow width and heads: what is right at one size may hold its numbers, or take one for another."""
+    trial = LayerUnderTest(block, dims)
+    window = trial.all_windows[0]
+    if not block.is_mixer:
+        _tokenwise(trial)
+    elif not _equals_reference(trial, window):
+        _between_bounds(trial, window)
+
+
+def _other_sizes(block: Block, dims: Dims) -> Iterator[Dims]:
+    """Sizes of other proportions that the block can be built with."""
+    for other in replace(dims, width=3 * dims.width), replace(dims, width=2 * dims.width, heads=2 * dims.heads):
+        with suppress(ValueError):  # its arguments do not suit that size
+            built(block, other)
+            yield other
 
 
 def _sane(trial: LayerUnderTest, tokens: int, window: int | None) -> None:
     found = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
     where = f"of {tokens} tokens, window {window}"
+    none = trial.block.flops(trial.dims, 0, window)  # what decoding of the first token is counted from
+    trial.check(none == 0, f"no tokens cost {none} FLOPs, window {window}")
     again = {count: trial.block.flops(trial.dims, tokens, window, count) for count in COUNTS}
     trial.check(again == found, f"FLOPs {where} are {found}, and {again} when asked again")
     trial.check(all(type(flops) is int for flops in found.values()), f"FLOPs {where} are whole numbers, not {found}")

@@ -129,7 +129,7 @@ def _same_decoded(
     state = trial.run(h[:, :prompt], window=window, document_starts=document_starts[:, :prompt])[1]
     state = trial.layer.reserve(clone_state(state), tokens)
     for t in range(prompt, tokens):
-        with trial.precision.on():
+        with trial.precision.on(), torch.inference_mode():  # as decoding does
             y, state = decode(x[:, t : t + 1], state)
         kind = "" if norm is not None else " without a norm"
         where = f"step {t} of the decoder for {batch} rows{kind} differs from forward, window {window}"

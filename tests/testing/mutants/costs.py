@@ -1,5 +1,7 @@
 """Faults of FLOPs."""
 
+from dataclasses import replace
+
 from hybridkit.block import Block
 from hybridkit_blocks.ffn import FeedForward
 from hybridkit_blocks.mlstm import Mlstm
@@ -17,6 +19,17 @@ def flops(change, block: Block = RUNNING):  # type: ignore[no-untyped-def]
 
     def said(self, dims, tokens, window=None, count="exact"):  # type: ignore[no-untyped-def]
         return change(right(self, dims, tokens, window, count), dims, tokens, window, count)
+
+    return said
+
+
+def of_first_width(block: Block):  # type: ignore[no-untyped-def]
+    """FLOPs that are right for one width alone."""
+    right, seen = type(block).flops, list[int]()
+
+    def said(self, dims, tokens, window=None, count="exact"):  # type: ignore[no-untyped-def]
+        seen.append(dims.width)
+        return right(self, replace(dims, width=seen[0]), tokens, window, count)
 
     return said
 
@@ -46,6 +59,12 @@ MUTANTS = [
     *wrong("no paper FLOPs", only("paper", 0), RUNNING, MLSTM),
     *wrong("fewer hardware FLOPs than exact", only("hardware", 0.9), RUNNING, FFN),
     *wrong("hundredfold hardware FLOPs", only("hardware", 100), RUNNING, MLSTM),
+    *wrong("no tokens cost one", lambda n, dims, tokens, *_: n if tokens else 1, RUNNING, FFN),
+    *wrong("heads in place of a 2", lambda n, dims, *_: n * dims.heads // 2, RUNNING, MLSTM, FFN),
+    *[
+        mutant(f"FLOPs of the width of the first trial: {type(block).__name__}", block, flops=of_first_width(block))
+        for block in (RUNNING, SA, FFN)
+    ],
     mutant(
         "FLOPs that ignore the window",
         ATTEND,

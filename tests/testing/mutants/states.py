@@ -112,6 +112,14 @@ def decoder(change):  # type: ignore[no-untyped-def]
     return make
 
 
+def learning(self, x, state):  # type: ignore[no-untyped-def]
+    """It fails under inference_mode, where no gradient is to be had."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        torch.autograd.grad((leaf * 2).sum(), leaf)
+    return self.right(x, state)
+
+
 def adding(self, norm, rows):  # type: ignore[no-untyped-def]
     def run(x, state):  # type: ignore[no-untyped-def]
         y, state = self.step(norm(x) if norm else x, state)
@@ -220,6 +228,7 @@ MUTANTS = [
     mutant("a step that is wrong where a window of 200 is full", ATTEND, step=wrong_where(200, seen=199)),
     mutant("a decoder without the norm's weight", decoder=plain_norm),
     mutant("a decoder that adds x without a norm", decoder=adding),
+    mutant("a step that asks for gradients", step=learning),
     mutant("a decoder that changes its input", decoder=spoiling),
     mutant("a decoder without the residual", decoder=decoder(lambda y, x, rows: y - x)),
     mutant(
