@@ -1,4 +1,4 @@
-"""A decoding step of stacks whose entries are more than x + layer(norm(x)): other norms, factors, branches side by side.
+"""A decoding step of stacks whose entries are more than x + layer(norm(x)): norms, factors, branches side by side.
 
     OMP_NUM_THREADS=1 python tools/benchmarks/entries.py [--rounds 9] [--tokens 40] [--widths 256 512]
 
