@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ class Loads:
 
     def __init__(self, model: Model) -> None:
         named = {module: name for name, module in model.named_modules() if isinstance(module, Layer)}
+        self._names = {layer: f"{name}." for layer, name in named.items()}  # as names of its weights begin
         self._entries = {
             layer: ".".join(part for part in name.split(".") if part.isdecimal()) for layer, name in named.items()
         }
@@ -58,7 +59,8 @@ class Loads:
         }
 
     @torch.no_grad()
-    def balance(self) -> None:
-        """After an update: hand every layer its loads."""
+    def balance(self, frozen: Collection[str] = ()) -> None:
+        """After an update: hand every layer its loads, but for those of which `frozen` says how the names begin."""
         for layer, load in self._loads.items():
-            layer.balance(load)
+            if not self._names[layer].startswith(tuple(frozen)):
+                layer.balance(load)

@@ -113,10 +113,10 @@ def muon(folder: Path) -> dict[str, list[float]]:
     return {"ranks": found, "resumed": losses(alone, PLAN, local, range(half, FEW))}
 
 
-def averaged(train: Train, folder: Path | None = None) -> dict[str, Any]:
+def averaged(train: Train, folder: Path | None = None, then: Train | None = None) -> dict[str, Any]:
     """Losses of the mean of the weights beside the weights' own, some of which are frozen for half of the steps.
 
-    With `folder` the second half goes on from a checkpoint.
+    With `folder` the second half goes on from a checkpoint, under the settings `then`.
     """
     engine, found = open_engine(PLAN, train), []
     for half in (range(FEW // 2), range(FEW // 2, FEW)):
@@ -125,7 +125,7 @@ def averaged(train: Train, folder: Path | None = None) -> dict[str, Any]:
         found += losses(engine, PLAN, train, half)
         if folder and half.start == 0:
             write(engine, folder)
-            engine = open_engine(PLAN, train)
+            engine = open_engine(PLAN, then or train)
             engine.load(folder)
     shares = micro_batches(batch(999), 2, engine.data_parallel_rank, engine.data_parallel_size)
     windows = PLAN.windows(TrainStep(0, 0, 1, training=False))
@@ -216,7 +216,11 @@ def compute(out: Path) -> None:
     found["checkpoints"] = handed_on(out.with_suffix(""), range(4))
     found["muon"] = muon(out.with_suffix("") / "muon")
     found["averaged"] = averaged(settings(zero=2, ema=0.8), out.with_suffix("") / "mean")
-    found["frozen"] = averaged(settings(zero=0, ema=0.8, freeze={"mlstm": FEW // 2}))
+    freezing: dict[str, Any] = {"ema": 0.8, "freeze": {"mlstm": FEW // 2}}
+    of_ranks, alone = settings(zero=0, **freezing), settings("local", **freezing)
+    found["frozen"] = averaged(of_ranks, out.with_suffix("") / "frozen")
+    own = out.with_suffix("") / f"local-{torch.distributed.get_rank()}"  # every rank is a local engine of its own
+    found["frozen alone, then by ranks"] = averaged(alone, own, of_ranks)
     found["taught"] = {str(stage): taught(settings(zero=stage), "kl") for stage in (1, 3)}
     found["taught"]["0"] = taught(settings(zero=0), "hidden")
     if torch.distributed.get_rank() == 0:

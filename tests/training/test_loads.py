@@ -9,9 +9,12 @@ from small_batch import batch
 from torch import Tensor
 
 import hybridkit
-from hybridkit.block import recording
+from hybridkit.block import TrainStep, recording
 from hybridkit.recipe.schema import Train
+from hybridkit.registry.kinds import BLOCK
+from hybridkit.registry.registry import REGISTRY
 from hybridkit.training.engines.local.engine import LocalEngine
+from hybridkit.training.freeze import frozen
 from hybridkit.training.micro_batches import micro_batches, num_targets
 
 PLAN = hybridkit.build("[swa:4, moe(4,2,8,aux=.5,correction=.01), swa:4, moe(6,1,8,aux=.25)]", width=16, heads=2).plan
@@ -70,3 +73,17 @@ def test_a_correction_moves_with_updates_alone_and_is_kept_in_checkpoints(tmp_pa
     assert torch.equal(other.model.get_buffer("layers.1.moe.correction"), correction)
     ours, right = (e.gradients([b], WINDOWS, num_targets(b)).nats for e in (other, one))
     assert ours == right
+
+
+@pytest.mark.parametrize("name", REGISTRY.names(BLOCK))
+def test_no_tensor_of_a_frozen_block_changes(name: str) -> None:
+    """Buffers, too: the correction of frozen experts went on moving."""
+    said = {"moe": "moe(4,2,8,aux=.5,correction=.01)", "swa": "swa:4"}.get(name, name)
+    plan = hybridkit.build(f"[{said}, conv]", width=32, heads=2).plan
+    one, b = LocalEngine(plan, Train(precision="fp32", device="cpu")), batch()
+    before = {key: value.clone() for key, value in one.model.state_dict().items()}
+    one.freeze(frozen(plan, {"0": 2}, 0, 3))
+    one.gradients([b], plan.windows(TrainStep(0, 0, 3)), num_targets(b))
+    one.update(1e-2)
+    for key, value in one.model.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith("layers.0."), key

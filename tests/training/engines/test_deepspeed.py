@@ -90,12 +90,17 @@ def test_a_checkpoint_goes_on_at_the_same_stage_the_next_and_locally(found: Foun
 
 
 @pytest.mark.parametrize(
-    ("how", "changes"), [("averaged", {"ema": 0.8}), ("frozen", {"ema": 0.8, "freeze": {"mlstm": FEW // 2}})]
+    ("how", "changes"),
+    [
+        ("averaged", {"ema": 0.8}),
+        ("frozen", {"ema": 0.8, "freeze": {"mlstm": FEW // 2}}),
+        ("frozen alone, then by ranks", {"ema": 0.8, "freeze": {"mlstm": FEW // 2}}),
+    ],
 )
 def test_the_mean_of_weights_and_frozen_ones_are_the_local_engines(
     found: Found, how: str, changes: dict[str, Any]
 ) -> None:
-    """At stages 2 and 0; the second half of the former goes on from a checkpoint."""
+    """At stages 2 and 0; the second half goes on from a checkpoint: what was frozen has had fewer updates."""
     alone = averaged(settings("local", **changes))
     assert found[how]["losses"] == pytest.approx(alone["losses"], abs=CLOSE)
     assert found[how]["mean"] == pytest.approx(alone["mean"], rel=1e-5)

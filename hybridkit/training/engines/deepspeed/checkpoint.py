@@ -31,13 +31,12 @@ def write(zero: Zero, named: Named, buffers: Buffers, folder: Path, lead: bool) 
     shapes |= {name: buffer.shape for name, buffer in buffers.items()}
     whole = chain(map(zero.weight, named.values()), buffers.values())
     write_gathered(folder / WEIGHTS if lead else None, shapes, whole)
-    steps = zero.steps()
 
     def tensors() -> Iterator[Tensor]:
         for parameter in named.values():
             yield from (zero.moment(parameter, what) for what in zero.moments(parameter))
             if zero.moments(parameter) == MOMENTS:
-                yield torch.tensor(float(steps))
+                yield torch.tensor(float(zero.steps(parameter)))
 
     write_gathered(folder / OPTIMIZER if lead else None, _state_shapes(zero, named), tensors())
 
@@ -50,7 +49,7 @@ def load_checkpoint(zero: Zero, named: Named, buffers: Buffers, folder: Path) ->
     for key, value in tensors.items():
         if shapes.get(key) != value.shape:
             raise Invalid(f"the optimizer's {key} {list(value.shape)} fits no parameter of this model")
-    zero.set_steps(max((int(value) for key, value in tensors.items() if key.endswith(STEP)), default=0))
+    zero.set_steps({p: int(tensors.get(f"{name}.{STEP}", 0)) for name, p in named.items()})
     for name, parameter in named.items():
         for what in zero.moments(parameter):
             key = f"{name}.{what}"

@@ -69,7 +69,7 @@ class DeepSpeedEngine:
         loss = Loss(self.model, compiled, self.device, self.precision)
         self._engine = deepspeed.initialize(model=loss, optimizer=built, config=config)[0]
         self._zero = STAGES[spec.zero](self._engine)
-        self._zero.set_steps(0)
+        self._zero.set_steps({})
         self._named, self._loads = dict(self.model.named_parameters()), Loads(self.model)
         kept = self.model.state_dict(keep_vars=True)
         self._buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
@@ -115,7 +115,7 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        self._loads.balance()
+        self._loads.balance(self._frozen)
         if self._average:
             self._average.update()
 

@@ -4,7 +4,7 @@ Every method is called on all ranks in the same order, and returns the whole ten
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -73,12 +73,12 @@ class Zero(ABC):
         """One of the moments of a parameter, whole."""
         return safe_get_full_optimizer_state(parameter, what)
 
-    def steps(self) -> int:
-        """The number of updates that made the moments."""
+    def steps(self, parameter: nn.Parameter) -> int:
+        """The number of updates that made the moments of a parameter: here of all, which are updated at once."""
         return max((int(state["step"]) for state in self._optimizer.state.values() if "step" in state), default=0)
 
-    def set_steps(self, steps: int) -> None:
-        """Make the moments where there are none yet, and set their number of updates.
+    def set_steps(self, steps: Mapping[Tensor, int]) -> None:
+        """Make the moments where there are none yet, and set the number of updates that made each parameter's.
 
         Where AdamW makes them, DeepSpeed does not know those of the second parameter group and later ones.
         """
@@ -87,11 +87,15 @@ class Zero(ABC):
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
                 state.update((what, torch.zeros_like(flat)) for what in MOMENTS)
-            state["step"].fill_(steps)
+            state["step"].fill_(self._steps_of(flat, steps))
+
+    def _steps_of(self, flat: Tensor, steps: Mapping[Tensor, int]) -> int:
+        """The number for one of `_flats`, which may hold parts of several parameters."""
+        return max(steps.values(), default=0)
 
 
 class Replicated(Zero):
-    """Stage 0: every rank holds everything, and gradients are averaged."""
+    """Stage 0: every rank holds everything, and gradients are averaged. A weight that was frozen has fewer updates."""
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         super().__init__(engine)
@@ -107,7 +111,13 @@ class Replicated(Zero):
     def _flats(self) -> Iterator[Tensor]:
         yield from (parameter for parameter, names in self._moments.items() if names == MOMENTS)
 
-    def set_steps(self, steps: int) -> None:
+    def steps(self, parameter: nn.Parameter) -> int:
+        return int(self._optimizer.state[parameter]["step"])
+
+    def _steps_of(self, flat: Tensor, steps: Mapping[Tensor, int]) -> int:
+        return steps.get(flat, 0)
+
+    def set_steps(self, steps: Mapping[Tensor, int]) -> None:
         super().set_steps(steps)
         for parameter, names in self._moments.items():
             if names != MOMENTS and not self._optimizer.state[parameter]:
@@ -151,7 +161,7 @@ class Partitioned(Zero):
             zero._offload_accumulated_param_ids = set()
             zero.reset_cpu_buffers()
 
-    def set_steps(self, steps: int) -> None:
+    def set_steps(self, steps: Mapping[Tensor, int]) -> None:
         super().set_steps(steps)
         self._zero._lazy_init_hp_params_optimizer_state()
 

@@ -111,7 +111,7 @@ class LocalEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self._loads.balance()
+        self._loads.balance(self._frozen)
         self.zero_grad()
         if self._average:
             self._average.update()
