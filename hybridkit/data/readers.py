@@ -180,8 +180,16 @@ def _table(delimiter: str) -> Callable[[Path, str], Iterator[bytes]]:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))  # of the whole process, so it is never made smaller
         with _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig", "replace", newline="") as text:
             try:
-                for number, row in enumerate(csv.DictReader(text, delimiter=delimiter, strict=True), start=1):
-                    yield field_of(row, field, f"{path}, row {number}")
+                table = csv.DictReader(text, delimiter=delimiter, strict=True)
+                for number, row in enumerate(table, start=1):
+                    where = f"{path}, row {number}"
+                    if surplus := row.get(table.restkey):
+                        head = len(table.fieldnames or ())
+                        raise UserError(
+                            f"{where}: {head + len(surplus)} cells, and the head has {head}; quote the text where it"
+                            f" holds {delimiter!r}"
+                        )
+                    yield field_of(row, field, where)
             except csv.Error as error:
                 raise UserError(f"{path}: not a table that can be read: {error}") from error
 

@@ -122,6 +122,8 @@ def test_one_object_is_one_row_and_packed_text_is_text(tmp_path: Path) -> None:
         ("a.csv", b"text\n\xff\n", r"a\.csv: not UTF-8"),
         ("a.csv", b'text\n"never closed\n', r"a\.csv: not a table"),
         ("a.tsv", b"id\n1\n", r"a\.tsv, row 1: no field 'text'"),
+        ("a.csv", b"id,text\n1,eins\n2,zwei, drei\n", r"a\.csv, row 2: 3 cells, and the head has 2; quote the text"),
+        ("a.tsv", b"text\nzwei\tdrei\n", r"a\.tsv, row 1: 2 cells, and the head has 1; quote .* holds '\\t'"),
     ],
     ids=lambda value: None if isinstance(value, str) else "content",
 )
