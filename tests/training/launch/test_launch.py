@@ -128,6 +128,13 @@ def test_slurms_words_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
         ([DEEPSPEED, "train.deepspeed={optimizer: {type: Lion}}"], 2, "contradicts train.lr"),
         ([DEEPSPEED, "train.deepspeed={csv_monitor: {enabled: true}}"], 2, "written elsewhere"),
         ([DEEPSPEED, "train.deepspeed={flops_profiler: {output_file: /tmp/x}}"], 2, "written elsewhere"),
+        ([DEEPSPEED, "train.deepspeed={zero_optimization: 3}"], 2, "deepspeed: zero_optimization: should be a mapping"),
+        ([DEEPSPEED, "train.deepspeed={zero_optimization: {nope: 2}}"], 2, "zero_optimization.nope is not known"),
+        ([DEEPSPEED, "train.deepspeed={zero_optimization: {reduce_bucket_size: abc}}"], 2, "should be a whole number"),
+        ([DEEPSPEED, "train.deepspeed={flops_profiler: 3}"], 2, "train.deepspeed: flops_profiler: DeepSpeed cannot"),
+        ([DEEPSPEED, "train.deepspeed={wall_clock_breakdwn: true}"], 2, 'did you mean "wall_clock_breakdown"'),
+        ([DEEPSPEED, "train.deepspeed={wall_clock_breakdown: 7}"], 2, "should be true or false, not 7"),
+        ([DEEPSPEED, "train.deepspeed={gradient_predivide_factor: x}"], 2, "should be a number, not x"),
     ],
 )
 def test_what_cannot_run_is_refused(recipe: Path, overrides: list[str], ranks: int, says: str) -> None:

@@ -41,13 +41,12 @@ class DeepSpeed(EngineSpec):
     )  # fmt: skip
 
     def open(self, plan: Plan, train: Train, optimizer: Optimizer) -> Engine:
-        from hybridkit.system.machine import choose_device
-        from hybridkit.training.engines.deepspeed.config import check_settings
+        from hybridkit.training.engines.deepspeed.config import check_settings, name_accelerator
 
         check_settings(self, train)
         if not optimizer.replicable:
             raise UserError("train.optimizer: this optimizer works in a single process only; use train.engine=local")
-        os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)  # read when DeepSpeed is imported
+        name_accelerator(train)
         from hybridkit.training.engines.deepspeed.engine import DeepSpeedEngine
 
         return DeepSpeedEngine(plan, train, self, optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,10 @@ PLACES = ("path", "file", "dir")  # how names of settings end that say where som
 
 
 def check_settings(spec: DeepSpeed, train: Train) -> None:
-    """Whether a recipe can be trained with DeepSpeed here. Raises UserError, naming the fields; imports nothing."""
+    """Whether a recipe can be trained with DeepSpeed here. Raises UserError, naming the fields.
+
+    DeepSpeed is imported only where `train.deepspeed` says something (`own_config.check_against`).
+    """
     if find_spec("deepspeed") is None:
         raise MissingExtra("deepspeed", "deepspeed")
     if train.precision == "fp64":
@@ -66,7 +70,8 @@ def check_settings(spec: DeepSpeed, train: Train) -> None:
 def settings(spec: DeepSpeed, train: Train, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a model of so many weights.
 
-    Raises UserError where `train.deepspeed` contradicts another field, or says where to write.
+    Raises UserError where `train.deepspeed` contradicts another field, says where to write, or is nothing that
+    DeepSpeed knows.
     """
     own = _own(spec, train, min(parameters, BUCKET))
     said = dict(_leaves(own))
@@ -78,7 +83,21 @@ def settings(spec: DeepSpeed, train: Train, parameters: int) -> dict[str, Any]:
         field = _owner(key)
         if field and value not in ([said[key]] if key in said else UNSET):
             raise UserError(f"train.deepspeed: {key}: {value} contradicts {field}, which decides it; leave it out")
-    return _merged(own, spec.deepspeed)
+    for key, value in spec.deepspeed.items():
+        own[key] = _merged(own.get(key), value, key)
+    if spec.deepspeed:
+        name_accelerator(train)
+        from hybridkit.training.engines.deepspeed.own_config import check_against
+
+        check_against(own, [*spec.deepspeed])
+    return own
+
+
+def name_accelerator(train: Train) -> None:
+    """For DeepSpeed, which reads it when it is imported."""
+    from hybridkit.system.machine import choose_device
+
+    os.environ.setdefault("DS_ACCELERATOR", choose_device(train.device).type)
 
 
 def _own(spec: DeepSpeed, train: Train, bucket: int) -> dict[str, Any]:
@@ -109,7 +128,10 @@ def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _merged(base: Any, over: Any) -> Any:
-    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+def _merged(base: Any, over: Any, place: str) -> Any:
+    """`over` laid over `base`. Raises UserError, naming the `place`, where only one of them is a mapping."""
+    if not isinstance(base, Mapping):
         return over
-    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+    if not isinstance(over, Mapping):
+        raise UserError(f"train.deepspeed: {place}: should be a mapping of keys to values, not {over}")
+    return {**base, **{key: _merged(base.get(key), value, f"{place}.{key}") for key, value in over.items()}}
