@@ -70,6 +70,8 @@ class Manifest(BaseModel):
     entries: dict[str, int | float | str | bool | None] = Field(default={}, max_length=MAX_ENTRIES)  # of the engine
     ranks: int = Field(ge=1, le=MAX_RANKS)
     threads: int = Field(ge=1, le=MAX_THREADS)
+    device: str | None = Field(default=None, max_length=64)  # its type; None: not recorded
+    precision: str | None = Field(default=None, max_length=64)  # that was used; None: not recorded
     versions: dict[str, str]
     data: str  # digest of what was trained on
     tokenizer: str | None = Field(default=None, max_length=64)  # SHA-256 of its file, or `bytes`; None: not recorded

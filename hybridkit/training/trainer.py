@@ -1,7 +1,6 @@
 """From a recipe to a run folder: begin a run, or resume one."""
 
 import importlib.metadata
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from hybridkit.system.files import write_whole
 from hybridkit.system.links import check_tree
 from hybridkit.system.lock import Lock
 from hybridkit.system.notices import listening
+from hybridkit.training.arithmetic import keep_arithmetic
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
 from hybridkit.training.engine import Engine, engine_of, open_engine
@@ -53,8 +53,6 @@ from hybridkit.training.schedule import schedule_of
 from hybridkit.training.state import TrainState, load_train_state
 from hybridkit.training.too_large import naming_what_fits
 from hybridkit.training.used_plugins import training_code
-
-THREADS = 64  # that any machine can start, however few processors it has
 
 
 def run_training(
@@ -248,6 +246,8 @@ def _about(job: _Job) -> dict[str, Any]:
         "optimizer": chosen(train.optimizer)[0],
         "ranks": job.engine.ranks,
         "threads": torch.get_num_threads(),
+        "device": job.engine.device.type,
+        "precision": job.engine.precision,
         "versions": {name: importlib.metadata.version(name) for name in ("hybridkit", "torch")},
         "model": said_model(job.plan, job.recipe),
         "recipe": recipe_record(job.recipe),
@@ -268,7 +268,7 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
         if found.manifest.code is None and about["code"]:
             reporter.message("this run keeps no record of its plug-ins: that they are the same cannot be verified")
         about["entries"] |= entries_of(found.manifest)
-        _same_threads(found.manifest.threads, reporter)
+        keep_arithmetic(found.manifest, about, reporter.message)
         engine.load(found.checkpoint.folder)
         state = load_train_state(found.checkpoint)
         state.follow(recipe.train.best, job.run)
@@ -276,13 +276,3 @@ def _restored(found: Newest, about: dict[str, Any], job: _Job) -> TrainState:
     if recipe.train.from_ is not None:
         about["entries"] |= start_from(recipe.train.from_, engine, about, reporter.message)
     return TrainState()
-
-
-def _same_threads(threads: int, reporter: Reporter) -> None:
-    """Sums round differently with other numbers of threads: use as many as the run did so far, where possible."""
-    own = torch.get_num_threads()
-    if threads > max(own, THREADS, os.cpu_count() or 1):
-        reporter.message(f"this run used {threads} threads, more than can be had here: {own}, and sums round otherwise")
-    elif threads != own:
-        reporter.message(f"using {threads} threads, as this run did so far, instead of {own}")
-        torch.set_num_threads(threads)

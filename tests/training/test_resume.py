@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from compare import assert_same, untimed
 from forked import COMMAND_LINE, Forked
+from reseal import reseal
 from told import Go
 
 import hybridkit
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import Failure, Interrupted, UserError
 from hybridkit.system.files import FileOperations
+from hybridkit.system.machine import CPUINFO
 from hybridkit.system.notices import listening
 from hybridkit.training.loop import Loop
 from hybridkit.training.state import load_train_state
@@ -259,3 +261,19 @@ def test_another_figure_of_the_best_checkpoint_begins_anew(go: Go, tmp_path: Pat
     of_old = state.model_copy(update={"best": 10, "best_value": 0.0, "best_metric": None})
     of_old.follow("val_bits_per_byte", run)
     assert of_old == state, "an older state, which does not say whose figure it holds, is judged again"
+
+
+def test_another_precision_of_the_processor_is_told(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` took another one without a word. Runs of before, whose manifests say neither, are resumed as they were."""
+    run, info = Run(tmp_path / "run"), tmp_path / "cpuinfo"
+    monkeypatch.setenv(CPUINFO, str(info))
+    info.write_text("flags: avx512_bf16", encoding="utf-8")
+    go(run.path, "train.precision=auto", "train.steps=1")
+    record = run.record()
+    assert record and (record.device, record.precision) == ("cpu", "bf16")
+    info.write_text("flags: sse", encoding="utf-8")
+    told = go(run.path, "train.precision=auto", "train.steps=2", resume=True)
+    assert "precision: fp32, and bf16 so far" in told and "train.precision=bf16" in told and "device" not in told
+    reseal(run.newest().checkpoint.folder, device=None, precision=None)  # type: ignore[union-attr]
+    told = go(run.path, "train.precision=auto", "train.steps=3", resume=True)
+    assert " so far" not in told
