@@ -149,9 +149,8 @@ class Loop:
         measured: dict[str, float | None],
         seconds: float,
     ) -> None:
-        step = self._state.step
-        line = {"step": step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
-        line["tokens"] = step * self._train.batch_tokens
+        line = {"step": self._state.step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
+        line["tokens"] = self._state.position * self._train.batch_tokens
         if isinstance(self._parts.feed, Mixture):
             line |= self._parts.feed.tokens(self._state.position)
         line |= gradient.metrics

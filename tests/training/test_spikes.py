@@ -125,3 +125,17 @@ def test_the_median_is_that_of_the_recent_losses() -> None:
     assert state.recent == [float(n) for n in range(50, RECENT + 50)]
     level = median(state.recent)
     assert state.spikes(level + 1.01, 1.0) and not state.spikes(level + 1, 1.0)
+
+
+@pytest.mark.parametrize(("way", "batches"), [("skip", 7), ("rollback", 8)])
+def test_tokens_of_the_parts_sum_to_the_tokens_that_were_read(
+    go: Go, text: Path, tmp_path: Path, spoil: dict[int, Gradient], monkeypatch: pytest.MonkeyPatch, way: str, batches: int
+) -> None:
+    """After a skip or a rollback `tokens` counted steps, and the parts batches."""
+    monkeypatch.setattr("hybridkit.training.state.FEWEST", 2)
+    run, spoil[5] = Run(tmp_path / "run"), SPIKE
+    mixture = f"data.source=[{{source: {text}, weight: .7}}, {{source: recall(pairs=2), weight: .3, name: r}}]"
+    go(run.path, mixture, "train.steps=6", f"train.on_spike={way}")
+    lines = [line for line in untimed(run) if "loss" in line]
+    assert all(line[f"tokens.{text}"] + line["tokens.r"] == line["tokens"] for line in lines)
+    assert [line["step"] for line in lines] == list(range(1, 7)) and lines[-1]["tokens"] == batches * 128
