@@ -1,6 +1,7 @@
 """What a recipe's `data` names: as the feed that a trainer reads, and held-out text in rows of any length."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from hybridkit.data.cache import digest_of
 from hybridkit.data.corpus import Corpus, prepare_corpus
 from hybridkit.data.feed import Batch, Feed
 from hybridkit.data.mixture import Mixture, MixturePart
+from hybridkit.data.named import read_named
 from hybridkit.data.prepare import BuildProgress
-from hybridkit.data.source import FeedSource, open_source
+from hybridkit.data.source import SOURCE, FeedSource, open_source
 from hybridkit.data.tokenizer import SAVED
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.registry.registry import REGISTRY, Registry
@@ -105,28 +107,70 @@ def _mixture(
         made = feed(one)
         return made.digest if isinstance(made, Batches) else str(one.source)
 
-    def part(share: _Share, one: Data) -> Feed:
-        """A source of training, which errors name where there are several."""
-        try:
-            return feed(one)
-        except UserError as error:
-            if isinstance(data.source, str):
-                raise
-            raise UserError(f"{error} (part {share.name} of the mixture)") from error
+    def part(share: _Share, one: Data) -> MixturePart:
+        with _naming_part(share, data):
+            return MixturePart(share.name, share.weight, feed(one))
 
-    def own(one: Data) -> Feed:
-        """A text that is validated on alone."""
-        try:
+    def held_out(one: Data) -> Feed:
+        with _naming_validation(data):
             return feed(one)
-        except UserError as error:
-            raise UserError(str(error).replace("data.source:", "data.validation:", 1)) from error
 
     trained, validated = _parts(data), _held_out(data)
-    parts = [MixturePart(share.name, share.weight, part(share, one)) for share, one in trained]
-    held = {name: feed(one) if isinstance(data.validation, float) else own(one) for name, one in validated}
+    parts = [part(share, one) for share, one in trained]
+    held = {name: held_out(one) for name, one in validated}
     said = [[[*share, digest(one)] for share, one in trained], [[name, digest(one)] for name, one in validated]]
     shape = data.sequence, train.batch_tokens // data.sequence, train.seed
     return Mixture(parts, held, digest_of(said), *shape, isinstance(data.validation, float))
+
+
+@contextmanager
+def _naming_part(share: _Share, data: Data) -> Iterator[None]:
+    """Errors within name the source of training that they are about, where there are several."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(data.source, str):
+            raise
+        raise UserError(f"{error} (part {share.name} of the mixture)") from error
+
+
+@contextmanager
+def _naming_validation(data: Data) -> Iterator[None]:
+    """Errors within name `data.validation` where that is a source of its own."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(data.validation, float):
+            raise
+        raise UserError(str(error).replace("data.source:", "data.validation:", 1)) from error
+
+
+def check_sources(data: Data, train: Train, registry: Registry = REGISTRY) -> None:
+    """Raises UserError where a source that is named with its arguments cannot be made. No text is looked for."""
+
+    for text, one, naming in _sources(data):
+        with naming:
+            if read_named(SOURCE, text, registry) and (source := feed_source(one, registry)):
+                source.feed(data.sequence, train.batch_tokens // data.sequence, train.seed)
+
+
+def missing_texts(data: Data, registry: Registry = REGISTRY) -> Iterator[str]:
+    """What training would say of the texts that are not there."""
+    for text, _, naming in _sources(data):
+        try:
+            with naming:
+                open_source(text, registry)
+        except UserError as error:
+            yield str(error)
+
+
+def _sources(data: Data) -> Iterator[tuple[str, Data, AbstractContextManager[None]]]:
+    """Every source that training opens, the data of it alone, and the context in which errors name its place."""
+    own = [] if isinstance(data.validation, float) else _held_out(data)
+    named = [(one, _naming_part(share, data)) for share, one in _parts(data)]
+    for one, naming in [*named, *((one, _naming_validation(data)) for _, one in own)]:
+        assert isinstance(one.source, str)
+        yield one.source, one, naming
 
 
 def feed_source(data: Data, registry: Registry = REGISTRY) -> FeedSource | None:

@@ -60,14 +60,33 @@ def stored_type(path: Path) -> torch.dtype | None:
         return None
 
 
+def stored_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file on the meta device, from its header alone. Raises Invalid for anything else."""
+    _check_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
+            types = {name: TYPES.get(part.get_dtype(), torch.uint8) for name, part in parts.items()}
+            return {
+                name: torch.empty(part.get_shape(), dtype=types[name], device="meta") for name, part in parts.items()
+            }
+    except SafetensorError as error:
+        raise Invalid(f"{path.name} is no safetensors file: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises Invalid for anything else."""
+    _check_header(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise Invalid(f"{path.name} is no safetensors file: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises Invalid where the header would be larger than the file, or than what is read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
     if len(start) < 8 or struct.unpack("<Q", start)[0] > min(MAX_HEADER, size - 8):
         raise Invalid(f"{path.name} is no safetensors file: its header would be larger than the file or the limit")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise Invalid(f"{path.name} is no safetensors file: {error}") from error

@@ -5,16 +5,15 @@ from typing import Any
 
 from hybridkit.cost.flops import CostSettings, cost
 from hybridkit.cost.memory import Training, activations, device_kind, persistent_memory
-from hybridkit.model.loading import plan as compile_recipe
+from hybridkit.data.recipe_data import missing_texts
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import Loaded, Recipe
 from hybridkit.system.machine import choose_device, choose_precision
+from hybridkit.system.notices import tell
 from hybridkit.training.callback import Callback
+from hybridkit.training.checks import check_training
 from hybridkit.training.engine import engine_of
-from hybridkit.training.first_weights import check_origin
-from hybridkit.training.freeze import check_freeze
 from hybridkit.training.micro_batches import automatic_rows
-from hybridkit.training.refusals import refuse_unknown_metrics
 
 
 def estimate(loaded: Loaded, ranks: int, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -24,12 +23,9 @@ def estimate(loaded: Loaded, ranks: int, callbacks: Sequence[Callback] = ()) -> 
     FLOPs are of the whole run, exact and expected over the windows' shares; bytes are of one rank. Precision, and rows
     where `micro_batch` is `auto`, are those that this machine's device would have.
     """
-    plan, recipe = compile_recipe(loaded), loaded.recipe
-    check_freeze(plan, recipe.train.freeze, recipe.train.steps)
-    check_origin(recipe)
-    for callback in callbacks:
-        callback.check(plan)
-    refuse_unknown_metrics(recipe, [name for callback in callbacks for name in callback.metrics()])
+    recipe, plan, _ = check_training(loaded, callbacks)
+    for said in missing_texts(recipe.data, loaded.registry):
+        tell(f"{said} (an estimate needs no text)")
     found, engine = without_activations(loaded, ranks, plan), engine_of(recipe.train, loaded.registry)
     kept = activation_bytes(plan, found, recipe) // engine.sequence_ranks
     memory = {**found["memory"], "activations": kept}

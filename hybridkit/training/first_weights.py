@@ -1,13 +1,19 @@
 """`train.from`: a run begins with the weights of another run's checkpoint, which its manifests name from then on."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
+
+from hybridkit.model.model import Model
+from hybridkit.model.plan import Plan, Uninitialized
 from hybridkit.recipe.schema import Recipe
 from hybridkit.recipe.train import FromRun
-from hybridkit.runs.manifest import WEIGHTS, Manifest
+from hybridkit.runs.manifest import WEIGHTS, Invalid, Manifest
 from hybridkit.runs.plugin_copies import recorded
 from hybridkit.runs.run import Run
+from hybridkit.runs.weights import check_weights, stored_shapes
 from hybridkit.system.errors import UserError
 from hybridkit.training.engine import Engine
 from hybridkit.training.refusals import refuse_other_function, refuse_other_tokenizer
@@ -15,10 +21,9 @@ from hybridkit.training.refusals import refuse_other_function, refuse_other_toke
 STEP, SHA256 = "from_step", "from_sha256"  # entries of manifests: the checkpoint, and the hash of its weights
 
 
-def check_origin(recipe: Recipe) -> None:
-    """Raises UserError where `train.from` names no checkpoint, or one whose weights would compute something else here.
-
-    No weights are read.
+def check_origin(recipe: Recipe, plan: Plan) -> None:
+    """Raises UserError where `train.from` names no checkpoint, or one whose weights do not fit the plan, or would
+    compute something else here. No weights are read, but the names and shapes of the tensors.
     """
     said = recipe.train.from_
     if said is None:
@@ -30,6 +35,14 @@ def check_origin(recipe: Recipe) -> None:
     except UserError as error:
         raise UserError(f"train.from: {error}") from error
     refuse_other_function(theirs, recipe)
+    if recipe.data.tokenizer == "bytes":
+        refuse_other_tokenizer(origin, "bytes")
+    record = Run(said.run, said.checkpoint).record()
+    checkpoint = next(one for one in origin.checkpoints() if record and one.step == record.step)
+    with torch.device("meta"), Uninitialized():
+        model = Model(plan)
+    with suppress(Invalid, OSError):  # of a damaged checkpoint training says more, or takes the one before
+        check_weights(model, stored_shapes(checkpoint.folder / WEIGHTS), f"train.from: {origin.path}")
 
 
 def start_from(

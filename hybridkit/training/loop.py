@@ -149,7 +149,8 @@ class Loop:
         measured: dict[str, float | None],
         seconds: float,
     ) -> None:
-        line = {"step": self._state.step, **measured, "grad_norm": gradient.norm, "window": _said(windows, self._parts.plan)}
+        window = _said(windows, self._parts.plan)
+        line = {"step": self._state.step, **measured, "grad_norm": gradient.norm, "window": window}
         line["tokens"] = self._state.position * self._train.batch_tokens
         if isinstance(self._parts.feed, Mixture):
             line |= self._parts.feed.tokens(self._state.position)

@@ -60,13 +60,13 @@ def refuse_unknown_metrics(recipe: Recipe, probed: Sequence[str]) -> None:
             raise UserError(f"train.{field}: nothing measures {metric}; {hint} are {', '.join([*known, *probed])}")
 
 
-def refuse_old_rules(recipe: Recipe, run: Run) -> None:
+def refuse_old_rules(recipe: Recipe, run: Run | None) -> None:
     """Raises UserError for a recipe or a run of older rules: training follows the current ones."""
     if recipe.rules not in (None, CURRENT_RULES):
         raise UserError(
             f"rules: {recipe.rules}: training follows rules {CURRENT_RULES}; take `rules` out of the recipe"
         )
-    if run.recipe_file.exists() and (made_by := run.read_recipe().recipe.rules) != CURRENT_RULES:
+    if run and run.recipe_file.exists() and (made_by := run.read_recipe().recipe.rules) != CURRENT_RULES:
         raise UserError(
             f"{run.path} was made by rules {made_by}, and this hybridkit trains by rules {CURRENT_RULES}, so that it"
             " cannot be resumed: go on with the hybridkit that began it, or begin another run with --run"

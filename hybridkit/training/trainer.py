@@ -8,16 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hybridkit.cost.flops import window_shares
 from hybridkit.data.batches import Feed
 from hybridkit.data.recipe_data import describe_feed, open_feed
 from hybridkit.model.loading import own_tokenizer, said_model
-from hybridkit.model.loading import plan as compile_recipe
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.choices import chosen
 from hybridkit.recipe.files import Loaded, dump
 from hybridkit.recipe.record import recipe_record
-from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.registry.registry import Registry
 from hybridkit.runs.manifest import ENGINE_KEYS, Invalid
@@ -31,10 +28,9 @@ from hybridkit.system.notices import listening
 from hybridkit.training.arithmetic import keep_arithmetic
 from hybridkit.training.callback import Callback, Callbacks, TrainingStart
 from hybridkit.training.checkpoint import Store, sweep
+from hybridkit.training.checks import check_training
 from hybridkit.training.engine import Engine, engine_of, open_engine
-from hybridkit.training.first_weights import check_origin, entries_of, start_from
-from hybridkit.training.freeze import check_freeze
-from hybridkit.training.logger import loggers_of
+from hybridkit.training.first_weights import entries_of, start_from
 from hybridkit.training.loop import Loop, LoopParts
 from hybridkit.training.metrics_log import MetricsLog
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
@@ -42,11 +38,9 @@ from hybridkit.training.refusals import (
     changes_of,
     finished,
     refuse_begun,
-    refuse_old_rules,
     refuse_other_checkpoint,
     refuse_other_code,
     refuse_other_training,
-    refuse_unknown_metrics,
 )
 from hybridkit.training.reporter import Reporter, Silent
 from hybridkit.training.schedule import schedule_of
@@ -71,18 +65,7 @@ def run_training(
     """
     run = Run(folder)
     refuse_begun(run, resume)
-    refuse_old_rules(loaded.recipe, run)
-    plan = compile_recipe(loaded, of=run if run.begun else None)
-    recipe = loaded.recipe.model_copy(
-        update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
-    )
-    check_freeze(plan, recipe.train.freeze, recipe.train.steps)
-    for policy in set(filter(None, plan.policies)):
-        window_shares(policy, recipe.data.sequence)
-    asked = Callbacks(callbacks)
-    asked.tell("check", plan)
-    loggers = [logger.open(recipe) for logger in loggers_of(recipe.train, loaded.registry)]
-    refuse_unknown_metrics(recipe, [name for names in asked.tell("metrics") for name in names])
+    recipe, plan, loggers = check_training(loaded, callbacks, run)
     changes = changes_of(run, recipe, loaded.registry) if run.begun else []
     engine = open_engine(plan, recipe.train, loaded.registry)
     if objective is not CROSS_ENTROPY:
@@ -138,8 +121,6 @@ def _train(job: _Job, resume: bool) -> None:
         unused = f"; what was changed has no effect: {'; '.join(job.changes)}" if job.changes else ""
         reporter.message(f"{run.path} is finished: {done}{unused}")
         return
-    if found.checkpoint is None:
-        check_origin(recipe)  # before any text is read
     for change in job.changes:
         reporter.message(f"changed: {change}")
     data = own_tokenizer(run, recipe.data, job.registry)

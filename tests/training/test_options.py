@@ -15,6 +15,7 @@ from hybridkit.runs.manifest import AVERAGE
 from hybridkit.runs.run import Run, load_recipe
 from hybridkit.runs.weights import read_tensors
 from hybridkit.system.errors import UserError
+from hybridkit.system.notices import listening
 from hybridkit.training.estimate import estimate
 from hybridkit.training.freeze import check_freeze, frozen
 from hybridkit.training.schedule import learning_rate
@@ -159,11 +160,53 @@ def test_branches_are_frozen_by_their_index_or_block() -> None:
         ("train.freeze={'9': 1}", "train.freeze: 9: the stack has entries 0 to 3"),
         ("train.until={metric: val_lss, at_most: 1}", "train.until: nothing measures val_lss"),
         ("train.best=x", "train.best: nothing measures x"),
+        ("rules=1", "rules: 1: training follows rules"),
+        ("data.source=recall(pairs=40)", "40 pairs of distinct keys"),
+        ("data.source=stdlib(3)", "stdlib takes at most 0 arguments"),
+        ("data.source=[stdlib, 'recall(pairs=40)']", r"40 pairs of distinct keys[\s\S]*\(part recall"),
+        ("data.validation=recall(pairs=40)", "data.validation:1:8: 40 pairs"),
+        ("data.source=recall(pairs=9,far=.5)", "data.sequence: .* needs sequences of at least 36 tokens, not 32"),
+        ("data={source: recall, tokenizer: train(300), sequence: 32}", "data.tokenizer: recall makes its own bytes"),
     ],
 )
 def test_a_dry_run_refuses_what_training_refuses(asked: str, said: str, recipe: Path, go: Go, tmp_path: Path) -> None:
+    _refused_by_both(asked, said, recipe, go, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.width=32", r"embedding.weight is \[257, 16\] there, and \[257, 32\]"),
+        ("pattern=[mlstm]", "layers.0.mlstm"),
+    ],
+)
+def test_a_dry_run_refuses_weights_of_other_shapes(
+    change: str, said: str, whole: Run, recipe: Path, go: Go, tmp_path: Path
+) -> None:
+    _refused_by_both(change, said, recipe, go, tmp_path, f"train.from={whole.path}")
+
+
+def test_a_dry_run_refuses_a_logger_that_is_not_installed(
+    recipe: Path, go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridkit.training.loggers.wandb.find_spec", lambda name: None)
+    _refused_by_both("train.log=wandb", "wandb is not installed", recipe, go, tmp_path)
+
+
+def _refused_by_both(asked: str, said: str, recipe: Path, go: Go, tmp_path: Path, *more: str) -> None:
+    """With the same words, and without a folder."""
     with pytest.raises(UserError, match=said) as trained:
-        go(tmp_path / "run", asked)
+        go(tmp_path / "run", asked, *more)
     with pytest.raises(UserError) as estimated:
-        estimate(load_recipe(recipe, [asked]), 1)
+        estimate(load_recipe(recipe, [asked, *more]), 1)
     assert str(trained.value) == str(estimated.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_which_texts_are_not_there(recipe: Path) -> None:
+    """A shipped recipe names text that is to be replaced, and its cost can be had without any."""
+    heard: list[str] = []
+    with listening(heard.append):
+        estimate(load_recipe(recipe, ["data.source=[stdlib, nowhere/*.txt]", "data.validation=gone.txt"]), 1)
+    assert len(heard) == 2 and "nowhere/*.txt' here" in heard[0] and "(part nowhere/*.txt of" in heard[0]
+    assert heard[1].startswith("data.validation: ") and "gone.txt" in heard[1]

@@ -129,7 +129,13 @@ def test_the_median_is_that_of_the_recent_losses() -> None:
 
 @pytest.mark.parametrize(("way", "batches"), [("skip", 7), ("rollback", 8)])
 def test_tokens_of_the_parts_sum_to_the_tokens_that_were_read(
-    go: Go, text: Path, tmp_path: Path, spoil: dict[int, Gradient], monkeypatch: pytest.MonkeyPatch, way: str, batches: int
+    go: Go,
+    text: Path,
+    tmp_path: Path,
+    spoil: dict[int, Gradient],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    batches: int,
 ) -> None:
     """After a skip or a rollback `tokens` counted steps, and the parts batches."""
     monkeypatch.setattr("hybridkit.training.state.FEWEST", 2)
