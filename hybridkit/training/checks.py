@@ -11,7 +11,9 @@ from hybridkit.recipe.files import Loaded
 from hybridkit.recipe.rules_version import CURRENT_RULES
 from hybridkit.recipe.schema import Recipe
 from hybridkit.runs.run import Run
+from hybridkit.system.machine import choose_device
 from hybridkit.training.callback import Callback, Callbacks
+from hybridkit.training.compile import check_compiler
 from hybridkit.training.first_weights import check_origin
 from hybridkit.training.freeze import check_freeze
 from hybridkit.training.logger import loggers_of
@@ -38,6 +40,7 @@ def check_training(loaded: Loaded, callbacks: Sequence[Callback] = (), run: Run 
         update={"model": loaded.recipe.model.model_copy(update={"vocab": plan.dims.vocab}), "rules": CURRENT_RULES}
     )
     check_freeze(plan, recipe.train.freeze, recipe.train.steps)
+    check_compiler(recipe.train, choose_device(recipe.train.device))
     for policy in set(filter(None, plan.policies)):
         window_shares(policy, recipe.data.sequence)
     asked = Callbacks(callbacks)

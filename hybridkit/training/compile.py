@@ -18,6 +18,7 @@ from hybridkit.model.loss import HeadLoss, linear_cross_entropy, loss_for_compil
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.schema import Train
+from hybridkit.system.errors import UserError
 from hybridkit.system.notices import tell
 from hybridkit.system.terminal import one_line
 from hybridkit.training.compile_progress import inductor, watch
@@ -29,6 +30,22 @@ _MODES = 4  # training or evaluation, with or without document starts
 def compiles(train: Train, device: torch.device) -> bool:
     """Whether a recipe's layers are compiled: under `auto`, on a GPU."""
     return device.type == "cuda" if train.compile == "auto" else train.compile
+
+
+def check_compiler(train: Train, device: torch.device) -> None:
+    """Raises UserError where layers would be compiled for a CPU, and there is no C++ compiler."""
+    if device.type != "cpu" or not compiles(train, device):
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler  # imports the compiler: seconds
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise UserError(
+            "train.compile: layers are compiled for a CPU by a C++ compiler, and torch finds none here: install g++ or"
+            " clang, name one in CXX, or leave train.compile out"
+        ) from error
 
 
 def compile_layers(model: Model, backend: Callable[..., Any] | None = None) -> None:

@@ -193,6 +193,14 @@ def test_a_dry_run_refuses_a_logger_that_is_not_installed(
     _refused_by_both("train.log=wandb", "wandb is not installed", recipe, go, tmp_path)
 
 
+def test_compiling_for_a_cpu_needs_a_compiler(
+    recipe: Path, go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a traceback, half a minute later."""
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    _refused_by_both("train.compile=true", "train.compile: .*, and torch finds none here", recipe, go, tmp_path)
+
+
 def _refused_by_both(asked: str, said: str, recipe: Path, go: Go, tmp_path: Path, *more: str) -> None:
     """With the same words, and without a folder."""
     with pytest.raises(UserError, match=said) as trained:
