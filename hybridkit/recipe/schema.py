@@ -93,7 +93,7 @@ class MixtureSource(Section):
     where none is given."""
 
     source: str = Field(min_length=1)
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0, le=1e6)  # so that sums are finite
     name: str | None = Field(default=None, min_length=1)
 
 

@@ -135,6 +135,10 @@ def test_a_part_that_cannot_be_read_is_named(texts: dict[str, Path], tmp_path: P
         ({"source": []}, "a list of"),
         ({"source": [{"source": "stdlib", "weight": -1.0}]}, "part 0: weight should be greater than or equal to 0"),
         ({"source": [{"source": "stdlib", "weight": 0.0}]}, "above 0"),
+        (
+            {"source": [{"source": "stdlib", "weight": 1e308}, {"source": "a", "weight": 1e308}]},
+            "part 0: weight should be",
+        ),
         ({"source": [{"source": "stdlib"}, {"source": "stdlib"}]}, "two parts called stdlib"),
         ({"source": [{"sourse": "stdlib"}]}, "has no 'sourse'"),
         ({"source": 3}, "should be a source"),
