@@ -19,6 +19,7 @@ from hybridkit.runs.plugin_copies import refuse_changed
 from hybridkit.runs.run import Checkpoint, Newest, Run
 from hybridkit.system.errors import UserError, nearest
 from hybridkit.system.folders import explain, kind
+from hybridkit.system.links import check_tree
 from hybridkit.training.state import load_train_state
 
 OBJECTIVE = ("objective", "teacher")  # entries of manifests; absent where the objective is cross-entropy
@@ -47,6 +48,7 @@ def refuse_folder(run: Run) -> None:
         )
     if kind(path) not in PLACES:
         raise UserError(f"--run {explain(path, 'a place for a run')}")
+    check_tree(path, f"{path} holds no run: name another folder with --run")
 
 
 def refuse_unknown_metrics(recipe: Recipe, probed: Sequence[str]) -> None:

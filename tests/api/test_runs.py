@@ -134,6 +134,13 @@ def test_a_folder_of_runs_is_no_place_for_a_run(run: hk.TrainedRun, tmp_path: Pa
     (tmp_path / "conversion.json").write_text("{}")
     with pytest.raises(UserError, match="a conversion whose last stage has not begun, not a place for a run"):
         hk.train(RECIPE, tmp_path, quiet=True)
+    other = tmp_path / "etc"
+    other.mkdir()
+    (other / "link").symlink_to("nowhere")
+    with pytest.raises(
+        UserError, match=r"etc/link is a symbolic link, .*; .*etc holds no run: name another folder with"
+    ):
+        hk.train(RECIPE, other, quiet=True)  # it said: remove it
 
 
 def test_costs_of_a_pattern_a_recipe_and_a_mapping() -> None:
