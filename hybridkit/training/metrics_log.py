@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from hybridkit.runs.run import Run
 from hybridkit.system.files import FILES, write_whole
+
+SHOWN = 3  # stretches of missing steps that are named
 
 
 class MetricsLog:
@@ -50,6 +53,15 @@ class MetricsLog:
         if self._file:
             self._file.close()
             self._file = None
+
+
+def missing_steps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """Which of the steps from 1 on have no line, in words such as `1 to 4, 7`; empty where each has one."""
+    known = sorted({line["step"] for line in lines if "loss" in line and 0 < line["step"] <= steps})
+    edges = [0, *known, steps + 1]
+    gaps = [(before + 1, after - 1) for before, after in pairwise(edges) if after - before > 1]
+    said = [str(first) if first == last else f"{first:,} to {last:,}" for first, last in gaps[:SHOWN]]
+    return ", ".join(said) + (f" and {len(gaps) - SHOWN} more stretches" if len(gaps) > SHOWN else "")
 
 
 def _line(line: Mapping[str, Any]) -> bytes:

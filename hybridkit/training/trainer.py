@@ -32,7 +32,7 @@ from hybridkit.training.checks import check_training
 from hybridkit.training.engine import Engine, engine_of, open_engine
 from hybridkit.training.first_weights import entries_of, start_from
 from hybridkit.training.loop import Loop, LoopParts
-from hybridkit.training.metrics_log import MetricsLog
+from hybridkit.training.metrics_log import MetricsLog, missing_steps
 from hybridkit.training.objective import CROSS_ENTROPY, Objective
 from hybridkit.training.refusals import (
     changes_of,
@@ -150,6 +150,8 @@ def _loop(job: _Job, feed: Feed, store: Store, state: TrainState, about: dict[st
         lines = log.cut(state.step) if log else []
         if log and log.damaged:
             job.reporter.message(f"{job.run.metrics_file.name}: dropped {log.damaged} lines that could not be read")
+        if log and (missing := missing_steps(lines, state.step)):
+            job.reporter.message(f"{job.run.metrics_file.name}: there are no lines of steps {missing}")
         try:
             callbacks.tell("on_start", TrainingStart(job.run.path, state.step, job.recipe.train.steps, lines))
             del lines

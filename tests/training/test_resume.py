@@ -1,6 +1,7 @@
 """What was stopped goes on as if it had not been: metrics and weights, bit for bit."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -112,6 +113,20 @@ def test_a_metrics_file_cut_in_mid_line(whole: Run, go: Go, tmp_path: Path) -> N
     run.metrics_file.write_bytes(run.metrics_file.read_bytes()[:-7])
     assert "dropped 1 line" in go(run.path, resume=True)
     assert_same(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [([], "1 to 12"), ([1, 2, 5, 12], "3 to 4, 6 to 11"), ([2, 4, 6, 8, 10], "1, 3, 5 and 3 more stretches")],
+)
+def test_steps_whose_lines_are_missing_are_told(whole: Run, go: Go, tmp_path: Path, kept: list[int], said: str) -> None:
+    """An emptied file was passed over in silence, and a file of lines that cannot be read was not."""
+    run = Run(shutil.copytree(whole.path, tmp_path / "run"))
+    lines = [line for line in run.metrics_file.read_text().splitlines(True) if json.loads(line)["step"] in kept]
+    run.metrics_file.write_text("".join(lines)) if lines else run.metrics_file.unlink()
+    told = go(run.path, "train.steps=13", resume=True)
+    assert f"metrics.jsonl: there are no lines of steps {said}" in told
+    assert "no lines" not in go(shutil.copytree(whole.path, tmp_path / "all"), "train.steps=13", resume=True)
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(whole: Run, go: Go, tmp_path: Path) -> None:
