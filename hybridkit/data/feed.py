@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hybridkit.data.tokenizer import Tokenizer
 
@@ -42,3 +42,12 @@ class Feed(Protocol):
 
     def validation(self) -> Iterator[Batch]:
         """The held-out batches, always the same."""
+
+
+@runtime_checkable
+class ChangingFeed(Feed, Protocol):
+    """A feed whose sequences change in the course of training. A mixture has fewer of them in a step than `batch` has,
+    and asks for those of its own step."""
+
+    def at(self, step: int) -> Feed:
+        """The feed as it is at a step of training, whatever batch is asked for; itself where it changes no more."""

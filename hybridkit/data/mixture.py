@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hybridkit.data.feed import Batch, Feed
+from hybridkit.data.feed import Batch, ChangingFeed, Feed
 from hybridkit.data.tokenizer import Tokenizer
 
 _WHOLE = 1 << 64
@@ -65,12 +65,13 @@ class Mixture:
         wanted = np.arange(self._batch)[rows]
         found: list[tuple[np.ndarray, Batch]] = []
         for index, part in enumerate(self.parts):
+            feed = part.feed.at(step) if isinstance(part.feed, ChangingFeed) else part.feed
             mine = np.flatnonzero(chosen == index)
             order = self.count(index, first) + np.arange(len(mine))  # of its own sequences
             here = np.isin(mine, wanted)
             for own in np.unique(order[here] // self._batch):
                 chunk = here & (order // self._batch == own)
-                found.append((mine[chunk], part.feed.batch(int(own), order[chunk] % self._batch)))
+                found.append((mine[chunk], feed.batch(int(own), order[chunk] % self._batch)))
         return _in_order(found, wanted)
 
     def validation(self) -> Iterator[Batch]:

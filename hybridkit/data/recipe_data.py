@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hybridkit.data.batches import Batches, cover
 from hybridkit.data.cache import digest_of
 from hybridkit.data.corpus import Corpus, prepare_corpus
-from hybridkit.data.feed import Batch, Feed
+from hybridkit.data.feed import Batch, ChangingFeed, Feed
 from hybridkit.data.mixture import Mixture, MixturePart
 from hybridkit.data.named import read_named
 from hybridkit.data.prepare import BuildProgress
@@ -103,9 +103,15 @@ def _mixture(
         return made[key]
 
     def digest(one: Data) -> str:
-        """Of its tokens, or, where it makes its own sequences, what it is called."""
+        """Of its tokens, or, where it makes its own sequences, what it is called.
+
+        One that changes did so by its own batches before it did by steps: such runs are not gone on with.
+        """
         made = feed(one)
-        return made.digest if isinstance(made, Batches) else str(one.source)
+        if isinstance(made, Batches):
+            return made.digest
+        changes = isinstance(made, ChangingFeed) and made.at(0) is not made
+        return f"{one.source} by step" if changes else str(one.source)
 
     def part(share: _Share, one: Data) -> MixturePart:
         with _naming_part(share, data):

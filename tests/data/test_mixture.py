@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hybridkit.data.mixture import Mixture, floor_sum
 from hybridkit.data.recipe_data import describe_feed, first_text, open_feed, text_digest
+from hybridkit.data.sources.recall import RecallFeed, RecallTask
 from hybridkit.recipe.schema import Data, Train
 from hybridkit.system.errors import UserError
 
@@ -102,6 +103,23 @@ def test_text_and_a_task_mix(texts: dict[str, Path]) -> None:
         open_feed(
             Data.model_validate({"source": source, "sequence": 32, "tokenizer": "train(300)"}), Train(batch_tokens=256)
         )
+
+
+def test_a_part_that_changes_does_so_by_the_steps_of_training() -> None:
+    """It counted its own batches, of which a step has a quarter here."""
+    source = [{"source": "recall(pairs=2,far=.5,far_begin=4,far_end=8)"}, {"source": "recall(pairs=3)", "weight": 3.0}]
+    feed, seen = open_feed(Data.model_validate({"source": source, "sequence": 32}), Train(batch_tokens=32 * 8)), 0
+    assert isinstance(feed, Mixture)
+    for step in range(10):
+        batch, share = feed.batch(step), 0.5 * min(max((step - 4) / 4, 0), 1)
+        fixed = RecallFeed(RecallTask(pairs=2, far=share), 32, 8)
+        for row in range(8):
+            if feed.count(0, 8 * step + row + 1) > seen:
+                single = fixed.batch(seen // 8, slice(seen % 8, seen % 8 + 1))
+                assert torch.equal(batch.tokens[row], single.tokens[0]), (step, row)
+                assert torch.equal(batch.targets[row], single.targets[0]), (step, row)
+                seen += 1
+    assert seen == feed.count(0, 80) > 15
 
 
 def test_one_tokenizer_for_all_parts(texts: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ Letters: B sequences, T tokens, S = ceil(T / 2) slots, P pairs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
@@ -55,11 +56,11 @@ class RecallTask(FeedSource):
         return self
 
     def at(self, step: int) -> Self:
-        """The task as it is at a step, which counts from 0."""
-        if step >= self.far_end:
+        """The task as it is at a step, which counts from 0, and as it then stays."""
+        if not self.far_end:
             return self
-        share = max(0.0, (step - self.far_begin) / (self.far_end - self.far_begin))
-        return self.model_copy(update={"far": share * self.far})
+        share = min(max(0.0, (step - self.far_begin) / (self.far_end - self.far_begin)), 1.0)
+        return self.model_copy(update={"far": share * self.far, "far_begin": 0, "far_end": 0})
 
     def feed(self, sequence: int, batch: int, seed: int = 0) -> RecallFeed:
         return RecallFeed(self, sequence, batch, seed)
@@ -103,6 +104,14 @@ class RecallFeed:
         self.tokenizer: Tokenizer = ByteTokenizer()
         self.digest = digest_of([str(task), sequence, batch, seed])
         self._sequence, self._batch, self._seed = sequence, batch, seed
+
+    def at(self, step: int) -> RecallFeed:
+        """The feed with the task as it is at a step."""
+        if (task := self.task.at(step)) == self.task:
+            return self
+        made = copy.copy(self)
+        made.task = task
+        return made
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
         """Rows of the batch of a step, which counts from 0."""
