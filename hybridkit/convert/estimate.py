@@ -13,7 +13,7 @@ from typing import Any
 
 from hybridkit.convert.definition import plan_conversion
 from hybridkit.convert.fit import same_entry
-from hybridkit.convert.refusals import check_section
+from hybridkit.convert.refusals import check_planned, check_section
 from hybridkit.convert.stages import PlannedStage
 from hybridkit.convert.teacher import describe_teacher
 from hybridkit.cost.flops import TRAINING, CostSettings, cost
@@ -25,7 +25,6 @@ from hybridkit.system.machine import weight_type
 from hybridkit.training.engine import engine_of
 from hybridkit.training.estimate import activation_bytes, without_activations
 from hybridkit.training.freeze import frozen
-from hybridkit.training.launch.launch import check_launch
 
 
 def estimate_conversion(
@@ -40,7 +39,7 @@ def estimate_conversion(
     conversion = plan_conversion(teacher, loaded, scratch / "none")
     changed, stages = set[str](), list[dict[str, Any]]()
     for stage in conversion.stages:
-        check_launch(stage.loaded.recipe, ranks, loaded.registry)
+        check_planned(stage, ranks)
         sizes, fixed = weight_sizes(stage.plan), _frozen(stage)
         changed |= sizes.keys() - fixed
         stages.append({"stage": stage.name, **_estimate(stage, teacher.plan, ranks, fixed, shared=fixed - changed)})

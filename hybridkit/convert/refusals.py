@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,32 @@ def check_section(loaded: Loaded) -> None:
 
 def check_stage(stage: PlannedStage) -> None:
     """Raises UserError for a stage that cannot be trained here, or not go on from where it was stopped."""
-    ranks, recipe, registry = (place(os.environ) or Place(0, 1)).ranks, stage.loaded.recipe, stage.loaded.registry
-    try:
-        check_launch(recipe, ranks, registry)
+    recipe, registry = stage.loaded.recipe, stage.loaded.registry
+    check_planned(stage, (place(os.environ) or Place(0, 1)).ranks)
+    with _naming(stage):
+        open_feed(recipe.data, recipe.train, registry=registry)
+        stage_changes(stage)
+
+
+def check_planned(stage: PlannedStage, ranks: int) -> None:
+    """Raises UserError for a stage that its recipe alone, without a text, shows to be wrong for so many ranks."""
+    recipe = stage.loaded.recipe
+    with _naming(stage):
+        check_launch(recipe, ranks, stage.loaded.registry)
         check_freeze(stage.plan, recipe.train.freeze, recipe.train.steps)
         if (k := stage.stage.top_k) and k > (vocab := stage.plan.dims.vocab):
             raise UserError(f"top_k: {k:,}: the vocabulary has {vocab:,} tokens; leave it out for all of them")
-        open_feed(recipe.data, recipe.train, registry=registry)
         probes = probes_of(stage.loaded)
         for probe in probes:
             probe.check(stage.plan)
         refuse_unknown_metrics(recipe, [name for probe in probes for name in probe.metrics()])
-        stage_changes(stage)
+
+
+@contextmanager
+def _naming(stage: PlannedStage) -> Iterator[None]:
+    """Errors within name the stage."""
+    try:
+        yield
     except UserError as error:
         raise type(error)(f"convert.stages.{stage.place}: {error}") from error
 
@@ -125,10 +140,22 @@ def _refuse_longer(conversion: Conversion) -> None:
         begun[1] |= Run(conversion.folder / STAGES / KEPT).begun
     for stage, later in zip(conversion.stages, begun[1:], strict=False):
         if later and not stage.done:
+            _refuse_damaged(stage)
             raise UserError(
                 f"convert.stages.{stage.place}.steps: stage {stage.name} would go on, and the next one has begun"
                 f" with its weights; set the steps as they were, or name another folder with --run"
             )
+
+
+def _refuse_damaged(stage: PlannedStage) -> None:
+    """Raises UserError for a stage that was done, and whose last checkpoint is damaged or missing."""
+    skipped, steps = stage.run.newest().skipped, stage.run.read_recipe().recipe.train.steps
+    if skipped or stage.loaded.recipe.train.steps <= steps:
+        why = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items()) or " is missing"
+        raise UserError(
+            f"{stage.run.path}: the last checkpoint of stage {stage.name}, with whose weights the next one began,"
+            f"{' is damaged:' if skipped else ''}{why}\nput it back, or name another folder with --run"
+        )
 
 
 def _or_none(said: Any) -> str:

@@ -11,9 +11,11 @@ from converted import STAGES, Change, Convert
 
 import hybridkit as hk
 from hybridkit.convert import conversion
+from hybridkit.convert.estimate import estimate_conversion
 from hybridkit.convert.stages import cache_folder
 from hybridkit.convert.teacher import open_teacher
 from hybridkit.hub.export import export_run
+from hybridkit.recipe.files import read_mapping
 from hybridkit.runs.run import Run
 from hybridkit.system.errors import UserError
 
@@ -50,6 +52,28 @@ def test_what_cannot_be_converted_is_refused_before_anything_is_written(what: st
     with pytest.raises(UserError) as caught:
         go(tmp_path / "run", **changes)
     assert message in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["nothing trained", "top_k", "until"])
+def test_a_dry_run_refuses_it_in_the_same_words(what: str, teacher: Path, student: Change, tmp_path: Path) -> None:
+    changes, message = WRONG[what]
+    with pytest.raises(UserError) as caught:
+        estimate_conversion(str(teacher), read_mapping(student(**changes), {}), 1, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_damaged_or_missing_checkpoint_of_a_stage_is_named(whole: Path, go: Convert, tmp_path: Path) -> None:
+    for name in ("damaged", "missing", "all missing"):
+        shutil.copytree(whole, folder := tmp_path / name)
+        last = max((folder / "stages/1-hidden/checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
+        if name == "damaged":
+            (last / "model.safetensors").write_bytes(b"no weights")
+        else:
+            shutil.rmtree(last if name == "missing" else last.parent)
+        with pytest.raises(UserError, match=r"1-hidden: the last checkpoint of stage 1-hidden") as caught:
+            go(folder, resume=True)
+        said = "is damaged:\n  step-4: " if name == "damaged" else "is missing\nput it back"
+        assert said in str(caught.value) and "as they were" not in str(caught.value)
 
 
 def test_deepspeed_freezes_nothing_that_its_ranks_share(go: Convert, student: Change, tmp_path: Path) -> None:
