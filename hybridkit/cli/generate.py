@@ -13,6 +13,7 @@ import typer
 from hybridkit.cli.options import Average, CheckpointName, Json, Plugins, RunFolder
 from hybridkit.system.choices import PrecisionChoice
 from hybridkit.system.errors import UserError, naming
+from hybridkit.system.files import check_can_write
 from hybridkit.system.strict_json import format_json
 from hybridkit.system.terminal import say, say_part
 
@@ -120,6 +121,8 @@ def _check(texts: Sequence[str], load_state: Path | None, save_state: Path | Non
         raise UserError(f"--save-state keeps the state of one prompt, not of {len(texts)}")
     if save_state and not save_state.parent.is_dir():
         raise UserError(f"--save-state {save_state}: there is no folder {save_state.parent}")
+    if save_state:
+        check_can_write(save_state, "--save-state")
 
 
 def _contexts(

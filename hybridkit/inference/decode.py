@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,7 @@ _GRAPH_ROOM = 2048  # the same where a step is a graph, since recording it anew 
 
 TokenRow = str | Sequence[int] | np.ndarray | Tensor
 TokenRows = TokenRow | Sequence[TokenRow]
+IDS = "it should be text, or whole numbers, the ids of tokens; or several such rows"
 Decoders = tuple[list[EntryStep], packed.Product]  # of the layers, and the head
 
 
@@ -136,8 +138,8 @@ def decode_tokens(
     A model with a tokenizer never gives an id that stands for no token, as rows of a padded vocabulary do.
     Raises UserError for a negative `max_tokens`.
     """
-    if max_tokens is not None and max_tokens < 0:
-        raise UserError(f"the number of tokens to generate is {max_tokens}; it is 0 or more")
+    if max_tokens is not None and not (isinstance(max_tokens, Integral) and max_tokens >= 0):
+        raise UserError(f"the number of tokens to generate is {max_tokens!r:.60}; it is a whole number, 0 or more")
     most = None if max_tokens is None else min(max_tokens, sys.maxsize)  # islice counts no further
     sampler = TokenSampler(sampling, len(context.logits))
     return itertools.islice(_decode(model, context, sampler, max_tokens, on_growth or size_of), most)
@@ -227,6 +229,8 @@ def decoders(model: Model, rows: int) -> Decoders:
 def _split(tokens: TokenRows) -> list[TokenRow]:
     if isinstance(tokens, Tensor):
         tokens = tokens.cpu().numpy()
+    if isinstance(tokens, bytes) or not hasattr(tokens, "__len__"):
+        raise UserError(f"the prompt is {type(tokens).__name__}: {IDS}")
     if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int | np.integer)):
         return [tokens]  # type: ignore[list-item]
     return list(tokens)
@@ -241,9 +245,14 @@ def _ids(model: Model, row: TokenRow) -> np.ndarray:
             row = model.tokenizer.encode(row.encode())
         except UnicodeEncodeError as error:
             raise UserError(f"the prompt is not UTF-8 text (character {error.start})") from error
-    ids, vocab = np.asarray(row), model.plan.dims.vocab
+    try:
+        ids, vocab = np.asarray(row), model.plan.dims.vocab
+    except ValueError as error:  # lists of several lengths
+        raise UserError(f"the prompt holds lists within lists: {IDS}") from error
     if not ids.size:
         raise UserError("the prompt is empty; it needs at least one token")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise UserError(f"the prompt holds {row!r:.60}: {IDS}")
     if ids.min() < 0 or ids.max() >= vocab:
         raise UserError(f"token {ids.max() if ids.min() >= 0 else ids.min()} is not among the model's 0 to {vocab - 1}")
     return ids

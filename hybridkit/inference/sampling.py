@@ -7,6 +7,7 @@ min-p (arXiv 2407.01082) those at least p times as likely as the likeliest.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -30,6 +31,15 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value, kind, right in (
+            ("temperature", self.temperature, Real, "a number"),
+            ("top-k", self.top_k, Integral, "a whole number"),
+            ("top-p", self.top_p, Real, "a number"),
+            ("min-p", self.min_p, Real, "a number"),
+            ("seed", self.seed, Integral, "a whole number"),
+        ):
+            if not isinstance(value, kind) and not (value is None and name in ("top-k", "top-p", "min-p")):
+                raise UserError(f"{name} {value!r:.60}: should be {right}")
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature {self.temperature:g}: should be a finite number, 0 (greedy) or more")
         if self.top_k is not None and self.top_k < 1:
@@ -41,8 +51,11 @@ class Sampling:
             raise UserError(f"seed {self.seed}: should be a whole number from 0 to 2**63 - 1")
 
     def filter(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) over the temperature, -inf where a filter drops the token. Not for temperature 0."""
-        logits = logits / self.temperature
+        """How far logits (B, V) are above the largest, over the temperature; -inf where a filter drops the token.
+
+        Not for temperature 0.
+        """
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature  # the likeliest is 0, and finite
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None:
@@ -77,7 +90,7 @@ class TokenSampler:
 
     def __init__(self, sampling: Sampling, rows: int) -> None:
         self.sampling = sampling
-        self._generators = [torch.Generator().manual_seed(sampling.seed + row) for row in range(rows)]
+        self._generators = [torch.Generator().manual_seed(int(sampling.seed) + row) for row in range(rows)]
         self._draws: Iterator[Tensor] = iter(())  # of the next tokens, on the device of the logits
 
     def __call__(self, logits: Tensor) -> Tensor:

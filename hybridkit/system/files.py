@@ -62,17 +62,36 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises UserError where it is a symbolic link, and OSError.
     """
-    part = path.with_name(f".{path.name}.part")
-    refuse_links([path, part])
+    part = _part(path)
     try:
         with part.open("wb") as file:
             FILES.write(file, data)
         FILES.fsync(part)
-    except OSError:
+        FILES.rename(part, path)
+    except OSError as error:
         part.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None  # the name that the caller knows
         raise
-    FILES.rename(part, path)
     FILES.fsync(path.parent)
+
+
+def check_can_write(path: Path, option: str) -> None:
+    """Raises UserError where `write_whole` could not write the file that an option names."""
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file")
+    part = _part(path)
+    try:
+        part.open("wb").close()
+        part.unlink()
+    except OSError as error:
+        raise UserError(f"{option} {path}: it cannot be written: {error.strerror}") from error
+
+
+def _part(path: Path) -> Path:
+    """The file that is written in place of another until it is whole. Raises UserError for symbolic links."""
+    part = path.with_name(f".{path.name}.part")
+    refuse_links([path, part])
+    return part
 
 
 @contextmanager

@@ -100,6 +100,8 @@ def test_json_says_how_much_and_how_fast() -> None:
         (["--file", "-"], "standard input is empty"),
         (["x", "--load-state", "/nowhere/at/all"], "not a file"),
         (["x", "--save-state", "/nowhere/at/all"], "no folder"),
+        (["x", "--save-state", "/"], "--save-state /: a folder; name a file"),
+        (["x", "--save-state", "/proc/x"], "--save-state /proc/x: it cannot be written"),
         (["x", "y", "--save-state", "s"], "one prompt"),
         (["--load-state", __file__, "--window", "3"], "--window"),
     ],

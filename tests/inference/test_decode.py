@@ -4,6 +4,7 @@ import gc
 import weakref
 from itertools import islice, pairwise
 
+import numpy as np
 import pytest
 import torch
 from tiny import some_ids, tiny
@@ -147,6 +148,15 @@ def test_what_cannot_be_read_is_refused() -> None:
         ("\udcff", "UTF-8"),
         ([1, 257], "token 257 is not among"),
         ([-1], "token -1 is not among"),
+        (b"ab", "the prompt is bytes: it should be text, or whole numbers"),
+        (None, "the prompt is NoneType"),
+        (7, "the prompt is int"),
+        ([1.5], "the prompt holds"),
+        (torch.tensor([1.0]), "the prompt holds"),
+        ([[1.5], [2.5]], r"the prompt holds \[1.5\]"),
+        ([b"ab"], "the prompt holds b'ab'"),
+        ([None], "the prompt holds None"),
+        ([[[1], [2, 3]]], "the prompt holds lists within lists"),
     ):
         with pytest.raises(UserError, match=message):
             model.prefill(tokens)
@@ -155,6 +165,9 @@ def test_what_cannot_be_read_is_refused() -> None:
             model.prefill(tokens, context)
     with pytest.raises(UserError, match="0 or more"):
         model.generate(context, max_tokens=-1)
+    with pytest.raises(UserError, match=r"is 1.5; it is a whole number, 0 or more"):
+        model.generate(context, max_tokens=1.5)  # type: ignore[arg-type]
+    assert len(list(model.generate(context, max_tokens=np.int64(2), seed=np.int64(1)))) == 2  # type: ignore[arg-type]
 
 
 def test_a_context_takes_a_smaller_window_and_refuses_a_larger_one() -> None:

@@ -1,5 +1,7 @@
 """Filters against transformers' processors; draws against the distribution they are drawn from."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,7 +40,29 @@ def test_filters_agree_with_transformers(
     theirs += [MinPLogitsWarper(min_p)] if min_p else []
     given = logits()
     ours = Sampling(temperature, top_k, top_p, min_p).filter(given)
-    torch.testing.assert_close(ours, theirs(torch.zeros(5, 1, dtype=torch.int64), given))
+    wanted = theirs(torch.zeros(5, 1, dtype=torch.int64), given)
+    torch.testing.assert_close(ours, wanted - wanted.amax(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-30, 1e300])
+def test_the_likeliest_stays_finite_at_any_temperature(temperature: float) -> None:
+    given = logits()
+    for filters in ({}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}):
+        drawn = TokenSampler(Sampling(temperature, **filters), 5)(given)
+        assert temperature > 1 or torch.equal(drawn, given.argmax(dim=-1))
+        assert torch.isfinite(Sampling(temperature, **filters).filter(given).softmax(dim=-1)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": 1.5}, {"seed": None}, {"top_k": 2.5}, {"top_k": "3"}, {"temperature": "a"}, {"temperature": None},
+     {"top_p": "a"}, {"min_p": [1]}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_number_is_named(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"{name.replace('_', '-')} .*: should be a "):
+        Sampling(**wrong)
 
 
 def test_temperature_zero_is_greedy_whatever_the_filters() -> None:
