@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint import run_of
+from checkpoint import opened, run_of
 from torch.nn import functional as F
 
 import hybridkit
@@ -113,6 +113,32 @@ def test_it_comes_back(name: str, folders: Path, tmp_path: Path) -> None:
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     ids = torch.randint(257, (1, 30))
     assert torch.equal(hybridkit.load(back.path)(ids)[0], hybridkit.load(run.path)(ids)[0])
+
+
+def test_what_callers_of_other_models_ask_for_is_given_or_named(tmp_path: Path) -> None:
+    from transformers import DynamicCache
+
+    run = run_of("[swa:4 | mlstm, sa]", tmp_path / "run")
+    export_run(run, tmp_path / "out", "remote")
+    model, ours = opened(tmp_path / "out", trust_remote_code=True), hybridkit.load(run)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        found = model(ids, output_hidden_states=True)
+        assert len(found.hidden_states) == len(ours.layers) + 1 and model(ids).hidden_states is None
+        assert torch.equal(found.hidden_states[0], model.get_input_embeddings()(ids) * model.config.embedding_scale)
+        assert torch.equal(model.lm_head(found.hidden_states[-1]), found.logits)
+        first = model.model.layers[0](found.hidden_states[0], [None] * 2, seen=None, positions=torch.arange(12)[None])
+        assert torch.equal(first[0], found.hidden_states[1])
+        row = model(ids, return_dict=False, use_cache=False)
+        assert type(row) is tuple and torch.equal(row[0], found.logits) and len(row) == 1
+        base = model.model(ids, return_dict=False)
+        assert type(base) is tuple and torch.equal(base[0], found.hidden_states[-1]) and base[1].seen == 12
+        made = model.generate(ids, max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True)
+        assert [len(one) for one in made.hidden_states] == [len(ours.layers) + 1] * 2
+    with pytest.raises(TypeError, match="should be what a call with use_cache=True gave, not DynamicCache"):
+        model(ids, past_key_values=DynamicCache())
+    with pytest.raises(ValueError, match="output_attentions: the shares of attention are not kept"):
+        model(ids, output_attentions=True)
 
 
 def test_every_recipe_can_be_said() -> None:

@@ -139,6 +139,19 @@ def times(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else x * factor
 
 
+def asked(said: bool | None, usual: bool | None) -> bool:
+    """What a call says, or else the config."""
+    return bool(usual if said is None else said)
+
+
+def check_options(config: HybridkitConfig, cache: Any, options: dict[str, Any]) -> None:
+    """Raises an error that names what callers of other models give and this one has no place for."""
+    if cache is not None and not isinstance(cache, HybridkitCache):
+        raise TypeError(f"past_key_values should be what a call with use_cache=True gave, not {type(cache).__name__}")
+    if asked(options.pop("output_attentions", None), config.output_attentions):
+        raise ValueError("output_attentions: the shares of attention are not kept")
+
+
 class HybridkitPreTrainedModel(PreTrainedModel):
     """What both models share."""
 
@@ -184,9 +197,15 @@ class HybridkitModel(HybridkitPreTrainedModel):
         past_key_values: HybridkitCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **options: Any,
-    ) -> BaseModelOutputWithPast:
-        """What the head reads, (B, T, D). `attention_mask` (B, tokens so far): 0 for padding."""
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """What the head reads, (B, T, D). `attention_mask` (B, tokens so far): 0 for padding.
+
+        Hidden states, where asked for: what each entry reads, and what the head reads.
+        """
+        check_options(self.config, past_key_values, options)
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         x = times(x, self.config.embedding_scale)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -198,12 +217,16 @@ class HybridkitModel(HybridkitPreTrainedModel):
             position_ids = torch.arange(cache.seen, cache.seen + x.shape[1], device=x.device)[None]
         given = {"seen": seen, "positions": position_ids, **options}
         states, after = cache.states or [None] * sum(len(entry.names) for entry in self.layers), []
+        keeps, hidden = asked(output_hidden_states, self.config.output_hidden_states), ()
         for entry in self.layers:
+            hidden += (x,) if keeps else ()
             x, made = entry(x, states[len(after) : len(after) + len(entry.names)], **given)
             after += made
         if use_cache:
             cache.states, cache.seen = after, cache.seen + x.shape[1]
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=cache if use_cache else None)
+        x = self.norm(x)
+        made = BaseModelOutputWithPast(x, cache if use_cache else None, (*hidden, x) if keeps else None)
+        return made if asked(return_dict, self.config.return_dict) else made.to_tuple()
 
 
 class HybridkitForCausalLM(HybridkitPreTrainedModel, GenerationMixin):
@@ -233,12 +256,13 @@ class HybridkitForCausalLM(HybridkitPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **options: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (B, T, V), or of the last `logits_to_keep` tokens, and the loss where labels are given."""
-        found = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **options
-        )
+        read = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        found = self.model(*read, output_hidden_states, return_dict=True, **options)
         cut = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = times(self.lm_head(found.last_hidden_state[:, cut]), self.config.logit_scale)
         if (cap := self.config.logit_cap) is not None:
@@ -246,4 +270,5 @@ class HybridkitForCausalLM(HybridkitPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values)
+        made = CausalLMOutputWithPast(loss, logits, found.past_key_values, found.hidden_states)
+        return made if asked(return_dict, self.config.return_dict) else made.to_tuple()
