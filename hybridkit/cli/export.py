@@ -43,7 +43,7 @@ def export(
         address = upload(folder, push, public)
     if as_json:
         files = [str(path) for path in made.files]
-        said = {"files": files, "family": made.family, "reasons": made.reasons, "address": address}
+        said = {"files": files, "family": made.family, "reasons": made.reasons, "note": made.note, "address": address}
         say(format_json(said))
         return
     say("\n".join(str(path) for path in made.files))
@@ -52,4 +52,6 @@ def export(
         alike.setdefault(reason, []).append(name)
     for reason, names in alike.items():
         say(f"not {', '.join(names)}: {reason}")
+    if made.note:
+        say(f"note: {made.note}")
     say(f"written as {made.family}" + (f", uploaded to {address}" if address else ""))

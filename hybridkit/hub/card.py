@@ -68,7 +68,18 @@ def _source(said: object) -> str:
 
 def _use(family: Family, folder: str) -> str:
     place = one_line(folder).replace("\\", "\\\\").replace('"', '\\"').replace("`", "'")  # within quotes of Python
-    return f"```python\n{family.opened_by.format(folder=place)}\n```"
+    warned = f"{note}\n\n" if (note := padding_note(family)) else ""
+    return f"{warned}```python\n{family.opened_by.format(folder=place)}\n```"
+
+
+def padding_note(family: Family) -> str | None:
+    """What to know of batches where the class reads padding, for the card and for who exports."""
+    if not family.reads_padding:
+        return None
+    return (
+        f"Do not pad: {family.reads_padding} reads padding as text, whatever the attention_mask says; generate texts of"
+        " other lengths one by one, or export with --format remote."
+    )
 
 
 def _code(text: str) -> str:

@@ -1,11 +1,14 @@
-"""The tokens that end a text by config.json and generation_config.json, beside the one that ends a document here."""
+"""The tokens that begin and end a text by a checkpoint's files, where a run has none or another one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from hybridkit.data.tokenizer import Tokenizer
+import tokenizers
+
+from hybridkit.data.tokenizer import SAVED, Tokenizer
+from hybridkit.data.tokenizers._json_file import library_errors
 from hybridkit.hub.files import read_foreign_json
 from hybridkit.hub.tokenizer import names_by_id
 from hybridkit.system.errors import UserError
@@ -54,6 +57,35 @@ def note_on_ends(ends: list[int], tokenizer: Tokenizer) -> str | None:
         f"the checkpoint ends a text with {theirs}; in the run {own} ends a document, and generation stops there alone"
         + ("" if tokenizer.end in names else " (a new token: no special one has a name that is known here)")
     )
+
+
+def note_on_begins(folder: Path, tokenizer: Tokenizer) -> str | None:
+    """What to know where transformers puts tokens before every text, which a run does not. Raises UserError."""
+    if not (first := _first_tokens(folder, tokenizer)):
+        return None
+    names = names_by_id(tokenizer)
+    ids = ", ".join(map(str, first))
+    return (
+        f"transformers puts {', '.join(_named(one, names) for one in first)} before every text of this checkpoint; here"
+        " texts are read without it, by generate, eval and train, and an export is written without it: from Python,"
+        f" model.prefill([{ids}, *model.tokenizer.encode(TEXT.encode())]) gives it"
+    )
+
+
+def _first_tokens(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """The ids that the template of tokenizer.json puts before those of any text.
+
+    transformers 5 follows it alone, and not `add_bos_token` of tokenizer_config.json.
+    """
+    if tokenizer.digest == "bytes":
+        return []
+    with library_errors(str(folder / SAVED)):
+        library = tokenizers.Tokenizer.from_str(tokenizer.saved)
+        library.no_truncation()
+        library.no_padding()
+        full, plain = (library.encode("a", add_special_tokens=special).ids for special in (True, False))
+    fits = (n for n in range(len(full)) if full[n : n + len(plain)] == plain)
+    return full[: next(fits, 0)]
 
 
 def _named(token: int, names: dict[int, str]) -> str:

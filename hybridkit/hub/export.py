@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from hybridkit.hub.card import card
+from hybridkit.hub.card import card, padding_note
 from hybridkit.hub.family import FAMILY, CannotSay, Family
 from hybridkit.model.loading import load_model
 from hybridkit.model.plan import Plan
@@ -27,6 +27,7 @@ class Exported(NamedTuple):
     files: list[Path]
     family: str
     reasons: dict[str, str]
+    note: str | None  # what to know of the folder
 
 
 def export_run(
@@ -58,7 +59,9 @@ def export_run(
             (part / "README.md").write_text(card(source, model, family, folder.name, average), encoding="utf-8")
     except CannotSay as error:
         raise UserError(f"--format {format}: {error}") from error
-    return Exported(sorted(path for path in folder.rglob("*") if path.is_file()), family.name(), reasons)
+    return Exported(
+        sorted(path for path in folder.rglob("*") if path.is_file()), family.name(), reasons, padding_note(family)
+    )
 
 
 def choose_family(plan: Plan, format: str = HF) -> tuple[Family, dict[str, str]]:

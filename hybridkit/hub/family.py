@@ -39,6 +39,7 @@ class Family(ABC):
     preference: ClassVar[int | None] = None
     head: ClassVar[str] = "lm_head.weight"  # their name of the head's weight
     opened_by: ClassVar[str] = ""  # lines of Python for the model card, with {folder}
+    reads_padding: ClassVar[str] = ""  # what of their class reads the padding that an attention_mask hides, if any
 
     @classmethod
     def name(cls) -> str:
@@ -63,6 +64,10 @@ class Family(ABC):
     def describe(self, fields: Fields) -> Described:
         """What a config.json of this family says. Raises UserError for a field that our blocks cannot honour."""
         raise NotImplementedError
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        """Why their program, decoding with a cache, computes another function than the plan; None where it does not."""
+        return None
 
     def rules(self, plan: Plan) -> list[Rule]:
         """How our weights and theirs correspond; each of ours stands in exactly one rule."""

@@ -36,6 +36,18 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in another type. Raises UserError where a finite number in it has no finite one there."""
+    made = tensor.to(dtype)
+    if made.dtype != tensor.dtype and not (made.isfinite() | ~tensor.isfinite()).all():
+        largest, most = tensor[tensor.isfinite()].abs().max(), torch.finfo(dtype).max
+        raise UserError(
+            f"--dtype: {name} holds {largest:g}, and {str(dtype).removeprefix('torch.')} ends at {most:g}; take a wider"
+            " type, such as bf16"
+        )
+    return made
+
+
 def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: int = SHARD) -> None:
     """model.safetensors, or where that were larger than `limit` bytes shards and an index. Raises OSError."""
     shards: list[dict[str, Tensor]] = [{}]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hybridkit.data.tokenizer import SAVED, Tokenizer
 from hybridkit.hub.described import compile_recipe, recipe_of
-from hybridkit.hub.ends import note_on_ends, read_ends
+from hybridkit.hub.ends import note_on_begins, note_on_ends, read_ends
 from hybridkit.hub.family import FAMILY, HINT, Family
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.files import Shards, check_links, read_foreign_json
@@ -40,7 +40,8 @@ from hybridkit.system.pydantic_errors import first_error
 
 ENGINE = "import"  # what the manifest names in place of an engine
 NOT_KNOWN = "not known"  # what a checkpoint was trained on
-_SEQUENCES = (8192, 4096, 2048, 1024)  # data.sequence of the recipe: the longest that the config allows for
+_SEQUENCES = [2**n for n in range(13, -1, -1)]  # data.sequence of the recipe: the longest that the config allows for
+_USUAL = 1024  # where it does not say
 
 
 class Imported(NamedTuple):
@@ -58,12 +59,20 @@ def import_folder(folder: Path, run: Path) -> Imported:
     if os.path.lexists(run):
         raise UserError(f"{run} exists; name a new folder with --run")
     family, recipe, plan, tokenizer = _read(folder, run)
-    note = note_on_ends(read_ends(folder, _config(folder), plan.dims.vocab), tokenizer)
+    ends = note_on_ends(read_ends(folder, _config(folder), plan.dims.vocab), tokenizer)
+    notes = [ends, note_on_begins(folder, tokenizer), _note_on_decoding(family, plan)]
     with Shards(folder) as shards:
         weights = read_weights(family, plan, shards, str(folder))
     with whole_folder(run) as part:
         write_run(Run(part), recipe, plan, tokenizer, weights)
-    return Imported(run, family.name(), plan.pattern, len(weights), [note] if note else [])
+    return Imported(run, family.name(), plan.pattern, len(weights), [note for note in notes if note])
+
+
+def _note_on_decoding(family: Family, plan: Plan) -> str | None:
+    """What to know where transformers goes on from its cache by another function than the one that is imported."""
+    if not (fault := family.decoding_fault(plan)):
+        return None
+    return f"transformers' generate differs from its own logits for this checkpoint, and from the run: {fault}"
 
 
 def describe_folder(folder: Path, run: Run) -> None:
@@ -118,9 +127,10 @@ def _described(family: Family, config: dict[str, Any], origin: Path) -> tuple[Re
     """Recipe and plan of a config.json."""
     described = family.describe(Fields(config, str(origin)))
     longest = config.get("max_position_embeddings")
-    fitting = [n for n in _SEQUENCES if isinstance(longest, int) and n <= longest]
+    longest = longest if type(longest) is int and longest > 0 else _USUAL
+    sequence = next(n for n in _SEQUENCES if n <= longest)
     try:
-        recipe = recipe_of(described, sequence=fitting[0] if fitting else _SEQUENCES[-1])
+        recipe = recipe_of(described, sequence=sequence)
         plan = compile_recipe(recipe)
         recipe = recipe.model_copy(update={"pattern": plan.pattern})
     except ValidationError as error:

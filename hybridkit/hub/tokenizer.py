@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hybridkit.data.tokenizer import MARK, SAVED, ByteTokenizer, Tokenizer
 from hybridkit.data.tokenizer_choice import load_tokenizer
 from hybridkit.data.tokenizers._decoding import BYTE_OF
-from hybridkit.data.tokenizers._json_file import names_of
+from hybridkit.data.tokenizers._json_file import names_of, parse_tokenizer
 from hybridkit.hub.files import write_json
 from hybridkit.model.model import Model
 from hybridkit.system.errors import UserError
@@ -30,16 +30,18 @@ class End(NamedTuple):
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json. Raises UserError for a plug-in's tokenizer, which no other program has."""
-    made: dict[str, Any] = byte_level() if tokenizer.digest == "bytes" else json.loads(tokenizer.saved)
-    if MARK in made:
+    """The content of tokenizer.json, without templates: a text has the ids there that it has here.
+
+    Raises UserError for a plug-in's tokenizer, which no other program has.
+    """
+    if tokenizer.digest != "bytes" and MARK in (made := json.loads(tokenizer.saved)):
         raise UserError(
             f"data.tokenizer {made[MARK]}: a plug-in's tokenizer has no tokenizer.json that transformers reads;"
             " use --format hybridkit"
         )
-    names = {token["id"]: token["content"] for token in made.get("added_tokens") or ()}
-    if tokenizer.end not in names:
-        made["added_tokens"] = [*(made.get("added_tokens") or ()), _special(made, tokenizer.end)]
+    made = byte_level() if tokenizer.digest == "bytes" else parse_tokenizer(tokenizer.saved)
+    if tokenizer.end not in {token["id"] for token in made["added_tokens"]}:
+        made["added_tokens"] = [*made["added_tokens"], _special(made, tokenizer.end)]
     return made
 
 

@@ -13,7 +13,7 @@ from hybridkit.block import Block, state_bytes
 from hybridkit.hub.described import check_said
 from hybridkit.hub.family import HINT, CannotSay, Described, Family
 from hybridkit.hub.fields import Fields
-from hybridkit.hub.files import write_json, write_weights
+from hybridkit.hub.files import cast, write_json, write_weights
 from hybridkit.hub.tokenizer import end_of, write_tokenizer
 from hybridkit.hub.weight_rules import to_theirs
 from hybridkit.model.model import Model
@@ -75,6 +75,8 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
     def exact(self, plan: Plan) -> dict[str, Any]:
         """`config`, read back and compared with the plan. Raises CannotSay where it says another model."""
         config = self.config(plan)
+        if fault := self.decoding_fault(plan):
+            raise CannotSay(fault)
         try:
             said = self.describe(Fields({**self.header(torch.float32), **config}, "config.json"))
             check_said(plan, said, scales_rows=self.scales_rows)
@@ -103,7 +105,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
         end = end_of(model.tokenizer)
         write_json(folder / "config.json", {**self.header(kind), **config, **end.ids(), **self.footer(model)})
         write_json(folder / "generation_config.json", {**end.ids(), "transformers_version": WRITTEN_FOR})
-        write_weights(folder, ((name, t.to(kind)) for name, t in to_theirs(self.rules(plan), weights)))
+        write_weights(folder, ((name, cast(name, t, kind)) for name, t in to_theirs(self.rules(plan), weights)))
         write_tokenizer(model, end, folder)
 
     def header(self, dtype: torch.dtype) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from command_line import hybridkit as verb
 from safetensors.torch import load_file
 
 import hybridkit
+from hybridkit.data.tokenizer import ByteTokenizer
+from hybridkit.hub.importing import write_run
 from hybridkit.model.model import Model
 from hybridkit.runs.run import Run
 
@@ -138,3 +140,18 @@ def test_no_name_can_write_into_the_card(tmp_path: Path) -> None:
     assert "# a\\[b\\]\\<script\\>\\\\x1b\\[2J\\|\\\\n---\n" in text and "\x1b" not in text
     assert "| pattern | `[swa(heads=4" not in text and r"| pattern | `swa:8 \| sa` |" in text
     assert "x\\\") or 'y'\\\\n#\"" in text
+
+
+@pytest.mark.parametrize("format", ["hf", "hybridkit"])
+def test_a_weight_that_a_narrower_type_cannot_hold_is_named_and_nothing_is_written(format: str, tmp_path: Path) -> None:
+    run = run_of("sa", tmp_path / "run")
+    weights = Run(run).weights()
+    weights["layers.0.sa.q.weight"][1, 2] = -1e5
+    (tmp_path / "wide").mkdir()
+    write_run(Run(tmp_path / "wide"), Run(run).read_recipe().recipe, hybridkit.load(run).plan, ByteTokenizer(), weights)
+    for dtype in ("fp16", "bf16"):
+        done = verb("export", "wide", dtype, "--format", format, "--dtype", dtype, cwd=tmp_path)
+        assert done.returncode == (2 if dtype == "fp16" else 0), done.stderr
+        if dtype == "fp16":
+            assert "q" in done.stderr and "holds 100000, and float16 ends at 65504" in done.stderr
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "wide"]

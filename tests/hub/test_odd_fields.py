@@ -11,6 +11,7 @@ from checkpoint import LLAMA, opened, run_of
 import hybridkit
 from hybridkit.hub.described import compile_recipe, recipe_of
 from hybridkit.hub.export import choose_family, export_run
+from hybridkit.hub.families.recurrent_gemma import rows
 from hybridkit.hub.family import FAMILY
 from hybridkit.hub.fields import Fields
 from hybridkit.recipe.schema import Recipe
@@ -30,6 +31,8 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
     ("pattern", "options", "near"),
     [
         ("sa(rope=.5)*2", {}, "llama"),
+        ("[rglru, swa(kv_heads=1,rope=.5,bias=out,scaling=linear,factor=2):8]",
+         {"ffn": {"act": "gelu_tanh", "bias": True}, "logit_cap": 30, "embedding_scale": rows(32)}, "recurrent_gemma"),
         ("[swa:8, sa]", {"embedding_scale": 12}, "ministral"),
         ("swa(rope=.5):8*2", {}, "mistral"),
         ("sa(rope=.5,qk_norm=true)", {}, "qwen3"),

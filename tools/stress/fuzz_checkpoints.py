@@ -5,7 +5,8 @@
 Each case draws the config.json of a small model, of the classes in turn (or of --families), and changes, adds or drops
 some of its fields. transformers builds the model that it says, with random weights; what it cannot build is left out.
 The folder is imported, the logits of both models on 2 x 40 tokens are compared in fp32; the run is exported, opened by
-transformers, compared again and imported again: same pattern, same bits (norms that multiply by 1 + w: 2^-24).
+transformers, compared again, also on 20 tokens that it decodes with its cache, and imported again: same pattern, same
+bits (norms that multiply by 1 + w: 2^-24).
 
 A case fails if a difference is more than 1e-4 of the largest logit (1e-3 where a recurrence magnifies rounding), or if
 anything but the project's own errors is raised. Failing config.json files are written to --keep, with what was found.
@@ -109,10 +110,13 @@ def _compared(raw: dict[str, Any], place: Path, number: int) -> float:
         found = [("imported", ours(ids)[0])]
     exported = export_run(run, place / "out")
     if exported.family != "remote":
-        found.append(("exported", logits(opened(place / "out", **EAGER), ids)))
+        theirs = opened(place / "out", **EAGER)
+        found.append(("exported", logits(theirs, ids)))
         found.append(("exported, sdpa", logits(opened(place / "out", experts_implementation="eager"), ids)))
     largest = MAGNIFIED if raw["model_type"] in MAGNIFYING else TOLERANCE
     shares = {name: float((made - wanted).abs().max() / wanted.abs().max()) for name, made in found}
+    if exported.family != "remote":
+        shares["exported, from the cache"] = share_decoded(theirs, ours, ids)
     if wrong := {name: share for name, share in shares.items() if not share <= largest}:
         raise AssertionError(f"{wrong}: {ours.plan.pattern} as {exported.family}")
     check_back(run, import_folder(place / "out", place / "back").run, exported.family)
@@ -148,6 +152,23 @@ def logits(model: nn.Module, ids: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(ids, use_cache=False).logits
     return found
+
+
+def decoded(model: nn.Module, ids: Tensor, tokens: int = 20) -> tuple[Tensor, Tensor]:
+    """Ids (B, T + tokens) and the logits of the new ones, by `generate` with its cache."""
+    made = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, eos_token_id=None,
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    return made.sequences, torch.stack(made.logits, 1)
+
+
+def share_decoded(model: nn.Module, ours: nn.Module, ids: Tensor) -> float:
+    """The largest difference of logits from the cache and the run's, as a share of the largest logit."""
+    with torch.no_grad():
+        sequences, found = decoded(model, ids[:, :20])
+        wanted = ours(sequences)[0][:, 19:-1]
+    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def check_back(run: Path, back: Path, family: str) -> None:

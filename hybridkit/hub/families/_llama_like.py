@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call, window
+from hybridkit.hub.decoding import window_fault
 from hybridkit.hub.family import MOST_LAYERS, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, ffns, mixers, model_options, sizes
@@ -77,6 +78,9 @@ class LlamaLike(Layered):
             calls.append(call("swa" if size else "sa", {**shared, **(rope if turns else {"theta": None})}, size))
         options = {**model_options(fields, width, heads), **self.options(fields), "ffn": self.ffn(fields)}
         return Described(calls, options)
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return window_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         attention, network = mixers(plan, "sa", "swa"), ffns(plan, "ffn")

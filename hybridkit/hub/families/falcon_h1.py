@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call, own_scale
+from hybridkit.hub.decoding import step_fault
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
 from hybridkit.hub.families.mamba2 import EPS, MAMBA
@@ -76,6 +77,9 @@ class FalconH1(Layered):
             "ffn": {**network, "gate_scale": gate, "out_scale": down},
         }
         return Described([f"{call('mamba2', mamba)} | {call('sa', attention)}"] * layers, options)
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return step_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         kinds = [[block.name() for block in entry.branches] for entry in plan.entries]

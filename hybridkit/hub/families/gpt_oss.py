@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call
+from hybridkit.hub.decoding import window_fault
 from hybridkit.hub.families._experts import in_turn, interleaved
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._sliding import UNUSED, layer_windows, window_fields
@@ -72,6 +73,9 @@ class GptOss(Layered):
         windows = layer_windows(fields, layers, [index % 2 == 0 for index in range(layers)])
         calls = [one for size in windows for one in (call("swa" if size else "sa", said, size), experts)]
         return Described(calls, {**model_options(fields, width, heads), "ffn": None})
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return window_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         attention, network = mixers(plan, "sa", "swa"), ffns(plan, "moe")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call, own_scale
+from hybridkit.hub.decoding import length_fault, step_fault
 from hybridkit.hub.families._llama_like import ATTENTION
 from hybridkit.hub.families._mamba import mamba_arguments, mamba_fields
 from hybridkit.hub.families.mamba2 import EPS, MAMBA
@@ -79,6 +80,9 @@ class GraniteMoeHybrid(Layered):
             "ffn": _network(fields),
         }
         return Described([calls[kind] for kind in kinds], options)
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return step_fault(plan) or length_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         stack = mixers(plan, "mamba2", "sa")

@@ -14,7 +14,7 @@ import torch
 
 from hybridkit.block import Block, Entry, said_window, window_of
 from hybridkit.hub.family import Family
-from hybridkit.hub.files import write_json
+from hybridkit.hub.files import cast, write_json
 from hybridkit.model.model import Model
 from hybridkit.model.plan import Plan
 from hybridkit.recipe.files import dump
@@ -42,7 +42,9 @@ print(model.tokenizer.decode(ids).decode(errors="replace"))"""
     def export(self, model: Model, run: Run, folder: Path, dtype: torch.dtype | None = None) -> None:
         assert model.tokenizer and model.recipe
         weights = weights_of(model)
-        FILES.tensors(folder / WEIGHTS, {name: t.to(dtype or t.dtype).contiguous() for name, t in weights.items()})
+        FILES.tensors(
+            folder / WEIGHTS, {name: cast(name, t, dtype or t.dtype).contiguous() for name, t in weights.items()}
+        )
         write_json(folder / "config.json", config_of(model))
         (folder / RUN_RECIPE).write_text(dump(model.recipe), encoding="utf-8")
         model.tokenizer.save(folder)

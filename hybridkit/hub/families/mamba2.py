@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call
+from hybridkit.hub.decoding import step_fault
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Layered, Part, mixers, model_options, sizes, taps
@@ -57,6 +58,9 @@ class Mamba2Family(Layered):
         }
         options = model_options(fields, width, heads, "layer_norm_epsilon")
         return Described([call("mamba2", said)] * layers, {**options, "ffn": None})
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return step_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         stack = mixers(plan, "mamba2")

@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call
+from hybridkit.hub.decoding import length_fault, step_fault
 from hybridkit.hub.families.mamba2 import EPS, MAMBA, limits
 from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
@@ -82,6 +83,9 @@ class NemotronH(Layered):
         }
         options = {**model_options(fields, width, heads, "layer_norm_epsilon"), "ffn": None}
         return Described([calls[KINDS[kind]] for kind in _kinds(fields)], options)
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        return step_fault(plan) or length_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         stack, network = mixers(plan, "sa", "mamba2"), ffns(plan, "ffn")

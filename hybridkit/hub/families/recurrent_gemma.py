@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hybridkit.block import Block
 from hybridkit.hub.calls import call, window
-from hybridkit.hub.family import MOST_LAYERS, Described
+from hybridkit.hub.family import MOST_LAYERS, CannotSay, Described
 from hybridkit.hub.fields import Fields
 from hybridkit.hub.layered import Joined, Layered, Part, ffns, first, mixers, model_options, sizes, taps
 from hybridkit.hub.rope import rope_arguments, rope_fields
@@ -27,6 +27,7 @@ class RecurrentGemma(Layered):
     preference = 60
     model_type = "recurrent_gemma"
     architecture = "RecurrentGemmaForCausalLM"
+    reads_padding = "its convolution"
     last_norm = "model.final_norm.weight"
     mixer_norms = {"norm": "temporal_pre_norm"}
     ffn_norms = {"norm": "channel_pre_norm"}
@@ -77,6 +78,8 @@ class RecurrentGemma(Layered):
         stack, network = mixers(plan, "rglru", "swa"), ffns(plan, "ffn")
         recurrent: Any = first(stack, "rglru")
         local: Any = first(stack, "swa")
+        if local.scaling:
+            raise CannotSay(f"scaling={local.scaling}: its positions are not stretched")
         return {
             **sizes(plan, self.tied(plan), len(stack)),
             "block_types": [RECURRENT if block.name() == "rglru" else LOCAL for block in stack],

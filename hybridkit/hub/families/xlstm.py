@@ -29,6 +29,8 @@ RUNS: dict[str, Any] = {  # how transformers computes it, with states and sums i
     "autocast_kernel_dtype": "float32", "inference_state_dtype": "float32", "max_inference_chunksize": 16384,
 }  # fmt: skip
 
+ROUNDED = 64  # its cache has keys and values for widths rounded up to multiples of this
+
 
 class XLSTM(Layered):
     """xLSTM-7B: `mlstm*N` with `model.logit_cap`."""
@@ -42,6 +44,7 @@ class XLSTM(Layered):
     preference = 10
     model_type = "xlstm"
     architecture = "xLSTMForCausalLM"
+    reads_padding = "its memory"
     defaults = {
         "vocab_size": 50304, "hidden_size": 4096, "num_hidden_layers": 32, "num_heads": 8, "ffn_proj_factor": 2.667,
         "ffn_round_up_to_multiple_of": 64, "output_logit_soft_cap": 30.0,
@@ -71,6 +74,13 @@ class XLSTM(Layered):
             "ffn": {"width": inner},
         }
         return Described([call("mlstm", {})] * layers, options)
+
+    def decoding_fault(self, plan: Plan) -> str | None:
+        heads, width = mixers(plan, "mlstm")[0].heads, plan.dims.width  # type: ignore[attr-defined]
+        for wide in (width // 2, width):
+            if -(-wide // ROUNDED) * ROUNDED // heads != wide // heads:
+                return f"transformers' cache rounds the width of all heads, {wide}, up to a multiple of {ROUNDED}"
+        return None
 
     def config(self, plan: Plan) -> dict[str, Any]:
         cells, networks = mixers(plan, "mlstm"), ffns(plan, "ffn")

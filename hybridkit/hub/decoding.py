@@ -1,0 +1,38 @@
+"""Stacks whose decoding in transformers, with its cache, is another function than their logits without one.
+
+Read in transformers 5.23: a cache for a window of W keeps the last W - 1 tokens by `[-W + 1 :]`, which for W = 1 are
+all of them; Mamba-2 bounds its step sizes when it reads a text, and not in a step from its cache; some classes ask
+a cache of Mamba-2 alone how many tokens it holds, which fails.
+"""
+
+from __future__ import annotations
+
+from hybridkit.block import Block
+from hybridkit.hub.calls import window
+from hybridkit.model.plan import Plan
+
+
+def window_fault(plan: Plan) -> str | None:
+    """Why classes with a sliding cache decode another function, if they do."""
+    if any(window(block) == 1 for block in _blocks(plan)):
+        return "with its cache, transformers keeps every token of a window of 1"
+    return None
+
+
+def step_fault(plan: Plan) -> str | None:
+    """Why classes with Mamba-2 decode another function, if they do."""
+    for name in ("dt_min", "dt_max"):
+        if any(getattr(block, name, None) for block in _blocks(plan)):
+            return f"with its cache, transformers does not apply the bound {name} of the step size"
+    return None
+
+
+def length_fault(plan: Plan) -> str | None:
+    """Why classes that have attention beside Mamba-2 cannot decode, if they cannot."""
+    if not any(block.name() == "sa" for block in _blocks(plan)):
+        return "transformers' cache counts tokens in layers of attention, and there is none"
+    return None
+
+
+def _blocks(plan: Plan) -> list[Block]:
+    return [block for entry in plan.entries for block in entry.branches]
