@@ -138,6 +138,13 @@ class Fields:
                 raise self.wrong(name, f"{one!r} is none of {', '.join(map(repr, allowed))}")
         return value
 
+    def wholes(self, name: str, default: list[int]) -> list[int]:
+        """A list of whole numbers, 0 or above, such as numbers of layers. Raises UserError."""
+        value = self.take(name, default)
+        if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
+            raise self.wrong(name, "should be a list of whole numbers, 0 or above")
+        return value
+
     def harmless(self, *names: str) -> None:
         """Fields of this family that do not change what the weights compute."""
         self._read.update(names)

@@ -23,6 +23,9 @@ _KNOWN = {  # of each `rope_type`: their fields and our arguments
         "truncate": "truncate", "attention_factor": "magnitude",
     },
 }  # fmt: skip
+_REQUIRED = {  # as transformers requires them; what is left out has the value of _USUAL
+    "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor"), "yarn": ("factor",),
+}  # fmt: skip
 _USUAL = {"beta_fast": 32.0, "beta_slow": 1.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "truncate": True}
 
 
@@ -72,6 +75,8 @@ def _stretch(fields: Fields, name: str, kind: str, said: dict[str, Any]) -> Argu
         raise fields.wrong(name, f"{strange[0]} is not known here")
     if kind == "default":
         raise fields.wrong(name, f"{sorted(said)[0]} means nothing without a rope_type")
+    if missing := [key for key in _REQUIRED[kind] if key not in said]:
+        raise fields.wrong(name, f"{missing[0]} is missing, which positions of type {kind} need")
     numbers = {key: value for key, value in said.items() if key != "truncate"}
     if not all(is_number(value) and value > 0 for value in numbers.values()):
         raise fields.wrong(name, "its numbers should be above 0")

@@ -67,20 +67,15 @@ class KimiLinear(Layered):
             "value_head": fields.whole("v_head_dim", most=1 << 20),
             "theta": None,
         }
-        linear = _linear(fields)
-        delta = {
-            "heads": linear.whole("linear_num_heads", 32, most=1 << 16),
-            "head": linear.whole("linear_head_dim", 128, most=1 << 20),
-            "conv": linear.whole("linear_conv_kernel_dim", 4, most=1 << 10),
-            "norm_eps": fields.number("rms_norm_eps"),
-        }
-        own = {FULL: call("mla", latent), LINEAR: call("kda", delta)}
+        older = _older(fields)
+        own = {FULL: call("mla", latent), LINEAR: _delta_call(fields, older)}
         dense = fields.whole("first_k_dense_replace", least=0)
         kinds = fields.each("mlp_layer_types", layers, DENSE, SPARSE)
         kinds = kinds or [DENSE if index < dense else SPARSE for index in range(layers)]
         networks = {DENSE: call("ffn", {"width": fields.whole("intermediate_size")}), SPARSE: _experts(fields)}
-        pairs = zip(_mixers(fields, layers), kinds, strict=True)
+        pairs = zip(_mixers(fields, older, layers), kinds, strict=True)
         calls = [one for mixer, kind in pairs for one in (own[mixer], networks[kind])]
+        older.finish()
         return Described(calls, {**model_options(fields, width, heads), "ffn": None})
 
     def config(self, plan: Plan) -> dict[str, Any]:
@@ -136,28 +131,33 @@ class KimiLinear(Layered):
         return [rule._replace(theirs=tuple(map(stored, rule.theirs))) for rule in rules]
 
 
-def _linear(fields: Fields) -> Fields:
-    """The fields of Kimi Delta Attention: of an object of their own in older files."""
-    said = fields.take("linear_attn_config")
-    older = {
-        "num_heads": "linear_num_heads",
-        "head_dim": "linear_head_dim",
-        "short_conv_kernel_size": "linear_conv_kernel_dim",
-    }
-    fields.harmless(*older.values())
-    if said is None:
-        return fields
+def _older(fields: Fields) -> Fields:
+    """The fields of the object `linear_attn_config`, which older files have. Raises UserError."""
+    said = fields.take("linear_attn_config", {})
     if not isinstance(said, dict):
         raise fields.wrong("linear_attn_config", "should be an object")
-    return Fields({ours: said[theirs] for theirs, ours in older.items() if theirs in said}, fields.origin)
+    return Fields(said, f"{fields.origin}: linear_attn_config")
 
 
-def _mixers(fields: Fields, layers: int) -> list[str]:
-    """The kind of each layer's mixer. The older lists count from 1."""
-    types, said = fields.each("layer_types", layers, FULL, LINEAR), fields.take("linear_attn_config") or {}
-    full = said.get("full_attn_layers")
-    if types or full is None:
+def _delta_call(fields: Fields, older: Fields) -> str:
+    whole = lambda name, usual, other, most: older.whole(other, fields.whole(name, usual, most=most), most=most)  # noqa: E731
+    said = {
+        "heads": whole("linear_num_heads", 32, "num_heads", 1 << 16),
+        "head": whole("linear_head_dim", 128, "head_dim", 1 << 20),
+        "conv": whole("linear_conv_kernel_dim", 4, "short_conv_kernel_size", 1 << 10),
+        "norm_eps": fields.number("rms_norm_eps"),
+    }
+    return call("kda", said)
+
+
+def _mixers(fields: Fields, older: Fields, layers: int) -> list[str]:
+    """The kind of each layer's mixer. The older lists count from 1; transformers reads both or none."""
+    types = fields.each("layer_types", layers, FULL, LINEAR)
+    full, delta = older.wholes("full_attn_layers", []), older.wholes("kda_layers", [])
+    if types or not (full or delta):
         return types or [FULL if index and index % 4 == 0 else LINEAR for index in range(layers)]
+    if sorted(full + delta) != list(range(1, layers + 1)):
+        raise older.wrong("full_attn_layers", f"with kda_layers, it should name every layer from 1 to {layers} once")
     return [FULL if index + 1 in full else LINEAR for index in range(layers)]
 
 

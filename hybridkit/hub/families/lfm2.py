@@ -46,7 +46,7 @@ class Lfm2(Layered):
         width, heads = fields.whole("hidden_size", most=1 << 20), fields.whole("num_attention_heads", most=1 << 16)
         kv_heads = fields.whole("num_key_value_heads", heads, most=1 << 16)
         types = fields.each("layer_types", layers, FULL, CONV)
-        full = fields.take("full_attn_idxs", list(range(layers)))
+        full = fields.wholes("full_attn_idxs", list(range(layers)))
         types = types or [FULL if index in full else CONV for index in range(layers)]
         fields.harmless(*OLD)
         rope, bias = rope_arguments(fields), fields.switch("conv_bias")

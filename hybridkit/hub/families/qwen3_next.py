@@ -104,9 +104,7 @@ def _networks(fields: Fields, layers: int) -> list[str]:
         "shared_gate": True,
         "aux": fields.weight("router_aux_loss_coef", 0.001),
     }
-    dense, every = fields.take("mlp_only_layers", []), fields.whole("decoder_sparse_step")
-    if not isinstance(dense, list):
-        raise fields.wrong("mlp_only_layers", "should be a list of numbers of layers")
+    dense, every = fields.wholes("mlp_only_layers", []), fields.whole("decoder_sparse_step")
     inner = fields.whole("intermediate_size")
     sparse = [index not in dense and (index + 1) % every == 0 for index in range(layers)]
     return [call("moe", moe) if yes else call("ffn", {"width": inner}) for yes in sparse]
