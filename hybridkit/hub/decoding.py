@@ -19,10 +19,13 @@ def window_fault(plan: Plan) -> str | None:
     return None
 
 
-def step_fault(plan: Plan) -> str | None:
-    """Why classes with Mamba-2 decode another function, if they do."""
-    for name in ("dt_min", "dt_max"):
-        if any(getattr(block, name, None) for block in _blocks(plan)):
+def step_fault(plan: Plan, usual: float = 0.0) -> str | None:
+    """Why classes with Mamba-2 decode another function, if they do.
+
+    `usual`: a least step that a class has unless its config says otherwise, and so decodes its own checkpoints without.
+    """
+    for name, most in (("dt_min", usual), ("dt_max", 0)):
+        if any((getattr(block, name, None) or 0) > most for block in _blocks(plan)):
             return f"with its cache, transformers does not apply the bound {name} of the step size"
     return None
 

@@ -130,8 +130,8 @@ CASES = [
     Case(
         "NemotronH", {**{key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}, "head_dim": 8,
          "layers_block_type": ["mamba", "attention", "mlp"], "mamba_num_heads": 4, "mamba_head_dim": 8,
-         "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16, "time_step_min": 1e-38},
-        "[mamba2(heads=4,head=8,state=8,groups=2), sa(kv_heads=2,head=8,theta=null),"
+         "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16},
+        "[mamba2(heads=4,head=8,state=8,groups=2,dt_min=.001), sa(kv_heads=2,head=8,theta=null),"
         " ffn(width=48,act=relu2,gated=false)]",
         "nemotron_h",
     ),

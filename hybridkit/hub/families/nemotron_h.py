@@ -28,6 +28,7 @@ RUNS = (  # how it is computed, and starts
     "residual_in_fp32", "time_step_max", "time_step_floor", "use_mamba_kernels",
     "mamba_proj_bias", "num_hidden_layers", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "attention_head_dim",
 )  # fmt: skip
+LEAST_STEP = 0.001  # where config.json says none
 NO_LEAST = 1e-38  # of step sizes; the class takes the logarithm of it
 
 
@@ -85,7 +86,7 @@ class NemotronH(Layered):
         return Described([calls[KINDS[kind]] for kind in _kinds(fields)], options)
 
     def decoding_fault(self, plan: Plan) -> str | None:
-        return step_fault(plan) or length_fault(plan)
+        return step_fault(plan, usual=LEAST_STEP) or length_fault(plan)
 
     def config(self, plan: Plan) -> dict[str, Any]:
         stack, network = mixers(plan, "sa", "mamba2"), ffns(plan, "ffn")
@@ -121,7 +122,7 @@ def _least_step(fields: Fields) -> float:
     low, high = limits(fields, "time_step_limit")
     if low > 0 or high < math.inf:
         raise fields.wrong("time_step_limit", "this class does not apply it: should be 0 and infinity")
-    return fields.number("time_step_min", 0.001)
+    return fields.number("time_step_min", LEAST_STEP)
 
 
 def _kinds(fields: Fields) -> list[str]:
