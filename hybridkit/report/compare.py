@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from hybridkit.report.eval_curves import AXIS, SAME, TITLES
-from hybridkit.report.figure import label
+from hybridkit.report.figure import headline, label
 from hybridkit.report.layered import plot_layered
 from hybridkit.report.page import TextTable
 from hybridkit.report.plot_style import FAINT, NO_TOKENS, PAGE, in_style, legend, new_figure, series, token_axis
@@ -127,8 +127,7 @@ def _figure(found: Comparison, tables: TrialScores, tasks: Sequence[Asked], trai
         for asked, axes in zip(tasks, row, strict=True):
             arms = {arm: numbers for arm, numbers in found.trials.items() if arm.group == group}
             drawn |= _panel(axes, asked, {arm: scores_of(tables[asked], arms[arm]) for arm in arms}, trained)
-            said = [TITLES.get(asked.task, asked.task), *([group] if group else [])]
-            axes.set_title(label(": ".join(said)))
+            axes.set_title(headline(TITLES.get(asked.task, asked.task), label(group) if group else "", len(tasks)))
     legend(figure, list(drawn.values()), list(drawn), below=True)
     return figure
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridkit.evaluation.request import CellScore, EvalResult
 from hybridkit.report.eval_tables import HELD_OUT, pivot, position_bins, text_name, window_said
-from hybridkit.report.figure import label, labels, told_apart
+from hybridkit.report.figure import headline, label, labels, told_apart
 from hybridkit.report.layered import plot_layered
 from hybridkit.report.plot_style import NO_TOKENS, PAGE, by_last, in_style, legend, new_figure, series, token_axis
 
@@ -34,7 +34,7 @@ def draw_positions(findings: EvalResult) -> Figure:
     shared, apart = told_apart(said)
     figure = new_figure(PAGE, 3.0)
     axes = figure.add_subplot(xlabel="tokens before (middle of a bin)", ylabel="nats a token")
-    axes.set_title(label(f"Loss by position: {shared}") if shared else "Loss by position")
+    axes.set_title(headline("Loss by position", shared))
     handles, lasts = [], []
     for place, (name, rows) in enumerate(zip(apart, bins.values(), strict=True)):
         joined = join_bins([(row["first"], row["last"], row["tokens"], row["loss"]) for row in rows])
@@ -53,7 +53,7 @@ def _texts(findings: EvalResult) -> dict[tuple[Any, str], str]:
     found = [(row.get("text"), text_name(row)) for row in findings.by_position]
     for digest, name in found:
         names[digest] = name if name == HELD_OUT else names.get(digest, name)
-    return {(digest, name): f"{names[digest] if digest else name} text" for digest, name in found}
+    return {(digest, name): f"{label(names[digest] if digest else name)} text" for digest, name in found}
 
 
 def join_bins(rows: Sequence[tuple[int, int, int, float]]) -> list[tuple[float, float]]:
@@ -93,7 +93,7 @@ def draw_recall(cells: Sequence[CellScore]) -> Figure:
         handles |= _recall(axes, found, [series(place) for place in drawn])
         lasts |= {name: by_length[max(by_length)].score for name, by_length in found.items()}
         axes.set(xlabel=AXIS.get(task, "distance in tokens"), ylim=(-4, 104))
-        axes.set_title(label(": ".join(filter(None, (TITLES.get(task, task), shared)))))
+        axes.set_title(headline(TITLES.get(task, task), shared, panels=len(tasks)))
     panels[0].set_ylabel("right answers in %")
     if len(handles) > 1:
         order = [list(lasts)[at] for at in by_last(list(lasts.values()))]

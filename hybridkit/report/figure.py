@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # half a second
 
 FORMATS = (".png", ".svg")
 _LONGEST = 48  # characters of a name in a picture
+_TITLE = 96  # characters of a title for which a page has room in one line
 
 
 def check_plot_file(file: Path) -> None:
@@ -40,6 +41,15 @@ def label(name: str) -> str:
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 3]}…{name[len(name) - _LONGEST * 2 // 3 + 1 :]}"
     return f" {name}" if name.startswith("_") else name or "-"
+
+
+def headline(what: str, said: str, panels: int = 1) -> str:
+    """The title of one of so many panels beside each other: what it shows, and what is `said` of all that is in it, of
+    labels; in two lines where it is long. A title is not cut, as a name is."""
+    what = label(what)
+    if not said:
+        return what
+    return f"{what}:\n{said}" if len(what) + len(said) > _TITLE // panels else f"{what}: {said}"
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:

@@ -108,13 +108,13 @@ def _length_window(needles: Sequence[CellScore]) -> Figure:
 
 @in_style
 def _distance_window(far: Sequence[CellScore], trained: Mapping[str, str]) -> Figure:
-    """A panel for each run: recall by distance and test window, with the window that it was trained with."""
+    """A panel for each run: far recall by gap and test window, with the window that it was trained with."""
     names = labels(dict.fromkeys(cell.run for cell in far))
     titles = {
         (_FAR, run): _title(said, f"trained with {label(trained.get(run, ''))}", len(names) > 1, bool(trained.get(run)))
         for run, said in names.items()
     }
-    return _heatmaps(_windowed(far, titles), "Recall in % by distance and test window", "distance in tokens", _TEST)
+    return _heatmaps(_windowed(far, titles), "Far recall in % by gap and test window", "gap in tokens", _TEST)
 
 
 def _windowed(cells: Sequence[CellScore], titles: Mapping[tuple[str, str], str]) -> list[_Panel]:

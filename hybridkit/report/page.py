@@ -16,8 +16,8 @@ from hybridkit.report.markup import html_table, in_html, in_markdown, markdown_t
 from hybridkit.system.files import write_whole
 from hybridkit.system.terminal import one_line
 
-# A word of a cell that holds numbers: 1,024.5, +3.1%, 16k, 3,279x, 1/16, [0.0,; a unit, k or MiB; a dash for none.
-_WORD = re.compile(r"[-+[]?[-+]?\d[-+\d,./e%]*[kMGTx]?[],]*|[kKMGTPE]?i?B?|±|-")
+# A word of a cell with numbers: 1,024.5, +3.1%, 16k, 3,279x, 1/16, [0.0,, 9.1]*; a unit, k or MiB; a dash for none.
+_WORD = re.compile(r"[-+[]?[-+]?\d[-+\d,./e%]*[kMGTx]?[],]*\*?|[kKMGTPE]?i?B?|±|-")
 
 
 def is_number_cell(cell: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hybridkit.report.eval_curves import SAME
-from hybridkit.report.figure import label, labels, told_apart
+from hybridkit.report.figure import headline, label, labels, told_apart
 from hybridkit.report.layered import plot_layered
 from hybridkit.report.plot_style import PAGE, by_last, counts, in_style, legend, new_figure
 
@@ -34,10 +34,10 @@ def draw_probes(runs: Mapping[str, Lines]) -> Iterator[tuple[str, Figure]]:
 @in_style
 def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float]]]) -> Figure:
     names = labels(run for run, _ in found)
-    shared, apart = told_apart([(names[run], *_said(rest)) for run, rest in found])
+    shared, apart = told_apart([(names[run], *map(_short, _said(rest))) for run, rest in found])
     figure = new_figure(PAGE, 2.8)
     axes = figure.add_subplot(xlabel="step", ylabel="right answers in %", ylim=(-4, 104))
-    axes.set_title(label(f"{kind}: {shared}" if shared else kind))
+    axes.set_title(headline(kind, shared))
     curves = [[(step, 100 * value) for step, value in points] for points in found.values()]
     handles = plot_layered(axes, dict(zip(apart, curves, strict=True)), SAME)
     counts(axes, "x")
@@ -45,6 +45,10 @@ def _figure(kind: str, found: Mapping[tuple[str, str], Sequence[tuple[int, float
         order = by_last([points[-1][1] for points in curves])
         legend(figure, [handles[at] for at in order], [label(apart[at]) for at in order])
     return figure
+
+
+def _short(fact: str) -> str:
+    return label(fact) if fact else ""
 
 
 def _said(rest: str) -> list[str]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # half a second
     from matplotlib.figure import Figure
 
 _CLEAR = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.4}  # behind text that lines pass
+_FIRST_TWO = ", the first two; the Pareto front is that of all"
 MOST_TICKS = 14  # values written beside an axis
 TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variables whose importance is shown
 
@@ -44,9 +45,13 @@ TOP_CURVES = TOP_VARIABLES = 12  # trials whose curves have labels, and variable
 def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tuple[str, str, Figure]]:
     """Name, title and figure of each picture that has data."""
     if found.rows:
-        more = "; the staircase is the Pareto front" if len(found.objectives) > 1 else ""
+        more = {1: "", 2: "; the staircase is the Pareto front"}.get(len(found.objectives), _FIRST_TWO)
         yield "front", f"Trials by objective{more}", _front(found)
-        yield "parallel", "The choices of each trial; darker is better in the first objective", _parallel(found)
+        yield (
+            "parallel",
+            "The choices of each trial; stronger lines are better in the first objective",
+            _parallel(found),
+        )
         yield "importance", "Share of the variance that each variable explains by itself", _importance(found)
     if curves:
         yield "curves", "Training loss, smoothed, mean over seeds", _curves(curves, found)
@@ -54,7 +59,7 @@ def study_figures(found: Results, curves: Sequence[TrialCurve]) -> Iterator[tupl
 
 @in_style
 def _front(found: Results) -> Figure:
-    """The first two objectives against each other, the front as a staircase; one objective against the trial."""
+    """The first two objectives against each other, or one against the trial; the front of two is a staircase."""
     figure = new_figure(PAGE, 3.4)
     axes = figure.add_subplot()
     names = list(found.objectives)
@@ -70,8 +75,9 @@ def _front(found: Results) -> Figure:
         counts(axes, "x")  # numbers of trials
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     else:
-        stair = _staircase(best, found.objectives[names[1]] == "max")
-        axes.plot(*zip(*stair, strict=True), color=red, linewidth=1.1)
+        if len(names) == 2:  # of more, points of the front are better in what is not drawn
+            stair = _staircase(best, found.objectives[names[1]] == "max")
+            axes.plot(*zip(*stair, strict=True), color=red, linewidth=1.1)
         axes.plot(*zip(*best, strict=True), "o", color=red, label=said, zorder=4)
     if alone:
         axes.set(xlabel="trial")
@@ -86,13 +92,13 @@ def _front(found: Results) -> Figure:
 
 
 def _number(axes: Axes, found: Results, points: Sequence[tuple[float, float]]) -> None:
-    """The numbers of trials beside their points, those of the front first; of others, where there is room."""
+    """The numbers of trials beside their points, where there is room; those of the front first."""
     taken: list[tuple[float, float]] = []
     for row, point in sorted(zip(found.rows, points, strict=True), key=lambda pair: not pair[0].on_front):
         text = str(row.trial.number)
         right, up = place_in_points(axes, point, (0.75, 0.8))
         free = all(abs(right - x) > 5 * len(text) or abs(up - y) > 7 for x, y in taken)
-        if row.on_front or (free and len(found.rows) <= 20):
+        if free and (row.on_front or len(found.rows) <= 20):
             axes.annotate(text, point, (3, 3), textcoords="offset points", fontsize=7)
             taken.append((right, up))
 
@@ -141,11 +147,9 @@ def _parallel(found: Results) -> Figure:
     figure = new_figure(max(PAGE, 0.95 * len(names)), 3.6)
     axes = figure.add_subplot()
     heights = np.array([_heights(column) for column in columns])  # (axes, trials)
-    shades = np.linspace(0.95, 0.15, len(found.rows))
-    from matplotlib import colormaps
-
+    strengths = np.linspace(1, 0.15, len(found.rows))
     for trial in reversed(range(len(found.rows))):
-        axes.plot(heights[:, trial], color=colormaps["Blues"](shades[trial]), linewidth=1.5)
+        axes.plot(heights[:, trial], color=COLORS[0], alpha=strengths[trial], linewidth=1.5)
     for place, (name, column) in enumerate(zip(names, columns, strict=True)):
         for text, height in _ticks(name, column, heights[place]).items():
             axes.annotate(

@@ -45,6 +45,15 @@ def test_a_curve_alone_is_named_in_the_title_and_several_in_the_legend() -> None
     assert sorted(names(both)) == ["a", "b"]
 
 
+def test_names_are_cut_and_titles_are_not() -> None:
+    findings = EvalResult({}, {}, by_position=bins("runs/swax", same_text=True))
+    assert draw_positions(findings).axes[0].get_title() == "Loss by position: runs/swax, own window, held-out text"
+    name = "a-very-long-name-of-a-run" * 4
+    titles = [axes.get_title() for axes in draw_recall(cells((name, "recall_far", 8), (name, "recall_near", 8))).axes]
+    assert [title.partition(":\n")[0] for title in titles] == ["Far recall", "Near recall"]
+    assert all("…" in title and title.endswith(", window 8") for title in titles)
+
+
 def bins(run: str, **text: Any) -> list[dict[str, Any]]:
     sizes = {"window": None, "tokens": 999, "loss": 1.0, "gain": None, **text}
     return [{"run": run, "first": 2**k, "last": 2 ** (k + 1) - 1, **sizes} for k in range(3)]

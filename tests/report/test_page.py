@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console as Rich
 
 from hybridkit.report.console import Console, Table
-from hybridkit.report.page import TextTable, print_table
+from hybridkit.report.page import TextTable, is_number_cell, print_table
 from hybridkit.report.search import format_column
 
 SCORES = [[f"{n}{k}.5 [{n}{k}.1, {n}{k}.9]" for k in range(1, 8)] for n in (1, 2)]
@@ -45,3 +45,8 @@ def test_figures_of_a_column_have_equally_many_decimals() -> None:
     assert format_column([99.632, 25.0], [None, None]) == ["99.632", "25.000"]
     assert format_column([1e-5, 25.0], [None, None]) == ["1e-05", "25"], "nothing of the first is lost"
     assert format_column([2048.0], [None], "state_bytes") == ["2.000 KiB"]
+
+
+@pytest.mark.parametrize("cell", ["13.0 [12.0, 14.0]*", "100 [39.8, 100]*", "0.0*", "3,279x", "-"])
+def test_a_score_that_is_marked_is_a_number(cell: str) -> None:
+    assert is_number_cell(cell)

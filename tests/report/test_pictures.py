@@ -30,7 +30,7 @@ from hybridkit.report.recipe_pictures import stack_picture
 from hybridkit.report.search_plots import study_figures
 from hybridkit.report.stage_plot import draw_stages
 from hybridkit.runs.run import load_recipe
-from hybridkit.search.results import TrialCurve
+from hybridkit.search.results import Results, TrialCurve
 
 BRANCHED = "[[swa(kv_heads=2,theta=500000):stoch(16,64,until=.9) | mlstm]*3, sa(kv_heads=2)]*2"
 
@@ -233,3 +233,39 @@ def test_the_curve_of_a_trial_joins_the_same_steps_of_its_seeds() -> None:
 def test_a_picture_has_the_colours_of_the_page(recipes: list[Path]) -> None:
     text = picture("a", "title", stack_picture(load_recipe(recipes[1])))
     assert not re.search("#(16191d|5b626b|0072b2)", text) and "var(--ink)" in text and 'id="a-' in text
+
+
+def aimed(objectives: int) -> Results:
+    """The study with so many objectives, the third the opposite of the first, so that all trials are on the front."""
+    found = study()
+    rows = [
+        row._replace(means=[*row.means, -row.means[0]][:objectives], half_intervals=[None] * objectives,
+                     on_front=objectives > 2 or row.on_front)
+        for row in found.rows
+    ]  # fmt: skip
+    names = dict.fromkeys(("val_loss", "state_bytes", "gain")[:objectives], "min")
+    return found._replace(objectives=names, rows=rows, importance=found.importance[:1] * objectives)
+
+
+def test_only_a_front_of_two_objectives_is_a_staircase() -> None:
+    for objectives in (1, 2, 3):
+        (title, figure), *_ = [(title, figure) for _, title, figure in study_figures(aimed(objectives), [])]
+        (axes,) = figure.axes
+        stairs = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+        assert (bool(stairs), "staircase" in title) == (objectives == 2, objectives == 2)
+
+
+def test_numbers_of_the_front_stand_where_there_is_room() -> None:
+    found = aimed(3)
+    rows = [row._replace(means=[1.0, 1.0, row.means[2]]) for row in found.rows[:-1]]
+    rows.append(found.rows[-1]._replace(means=[2.0, 2.0, 2.0]))
+    _, _, figure = next(iter(study_figures(found._replace(rows=rows), [])))
+    numbers = [text.get_text() for text in figure.axes[0].texts]
+    assert numbers == [str(rows[0].trial.number), str(rows[-1].trial.number)], "one of those that lie on one another"
+
+
+def test_the_best_trial_is_the_strongest_line_on_light_and_dark_pages() -> None:
+    figure = dict((name, figure) for name, _, figure in study_figures(study(), []))["parallel"]
+    *_, best = figure.axes[0].lines
+    assert best.get_alpha() == 1 and all(line.get_alpha() < 1 for line in figure.axes[0].lines[:-1])
+    assert {line.get_color() for line in figure.axes[0].lines} == {COLORS[0]}, "which a page has in its own colour"
