@@ -162,3 +162,58 @@ def test_the_harness_ruler_gives_a_scripted_model_the_same_score(
     folder = Path(importlib.util.find_spec("lm_eval.tasks.ruler").submodule_search_locations[0])
     found = harness.run_harness(Scripted(7), [task], ReadOptions(batch=20), include=folder, lengths=[4096], limit=20)
     assert found[task]["4096,none"] == pytest.approx(7 / 20)
+
+
+GENERATED = """\
+task: words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{text}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 12, do_sample: true, temperature: 1.5}}
+metric_list: [{{metric: chrf, aggregation: chrf, higher_is_better: true}}]
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    rows = [{"question": f"Question {n}: ", "answer": f"number {n} is it"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "words.yaml").write_text(GENERATED.format(file=tmp_path / "rows.jsonl", text=text))
+    return tmp_path
+
+
+def test_no_process_is_forked_and_the_seed_decides_what_is_sampled(
+    harness: SimpleNamespace, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path, "{{question}}")
+    monkeypatch.setattr("multiprocessing.Pool", lambda *_: pytest.fail("the harness forked"))
+    found = [harness.run_harness(model, ["words"], ReadOptions(), include=folder, seed=seed) for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2] and "chrf_stderr,none" in found[0]["words"]
+
+
+def test_a_mistake_in_a_task_file_is_a_message(harness: SimpleNamespace, model: Model, tmp_path: Path) -> None:
+    folder = written(tmp_path, "{{ question | nosuchfilter }}")
+    with pytest.raises(UserError, match=r"--tasks words: TemplateAssertionError: .*nosuchfilter"):
+        harness.run_harness(model, ["words"], ReadOptions(), include=folder)
+    broken = SimpleNamespace(tokenizer=ByteTokenizer())
+    with pytest.raises(AttributeError):  # an error of the model is no mistake of the file
+        harness.run_harness(broken, ["words"], ReadOptions(), include=written(tmp_path, "{{question}}"))
+
+
+def test_without_a_network_a_task_of_the_hub_is_answered_at_once(
+    harness: SimpleNamespace, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(*_: object) -> None:
+        raise OSError("no such name")
+
+    for module in (harness.datasets.config, harness.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("hybridkit.system.network.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", nowhere)
+    file = written(tmp_path, "{{question}}") / "words.yaml"
+    said = file.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing")
+    file.write_text("".join(line for line in said.splitlines(keepends=True) if "dataset_kwargs" not in line))
+    with pytest.raises(UserError, match=r"--tasks words: huggingface\.co has no address here"):
+        harness.run_harness(model, ["words"], ReadOptions(), include=tmp_path)
