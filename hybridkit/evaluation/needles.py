@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,8 @@ def beyond(prompt: Prompt, reach: int, tokenizer: Tokenizer) -> list[bool]:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a cell's file, in order. An incomplete line at the end, left by a kill, is removed from the file."""
+    """The lines of a cell's file, in order. A line that is none, such as an incomplete
+    one that a kill left, ends the file: it is removed with what follows."""
     lines: list[dict[str, Any]] = []
     whole = 0
     if not file.exists():
@@ -131,15 +133,30 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             line = parse_json(raw)
         except ValueError:
             break
-        if not raw.endswith(b"\n") or not isinstance(line, dict) or not line.keys() >= FIELDS:
-            break
-        if line["index"] != len(lines) or not isinstance(line["score"], int | float):
+        if not raw.endswith(b"\n") or not _is_line(line, len(lines)):
             break
         lines.append(line)
         whole += len(raw)
     if whole < file.stat().st_size:
         os.truncate(file, whole)
     return lines
+
+
+def _is_line(line: Any, index: int) -> bool:
+    """Whether JSON is a sample with this index as `run_cell` writes it: its score is the share of what was found."""
+    if not isinstance(line, dict) or not line.keys() >= FIELDS or line["index"] != index:
+        return False
+    score, found, depths = line["score"], line["found"], line["depths"]
+    if not isinstance(found, list) or not isinstance(depths, list) or not len(found) == len(depths) > 0:
+        return False
+    if not all(isinstance(one, bool) for one in found) or not all(_is_number(depth, 100) for depth in depths):
+        return False
+    return _is_number(score, 1) and isclose(score, sum(found) / len(found), abs_tol=1e-9)
+
+
+def _is_number(value: Any, most: float) -> bool:
+    """Whether it is a number from 0 to `most`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _line(samples: Samples, sample: Sample, said: Answer) -> dict[str, Any]:

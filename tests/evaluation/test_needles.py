@@ -87,7 +87,13 @@ def test_forcing_asks_whether_every_token_of_an_output_is_the_likeliest() -> Non
     assert all(a.nats < b.nats for a, b in zip(right, wrong, strict=True))
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"index": 1', b'{"index": 1, "score": 1.0}', b"\xff\n", b'{"index": 7}\n'])
+@pytest.mark.parametrize("damage", [b"", b'{"index": 1', b'{"index": 1, "score": 1.0}', b"\xff\n", b'{"index": 7}\n',
+    *(b'{"index": 1, "score": %b, "found": %b, "depths": %b}\n' % said for said in (
+        (b"2.0", b"[true]", b"[3]"), (b"1.0", b"[false]", b"[3]"), (b"1.0", b"[true]", b"[101]"),
+        (b"1.0", b"[]", b"[]"),
+        (b"1.0", b"[true]", b"[3, 4]"), (b"1.0", b"3", b"[3]"), (b"1.0", b"[true]", b'["3"]'), (b"1.0", b"[2]", b"[3]"),
+    )),
+])  # fmt: skip
 def test_a_killed_evaluation_goes_on_where_it_was(damage: bytes, tmp_path: Path) -> None:
     file, made = tmp_path / "cell", samples(count=6)
     whole = list(run_cell(Scripted(37), made, 6, "ruler", ReadOptions(batch=2), tmp_path / "whole"))
