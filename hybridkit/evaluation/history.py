@@ -6,7 +6,9 @@ settings.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from hybridkit.evaluation.request import CellScore, DepthScore, EvalResult
 from hybridkit.system.errors import Failure
 
 RESULTS, EARLIER = "results.json", "earlier"
+HARNESS = "harness"  # the settings of the harness's tasks, which no other figure depends on
 MAX_HISTORY_BYTES = 1 << 28
 
 
@@ -84,7 +87,8 @@ def read_history(folder: Path) -> list[EvalResult]:
 
 def keep_unreadable(folder: Path) -> Path:
     """Put a results.json that cannot be read aside; its new path. Raises Failure."""
-    aside = folder / f"unreadable-{RESULTS}"
+    names = (f"unreadable-{n}-{RESULTS}" if n > 1 else f"unreadable-{RESULTS}" for n in itertools.count(1))
+    aside = next(folder / name for name in names if not os.path.lexists(folder / name))
     try:
         return (folder / RESULTS).replace(aside)
     except OSError as error:
@@ -124,14 +128,15 @@ def read_entry(said: Any) -> EvalResult:
 
 def _without(old: EvalResult, new: EvalResult) -> EvalResult:
     """Old answers without those that `new` gives again: to the same question, by a run of the same fingerprint."""
-    scores = _same_settings(old, new)
+    scores = _same_settings(old, new, {*old.settings, *new.settings} - {HARNESS})
+    drawn = _same_settings(old, new, {HARNESS})
     cells = {(_fingerprint(new, row.run), _cell_question(row)) for row in new.cells if scores}
     same = _precision(old) == _precision(new)
     texts = {
         (_fingerprint(new, run), _text_question(row)) for run, rows in new.perplexity.items() for row in rows if same
     }
     places = {(_fingerprint(new, row["run"]), _position_question(row)) for row in new.by_position if same}
-    tasks = {_task_question(new, label, task) for label, found in new.tasks.items() for task in found if scores}
+    tasks = {_task_question(new, label, task) for label, found in new.tasks.items() for task in found if drawn}
     perplexity = {
         run: [row for row in rows if (_fingerprint(old, run), _text_question(row)) not in texts]
         for run, rows in old.perplexity.items()
@@ -157,10 +162,8 @@ def _fingerprint(result: EvalResult, run: str) -> object:
     return result.origins.get(run, {}).get("fingerprint") or object()
 
 
-def _same_settings(one: EvalResult, other: EvalResult) -> bool:
-    """Whether scores mean the same. A setting that one of them did not use does not count; a precision always does."""
-    names = {*one.settings, *other.settings}
-    names -= set() if one.cells and other.cells else {"samples", "seed", "scoring", "interval"}
+def _same_settings(one: EvalResult, other: EvalResult, names: set[str]) -> bool:
+    """Whether these settings and the precision are the same. A setting that one of them did not use does not count."""
     pairs = [(one.settings.get(name), other.settings.get(name)) for name in names]
     alike = all(mine == theirs or mine is None or theirs is None for mine, theirs in pairs)
     return alike and _precision(one) == _precision(other)

@@ -112,3 +112,23 @@ def test_what_is_no_report_is_put_aside(text: str, tmp_path: Path, capsys: pytes
     write_report(of("a", "x", 20), tmp_path)
     assert scores(read_history(tmp_path)) == [[20]]
     assert (tmp_path / "unreadable-results.json").read_text() == text and "cannot be read" in capsys.readouterr().err
+
+
+def test_harness_figures_of_another_seed_stay_and_other_figures_do_not_depend_on_it() -> None:
+    def asked(seed: int) -> EvalResult:
+        found = of("a", "x", 1, harness={"limit": None, "include": None, "seed": seed, "lengths": []})
+        found.tasks = {"a": {"arc": {"acc": 0.5}}}
+        return found
+
+    history = with_new(asked(43), [asked(42)])
+    assert [bool(one.tasks) for one in history] == [True, True] and scores(history) == [[1], []]
+    assert len(with_new(asked(42), [asked(42)])) == 1
+
+
+def test_no_file_that_was_put_aside_is_replaced(tmp_path: Path) -> None:
+    for text in ("{first", "{second", "{third"):
+        (tmp_path / "results.json").write_text(text)
+        write_report(of("a", "x", 10), tmp_path)
+    names = {"unreadable-results.json": "{first", "unreadable-2-results.json": "{second"}
+    assert {name: (tmp_path / name).read_text() for name in names} == names
+    assert (tmp_path / "unreadable-3-results.json").read_text() == "{third"
