@@ -60,13 +60,18 @@ def read_budget(document: Document) -> tuple[Constraint, ...]:
 
 def _expressions(said: Any, document: Document) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(said, dict):
-        yield from ((("budget", name), f"{name}: {limit}") for name, limit in said.items())
+        yield from ((("budget", name), _said(name, limit)) for name, limit in said.items())
         return
     for place, item in enumerate(said if isinstance(said, list) else [said]):
         if isinstance(item, dict):
-            yield from ((("budget", place), f"{name}: {limit}") for name, limit in item.items())
+            yield from ((("budget", place), _said(name, limit)) for name, limit in item.items())
         else:
             yield ("budget", place), str(item)
+
+
+def _said(name: str, limit: Any) -> str:
+    """A key and its value as an expression; a key without one, as in `{params <= 3}`, is the whole of it."""
+    return str(name) if limit is None else f"{name}: {limit}"
 
 
 def _constraint(document: Document, path: KeyPath, text: str) -> Constraint:

@@ -107,7 +107,8 @@ def read_space(document: Document) -> Space:
     _check_names(document, items)
     space = Space(items)
     if not space.variables:
-        raise _error(document, ("space",), "nothing varies: no variable is a list or a range")
+        advice = "; give several patterns names, in `patterns:`" if PATTERN in items else ""
+        raise _error(document, ("space",), f"nothing varies: no variable is a list or a range{advice}")
     return space
 
 
