@@ -107,7 +107,7 @@ def evaluate(
     text: str | Path | Sequence[str | Path] = (),
     context: int | None = None,
     needles: str | Sequence[str] = (),
-    lengths: int | Sequence[int] = (4096,),
+    lengths: int | Sequence[int] = (),
     recall: int | Sequence[int] = (),
     windows: int | Sequence[int | None] | None = (None,),
     tasks: str | Sequence[str] = (),
@@ -122,12 +122,13 @@ def evaluate(
 
     Where a list is meant, one of its elements does, too.
     `text`: files, folders or globs that are read in place of the held-out text.
-    `needles` are RULER's tasks or groups, `recall` gaps in tokens, `tasks` those of the harness, `windows` those at
-    test time (None: each block's largest). `ablate`, `reset_state`, `evict`: ask again without a kind of block, and
-    with recurrent states or attention's keys cut so many tokens before the answer. `checkpoint`: a step, "best" or
-    "newest". `options` are further fields of `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk,
-    device, precision, haystack, include, limit, and average: the running mean of the weights (`train.ema`). Answers to
-    needles are kept in the run's eval/. Raises UserError for questions that do not suit a run.
+    `needles` are RULER's tasks or groups, `lengths` those of their prompts (none: 4096), `recall` gaps in tokens,
+    `tasks` those of the harness, `windows` those at test time (None: each block's largest). `ablate`, `reset_state`,
+    `evict`: ask again without a kind of block, and with recurrent states or attention's keys cut so many tokens before
+    the answer. `checkpoint`: a step, "best" or "newest". `options` are further fields of
+    `hybridkit.evaluation.request.EvalRequest`: seed, scoring, batch, chunk, device, precision, haystack, include,
+    limit, and average: the running mean of the weights (`train.ema`). Answers to needles are kept in the run's eval/.
+    Raises UserError for questions that do not suit a run.
     """
     from hybridkit.evaluation.request import EvalRequest
     from hybridkit.evaluation.runner import Evaluator
@@ -138,7 +139,7 @@ def evaluate(
         raise UserError(f"evaluate: unknown option {sorted(unknown)[0]}")
     request = EvalRequest(
         perplexity=perplexity, texts=tuple(map(str, _several(text))), context=context,
-        tasks=task_names(_several(needles)), lengths=_several(lengths) if needles else (),
+        tasks=task_names(_several(needles)), lengths=_several(lengths) or ((4096,) if needles else ()),
         windows=_several(windows), gaps=_several(recall), harness=_several(tasks), samples=samples, **options,
     )  # fmt: skip
     runs = [run] if isinstance(run, str | Path | TrainedRun) else list(run)

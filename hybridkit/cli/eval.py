@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from hybridkit.cli.options import Average, CheckpointName, Json, Plugins
+from hybridkit.evaluation.request import RULER_LENGTHS
 from hybridkit.system.choices import DeviceChoice, PrecisionChoice, Scoring
 from hybridkit.system.errors import Interrupted, UserError
 from hybridkit.system.folders import explain
@@ -21,9 +22,6 @@ from hybridkit.system.terminal import say
 if TYPE_CHECKING:  # imported when the verb runs
     from hybridkit.evaluation.cut import Held
     from hybridkit.evaluation.request import EvalRequest, EvalResult
-
-RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
-_MAX_SIZE = 1 << 30  # tokens
 
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `hybridkit train` writes them.")]
 _Text = Annotated[bool, typer.Option(help="Held-out perplexity, and the loss by position.")]
@@ -113,20 +111,14 @@ def eval(
 
     A report, its pictures and every sample are written; needles that were answered before are not asked again.
     """
-    from hybridkit.evaluation.request import EvalRequest
-    from hybridkit.evaluation.task_names import task_names
+    from hybridkit.evaluation.words import read_request
 
-    request = EvalRequest(
-        perplexity=perplexity, texts=tuple(dict.fromkeys(text)),
-        context=_sizes("--context", context)[0] if context else None,
-        tasks=task_names(needles.split(",") if needles else ()),
-        lengths=_sizes("--lengths", lengths or RULER_LENGTHS) if needles else (),
-        windows=_sizes("--windows", windows) or (None,), gaps=_sizes("--recall", recall, least=0),
-        samples=samples, seed=seed, scoring=score, haystack=haystack, batch=batch, chunk=chunk, device=device,
-        precision=precision, average=average, harness=tuple(filter(None, tasks.split(","))),
-        include=include, limit=limit,
+    request = read_request(
+        perplexity=perplexity, texts=tuple(dict.fromkeys(text)), context=context, needles=needles, lengths=lengths,
+        windows=windows, recall=recall, tasks=tasks, samples=samples, seed=seed, scoring=score, haystack=haystack,
+        batch=batch, chunk=chunk, device=device, precision=precision, average=average, include=include, limit=limit,
     )  # fmt: skip
-    _check(request, lengths, out, runs)
+    _check(request, out, runs)
     with _interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         result = _ask(runs, ablate, _cuts(reset_state, evict), request, checkpoint)
     _report(result, out or runs[0] / "eval", as_json)
@@ -142,34 +134,13 @@ def _refuse_links(runs: Sequence[Path], out: Path | None) -> None:
 
 def _cuts(reset_state: str, evict: str) -> dict[Held, tuple[int, ...]]:
     """The distances of `--reset-state` and `--evict`."""
-    return {"state": _sizes("--reset-state", reset_state), "cache": _sizes("--evict", evict)}
+    from hybridkit.evaluation.words import read_sizes
+
+    return {"state": read_sizes("--reset-state", reset_state), "cache": read_sizes("--evict", evict)}
 
 
-def _sizes(option: str, text: str, least: int = 1) -> tuple[int, ...]:
-    """Sizes such as `128,16k,1M`, each once. Raises UserError."""
-    from hybridkit.recipe.schema import read_size
-
-    sizes = []
-    for part in text.split(",") if text else ():
-        try:
-            sizes.append(read_size(part.strip()))
-        except ValueError as error:
-            raise UserError(f"{option} {text}: {part.strip() or 'an empty item'} {error}") from None
-        if not least <= sizes[-1] <= _MAX_SIZE:
-            raise UserError(f"{option} {text}: {sizes[-1]} should be at least {least} and at most {_MAX_SIZE}")
-    return tuple(dict.fromkeys(sizes))
-
-
-def _check(request: EvalRequest, lengths: str, out: Path | None, runs: Sequence[Path]) -> None:
-    """Raises UserError for an option that means nothing without another one, and for places that are not written to."""
-    if lengths and not request.tasks:
-        raise UserError("--lengths is for needle tasks: name them, as in --needles niah_single_1")
-    if request.texts and not request.perplexity:
-        raise UserError("--text is for perplexity: leave --no-perplexity out")
-    if (request.include or request.limit) and not request.harness:
-        raise UserError("--include and --limit are for harness tasks: name them with --tasks")
-    if not (request.perplexity or request.tasks or request.gaps or request.harness):
-        raise UserError("there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks")
+def _check(request: EvalRequest, out: Path | None, runs: Sequence[Path]) -> None:
+    """Raises UserError for places that are not written to or read."""
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out {explain(out, 'a folder')}")
     if out and (file := next((one for one in out.parents if one.is_file()), None)):

@@ -80,6 +80,8 @@ def _search(
     opened = (studies.resume if begun else studies.create)(definition, folder, storage)
     from hybridkit.report.search import LiveTable
     from hybridkit.search.scheduler import run_search
+    from hybridkit.search.trials import all_failed
+    from hybridkit.system.errors import Failure
 
     with LiveTable(workers) as table:
         if resume and not begun:
@@ -91,6 +93,8 @@ def _search(
             )
         run_search(opened, workers, table, plugin)
     _print(folder, storage, as_json)
+    if failed := all_failed(opened.trials()):
+        raise Failure(f"{folder}: {failed}")
 
 
 def _check_arguments(place: str, arguments: str) -> None:

@@ -29,6 +29,8 @@ class SilentLayer(Layer):
 
 def check_ablation(plan: Plan, name: str) -> None:
     """Raise UserError unless the stack has blocks of this name, or a branch with this index, as 3 or 3.1."""
+    if not name:
+        raise UserError("--ablate: names no block; leave it out, or give the name of a block, as in --ablate swa")
     known = sorted({branch.block.name() for branch in plan.branches})
     if not plan.has(name):
         hint = f"; did you mean `{close}`?" if (close := nearest(name, known)) else ""

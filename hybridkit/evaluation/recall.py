@@ -7,17 +7,21 @@ B sequences, T tokens, P pairs, G tokens of the gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from hybridkit.data.feed import IGNORED, Batch
+from hybridkit.data.recipe_data import feed_source
 from hybridkit.data.sources.recall import RecallTask, UniformNumbers
 from hybridkit.evaluation.cut import before_answers
 from hybridkit.evaluation.scoring import ReadOptions, score_tokens
 from hybridkit.model.model import Model
+from hybridkit.recipe.schema import Data
+from hybridkit.registry.registry import Registry
+from hybridkit.system.errors import UserError
 
 
 class Near(NamedTuple):
@@ -25,6 +29,12 @@ class Near(NamedTuple):
 
     hits: list[list[float]]  # for each sequence, 1 or 0 for each query
     distances: list[int]  # of all queries
+
+
+def check_recall(gaps: Sequence[int], data: Data, registry: Registry, name: object) -> None:
+    """Raise UserError for gaps that are asked of what is trained on text; messages call it `name`."""
+    if gaps and not isinstance(feed_source(data, registry), RecallTask):
+        raise UserError(f"--recall: {name} is trained on text, not on `source: recall(...)`")
 
 
 def near(model: Model, batches: Iterable[Batch], reading: ReadOptions) -> dict[int, Near]:

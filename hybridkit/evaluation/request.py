@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -12,6 +12,7 @@ from hybridkit.system.errors import UserError
 
 EvalProgress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
+RULER_LENGTHS = "4k,8k,16k,32k,64k,128k"
 _LEAST = {"context": 1, "lengths": 1, "windows": 1, "samples": 1, "gaps": 0, "batch": 1, "chunk": 1, "limit": 1}
 
 
@@ -21,7 +22,10 @@ def unwatched(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to measure; the same for every run. Raises UserError for a value out of range."""
+    """What to measure; the same for every run.
+
+    Raises UserError for a value out of range, and for one that means nothing without another one.
+    """
 
     perplexity: bool = True
     texts: tuple[str, ...] = ()  # read in place of a run's held-out text; named as `data.source` names text
@@ -53,6 +57,25 @@ class EvalRequest:
             value = getattr(self, name)
             if value is not None and value not in get_args(allowed):
                 raise UserError(f"evaluate: {name}: should be {' or '.join(get_args(allowed))}, not {value}")
+        for useless, said in self._meaningless():
+            if useless:
+                raise UserError(said)
+
+    def _meaningless(self) -> Iterator[tuple[object, str]]:
+        """What is asked without what it belongs to, each with the message that says so."""
+        needles, tasks = "name them, as in --needles niah_single_1", "name them with --tasks"
+        yield not self.windows, "--windows: should name at least one window; leave it out for each block's own"
+        yield self.tasks and not self.lengths, "--lengths: should name at least one length of the needle tasks"
+        other = not (self.tasks or self.harness)
+        yield other and self.lengths, f"--lengths is for needle tasks: {needles}; or for harness tasks: {tasks}"
+        yield not self.tasks and self.scoring != "ruler", f"--score is for needle tasks: {needles}"
+        yield not self.tasks and self.haystack, f"--haystack is for needle tasks: {needles}"
+        yield not self.perplexity and self.texts, "--text is for perplexity: leave --no-perplexity out"
+        yield not self.perplexity and self.context, "--context is for the loss by position: leave --no-perplexity out"
+        settings = self.include or self.limit
+        yield settings and not self.harness, f"--include and --limit are for harness tasks: {tasks}"
+        if not (self.perplexity or self.tasks or self.gaps or self.harness):
+            yield True, "there is nothing to measure: leave --no-perplexity out, or add --needles, --recall or --tasks"
 
 
 class CellScore(NamedTuple):

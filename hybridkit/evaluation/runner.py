@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ class Evaluator:
         self._essays = open_essays(request.haystack)
         self._texts: dict[str, list[tuple[EvalText, int]]] = {}
         self._samples: dict[tuple[str, str, int], Samples] = {}
+        self._uses_essays = any(choose_task(name).uses_essays for name in request.tasks)
+        if request.haystack and not self._uses_essays:
+            raise UserError(f"--haystack: {', '.join(request.tasks)} hides nothing in essays; leave it out")
         if request.harness and any(target.cut for target in targets):
             raise UserError("--reset-state and --evict are for text, needles and recall; leave --tasks out")
         for target in targets:
-            if request.gaps and not isinstance(feed_source(target.recipe.data, target.registry), RecallTask):
-                raise UserError(f"--recall: {target.run.path} was trained on text, not on `source: recall(...)`")
+            recall.check_recall(request.gaps, target.recipe.data, target.registry, target.run.path)
             if request.perplexity:
                 self._texts[target.name] = [(text, self._context(target, text)) for text in target.texts(request.texts)]
         for target in targets:
@@ -74,7 +76,7 @@ class Evaluator:
             self._settings(),
             {target.name: target.trained_windows for target in self.targets},
             {target.name: target.origin.to_json() for target in self.targets},
-            notes=list(dict.fromkeys(note for target in self.targets for note in self._notes(target))),
+            notes=list(dict.fromkeys(note for target in self.targets for note in target.notes(self.request))),
         )
         for target in self.targets:
             with naming(self._lighter()), target.model(self.request.device, self.request.precision) as model:
@@ -87,22 +89,6 @@ class Evaluator:
         batch, chunk = self.request.batch // 2, self.request.chunk // 2
         sizes = [f"--batch {batch}"] * (batch > 0) + [f"--chunk {chunk}"] * (chunk > 0)
         return " or ".join([*sizes, "--precision bf16"])
-
-    def _notes(self, target: EvalTarget) -> Iterator[str]:
-        """What a reader must know of a run's figures."""
-        text = target.text if self.request.perplexity and not self.request.texts else None
-        known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
-        if missing := [name for name in target.lacking if name not in known]:
-            yield (
-                f"{target.run.path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether"
-                " they are those of its training cannot be verified"
-            )
-        if text and not text.same:
-            yield (
-                f"{target.run.path}: the text of data.source is not what this run was trained on (digest"
-                f" {text.digest} now, {target.origin.trained_text} in the run), so that these figures are of"
-                " other text, parts of which the run may have been trained on"
-            )
 
     def samples(self, target: EvalTarget, task: str, length: int) -> Samples:
         """The samples of a cell, prepared."""
@@ -119,15 +105,14 @@ class Evaluator:
     def _settings(self) -> dict[str, Any]:
         """Settings that scores depend on, besides the runs."""
         request, essays = self.request, self._essays
-        harness = {"limit": request.limit, "include": request.include and str(request.include)}
-        used, device = any(choose_task(name).uses_essays for name in request.tasks), choose_device(request.device).type
+        harness = {"limit": request.limit, "include": request.include and str(request.include), "seed": request.seed}
         return {
             "samples": request.samples,
             "seed": request.seed,
             "scoring": request.scoring,
-            "precision": request.precision and choose_precision(request.precision, device),
-            "haystack": {"name": essays.name, "digest": essays.digest} if used else None,
-            "harness": harness if request.harness else None,
+            "precision": request.precision and choose_precision(request.precision, choose_device(request.device).type),
+            "haystack": {"name": essays.name, "digest": essays.digest} if self._uses_essays else None,
+            "harness": harness | {"lengths": list(request.lengths)} if request.harness else None,
             "interval": "95 %: Clopper and Pearson's on the effective number of samples; a sequence is one sample",
         }
 

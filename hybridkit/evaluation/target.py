@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from hybridkit.data.recipe_data import is_single, validation_names
 from hybridkit.data.tokenizer import Tokenizer
 from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.evaluation import ablation as ablate
@@ -74,6 +75,25 @@ class EvalTarget:
             return [self.text]
         return [open_named_text(self.run, self.recipe, source, self.registry) for source in sources]
 
+    def notes(self, request: EvalRequest) -> Iterator[str]:
+        """What a reader must know of its figures."""
+        text = self.text if request.perplexity and not request.texts else None
+        known = {"tokenizer"} if text and text.same else set()  # the digest of the text covers it
+        if missing := [name for name in self.lacking if name not in known]:
+            yield (
+                f"{self.run.path} keeps no record of its {' and '.join(missing)}, as older versions did not: whether"
+                " they are those of its training cannot be verified"
+            )
+        if text and not text.same:
+            yield (
+                f"{self.run.path}: the text of data.source is not what this run was trained on (digest"
+                f" {text.digest} now, {self.origin.trained_text} in the run), so that these figures are of"
+                " other text, parts of which the run may have been trained on"
+            )
+        if text and not is_single(self.recipe.data):
+            name = validation_names(self.recipe.data)[0].removeprefix("val_loss.")
+            yield f"{self.run.path}: the held-out text is that of {name} alone; --text FILE reads another"
+
     @contextmanager
     def model(self, device: str = "auto", precision: PrecisionChoice | None = None) -> Iterator[Model]:
         """The model on a device (`placed`), ablated if asked; the run may be training at the same time."""
@@ -102,7 +122,7 @@ def open_eval_target(
     compiled = plan(loaded, vocab=max(tokenizer.vocab, loaded.recipe.model.vocab or 0))
     if any(windows) and not compiled.has_windows:
         raise UserError(f"--windows: no block of {path} ({compiled.pattern}) has a window; leave --windows out")
-    if silenced:
+    if silenced is not None:
         ablate.check_ablation(compiled, silenced)
     if cut:
         check_cut(compiled, cut)

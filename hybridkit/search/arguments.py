@@ -41,6 +41,11 @@ def without_ablations(text: str, absent: Collection[str]) -> tuple[str, ...]:
     return tuple(word for words in left for word in words)
 
 
+def option_values(text: str) -> list[tuple[str, str]]:
+    """The name of each option, without dashes, and its value; empty where it takes none."""
+    return [(words[0].removeprefix("--"), words[1] if len(words) > 1 else "") for words in _options(text)]
+
+
 def _options(text: str) -> list[list[str]]:
     """Each option of valid arguments, with its value if it takes one."""
     options: list[list[str]] = []

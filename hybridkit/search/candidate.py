@@ -13,10 +13,13 @@ from hybridkit.cost.flops import CostSettings
 from hybridkit.cost.match import MAX_WIDTH, MEASURES, nearest_size, width_step, with_width
 from hybridkit.model.loading import plan
 from hybridkit.recipe.files import Loaded
-from hybridkit.search.arguments import ablations, read_arguments
+from hybridkit.search.arguments import ablations
 from hybridkit.search.budget import BudgetCheck, check_budget
 from hybridkit.search.definition import Definition, chosen_recipe
-from hybridkit.search.objectives import EVAL, METRICS, POSITION, Costs, UnknownMetric
+from hybridkit.search.objectives import EVAL, METRICS, Costs, UnknownMetric
+from hybridkit.search.pruner import choose_pruner
+from hybridkit.search.questions import check_apart, check_suits, given_figures, read_question
+from hybridkit.search.refusals import refuse_ignored
 from hybridkit.search.space import Params
 from hybridkit.system.errors import UserError, nearest
 
@@ -73,11 +76,15 @@ class CandidateFactory:
 
     def check(self) -> None:
         """Build candidates with all values, and look up all names of budget and objectives. Raises UserError."""
-        self._check_ablations([self.make(params) for params in self.definition.space.probes()])
+        candidates = [self.make(params) for params in self.definition.space.probes()]
+        self._check_ablations(candidates)
         self.check_names()
+        self._check_questions(candidates)
+        self._check_pruner(candidates)
 
     def check_names(self) -> None:
-        """Look up all names of budget and objectives. Raises UserError for an unknown one."""
+        """Look up all names of budget and objectives. Raises UserError for an unknown one, and for what is ignored."""
+        refuse_ignored(self.definition)
         costs = self.make(next(self.definition.space.probes())).costs
         for constraint in self.definition.budget:
             self._check_name(constraint.name, costs, "budget")
@@ -110,6 +117,35 @@ class CandidateFactory:
                 place = self.definition.where("trial", "evaluate")
                 raise UserError(f"{place}: trial.evaluate: --ablate {name}: no candidate has such a block or layer")
 
+    def _check_questions(self, candidates: Sequence[Candidate]) -> None:
+        """Raise UserError for an evaluation that suits no candidate."""
+        trial, place = self.definition.file.trial, f"{self.definition.where('trial', 'evaluate')}: trial.evaluate: "
+        kinds = {(one.loaded.recipe.data.model_dump_json(), one.costs.plan.has_windows): one for one in candidates}
+        for text in trial.questions:
+            errors = []
+            for candidate in kinds.values():
+                try:
+                    check_suits(read_question(text), candidate.loaded, candidate.costs.plan.has_windows)
+                    break
+                except UserError as error:
+                    errors.append(error)
+            else:
+                raise UserError(f"{place}{errors[0]}")
+        try:
+            check_apart(trial.questions, trial.windows)
+        except UserError as error:
+            raise UserError(f"{place}{error}") from None
+
+    def _check_pruner(self, candidates: Sequence[Candidate]) -> None:
+        """Raise UserError for a pruner that compares no candidate."""
+        said = self.definition.file.pruner
+        steps = max(candidate.loaded.recipe.train.steps for candidate in candidates)
+        if said is not None and not choose_pruner(said).rungs(0, steps):
+            place = self.definition.where("pruner")
+            raise UserError(
+                f"{place}: pruner: compares no trial, of {steps} steps at most; should begin before its end"
+            )
+
     def _check_objective(self, name: str, costs: Costs, section: str) -> None:
         if name in METRICS:
             return
@@ -118,11 +154,23 @@ class CandidateFactory:
         place, questions = f"{self.definition.where(section)}: {section}", self.definition.file.trial.questions
         if not questions:
             raise UserError(f"{place}: {name} needs an evaluation: give the arguments of `eval` as trial.evaluate")
-        reported = (task for text in questions for task in requested_tasks(text))
-        task, known = name.split(".")[1], ["perplexity", POSITION, *reported]
-        if task not in known and not any("--tasks" in text for text in questions):
-            arguments = "` and `eval ".join(questions)
-            raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(known)}, and no {task}")
+        known = self._figures
+        path = tuple(name.split(".")[1:])
+        if any(all(one == other for one, other in zip(path, figure, strict=False)) for figure in known):
+            return
+        if not any(read_question(text).harness for text in questions):  # whose groups report their members
+            near, arguments = [figure for figure in known if figure[0] == path[0]], "` and `eval ".join(questions)
+            said = [".".join(figure) for figure in near] or dict.fromkeys(figure[0] for figure in known)
+            raise UserError(f"{place}: {name}: `eval {arguments}` reports {', '.join(said)}, and no {'.'.join(path)}")
+
+    @cached_property
+    def _figures(self) -> list[tuple[str, ...]]:
+        """The names of all figures of the evaluations, as far as they are known before. Raises UserError."""
+        trial = self.definition.file.trial
+        try:
+            return list(dict.fromkeys(path for text in trial.questions for path in given_figures(text, trial.windows)))
+        except UserError as error:
+            raise UserError(f"{self.definition.where('trial', 'evaluate')}: trial.evaluate: {error}") from None
 
     def _check_name(self, name: str, costs: Costs, section: str, others: Sequence[str] = ()) -> None:
         try:
@@ -162,21 +210,6 @@ class CandidateFactory:
 
     def _place(self) -> str:
         return self.definition.where("patterns" if self.definition.file.patterns else "space")
-
-
-def requested_tasks(arguments: str) -> list[str]:
-    """The tasks that the arguments of `eval` ask for, without perplexity and the tasks of the harness."""
-    words = [part for word in read_arguments(arguments) for part in word.split("=", 1)]
-    tasks: list[str] = []
-    if "--recall" in words:
-        tasks += ["recall_near", "recall_far"]
-        tasks += [f"{task} without {name}" for task in list(tasks) for name in ablations(arguments)]
-    if "--needles" in words:
-        from hybridkit.evaluation.task import TASK
-        from hybridkit.registry.registry import REGISTRY
-
-        tasks += [task if "forced" not in words else f"{task} (forced)" for task in REGISTRY.names(TASK)]
-    return tasks
 
 
 def format_params(params: Params) -> str:

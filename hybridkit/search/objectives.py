@@ -114,7 +114,7 @@ def run_metrics(run: Run) -> dict[str, float]:
 
 def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> dict[str, Any]:
     """The output of `eval --json` for the run named `run`: TASK.LENGTH.WINDOW, perplexity.WINDOW, loss_by_position,
-    and the tasks of the harness.
+    and TASK.METRIC.WINDOW of the harness.
 
     A result without a window is entered for each of `windows`, or for `own` where there are none. With an ablation,
     `RUN without swa`, the figures are called `TASK without swa`, and those of the harness are left out.
@@ -132,7 +132,11 @@ def evaluation_tree(evaluation: Tree, windows: Sequence[int], run: str = "") -> 
         table = tree.setdefault(POSITION + _ablation(found["run"], run), {}).setdefault(str(found["first"]), {})
         table |= dict.fromkeys(_windows(found, windows), found["loss"])
     for name, tasks in evaluation["tasks"].items():
-        tree |= {} if _ablation(name, run) else tasks
+        window = name.removeprefix(run).partition(", window ")[2] or None
+        for task, metrics in ({} if _ablation(name, run) else tasks).items():
+            for metric, value in metrics.items():
+                table = tree.setdefault(task, {}).setdefault(metric, {})
+                table |= dict.fromkeys(_windows({"window": window}, windows), value)
     return tree
 
 

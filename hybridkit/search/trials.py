@@ -80,6 +80,13 @@ class Trial:
         return [[math.nan if value is None else value for value in column] for column in columns]
 
 
+def all_failed(trials: Sequence[Trial]) -> str | None:
+    """That every trial has failed, and why the first one did; None where one has not, or there is none."""
+    if not trials or any(trial.state != "failed" for trial in trials):
+        return None
+    return f"every trial failed; trial {trials[0].number}: {trials[0].reason}"
+
+
 def is_value(value: object) -> TypeGuard[float]:
     """Whether a metric is a finite number; null and NaN mean that there was no target to count."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -175,7 +175,7 @@ BAD = {
     "a size": (["text", "--needles", "all", "--lengths", "4x"], "--lengths 4x: 4x should be a whole number"),
     "a window of 0": (["text", "--windows", "0"], "at least 1"),
     "a short length": (["text", "--needles", "niah_single_1", "--lengths", "300"], "should be at least"),
-    "no haystack": (["text", "--haystack", "nowhere.txt"], "no such file"),
+    "no haystack": (["text", "--needles", "niah_single_2", "--haystack", "nowhere.txt"], "no such file"),
     "a short haystack": (
         ["text", "--needles", "niah_single_2", "--lengths", "9k", "--haystack", "text.txt"],
         "too few for the lengths",
@@ -184,13 +184,24 @@ BAD = {
     "no run": (["nowhere"], "no such run folder"),
     "no checkpoint": (["empty"], "holds no valid checkpoint"),
     "damage": (["damaged"], "holds no valid checkpoint\n  step-1: "),
-    "no recall": (["text", "--recall", "8"], "trained on text"),
+    "no recall": (["text", "--recall", "8"], "is trained on text"),
     "no such block": (["text", "--ablate", "mlstn"], "did you mean `mlstm`"),
     "a long context": (["text", "--context", "1M"], "has only"),
     "nothing": (["text", "--no-perplexity"], "nothing to measure"),
     "no such text": (["text", "--text", "texd.txt"], "--text texd.txt: "),
     "text of no file": (["text", "--text", "recall(pairs=2)"], "makes its own sequences"),
     "text for nothing": (["text", "--text", "text.txt", "--no-perplexity", "--recall", "8"], "--text is for"),
+    "a list of contexts": (["text", "--context", "64,128"], "--context 64,128: should be one size"),
+    "context for nothing": (["recall", "--context", "64", "--no-perplexity", "--recall", "8"], "--context is for"),
+    "an empty ablation": (["text", "--ablate", ""], "--ablate: names no block"),
+    "empty tasks": (["text", "--tasks", ","], "--tasks ,: has an empty item"),
+    "an empty task": (["text", "--needles", "niah_single,"], "--needles niah_single,: has an empty item"),
+    "a score for nothing": (["text", "--score", "forced"], "--score is for needle tasks"),
+    "a haystack for nothing": (["text", "--haystack", "text.txt"], "--haystack is for needle tasks"),
+    "a haystack of noise": (
+        ["text", "--needles", "niah_single_1", "--lengths", "1k", "--haystack", "text.txt"],
+        "hides nothing in essays",
+    ),
     "no folder of tasks": (["text", "--tasks", "x", "--include", "nowhere"], "no such folder"),
 }
 
@@ -209,3 +220,10 @@ def test_bad_input_is_one_message_before_any_weights_are_read(
     result = call(*words)
     assert isinstance(result.exception, UserError) and message in str(result.exception), result.exception
     assert not result.stdout and os.getcwd() == str(runs)
+
+
+def test_lengths_are_for_the_harness_too() -> None:
+    from hybridkit.evaluation.words import read_request
+
+    assert read_request(tasks="ruler", lengths="4k", perplexity=False).lengths == (4096,)
+    assert read_request(tasks="arc_easy").lengths == () and read_request(needles="all").lengths[-1] == 128 << 10

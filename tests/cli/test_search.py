@@ -124,6 +124,7 @@ SMALL = {  # of the study of mixers: two trials of two steps, on data that needs
     "../quickstart.yaml": "quickstart",
     "trials: 60": "trials: 2",
     "steps: 200": "steps: 2",
+    "min_steps: 50": "min_steps: 1",
     "{sequence: 256}": "{sequence: 64, source: recall(pairs=2)}",
     "batch_tokens: 1k, validate_every: 200, checkpoint_every: 100": "batch_tokens: 128, precision: fp32",
 }
@@ -145,3 +146,14 @@ def test_the_study_of_mixers_trains_what_its_state_allows(tmp_path: Path) -> Non
     assert [trial.state for trial in tried] == ["done"] * 2
     assert "state_bytes@131072 <= 143KiB" in text
     assert all(math.isfinite(loss) and state <= 143 * 1024 for trial in tried for loss, state in trial.values)
+
+
+@pytest.mark.slow
+def test_a_search_in_which_every_trial_failed_says_so_with_exit_code_1(tmp_path: Path) -> None:
+    """The figure is in no list before training: a member of a bin of near recall that no query falls into."""
+    text = "extends: base.yaml\nspace: {w: [4], pattern: '[swa:{w}, mlstm]'}\nsampler: grid\n"
+    text += "trial: {evaluate: --no-perplexity --recall 4 --samples 2}\nobjectives: {eval.recall_near.4096: max}\n"
+    space = write_space(tmp_path, text)
+    words = [sys.executable, "-m", "hybridkit", "search", str(space), "--study", str(tmp_path / "study")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and "every trial failed; trial 0: the runs report no" in done.stderr

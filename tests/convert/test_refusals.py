@@ -192,7 +192,7 @@ def test_questions_that_suit_no_model_are_refused_before_anything_is_written(
     teacher: Path, student: Change, tmp_path: Path
 ) -> None:
     questions = {
-        "recall": ([8], "recall: .* was trained on text"),
+        "recall": ([8], "recall: .* is trained on text"),
         "windows": ([8], r"windows: no block of \[sa, mlstm"),
     }
     for name, (asked, message) in questions.items():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hybridkit.data.tokenizer_choice import run_tokenizer
 from hybridkit.data.tokenizers import _bpe as bpe
 from hybridkit.evaluation.haystack import open_essays
 from hybridkit.evaluation.request import EvalRequest
-from hybridkit.evaluation.runner import Evaluator, needle_file
+from hybridkit.evaluation.runner import needle_file
 from hybridkit.evaluation.samples import Samples
 from hybridkit.evaluation.target import open_eval_target
 from hybridkit.runs.manifest import read_manifest, sealed, stamp
@@ -218,8 +219,13 @@ def test_what_an_older_run_does_not_record_is_said_unless_its_text_shows_it(runs
 
     def notes() -> list[str]:
         target = open_eval_target(runs / "file")
-        return list(Evaluator([target], EvalRequest(context=32), lambda *_: None)._notes(target))
+        return list(target.notes(EvalRequest(context=32)))
 
+    target = open_eval_target(runs / "file")
+    several = {"one": str(runs / "text"), "two": str(runs / "text")}
+    data = target.recipe.data.model_copy(update={"validation": several})
+    mixed = replace(target, recipe=target.recipe.model_copy(update={"data": data}))
+    assert any("held-out text is that of one alone" in note for note in mixed.notes(EvalRequest()))
     assert notes() == []  # the digest of the tokens covers the tokenizer
     write_tokenizer(runs / "file/tokenizer.json", OTHER)
     record, text = notes()

@@ -102,6 +102,19 @@ def test_arguments_lose_the_ablations_of_blocks_that_a_stack_lacks() -> None:
     assert without_ablations(text, {"mlstm"}) == ("--recall", "8", "--no-perplexity", "--ablate", "swa")
 
 
+def test_a_constraint_may_be_a_key_without_a_value(tmp_path: Path) -> None:
+    definition = read_definition(write_space(tmp_path, SEQUENCES + "budget: {params <= 2e4, state_bytes@4k <= 1KiB}"))
+    assert [(one.name, one.high) for one in definition.budget] == [("params", 2e4), ("state_bytes@4k", 1024)]
+
+
 def test_a_definition_has_its_constraints(tmp_path: Path) -> None:
     definition = read_definition(write_space(tmp_path, SEQUENCES + "budget:\n  - params <= 2e4\n  - state_bytes <= 1k"))
     assert [constraint.name for constraint in definition.budget] == ["params", "state_bytes"]
+
+
+def test_the_harness_has_a_figure_for_each_window() -> None:
+    tasks = {f"a, window {w}": {"arc": {"acc,none": w / 100}} for w in (4, 8)} | {"a without b, window 4": {"arc": {}}}
+    tree = {"eval": evaluation_tree({"cells": [], "perplexity": {}, "tasks": tasks}, [], "a")}
+    assert look_up(tree, "eval.arc.acc,none.8") == 0.08 and look_up(tree, "eval.arc.acc,none") == pytest.approx(0.06)
+    plain = {"cells": [], "perplexity": {}, "tasks": {"a": {"arc": {"acc,none": 0.5}}}}
+    assert evaluation_tree(plain, [], "a") == {"arc": {"acc,none": {"own": 0.5}}}

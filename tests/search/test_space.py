@@ -154,7 +154,25 @@ WRONG = {  # what is appended or replaced: what the message names
     ("# a comment", "\ntrial: {steps: 3, tokens: 5}"): ["steps or tokens"],
     ("# a comment", "\ntrial: {tokens: 3, flops: 5e6}"): ["tokens or flops"],
     ("# a comment", "\ntrial: {evaluate: [--recall 8, --recall 9 --ablate gdn]}"): ["--ablate gdn", "no candidate"],
+    ("# a comment", "\ntrial: {evaluate: --recall 8}\nobjectives: {eval.recall_far.16: max}"): [
+        "eval.recall_far.16",
+        "reports recall_far.8.own, and no recall_far.16",
+    ],
+    ("# a comment", "\ntrial: {evaluate: --recall 4x}"): ["trial.evaluate: --recall 4x", "whole number"],
+    ("# a comment", "\ntrial: {evaluate: --recall 8 --seed one}"): ["--seed one", "whole number"],
+    ("# a comment", "\ntrial: {evaluate: --needles nosuch}"): ["trial.evaluate: --needles nosuch: no such task"],
+    ("# a comment", "\ntrial: {evaluate: --needles niah_single_1 --lengths 100}"): ["at length 100", "at least"],
+    ("# a comment", "\ntrial: {evaluate: --needles niah_single_1}\nobjectives: {eval.niah_multikey_2: max}"): [
+        "niah_multikey_2",
+        "reports loss_by_position, perplexity, niah_single_1, and no",
+    ],
+    ("# a comment", "\ntrial: {evaluate: [--recall 8, --recall 8 --seed 1]}"): ["two", "recall_far.8.own"],
+    ("# a comment", "\ntrial: {evaluate: [--recall 8 --context 64, --recall 8]}"): ["two", "loss_by_position"],
+    ("# a comment", "\ntrial: {windows: [8]}"): ["trial.windows", "trial.evaluate, which is not given"],
+    ("# a comment", "\npruner: {min_steps: 400}"): ["pruner", "no trial", "4 steps"],
     ("# a comment", "\ntrial: {train: {stops: 3}}"): ["stops", "steps"],
+    ("# a comment", "\nbudget: {params <= 3, flops_per_token: }"): ["`flops_per_token` is no constraint"],
+    ("# a comment", "\nmatch: params"): ["space.model.width", "match determines model.width"],
     ("# a comment", "\nbudjet: 3"): ["budjet", "budget"],
 }
 
@@ -187,3 +205,36 @@ def test_holes() -> None:
     for text in ("{w", "w}", "{}", "{1}", "{a b}", "{{w}}"):
         with pytest.raises(ValueError, match="braces"):
             holes(text)
+
+
+@pytest.mark.parametrize("setting", ["trial: {tokens: 8k}", "trial: {flops: 1e9}"])
+def test_a_variable_that_a_setting_overwrites_is_refused(setting: str, tmp_path: Path) -> None:
+    text = f"extends: base.yaml\nspace: {{train.steps: [2, 4]}}\n{setting}\n"
+    definition = read_definition(write_space(tmp_path, text))  # as the report of an older study reads it
+    with pytest.raises(UserError, match=r"space\.yaml:2:.*space\.train\.steps: trial\.\w+ determines train\.steps"):
+        CandidateFactory(definition).check()
+
+
+def test_runs_that_would_be_compared_twice_are_refused(tmp_path: Path) -> None:
+    text = "extends: base.yaml\nspace: {train.seed: [0, 1]}\npatterns: {a: mlstm, b: sa}\ntrial: {seeds: 2}\n"
+    check = CandidateFactory(read_definition(write_space(tmp_path, text + "sampler: grid\n"))).check
+    check()
+    definition = read_definition(write_space(tmp_path, text + "compare: {reference: a, at_end: [val_loss]}\n"))
+    with pytest.raises(UserError, match=r"trial\.seeds: 2 runs from each train\.seed"):
+        CandidateFactory(definition).check()
+
+
+def test_recall_of_text_is_refused_before_a_study_begins(tmp_path: Path) -> None:
+    text = "extends: base.yaml\nspace: {data.source: [SOURCES]}\ntrial: {evaluate: --recall 4}\n"
+    (tmp_path / "text.txt").write_text("some text")
+    recall, other = '"recall(pairs=2)"', f'"{tmp_path / "text.txt"}"'
+    CandidateFactory(read_definition(write_space(tmp_path, text.replace("SOURCES", f"{recall}, {other}")))).check()
+    definition = read_definition(write_space(tmp_path, text.replace("SOURCES", other)))
+    with pytest.raises(UserError, match=r"space\.yaml:3.*trial\.evaluate: --recall: .* trained on text"):
+        CandidateFactory(definition).check()
+
+
+def test_a_list_of_patterns_in_the_space_is_answered_with_where_patterns_stand(tmp_path: Path) -> None:
+    text = 'extends: base.yaml\nspace: {pattern: ["[swa:4, mlstm]", "[swa:8, mlstm]"]}\n'
+    with pytest.raises(UserError, match="give several patterns names, in `patterns:`"):
+        read_definition(write_space(tmp_path, text))
