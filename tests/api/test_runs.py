@@ -254,3 +254,15 @@ def test_options_in_words_mean_the_same_to_build_and_costs(tie: Any) -> None:
 def test_what_is_wrong_in_a_call_is_told(call: Any) -> None:
     with pytest.raises(UserError):
         call()
+
+
+@pytest.mark.parametrize(("question", "message"), [
+    ({"perplexity": False}, "nothing to measure"), ({"lengths": 1024}, "--lengths is for needle tasks"),
+    ({"windows": []}, "--windows: should name at least one"), ({"scoring": "forced"}, "--score is for needle tasks"),
+    ({"haystack": Path("a.txt")}, "--haystack is for needle tasks"), ({"limit": 3}, "--include and --limit are for"),
+    ({"perplexity": False, "recall": 4, "context": 64}, "--context is for"),
+    ({"perplexity": False, "recall": 4, "text": "a.txt"}, "--text is for perplexity"),
+])  # fmt: skip
+def test_a_question_that_means_nothing_is_refused_as_on_the_command_line(question: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hk.evaluate("runs/none", **question)

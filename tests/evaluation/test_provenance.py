@@ -76,7 +76,8 @@ def runs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(run: Path, *words: str) -> dict[str, Any]:
-    said = ["eval", str(run), "--context", "32", "--device", "cpu", "--json", *words]
+    context = [] if "--no-perplexity" in words else ["--context", "32"]
+    said = ["eval", str(run), *context, "--device", "cpu", "--json", *words]
     done = CliRunner().invoke(verbs(), said, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     answer: dict[str, Any] = json.loads(done.stdout)

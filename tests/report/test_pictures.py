@@ -63,7 +63,7 @@ def drawn(recipes: list[Path]) -> Iterator[tuple[str, Figure, set[str]]]:
     far = evaluation()
     far.cells = [cell._replace(window=w) for cell in far.cells if cell.task == "recall_far" for w in (8, 64)]
     said = {
-        "distance in tokens",
+        "gap in tokens",
         "test window",
         "swax-2048\ntrained with 2048",
         "a transformer with a rather long name",
