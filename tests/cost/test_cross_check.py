@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import hybridkit
+from forked import COMMAND_LINE, forked
 from project import ROOT
 
 from hybridkit.cost import cross_check
@@ -62,8 +62,8 @@ def test_a_block_that_only_few_widths_suit_and_no_trace(tmp_path: Path) -> None:
     assert rows[0].exact == rows[0].torch == 2 * cross_check.TOKENS * 48**2
     (tmp_path / "r.yaml").write_text("pattern: [narrow, sa]\nmodel: {width: 64, heads: 2}\n")
     words = ["--plugin", str(tmp_path / "narrow.py"), str(tmp_path / "r.yaml")]
-    done = hybridkit("flops", *words, "--verify", cwd=tmp_path)
+    done = forked(COMMAND_LINE, "flops", *words, "--verify", cwd=tmp_path)
     assert done.returncode == 0 and " - " in done.stdout
-    done = hybridkit("flops", "quickstart", *words, "--match", "flops", cwd=tmp_path)
+    done = forked(COMMAND_LINE, "flops", "quickstart", *words, "--match", "flops", cwd=tmp_path)
     found = [line for line in done.stdout.splitlines() if line.startswith("#   ")]
     assert done.returncode == 0 and len(found) == 2 and "its unit" in " ".join(found)
