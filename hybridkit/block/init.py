@@ -55,7 +55,8 @@ def _in_parts(weight: Tensor, draw: Callable[[Tensor, torch.Generator], object])
     seeds = np.random.SeedSequence(int(torch.randint(2**63 - 1, (), device="cpu"))).generate_state(len(parts))
 
     def fill(part: Tensor, seed: np.uint32) -> None:
-        draw(part, torch.Generator().manual_seed(int(seed)))
+        with torch.inference_mode(part.is_inference()):  # a thread begins without it
+            draw(part, torch.Generator().manual_seed(int(seed)))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(fill, parts, seeds))

@@ -64,3 +64,11 @@ def test_a_view_of_a_larger_weight_leaves_the_rest_alone() -> None:
     uniform_(table[:512, 1024:], 1.0)
     assert table[:, :1024].count_nonzero() > 1024 * 1000
     assert not table[512:, 1024:].any()
+
+
+def test_a_large_layer_can_be_built_where_nothing_is_learned() -> None:
+    torch.manual_seed(0)
+    learned = Linear(1024, 1100).weight.detach()
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        assert torch.equal(Linear(1024, 1100).weight, learned)
