@@ -255,10 +255,8 @@ class Mamba2Layer(Layer):
 
     def _token(self) -> Callable[[Mamba2State, Tensor, Tensor, Tensor], Tensor]:
         """One token of in_proj's outputs (B, .) to (B, I), but for `norm.after`; the memory is moved on in place."""
-        mix, rates = (
-            self.conv.stepper(),
-            SsdRates(self.A_log, self.dt_bias, self.D, self.block.dt_min, self.block.dt_max),
-        )
+        mix, bounds = self.conv.stepper(), (self.block.dt_min, self.block.dt_max)
+        rates = SsdRates(self.A_log, self.dt_bias, self.D, *bounds)
         if packed.on_gpu(self.D):
             from hybridkit_blocks.ops.ssd_step import ssd_token  # its operator takes time to register
 

@@ -23,7 +23,7 @@ from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
 from hybridkit_blocks.ops.attend import decode
 from hybridkit_blocks.ops.cpu.attention_step import Parts, attention_decoder, normed
-from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.kernel_gate import difference, step_kernels, step_may_run
 from hybridkit_blocks.ops.rope import RopeAngles, rotate
 from hybridkit_blocks.ops.scores import Scores
 
@@ -125,7 +125,7 @@ def gpu_decoder(parts: Parts, scores: Scores, rows: int) -> StepFunction:
 
 def _compiled(mixed: Tensor, turns: Tensor, state: kv_cache.KV) -> bool:
     """Whether the kernels compute this step."""
-    fits = state.k.shape[2] > 0 and state.k.stride(3) == 1 and state.v.stride(3) == 1 and mixed.dtype != torch.float64
+    fits = state.k.shape[2] > 0 and state.k.stride(3) == 1 and state.v.stride(3) == 1
     head = state.k.shape[3]
     return fits and step_kernels(mixed.device.type) and agrees(mixed.device, mixed.dtype, head, 2 * len(turns))
 
@@ -133,9 +133,8 @@ def _compiled(mixed: Tensor, turns: Tensor, state: kv_cache.KV) -> bool:
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype, head: int, turning: int) -> bool:
     """Whether the kernels agree with the torch form on this device; if not, a warning says so. Checked once."""
-    case = f"{dtype}, heads of {head}, of which {turning} channels turn"
-    what = "a step of attention"
-    return may_run(what, "triton", ["triton"], device, case, lambda: _fault(device, dtype, head, turning))
+    case = f"heads of {head}, of which {turning} channels turn"
+    return step_may_run("a step of attention", device, dtype, case, lambda: _fault(device, dtype, head, turning))
 
 
 class _Trial(NamedTuple):

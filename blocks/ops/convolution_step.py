@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hybridkit_blocks.ops.activation import IDENTITY, SILU, Activation
 from hybridkit_blocks.ops.convolution_token import Convolved, convolved_in_torch
-from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.kernel_gate import difference, step_kernels, step_may_run
 
 _TOKENS, _ROWS, _CHANNELS = 5, 2, 300  # that the kernel is compared on
 _CASES = (4, True, SILU), (1, False, IDENTITY), (3, False, SILU)  # taps, with a bias, function
@@ -56,9 +56,7 @@ def _in_a_kernel(weight: Tensor, bias: Tensor | None, activation: Activation) ->
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel agrees with the torch form on this device; if not, a warning says so. Checked once."""
-    if dtype == torch.float64:
-        return False
-    return may_run("a step of a convolution", "triton", ["triton"], device, str(dtype), lambda: _fault(device, dtype))
+    return step_may_run("a step of a convolution", device, dtype, "", lambda: _fault(device, dtype))
 
 
 def _fault(device: torch.device, dtype: torch.dtype) -> str:

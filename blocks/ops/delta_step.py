@@ -16,7 +16,7 @@ from torch import Tensor
 from hybridkit_blocks.ops.activation import SIGMOID, SILU
 from hybridkit_blocks.ops.delta_rule import EPS
 from hybridkit_blocks.ops.delta_token import DeltaRates, DeltaRule, DeltaToken, delta_in_torch
-from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.kernel_gate import difference, step_kernels, step_may_run
 
 _TOKENS, _ROWS = 4, 2  # that the kernels are compared on
 
@@ -67,10 +67,8 @@ def _(
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype, key: int, value: int, decays: int) -> bool:
     """Whether the kernels agree with the torch form on this device; if not, a warning says so. Checked once."""
-    if dtype == torch.float64:
-        return False
-    case, what = f"{dtype}, heads of {key} x {value} with {decays} decays", "a step of the delta rule"
-    return may_run(what, "triton", ["triton"], device, case, lambda: _fault(device, dtype, key, value, decays))
+    case, what = f"heads of {key} x {value} with {decays} decays", "a step of the delta rule"
+    return step_may_run(what, device, dtype, case, lambda: _fault(device, dtype, key, value, decays))
 
 
 def _fault(device: torch.device, dtype: torch.dtype, key: int, value: int, decays: int) -> str:

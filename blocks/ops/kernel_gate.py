@@ -79,6 +79,12 @@ def may_run(
     return True
 
 
+def step_may_run(what: str, device: torch.device, dtype: torch.dtype, case: str, fault: Callable[[], str]) -> bool:
+    """`may_run` for the project's own kernels of a decoding step, which are never used in float64."""
+    case = f"{dtype}, {case}" if case else str(dtype)
+    return dtype != torch.float64 and may_run(what, "triton", ["triton"], device, case, fault)
+
+
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.cpu.attention_step import rotary, rotary_at
-from hybridkit_blocks.ops.rope import Rope
+from hybridkit_blocks.ops.cpu.attention_step import rotary
+from hybridkit_blocks.ops.rope import Rope, rotary_at
 from hybridkit_blocks.ops.scores import probabilities
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.kernel_gate import difference, step_kernels, step_may_run
 from hybridkit_blocks.ops.mlstm_chunkwise import MlstmState, recurrent_mlstm_
 from hybridkit_blocks.ops.mlstm_gates import NORM_EPS, capped_gate
 from hybridkit_blocks.ops.precision import no_autocast
@@ -76,10 +76,8 @@ def mlstm_token_(x: Tensor, mixed: Tensor, gates: Tensor, bias: Tensor, scale: T
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype, key: int, value: int) -> bool:
     """Whether the kernel agrees with the torch form on this device; if not, a warning says so. Checked once."""
-    if dtype == torch.float64:
-        return False
-    case = f"{dtype}, heads of {key} x {value}"
-    return may_run("the mLSTM's step", "triton", ["triton"], device, case, lambda: _fault(device, dtype, key, value))
+    case = f"heads of {key} x {value}"
+    return step_may_run("the mLSTM's step", device, dtype, case, lambda: _fault(device, dtype, key, value))
 
 
 def _fault(device: torch.device, dtype: torch.dtype, key: int, value: int) -> str:

@@ -163,3 +163,25 @@ def _turned_alike(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out_a.addcmul_(b, sin, value=-1)
     out_b.addcmul_(a, sin)
     return out
+
+
+def rotary_at(rope: Rope, like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that rotates x (B, N, R), all of which turns, to positions (B,), on like's device."""
+    half, wide = rope.size // 2, torch.promote_types(like.dtype, torch.float32)
+    speeds, phases = (t.to(like.device) for t in waves_of(rope))
+
+    def turned(x: Tensor, position: Tensor) -> Tensor:
+        waves = torch.addcmul(phases, speeds, position[:, None, None]).cos_()  # (B, 2, R)
+        if rope.magnitude != 1:
+            waves.mul_(rope.magnitude)
+        cos, sin = waves.to(wide)[:, :, None].unbind(1)
+        return torch.addcmul(x * cos, x.roll(half, -1), sin)
+
+    return turned
+
+
+def waves_of(rope: Rope) -> tuple[Tensor, Tensor]:
+    """Speeds and phases (2, R): of cos(a), and of -sin(a), sin(a) as cosines, for a pair's angle a."""
+    quarter = torch.full((rope.size // 2,), math.pi / 2, dtype=torch.float64)  # -sin(a) is cos(a + pi / 2)
+    phases = torch.stack([torch.zeros(rope.size, dtype=torch.float64), torch.cat([quarter, -quarter])])
+    return rope.speeds().repeat(2, 2), phases

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hybridkit_blocks.ops.gated_norm import GatedNorm
-from hybridkit_blocks.ops.kernel_gate import difference, may_run, step_kernels
+from hybridkit_blocks.ops.kernel_gate import difference, step_kernels, step_may_run
 from hybridkit_blocks.ops.ssd_sizes import SsdSizes
 from hybridkit_blocks.ops.ssd_token import SsdRates, SsdToken, ssd_in_torch
 
@@ -65,10 +65,8 @@ def _(
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype, head: int, state: int) -> bool:
     """Whether the kernels agree with the torch form on this device; if not, a warning says so. Checked once."""
-    if dtype == torch.float64:
-        return False
-    case, what = f"{dtype}, heads of {head} x {state}", "Mamba-2's step"
-    return may_run(what, "triton", ["triton"], device, case, lambda: _fault(device, dtype, head, state))
+    case = f"heads of {head} x {state}"
+    return step_may_run("Mamba-2's step", device, dtype, case, lambda: _fault(device, dtype, head, state))
 
 
 def _fault(device: torch.device, dtype: torch.dtype, head: int, state: int) -> str:

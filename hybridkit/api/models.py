@@ -47,9 +47,10 @@ def build(
         said = ModelOptions(width=width, heads=heads, vocab=vocab, **options)
     except ValidationError as error:
         raise UserError(f"build: {first_error(error)}") from None
-    if not isinstance(pattern, str) or said.vocab is None:
-        wrong = f"pattern: should be text, not {pattern!r}" if said.vocab else "vocab: should be a number of tokens"
-        raise UserError(f"build: {wrong}")
+    if not isinstance(pattern, str):
+        raise UserError(f"build: pattern: should be text, not {pattern!r}")
+    if said.vocab is None:
+        raise UserError("build: vocab: should be a number of tokens")
     read = {key: getattr(said, key) for key in options}
     return LanguageModel(compile_pattern(pattern, ModelConfig(said.width, said.heads, said.vocab, **read)))
 

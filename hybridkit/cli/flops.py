@@ -75,12 +75,15 @@ def flops(
 
 def _refuse_unread(match: MeasureName | None, **given: object) -> None:
     """Raises UserError for an option that another leaves without effect."""
-    unread = {"--match": ("memory", "verify"), "--verify": ("memory", "count", "window")}
-    if match == "training":
-        unread["--match"] += "count", "window", "context"
-    for option in unread["--match"] if match else unread["--verify"] if given["verify"] else ():
+    if match:
+        said, unread = f"--match {match}", ["memory", "verify"]
+        unread += ["count", "window", "context"] if match == "training" else []
+    elif given["verify"]:
+        said, unread = "--verify", ["memory", "count", "window"]
+    else:
+        return
+    for option in unread:
         if given[option]:
-            said = f"--match {match}" if match else "--verify"
             raise UserError(f"--{option} changes nothing under {said}: leave one of them out")
 
 

@@ -113,9 +113,8 @@ def width_step(loaded: Loaded) -> int:
     are the multiples of the least number that can be added to it.
     """
     width = loaded.recipe.model.width
-    steps = (step for step in range(1, width + 1) if width % step == 0)
-    for step in steps:
-        if _fits(with_width(loaded, width + step)):
+    for step in range(1, width + 1):
+        if width % step == 0 and _fits(with_width(loaded, width + step)):
             return step
     raise UserError(f"{loaded.path}: its blocks can have no width of a little more than {width:,}")
 

@@ -153,7 +153,6 @@ def _naming_validation(data: Data) -> Iterator[None]:
 
 def check_sources(data: Data, train: Train, registry: Registry = REGISTRY) -> None:
     """Raises UserError where a source that is named with its arguments cannot be made. No text is looked for."""
-
     for text, one, naming in _sources(data):
         with naming:
             if read_named(SOURCE, text, registry) and (source := feed_source(one, registry)):

@@ -82,11 +82,8 @@ class Adapter(TemplateLM):
         """The log-likelihood of each continuation, and whether greedy decoding would give it."""
         asked = {place: pair for place, pair in enumerate(requests) if pair[2]}  # an empty continuation needs no model
         size: Callable[[_Pair], int] = lambda pair: len(pair[1]) + len(pair[2])  # noqa: E731
-        found = dict(
-            zip(
-                asked, _in_batches(list(asked.values()), size, self.reading.batch, self._own(self._scored)), strict=True
-            )
-        )
+        scores = _in_batches(list(asked.values()), size, self.reading.batch, self._own(self._scored))
+        found = dict(zip(asked, scores, strict=True))
         return [found.get(place, CERTAIN) for place in range(len(requests))]
 
     def _scored(self, pairs: Sequence[_Pair]) -> list[tuple[float, bool]]:

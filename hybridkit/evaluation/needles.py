@@ -122,8 +122,8 @@ def beyond(prompt: Prompt, reach: int, tokenizer: Tokenizer) -> list[bool]:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a cell's file, in order. A line that is none, such as an incomplete
-    one that a kill left, ends the file: it is removed with what follows."""
+    """The lines of a cell's file, in order. A line that is none, such as an incomplete one that a kill left, ends the
+    file: it is removed with what follows."""
     lines: list[dict[str, Any]] = []
     whole = 0
     if not file.exists():

@@ -7,14 +7,13 @@ a cache of Mamba-2 alone how many tokens it holds, which fails.
 
 from __future__ import annotations
 
-from hybridkit.block import Block
 from hybridkit.hub.calls import window
 from hybridkit.model.plan import Plan
 
 
 def window_fault(plan: Plan) -> str | None:
     """Why classes with a sliding cache decode another function, if they do."""
-    if any(window(block) == 1 for block in _blocks(plan)):
+    if any(window(branch.block) == 1 for branch in plan.branches):
         return "with its cache, transformers keeps every token of a window of 1"
     return None
 
@@ -25,17 +24,13 @@ def step_fault(plan: Plan, usual: float = 0.0) -> str | None:
     `usual`: a least step that a class has unless its config says otherwise, and so decodes its own checkpoints without.
     """
     for name, most in (("dt_min", usual), ("dt_max", 0)):
-        if any((getattr(block, name, None) or 0) > most for block in _blocks(plan)):
+        if any((getattr(branch.block, name, None) or 0) > most for branch in plan.branches):
             return f"with its cache, transformers does not apply the bound {name} of the step size"
     return None
 
 
 def length_fault(plan: Plan) -> str | None:
     """Why classes that have attention beside Mamba-2 cannot decode, if they cannot."""
-    if not any(block.name() == "sa" for block in _blocks(plan)):
+    if not any(branch.block.name() == "sa" for branch in plan.branches):
         return "transformers' cache counts tokens in layers of attention, and there is none"
     return None
-
-
-def _blocks(plan: Plan) -> list[Block]:
-    return [block for entry in plan.entries for block in entry.branches]

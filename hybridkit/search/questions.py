@@ -19,9 +19,7 @@ from hybridkit.search.objectives import POSITION
 from hybridkit.system.errors import UserError
 
 FigurePath = tuple[str, ...]  # of a figure, as in an objective; what lies under it is not known before
-GivenFigures = dict[
-    FigurePath, tuple[Any, ...]
-]  # with everything that the figure depends on beside the run and the window
+GivenFigures = dict[FigurePath, tuple[Any, ...]]  # and what each depends on beside the run and the window
 
 _NUMBERS = ("samples", "seed", "limit", "batch", "chunk")
 

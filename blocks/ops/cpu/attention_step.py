@@ -5,7 +5,6 @@ B batch, H heads, K key-value heads, E width of a head, G = H / K, S slots of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from hybridkit.block import State, StepFunction, packed
 from hybridkit_blocks.ops import kv_cache
-from hybridkit_blocks.ops.rope import Rope
+from hybridkit_blocks.ops.rope import Rope, waves_of
 from hybridkit_blocks.ops.scores import PLAIN, Scores, probabilities
 
 Turned = Callable[[Tensor, int], Tensor]
@@ -78,7 +77,7 @@ def rotary(head: int, rope: Rope | None, like: Tensor) -> Turned:
     if rope is None:
         return lambda x, position: x
     half, wide = rope.size // 2, torch.promote_types(like.dtype, torch.float32)
-    speeds, phases = _waves(rope)
+    speeds, phases = waves_of(rope)
 
     def turned(x: Tensor, position: int) -> Tensor:
         waves = torch.add(phases, speeds, alpha=position).cos_()
@@ -91,28 +90,6 @@ def rotary(head: int, rope: Rope | None, like: Tensor) -> Turned:
         return torch.cat([turned(x[..., : rope.size], position), x[..., rope.size :]], -1)
 
     return turned if rope.size == head else partly
-
-
-def rotary_at(rope: Rope, like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The same for x (B, N, R), all of which turns, and positions (B,) on like's device."""
-    half, wide = rope.size // 2, torch.promote_types(like.dtype, torch.float32)
-    speeds, phases = (t.to(like.device) for t in _waves(rope))
-
-    def turned(x: Tensor, position: Tensor) -> Tensor:
-        waves = torch.addcmul(phases, speeds, position[:, None, None]).cos_()  # (B, 2, R)
-        if rope.magnitude != 1:
-            waves.mul_(rope.magnitude)
-        cos, sin = waves.to(wide)[:, :, None].unbind(1)
-        return torch.addcmul(x * cos, x.roll(half, -1), sin)
-
-    return turned
-
-
-def _waves(rope: Rope) -> tuple[Tensor, Tensor]:
-    """Speeds and phases (2, R): of cos(a), and of -sin(a), sin(a) as cosines, for a pair's angle a."""
-    quarter = torch.full((rope.size // 2,), math.pi / 2, dtype=torch.float64)  # -sin(a) is cos(a + pi / 2)
-    phases = torch.stack([torch.zeros(rope.size, dtype=torch.float64), torch.cat([quarter, -quarter])])
-    return rope.speeds().repeat(2, 2), phases
 
 
 def attend_(query: Tensor, k: Tensor, v: Tensor, state: kv_cache.KV, position: int, scores: Scores = PLAIN) -> Tensor:
