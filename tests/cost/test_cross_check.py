@@ -47,10 +47,10 @@ def described(pattern: str, width: int = 32, registry: Registry | None = None) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_counters_follow_every_block(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In full they see more than half of the products, and fvcore no more than there are."""
+    """fvcore sees no more than there is; torch sees all linear layers, at this width more than half of each block."""
     monkeypatch.setattr(cross_check, "WIDTH", 32)
     for row in cross_check.verify(described(WRITTEN.get(kind, kind))):
-        assert row.fvcore is not None and 0 < row.fvcore <= 1.2 * row.hardware
+        assert row.fvcore is not None and 0 < row.fvcore <= row.hardware
         assert row.torch > 0.5 * row.exact
 
 
@@ -58,7 +58,7 @@ def test_a_block_that_only_few_widths_suit_and_no_trace(tmp_path: Path) -> None:
     (tmp_path / "narrow.py").write_text(NARROW)
     registry = Registry((tmp_path / "narrow.py",))
     rows = cross_check.verify(described("[narrow, sa]", 48, registry))
-    assert [row.fvcore is None for row in rows] == [True, False, False, False][: len(rows)]
+    assert rows[0].fvcore is None and all(row.fvcore for row in rows[1:])
     assert rows[0].exact == rows[0].torch == 2 * cross_check.TOKENS * 48**2
     (tmp_path / "r.yaml").write_text("pattern: [narrow, sa]\nmodel: {width: 64, heads: 2}\n")
     words = ["--plugin", str(tmp_path / "narrow.py"), str(tmp_path / "r.yaml")]
